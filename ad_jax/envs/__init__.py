@@ -1,0 +1,20 @@
+"""Task families, by name. To add one: a file like `dark_room.py`, and a line here (or none: `"my_pkg.env:MyEnv"`)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ad_jax.plugins import build, resolve
+
+FAMILIES = {
+    "bandit": "ad_jax.envs.bandit:Bandit",
+    "dark_room": "ad_jax.envs.dark_room:DarkRoom",
+}
+
+
+def make(name: str, options: Mapping[str, Any] | None = None) -> Any:
+    """The task family `name` with its static `options`.
+
+    Raises:
+        ConfigError: for an unknown family or option, with near matches.
+    """
+    return build(f"env {name}", resolve("env", name, FAMILIES), options or {})

@@ -1,0 +1,186 @@
+"""The task-family contract: a gymnax 1.x environment whose task is its `EnvParams`.
+
+A family is a frozen dataclass: its fields are the static options (size, episode length, variant), so it hashes, prints
+and serialises itself. What differs between tasks is in `EnvParams`, a pytree of array leaves, so tasks `vmap`.
+
+Our loops never call `Environment.step`, which resets by itself and draws the reset key inside; they call `advance`,
+which keeps the task, draws a fresh start at each episode boundary, and keeps terminated and truncated apart.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Generic
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from gymnax.environments import environment, spaces
+from gymnax.environments.environment import TEnvParams, TEnvState
+
+from ad_jax.types import Spec
+
+
+@struct.dataclass
+class Outcome:
+    """What one environment step gave, before any reset."""
+
+    next_observation: jax.Array  # of the same episode, also when it has just ended
+    reward: jax.Array  # [] float32
+    terminated: jax.Array  # [] bool
+    truncated: jax.Array  # [] bool
+
+    @property
+    def done(self) -> jax.Array:
+        """[] bool, the episode ended, for either reason."""
+        return self.terminated | self.truncated
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSplit:
+    """Disjoint tasks. `held_out` maps the name of each evaluation set to its tasks; the first is the main one."""
+
+    train: Any
+    held_out: Mapping[str, Any]
+    kind: str  # what is unseen: "by row" of the task table, "by seed" of the task distribution, "by factor"
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvState, TEnvParams]):
+    """A distribution of tasks over one environment. Subclass it as a frozen dataclass of static options.
+
+    Required: gymnax's `reset_env`, `step_env`, `observe`, `action_space`, `observation_space`, `default_params`, and
+    `episode_length`, `sample_tasks`. Countable families override `all_tasks`; families whose optimum is known
+    override `optimal_return` and `random_return`.
+    """
+
+    @property
+    def episode_length(self) -> int:
+        """Most steps that one episode can have (static)."""
+        raise NotImplementedError
+
+    @property
+    def reward_dtype(self) -> np.dtype:
+        """Narrowest dtype that holds every reward exactly; how rewards are stored."""
+        return np.dtype(np.float32)
+
+    def sample_tasks(self, key: jax.Array, n: int) -> TEnvParams:
+        """Draw n tasks. The key is consumed. Returns params with leading axis `[n]` on every leaf."""
+        raise NotImplementedError
+
+    def all_tasks(self) -> TEnvParams | None:
+        """Every task, leading axis `[N]`, where they can be counted; else None."""
+        return None
+
+    def task_ids(self, tasks: TEnvParams) -> list[str]:
+        """One name per task, equal exactly when the tasks are: what "unseen" is proved with. `tasks` is batched."""
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tasks)]
+        digest = lambda i: hashlib.sha256(b"".join(leaf[i].tobytes() for leaf in leaves)).hexdigest()[:16]
+        return [digest(i) for i in range(len(leaves[0]))]
+
+    def describe(self, task: TEnvParams) -> str:
+        """One task in words."""
+        return str(jax.tree.map(lambda x: np.asarray(x).tolist(), task))
+
+    def split(self, seed: int, train: int, held_out: int) -> TaskSplit:
+        """Disjoint train and held-out tasks, fixed by the seed.
+
+        Countable families permute the rows of their task table; others draw `train + held_out` tasks.
+
+        Raises:
+            ValueError: if there are not that many tasks, or if one side would be empty.
+        """
+        if train < 1 or held_out < 1:
+            raise ValueError(f"a split needs at least 1 train and 1 held-out task; got {train} and {held_out}")
+        key = jax.random.fold_in(jax.random.key(seed), 0x5B117)
+        table = self.all_tasks()
+        if table is None:
+            tasks = self.sample_tasks(key, train + held_out)
+            ids = self.task_ids(tasks)
+            if len(set(ids)) < len(ids):
+                raise ValueError(f"{self.name}: the split drew the same task twice; use all_tasks or another seed")
+            return TaskSplit(take(tasks, slice(train)), {"held_out": take(tasks, slice(train, None))}, "by seed")
+        count = num_tasks(table)
+        if train + held_out > count:
+            raise ValueError(f"{self.name} has {count} tasks; {train} train + {held_out} held-out were asked for")
+        order = np.asarray(jax.random.permutation(key, count))
+        return TaskSplit(take(table, np.sort(order[:train])),
+                         {"held_out": take(table, np.sort(order[train : train + held_out]))}, "by row")  # fmt: skip
+
+    def optimal_return(self, tasks: TEnvParams) -> np.ndarray | None:
+        """Expected episode return of the best policy that knows the task, `[N]` float64, or None if unknown."""
+        return None
+
+    def random_return(self, tasks: TEnvParams) -> np.ndarray | None:
+        """Expected episode return of the uniformly random policy, `[N]` float64, or None if unknown."""
+        return None
+
+    def trace(self, state: TEnvState, action: jax.Array) -> jax.Array:
+        """A few integers that locate this step in a picture of the task: `[k]` int32. Default: the action."""
+        return action[None]
+
+    def picture(self, task: TEnvParams) -> dict[str, Any]:
+        """How to draw `trace`, as plain data: `{"kind": "grid", "size", "goal"}` or `{"kind": "arms", "means"}`."""
+        return {"kind": "arms", "means": None}
+
+    @property
+    def num_actions(self) -> int:
+        """A."""
+        return self.action_space(self.default_params).n
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The static options, for provenance: `type(family)(**options)` is the same family."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+def advance(
+    family: TaskFamily, key: jax.Array, state: Any, action: jax.Array, task: Any
+) -> tuple[jax.Array, Any, Outcome]:
+    """One environment step, and the start of the next episode where this one ended.
+
+    The task stays; the start is drawn afresh. The key is consumed.
+
+    Returns:
+        The observation to act on next, the state to step next, and the step's `Outcome`.
+    """
+    key_step, key_reset = jax.random.split(key)
+    observation, state, reward, terminated, _ = family.step_env(key_step, state, action, task)
+    truncated = family.is_truncated(state, task) & ~terminated
+    outcome = Outcome(observation, jnp.asarray(reward, jnp.float32), terminated, truncated)
+    fresh = family.reset_env(key_reset, task)
+    pick = lambda new, old: jnp.where(outcome.done, jnp.asarray(new, jnp.asarray(old).dtype), old)
+    observation, state = jax.tree.map(pick, fresh, (observation, state))
+    return observation, state, outcome
+
+
+def spec_of(family: TaskFamily) -> Spec:
+    """The family's `Spec`, read from its gymnax spaces.
+
+    Raises:
+        TypeError: for a space that no model here can embed (say which, and what can be).
+    """
+    actions, space = family.action_space(family.default_params), family.observation_space(family.default_params)
+    if not isinstance(actions, spaces.Discrete):
+        raise TypeError(f"{family.name}: actions must be Discrete; got {type(actions).__name__}")
+    if isinstance(space, spaces.Discrete):
+        return Spec(int(actions.n), (), (int(space.n),))
+    if not isinstance(space, spaces.Box):
+        raise TypeError(f"{family.name}: observations must be Discrete or Box; got {type(space).__name__}")
+    if not np.issubdtype(np.dtype(space.dtype), np.integer):
+        return Spec(int(actions.n), tuple(space.shape), None)
+    if np.any(np.asarray(space.low) != 0):
+        raise TypeError(f"{family.name}: an integer Box must start at 0; got low = {space.low}")
+    high = np.broadcast_to(np.asarray(space.high), space.shape).reshape(-1)
+    return Spec(int(actions.n), tuple(space.shape), tuple(int(h) + 1 for h in high))
+
+
+def take(tasks: Any, index: Any) -> Any:
+    """Rows `index` of batched tasks."""
+    return jax.tree.map(lambda leaf: leaf[index], tasks)
+
+
+def num_tasks(tasks: Any) -> int:
+    """N of batched tasks."""
+    return len(jax.tree.leaves(tasks)[0])

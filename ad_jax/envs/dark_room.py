@@ -1,0 +1,144 @@
+"""Dark Room: an empty grid with one hidden goal; the agent sees only its own position.
+
+The task is the goal. Five actions: stay, down, up, right, left. Published variants differ, and their returns cannot be
+compared, so each is a named option:
+
+    reward="every_step"  1 on every step at the goal (Laskin et al. 2022, 9x9, 20 steps; AD^eps; DPT)
+    reward="once"        1 the first time in an episode, which goes on (Laskin et al. 2022, "Hard", 17x17)
+    reward="terminate"   1 at the goal, which ends the episode (Tarasov et al. 2025)
+    start="centre"       Laskin et al. 2022        start="corner"  cell (0, 0): DPT, RA-DT, 10x10, 100 steps
+    start="random"       uniform over the cells, drawn afresh each episode
+
+Source: Laskin et al. 2022 (arXiv 2210.14215), section 4.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from gymnax.environments import environment, spaces
+
+from ad_jax.envs.base import TaskFamily
+
+MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))  # (row, column)
+
+
+@struct.dataclass
+class State(environment.EnvState):
+    """Where the agent is, and whether it has been at the goal in this episode."""
+
+    position: jax.Array  # [2] int32, (row, column)
+    found: jax.Array  # [] bool
+
+
+@struct.dataclass
+class Params(environment.EnvParams):
+    """The task."""
+
+    goal: jax.Array | None = None  # [2] int32, (row, column)
+
+
+@dataclasses.dataclass(frozen=True)
+class DarkRoom(TaskFamily[State, Params]):
+    """See the module. `size` cells a side, `steps` per episode."""
+
+    size: int = 9
+    steps: int = 20
+    start: Literal["centre", "corner", "random"] = "centre"
+    reward: Literal["every_step", "once", "terminate"] = "every_step"
+
+    @property
+    def episode_length(self) -> int:
+        return self.steps
+
+    @property
+    def reward_dtype(self) -> np.dtype:
+        return np.dtype(np.uint8)
+
+    @property
+    def default_params(self) -> Params:
+        return Params(self.steps, jnp.zeros(2, jnp.int32))
+
+    def action_space(self, params: Params) -> spaces.Discrete:
+        return spaces.Discrete(len(MOVES))
+
+    def observation_space(self, params: Params) -> spaces.Box:
+        return spaces.Box(0, self.size - 1, (2,), jnp.int32)
+
+    def reset_env(self, key: jax.Array, params: Params) -> tuple[jax.Array, State]:
+        if self.start == "random":
+            position = jax.random.randint(key, (2,), 0, self.size)
+        else:
+            position = jnp.full((2,), self.size // 2 if self.start == "centre" else 0, jnp.int32)
+        state = State(jnp.int32(0), position, jnp.bool_(False))
+        return self.observe(key, state, None, params), state
+
+    def step_env(
+        self, key: jax.Array, state: State, action: jax.Array, params: Params
+    ) -> tuple[jax.Array, State, jax.Array, jax.Array, dict[str, Any]]:
+        position = jnp.clip(state.position + jnp.array(MOVES, jnp.int32)[action], 0, self.size - 1)
+        at_goal = jnp.all(position == params.goal)
+        rewarded = at_goal & ~state.found if self.reward == "once" else at_goal
+        terminated = at_goal if self.reward == "terminate" else jnp.bool_(False)
+        state = State(state.time + 1, position, state.found | at_goal)
+        return self.observe(key, state, action, params), state, rewarded.astype(jnp.float32), terminated, {}
+
+    def observe(self, key: jax.Array, state: State, action: jax.Array | None, params: Params) -> jax.Array:
+        return state.position
+
+    def all_tasks(self) -> Params:
+        rows, columns = np.divmod(np.arange(self.size**2, dtype=np.int32), np.int32(self.size))
+        return Params(jnp.full(self.size**2, self.steps, jnp.int32), jnp.stack([rows, columns], axis=1))
+
+    def sample_tasks(self, key: jax.Array, n: int) -> Params:
+        goals = jax.random.randint(key, (n, 2), 0, self.size)
+        return Params(jnp.full(n, self.steps, jnp.int32), goals)
+
+    def task_ids(self, tasks: Params) -> list[str]:
+        return [f"goal-{row}-{column}" for row, column in np.asarray(tasks.goal)]
+
+    def describe(self, task: Params) -> str:
+        return f"goal at row {int(task.goal[0])}, column {int(task.goal[1])}"
+
+    def optimal_return(self, tasks: Params) -> np.ndarray:
+        cells = np.stack(np.divmod(np.arange(self.size**2), self.size), axis=1)  # [cells, 2]
+        distance = np.abs(np.asarray(tasks.goal)[:, None] - cells).sum(-1)  # [N, cells]
+        # Standing on the goal at reset earns nothing by itself: the first reward comes with the first step.
+        arrival = np.maximum(distance, 1)
+        worth = np.maximum(0, self.steps - arrival + 1)
+        value = worth if self.reward == "every_step" else np.minimum(worth, 1)
+        return value @ self._start_distribution()
+
+    def random_return(self, tasks: Params) -> np.ndarray:
+        """Exact, from the random walk's transition matrix."""
+        cells = np.stack(np.divmod(np.arange(self.size**2), self.size), axis=1)
+        walk = np.zeros((self.size**2, self.size**2))
+        for move in MOVES:
+            reached = np.clip(cells + move, 0, self.size - 1) @ (self.size, 1)
+            np.add.at(walk, (np.arange(self.size**2), reached), 1 / len(MOVES))
+        goals = np.asarray(tasks.goal) @ (self.size, 1)  # [N]
+        rows = np.arange(len(goals))
+        at = np.tile(self._start_distribution(), (len(goals), 1))  # [N, cells], absorbed mass removed below
+        total = np.zeros(len(goals))
+        for _ in range(self.steps):
+            at = at @ walk
+            total += at[rows, goals]
+            if self.reward != "every_step":
+                at[rows, goals] = 0
+        return total
+
+    def trace(self, state: State, action: jax.Array) -> jax.Array:
+        return state.position
+
+    def picture(self, task: Params) -> dict[str, Any]:
+        return {"kind": "grid", "size": self.size, "goal": np.asarray(task.goal).tolist()}
+
+    def _start_distribution(self) -> np.ndarray:
+        """[cells] probability of starting in each cell."""
+        if self.start == "random":
+            return np.full(self.size**2, self.size**-2.0)
+        start = self.size // 2 if self.start == "centre" else 0
+        return (np.arange(self.size**2) == start * (self.size + 1)).astype(float)

@@ -1,0 +1,32 @@
+"""The errors a user can cause, and the near-match hint they share. The command line prints them and exits with 2."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class AdJaxError(ValueError):
+    """Bad input: the message states what was expected, what was received, and the remedy."""
+
+
+class ConfigError(AdJaxError):
+    """An experiment, option or override that cannot be meant."""
+
+
+class HistoryError(AdJaxError):
+    """A collection of learning histories that is damaged, unfinished, or not what was asked for."""
+
+
+class CheckpointError(AdJaxError):
+    """A checkpoint that is missing, damaged, or of another architecture."""
+
+
+class TrainingDiverged(AdJaxError):
+    """The loss or a gradient stopped being finite."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
+    """The error for an unknown name, with near matches, e.g. `unknown("source", "q_lerning", SOURCES)`."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Known: {', '.join(known) or 'none'}."
+    return ConfigError(f"unknown {kind} {name!r}. {hint}")

@@ -1,0 +1,74 @@
+"""Plug-ins by name: `"dark_room"` from a registry, or `"my_pkg.my_env:MyEnv"` from anywhere that imports.
+
+A registry maps a name to `"module:attribute"`, so that naming a plug-in imports nothing until it is used. Options are
+checked against the dataclass that takes them before anything is built.
+"""
+
+import dataclasses
+import importlib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from ad_jax.errors import ConfigError, unknown
+
+
+def resolve(kind: str, name: str, registry: Mapping[str, str]) -> Any:
+    """The object that `name` names: a registered name, or `"package.module:attribute"`.
+
+    Raises:
+        ConfigError: if there is no such plug-in; near matches are listed.
+    """
+    if name not in registry and ":" not in name:
+        raise unknown(kind, name, registry)
+    module, attribute = registry.get(name, name).split(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ConfigError(f"cannot load {kind} {name!r}: {error}. Expected 'package.module:attribute'.") from error
+
+
+def build(kind: str, cls: type, options: Mapping[str, Any]) -> Any:
+    """`cls(**options)` for a dataclass, after checking every name and type.
+
+    Raises:
+        ConfigError: for an unknown option (near matches are listed) or a value of the wrong type.
+    """
+    hints = typing.get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls) if field.init]
+    for name in options:
+        if name not in names:
+            raise unknown(f"option of {kind}", name, names)
+    return cls(**{name: conform(f"{kind}.{name}", value, hints[name]) for name, value in options.items()})
+
+
+def conform(where: str, value: Any, hint: Any) -> Any:
+    """`value` as the annotated type `hint`: ints pass as floats, lists as tuples; anything else must match.
+
+    Raises:
+        ConfigError: naming `where`, the expected type and the value received.
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin is typing.Literal:
+        if value in args:
+            return value
+        if isinstance(value, str):
+            raise unknown(f"value of {where}", value, [str(arg) for arg in args])
+    elif origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return conform(where, value, next(arg for arg in args if arg is not type(None)))
+    elif origin is tuple and isinstance(value, list | tuple):
+        return tuple(conform(where, item, args[0]) for item in value)
+    elif origin in (dict, Mapping) or hint in (dict, Mapping):
+        if isinstance(value, Mapping):
+            return dict(value)
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    name = getattr(hint, "__name__", None) if origin is None else str(hint)
+    raise ConfigError(f"{where} expects {name or hint}; got {value!r} ({type(value).__name__})")

@@ -1,0 +1,30 @@
+"""The source contract: an RL algorithm as a named pair of pure functions, in the manner of optax.
+
+A source learns one task with one seed. `vmap` runs thousands. Every transition of every actor comes out, in order: a
+history is one actor's stream. Configs are `flax.struct` dataclasses: floats are leaves (a sweep is a `vmap` over
+configs), sizes are static (`struct.field(pytree_node=False)`).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from ad_jax.types import Transition
+
+
+class Source(NamedTuple):
+    """One source algorithm on one family.
+
+    Attributes:
+        init: `(key, task) -> state`. The key is consumed.
+        update: `(key, state, task) -> (state, transitions [steps_per_update, actors, ...])`. Acts and learns; the key is
+            consumed. Episodes may straddle updates.
+        steps_per_update: environment steps of each actor in one update (static).
+        actors: parallel actors of one learner (static); each one's stream is a history.
+    """
+
+    init: Callable[[jax.Array, Any], Any]
+    update: Callable[[jax.Array, Any, Any], tuple[Any, Transition]]
+    steps_per_update: int
+    actors: int

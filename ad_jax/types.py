@@ -1,0 +1,107 @@
+"""Array containers and specs that cross a module boundary, and the repository's alphabet of dimensions.
+
+    N tasks     S seeds      H histories   T steps of a history   E episodes
+    B batch     L segment    W window      D width                A actions     K heads
+
+Units: a *step* is one environment step; an *episode* ends when the environment terminates or truncates; a
+*learning history* is every step of one actor of one source learner on one task, in order.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from flax import struct
+
+
+@struct.dataclass
+class Transition:
+    """What one actor saw, did and received. Leading axes are the caller's (`[T, actors]` from a source)."""
+
+    observation: jax.Array  # [..., *O] before the action
+    action: jax.Array  # [...] int32
+    reward: jax.Array  # [...] float32, for this action
+    terminated: jax.Array  # [...] bool, the environment ended the episode with this step
+    truncated: jax.Array  # [...] bool, the time limit did
+
+
+@struct.dataclass
+class Steps:
+    """The input of a sequence model: at each step the current observation and what led to it.
+
+    The first step of a life has `prev_action == num_actions` ("none"), zero reward and `prev_done` False. At an
+    episode boundary the observation is the new episode's first, and the previous triple is the old one's last.
+    """
+
+    observation: jax.Array  # [B, L, *O] (decode: [B, *O])
+    prev_action: jax.Array  # [B, L] int32 in 0..A, where A means "none"
+    prev_reward: jax.Array  # [B, L] float32
+    prev_done: jax.Array  # [B, L] bool
+
+
+@struct.dataclass
+class Batch:
+    """Training windows: inputs and the source's actions."""
+
+    steps: Steps
+    action: jax.Array  # [B, L] int32, the targets
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What a model and a store need to know of a task family; plain data, saved with both.
+
+    Attributes:
+        num_actions: A.
+        shape: shape O of one observation; `()` for a single number.
+        values: for integer observations, how many values each component takes (flattened, row-major);
+            None for real observations.
+    """
+
+    num_actions: int
+    shape: tuple[int, ...]
+    values: tuple[int, ...] | None
+
+    @property
+    def size(self) -> int:
+        """Number of components of one observation."""
+        return math.prod(self.shape)
+
+    @property
+    def observation_dtype(self) -> np.dtype:
+        """The narrowest dtype that holds an observation."""
+        return np.dtype(np.float32) if self.values is None else narrowest(max(self.values) - 1)
+
+    @property
+    def action_dtype(self) -> np.dtype:
+        """The narrowest dtype that holds an action."""
+        return narrowest(self.num_actions - 1)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a manifest."""
+        return {"num_actions": self.num_actions, "shape": list(self.shape),
+                "values": None if self.values is None else list(self.values)}  # fmt: skip
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Spec":
+        """Inverse of `to_json`."""
+        values = data["values"]
+        return cls(data["num_actions"], tuple(data["shape"]), None if values is None else tuple(values))
+
+
+def narrowest(largest: int) -> np.dtype:
+    """The narrowest unsigned dtype that holds 0..largest."""
+    return np.min_scalar_type(largest)
+
+
+@dataclasses.dataclass
+class Histories:
+    """Learning histories in host memory, as a store holds them. Every array is NumPy."""
+
+    transition: Transition  # [H, T, ...] in the narrowest dtypes that hold them
+    tasks: dict[str, np.ndarray]  # every leaf of the family's `EnvParams`, by field name: [H, ...]
+    task_ids: list[str]  # [H]
+    seed_index: np.ndarray  # [H] int32, which of the task's learners
+    actor: np.ndarray  # [H] int32, which actor of the learner
