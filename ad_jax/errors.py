@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class AdJaxError(ValueError):
@@ -30,3 +31,11 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Known: {', '.join(known) or 'none'}."
     return ConfigError(f"unknown {kind} {name!r}. {hint}")
+
+
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """Dotted names whose values differ, with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        inside = lambda name: f"{where}.{name}" if where else name
+        return [d for name in sorted(old | new) for d in differences(old.get(name), new.get(name), inside(name))]
+    return [] if old == new else [f"{where} ({old!r} there, {new!r} here)"]

@@ -1,0 +1,25 @@
+"""Sequence backbones, by name. To add one: a file with `Config` and `make`, and a line here (or none)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ad_jax.plugins import build, resolve
+
+MODELS = {
+    "paper": "ad_jax.models.transformer:make_paper",
+    "transformer": "ad_jax.models.transformer:make",
+}
+
+
+def make_config(name: str, options: Mapping[str, Any] | None = None) -> Any:
+    """The config of model `name`: the annotation of its `make`'s first argument, built from `options`.
+
+    Raises:
+        ConfigError: for an unknown model or option, with near matches.
+    """
+    return build(f"model {name}", resolve("model", name, MODELS).__annotations__["config"], options or {})
+
+
+def make(name: str, config: Any, spec: Any) -> Any:
+    """The `Model` named `name` with `config`, for observations and actions of `spec`."""
+    return resolve("model", name, MODELS)(config, spec)

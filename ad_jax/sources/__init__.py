@@ -1,5 +1,6 @@
 """Source algorithms, by name. To add one: a file with `Config` and `make`, and a line here (or none)."""
 
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,4 +29,4 @@ def make(name: str, config: Any, family: Any) -> Any:
 
 def config_class(factory: Any) -> type:
     """The config dataclass that a source's `make(config: Config, family)` takes."""
-    return factory.__annotations__["config"]
+    return typing.get_type_hints(factory)["config"]

@@ -60,7 +60,7 @@ def make(config: Config, family: TaskFamily) -> Source:
         return State(table, env_state, observation, jnp.int32(0))
 
     def update(key, state, task):
-        fraction = jnp.minimum(state.updates / config.exploration_episodes, 1.0)
+        fraction = jnp.minimum(state.updates.astype(jnp.float32) / config.exploration_episodes, 1.0)
         epsilon = config.epsilon_start + fraction * (config.epsilon_end - config.epsilon_start)
 
         # All random numbers of the update are drawn at once: per-step key splitting would cost more than the learning.

@@ -1,0 +1,157 @@
+"""The command line: `ad-jax`, or `python -m ad_jax`. It wires stages and holds no logic.
+
+Nothing heavy is imported before a command runs, so `--help` answers at once. Exit status: 0 done, 2 bad input, 130
+interrupted.
+"""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+FLOW = """\
+The four stages, each of which goes on where it was stopped:
+
+  collect    source learners, thousands side by side, write their learning histories to disk
+  distill    a causal transformer learns to predict the histories' actions
+  evaluate   frozen, it learns held-out tasks in its context
+  report     one page with curves, tables and pictures
+
+  ad-jax run dark_room                       all four; prints where the report is
+  ad-jax run dark_room distill.updates=2000  with a field overridden
+"""
+
+OVERRIDES = """\
+Every field of the experiment can be overridden: field=value, with dotted names, for example
+  seed=1  distill.updates=2000  env.size=17  source.learning_rate=0.1  model.layers=6  mesh.fsdp=2
+Options of a plug-in follow its name: env.*, source.*, model.*. `ad-jax show EXPERIMENT` prints every field.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    raw = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser("ad-jax", description="In-context reinforcement learning by Algorithm Distillation.\n\n"
+                                  + FLOW, formatter_class=raw)  # fmt: skip
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def stage(name: str, text: str) -> None:
+        sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=OVERRIDES, formatter_class=raw)
+        sub.add_argument("experiment", help="an experiment's name (e.g. dark_room), its folder, or its file")
+        sub.add_argument("overrides", nargs="*", metavar="field=value", help="overridden fields")
+        sub.add_argument("--scale", default="cpu", help="the experiment's size: cpu (default) or another it defines")
+        sub.add_argument("--dir", type=Path, help="run directory (default runs/<experiment>/<hash of the config>)")
+        sub.add_argument("--histories", help="where the histories are: a directory, gs:// or s3:// (default DIR/histories)")
+
+    stage("run", "all four stages: collect, distill, evaluate, report")
+    stage("collect", "stage 1: run the source algorithm on the training tasks and keep every learning history")
+    stage("distill", "stage 2: train the transformer on the histories")
+    stage("evaluate", "stage 3: let the frozen transformer learn the held-out tasks in its context")
+    stage("show", "print the experiment's claim and every field, and check it, without running anything")
+
+    page = commands.add_parser("report", help="stage 4: page and figures from results.json, of one run or several seeds",
+                               description="Draw one page from one or several results.json (runs of one experiment with "
+                               "different seeds are pooled).")  # fmt: skip
+    page.add_argument("results", nargs="+", type=Path, help="results.json files or run directories")
+    page.add_argument("--out", type=Path, help="where the page goes (default: report/ beside the first results)")
+
+    store = commands.add_parser("histories", help="look at a collection of learning histories, or check every byte of it")
+    actions = store.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, text in (("info", "print what is in it"), ("verify", "check every byte")):
+        sub = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        sub.add_argument("path", help="a directory, gs:// or s3:// URL")
+
+    check = commands.add_parser("check", help="run the public contract checks on a task family or source of your own")
+    check.add_argument("plugin", help="a registered name, or my_pkg.my_env:MyEnv")
+    check.add_argument("options", nargs="*", metavar="option=value", help="its static options")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    args = parser().parse_args(arguments)
+    from ad_jax.errors import AdJaxError
+
+    handler: Callable[[Any], int] = {"histories": _histories, "report": _report, "check": _check, "show": _show}.get(
+        args.command, _stage)  # fmt: skip
+    try:
+        with contextlib.suppress(ValueError):
+            sys.path.index("") if "" in sys.path else sys.path.insert(0, "")  # plug-ins beside the experiment
+        return handler(args)
+    except AdJaxError as error:
+        print(f"ad-jax: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"ad-jax: {error.strerror or error}: {error.filename or ''}. Finished parts are kept; run the same command "
+              "again to go on", file=sys.stderr)  # fmt: skip
+        return 2
+    except KeyboardInterrupt:
+        print("\nad-jax: interrupted; run the same command again to go on from here", file=sys.stderr)
+        return 130
+
+
+def _experiment(args: argparse.Namespace) -> Any:
+    from ad_jax import experiment, provenance
+
+    provenance.use_compilation_cache()
+    return experiment.override(experiment.load(args.experiment, args.scale), args.overrides)
+
+
+def _stage(args: argparse.Namespace) -> int:
+    experiment = _experiment(args)
+    from ad_jax.pipeline import Run
+
+    run = Run(experiment, args.dir, args.histories)
+    print(f"run      {run.folder}", flush=True)
+    {"run": run.all, "collect": run.collect, "distill": run.distill, "evaluate": run.evaluate}[args.command]()
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    import json
+
+    experiment = _experiment(args)
+    from ad_jax.experiment import build, docstring
+
+    parts = build(experiment)
+    print(docstring(args.experiment), json.dumps(experiment.to_json(), indent=2), sep="\n\n")
+    print(f"\nmodel    {parts.model_config}\nsource   {parts.source_config}\nenv      {parts.family}")
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from ad_jax import report
+
+    results = report.load(args.results)
+    first = args.results[0]
+    out = args.out or (first if first.is_dir() else first.parent) / "report"
+    page = report.write(results, out)
+    print(report.summary(results), report.table(results), f"report   {page}", sep="\n")
+    return 0
+
+
+def _histories(args: argparse.Namespace) -> int:
+    from ad_jax import history_store
+
+    if args.action == "info":
+        print(history_store.info(args.path))
+        return 0
+    problems = history_store.open_store(args.path, allow_partial=True).verify()
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print("every byte is as it was written" if not problems else f"{len(problems)} damaged part(s)")
+    return 2 if problems else 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from ad_jax import testing
+
+    for name in testing.check_plugin(args.plugin):
+        print(f"ok  {name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

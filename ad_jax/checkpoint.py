@@ -1,0 +1,139 @@
+"""Checkpoints: params, optimiser, step and everything needed to go on or to act, saved and restored together (Orbax).
+
+    folder/<step>/state   the training state, arrays, from whatever mesh and onto whatever mesh
+    folder/<step>/meta    plain data: model and its options, spec, seed, ids of the training tasks, the experiment
+    folder/best/<step>    the checkpoint with the best in-context return so far, with that return in its meta
+
+The batch sampler's whole state is (seed, step), because batches are keyed by step; both are in here. A write is atomic: a
+process killed while saving leaves the checkpoint before it as the latest.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from ad_jax.errors import CheckpointError
+
+SCHEMA = 1
+
+
+class Checkpoints:
+    """The checkpoints of one training run. Use as a context manager: leaving it waits for the writes.
+
+    Args:
+        folder: where they lie; created when first saved to.
+        keep: how many of the newest are kept.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2):
+        self.folder = folder.absolute()
+        self.manager = _manager(self.folder / "steps", keep)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.manager.wait_until_finished()
+        self.manager.close()
+
+    def latest(self) -> int | None:
+        """The newest complete step, or None."""
+        return self.manager.latest_step()
+
+    def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
+        """Start an asynchronous save. The caller may donate `state` at once: a copy is written."""
+        self.manager.save(step, args=_arguments(state, meta), force=True)
+
+    def save_best(self, step: int, state: Any, meta: dict[str, Any]) -> None:
+        """Replace the best checkpoint."""
+        with _manager(self.folder / "best", 1) as best:
+            if step not in best.all_steps():
+                best.save(step, args=_arguments(state, meta), force=True)
+
+    def meta(self) -> dict[str, Any]:
+        """The latest checkpoint's meta."""
+        return _restore_meta(self.manager, self.latest())
+
+    def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]]:
+        """Step, state and meta of the latest checkpoint, laid out as `like` (shapes with shardings)."""
+        return _restore(self.manager, self.latest(), like)
+
+
+def load(folder: Path, which: str = "last", like: Any = None) -> tuple[int, Any, dict[str, Any]]:
+    """Read one checkpoint of a finished or running training.
+
+    Args:
+        folder: a run directory, its `checkpoints`, or a folder of steps.
+        which: `"last"` or `"best"`.
+        like: shapes with shardings to restore onto; None leaves the arrays on the first device.
+
+    Returns:
+        Step, state, meta.
+
+    Raises:
+        CheckpointError: if there is none, or its parts do not fit `like`.
+    """
+    folder = Path(folder).absolute()
+    name = {"last": "steps", "best": "best"}.get(which)
+    if name is None:
+        raise CheckpointError(f"evaluate.checkpoint is 'last' or 'best'; got {which!r}")
+    found = next((p for p in (folder / "checkpoints" / name, folder / name, folder) if _has_steps(p)), None)
+    if found is None:
+        raise CheckpointError(f"no {which} checkpoint under {folder}. Expected a run directory with "
+                              f"checkpoints/{name}; run `ad-jax distill` first")  # fmt: skip
+    with _manager(found) as manager:
+        return _restore(manager, manager.latest_step(), like)
+
+
+def copy(state: Any) -> Any:
+    """The state in fresh buffers, so that a save can go on while the originals are donated."""
+    return jax.tree.map(lambda x: x.copy(), state)
+
+
+def _manager(folder: Path, keep: int | None = None) -> ocp.CheckpointManager:
+    handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+    return ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep), item_handlers=handlers)
+
+
+def _has_steps(folder: Path) -> bool:
+    return folder.is_dir() and any(p.name.isdigit() and p.is_dir() for p in folder.iterdir())
+
+
+def _arguments(state: Any, meta: dict[str, Any]) -> ocp.args.Composite:
+    return ocp.args.Composite(state=ocp.args.StandardSave(copy(state)), meta=ocp.args.JsonSave({"schema": SCHEMA} | meta))
+
+
+def _restore(manager: ocp.CheckpointManager, step: int | None, like: Any) -> tuple[int, Any, dict[str, Any]]:
+    meta = _restore_meta(manager, step)
+    try:
+        like = _on_first_device(manager, step) if like is None else like
+        state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))["state"]
+    except Exception as error:
+        raise _unreadable(manager, step, error) from error
+    return step, state, meta
+
+
+def _restore_meta(manager: ocp.CheckpointManager, step: int | None) -> dict[str, Any]:
+    if step is None:
+        raise CheckpointError(f"no checkpoint in {manager.directory}")
+    try:
+        meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+    except Exception as error:
+        raise _unreadable(manager, step, error) from error
+    if meta.get("schema") != SCHEMA:
+        raise CheckpointError(f"{manager.directory}/{step}: checkpoint schema {meta.get('schema')}, expected {SCHEMA}")
+    return meta
+
+
+def _unreadable(manager: ocp.CheckpointManager, step: int, error: Exception) -> CheckpointError:
+    return CheckpointError(f"cannot read checkpoint {manager.directory}/{step}: {error}. If it is damaged, delete that "
+                           "folder: the one before it is used then")  # fmt: skip
+
+
+def _on_first_device(manager: ocp.CheckpointManager, step: int) -> Any:
+    """Shapes of what was saved, to be put on one device, wherever it was saved from."""
+    saved = manager.item_metadata(step)["state"]
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=here), saved)

@@ -1,0 +1,188 @@
+"""Stage 1: thousands of source learners, each on its own task, side by side; every step of every life is kept.
+
+Input: a source, a family and its training tasks. Output: a collection of learning histories on disk. Learners run in
+chunks of one size, so memory is bounded by `chunk_learners`; a chunk is written while the next one computes. A
+learner's randomness is keyed by (seed, task id, seed index), so a history does not depend on the chunking.
+"""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from ad_jax.envs.base import TaskFamily, spec_of, take
+from ad_jax.errors import ConfigError
+from ad_jax.history_store import HistoryWriter, Manifest
+from ad_jax.keys import named_key, number_of
+from ad_jax.metrics import MetricsLog, Progress
+from ad_jax.sharding import batch_devices, on_batch
+from ad_jax.sources.base import Source
+from ad_jax.types import Histories, Transition
+
+TENTHS = 10  # a history's learning curve is reported in this many parts
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """How much is collected."""
+
+    seeds: int = 8  # learners per task
+    episodes: int = 400  # episodes in a history, where all have full length; else this many times the episode length
+    chunk_learners: int = 256  # learners at once: bounds memory
+
+    def validate(self) -> None:
+        """Raises ConfigError where a number cannot be meant."""
+        for name in ("seeds", "episodes", "chunk_learners"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"collect.{name} must be at least 1; got {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What collecting reports: seconds without compilation."""
+
+    env_steps: int
+    seconds: float
+    compile_seconds: float
+
+
+class Learners:
+    """`lives(keys [C], tasks [C]) -> Transition [C, actors, T, ...]`, compiled once for chunks of C learners.
+
+    Observations, actions and rewards come out in the narrowest dtypes that hold them.
+    """
+
+    def __init__(self, family: TaskFamily, source: Source, episodes: int, mesh: Mesh, chunk: int):
+        self.family, self.source, self.mesh = family, source, mesh
+        self.updates = -(-episodes * family.episode_length // source.steps_per_update)
+        self.steps = self.updates * source.steps_per_update
+        split = batch_devices(mesh)
+        self.chunk = -(-chunk // split) * split
+        rows = on_batch(mesh)
+        self.lives = jax.jit(jax.vmap(self._life), in_shardings=(rows, rows), out_shardings=rows)
+
+    def _life(self, key: jax.Array, task: Any) -> Transition:
+        """One learner from birth to end: `[actors, T, ...]`."""
+        family, spec = self.family, spec_of(self.family)
+        state = self.source.init(jax.random.fold_in(key, 2**31), task)
+
+        def narrow(t):
+            return t.replace(observation=t.observation.astype(spec.observation_dtype),
+                             action=t.action.astype(spec.action_dtype), reward=t.reward.astype(family.reward_dtype))  # fmt: skip
+
+        def update(state, index):
+            state, transitions = self.source.update(jax.random.fold_in(key, index), state, task)
+            return state, narrow(transitions)
+
+        _, life = jax.lax.scan(update, state, jnp.arange(self.updates))
+        return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(self.steps, *x.shape[2:]), 1, 0), life)
+
+    def run(self, seed: int, tasks: Any, task_ids: Sequence[str], seeds: int, first: int) -> Transition:
+        """Dispatch learners `first .. first + C` of tasks x seeds (task-major); past the end, the last is repeated."""
+        learner = np.minimum(np.arange(first, first + self.chunk), len(task_ids) * seeds - 1)
+        return self.lives(*self._inputs(seed, tasks, task_ids, seeds, learner))
+
+    def compile(self, seed: int, tasks: Any, task_ids: Sequence[str], seeds: int) -> float:
+        """Compile now; returns the seconds it took."""
+        started = time.monotonic()
+        inputs = self._inputs(seed, tasks, task_ids, seeds, np.zeros(self.chunk, int))
+        self.lives = self.lives.lower(*inputs).compile() if hasattr(self.lives, "lower") else self.lives
+        return time.monotonic() - started
+
+    def _inputs(self, seed: int, tasks: Any, task_ids: Sequence[str], seeds: int, learner: np.ndarray) -> tuple[Any, Any]:
+        """Keys and tasks of `learner [C]`, on the devices."""
+        names = np.array([number_of(task_ids[i]) for i in learner // seeds], np.uint32)
+        fold = lambda task, index: jax.random.fold_in(jax.random.fold_in(named_key(seed, "collect"), task), index)
+        inputs = jax.vmap(fold)(names, np.asarray(learner % seeds, np.uint32)), take(tasks, learner // seeds)
+        return jax.tree.map(lambda x: jax.device_put(x, on_batch(self.mesh)), inputs)
+
+
+def collect(
+    learners: Learners, tasks: Any, task_ids: Sequence[str], config: Config, seed: int, url: str, manifest: Manifest,
+    log: MetricsLog, progress_seconds: float = 5.0,
+) -> Result:  # fmt: skip
+    """Collect what `manifest` describes into `url`; chunks already there are kept.
+
+    Raises:
+        HistoryError: if `url` holds something else, or cannot be written.
+    """
+    total = len(task_ids) * config.seeds
+    steps_each = learners.steps * learners.source.actors
+    with HistoryWriter.open(url, manifest) as writer:
+        todo = [c for c in range(-(-total // learners.chunk)) if c not in writer.finished]
+        done = total - sum(min(learners.chunk, total - c * learners.chunk) for c in todo)
+        progress = Progress("collect", total, "learners", done, progress_seconds, steps_each)
+        if done:
+            progress.note(f"{done} of {total} learners are on disk already")
+        compile_seconds = learners.compile(seed, tasks, task_ids, config.seeds) if todo else 0.0
+        progress.note(f"compiled in {compile_seconds:.1f} s")
+        started, first = time.monotonic(), done
+        run = lambda chunk: learners.run(seed, tasks, task_ids, config.seeds, chunk * learners.chunk)
+        ahead = run(todo[0]) if todo else None
+        for position, chunk in enumerate(todo):
+            # The device works on the next chunk while this one goes to disk.
+            life, ahead = ahead, run(todo[position + 1]) if position + 1 < len(todo) else None
+            count = min(learners.chunk, total - chunk * learners.chunk)
+            histories = as_histories(life, tasks, task_ids, config.seeds, chunk * learners.chunk, count)
+            writer.write(chunk, histories)
+            done += count
+            tenths = returns_by_tenth(histories.transition)
+            log.write("collect", chunk, {"learners": done, "return_first_tenth": tenths[0], "return_last_tenth": tenths[-1]})
+            progress.update(done, return_early=tenths[0], late=tenths[-1])
+    return Result((done - first) * steps_each, time.monotonic() - started, compile_seconds)
+
+
+def as_histories(
+    life: Transition, tasks: Any, task_ids: Sequence[str], seeds: int, first: int, count: int
+) -> Histories:
+    """The first `count` learners of a chunk that starts at learner `first`, in host memory, one row an actor."""
+    actors = life.action.shape[1]
+    learner = np.repeat(np.arange(first, first + count), actors)
+    rows = jax.tree.map(lambda x: np.asarray(x)[:count].reshape(count * actors, *x.shape[2:]), life)
+    leaves = {name: np.asarray(leaf)[learner // seeds] for name, leaf in task_leaves(tasks).items()}
+    return Histories(rows, leaves, [task_ids[i] for i in learner // seeds], (learner % seeds).astype(np.int32),
+                     np.tile(np.arange(actors, dtype=np.int32), count))  # fmt: skip
+
+
+def task_leaves(tasks: Any) -> dict[str, Any]:
+    """The leaves of batched `EnvParams` by dotted path, e.g. `{"goal": [N, 2]}`."""
+    paths = jax.tree_util.tree_flatten_with_path(tasks)[0]
+    return {".".join(str(getattr(part, "name", getattr(part, "key", part))) for part in path): leaf for path, leaf in paths}
+
+
+def learning_curve(learners: Learners, tasks: Any, task_ids: Sequence[str], seeds: int, seed: int) -> np.ndarray:
+    """The source itself on `tasks`: return of each episode, mean over actors, `[N, seeds, E]` float32.
+
+    E is the number of episodes that every history completes.
+    """
+    total, curves = len(task_ids) * seeds, []
+    for first in range(0, total, learners.chunk):
+        life = learners.run(seed, tasks, task_ids, seeds, first)
+        count = min(learners.chunk, total - first)
+        histories = as_histories(life, tasks, task_ids, seeds, first, count)
+        returns = returns_by_episode(histories.transition)
+        curves.append(returns.reshape(count, learners.source.actors, -1).mean(1))
+    shortest = min(curve.shape[1] for curve in curves)
+    return np.concatenate([curve[:, :shortest] for curve in curves]).reshape(len(task_ids), seeds, shortest)
+
+
+def returns_by_episode(transition: Transition) -> np.ndarray:
+    """Return of each episode that every history completes, `[H, E]` float32, from `[H, T]` rewards."""
+    done = np.asarray(transition.terminated) | np.asarray(transition.truncated)
+    episode = np.cumsum(done, axis=1) - done
+    complete = int(done.sum(1).min())
+    returns = np.zeros((len(done), complete + 1), np.float32)
+    np.add.at(returns, (np.arange(len(done))[:, None], np.minimum(episode, complete)), transition.reward)
+    return returns[:, :complete]
+
+
+def returns_by_tenth(transition: Transition) -> list[float]:
+    """Mean episode return in each tenth of the histories' time."""
+    done = np.asarray(transition.terminated) | np.asarray(transition.truncated)
+    parts = zip(np.array_split(transition.reward, TENTHS, axis=1), np.array_split(done, TENTHS, axis=1), strict=True)
+    return [float(reward.sum(dtype=np.float64) / max(ended.sum(), 1)) for reward, ended in parts]

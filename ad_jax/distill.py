@@ -1,0 +1,259 @@
+"""Stage 2: train a causal transformer to predict the source's actions from the history so far.
+
+Input: histories on the devices (`replay`) and a backbone (`models`). Output: checkpoints and metrics. Knows neither
+environments nor sources; in-context evaluation during training comes in as a callable.
+
+The loss is the mean negative log-likelihood of the action at every step of a window (Laskin et al. 2022, eq. 3). One dispatch
+runs many updates on the device; how many does not change the result, because every random number is keyed by its update.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jax.sharding import Mesh
+
+from ad_jax import replay as replay_lib
+from ad_jax.checkpoint import Checkpoints
+from ad_jax.errors import CheckpointError, ConfigError, TrainingDiverged, differences
+from ad_jax.keys import named_key
+from ad_jax.metrics import MetricsLog, Progress
+from ad_jax.models.base import Model
+from ad_jax.replay import Replay
+from ad_jax.sharding import optimiser_shardings, param_shardings, replicated
+from ad_jax.types import Batch, Spec
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """How to train. An update is one optimiser step."""
+
+    updates: int = 1000
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = 2e-3  # peak, after warm-up; cosine to 0 at the last update
+    warmup_updates: int = 100
+    weight_decay: float = 0.01  # of matrices and tables, not of norms and biases
+    b1: float = 0.9
+    b2: float = 0.999
+    clip_norm: float = 1.0  # global norm of the gradient
+    label_smoothing: float = 0.0
+    accumulate: int = 1  # parts that a batch is split into, one after another; saves memory
+    updates_per_dispatch: int = 50
+    checkpoint_every: int = 200  # updates
+    keep_checkpoints: int = 2
+    evaluate_every: int = 0  # updates between in-context evaluations; 0 for none
+
+    def validate(self, batch: int, groups: int) -> None:
+        """Raises ConfigError where a number cannot be meant."""
+        for name in ("updates", "accumulate", "updates_per_dispatch", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"distill.{name} must be at least 1; got {getattr(self, name)}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(f"distill.label_smoothing is in [0, 1); got {self.label_smoothing}")
+        if self.warmup_updates >= self.updates:
+            raise ConfigError(f"distill.warmup_updates={self.warmup_updates} must be below "
+                              f"distill.updates={self.updates}")  # fmt: skip
+        if (batch // groups) % self.accumulate:
+            raise ConfigError(f"distill.accumulate={self.accumulate} must divide the rows of a group, "
+                              f"replay.batch / replay.groups = {batch // groups}")  # fmt: skip
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that training carries from one update to the next."""
+
+    params: Any
+    opt_state: Any
+    step: jax.Array  # [] int32, updates done; with the seed, the whole state of the batch sampler
+
+
+class Trainer:
+    """The compiled parts of training for one model, configuration and mesh.
+
+    Attributes:
+        init: `() -> TrainState`, born sharded.
+        run: `(state, replay, count) -> (state, loss [P], grad_norm [P])`: `count` updates, at most
+            P = `updates_per_dispatch`; entries past `count` are 0. The state is donated.
+        shardings: how the state lies on the mesh.
+    """
+
+    def __init__(self, model: Model, spec: Spec, config: Config, sampling: replay_lib.Config, mesh: Mesh, seed: int):
+        config.validate(sampling.batch, sampling.groups)
+        if model.max_segment is not None and sampling.segment > model.max_segment:
+            raise ConfigError(f"replay.segment={sampling.segment} is longer than this model can take "
+                              f"({model.max_segment} steps)")  # fmt: skip
+        optimiser = make_optimiser(config)
+
+        def init() -> TrainState:
+            params = model.init(named_key(seed, "params"))
+            return TrainState(params, optimiser.init(params), jnp.int32(0))
+
+        shapes = jax.eval_shape(init)
+        self.shardings = TrainState(param_shardings(shapes.params, mesh),
+                                    optimiser_shardings(optimiser, shapes.params, mesh), replicated(mesh))  # fmt: skip
+        self.like = jax.tree.map(
+            lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, self.shardings)  # fmt: skip
+        self.init = jax.jit(init, out_shardings=self.shardings)
+
+        def update(state: TrainState, replay: Replay) -> tuple[TrainState, jax.Array, jax.Array]:
+            # Built from Python numbers inside the jit, so that a resumed run has the same keys.
+            key = jax.random.fold_in(named_key(seed, "distill"), state.step)
+            key_batch, key_model = jax.random.split(key)
+            batch = replay_lib.sample(replay, key_batch, spec, sampling, mesh)
+            loss, grads = gradient(model, state.params, batch, key_model, config, sampling.groups)
+            changes, opt_state = optimiser.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, changes)
+            return TrainState(params, opt_state, state.step + 1), loss, optax.global_norm(grads)
+
+        def run(state, replay, count):
+            def body(i, carry):
+                state, losses, norms = carry
+                state, loss, norm = update(state, replay)
+                return state, losses.at[i].set(loss), norms.at[i].set(norm)
+
+            empty = jnp.zeros((config.updates_per_dispatch,), jnp.float32)
+            # A dynamic count: one program for every length, so where a run was cut cannot change its bits.
+            return jax.lax.fori_loop(0, count, body, (state, empty, empty))
+
+        numbers = replicated(mesh)
+        self.run = jax.jit(run, donate_argnums=0, out_shardings=(self.shardings, numbers, numbers))
+
+
+def make_optimiser(config: Config) -> optax.GradientTransformation:
+    """Global-norm clipping, then AdamW or Muon, on a warm-up and cosine schedule."""
+    rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, config.warmup_updates, config.updates)
+    matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
+    if config.optimiser == "muon":
+        rule = optax.contrib.muon(rate, weight_decay=config.weight_decay, adam_b1=config.b1, adam_b2=config.b2)
+    else:
+        rule = optax.adamw(rate, config.b1, config.b2, weight_decay=config.weight_decay, mask=matrices)
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)
+
+
+def loss_of(model: Model, params: Any, batch: Batch, key: jax.Array | None, label_smoothing: float) -> jax.Array:
+    """Mean cross-entropy of the source's actions over all steps, nats. `[]` float32."""
+    logits = model.apply(params, batch.steps, key)
+    if label_smoothing == 0:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.action).mean()
+    labels = optax.smooth_labels(jax.nn.one_hot(batch.action, logits.shape[-1]), label_smoothing)
+    return optax.softmax_cross_entropy(logits, labels).mean()
+
+
+def gradient(model: Model, params: Any, batch: Batch, key: jax.Array, config: Config, groups: int) -> tuple[jax.Array, Any]:
+    """Loss and gradient of a batch, in `config.accumulate` parts. The key is consumed."""
+    value_and_grad = jax.value_and_grad(lambda p, b, k: loss_of(model, p, b, k, config.label_smoothing))
+    parts = config.accumulate
+    if parts == 1:
+        return value_and_grad(params, batch, key)
+
+    # Every part takes rows of every group, so that each device works on each part from its own rows.
+    def split(x):
+        return x.reshape(groups, parts, -1, *x.shape[1:]).swapaxes(0, 1).reshape(parts, -1, *x.shape[1:])
+
+    def add(total, part):
+        index, piece = part
+        return jax.tree.map(jnp.add, total, value_and_grad(params, piece, jax.random.fold_in(key, index))), None
+
+    zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
+    total, _ = jax.lax.scan(add, zero, (jnp.arange(parts), jax.tree.map(split, batch)))
+    return jax.tree.map(lambda x: x / parts, total)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What training reports: seconds without compilation, and where it ended."""
+
+    step: int
+    params: Any
+    seconds: float
+    compile_seconds: float
+    loss: float
+
+
+def distill(
+    trainer: Trainer, replay: Replay, config: Config, sampling: replay_lib.Config, folder: Path, meta: dict[str, Any],
+    log: MetricsLog, evaluate: Callable[[Any], float] | None = None, progress_seconds: float = 5.0,
+) -> Result:  # fmt: skip
+    """Train to `config.updates`, from the latest checkpoint in `folder` if there is one.
+
+    Args:
+        meta: plain data saved with every checkpoint; `meta["architecture"]` must equal a found checkpoint's.
+        evaluate: `params -> mean in-context return`, called every `evaluate_every` updates and at the end.
+
+    Raises:
+        CheckpointError: if the checkpoint there is of another architecture.
+        TrainingDiverged: if the loss or the gradient stops being finite; the last good checkpoint stays.
+    """
+    with Checkpoints(folder, config.keep_checkpoints) as checkpoints:
+        state, step, best = _start(trainer, checkpoints, meta)
+        log.forget_after("distill", step)
+        progress = Progress("distil", config.updates, "updates", step, progress_seconds, sampling.batch * sampling.segment)
+        started = time.monotonic()
+        run = trainer.run.lower(state, replay, jnp.int32(1)).compile()
+        compile_seconds = time.monotonic() - started
+        progress.note(f"compiled in {compile_seconds:.1f} s" + (f", going on from update {step}" if step else ""))
+        started, facts, loss = time.monotonic(), {}, np.zeros(1)
+        while step < config.updates:
+            count = min(config.updates_per_dispatch, _until(step, config), config.updates - step)
+            state, losses, norms = run(state, replay, jnp.int32(count))
+            loss, norm = np.asarray(losses)[:count], np.asarray(norms)[:count]
+            _check_finite(loss, norm, step)
+            step += count
+            if evaluate is not None and _due(step, config.evaluate_every, config.updates):
+                facts["return"] = value = float(evaluate(state.params))
+                log.write("distill", step, {"in_context_return": value})
+                if value > best:
+                    best = value
+                    checkpoints.save_best(step, state, meta | {"in_context_return": value})
+            if _due(step, config.checkpoint_every, config.updates):
+                checkpoints.save(step, state, meta | {"best": best if np.isfinite(best) else None})
+            log.write("distill", step, {"loss": loss.mean(), "grad_norm": norm.mean()})
+            progress.update(step, loss=float(loss.mean()), **facts)
+        return Result(step, state.params, time.monotonic() - started, compile_seconds, float(loss.mean()))
+
+
+def _start(trainer: Trainer, checkpoints: Checkpoints, meta: dict[str, Any]) -> tuple[TrainState, int, float]:
+    """State, step and best in-context return: fresh, or of the latest checkpoint."""
+    if checkpoints.latest() is None:
+        return trainer.init(), 0, -float("inf")
+    check_architecture(checkpoints.meta(), meta["architecture"], checkpoints.folder)
+    step, state, saved = checkpoints.restore(trainer.like)
+    return state, step, -float("inf") if saved["best"] is None else saved["best"]
+
+
+def _until(step: int, config: Config) -> int:
+    """Updates until the host has something to do."""
+    periods = [p for p in (config.checkpoint_every, config.evaluate_every) if p]
+    return min(p - step % p for p in periods)
+
+
+def _due(step: int, every: int, end: int) -> bool:
+    return bool(every) and (step % every == 0 or step == end)
+
+
+def _check_finite(loss: np.ndarray, norm: np.ndarray, step: int) -> None:
+    bad = np.flatnonzero(~(np.isfinite(loss) & np.isfinite(norm)))
+    if len(bad):
+        raise TrainingDiverged(f"update {step + int(bad[0]) + 1}: loss {loss[bad[0]]}, gradient norm {norm[bad[0]]}. The last "
+                               "good checkpoint is kept; lower distill.learning_rate or distill.clip_norm")  # fmt: skip
+
+
+def architecture_of(params: Any) -> dict[str, list[int]]:
+    """Shape of every parameter by its dotted path: what two checkpoints must share to be exchangeable."""
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    return {".".join(str(part.key) for part in path): list(leaf.shape) for path, leaf in leaves}
+
+
+def check_architecture(meta: dict[str, Any], expected: dict[str, list[int]], folder: Path) -> None:
+    """Raises CheckpointError if a checkpoint's parameters are not the expected ones; names what differs."""
+    changed = differences(meta["architecture"], expected)
+    if changed:
+        raise CheckpointError(f"the checkpoint in {folder} is of another architecture; {len(changed)} parameters differ: "
+                              f"{', '.join(changed[:3])}. Use the model it was trained with, or another directory")  # fmt: skip

@@ -1,0 +1,198 @@
+"""Stage 3: a frozen model learns held-out tasks in its context. Environment, policy and cache run inside one scan.
+
+Input: params and tasks. Output: the return of every in-context episode, per task and seed. Rollouts are batched over
+tasks x seeds and split over the mesh's batch axes; the only thing that grows is the cache. Knows neither sources nor
+histories: which tasks were trained on comes from the checkpoint.
+
+Source: Laskin et al. 2022, section 4 (sampled actions); greedy actions are reported beside them, as papers differ.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.sharding import Mesh
+
+from ad_jax.envs.base import TaskFamily, advance, num_tasks, spec_of, take
+from ad_jax.errors import AdJaxError, ConfigError
+from ad_jax.keys import named_key, number_of
+from ad_jax.models.base import Model
+from ad_jax.sharding import batch_devices, on_batch, replicated
+from ad_jax.types import Steps
+
+Mode = Literal["sampled", "greedy"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """How a trained model is evaluated."""
+
+    episodes: int = 100  # in-context episodes of each rollout
+    seeds: int = 8  # rollouts per task
+    greedy: bool = True  # also with the most likely action instead of a sampled one
+    episodes_per_dispatch: int = 10
+    checkpoint: Literal["last", "best"] = "last"
+    source_seeds: int = 8  # learners per held-out task for the source's reference curve; 0 for none
+
+    def validate(self) -> None:
+        """Raises ConfigError where a number cannot be meant."""
+        for name in ("episodes", "seeds", "episodes_per_dispatch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"evaluate.{name} must be at least 1; got {getattr(self, name)}")
+
+
+@struct.dataclass
+class Rollouts:
+    """B rollouts under way. Every array leaf is `[B, ...]` or a scalar."""
+
+    cache: Any
+    steps: Steps  # [B], what the model sees next
+    env_state: Any
+    episode: jax.Array  # [B] int32, episodes finished
+    returns: jax.Array  # [B, E + 1] float32; the last column takes what comes after episode E
+    time: jax.Array  # [] int32, environment steps done
+
+
+class Evaluator(NamedTuple):
+    """Compiled rollouts of one model on one family.
+
+    Attributes:
+        start: `(keys [B], tasks [B]) -> Rollouts`.
+        run: `(params, rollouts, keys [B], tasks [B]) -> (rollouts, trace [steps, B, k])`: `steps_per_run` more
+            environment steps of each rollout. The rollouts are donated; the keys are not consumed: step t of a rollout
+            uses `fold_in(key, t)`, so results do not depend on the batch or on where a run was cut.
+        steps_per_run: environment steps of each rollout in one `run`.
+    """
+
+    start: Callable[..., Rollouts]
+    run: Callable[..., tuple[Rollouts, jax.Array]]
+    steps_per_run: int
+
+
+def make_evaluator(model: Model, family: TaskFamily, mesh: Mesh, mode: Mode, episodes: int, steps_per_run: int) -> Evaluator:
+    """An `Evaluator` that counts returns of the first `episodes` episodes."""
+    spec = spec_of(family)
+    rows, one = on_batch(mesh), replicated(mesh)
+    place = lambda tree: jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, rows if x.ndim else one), tree)
+
+    def start(keys, tasks):
+        batch = len(keys)
+        observation, env_state = jax.vmap(family.reset_env)(jax.vmap(lambda k: jax.random.fold_in(k, 2**31))(keys), tasks)
+        steps = first_steps(observation, spec.num_actions)
+        returns = jnp.zeros((batch, episodes + 1), jnp.float32)
+        counters = jnp.zeros((batch,), jnp.int32), returns, jnp.int32(0)
+        return place(Rollouts(model.init_cache(batch), steps, env_state, *counters))
+
+    def step(params, keys, tasks, rollouts, _):
+        logits, cache = model.decode(params, rollouts.cache, rollouts.steps)
+        key = jax.vmap(jax.random.fold_in, (0, None))(keys, rollouts.time)
+        key_action, key_env = jnp.moveaxis(jax.vmap(jax.random.split)(key), 1, 0)
+        action = choose(logits, key_action, mode)
+        trace = jax.vmap(family.trace)(rollouts.env_state, action)
+        observation, env_state, outcome = jax.vmap(functools.partial(advance, family))(
+            key_env, rollouts.env_state, action, tasks)  # fmt: skip
+        row = jnp.arange(len(keys))
+        returns = rollouts.returns.at[row, jnp.minimum(rollouts.episode, episodes)].add(outcome.reward)
+        steps = Steps(observation, action, outcome.reward, outcome.done)
+        episode = rollouts.episode + outcome.done.astype(jnp.int32)
+        return Rollouts(cache, steps, env_state, episode, returns, rollouts.time + 1), trace
+
+    def run(params, rollouts, keys, tasks):
+        rollouts, trace = jax.lax.scan(functools.partial(step, params, keys, tasks), rollouts, None, steps_per_run)
+        return place(rollouts), trace
+
+    return Evaluator(jax.jit(start), jax.jit(run, donate_argnums=1), steps_per_run)
+
+
+def choose(logits: jax.Array, keys: jax.Array, mode: Mode) -> jax.Array:
+    """Actions `[B]` int32 for logits `[B, A]`; one key a row, so that a row does not depend on its neighbours."""
+    if mode == "greedy":
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+
+
+def first_steps(observation: jax.Array, num_actions: int) -> Steps:
+    """The model's input `[B]` at the start of a life."""
+    batch = len(observation)
+    none = jnp.full((batch,), num_actions, jnp.int32)
+    return Steps(observation, none, jnp.zeros((batch,), jnp.float32), jnp.zeros((batch,), jnp.bool_))
+
+
+def check_unseen(task_ids: Sequence[str], trained_ids: Sequence[str]) -> None:
+    """Raises AdJaxError if any task was trained on, or if there are no tasks."""
+    seen = sorted(set(task_ids) & set(trained_ids))
+    if not task_ids:
+        raise AdJaxError("the held-out set is empty: there is nothing to evaluate; set tasks.held_out to at least 1")
+    if seen:
+        raise AdJaxError(f"{len(seen)} of {len(task_ids)} held-out tasks were trained on ({', '.join(seen[:3])}, ...): the "
+                         "result would not be in-context learning of new tasks. Use the split the checkpoint was "
+                         "trained with (tasks.split_seed, tasks.train)")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """Returns of in-context episodes."""
+
+    returns: np.ndarray  # [N, S, E] float32
+    trace: np.ndarray  # [E * episode_length, N, k] int32: each task's first rollout, before each action
+    env_steps: int  # of all rollouts
+
+
+def evaluate(
+    evaluator: Evaluator, params: Any, tasks: Any, task_ids: Sequence[str], seeds: int, episodes: int, family: TaskFamily,
+    mesh: Mesh, seed: int, progress: Callable[[int, float], None] = lambda done, value: None,
+) -> Curve:  # fmt: skip
+    """Roll every task out `seeds` times for `episodes` episodes.
+
+    Args:
+        tasks, task_ids: batched tasks `[N]` and their ids.
+        seed: with task id and rollout index, determines every random number.
+        progress: called with (steps done per rollout, mean return of the newest finished episode).
+    """
+    count, batch = num_tasks(tasks), num_tasks(tasks) * seeds
+    padded = -(-batch // batch_devices(mesh)) * batch_devices(mesh)
+    row = np.minimum(np.arange(padded), batch - 1)  # padding repeats the last rollout
+    keys = jax.vmap(lambda t, s: jax.random.fold_in(jax.random.fold_in(named_key(seed, "evaluate"), t), s))(
+        np.array([number_of(task_ids[i]) for i in row // seeds], np.uint32), np.asarray(row % seeds, np.uint32))  # fmt: skip
+    put = lambda tree: jax.tree.map(lambda x: jax.device_put(x, on_batch(mesh)), tree)
+    keys, tasks = put(keys), put(take(tasks, row // seeds))
+    rollouts, traces = evaluator.start(keys, tasks), []
+    total = episodes * family.episode_length
+    for done in range(evaluator.steps_per_run, total + evaluator.steps_per_run, evaluator.steps_per_run):
+        rollouts, trace = evaluator.run(params, rollouts, keys, tasks)
+        traces.append(np.asarray(trace[:, :batch:seeds]).astype(np.int32))
+        newest = int(min(max(int(rollouts.episode.min()), 1), episodes)) - 1
+        progress(min(done, total), float(rollouts.returns[:batch, newest].mean()))
+    returns = np.asarray(rollouts.returns)[:batch, :episodes].reshape(count, seeds, episodes)
+    return Curve(returns, np.concatenate(traces)[:total], batch * total)
+
+
+def tasks_as_data(family: TaskFamily, tasks: Any) -> list[dict[str, Any]]:
+    """Each task as plain data for `results.json`: id, description, optimal and random return, picture."""
+    optimal, random, ids = family.optimal_return(tasks), family.random_return(tasks), family.task_ids(tasks)
+    at = lambda values, i: None if values is None else float(values[i])
+    one = lambda i: take(tasks, i)
+    return [{"id": name, "description": family.describe(one(i)), "optimal": at(optimal, i), "random": at(random, i),
+             "picture": family.picture(one(i))} for i, name in enumerate(ids)]  # fmt: skip
+
+
+def paths_as_data(curve: Curve, tasks: list[dict[str, Any]], episode_length: int, mode: Mode) -> dict[str, Any] | None:
+    """The first rollout on the hardest task (lowest optimal return), in early and late episodes, to draw.
+
+    Only where every episode has the full length, because a trace has no episode boundaries.
+    """
+    hardest = min(range(len(tasks)), key=lambda i: tasks[i]["optimal"] if tasks[i]["optimal"] is not None else i)
+    episodes = curve.returns.shape[2]
+    if episode_length == 1:
+        chosen = range(episodes)
+    else:
+        chosen = sorted({e for e in (0, 1, 2, 4, 9, 19, 49, episodes - 1) if e < episodes})
+    points = curve.trace[:, hardest].reshape(episodes, episode_length, -1)
+    return {"task": hardest, "seed": 0, "mode": mode, "episodes": [
+        {"episode": e + 1, "return": float(curve.returns[hardest, 0, e]), "points": points[e].tolist()}
+        for e in chosen]}  # fmt: skip

@@ -1,0 +1,233 @@
+"""An experiment as one frozen dataclass: what is collected, distilled and evaluated. Loading, overriding, checking.
+
+An experiment file is Python: `def config(scale: str = "cpu") -> Experiment`, with its claim and command in the docstring.
+Every field can be overridden by a dotted name, `distill.updates=2000` or `env.size=17`. Unknown fields, wrong types and
+contradictions are refused before anything is compiled.
+"""
+
+import ast
+import dataclasses
+import importlib.util
+import inspect
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ad_jax import envs, models, sources
+from ad_jax.collect import Config as CollectConfig
+from ad_jax.distill import Config as DistillConfig
+from ad_jax.errors import ConfigError, unknown
+from ad_jax.evaluate import Config as EvaluateConfig
+from ad_jax.metrics import Config as LoggingConfig
+from ad_jax.plugins import conform
+from ad_jax.replay import Config as ReplayConfig
+from ad_jax.sharding import MeshConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Plugin:
+    """A plug-in by name with its options. The name is registered, or `"my_pkg.my_module:MyThing"`."""
+
+    name: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    """Which tasks are trained on and which are held out."""
+
+    train: int = 65
+    held_out: int = 16
+    split_seed: int = 0  # apart from the experiment's seed, so that training seeds share their held-out tasks
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that determines a run. Equal experiments have equal results."""
+
+    name: str
+    env: Plugin
+    source: Plugin
+    model: Plugin = Plugin("transformer")
+    seed: int = 0
+    tasks: TaskConfig = TaskConfig()
+    collect: CollectConfig = CollectConfig()
+    replay: ReplayConfig = ReplayConfig()
+    distill: DistillConfig = DistillConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    mesh: MeshConfig = MeshConfig()
+    logging: LoggingConfig = LoggingConfig()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain nested data."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Experiment":
+        """Inverse of `to_json`."""
+        return from_data(cls, data, "")
+
+
+def from_data(cls: type, data: Mapping[str, Any], where: str) -> Any:
+    """A nested dataclass from plain nested data, every name and type checked."""
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for name, value in data.items():
+        if name not in hints:
+            raise unknown(f"field of {where or cls.__name__.lower()}", name, hints)
+        dotted = f"{where}.{name}" if where else name
+        nested = dataclasses.is_dataclass(hints[name])
+        values[name] = from_data(hints[name], value, dotted) if nested else conform(dotted, value, hints[name])
+    return cls(**values)
+
+
+def load(name_or_path: str, scale: str = "cpu") -> Experiment:
+    """The experiment of a file, a folder with `config.py`, or a name such as `dark_room`.
+
+    Raises:
+        ConfigError: if there is none (near matches are listed), or it has no `config(scale)`.
+    """
+    path = find(name_or_path)
+    spec = importlib.util.spec_from_file_location(f"ad_jax_experiment_{path.parent.name}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, "config", None)):
+        raise ConfigError(f"{path} has no function `config(scale=\"cpu\") -> Experiment`")
+    try:
+        experiment = module.config(scale=scale)
+    except KeyError as error:
+        raise ConfigError(f"{path} has no scale {scale!r}") from error
+    if not isinstance(experiment, Experiment):
+        raise ConfigError(f"{path}: config() must return an Experiment; got {type(experiment).__name__}")
+    return experiment
+
+
+def find(name_or_path: str) -> Path:
+    """The file that an experiment's name or path means."""
+    path = Path(name_or_path)
+    if path.suffix == ".py" or path.is_dir():
+        path = path / "config.py" if path.is_dir() else path
+        if not path.is_file():
+            raise ConfigError(f"no experiment file {path}")
+        return path.absolute()
+    for folder in _folders():
+        if (folder / name_or_path / "config.py").is_file():
+            return folder / name_or_path / "config.py"
+    raise unknown("experiment", name_or_path, known())
+
+
+def known() -> list[str]:
+    """Names of the experiments that come with the package or lie in ./experiments."""
+    return sorted({p.parent.name for folder in _folders() if folder.is_dir() for p in folder.glob("*/config.py")})
+
+
+def _folders() -> list[Path]:
+    package = Path(__file__).parent
+    return [Path("experiments").absolute(), package / "_experiments", package.parent / "experiments"]
+
+
+def override(experiment: Experiment, changes: Sequence[str]) -> Experiment:
+    """The experiment with `"dotted.field=value"` changes; values are Python literals, or else strings.
+
+    Options of plug-ins need no `.options`: `env.size=17`, `source.learning_rate=0.1`, `model.layers=6`.
+
+    Raises:
+        ConfigError: for an unknown field or option (near matches are listed) or a value of the wrong type.
+    """
+    for change in changes:
+        name, equals, text = change.removeprefix("--").partition("=")
+        if not equals:
+            raise ConfigError(f"an override reads field=value, e.g. distill.updates=2000; got {change!r}")
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+        experiment = _replace(experiment, name.split("."), value, name)
+    return experiment
+
+
+def _replace(config: Any, path: list[str], value: Any, dotted: str) -> Any:
+    """`config` with the field at `path` set to `value`."""
+    head, rest = path[0], path[1:]
+    hints = typing.get_type_hints(type(config))
+    if isinstance(config, Plugin):
+        if dotted.count(".") == 0 or head == "name":
+            return Plugin(str(value), config.options)
+        rest = path[1:] if head == "options" else path
+        return Plugin(config.name, {**config.options, ".".join(rest): value})
+    if head not in hints:
+        raise unknown("field", dotted, _fields(type(config), dotted[: -len(".".join(path))]))
+    inner = getattr(config, head)
+    if rest:
+        if not dataclasses.is_dataclass(inner):
+            raise ConfigError(f"{dotted}: {head} is a single value, it has no field {rest[0]!r}")
+        return dataclasses.replace(config, **{head: _replace(inner, rest, value, dotted)})
+    if isinstance(inner, Plugin):  # env=bandit: another plug-in, with its own defaults
+        return dataclasses.replace(config, **{head: Plugin(str(value))})
+    return dataclasses.replace(config, **{head: conform(dotted, value, hints[head])})
+
+
+def _fields(cls: type, prefix: str) -> list[str]:
+    """Dotted names of all fields, for near matches."""
+    names = []
+    for field, hint in typing.get_type_hints(cls).items():
+        names.append(f"{prefix}{field}")
+        if dataclasses.is_dataclass(hint) and hint is not Plugin:
+            names += _fields(typing.cast(type, hint), f"{prefix}{field}.")
+    return names
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """The plug-ins of an experiment, built and checked against each other. Building them compiles nothing."""
+
+    family: Any
+    source_config: Any
+    source: Any
+    model_config: Any
+    model: Any
+    spec: Any
+    split: Any
+
+
+def build(experiment: Experiment) -> Parts:
+    """The experiment's plug-ins and its task split; everything that can be refused is refused here.
+
+    Raises:
+        ConfigError: for an unknown plug-in or option, or options that contradict each other.
+    """
+    from ad_jax.envs.base import spec_of
+
+    e = experiment
+    if not 0 <= e.seed < 2**32:
+        raise ConfigError(f"seed must be in [0, 2**32); got {e.seed}")
+    e.collect.validate(), e.evaluate.validate(), e.replay.validate()
+    e.distill.validate(e.replay.batch, e.replay.groups)
+    if e.tasks.held_out < 1:
+        raise ConfigError(f"the held-out set is empty: tasks.held_out={e.tasks.held_out}; it must be at least 1")
+    try:
+        family = envs.make(e.env.name, e.env.options)
+        spec, split = spec_of(family), family.split(e.tasks.split_seed, e.tasks.train, e.tasks.held_out)
+        source_config = sources.make_config(e.source.name, e.source.options)
+        source = sources.make(e.source.name, source_config, family)
+    except (TypeError, ValueError) as error:
+        raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
+    model_config = models.make_config(e.model.name, e.model.options)
+    if getattr(model_config, "episode_length", 0) is None:
+        model_config = dataclasses.replace(model_config, episode_length=family.episode_length)
+    model = models.make(e.model.name, model_config, spec)
+    kept = e.collect.episodes // e.replay.keep_every * family.episode_length
+    if kept < e.replay.segment:
+        raise ConfigError(f"replay.segment={e.replay.segment} steps is longer than a history: {e.collect.episodes} "
+                          f"episodes of at most {family.episode_length} steps, every {e.replay.keep_every}th kept, make {kept}. "
+                          "Lower replay.segment or replay.keep_every, or raise collect.episodes")  # fmt: skip
+    if model.max_segment is not None and e.replay.segment > model.max_segment:
+        raise ConfigError(f"replay.segment={e.replay.segment} is longer than this model's window, {model.max_segment}")
+    return Parts(family, source_config, source, model_config, model, spec, split)
+
+
+def docstring(name_or_path: str) -> str:
+    """The claim of an experiment file, without running it."""
+    return inspect.cleandoc(ast.get_docstring(ast.parse(find(name_or_path).read_text())) or "")

@@ -1,0 +1,130 @@
+"""What a stage tells while it works: JSON lines always, TensorBoard and W&B by one option each, and progress lines.
+
+A metrics file holds one JSON object a line, `{"stage", "step", ...numbers}`. On resume, what was logged past the step
+that training goes on from is dropped, so that a resumed file reads like an uninterrupted one.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ad_jax.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Where metrics go besides `metrics.jsonl`."""
+
+    tensorboard: bool = False  # event files under the run directory; needs the extra `ad_jax[tensorboard]`
+    wandb: str | None = None  # a W&B project; needs the extra `ad_jax[wandb]`
+    progress_seconds: float = 5.0  # at most one progress line in this time
+
+
+class MetricsLog:
+    """Appends records to `folder/metrics.jsonl` and to the sinks that are switched on.
+
+    Raises:
+        ConfigError: if a sink's package is not installed.
+    """
+
+    def __init__(self, folder: Path, config: Config, name: str = "ad_jax"):
+        self.path = folder / "metrics.jsonl"
+        self.sinks: list[Callable[[str, int, Mapping[str, float]], None]] = []
+        if config.tensorboard:
+            self.sinks.append(_tensorboard(folder / "tensorboard"))
+        if config.wandb is not None:
+            self.sinks.append(_wandb(folder, config.wandb, name))
+
+    def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """One record; `step` is in the stage's own unit (updates, chunks, episodes)."""
+        numbers = {name: float(value) for name, value in values.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps({"stage": stage, "step": step, **numbers}) + "\n")
+        for sink in self.sinks:
+            sink(stage, step, numbers)
+
+    def forget_after(self, stage: str, step: int) -> None:
+        """Drop the stage's records past `step`, and a last line that a killed process left unfinished."""
+        if not self.path.exists():
+            return
+        kept = [line for line in self.path.read_text().splitlines() if _keeps(line, stage, step)]
+        fresh = self.path.with_suffix(".tmp")
+        fresh.write_text("".join(line + "\n" for line in kept))
+        fresh.replace(self.path)
+
+
+class Progress:
+    """Progress lines of one stage: done of total, rate, ETA, and what the caller adds. Compile time is not in the rate."""
+
+    def __init__(self, stage: str, total: int, unit: str, done: int = 0, seconds: float = 5.0, scale: float = 1):
+        self.stage, self.total, self.unit, self.scale = stage, total, unit, scale
+        self.first = self.done = done
+        self.seconds, self.started, self.printed = seconds, time.monotonic(), time.monotonic()
+
+    def note(self, text: str) -> None:
+        """Print a line at once, and restart the clock: what came before is not part of the rate."""
+        say(f"{self.stage:9}{text}")
+        self.started, self.first = time.monotonic(), self.done
+
+    def update(self, done: int, **facts: float | str) -> None:
+        """Record that `done` units of `total` are finished; prints at most every few seconds, and at the end."""
+        self.done, now = done, time.monotonic()
+        if done < self.total and now - self.printed < self.seconds:
+            return
+        self.printed = now
+        rate = (done - self.first) / max(now - self.started, 1e-9)
+        left = (self.total - done) / rate if rate > 0 else float("inf")
+        clock = "" if done >= self.total or left == float("inf") else f"  eta {int(left // 60)}:{int(left % 60):02d}"
+        extra = "".join(f"  {name.replace('_', ' ')} {_short(value)}" for name, value in facts.items())
+        say(f"{self.stage:9}{done}/{self.total} {self.unit}  {_short(rate * self.scale)} steps/s{extra}{clock}")
+
+
+def say(text: str) -> None:
+    """One line on the terminal, at once."""
+    print(text, file=sys.stdout, flush=True)
+
+
+def _short(value: float | str) -> str:
+    """A number in four characters or so: 0.412, 16.3, 49.2k, 6.0M."""
+    if isinstance(value, str):
+        return value
+    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.1f}{suffix}"
+    return f"{value:.3g}"
+
+
+def _keeps(line: str, stage: str, step: int) -> bool:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        return False
+    return record["stage"] != stage or record["step"] <= step
+
+
+def _tensorboard(folder: Path) -> Callable[[str, int, Mapping[str, float]], None]:
+    try:
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    except ImportError as error:
+        raise ConfigError("logging.tensorboard=True needs tensorboard: pip install 'ad_jax[tensorboard]'") from error
+    writer = EventFileWriter(str(folder))
+
+    def sink(stage, step, values):
+        summary = [summary_pb2.Summary.Value(tag=f"{stage}/{name}", simple_value=v) for name, v in values.items()]
+        writer.add_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary_pb2.Summary(value=summary)))
+        writer.flush()
+
+    return sink
+
+
+def _wandb(folder: Path, project: str, name: str) -> Callable[[str, int, Mapping[str, float]], None]:
+    try:
+        import wandb
+    except ImportError as error:
+        raise ConfigError("logging.wandb needs wandb: pip install 'ad_jax[wandb]'") from error
+    run = wandb.init(project=project, name=name, dir=str(folder), resume="allow", id=folder.name)
+    return lambda stage, step, values: run.log({f"{stage}/{key}": v for key, v in values.items()} | {f"{stage}/step": step})

@@ -1,0 +1,40 @@
+"""The backbone contract: a sequence model as a named tuple of pure functions.
+
+`apply` sees a whole segment, `decode` one step and a cache; they are the same function, to rounding, for every step of a
+stream: below, at and far past the window. That is what lets a model be trained on segments and evaluated with a cache,
+and `ad_jax.testing.check_model` proves it for every backbone.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from ad_jax.types import Steps
+
+Params = Any  # nested dict of float32 arrays
+Cache = Any  # pytree of arrays; its batch axis is the backbone's business
+
+
+class Model(NamedTuple):
+    """One backbone for one `Spec`.
+
+    Attributes:
+        init: `key -> params`. The key is consumed.
+        apply: `(params, steps [B, L], key=None) -> logits [B, L, A]` float32. With a key: training mode (dropout, token
+            masking); the key is consumed. Without: deterministic.
+        init_cache: `batch -> cache` of an empty context.
+        decode: `(params, cache, steps [B]) -> (logits [B, A] float32, cache)`. Deterministic.
+        context_start: `prev_done [t + 1] -> s`: the first step that step t attends to directly, as a plain function
+            of NumPy bools; what an uncached evaluator needs to recompute the same context.
+        window: W, the most steps attended to at once, the current one included.
+        max_segment: longest L that `apply` takes; None if any.
+    """
+
+    init: Callable[[jax.Array], Params]
+    apply: Callable[..., jax.Array]
+    init_cache: Callable[[int], Cache]
+    decode: Callable[[Params, Cache, Steps], tuple[jax.Array, Cache]]
+    context_start: Callable[[Any], int]
+    window: int
+    max_segment: int | None

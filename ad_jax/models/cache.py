@@ -1,0 +1,138 @@
+"""The two caches of a transformer: what is kept of the past, so that a decoded step costs one step.
+
+    ring      the last W steps, overwritten in order: for rotary positions, whose attention slides by one step
+    episodes  the last whole episodes: for absolute positions, whose context cannot slide; at an episode boundary where
+              the next episode would not fit, the oldest episodes are dropped and the rest encoded anew
+
+Both give exactly what `apply` gives on the context that `context_start` names. Letters as in `transformer.py`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from ad_jax.models.attention import ring_attention, segment_attention
+from ad_jax.types import Spec, Steps
+
+Network = Callable[..., jax.Array]  # (params, steps [B, L], position, attend) -> logits [B, L, A]
+
+
+@struct.dataclass
+class Ring:
+    """The last W steps of every layer."""
+
+    keys: tuple[jax.Array, ...]  # layers of [B, W, n, K, h], rotated
+    values: tuple[jax.Array, ...]
+    time: jax.Array  # [] int32, steps seen; one stream clock for the whole batch
+
+
+@struct.dataclass
+class Episodes:
+    """The last whole episodes, up to W steps, and their raw steps to encode them from."""
+
+    keys: tuple[jax.Array, ...]  # layers of [B, W, n, K, h]
+    values: tuple[jax.Array, ...]
+    steps: Steps  # [B, W]
+    count: jax.Array  # [B] int32, steps held
+
+
+def ring_cache(config: Any, n: int, network: Network, turn: Callable) -> tuple[Callable, Callable, Callable]:
+    """`init_cache`, `decode` and `context_start` of a ring of W steps. `turn` puts rotary positions on q and k."""
+    window = config.window
+
+    def init_cache(batch):
+        return Ring(*_empty(config, n, batch), jnp.int32(0))
+
+    def decode(params, cache, steps):
+        slot, filled = cache.time % window, jnp.minimum(cache.time + 1, window)
+        position = cache.time * n + jnp.arange(n)
+        keys, values = list(cache.keys), list(cache.values)
+
+        def attend(layer, q, k, v, key):
+            at = (0, slot, 0, 0, 0)
+            keys[layer] = jax.lax.dynamic_update_slice(keys[layer], turn(k, position)[:, None], at)
+            values[layer] = jax.lax.dynamic_update_slice(values[layer], v[:, None], at)
+            return ring_attention(turn(q, position), keys[layer], values[layer],
+                                  slot=slot[None, None], filled=filled[None, None])  # fmt: skip
+
+        logits = network(params, jax.tree.map(lambda x: x[:, None], steps), position, attend)
+        return logits[:, 0], Ring(tuple(keys), tuple(values), cache.time + 1)
+
+    def context_start(prev_done):
+        # Each layer sees W - 1 steps back, so what reaches the logits came from at most layers * (W - 1) steps ago.
+        return max(0, len(prev_done) - 1 - config.layers * (window - 1))
+
+    return init_cache, decode, context_start
+
+
+def episode_cache(config: Any, spec: Spec, n: int, network: Network) -> tuple[Callable, Callable, Callable]:
+    """`init_cache`, `decode` and `context_start` of a cache that moves by whole episodes."""
+    window, longest = config.window, config.episode_length
+
+    def init_cache(batch):
+        dtype = jnp.float32 if spec.values is None else jnp.int32
+        steps = Steps(jnp.zeros((batch, window, *spec.shape), dtype), jnp.zeros((batch, window), jnp.int32),
+                      jnp.zeros((batch, window), jnp.float32), jnp.zeros((batch, window), jnp.bool_))  # fmt: skip
+        return Episodes(*_empty(config, n, batch), steps, jnp.zeros((batch,), jnp.int32))
+
+    def decode(params, cache, steps):
+        full = steps.prev_done & (cache.count + longest > window)
+        cache = jax.lax.cond(full.any(), lambda c: drop_oldest(params, c, full), lambda c: c, cache)
+        slot = cache.count[:, None]  # [B, 1]
+        put = lambda ring, new: jnp.where(_at(slot, ring), new[:, None].astype(ring.dtype), ring)
+        keys, values = list(cache.keys), list(cache.values)
+
+        def attend(layer, q, k, v, key):
+            keys[layer], values[layer] = put(keys[layer], k), put(values[layer], v)
+            return ring_attention(q, keys[layer], values[layer], slot=slot, filled=slot + 1)
+
+        one = jax.tree.map(lambda x: x[:, None], steps)
+        logits = network(params, one, slot * n + jnp.arange(n)[None], attend)
+        held = jax.tree.map(put, cache.steps, steps)
+        return logits[:, 0], Episodes(tuple(keys), tuple(values), held, cache.count + 1)
+
+    def drop_oldest(params, cache, full):
+        """In the rows that are `full`, keep as many whole episodes as leave room for another; encode them anew."""
+        index = jnp.arange(window)[None]
+        fits = (index < cache.count[:, None]) & cache.steps.prev_done & (cache.count[:, None] - index + longest <= window)
+        start = jnp.where(fits.any(1), jnp.argmax(fits, axis=1), cache.count)
+        start = jnp.where(full, start, 0)
+        moved = jax.tree.map(lambda x: jax.vmap(lambda row, s: jnp.roll(row, -s, axis=0))(x, start), cache.steps)
+        keys, values = [], []
+
+        def attend(layer, q, k, v, key):
+            for store, new in ((keys, k), (values, v)):
+                store.append(new.reshape(new.shape[0], window, n, *new.shape[2:]))
+            return segment_attention(q, k, v, window=window, n=n)
+
+        network(params, moved, jnp.arange(window * n), attend)
+        pick = lambda new, old: jnp.where(full.reshape(-1, *(1,) * (old.ndim - 1)), new.astype(old.dtype), old)
+        return Episodes(jax.tree.map(pick, tuple(keys), cache.keys), jax.tree.map(pick, tuple(values), cache.values),
+                        moved, cache.count - start)  # fmt: skip
+
+    def context_start(prev_done):
+        begins, start = [0], 0  # first steps of the episodes so far
+        for t, boundary in enumerate(np.asarray(prev_done)):
+            if boundary and t > 0:
+                if t - start + longest > window:
+                    start = next((b for b in begins if b > start and t - b + longest <= window), t)
+                begins.append(t)
+        return start
+
+    return init_cache, decode, context_start
+
+
+def _empty(config, n, batch):
+    """Keys and values of no steps. Zeros, not NaN: a masked slot still meets a zero weight, and 0 * NaN is NaN."""
+    shape = (batch, config.window, n, config.heads, config.width // config.heads)
+    layers = lambda: tuple(jnp.zeros(shape, config.compute_dtype) for _ in range(config.layers))
+    return layers(), layers()
+
+
+def _at(slot, ring):
+    """Bool, shaped to select row b's `slot[b]` of `ring [B, W, ...]`."""
+    return (jnp.arange(ring.shape[1])[None] == slot).reshape(*ring.shape[:2], *(1,) * (ring.ndim - 2))

@@ -1,0 +1,192 @@
+"""A causal transformer over steps, in two configurations of one code: streaming (the default), and the paper's own.
+
+    streaming   one token a step, RMSNorm before each part, rotary positions, sliding window; a ring of W steps is its cache
+    paper       three tokens a step, LayerNorm after each part, learned absolute positions, window = segment; its cache
+                holds the last episodes and is filled anew at an episode boundary when the next episode would not fit
+
+Sources: Laskin et al. 2022 (arXiv 2210.14215), appendix (model table); Su et al. 2021 for rotary positions. The paper does
+not say how its context moves on; dropping whole old episodes at a boundary is ours.
+
+Letters: B batch, L steps, n tokens a step, D width, K heads, h head width, W window, A actions.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ad_jax.errors import ConfigError
+from ad_jax.models.attention import rotary_period, rotate, segment_attention
+from ad_jax.models.base import Model
+from ad_jax.models.cache import episode_cache, ring_cache
+from ad_jax.models.tokens import Layout, Tokenizer, tokens_per_step
+from ad_jax.types import Spec, Steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes and options of the streaming configuration."""
+
+    layers: int = 4
+    width: int = 64  # D
+    heads: int = 4  # K
+    mlp_width: int = 256
+    window: int = 80  # W, in environment steps
+    layout: Layout = "step"
+    positions: Literal["rotary", "absolute"] = "rotary"
+    norm: Literal["pre", "post"] = "pre"  # "pre" is RMSNorm, "post" is LayerNorm
+    activation: Literal["relu", "gelu"] = "relu"
+    token_mask: float = 0.0  # probability that a training token is replaced by the mask embedding
+    dropout: float = 0.0  # of each residual branch and of the embedding
+    attention_dropout: float = 0.0
+    embedding_scale: float = 1.0  # standard deviation of the embedding tables at the start
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # parameters, norms, softmax and logits stay float32
+    episode_length: int | None = None  # absolute positions only: most steps of an episode, to know when to refill
+
+    def validate(self) -> None:
+        """Raises ConfigError where options contradict each other."""
+        if self.width % (2 * self.heads):
+            raise ConfigError(f"model.width must be a multiple of 2 * heads = {2 * self.heads}; got {self.width}")
+        if self.positions == "absolute" and not 0 < (self.episode_length or 0) <= self.window:
+            raise ConfigError("absolute positions need model.episode_length, at least 1 and at most the window "
+                              f"({self.window}): the context moves by episodes; got {self.episode_length}")  # fmt: skip
+        for name in ("token_mask", "dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"model.{name} is a probability below 1; got {getattr(self, name)}")
+        for name in ("layers", "width", "heads", "mlp_width", "window"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"model.{name} must be at least 1; got {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Paper(Config):
+    """The configuration of Laskin et al. 2022 for Dark Room. The paper does not state its window: 4 episodes here."""
+
+    mlp_width: int = 2048
+    layout: Layout = "triple"
+    positions: Literal["rotary", "absolute"] = "absolute"
+    norm: Literal["pre", "post"] = "post"
+    activation: Literal["relu", "gelu"] = "gelu"
+    token_mask: float = 0.3
+    dropout: float = 0.1
+    attention_dropout: float = 0.5
+    embedding_scale: float = 0.02
+
+
+class Block(nnx.Module):
+    """Attention and MLP, each on a residual branch."""
+
+    def __init__(self, c: Config, *, rngs: nnx.Rngs):
+        norm = nnx.RMSNorm if c.norm == "pre" else nnx.LayerNorm
+        linear = lambda i, o: nnx.Linear(i, o, use_bias=False, dtype=jnp.dtype(c.compute_dtype), rngs=rngs)
+        self.c = c
+        self.norm_attention, self.norm_mlp = norm(c.width, rngs=rngs), norm(c.width, rngs=rngs)
+        self.qkv, self.out = linear(c.width, 3 * c.width), linear(c.width, c.width)
+        self.up, self.down = linear(c.width, c.mlp_width), linear(c.mlp_width, c.width)
+
+    def __call__(self, x, attend, drop):
+        """x `[B, T, D]`; `attend(q, k, v [B, T, K, h]) -> [B, T, K, h]`; `drop` is dropout or the identity."""
+        if self.c.norm == "pre":
+            x = x + drop(self.attention(self.norm_attention(x), attend))
+            return x + drop(self.mlp(self.norm_mlp(x)))
+        x = self.norm_attention(x + drop(self.attention(x, attend)))
+        return self.norm_mlp(x + drop(self.mlp(x)))
+
+    def attention(self, x, attend):
+        # Heads come first in the packed width, so that sharding it over `tensor` keeps each head's q, k, v together.
+        packed = self.qkv(x).reshape(*x.shape[:-1], self.c.heads, 3, -1)
+        out = attend(*(packed[..., i, :] for i in range(3)))
+        return self.out(out.reshape(x.shape)).astype(jnp.float32)
+
+    def mlp(self, x):
+        activation = jax.nn.relu if self.c.activation == "relu" else jax.nn.gelu
+        return self.down(activation(self.up(x))).astype(jnp.float32)
+
+
+class Transformer(nnx.Module):
+    """Tokens -> blocks -> logits. Attention itself comes from outside: over a segment, or from a cache."""
+
+    def __init__(self, c: Config, spec: Spec, *, rngs: nnx.Rngs):
+        self.c, self.n = c, tokens_per_step(c.layout)
+        self.tokens = Tokenizer(spec, c.width, c.layout, c.embedding_scale, rngs=rngs)
+        self.mask_token = nnx.Param(jnp.zeros((c.width,), jnp.float32))
+        if c.positions == "absolute":
+            scale = nnx.initializers.normal(c.embedding_scale)
+            self.position = nnx.Embed(c.window * self.n, c.width, embedding_init=scale, rngs=rngs)
+        for layer in range(c.layers):  # by name, so that parameter paths are strings all the way to the checkpoint
+            setattr(self, f"block_{layer}", Block(c, rngs=rngs))
+        self.norm = nnx.RMSNorm(c.width, rngs=rngs) if c.norm == "pre" else None
+        self.head = nnx.Linear(c.width, spec.num_actions, rngs=rngs)
+
+    def __call__(self, steps: Steps, position, attend, key=None) -> jax.Array:
+        """Logits `[B, L, A]` for steps `[B, L]` whose tokens stand at `position [L * n]` or `[B, L * n]`.
+
+        `attend(layer, q, k, v, key)` does the attention; with `key`, training mode.
+        """
+        c, batch, length = self.c, *steps.prev_action.shape
+        x = self.tokens(steps).reshape(batch, length * self.n, c.width)
+        keys = iter(()) if key is None else iter(jax.random.split(key, 2 + 3 * c.layers))
+        drop = lambda y: y if key is None or c.dropout == 0 else _dropout(next(keys), y, c.dropout)
+        if key is not None and c.token_mask > 0:
+            hidden = jax.random.bernoulli(next(keys), c.token_mask, x.shape[:2])
+            x = jnp.where(hidden[..., None], self.mask_token[...].reshape(1, 1, -1), x)
+        if c.positions == "absolute":
+            at = self.position(position)
+            x = x + (at if at.ndim == 3 else at[None])
+        x = drop(x)
+        for layer in range(c.layers):
+            key_layer = None if key is None else next(keys)
+            block = getattr(self, f"block_{layer}")
+            x = block(x, lambda q, k, v, i=layer, key=key_layer: attend(i, q, k, v, key), drop)
+        x = x if self.norm is None else self.norm(x)
+        return self.head(x[:, self.n - 1 :: self.n]).astype(jnp.float32)
+
+
+def make(config: Config, spec: Spec) -> Model:
+    """The transformer of `config` for observations and actions of `spec`.
+
+    Raises:
+        ConfigError: if the options contradict each other.
+    """
+    config.validate()
+    build = lambda key: Transformer(config, spec, rngs=nnx.Rngs(key))
+    graph, _ = nnx.split(nnx.eval_shape(lambda: build(jax.random.key(0))))
+    n, window = tokens_per_step(config.layout), config.window
+    period = rotary_period(window, n) if config.positions == "rotary" else None
+    turn = lambda x, position: x if period is None else rotate(x, position, period)
+
+    def network(params, steps, position, attend, key=None):
+        return nnx.merge(graph, params)(steps, position, attend, key)
+
+    def init(key):
+        return nnx.to_pure_dict(nnx.split(build(key))[1])
+
+    def apply(params, steps, key=None):
+        length = steps.prev_action.shape[1]
+        if config.positions == "absolute" and length > window:
+            raise ConfigError(f"absolute positions reach {window} steps; got a segment of {length}")
+        position = jnp.arange(length * n)
+
+        def attend(layer, q, k, v, key):
+            return segment_attention(turn(q, position), turn(k, position), v, window=window, n=n,
+                                     dropout=config.attention_dropout, key=key)  # fmt: skip
+
+        return network(params, steps, position, attend, key)
+
+    if config.positions == "rotary":
+        init_cache, decode, context_start = ring_cache(config, n, network, turn)
+    else:
+        init_cache, decode, context_start = episode_cache(config, spec, n, network)
+    max_segment = window if config.positions == "absolute" else None
+    return Model(init, apply, init_cache, decode, context_start, window, max_segment)
+
+
+def make_paper(config: Paper, spec: Spec) -> Model:
+    """The same with the paper's defaults."""
+    return make(config, spec)
+
+
+def _dropout(key, x, rate):
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0.0)

@@ -1,0 +1,265 @@
+"""A run directory and the four stages on it. The same call goes on where the last one stopped.
+
+    config.json        the experiment; a run directory holds one
+    environment.json   versions, device, commit
+    histories/         stage 1, a collection (or `histories` names one elsewhere: a directory, gs:// or s3:// URL)
+    checkpoints/       stage 2
+    evaluation/        stage 3, one file per finished part
+    stages.json        seconds and counts of each finished stage
+    results.json       stage 3, everything that the report is drawn from
+    report/            stage 4
+
+Stages never import each other; they meet here and on disk.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ad_jax import checkpoint, collect, distill, evaluate, history_store, metrics, provenance, replay, report
+from ad_jax.envs.base import take
+from ad_jax.errors import CheckpointError, ConfigError, HistoryError, differences
+from ad_jax.evaluate import Mode
+from ad_jax.experiment import Experiment, Parts, build
+from ad_jax.metrics import say
+from ad_jax.sharding import make_mesh
+
+IN_LOOP_SEEDS = 2  # rollouts per task of the in-context evaluation during training
+
+
+class Run:
+    """One experiment in one directory.
+
+    Args:
+        experiment: what to run; equal to the directory's if it holds one already.
+        folder: the run directory; default `runs/<name>/<hash of the config>`.
+        histories: where the collection is; default `folder/histories`.
+
+    Raises:
+        ConfigError: if the experiment is refused, or the directory holds something else.
+    """
+
+    def __init__(self, experiment: Experiment, folder: Path | None = None, histories: str | None = None):
+        self.experiment, self.parts = experiment, build(experiment)
+        self.folder = (folder or Path("runs") / experiment.name / digest(experiment)).absolute()
+        self.histories = histories or str(self.folder / "histories")
+        self.mesh = make_mesh(experiment.mesh)
+        experiment.replay.validate(self.mesh.shape["data"] * self.mesh.shape["fsdp"])
+        claim(self.folder, experiment)
+        self.log = metrics.MetricsLog(self.folder, experiment.logging, experiment.name)
+        _write(self.folder / "environment.json", provenance.collect())
+
+    @property
+    def train_ids(self) -> list[str]:
+        """Ids of the training tasks."""
+        return self.parts.family.task_ids(self.parts.split.train)
+
+    def all(self) -> Path:
+        """The four stages; returns the report's page."""
+        self.collect()
+        self.distill()
+        self.evaluate()
+        return self.report()
+
+    def collect(self) -> None:
+        """Stage 1."""
+        e, p = self.experiment, self.parts
+        learners = collect.Learners(p.family, p.source, e.collect.episodes, self.mesh, e.collect.chunk_learners)
+        manifest = make_manifest(e, p, learners)
+        result = collect.collect(learners, p.split.train, self.train_ids, e.collect, e.seed, self.histories, manifest,
+                                 self.log, e.logging.progress_seconds)  # fmt: skip
+        self._finish("collect", seconds=result.seconds, compile_seconds=result.compile_seconds, env_steps=result.env_steps)
+
+    def distill(self) -> None:
+        """Stage 2."""
+        e, p = self.experiment, self.parts
+        store = history_store.open_store(self.histories)
+        check_histories(store.manifest, e, p)
+        started = time.monotonic()
+        resident = replay.load(store.read(), p.spec, e.replay, self.mesh)
+        say(f"distil   {store.manifest.histories} histories loaded in {time.monotonic() - started:.1f} s")
+        trainer = distill.Trainer(p.model, p.spec, e.distill, e.replay, self.mesh, e.seed)
+        meta = {"architecture": distill.architecture_of(trainer.like.params), "spec": p.spec.to_json(),
+                "model": {"name": e.model.name, "options": dataclasses.asdict(p.model_config)},
+                "seed": e.seed, "train_task_ids": sorted(set(store.task_ids)), "experiment": e.to_json()}  # fmt: skip
+        in_loop = self._in_loop() if e.distill.evaluate_every else None
+        result = distill.distill(trainer, resident, e.distill, e.replay, self.folder / "checkpoints", meta, self.log,
+                                 in_loop, e.logging.progress_seconds)  # fmt: skip
+        parameters = sum(x.size for x in jax.tree.leaves(result.params))
+        self._finish("distill", seconds=result.seconds, compile_seconds=result.compile_seconds, updates=result.step,
+                     loss=result.loss, parameters=parameters,
+                     positions=result.step * e.replay.batch * e.replay.segment)  # fmt: skip
+
+    def evaluate(self) -> None:
+        """Stage 3."""
+        e, p = self.experiment, self.parts
+        step, state, meta = checkpoint.load(self.folder, e.evaluate.checkpoint)
+        expected = distill.architecture_of(jax.eval_shape(p.model.init, jax.random.key(0)))
+        distill.check_architecture(meta, expected, self.folder)
+        params = jax.device_put(state["params"], jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec()))
+        started, env_steps, sets = time.monotonic(), 0, []
+        for name, tasks in p.split.held_out.items():
+            ids = p.family.task_ids(tasks)
+            evaluate.check_unseen(ids, meta["train_task_ids"])
+            data = {"name": name, "kind": p.split.kind, "tasks": evaluate.tasks_as_data(p.family, tasks), "returns": {}}
+            for mode in ("sampled", "greedy") if e.evaluate.greedy else ("sampled",):
+                part = self._part(f"{name}-{mode}", meta, step, functools.partial(self._curve, name, tasks, ids, params, mode))
+                data["returns"][mode] = part["returns"]
+                data.setdefault("paths", part["paths"])
+                env_steps += part["env_steps"]
+            data["source"] = self._part(f"{name}-source", meta, step, functools.partial(self._source_curve, tasks, ids))
+            sets.append(data)
+        self._finish("evaluate", seconds=time.monotonic() - started, env_steps=env_steps)
+        self._write_results(sets, {"step": step, "which": e.evaluate.checkpoint})
+
+    def report(self) -> Path:
+        """Stage 4; returns the page."""
+        results = report.load([self.folder / "results.json"])
+        page = report.write(results, self.folder / "report")
+        say(report.table(results))
+        say(f"report   {page}")
+        return page
+
+    def _write_results(self, sets: list[dict[str, Any]], which: dict[str, Any]) -> None:
+        e = self.experiment
+        run = {"seed": e.seed, "config": e.to_json(), "provenance": _read(self.folder / "environment.json"),
+               "stages": _read(self.folder / "stages.json"), "episode_length": self.parts.family.episode_length,
+               "checkpoint": which, "sets": sets}  # fmt: skip
+        _write(self.folder / "results.json", {"schema": report.SCHEMA, "experiment": e.name, "runs": [run]})
+
+    def _curve(self, name: str, tasks: Any, ids: list[str], params: Any, mode: Mode) -> dict[str, Any]:
+        c, family = self.experiment.evaluate, self.parts.family
+        runner = evaluate.make_evaluator(self.parts.model, family, self.mesh, mode, c.episodes,
+                                         min(c.episodes, c.episodes_per_dispatch) * family.episode_length)  # fmt: skip
+        total = c.episodes * family.episode_length
+        bar = metrics.Progress("evaluate", total, f"steps of {name}, {mode}", 0, self.experiment.logging.progress_seconds,
+                               len(ids) * c.seeds)  # fmt: skip
+        curve = evaluate.evaluate(runner, params, tasks, ids, c.seeds, c.episodes, family, self.mesh, self.experiment.seed,
+                                  lambda done, value: bar.update(done, **{"return": value}))  # fmt: skip
+        for episode, value in enumerate(curve.returns.mean((0, 1))):
+            self.log.write(f"evaluate/{name}/{mode}", episode + 1, {"return": value})
+        paths = evaluate.paths_as_data(curve, evaluate.tasks_as_data(family, tasks), family.episode_length, mode)
+        return {"returns": _numbers(curve.returns), "paths": paths, "env_steps": curve.env_steps}
+
+    def _source_curve(self, tasks: Any, ids: list[str]) -> dict[str, Any] | None:
+        e, p = self.experiment, self.parts
+        if not e.evaluate.source_seeds:
+            return None
+        chunk = min(e.collect.chunk_learners, len(ids) * e.evaluate.source_seeds)
+        learners = collect.Learners(p.family, p.source, e.collect.episodes, self.mesh, chunk)
+        returns = collect.learning_curve(learners, tasks, ids, e.evaluate.source_seeds, e.seed)
+        say(f"evaluate {e.source.name} itself on the same tasks: {returns.shape[2]} episodes, return at the end "
+            f"{returns[:, :, -max(1, returns.shape[2] // 10):].mean():.2f}")  # fmt: skip
+        return {"name": e.source.name, "returns": _numbers(returns),
+                "env_steps_per_episode": p.source.actors * p.family.episode_length}  # fmt: skip
+
+    def _in_loop(self) -> Callable[[Any], float]:
+        """In-context return on training tasks, for choosing a checkpoint: the held-out tasks must not choose it."""
+        e, family = self.experiment, self.parts.family
+        count = min(16, e.tasks.train)
+        tasks, ids = take(self.parts.split.train, slice(count)), self.train_ids[:count]
+        episodes = min(30, e.evaluate.episodes)
+        runner = evaluate.make_evaluator(self.parts.model, family, self.mesh, "sampled", episodes, episodes * family.episode_length)
+
+        def mean_return(params):
+            curve = evaluate.evaluate(runner, params, tasks, ids, IN_LOOP_SEEDS, episodes, family, self.mesh, e.seed)
+            return float(curve.returns.mean())
+
+        return mean_return
+
+    def _part(self, name: str, meta: dict[str, Any], step: int, compute: Callable[[], Any]) -> Any:
+        """`compute()`, or what it gave before the run was interrupted, for the same checkpoint and settings."""
+        path = self.folder / "evaluation" / f"{name}.json"
+        key = {"step": step, "evaluate": self.experiment.to_json()["evaluate"], "train_tasks": meta["train_task_ids"]}
+        if path.exists():
+            saved = _read(path)
+            if saved["key"] == key:
+                return saved["value"]
+        value = compute()
+        _write(path, {"key": key, "value": value})
+        return value
+
+    def _finish(self, stage: str, **facts: float) -> None:
+        """Record a stage's facts; a stage that had nothing left to do keeps the facts of when it did."""
+        path = self.folder / "stages.json"
+        stages = _read(path) if path.exists() else {}
+        if stage not in stages or facts.get("env_steps", facts.get("seconds")):
+            stages[stage] = {name: round(float(value), 3) for name, value in facts.items()}
+        _write(path, stages)
+
+
+def make_manifest(e: Experiment, p: Parts, learners: collect.Learners) -> history_store.Manifest:
+    """The manifest of the collection that `e` asks for."""
+    leaves = {name: {"shape": list(np.shape(leaf)[1:]), "dtype": str(np.asarray(leaf).dtype)}
+              for name, leaf in collect.task_leaves(p.split.train).items()}  # fmt: skip
+    return history_store.Manifest(
+        family={"name": e.env.name, "options": p.family.options},
+        source={"name": e.source.name, "config": dataclasses.asdict(p.source_config), "actors": p.source.actors},
+        spec=p.spec, task_leaves=leaves, reward_dtype=str(p.family.reward_dtype),
+        histories=e.tasks.train * e.collect.seeds * p.source.actors, steps=learners.steps,
+        episode_length=p.family.episode_length, chunk_histories=learners.chunk * p.source.actors,
+        provenance={"seed": e.seed, "tasks": dataclasses.asdict(e.tasks), "split": p.split.kind,
+                    "ad_jax": provenance.version()})  # fmt: skip
+
+
+def check_histories(manifest: history_store.Manifest, e: Experiment, p: Parts) -> None:
+    """Raises HistoryError if the collection is of another family than the experiment's."""
+    expected = {"name": e.env.name, "options": json.loads(json.dumps(p.family.options))}
+    if manifest.family != expected:
+        raise HistoryError(f"these histories are of family {manifest.family}; the experiment's is {expected}. Collect them anew "
+                           "in another directory, or set env to match")  # fmt: skip
+
+
+def digest(experiment: Experiment) -> str:
+    """Ten hex digits of the config: the same command finds the same directory."""
+    return hashlib.sha256(json.dumps(experiment.to_json(), sort_keys=True).encode()).hexdigest()[:10]
+
+
+def claim(folder: Path, experiment: Experiment) -> None:
+    """Make `folder` this experiment's run directory.
+
+    Raises:
+        ConfigError: if it holds another experiment, or something that is no run.
+    """
+    path, mine = folder / "config.json", json.loads(json.dumps(experiment.to_json()))
+    if path.exists():
+        held = _read(path)
+        changed = differences(held, mine)
+        if changed:
+            raise ConfigError(f"{folder} holds a run of another experiment; it differs in {', '.join(changed[:6])}. Use "
+                              "another directory (--dir), or delete that one")  # fmt: skip
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty and holds no run (no config.json); use another directory (--dir)")
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(path, mine)
+
+
+def _numbers(x: np.ndarray) -> list[Any]:
+    """Nested lists; whole numbers as ints and the rest rounded, which keeps results files small and readable."""
+    whole = np.array_equal(x, np.round(x))
+    return (x.astype(int) if whole else np.round(x.astype(float), 5)).tolist()
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def _write(path: Path, data: Any) -> None:
+    """Write whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".tmp")
+    with fresh.open("w") as file:
+        json.dump(data, file, indent=1 if path.name in ("config.json", "environment.json", "stages.json") else None)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)

@@ -1,0 +1,65 @@
+"""Where a result comes from: versions, device, commit. Also where compiled programs are kept between runs."""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+
+def version() -> str:
+    """The installed version of ad_jax."""
+    return importlib.metadata.version("ad_jax")
+
+
+def collect() -> dict[str, Any]:
+    """Plain data for `environment.json` and `results.json`."""
+    import jax
+
+    devices = jax.devices()
+    return {
+        "ad_jax": version(), "commit": commit(), "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("jax", "flax", "optax", "gymnax", "orbax-checkpoint")},
+        "platform": platform.platform(), "processor": processor(), "cpu_cores": os.cpu_count(),
+        "device": f"{devices[0].device_kind} x{len(devices)}",
+    }  # fmt: skip
+
+
+def commit() -> str | None:
+    """The commit of the source tree, with `+` if it has changes; None outside a checkout."""
+    run = lambda *args: subprocess.run(("git", "-C", str(Path.cwd()), *args), capture_output=True, text=True, timeout=10)
+    try:
+        head, status = run("rev-parse", "--short=12", "HEAD"), run("status", "--porcelain", "-uno")
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return head.stdout.strip() + ("+" if status.stdout.strip() else "") if head.returncode == 0 else None
+
+
+def processor() -> str:
+    """The CPU's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"
+
+
+def use_compilation_cache() -> Path:
+    """Keep compiled programs on disk, under `$AD_JAX_CACHE` or the user's cache directory; returns where.
+
+    Compiled CPU code fits the features of one processor, so each kind of processor has its own folder.
+    """
+    import jax
+
+    base = os.environ.get("AD_JAX_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ad_jax"
+    try:
+        flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+    except (OSError, StopIteration):
+        flags = platform.machine()
+    folder = Path(base) / "xla" / hashlib.sha256((processor() + flags).encode()).hexdigest()[:12]
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return folder

@@ -1,0 +1,147 @@
+"""Learning histories on the devices, and training windows drawn from them inside the jitted step.
+
+Histories are dealt round-robin into G groups; groups are split over the mesh's batch axes, and row b of a batch is drawn
+from group `b // (B / G)` by the device that holds it. So sampling moves nothing between devices, and a batch depends on
+(seed, step) alone, not on how many devices there are. A window is `(history, start)`: it cannot cross histories.
+
+Episode subsampling (keep every k-th, Laskin et al. 2022, section 4) happens on load. A history has k such thinned versions, one
+for each first episode ("phase"); by default one is kept, with `phases=k` all are, and no data is thrown away.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.sharding import Mesh, PartitionSpec
+
+from ad_jax.errors import ConfigError
+from ad_jax.sharding import BATCH, batch_devices, on_batch
+from ad_jax.types import Batch, Histories, Spec, Steps, narrowest
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What of the histories is trained on."""
+
+    keep_every: int = 1  # k: keep every k-th episode
+    phases: int = 1  # how many of the k thinned versions of each history are kept
+    segment: int = 160  # L, steps in a training window
+    batch: int = 64  # B, windows in an update
+    groups: int = 8  # G; must be a multiple of the devices that split the batch, and divide the batch
+
+    def validate(self, split: int = 1) -> None:
+        """Raises ConfigError where sizes do not fit each other, or a mesh that splits batches `split` ways."""
+        if self.keep_every < 1 or not 1 <= self.phases <= self.keep_every:
+            raise ConfigError("replay needs keep_every >= 1 and 1 <= phases <= keep_every; "
+                              f"got keep_every={self.keep_every}, phases={self.phases}")  # fmt: skip
+        if self.segment < 1 or self.batch < 1 or self.groups < 1 or self.batch % self.groups:
+            raise ConfigError(f"replay.batch must be a positive multiple of replay.groups; "
+                              f"got batch={self.batch}, groups={self.groups}, segment={self.segment}")  # fmt: skip
+        if self.groups % split:
+            raise ConfigError(f"replay.groups={self.groups} cannot be split over {split} devices (mesh data x fsdp); "
+                              f"set replay.groups to a multiple of {split}")  # fmt: skip
+
+
+@struct.dataclass
+class Replay:
+    """Resident histories. Time is shifted by one: index 0 is the "none" step before the first."""
+
+    observation: jax.Array  # [G, M, 1 + T, *O]
+    action: jax.Array  # [G, M, 1 + T]
+    reward: jax.Array  # [G, M, 1 + T]
+    done: jax.Array  # [G, M, 1 + T] bool
+    length: jax.Array  # [G, M] int32, steps of each history; 0 for padding
+    count: jax.Array  # [G] int32, histories in each group
+    group: jax.Array  # [G] int32, 0..G-1
+
+
+def load(histories: Histories, spec: Spec, config: Config, mesh: Mesh) -> Replay:
+    """Thin `histories` and put them on the devices of `mesh`.
+
+    Raises:
+        ConfigError: if a thinned history is shorter than a window, or there are fewer histories than groups.
+    """
+    config.validate(batch_devices(mesh))
+    arrays, length = thin(histories, config)
+    shortest = int(length.min())
+    if shortest < config.segment:
+        raise ConfigError(f"replay.segment={config.segment} steps is longer than a history: after keeping every "
+                          f"{config.keep_every}th episode the shortest has {shortest}. Lower replay.segment or "
+                          "replay.keep_every, or collect longer histories")  # fmt: skip
+    rows = len(length)
+    if rows < config.groups:
+        raise ConfigError(f"{rows} histories cannot fill replay.groups={config.groups}; lower replay.groups")
+    none = {"action": spec.num_actions, "reward": 0, "done": False, "observation": 0}
+    arrays["action"] = arrays["action"].astype(narrowest(spec.num_actions))  # has to hold "none" as well
+    deal = lambda x: _deal(x, config.groups)
+    shifted = {name: deal(_prepend(x, none[name])) for name, x in arrays.items()}
+    count = np.array([len(range(g, rows, config.groups)) for g in range(config.groups)], np.int32)
+    replay = Replay(length=deal(length), count=count, group=np.arange(config.groups, dtype=np.int32), **shifted)
+    return jax.tree.map(lambda x: jax.device_put(x, on_batch(mesh)), replay)
+
+
+def sample(replay: Replay, key: jax.Array, spec: Spec, config: Config, mesh: Mesh) -> Batch:
+    """Draw a batch of windows `[B, L]`, each device from its own groups. The key is consumed."""
+    shared, split = PartitionSpec(), PartitionSpec(BATCH)
+    draw = jax.vmap(lambda r, key: _sample_group(r, key, spec, config.batch // config.groups, config.segment), (0, None))
+    windows = jax.shard_map(draw, mesh=mesh, in_specs=(split, shared), out_specs=split, check_vma=False)(replay, key)
+    return jax.tree.map(lambda x: x.reshape(config.batch, *x.shape[2:]), windows)
+
+
+def thin(histories: Histories, config: Config) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Keep every k-th episode of each history, in each of the phases asked for.
+
+    Returns:
+        Arrays by name, `[H * phases, T', ...]`, valid up to `length [H * phases]` int32 and arbitrary after it.
+    """
+    t = histories.transition
+    done = np.asarray(t.terminated) | np.asarray(t.truncated)
+    episode = np.cumsum(done, axis=1) - done  # [H, T], which episode each step belongs to
+    arrays = {"observation": t.observation, "action": t.action, "reward": t.reward, "done": done}
+    versions, lengths = [], []
+    for phase in range(config.phases):
+        # Counted from the end of each group of k, so that phase 0 holds the last episode, the one learned best.
+        offset = config.keep_every - 1 - phase * config.keep_every // config.phases
+        kept = episode % config.keep_every == offset
+        order = np.argsort(~kept, axis=1, kind="stable")
+        lengths.append(kept.sum(1).astype(np.int32))
+        versions.append((order, lengths[-1].max()))
+    longest = max(length for _, length in versions)
+
+    def gather(x):
+        pick = lambda order: np.take_along_axis(x, order[:, :longest].reshape(*order[:, :longest].shape, *(1,) * (x.ndim - 2)), 1)
+        return np.concatenate([pick(order) for order, _ in versions])
+
+    return {name: gather(np.asarray(x)) for name, x in arrays.items()}, np.concatenate(lengths)
+
+
+def _sample_group(replay: Replay, key: jax.Array, spec: Spec, rows: int, segment: int) -> Batch:
+    """`rows` windows from one group: `replay` without its G axis."""
+    key_history, key_start = jax.random.split(jax.random.fold_in(key, replay.group))
+    history = jax.random.randint(key_history, (rows,), 0, replay.count)
+    start = jax.random.randint(key_start, (rows,), 0, replay.length[history] - segment + 1)
+
+    def window(x):
+        cut = lambda h, s: jax.lax.dynamic_slice_in_dim(x[h], s, segment + 1)
+        return jax.vmap(cut)(history, start)
+
+    dtype = jnp.float32 if spec.values is None else jnp.int32
+    action = window(replay.action).astype(jnp.int32)
+    steps = Steps(window(replay.observation)[:, 1:].astype(dtype), action[:, :-1],
+                  window(replay.reward)[:, :-1].astype(jnp.float32), window(replay.done)[:, :-1])  # fmt: skip
+    return Batch(steps, action[:, 1:])
+
+
+def _prepend(x: np.ndarray, value: Any) -> np.ndarray:
+    """`[H, T, ...]` with one step of `value` before it."""
+    return np.concatenate([np.full_like(x[:, :1], value), x], axis=1)
+
+
+def _deal(x: np.ndarray, groups: int) -> np.ndarray:
+    """`[H, ...]` dealt round-robin into `[G, M, ...]`, padded with zeros."""
+    each = -(-len(x) // groups)
+    padded = np.concatenate([x, np.zeros((each * groups - len(x), *x.shape[1:]), x.dtype)])
+    return np.ascontiguousarray(padded.reshape(each, groups, *x.shape[1:]).swapaxes(0, 1))

@@ -1,0 +1,310 @@
+"""Stage 4: `results.json` of one or several runs → statistics, figures and one self-contained HTML page.
+
+In: results of schema 1, one entry in `runs` per training seed. Returns are `[N tasks, S rollouts, E episodes]`,
+in reward units per episode; environment steps count every actor. Out: `index.html`, which embeds its images and loads
+nothing, and the same figures as PNG files. Everything is drawn from the results alone, and nothing here imports JAX.
+
+What is reported. *Final* is the mean of the last 10 % of episodes (at least one). Rollouts are averaged inside a task;
+intervals are 95 % percentile bootstraps over training seeds, then tasks. Data efficiency (Laskin et al. 2022, figure 4)
+divides the environment steps a source needs by those the frozen learner needs for the same return.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ad_jax import figures, report_page
+from ad_jax.figures import TIMES, Band, number
+from ad_jax.report_input import SCHEMA, ReportError, Set, gather, load, validate
+from ad_jax.report_page import interval
+
+__all__ = ["SCHEMA", "ReportError", "bootstrap", "load", "statistics", "summary", "table", "write"]
+
+
+def bootstrap(values: np.ndarray, n: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean over runs and tasks with its 95 % interval: runs are resampled, then tasks inside each.
+
+    Args:
+        values: `[R, N, E]`, rollouts already averaged. One run: only tasks are resampled.
+        n: resamples.
+        seed: of the resampling; the same seed gives the same interval.
+
+    Returns:
+        mean, low, high: `[E]` each.
+    """
+    runs, tasks, episodes = values.shape
+    rng = np.random.default_rng(seed)
+    run = rng.integers(runs, size=(n, runs, 1))
+    cell = run * tasks + rng.integers(tasks, size=(n, runs, tasks))  # index into [R * N]
+    cell = cell.reshape(n, -1) + np.arange(n)[:, None] * (runs * tasks)
+    # How often each task was drawn, then one product: memory grows with n * E, not with n * R * N * E.
+    drawn = np.bincount(cell.ravel(), minlength=n * runs * tasks).reshape(n, -1)
+    means = drawn.astype(float) @ values.reshape(-1, episodes) / (runs * tasks)
+    low, high = np.percentile(means, [2.5, 97.5], axis=0)
+    return values.mean((0, 1)), low, high
+
+
+def summary(results: dict[str, Any]) -> str:
+    """One line: return of the first episode → final, of the optimum where known, on the first set."""
+    first = gather(results)[0]
+    values = first.returns[first.mode]
+    start, end = values[..., 0].mean(), _final(values).mean()
+    scale = max(abs(start), abs(end), 0 if first.optimal is None else abs(first.optimal.mean()))
+    of = "" if first.optimal is None else f" of {number(first.optimal.mean(), scale)}"
+    name = first.name.replace("_", "-")
+    episodes = f"{values.shape[-1]} in-context episode{'s' if values.shape[-1] > 1 else ''}"
+    return f"{name} return {number(start, scale)} → {number(end, scale)}{of} over {episodes}"
+
+
+def statistics(results: dict[str, Any]) -> dict[str, Any]:
+    """Every number of the page, as plain data.
+
+    Returns:
+        `{"experiment", "sets": {name: {"kind", "tasks", "optimal", "random", "rows", "source"}}}`. A row is
+        `{"seed": int or "all", "seconds": {stage: float}, mode: {...}}`; a mode holds `first`, `final`, `low` and
+        `high` (95 % interval of `final`), `area` (mean return over mean optimum, or None) and `episodes_to` (from 1, by
+        "75 % of final" and so on; None where never reached or the level is not positive). `source` is None or
+        `{"name", "same_steps", "final", "levels"}`, and a level
+        `{"level", "return", "ad_steps", "source_steps", "source_end", "ratio", "reached"}`.
+    """
+    stats: dict[str, Any] = {"experiment": results["experiment"], "sets": {}}
+    seconds = [{name: stage.get("seconds") for name, stage in run["stages"].items()} for run in results["runs"]]
+    names = list(dict.fromkeys(name for run in seconds for name in run))
+    for s in gather(results):
+        rows = [{"seed": seed, "seconds": seconds[r], **_row(s, slice(r, r + 1))} for r, seed in enumerate(s.seeds)]
+        mean = {n: float(np.mean([t[n] for t in seconds])) for n in names if all(t.get(n) is not None for t in seconds)}
+        rows.append({"seed": "all", "seconds": mean, **_row(s, slice(None))})
+        stats["sets"][s.name] = {
+            "kind": s.kind, "tasks": len(s.tasks[0]), "runs": len(s.seeds),
+            "optimal": None if s.optimal is None else float(s.optimal.mean()),
+            "random": None if s.random is None else float(s.random.mean()),
+            "rows": rows, "source": _against_source(s),
+        }  # fmt: skip
+    return stats
+
+
+def table(results: dict[str, Any]) -> str:
+    """Plain text for a terminal: a row per training seed and one for all (seconds are then means), for each set."""
+    blocks = []
+    for name, stats in statistics(results)["sets"].items():
+        mode = next(m for m in ("sampled", "greedy") if m in stats["rows"][-1])
+        stages = list(dict.fromkeys(stage for row in stats["rows"] for stage in row["seconds"]))
+        lines = [["seed", "episode 1", "last 10 %", "95 % interval", "greedy", *(f"{stage} s" for stage in stages)]]
+        for row in stats["rows"]:
+            main, greedy = row[mode], row.get("greedy")
+            lines.append([
+                str(row["seed"]), number(main["first"], main["final"]), number(main["final"]), interval(main),
+                "-" if greedy is None else number(greedy["final"]),
+                *("-" if row["seconds"].get(stage) is None else f"{row['seconds'][stage]:.1f}" for stage in stages),
+            ])  # fmt: skip
+        widths = [max(map(len, column)) for column in zip(*lines)]
+        rows = "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines)
+        blocks.append(f"{name} ({stats['tasks']} tasks, {mode})\n{rows}")
+    return "\n\n".join(blocks)
+
+
+def write(results: dict[str, Any], folder: Path) -> Path:
+    """Draw every figure and the page into `folder`; each file appears whole or not at all, the page last.
+
+    Figures are `curve`, `goals`, `efficiency` and `paths`, with the suffix `-<set>` from the second set on; one that
+    the results hold no data for is left out, and the page says why.
+
+    Returns:
+        The path of `index.html`.
+
+    Raises:
+        ReportError: results that `load` would refuse.
+    """
+    validate(results, "results")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    stats, sections = statistics(results), []
+    for index, s in enumerate(gather(results)):
+        shown = []
+        for stem, (figure, caption) in _figures(s, stats["sets"][s.name]).items():
+            image = None if figure is None else figures.png(figure)
+            if image is not None:
+                _replace(folder / f"{stem}{f'-{s.name}' if index else ''}.png", image)
+            shown.append((stem, image, caption))
+        sections.append(report_page.section(s.name, stats["sets"][s.name], shown))
+    _replace(folder / "index.html", report_page.render(results, summary(results), sections))
+    return folder / "index.html"
+
+
+def _final(values: np.ndarray) -> np.ndarray:
+    """[..., E] -> [...], the mean of the last 10 % of episodes."""
+    return values[..., -max(1, values.shape[-1] // 10) :].mean(-1)
+
+
+def _reached(curve: np.ndarray, level: float) -> int | None:
+    """The first index from 1 at which the mean curve `[E]` is at `level`."""
+    return int(np.argmax(curve >= level)) + 1 if (curve >= level).any() else None
+
+
+def _row(s: Set, runs: slice) -> dict[str, Any]:
+    """By mode, the numbers of these runs."""
+    row = {}
+    optimal = None if s.optimal is None else float(s.optimal[runs].mean())
+    for mode, every in s.returns.items():
+        values = every[runs]
+        curve, (final, low, high) = values.mean((0, 1)), bootstrap(_final(values)[..., None])
+        levels = {"final": float(final[0])} | ({} if optimal is None else {"optimal": optimal})
+        row[mode] = {
+            "first": float(curve[0]), "final": float(final[0]), "low": float(low[0]), "high": float(high[0]),
+            "area": float(curve.mean() / optimal) if optimal is not None and optimal > 0 else None,
+            "episodes_to": {f"{share} % of {name}": _reached(curve, level * share / 100) if level > 0 else None
+                            for name, level in levels.items() for share in (75, 90)},
+        }  # fmt: skip
+    return row
+
+
+def _against_source(s: Set) -> dict[str, Any] | None:
+    """Data efficiency. Wherever noise must favour one side it favours the source, so a ratio is a cautious one.
+
+    At the learner's final return all the steps it took are counted, though it may have got there earlier, against the
+    first episode of the source whose mean is as high.
+    """
+    if s.source is None:
+        return None
+    learner, source = s.returns[s.mode].mean((0, 1)), s.source.mean((0, 1))
+    final = float(_final(learner))
+    wanted = [("AD's final return", final, len(learner))]
+    if s.optimal is not None and s.optimal.mean() > 0:
+        level = 0.75 * float(s.optimal.mean())
+        wanted.append(("75 % of the optimum", level, _reached(learner, level)))
+    levels = []
+    for name, level, episodes in wanted:
+        ad_steps = None if episodes is None else episodes * s.episode_length
+        reached, end = _reached(source, level), len(source) * s.source_steps
+        steps = None if reached is None else reached * s.source_steps
+        levels.append({
+            "level": name, "return": level, "ad_steps": ad_steps, "source_steps": steps, "source_end": end,
+            "ratio": None if ad_steps is None else (steps or end) / ad_steps, "reached": reached is not None,
+        })  # fmt: skip
+    done = int(s.steps[-1]) // s.source_steps  # episodes the source completes in the learner's steps
+    same = float(source[min(done, len(source)) - 1]) if done else None
+    return {"name": s.source_name, "same_steps": same, "final": float(_final(source)), "levels": levels}
+
+
+def _figures(s: Set, stats: dict[str, Any]) -> dict[str, tuple[Figure | None, str]]:
+    """By file stem, the figure (None where the results do not hold what it takes) and the sentence under it."""
+    learner = {mode: Band(s.steps, *bootstrap(values)) for mode, values in s.returns.items()}
+    source = None if s.source is None else _thinned(s.source, s.source_steps)
+    return {
+        "curve": _curve(s, stats, learner, source),
+        "efficiency": _efficiency(s, stats, learner[s.mode], source),
+        "goals": _by_task(s),
+        "paths": _paths(s),
+    }
+
+
+def _curve(s: Set, stats: dict[str, Any], learner: dict[str, Band], source: Band | None) -> tuple[Figure, str]:
+    episodes = lambda band: band._replace(x=band.x / s.episode_length)
+    rollouts = " and ".join(f"{_n(k, f'{mode} rollout')}" for mode, k in s.rollouts.items())
+    caption = (
+        f"Return of each in-context episode with frozen weights, mean over {_over(s)}, {rollouts} per task. {_band(s)}"
+    )
+    cut = None
+    if source is not None:
+        inside = source.x <= s.steps[-1]
+        if inside.any():
+            cut = episodes(Band(*(y[inside] for y in source)))
+            caption += " The source is drawn at the same number of environment steps, those of all its actors counted."
+        else:
+            caption += " In as many environment steps the source has not finished an episode, so it is not drawn."
+    drawn = {mode: episodes(band) for mode, band in learner.items()}
+    return figures.curve(drawn, stats["optimal"], stats["random"], cut, s.source_name), caption
+
+
+def _efficiency(s: Set, stats: dict[str, Any], learner: Band, source: Band | None) -> tuple[Figure | None, str]:
+    if source is None:
+        return None, "Data efficiency: no learning curve of the source was recorded on these tasks."
+    levels = [{**level, "text": report_page.ratio(level)} for level in stats["source"]["levels"] if level["ad_steps"]]
+    caption = (
+        f"Return against environment steps on the same tasks: AD in context ({s.mode}) and its source learning from "
+        f"scratch ({_n(s.source_seeds, 'seed')} per task, the steps of all its actors counted), mean over {_over(s)}. "
+        "An arrow leads from AD's steps to the source's steps for the same return, and says how many times as many "
+        "those are; dashed with '>' where the source never gets there. The steps in AD's training data are not "
+        f"counted. {_band(s)}"
+    )
+    return figures.efficiency(learner, source, s.source_name, levels, stats["optimal"], stats["random"]), caption
+
+
+def _by_task(s: Set) -> tuple[Figure, str]:
+    """Final return by goal where every task is a goal on one grid, else by task."""
+    flat = [task for tasks in s.tasks for task in tasks]
+    pictures = [task["picture"] or {} for task in flat]
+    final, early = (_final(values).ravel() for values in (s.returns[s.mode], s.returns[s.mode][..., ::-1]))  # [R * N]
+    if {picture.get("kind") for picture in pictures} == {"grid"} and len(
+        {picture["size"] for picture in pictures}
+    ) == 1:
+        cells, index = np.unique([picture["goal"] for picture in pictures], axis=0, return_inverse=True)
+        share = None if s.optimal is None or (s.optimal <= 0).any() else _by(index, final / s.optimal.ravel())
+        caption = (f"Mean {s.mode} return of the last 10 % of episodes by goal, coloured by its "
+                   f"{'size' if share is None else 'share of the optimal return'}; hatched cells are no goals of this "
+                   f"set ({_over(s)}).")  # fmt: skip
+        return figures.goals(pictures[0]["size"], cells, _by(index, final), share), caption
+    _, index = np.unique([task["id"] for task in flat], return_inverse=True)
+    label, unit = "return", ""
+    normalised = s.random is not None and s.optimal is not None and bool((s.optimal > s.random).all())
+    if s.random is not None and s.optimal is not None and normalised:
+        final, early = ((x - s.random.ravel()) / (s.optimal - s.random).ravel() for x in (final, early))
+        label, unit = "normalised return", " (0: random policy, 1: optimal policy)"
+    caption = f"Mean {s.mode} {label}{unit} of every task in the first and in the last 10 % of episodes ({_over(s)})."
+    return figures.tasks(_by(index, early), _by(index, final), label, normalised), caption
+
+
+def _paths(s: Set) -> tuple[Figure | None, str]:
+    """The agent's way through some episodes of one task."""
+    if s.paths is None:
+        return None, "Paths: none were recorded on these tasks."
+    task, episodes = s.tasks[s.paths["run"]][s.paths["task"]], s.paths["episodes"]
+    picture = task["picture"] or {}
+    where = (f"one task of this set ({task['description']}; {s.paths['mode']}, rollout {s.paths['seed']}, training "
+             f"seed {s.seeds[s.paths['run']]}).")  # fmt: skip
+    if picture.get("kind") == "grid":
+        return figures.grid_paths(picture, episodes), f"The agent's path, from dark to light as time passes, on {where}"
+    if picture.get("kind") == "arms":
+        order = "" if picture["means"] is None else ", best arm on top and coloured by the arm's mean,"
+        return figures.arm_paths(picture["means"], episodes), f"The arm pulled at each step{order} on {where}"
+    return None, "Paths: this task family does not say how to draw one."
+
+
+def _thinned(values: np.ndarray, steps: int, most: int = 2000) -> Band:
+    """The band of a source's life `[R, N, E2]`; of a very long one, `most` episodes, evenly spaced on a log axis."""
+    episodes = np.arange(values.shape[-1])
+    if len(episodes) > most:
+        episodes = np.unique(np.geomspace(1, len(episodes), most).round().astype(int)) - 1
+    return Band((episodes + 1) * steps, *bootstrap(values[..., episodes]))
+
+
+def _by(index: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Mean of `values` for each index 0, 1, ...; each occurs."""
+    return np.bincount(index.ravel(), values) / np.bincount(index.ravel())
+
+
+def _n(n: int, noun: str) -> str:
+    return f"{n} {noun}{'s' * (n != 1)}"
+
+
+def _over(s: Set) -> str:
+    return f"{_n(len(s.tasks[0]), s.name.replace('_', '-') + ' task')} {TIMES} {_n(len(s.seeds), 'training seed')}"
+
+
+def _band(s: Set) -> str:
+    """What the shaded interval is over; with one run it knows nothing of the spread between trainings."""
+    over = "tasks (one training seed, so not over training)" if len(s.seeds) == 1 else "training seeds, then tasks"
+    return f"Shaded: 95 % bootstrap interval over {over}, 1000 resamples."
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write beside the file, then rename: a reader never sees half a file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

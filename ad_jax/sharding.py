@@ -1,0 +1,90 @@
+"""The device mesh and how every array lies on it; the only file that names mesh axes.
+
+    data     batch and histories are split, parameters copied
+    fsdp     batch and histories are split, and parameters and optimiser state too
+    tensor   heads and MLP width are split
+
+The same code runs on one device: a 1 x 1 x 1 mesh. Axes are `Auto`: the compiler places the collectives.
+"""
+
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from ad_jax.errors import ConfigError
+
+BATCH = ("data", "fsdp")  # the axes that split batches and histories
+
+# First match wins: parameter path -> axes of its dimensions.
+RULES = (
+    (r"(qkv|up)/kernel$", ("fsdp", "tensor")),
+    (r"(out|down)/kernel$", ("tensor", "fsdp")),
+    (r"embedding$", (None, "fsdp")),
+    (r"head/kernel$", ("fsdp", None)),
+    (r"", ()),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the axes; 0 for `data` takes every device that is left."""
+
+    data: int = 0
+    fsdp: int = 1
+    tensor: int = 1
+
+
+def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+    """The mesh of `config` over `devices` (default: all).
+
+    Raises:
+        ConfigError: if the axes do not use up the devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    rest = config.fsdp * config.tensor
+    data = config.data or len(devices) // rest
+    if data * rest != len(devices):
+        raise ConfigError(f"mesh data x fsdp x tensor = {config.data or '?'} x {config.fsdp} x {config.tensor} does not "
+                          f"use up {len(devices)} device(s); choose axes whose product is {len(devices)}")  # fmt: skip
+    shape = (data, config.fsdp, config.tensor)
+    return Mesh(np.array(devices).reshape(shape), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+
+
+def batch_devices(mesh: Mesh) -> int:
+    """Into how many parts the mesh splits a batch."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def on_batch(mesh: Mesh) -> NamedSharding:
+    """Leading axis over the batch axes."""
+    return NamedSharding(mesh, PartitionSpec(BATCH))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def param_shardings(params: Any, mesh: Mesh) -> Any:
+    """A sharding for every leaf of `params` (arrays or shapes), by `RULES`; an axis that does not divide is dropped."""
+
+    def place(path, leaf):
+        name = "/".join(str(getattr(part, "key", part)) for part in path)
+        axes = next(axes for pattern, axes in RULES if re.search(pattern, name))
+        fits = lambda axis, size: axis if axis is not None and size % mesh.shape[axis] == 0 else None
+        return NamedSharding(mesh, PartitionSpec(*map(fits, axes, leaf.shape)))
+
+    return jax.tree_util.tree_map_with_path(place, params)
+
+
+def optimiser_shardings(optimiser: optax.GradientTransformation, params: Any, mesh: Mesh) -> Any:
+    """Shardings of `optimiser.init(params)`: what mirrors a parameter lies as it does, the rest is replicated."""
+    state = jax.eval_shape(optimiser.init, params)
+    return optax.tree_map_params(
+        optimiser, lambda _, sharding: sharding, state, param_shardings(params, mesh),
+        transform_non_params=lambda _: replicated(mesh))  # fmt: skip

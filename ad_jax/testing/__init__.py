@@ -1,0 +1,53 @@
+"""Contract checks for plug-ins, ours and outside ones: one file per contract.
+
+Each `check_*` runs every check of its contract in order, returns the names of those that passed, and raises a
+`ContractError` that names the first that failed, what was expected, what was received, and the remedy.
+"""
+
+import inspect
+
+from ad_jax import envs, sources
+from ad_jax.envs.base import TaskFamily
+from ad_jax.errors import ConfigError, unknown
+from ad_jax.plugins import resolve
+from ad_jax.testing.base import ContractError
+from ad_jax.testing.env import check_env
+from ad_jax.testing.source import check_source
+
+__all__ = ["ContractError", "check_env", "check_plugin", "check_source"]
+
+
+def check_plugin(name: str) -> list[str]:
+    """Check a plug-in, with its default options, by its registered name or as `"package.module:attribute"`.
+
+    A source is checked on each of two small built-in families that it accepts.
+
+    Returns:
+        The names of the checks, all passed.
+
+    Raises:
+        ContractError: for the first check that fails.
+        ConfigError: if the name leads to nothing that can be checked.
+    """
+    registry = envs.FAMILIES | sources.SOURCES
+    if name not in registry and ":" not in name:
+        raise unknown("plug-in", name, registry)
+    plugin = resolve("plug-in", name, registry)
+    if inspect.isclass(plugin) and issubclass(plugin, TaskFamily):
+        return check_env(plugin())
+    if not (inspect.isfunction(plugin) and "config" in plugin.__annotations__):
+        raise ConfigError(
+            f"cannot check {name!r}: expected a TaskFamily, or make(config: Config, family); got {plugin!r}"
+        )
+    passed = []
+    for family in (envs.make("bandit"), envs.make("dark_room", {"size": 3, "steps": 4})):
+        try:
+            plugin(sources.config_class(plugin)(), family)
+        except TypeError:  # how a source says that a family does not suit it
+            continue
+        passed += [f"{check} ({family.name})" for check in check_source(name, family)]
+    if not passed:
+        raise ConfigError(
+            f"source {name!r} accepts neither Bandit nor DarkRoom; call check_source on a family of its own"
+        )
+    return passed

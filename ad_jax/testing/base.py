@@ -1,0 +1,98 @@
+"""What all contract checks share: the error, the runner, and comparisons.
+
+A check is a function that raises: `require` inside it, `run_checks` around it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from ad_jax.errors import AdJaxError
+
+TOLERANCE = 1e-5  # two orders of summation may differ by this much, relatively or absolutely
+
+
+class ContractError(AdJaxError):
+    """A plug-in that breaks its contract; `check` names the promise that is broken."""
+
+    def __init__(self, subject: str, check: str, expected: str, received: str, remedy: str):
+        super().__init__(f"{subject} fails the check {check!r}: expected {expected}; received {received}. {remedy}")
+        self.check = check
+
+
+class Broken(Exception):
+    """Expected, received, remedy."""
+
+
+def require(holds: Any, expected: str, received: Any, remedy: str) -> None:
+    """Raise unless `holds`; the words complete "expected ...; received .... remedy"."""
+    if not holds:
+        raise Broken(expected, str(received), remedy)
+
+
+def run_checks(subject: str, checks: Mapping[str, Callable[[Any], None]], sample: Any) -> list[str]:
+    """Run `checks` by name on `sample`.
+
+    Returns:
+        The names, all passed.
+
+    Raises:
+        ContractError: for the first that fails.
+    """
+    for name, check in checks.items():
+        try:
+            check(sample)
+        except Broken as broken:
+            raise ContractError(subject, name, *broken.args) from None
+        except Exception as error:
+            received = f"{type(error).__name__}: {error}"
+            raise ContractError(subject, name, "no error", received, "The traceback above says where.") from error
+    return list(checks)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal structure, shapes and integers; reals to rounding."""
+    if jax.tree.structure(a) != jax.tree.structure(b):
+        return False
+    for x, y in zip(map(np.asarray, jax.tree.leaves(a)), map(np.asarray, jax.tree.leaves(b))):
+        real = np.issubdtype(x.dtype, np.inexact)
+        if x.shape != y.shape or not (np.allclose(x, y, TOLERANCE, TOLERANCE) if real else np.array_equal(x, y)):
+            return False
+    return True
+
+
+def types_of(tree: Any) -> list[str]:
+    """Shape and dtype of every leaf, by path."""
+    leaves = jax.tree_util.tree_leaves_with_path(jax.eval_shape(lambda: tree) if _concrete(tree) else tree)
+    return [f"{jax.tree_util.keystr(path)} {leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves]
+
+
+def _concrete(tree: Any) -> bool:
+    return not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree))
+
+
+def check_space(space: Any, x: np.ndarray, what: str) -> None:
+    """Every row of `x` is in the gymnax `space`, with its shape and kind of dtype."""
+    require(
+        x.shape[1:] == tuple(space.shape), f"{what} of shape {tuple(space.shape)}", x.shape[1:], "Correct the space."
+    )
+    both = np.dtype(space.dtype), x.dtype
+    require(both[0] == both[1], f"{what} of dtype {both[0]}", both[1], "Correct the space, or cast.")
+    low, high = (0, space.n - 1) if hasattr(space, "n") else (np.asarray(space.low), np.asarray(space.high))
+    inside = np.all((x >= low) & (x <= high))
+    require(inside, f"{what} in {space}", f"values from {x.min()} to {x.max()}", "Correct the space.")
+
+
+def check_episodes(terminated: np.ndarray, truncated: np.ndarray, length: int) -> None:
+    """Streams `[..., T]` end their episodes at `length`, or before it by termination."""
+    require(not np.any(terminated & truncated), "one reason for an end", "both", "Truncated excludes terminated.")
+    steps, remedy = terminated.shape[-1], "Count every step in `time`, from 0 at reset; leave is_truncated alone."
+    for ends, cut in zip(terminated.reshape(-1, steps), truncated.reshape(-1, steps)):
+        at = np.flatnonzero(ends | cut)
+        lengths = np.diff(at, prepend=-1)  # of the complete episodes
+        last = steps - 1 - (at[-1] if len(at) else -1)  # steps of the episode that goes on
+        received = f"lengths {sorted(set(lengths.tolist()))}, then {last} steps without an end"
+        fit = np.all(lengths <= length) and np.all(lengths[cut[at]] == length) and last < length
+        require(fit, f"episodes of at most {length} steps, truncated there and not before", received, remedy)

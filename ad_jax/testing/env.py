@@ -1,0 +1,300 @@
+"""The contract of a task family, as checks."""
+
+import dataclasses
+import functools
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ad_jax.envs.base import TaskFamily, advance, num_tasks, spec_of, take
+from ad_jax.plugins import build
+from ad_jax.testing.base import TOLERANCE, check_episodes, check_space, require, run_checks, same, types_of
+
+SMALL = 64  # observations with more components than this are sampled sparingly
+STANDARD_ERRORS = 5  # how far a Monte-Carlo mean may lie from the stated one
+
+
+def check_env(family: Any) -> list[str]:
+    """Check a task family. Takes seconds.
+
+    Returns:
+        The names of the checks, all passed.
+
+    Raises:
+        ContractError: for the first check that fails.
+    """
+    return run_checks(repr(family), CHECKS, _Sample(family))
+
+
+def _life(family: TaskFamily, key: jax.Array, task: Any, steps: int) -> dict[str, Any]:
+    """Uniformly random actions on one task: arrays `[steps, ...]`."""
+    key_reset, key_act, key_env = jax.random.split(key, 3)
+    observation, state = family.reset_env(key_reset, task)
+
+    def step(carry, random):
+        action, key_env = random
+        observation, state, outcome = advance(family, key_env, carry[1], action, task)
+        record = {"observation": carry[0], "state": carry[1], "outcome": outcome}
+        return (observation, state), record | {"trace": family.trace(carry[1], action)}
+
+    actions = jax.random.randint(key_act, (steps,), 0, family.num_actions)
+    return jax.lax.scan(step, (observation, state), (actions, jax.random.split(key_env, steps)))[1]
+
+
+def _random_return(family: TaskFamily, key: jax.Array, task: Any) -> jax.Array:
+    """The return of one episode of uniformly random actions, without `advance`."""
+    key_reset, key_act, key_env = jax.random.split(key, 3)
+    _, state = family.reset_env(key_reset, task)
+
+    def step(carry, random):
+        state, over, total = carry
+        action, key = random
+        _, state, reward, terminated, _ = family.step_env(key, state, action, task)
+        total = total + jnp.where(over, 0.0, reward.astype(jnp.float32))
+        return (state, over | terminated | family.is_truncated(state, task), total), None
+
+    actions = jax.random.randint(key_act, (family.episode_length,), 0, family.num_actions)
+    start = (state, jnp.bool_(False), jnp.float32(0))
+    return jax.lax.scan(step, start, (actions, jax.random.split(key_env, family.episode_length)))[0][2]
+
+
+@dataclasses.dataclass
+class _Sample:
+    """A family, a few of its tasks, and a life of random actions on each; made when first asked for."""
+
+    family: TaskFamily
+
+    @functools.cached_property
+    def small(self) -> bool:
+        return spec_of(self.family).size <= SMALL
+
+    @functools.cached_property
+    def tasks(self) -> Any:
+        return self.family.sample_tasks(jax.random.key(0), 64 if self.small else 8)
+
+    @functools.cached_property
+    def steps(self) -> int:
+        return max(512 if self.small else 0, 2 * self.family.episode_length + 1)
+
+    @functools.cached_property
+    def lives(self) -> dict[str, Any]:
+        """One key for all tasks, so that two lives can differ through the task alone. `[N, steps, ...]`."""
+        live = lambda task: _life(self.family, jax.random.key(1), task, self.steps)
+        return jax.tree.map(np.asarray, jax.jit(jax.vmap(live))(self.tasks))
+
+
+def _declared(s: _Sample) -> None:
+    family = s.family
+    require(
+        isinstance(family, TaskFamily), "a TaskFamily", type(family).__name__, "Subclass ad_jax.envs.base.TaskFamily."
+    )
+    frozen = "__dataclass_params__" in vars(type(family)) and type(family).__dataclass_params__.frozen
+    require(
+        frozen, "a frozen dataclass", type(family).__name__, "Decorate it with @dataclasses.dataclass(frozen=True)."
+    )
+    again = build(family.name, type(family), json.loads(json.dumps(family.options)))
+    require(again == family and hash(again) == hash(family), repr(family), repr(again), "Keep state in options only.")
+    whole = isinstance(family.episode_length, int) and family.episode_length >= 1
+    require(whole, "a positive int episode_length", family.episode_length, "It is static.")
+    spec_of(family)
+
+
+def _tasks(s: _Sample) -> None:
+    family, n = s.family, num_tasks(s.tasks)
+    table = family.all_tasks()
+    one = jax.eval_shape(lambda: family.default_params)
+    for tasks, count in [(s.tasks, n)] + ([] if table is None else [(table, num_tasks(table))]):
+        rows = jax.eval_shape(lambda params, n=count: jax.tree.map(lambda x: jnp.stack([x] * n), params), one)
+        require(jax.tree.structure(tasks) == jax.tree.structure(one) and types_of(tasks) == types_of(rows),
+                 f"{count} tasks {types_of(rows)}", types_of(tasks), "Stack every leaf of default_params.")  # fmt: skip
+        require(np.all(np.asarray(tasks.max_steps_in_episode) == family.episode_length),
+                 f"max_steps_in_episode == episode_length == {family.episode_length} in every task",
+                 np.unique(tasks.max_steps_in_episode), "Set it from episode_length.")  # fmt: skip
+    again, other = family.sample_tasks(jax.random.key(0), n), family.sample_tasks(jax.random.key(1), n)
+    require(same(again, s.tasks), "the same tasks from the same key", "others", "Use no randomness but the key's.")
+    single = table is not None and num_tasks(table) == 1
+    require(single or not same(other, s.tasks), "other tasks from another key", "the same", "Use the key.")
+
+
+def _task_ids(s: _Sample) -> None:
+    table = s.family.all_tasks()
+    tasks = s.tasks if table is None else jax.tree.map(lambda a, b: jnp.concatenate([a, b]), s.tasks, table)
+    ids, rows = s.family.task_ids(tasks), [np.asarray(leaf) for leaf in jax.tree.leaves(tasks)]
+    require(len(ids) == num_tasks(tasks) and all(isinstance(i, str) for i in ids), "one string a task", ids[:3], "")
+    contents = [b"".join(row[i].tobytes() for row in rows) for i in range(len(ids))]
+    pairs = len(set(zip(ids, contents)))
+    require(len(set(ids)) == len(set(contents)) == pairs, f"{len(set(contents))} ids for as many different tasks",
+             f"{len(set(ids))} ids", "Make the id from every leaf that differs between tasks.")  # fmt: skip
+    if table is not None:
+        require(len(set(contents)) == num_tasks(table), "all_tasks to list each task once, sampled ones included",
+                 f"{len(set(contents))} different tasks, {num_tasks(table)} rows", "")  # fmt: skip
+    back = s.family.task_ids(take(tasks, slice(None, None, -1)))
+    require(back[::-1] == ids, "an id that depends on its task alone", "one that depends on its place", "")
+
+
+def _types(s: _Sample) -> None:
+    family, task = s.family, take(s.tasks, 0)
+    reset = jax.eval_shape(family.reset_env, jax.random.key(0), task)
+    action = jax.ShapeDtypeStruct((), jnp.int32)
+    observation, state, reward, terminated, _ = jax.eval_shape(
+        family.step_env, jax.random.key(0), reset[1], action, task
+    )
+    require(types_of((observation, state)) == types_of(reset), f"what reset_env gives, {types_of(reset)}",
+             types_of((observation, state)), "Cast what step_env returns.")  # fmt: skip
+    received = types_of([reward, terminated])
+    wanted = types_of([jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((), jnp.bool_)])
+    require(received == wanted, f"reward and terminated {wanted}", received, "Cast what step_env returns.")
+
+
+def _spaces(s: _Sample) -> None:
+    x = s.lives["observation"]
+    check_space(s.family.observation_space(take(s.tasks, 0)), x.reshape(-1, *x.shape[2:]), "observations")
+
+
+def _rewards(s: _Sample) -> None:
+    reward = s.lives["outcome"].reward
+    require(np.all(np.isfinite(reward)), "finite rewards", "others", "")
+    stored = reward.astype(s.family.reward_dtype).astype(np.float32)
+    require(np.array_equal(stored, reward), f"rewards that {s.family.reward_dtype} holds exactly",
+             reward[stored != reward][:3], "Widen reward_dtype.")  # fmt: skip
+
+
+def _episodes(s: _Sample) -> None:
+    outcome = s.lives["outcome"]
+    check_episodes(outcome.terminated, outcome.truncated, s.family.episode_length)
+
+
+def _no_copies(s: _Sample) -> None:
+    """A copy of a task leaf would go stale when the leaf is changed; one that never differs from it is a copy."""
+    paths = lambda tree: [
+        (jax.tree_util.keystr(p), np.asarray(x)) for p, x in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+    varying = [(path, leaf) for path, leaf in paths(s.tasks) if not np.all(leaf == leaf[:1])]
+    for i, (path, leaf) in enumerate(varying):
+        for other, x in varying[i + 1 :]:
+            require(
+                not np.array_equal(x, leaf), "each fact of a task stored once", f"task{path} = task{other}", "Drop one."
+            )
+        for other, x in paths(s.lives["state"]):
+            copied = x.shape[2:] == leaf.shape[1:] and np.all(x == leaf[:, None])
+            require(
+                not copied, "the task in its params alone", f"state{other} = task{path}", "Read it from the params."
+            )
+
+
+def _task_matters(s: _Sample) -> None:
+    outcome = s.lives["outcome"]
+    seen = [s.lives["observation"], outcome.reward, outcome.terminated, outcome.truncated]
+    differ = any(not np.array_equal(x, np.broadcast_to(x[:1], x.shape)) for x in seen)
+    require(differ or len(set(s.family.task_ids(s.tasks))) == 1, "some of the sampled tasks to differ to the eye",
+            f"the same {s.steps} steps on {num_tasks(s.tasks)} tasks",
+            "Take the task from the params; draw nothing of it in reset_env.")  # fmt: skip
+
+
+def _batches(s: _Sample) -> None:
+    live = jax.jit(lambda task: _life(s.family, jax.random.key(1), task, s.steps))
+    for i in (0, num_tasks(s.tasks) - 1):
+        alone, batched = live(take(s.tasks, i)), take(s.lives, i)
+        require(same(alone, batched), "vmap over tasks to equal one at a time", f"another life of task {i}", "")
+
+
+def _traces(s: _Sample) -> None:
+    traced = []
+
+    def first_step(family, key, task):
+        traced.append(family)
+        _, state = family.reset_env(key, task)
+        return advance(family, key, state, jnp.int32(0), task)
+
+    stepped, again = jax.jit(first_step, static_argnums=0), type(s.family)(**s.family.options)
+    for i, family in enumerate((s.family, again)):
+        stepped(family, jax.random.key(i), take(s.tasks, i))
+    require(len(traced) == 1, "1 trace for two tasks and an equal family", f"{len(traced)}", "Keep the task in leaves.")
+
+
+def _splits(s: _Sample) -> None:
+    family, table = s.family, s.family.all_tasks()
+    count = 8 if table is None else num_tasks(table)
+    if count < 2:
+        return
+    n = min(4, count // 2)
+    split = family.split(0, n, n)
+    train = set(family.task_ids(split.train))
+    require(
+        isinstance(split.kind, str) and split.kind and split.held_out, "a kind and an evaluation set", split.kind, ""
+    )
+    for name, tasks in split.held_out.items():
+        held_out = set(family.task_ids(tasks))
+        require(len(held_out) == len(train) == n, f"{n} tasks a set", f"{len(train)} train, {len(held_out)} {name}", "")
+        require(
+            not held_out & train, f"no task of {name!r} in train", held_out & train, "Draw them together, then divide."
+        )
+    again = family.split(0, n, n)
+    require(same(again.train, split.train) and same(dict(again.held_out), dict(split.held_out)), "one split a seed",
+            "two", "Derive every key from the seed.")  # fmt: skip
+    others = [set(family.task_ids(family.split(seed, n, n).train)) for seed in range(1, 5)]
+    require(any(other != train for other in others), "other splits for other seeds", "the same", "Use the seed.")
+    for sizes in [(0, 1), (1, 0)] + ([] if table is None else [(count, 1)]):
+        try:
+            family.split(0, *sizes)
+        except ValueError:
+            continue
+        require(False, f"ValueError from split(seed, train={sizes[0]}, held_out={sizes[1]})", "a split", "")
+
+
+def _returns(s: _Sample) -> None:
+    best, chance = s.family.optimal_return(s.tasks), s.family.random_return(s.tasks)
+    wanted = (np.dtype(np.float64), (num_tasks(s.tasks),))
+    for name, value in (("optimal_return", best), ("random_return", chance)):
+        if value is not None:
+            require((value.dtype, value.shape) == wanted, f"{name} {wanted}", (value.dtype, value.shape), "")
+    if chance is None:
+        return
+    if best is not None:
+        require(np.all(chance <= best + TOLERANCE), "random_return <= optimal_return", f"{chance} and {best}", "")
+    n = 8
+    episodes = int(np.clip(200_000 // (n * s.family.episode_length), 256, 8192))
+    play = jax.vmap(jax.vmap(lambda key, task: _random_return(s.family, key, task), (0, None)))
+    keys = jax.random.split(jax.random.key(2), (n, episodes))
+    got = np.asarray(jax.jit(play)(keys, take(s.tasks, slice(n))), np.float64)
+    # The second term allows for a reward so rare that no episode of the sample saw it.
+    largest = max(np.abs(got).max(), np.abs(chance).max() if best is None else np.abs(best).max())
+    error = np.sqrt(got.var(axis=1) / episodes + (largest / episodes) ** 2)
+    off = np.abs(got.mean(axis=1) - chance[:n]) / error
+    i = int(off.argmax())
+    require(off[i] <= STANDARD_ERRORS, f"a random_return of {got[i].mean():.4f} ± {error[i]:.4f} for task {i}",
+            f"{chance[i]:.4f}", "Correct random_return, or return None.")  # fmt: skip
+
+
+def _pictures(s: _Sample) -> None:
+    trace, task = s.lives["trace"], take(s.tasks, 0)
+    require(trace.dtype == np.int32 and trace.ndim == 3, "a trace [k] int32", f"{trace.dtype}{trace.shape[2:]}", "")
+    picture = json.loads(json.dumps(s.family.picture(task)))
+    key = {"grid": "size", "arms": "means"}.get(picture.get("kind"))
+    require(key and key in picture, "a picture of kind 'grid' with a size, or 'arms' with means", picture, "")
+    if key == "size":
+        inside = trace.shape[2] == 2 and trace.min() >= 0 and trace.max() < picture["size"]
+        require(inside, f"a trace (row, column) inside {picture['size']}", f"{trace.min()}..{trace.max()}", "")
+    words = s.family.describe(task)
+    require(isinstance(words, str) and words, "a description in words", repr(words), "")
+
+
+CHECKS = {
+    "it is a frozen dataclass that its options rebuild": _declared,
+    "tasks are batched params with the family's episode length": _tasks,
+    "task ids are unique and equal exactly when the tasks are": _task_ids,
+    "step_env keeps the shapes and dtypes of reset_env": _types,
+    "observations are in the observation space": _spaces,
+    "reward_dtype holds every reward exactly": _rewards,
+    "episodes end at episode_length, or before it by termination": _episodes,
+    "the task is stored once, in its params": _no_copies,
+    "the task decides what happens": _task_matters,
+    "vmap over tasks equals a loop": _batches,
+    "equal families and other tasks share one trace": _traces,
+    "splits are disjoint and fixed by the seed": _splits,
+    "stated returns agree with simulated ones": _returns,
+    "traces and pictures are plain data": _pictures,
+}

@@ -1,0 +1,220 @@
+"""The contract of a source algorithm, as checks."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ad_jax import sources
+from ad_jax.envs.base import TaskFamily, spec_of, take
+from ad_jax.plugins import resolve
+from ad_jax.sources.base import Source
+from ad_jax.testing.base import check_episodes, check_space, require, run_checks, same, types_of
+from ad_jax.types import Transition
+
+TASKS = 3  # learners side by side
+ACTORS = 4  # of each learner, whose streams are replayed
+RESETS = 8192  # how often a task is reset to list its starts
+REPLAYS = 4  # of one stream, with other keys; what they agree on does not depend on chance
+
+
+def check_source(source: str | Callable[..., Any], family: TaskFamily, config: Any = None) -> list[str]:
+    """Check a source algorithm on one family. Takes seconds; small sizes in `config` make it faster.
+
+    Args:
+        source: a registered name, `"package.module:make"`, or the `make` function itself.
+        family: a family that the source accepts. The less in it is left to chance, the more is checked.
+        config: of the source; by default its `Config()`.
+
+    Returns:
+        The names of the checks, all passed.
+
+    Raises:
+        ContractError: for the first check that fails.
+    """
+    factory = resolve("source", source, sources.SOURCES) if isinstance(source, str) else source
+    config = sources.config_class(factory)() if config is None else config
+    subject = f"source {source if isinstance(source, str) else factory.__qualname__} on {family.name}"
+    return run_checks(subject, CHECKS, _Sample(factory, family, config))
+
+
+@dataclasses.dataclass
+class _Sample:
+    """A source on a family, and the streams of a few short lives; made when first asked for."""
+
+    factory: Callable[..., Any]
+    family: TaskFamily
+    config: Any
+
+    @functools.cached_property
+    def source(self) -> Source:
+        return self.factory(self.config, self.family)
+
+    @functools.cached_property
+    def tasks(self) -> Any:
+        return self.family.sample_tasks(jax.random.key(0), TASKS)
+
+    @functools.cached_property
+    def keys(self) -> jax.Array:
+        return jax.random.split(jax.random.key(1), TASKS)
+
+    @functools.cached_property
+    def updates(self) -> int:
+        """Enough for two episodes and two updates."""
+        return 2 + 2 * self.family.episode_length // self.source.steps_per_update
+
+    def life(self, config: Any, key: jax.Array, task: Any) -> Transition:
+        """The streams of one learner, `[T, actors, ...]`."""
+        source = self.factory(config, self.family)
+        key_init, key_updates = jax.random.split(key)
+        update = lambda state, key: source.update(key, state, task)
+        keys = jax.random.split(key_updates, self.updates)
+        _, streams = jax.lax.scan(update, source.init(key_init, task), keys)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), streams)
+
+    @functools.cached_property
+    def lives(self) -> Transition:
+        """`[TASKS, T, actors, ...]`."""
+        live = jax.jit(jax.vmap(lambda key, task: self.life(self.config, key, task)))
+        return jax.tree.map(np.asarray, live(self.keys, self.tasks))
+
+
+def _types(s: _Sample) -> None:
+    source, key, task = s.source, s.keys[0], take(s.tasks, 0)
+    sizes = (source.steps_per_update, source.actors)
+    require(
+        all(isinstance(x, int) and x >= 1 for x in sizes),
+        "whole steps_per_update and actors",
+        sizes,
+        "They are static.",
+    )
+    state = jax.eval_shape(source.init, key, task)
+    after, stream = jax.eval_shape(source.update, key, state, task)
+    require(types_of(after) == types_of(state), f"the state of init, {types_of(state)}", types_of(after), "Cast it.")
+    space = s.family.observation_space(task)
+    kinds = ((space.shape, space.dtype), ((), np.int32), ((), np.float32), ((), np.bool_), ((), np.bool_))
+    rows = Transition(*(jax.ShapeDtypeStruct((*sizes, *shape), dtype) for shape, dtype in kinds))
+    require(isinstance(stream, Transition) and types_of(stream) == types_of(rows), f"transitions {types_of(rows)}",
+            types_of(stream), "Return Transition [steps_per_update, actors, ...].")  # fmt: skip
+
+
+def _streams(s: _Sample) -> None:
+    task, stream = take(s.tasks, 0), s.lives
+    flat = lambda x: x.reshape(-1, *x.shape[3:])
+    check_space(s.family.observation_space(task), flat(stream.observation), "observations")
+    check_space(s.family.action_space(task), flat(stream.action), "actions")
+    ends = [np.moveaxis(x, 1, -1) for x in (stream.terminated, stream.truncated)]
+    check_episodes(*ends, s.family.episode_length)
+
+
+def _replays(s: _Sample) -> None:
+    """Each actor's stream, alone, is one life: its actions lead from each of its observations to the next."""
+    small = spec_of(s.family).size <= 64
+    reset = jax.jit(jax.vmap(s.family.reset_env, (0, None)))
+    replay = jax.jit(jax.vmap(lambda *args: _replay(s.family, *args), (0, None, None, None, None, None)))
+    for i in range(TASKS):
+        task = take(s.tasks, i)
+        starts = reset(jax.random.split(jax.random.key(2), RESETS if small else 8), task)
+        listed = _list_starts(*jax.tree.map(np.asarray, starts))
+        if listed is None:
+            continue
+        table, states = listed
+        for actor in range(min(s.source.actors, ACTORS)):
+            stream = take(s.lives, (i, slice(None), actor))
+            begin = np.append(True, (stream.terminated | stream.truncated)[:-1])
+            start = [table.get(x.tobytes(), -1) if b else 0 for x, b in zip(stream.observation, begin)]
+            where = f"actor {actor} of learner {i}"
+            require(min(start) >= 0, "every episode to begin where reset_env can begin", f"another start ({where})",
+                    "Step with ad_jax.envs.base.advance; carry state and observation across updates.")  # fmt: skip
+            keys = jax.random.split(jax.random.key(3), REPLAYS)
+            got = replay(keys, task, states, begin, np.array(start), stream.action)
+            _compare(stream, *map(np.asarray, got), where)
+
+
+def _list_starts(observation: np.ndarray, state: Any) -> tuple[dict[bytes, int], Any] | None:
+    """Rows of the states that a task can start from, by observation; None where an observation leaves it open."""
+    _, first, which = np.unique(
+        observation.reshape(len(observation), -1), axis=0, return_index=True, return_inverse=True
+    )
+    told = all(np.array_equal(leaf[first][which.reshape(-1)], leaf) for leaf in jax.tree.leaves(state))
+    seen_all = len(first) * 16 <= max(len(observation), 16)  # each start was met many times, so none was missed
+    if not (told and seen_all):
+        return None
+    return {observation[row].tobytes(): i for i, row in enumerate(first)}, take(state, first)
+
+
+def _replay(family, key, task, states, begin, start, action):
+    """What follows each action of one stream: observation, reward, terminated, truncated, each `[T, ...]`."""
+
+    def step(state, x):
+        begin, start, action, key = x
+        state = jax.tree.map(lambda now, fresh: jnp.where(begin, fresh[start], now), state, states)
+        observation, state, reward, terminated, _ = family.step_env(key, state, action, task)
+        truncated = family.is_truncated(state, task) & ~terminated
+        return state, (observation, reward, terminated, truncated)
+
+    keys = jax.random.split(key, len(action))
+    return jax.lax.scan(step, take(states, 0), (begin, start, action, keys))[1]
+
+
+def _compare(stream: Transition, observation, reward, terminated, truncated, where: str) -> None:
+    """Hold `stream` against replays `[REPLAYS, T, ...]`, in what they agree on."""
+    certain = lambda x: np.array_equal(x, np.broadcast_to(x[:1], x.shape))
+    remedy = "Store what the action was chosen from; keep actors apart and in order."
+    if not certain(observation):  # what comes later depends on chance too
+        return
+    inside = ~(stream.terminated | stream.truncated)[:-1]
+    follows = same(observation[0][:-1][inside], stream.observation[1:][inside])
+    require(follows, f"each action to lead to the next observation ({where})", "another observation", remedy)
+    replayed = {"reward": reward, "terminated": terminated, "truncated": truncated}
+    for name, x in replayed.items():
+        fits = not certain(x) or same(x[0], getattr(stream, name))
+        require(fits, f"the {name} of each action ({where})", "another", remedy)
+
+
+def _keys(s: _Sample) -> None:
+    live = jax.jit(lambda key: s.life(s.config, key, take(s.tasks, 0)))
+    one, again, other = live(s.keys[0]), live(s.keys[0]), live(s.keys[1])
+    require(same(one, again), "one life a key", "two", "Use no randomness but the key's.")
+    require(not np.array_equal(one.action, other.action), "another life from another key", "the same", "Use the key.")
+    require(
+        same(one, take(s.lives, 0)), "vmap over keys and tasks to equal a loop", "another life", "Keep learners apart."
+    )
+
+
+def _leaves(s: _Sample) -> None:
+    leaves, structure = jax.tree.flatten(s.config)
+    real = all(isinstance(leaf, float) or jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves)
+    require(real, "floats for leaves", leaves, "Mark sizes struct.field(pytree_node=False).")
+    configs = structure.unflatten([jnp.full(2, leaf, jnp.float32) for leaf in leaves])
+    sweep = jax.jit(jax.vmap(lambda config: s.life(config, s.keys[0], take(s.tasks, 0))))
+    require(same(take(sweep(configs), 1), take(s.lives, 0)), "a sweep by vmap to equal single runs", "another life", "")
+
+
+def _traces(s: _Sample) -> None:
+    traced = []
+
+    def update(key, state, task):
+        traced.append(key)
+        return s.source.update(key, state, task)
+
+    updated, state = jax.jit(update), jax.jit(s.source.init)(s.keys[0], take(s.tasks, 0))
+    for i in range(2):
+        state, _ = updated(s.keys[i], state, take(s.tasks, i))
+    require(
+        len(traced) == 1, "1 trace for two updates", len(traced), "Keep types and static fields of the state fixed."
+    )
+
+
+CHECKS = {
+    "update keeps the state's types and returns Transition [steps, actors]": _types,
+    "streams are in the family's spaces and end their episodes as it does": _streams,
+    "each actor's stream replays as one life of the environment": _replays,
+    "a life depends on its key and task alone": _keys,
+    "float hyper-parameters are leaves that vmap can sweep": _leaves,
+    "updates share one trace": _traces,
+}
