@@ -23,7 +23,7 @@ DPI = 150
 TIMES = "\N{MULTIPLICATION SIGN}"
 BLUE, GREEN, ORANGE, YELLOW, GREY = "#0072B2", "#009E73", "#D55E00", "#E69F00", "#666666"  # Okabe & Ito
 MODES = {"sampled": (BLUE, "-", 1.8, 0.20), "greedy": (GREEN, (0, (4, 2)), 1.1, 0.10)}  # colour, dash, width, band
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8.5,
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#444444", "axes.linewidth": 0.8,
     "axes.grid": False, "grid.color": "#e4e4e4", "grid.linewidth": 0.6, "axes.axisbelow": True,
@@ -64,9 +64,10 @@ def number(value: float, scale: float | None = None) -> str:
 
 def count(value: float) -> str:
     """A large number to three digits: 950, 4.16M, 20k."""
+    value = float(f"{value:.3g}")  # rounded first: 999,900 is 1M
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= size:
-            return f"{value / size:.3g}{unit}" if abs(value) < 999.5 * size else f"{value / size:.0f}{unit}"
+            return f"{value / size:.3g}{unit}"
     return f"{value:.3g}"
 
 
@@ -290,7 +291,7 @@ def _panel(axes: Axes, picture: dict[str, Any], episode: dict[str, Any]) -> None
     for edge in np.arange(1, size) - 0.5:
         axes.axhline(edge, color="#ececec", lw=0.5, zorder=0)
         axes.axvline(edge, color="#ececec", lw=0.5, zorder=0)
-    mark = 60 / size
+    mark = max(60 / size, 4.5)
     if len(points) > 1:
         steps = LineCollection(list(np.stack([points[:-1], points[1:]], axis=1)), cmap="viridis", zorder=2,
                                array=np.linspace(0.0, 0.9, len(points) - 1), lw=2.0, capstyle="round")  # fmt: skip

@@ -352,7 +352,7 @@ def _read_entry(raw: bytes, manifest: Manifest, chunk: int) -> dict[str, Any]:
     first, end = manifest.rows(chunk)
     if not isinstance(ids, list) or len(ids) != end - first or not all(isinstance(i, str) for i in ids):
         raise HistoryError(
-            f"{name}: expected {end - first} task ids for rows {first} to {end}; got {reprlib.repr(ids)}. {again(chunk)}"
+            f"{name}: expected task ids of rows {first} to {end}; got {reprlib.repr(ids)}. {again(chunk)}"
         )
     for part in (content, stored):
         if not isinstance(part, dict) or part.keys() != manifest.fields.keys():

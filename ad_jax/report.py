@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 from ad_jax import figures, report_page
 from ad_jax.figures import TIMES, Band, number
 from ad_jax.report_input import SCHEMA, ReportError, Set, gather, load, validate
-from ad_jax.report_page import interval
 
 __all__ = ["SCHEMA", "ReportError", "bootstrap", "load", "statistics", "summary", "table", "write"]
 
@@ -90,14 +89,15 @@ def table(results: dict[str, Any]) -> str:
     """Plain text for a terminal: a row per training seed and one for all (seconds are then means), for each set."""
     blocks = []
     for name, stats in statistics(results)["sets"].items():
+        size = report_page.scale(stats)
         mode = next(m for m in ("sampled", "greedy") if m in stats["rows"][-1])
         stages = list(dict.fromkeys(stage for row in stats["rows"] for stage in row["seconds"]))
         lines = [["seed", "episode 1", "last 10 %", "95 % interval", "greedy", *(f"{stage} s" for stage in stages)]]
         for row in stats["rows"]:
             main, greedy = row[mode], row.get("greedy")
             lines.append([
-                str(row["seed"]), number(main["first"], main["final"]), number(main["final"]), interval(main),
-                "-" if greedy is None else number(greedy["final"]),
+                str(row["seed"]), number(main["first"], size), number(main["final"], size),
+                report_page.interval(main, size), "-" if greedy is None else number(greedy["final"], size),
                 *("-" if row["seconds"].get(stage) is None else f"{row['seconds'][stage]:.1f}" for stage in stages),
             ])  # fmt: skip
         widths = [max(map(len, column)) for column in zip(*lines)]
@@ -140,8 +140,9 @@ def _final(values: np.ndarray) -> np.ndarray:
 
 
 def _reached(curve: np.ndarray, level: float) -> int | None:
-    """The first index from 1 at which the mean curve `[E]` is at `level`."""
-    return int(np.argmax(curve >= level)) + 1 if (curve >= level).any() else None
+    """The first index from 1 at which the mean curve `[E]` is at `level`, to rounding."""
+    there = curve >= level - 1e-9 * abs(level)
+    return int(np.argmax(there)) + 1 if there.any() else None
 
 
 def _row(s: Set, runs: slice) -> dict[str, Any]:
@@ -171,7 +172,7 @@ def _against_source(s: Set) -> dict[str, Any] | None:
         return None
     learner, source = s.returns[s.mode].mean((0, 1)), s.source.mean((0, 1))
     final = float(_final(learner))
-    wanted = [("AD's final return", final, len(learner))]
+    wanted: list[tuple[str, float, int | None]] = [("AD's final return", final, len(learner))]
     if s.optimal is not None and s.optimal.mean() > 0:
         level = 0.75 * float(s.optimal.mean())
         wanted.append(("75 % of the optimum", level, _reached(learner, level)))
@@ -238,9 +239,8 @@ def _by_task(s: Set) -> tuple[Figure, str]:
     flat = [task for tasks in s.tasks for task in tasks]
     pictures = [task["picture"] or {} for task in flat]
     final, early = (_final(values).ravel() for values in (s.returns[s.mode], s.returns[s.mode][..., ::-1]))  # [R * N]
-    if {picture.get("kind") for picture in pictures} == {"grid"} and len(
-        {picture["size"] for picture in pictures}
-    ) == 1:
+    sizes = {picture["size"] if picture.get("kind") == "grid" else None for picture in pictures}
+    if len(sizes) == 1 and None not in sizes:
         cells, index = np.unique([picture["goal"] for picture in pictures], axis=0, return_inverse=True)
         share = None if s.optimal is None or (s.optimal <= 0).any() else _by(index, final / s.optimal.ravel())
         caption = (f"Mean {s.mode} return of the last 10 % of episodes by goal, coloured by its "

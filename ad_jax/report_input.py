@@ -111,13 +111,13 @@ def validate(results: Any, where: str) -> None:
             f"{where}: field 'schema': expected {SCHEMA}, received {schema!r}; evaluate again to renew it"
         )
     _field(results, where, "experiment", str)
-    for place, value in _leaves(results, where):
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ReportError(f"{place}: expected a finite number, received {value}")
     runs = _field(results, where, "runs", list)
     if not runs:
         raise ReportError(f"{where}: field 'runs': expected at least one run, received none")
     for i, run in enumerate(runs):
+        for place, value in _leaves(run, f"{where}: runs[{i}]"):
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ReportError(f"{place}: expected a finite number, received {value}")
         _validate_run(run, f"{where}: runs[{i}]")
     _alike([(f"{where}: runs[{i}]", run) for i, run in enumerate(runs)])
 
@@ -193,7 +193,7 @@ def _validate_paths(paths: dict[str, Any], where: str, tasks: list[dict[str, Any
         raise ReportError(f"{where}.task: expected the index of one of {len(tasks)} tasks, received {task}")
     _field(paths, where, "seed", int)
     _field(paths, where, "mode", str)
-    picture = tasks[task]["picture"] or {"kind": None}
+    picture = tasks[task]["picture"] or {"kind": ""}
     means = picture.get("means")
     # A step of an arms picture is any arm where their number is unknown; more than 10,000 could not be drawn.
     bounds = {"grid": (picture.get("size"),) * 2, "arms": (len(means) if means else 10_000,)}.get(picture["kind"])
@@ -278,7 +278,7 @@ def _array(values: Any, where: str, tasks: int) -> int:
                           f"{_short(values)}")  # fmt: skip
     if len(array) != tasks:
         raise ReportError(f"{where}: expected one entry for each of {tasks} tasks, received {len(array)}")
-    return array.shape[2]
+    return array.shape[-1]
 
 
 def _known(every: list[dict[str, Any]], field: str) -> np.ndarray | None:

@@ -6,6 +6,7 @@ page through `html.escape` alone.
 
 import base64
 import html
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,7 +32,8 @@ figcaption, .note { font-size: .86rem; line-height: 1.45; color: #5b6775; margin
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; margin: .4rem 0; width: 100% }
 th, td { padding: .32rem .7rem; text-align: right; border-bottom: 1px solid #e9ecef; white-space: nowrap }
 th { font-weight: 600; color: #44505c } thead tr:last-child th { border-bottom: 1.5px solid #8b96a1 }
-th:first-child, td:first-child, .text { text-align: left } th.group { text-align: center; border-bottom: 1px solid #c9d0d6 }
+th:first-child, td:first-child, .text { text-align: left }
+th.group { text-align: center; border-bottom: 1px solid #c9d0d6 }
 td.text { max-width: 18rem; white-space: normal; overflow-wrap: anywhere; color: #5b6775 }
 tr.all td { font-weight: 650; background: #f5f7f9 }
 details { margin: .3rem 0; font-size: .88rem } details details { margin-left: 1.2rem }
@@ -47,14 +49,25 @@ def ratio(level: dict[str, Any]) -> str:
     if level["ratio"] is None:
         return "-"
     value = level["ratio"]
-    text = f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 10 else f"{value:.0f}"
+    decimals = 2 if value < 1 else 1 if value < 10 else 0
+    if not level["reached"]:  # a bound is rounded down
+        value = math.floor(value * 10**decimals) / 10**decimals
+    text = f"{value:.{decimals}f}"
     return f"{'' if level['reached'] else '> '}{text}{TIMES}"
 
 
-def interval(stats: dict[str, Any]) -> str:
-    """The 95 % interval of the final return: `15.8 to 16.4`."""
-    scale = max(abs(stats["low"]), abs(stats["high"]))
-    return f"{number(stats['low'], scale)} to {number(stats['high'], scale)}"
+def scale(stats: dict[str, Any]) -> float:
+    """The size of a set's returns, which decides the decimals of all of them: a column does not mix 9.95 and 10.1."""
+    everything = stats["rows"][-1]
+    returns = [
+        everything[mode][name] for mode in ("sampled", "greedy") if mode in everything for name in ("first", "final")
+    ]
+    return max(map(abs, [*returns, stats["optimal"] or 0.0]))
+
+
+def interval(one: dict[str, Any], size: float) -> str:
+    """The 95 % interval of the final return, such as `15.8 to 16.4`, with the decimals that returns of `size` have."""
+    return f"{number(one['low'], size)} to {number(one['high'], size)}"
 
 
 def section(name: str, stats: dict[str, Any], shown: Sequence[tuple[str, bytes | None, str]]) -> str:
@@ -120,14 +133,14 @@ def _returns(stats: dict[str, Any]) -> str:
     modes = [mode for mode in ("sampled", "greedy") if mode in stats["rows"][-1]]
     groups = "".join(f'<th colspan="3" class="group">{mode}</th>' for mode in modes)
     names = "<th>episode 1</th><th>last 10 %</th><th>95 % interval</th>" * len(modes)
-    rows = []
+    rows, size = [], scale(stats)
     for row in stats["rows"]:
         cells = [_e(row["seed"])]
         for one in (row[mode] for mode in modes):
-            cells += [number(one["first"], one["final"]), number(one["final"]), interval(one)]
+            cells += [number(one["first"], size), number(one["final"], size), interval(one, size)]
         rows.append((cells, "all" if row["seed"] == "all" else ""))
     head = f"<tr><th></th>{groups}</tr><tr><th>training seed</th>{names}</tr>"
-    known = [f"{name} policy {number(stats[name])}" for name in ("optimal", "random") if stats[name] is not None]
+    known = [f"{name} policy {number(stats[name], size)}" for name in ("optimal", "random") if stats[name] is not None]
     told = f"For comparison, mean return: {', '.join(known)}. " if known else ""
     note = ("Last 10 %: mean return of the last tenth of the episodes, with its bootstrap interval.")  # fmt: skip
     return f"<h3>Return</h3>{_table(head, rows)}<p class=note>{_e(told + note)}</p>"
@@ -148,14 +161,14 @@ def _levels(stats: dict[str, Any]) -> str:
     if source is None:
         return text
     head = "<tr><th>environment steps to</th><th>return</th><th>AD</th><th>source</th><th>ratio</th></tr>"
-    rows = []
+    rows, size = [], scale(stats)
     for level in source["levels"]:
         ad = "never" if level["ad_steps"] is None else f"{level['ad_steps']:,}"
         steps = f"{level['source_steps']:,}" if level["reached"] else f"not in {level['source_end']:,}"
-        rows.append(([_e(level["level"]), number(level["return"]), ad, steps, ratio(level)], ""))
-    same = "no finished episode" if source["same_steps"] is None else number(source["same_steps"], source["final"])
+        rows.append(([_e(level["level"]), number(level["return"], size), ad, steps, ratio(level)], ""))
+    same = "no finished episode" if source["same_steps"] is None else number(source["same_steps"], size)
     note = (f"Source: {source['name']}. Its return after as many environment steps as AD takes: {same}; at the end of "
-            f"its life: {number(source['final'])}. At AD's final return all of AD's steps are counted, and the "
+            f"its life: {number(source['final'], size)}. At AD's final return all of AD's steps are counted, and the "
             "source's up to the first episode whose mean is as high, which favours the source.")  # fmt: skip
     return f"{text}{_table(head, rows)}<p class=note>{_e(note)}</p>"
 
@@ -169,16 +182,10 @@ def _stages(runs: Sequence[dict[str, Any]]) -> str:
             seconds = stage.get("seconds")
             rates = [f"{count(stage[key] / seconds)} {key.replace('_', ' ')}/s" for key in RATES
                      if seconds and isinstance(stage.get(key), int | float)]  # fmt: skip
-            rest = ", ".join(
-                f"{key.replace('_', ' ')} {_scalar(value)}" for key, value in stage.items() if key != "seconds"
-            )
-            cells = [
-                _e(name),
-                _e(run["seed"]),
-                "-" if seconds is None else f"{seconds:,.1f}",
-                _e(", ".join(rates) or "-"),
-            ]
-            rows.append(([*cells, _e(rest)], ""))
+            rest = [f"{key.replace('_', ' ')} {_scalar(value)}" for key, value in stage.items() if key != "seconds"]
+            took = "-" if seconds is None else f"{seconds:,.1f}"
+            cells = (name, run["seed"], took, ", ".join(rates) or "-", ", ".join(rest))
+            rows.append(([_e(cell) for cell in cells], ""))
     head = "<tr><th>stage</th><th>seed</th><th>seconds</th><th>throughput</th><th class=text>recorded</th></tr>"
     return _table(head, rows, text=4)
 
@@ -195,28 +202,26 @@ def _table(head: str, rows: Sequence[tuple[Sequence[str], str]], text: int = -1)
 def _merged(values: Sequence[Any]) -> Any:
     """One tree for all runs: a leaf that differs becomes the list of its values, in order."""
     if all(isinstance(value, dict) for value in values):
-        return {
-            name: _merged([value.get(name) for value in values]) for name in dict.fromkeys(n for v in values for n in v)
-        }
-    return values[0] if all(value == values[0] for value in values) else " | ".join(map(_scalar, values))
+        names = dict.fromkeys(name for value in values for name in value)
+        return {name: _merged([value.get(name) for value in values]) for name in names}
+    return values[0] if all(value == values[0] for value in values) else " | ".join(map(_leaf, values))
 
 
 def _tree(data: dict[str, Any]) -> str:
     """Nested data: leaves as a list of terms, objects as collapsible parts."""
     leaves = {name: value for name, value in data.items() if not isinstance(value, dict)}
-    terms = "".join(f"<dt>{_e(name)}</dt><dd>{_e(_scalar(value))}</dd>" for name, value in leaves.items())
+    terms = "".join(f"<dt>{_e(name)}</dt><dd>{_e(_leaf(value))}</dd>" for name, value in leaves.items())
     parts = [f"<details open><summary>{_e(name)}</summary>{_tree(value)}</details>"
              for name, value in data.items() if isinstance(value, dict)]  # fmt: skip
     return (f"<dl>{terms}</dl>" if terms else "") + "".join(parts)
 
 
+def _leaf(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
 def _scalar(value: Any) -> str:
+    """For reading: thousands separated, four digits of a fraction."""
     if isinstance(value, float):
-        return f"{value:,.4g}" if 1e-3 <= abs(value) < 1e6 else f"{value:g}"
-    return (
-        f"{value:,}"
-        if isinstance(value, int) and not isinstance(value, bool)
-        else "none"
-        if value is None
-        else str(value)
-    )
+        return f"{value:,.4g}" if 1e-3 <= abs(value) < 1e4 else f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:g}"
+    return f"{value:,}" if type(value) is int else _leaf(value)

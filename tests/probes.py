@@ -1,6 +1,6 @@
 """Problems with known answers, as the tasks of one family: what a learner gets wrong shows in which it fails.
 
-After rejax's probe environments (Lange 2024, `tests/environments.py`). Two observations, two actions, at most two steps.
+After rejax's probe environments (`tests/environments.py`). Two observations, two actions, at most two steps.
 """
 
 import dataclasses

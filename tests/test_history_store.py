@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 import pathlib
 import random
@@ -193,6 +194,17 @@ def test_arrays_are_plain_zarr(store):
         assert [codec["name"] for codec in array.spec().to_json()["metadata"]["codecs"]] == ["bytes", "zstd", "crc32c"]
         wanted = [history_store._arrays(histories(manifest(), chunk))[field] for chunk in range(3)]
         assert array.read().result().tobytes() == np.concatenate(wanted).tobytes()
+
+
+def test_the_bytes_of_schema_1_are_frozen(store):
+    """Old collections are compared with these bytes on open. If this fails on purpose, raise SCHEMA with it."""
+    assert SCHEMA == 1
+    whole = hashlib.sha256()
+    for name, raw in files(store).items():
+        if name == "manifest.json" or name.endswith("zarr.json"):
+            whole.update(raw)
+    assert whole.hexdigest() == "8140ed6eb2ea666ecaf3dbf4c41bd977f9a2866d04d09d89226c86cc07dca22d"
+    assert manifest().checksum == "sha256:b3dd07983ab086669180d2e6d35c7dfe723f906978977b0d07d70bc2993bee67"
 
 
 # Writing: order, reuse, checks, interruption.
@@ -454,13 +466,22 @@ def test_verify_lists_every_fault(store):
     assert len(problems) == 2
     assert "arrays/action/c/0/0" in problems[0]
     assert "arrays/reward/c/2/0" in problems[1]
+    flip(store / "arrays/reward/c/0/0", 9)
+    assert len(opened.verify()) == 3  # two in one chunk
+    shutil.copy(store / "arrays/reward/c/1/0", store / "arrays/reward/c/0/0")
     (store / "ledger/000001.json").write_bytes(b"{}")
     (store / "arrays/actor/zarr.json").unlink()
     problems = verify(store)
-    assert len(problems) == 4
+    assert len(problems) == 5
     assert all(
         any(name in problem for problem in problems)
-        for name in ("arrays/action/c/0/0", "arrays/reward/c/2/0", "ledger/000001.json", "arrays/actor/zarr.json")
+        for name in (
+            "arrays/action/c/0/0",
+            "arrays/reward/c/0/0",
+            "arrays/reward/c/2/0",
+            "ledger/000001.json",
+            "arrays/actor/zarr.json",
+        )
     )
     refused(lambda: open_store(store), "ledger/000001.json", "arrays/actor/zarr.json")
 

@@ -12,9 +12,10 @@ from ad_jax.errors import ConfigError, unknown
 from ad_jax.plugins import resolve
 from ad_jax.testing.base import ContractError
 from ad_jax.testing.env import check_env
+from ad_jax.testing.model import check_model
 from ad_jax.testing.source import check_source
 
-__all__ = ["ContractError", "check_env", "check_plugin", "check_source"]
+__all__ = ["ContractError", "check_env", "check_model", "check_plugin", "check_source"]
 
 
 def check_plugin(name: str) -> list[str]:

@@ -63,10 +63,11 @@ def same(a: Any, b: Any) -> bool:
     return True
 
 
-def types_of(tree: Any) -> list[str]:
-    """Shape and dtype of every leaf, by path."""
+def types_of(tree: Any, weak: bool = False) -> list[str]:
+    """Dtype and shape of every leaf, by path; with `weak`, also whether the dtype is weak."""
     leaves = jax.tree_util.tree_leaves_with_path(jax.eval_shape(lambda: tree) if _concrete(tree) else tree)
-    return [f"{jax.tree_util.keystr(path)} {leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves]
+    mark = lambda leaf: "weak " if weak and leaf.weak_type else ""
+    return [f"{jax.tree_util.keystr(path)} {mark(leaf)}{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves]
 
 
 def _concrete(tree: Any) -> bool:

@@ -1,0 +1,174 @@
+"""The contract of a backbone: causal, the same function by segment and by cache, at any distance from the start."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ad_jax.models.base import Model
+from ad_jax.testing.base import require, run_checks
+from ad_jax.types import Spec, Steps
+
+ROWS = 2  # streams side by side in every check
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """What the checks work on."""
+
+    model: Model
+    spec: Spec
+    params: Any
+    episode_length: int
+    tolerance: float
+    apply: Any  # jitted
+    decode: Any  # jitted
+
+
+def check_model(model: Model, spec: Spec, *, episode_length: int, tolerance: float = 1e-4) -> list[str]:
+    """Run every check of the backbone contract on `model` with fresh parameters.
+
+    Args:
+        model: the backbone, built for `spec`; a small window keeps this quick.
+        spec: its observations and actions.
+        episode_length: steps between the episode boundaries of the random streams it is tried on.
+        tolerance: most that a decoded logit may differ from an applied one; about 5e-2 for bfloat16.
+
+    Returns:
+        The names of the checks, all passed.
+
+    Raises:
+        ContractError: for the first check that fails.
+    """
+    params = jax.jit(model.init)(jax.random.key(0))
+    sample = Sample(model, spec, params, episode_length, tolerance, jax.jit(model.apply), jax.jit(model.decode))
+    checks = {
+        "apply gives logits [B, L, A] in float32": _shapes,
+        "a logit does not see the future": _causal,
+        "cache leaves are finite and lead with the batch": _cache,
+        "decode equals apply from the first step to five windows": _decode,
+        "apply on a long segment equals decode": _long_segment,
+        "rows of a batch do not affect one another": _rows,
+        "decode is compiled once": _retrace,
+        "a key makes training mode, reproducibly": _training,
+    }
+    return run_checks(f"model {type(params).__name__}", checks, sample)
+
+
+def random_steps(spec: Spec, batch: int, length: int, episode_length: int, seed: int = 0) -> Steps:
+    """A random stream `[B, L]` with episode boundaries every `episode_length` steps, as NumPy arrays."""
+    rng = np.random.default_rng(seed)
+    if spec.values is None:
+        observation = rng.normal(size=(batch, length, *spec.shape)).astype(np.float32)
+    else:
+        flat = rng.integers(0, spec.values, (batch, length, spec.size))
+        observation = flat.reshape(batch, length, *spec.shape).astype(np.int32)
+    action = rng.integers(0, spec.num_actions, (batch, length)).astype(np.int32)
+    action[:, 0] = spec.num_actions
+    time = np.arange(length)
+    done = np.tile((time % episode_length == 0) & (time > 0), (batch, 1))
+    reward = rng.random((batch, length), np.float32) * (time > 0)
+    return Steps(observation, action, reward.astype(np.float32), done)
+
+
+def decode_all(model: Model, params: Any, steps: Steps, decode: Any = None) -> np.ndarray:
+    """Logits `[B, L, A]` of a stream, one decoded step at a time."""
+    decode, cache, logits = decode or jax.jit(model.decode), model.init_cache(len(steps.prev_done)), []
+    for t in range(steps.prev_done.shape[1]):
+        out, cache = decode(params, cache, jax.tree.map(lambda x: x[:, t], steps))  # noqa: B023
+        logits.append(np.asarray(out))
+    return np.stack(logits, axis=1)
+
+
+def _stream(s: Sample, length: int, seed: int = 0) -> Steps:
+    return random_steps(s.spec, ROWS, length, s.episode_length, seed)
+
+
+def _shapes(s: Sample) -> None:
+    length = s.model.window
+    logits = jax.eval_shape(s.model.apply, s.params, _stream(s, length))
+    expected = (ROWS, length, s.spec.num_actions)
+    require(logits.shape == expected, f"logits {expected}", logits.shape, "One logit per step and action.")
+    require(logits.dtype == jnp.float32, "float32 logits", logits.dtype, "Cast the head's output.")
+
+
+def _causal(s: Sample) -> None:
+    steps = _stream(s, s.model.window)
+    middle = s.model.window // 2
+
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=s.spec.num_actions).astype(np.float32))
+
+    def logits_at_middle(reward):
+        return s.model.apply(s.params, steps.replace(prev_reward=reward))[0, middle] @ weights
+
+    slope = np.abs(jax.jit(jax.grad(logits_at_middle))(jnp.asarray(steps.prev_reward)))[0]  # [L]
+    later = (
+        f"step {middle}'s logits feel step {middle + 1 + int(np.argmax(slope[middle + 1 :]))}"
+        if middle + 1 < len(slope)
+        else ""
+    )
+    require(not slope[middle + 1 :].any(), "no gradient from later steps", later, "Mask the attention causally.")
+    require(slope[: middle + 1].all(), "a gradient from each step up to now", np.flatnonzero(slope == 0).tolist(),
+            "Every step of the window must reach the logits.")  # fmt: skip
+
+
+def _cache(s: Sample) -> None:
+    for leaf in jax.tree.leaves(s.model.init_cache(ROWS)):
+        require(
+            leaf.ndim == 0 or leaf.shape[0] == ROWS, f"a scalar or [{ROWS}, ...]", leaf.shape, "Put the batch first."
+        )
+        require(np.isfinite(np.asarray(leaf, np.float32)).all(), "finite numbers", "NaN or inf", "0 * NaN is NaN.")
+
+
+def _decode(s: Sample) -> None:
+    window = s.model.window
+    length = 5 * window + 2
+    steps = _stream(s, length)
+    decoded = decode_all(s.model, s.params, steps, s.decode)
+    moments = sorted({0, 1, max(window - 2, 0), window - 1, window, window + 1, 2 * window, 3 * window + 1, length - 1})
+    firsts = [s.model.context_start(steps.prev_done[0, : t + 1]) for t in moments]
+    longest = max(t + 1 - first for t, first in zip(moments, firsts))
+    # One length for all, so one program: what comes after step t cannot matter.
+    padded = jax.tree.map(lambda x: np.concatenate([x, np.zeros_like(x[:, :longest])], axis=1), steps)
+    for t, first in zip(moments, firsts):
+        cut = jax.tree.map(lambda x: x[:, first : first + longest], padded)  # noqa: B023
+        error = np.abs(decoded[:, t] - np.asarray(s.apply(s.params, cut))[:, t - first]).max()
+        require(error <= s.tolerance, f"|decode - apply| <= {s.tolerance} at every step", f"{error:.2e} at step {t} of window "
+                f"{window}", "The cache must hold exactly what apply attends to.")  # fmt: skip
+
+
+def _long_segment(s: Sample) -> None:
+    if s.model.max_segment is not None:
+        return
+    steps = _stream(s, 3 * s.model.window + 1)
+    error = np.abs(np.asarray(s.apply(s.params, steps)) - decode_all(s.model, s.params, steps, s.decode)).max()
+    require(error <= s.tolerance, f"|decode - apply| <= {s.tolerance}", f"{error:.2e}", "Slide the window by one step.")
+
+
+def _rows(s: Sample) -> None:
+    steps, other = _stream(s, s.model.window), _stream(s, s.model.window, seed=1)
+    mixed = jax.tree.map(lambda x, y: np.stack([x[0], y[1]]), steps, other)
+    error = np.abs(np.asarray(s.apply(s.params, steps) - s.apply(s.params, mixed)))[0].max()
+    require(error <= 1e-5, "row 0 unchanged when row 1 changes", f"{error:.2e}", "Nothing may mix rows.")
+
+
+def _retrace(s: Sample) -> None:
+    steps, traces = jax.tree.map(lambda x: x[:, 0], _stream(s, 1)), []
+
+    def counted(params, cache, steps):
+        traces.append(1)
+        return s.model.decode(params, cache, steps)
+
+    decode, cache = jax.jit(counted), s.model.init_cache(ROWS)
+    for _ in range(3):
+        _, cache = decode(s.params, cache, steps)
+    require(len(traces) == 1, "1 trace", len(traces), "The cache must come out with the shapes and dtypes it had.")
+
+
+def _training(s: Sample) -> None:
+    steps, apply = _stream(s, s.model.window), s.apply
+    same = np.array_equal(apply(s.params, steps, jax.random.key(1)), apply(s.params, steps, jax.random.key(1)))
+    require(same, "the same logits for the same key", "different ones", "Draw everything from the key.")
+    require(np.array_equal(apply(s.params, steps), apply(s.params, steps)), "no randomness without a key", "some", "")

@@ -1,0 +1,182 @@
+"""Backbones: the public contract for every configuration, and each option does what it is called."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ad_jax import models
+from ad_jax.errors import ConfigError
+from ad_jax.models import attention
+from ad_jax.models.transformer import Config, Paper, make
+from ad_jax.testing import ContractError, check_model
+from ad_jax.testing.model import decode_all, random_steps
+from ad_jax.types import Spec
+
+GRID, REAL, ONE = Spec(5, (2,), (9, 9)), Spec(3, (4,), None), Spec(10, (), (1,))
+SMALL = {"layers": 2, "width": 16, "heads": 2, "mlp_width": 32}
+STREAMING = Config(**SMALL, window=6)
+PAPER = Paper(**SMALL, window=14, episode_length=5, embedding_scale=1.0)
+
+CONFIGS = {
+    "streaming, real observations": (STREAMING, REAL),
+    "streaming, one-step episodes": (dataclasses.replace(STREAMING, window=5), ONE),
+    "streaming, three tokens": (dataclasses.replace(STREAMING, layout="triple"), GRID),
+    "streaming, window of one": (dataclasses.replace(STREAMING, window=1), GRID),
+    "paper, one token": (dataclasses.replace(PAPER, layout="step"), GRID),
+    "paper, window of one episode": (dataclasses.replace(PAPER, window=5), GRID),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_contract(name):
+    config, spec = CONFIGS[name]
+    check_model(make(config, spec), spec, episode_length=1 if spec is ONE else 5)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_every_registered_model_keeps_the_contract(name):
+    options = SMALL | {"window": 12} | ({"episode_length": 5} if name == "paper" else {})
+    model = models.make(name, models.make_config(name, options), GRID)
+    assert len(check_model(model, GRID, episode_length=5)) == 8
+
+
+def broken_decode(model):
+    def decode(params, cache, steps):
+        return model.decode(params, cache, steps.replace(prev_reward=steps.prev_reward * 0))
+
+    return model._replace(decode=decode)
+
+
+def leaky_apply(model):
+    def apply(params, steps, key=None):
+        logits = model.apply(params, steps, key)
+        return logits + steps.prev_reward[:, -1][:, None, None]
+
+    return model._replace(apply=apply)
+
+
+@pytest.mark.parametrize(("spoil", "check"), [(broken_decode, "decode equals apply"), (leaky_apply, "see the future")])
+def test_contract_checks_catch_a_broken_model(spoil, check):
+    with pytest.raises(ContractError, match=check):
+        check_model(spoil(make(STREAMING, GRID)), GRID, episode_length=5)
+
+
+@pytest.mark.parametrize("config", [STREAMING, PAPER], ids=["streaming", "paper"])
+def test_bfloat16_is_close_to_float32(config):
+    half = dataclasses.replace(config, compute_dtype="bfloat16")
+    steps = random_steps(GRID, 2, 12, 5)
+    params = jax.jit(make(config, GRID).init)(jax.random.key(0))
+    full, low = (jax.jit(make(c, GRID).apply)(params, steps) for c in (config, half))
+    assert low.dtype == jnp.float32
+    assert not np.array_equal(full, low)
+    np.testing.assert_allclose(full, low, atol=0.15)
+    decoded = decode_all(make(half, GRID), params, steps)
+    first = 10  # before the paper context moves
+    np.testing.assert_allclose(decoded[:, :first], low[:, :first], atol=0.1)
+
+
+def test_attention_against_a_plain_loop():
+    """Every query of a long segment sees exactly its window; against softmax written out in NumPy."""
+    rng, window, n, length = np.random.default_rng(0), 3, 2, 11
+    q, k, v = rng.normal(size=(3, 1, length * n, 2, 4)).astype(np.float32)
+    out = np.asarray(attention.segment_attention(q, k, v, window=window, n=n))
+    for token in range(length * n):
+        first = max(0, token // n - window + 1) * n
+        for head in range(2):
+            scores = k[0, first : token + 1, head] @ q[0, token, head] / 2
+            weights = np.exp(scores - scores.max())
+            expected = weights @ v[0, first : token + 1, head] / weights.sum()
+            np.testing.assert_allclose(out[0, token, head], expected, atol=1e-5)
+
+
+def test_long_segments_cost_grows_with_window_not_length():
+    """FLOPs of attention over L steps, counted by the compiler, stay near L * W."""
+
+    def flops(length):
+        shapes = [jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)] * 3
+        banded = jax.jit(lambda q, k, v: attention.segment_attention(q, k, v, window=16, n=1))
+        return banded.lower(*shapes).compile().cost_analysis()["flops"]
+
+    assert flops(512) / flops(128) < 4.5  # quadratic attention would be 16 times
+
+
+def test_rotary_positions_repeat_exactly_and_keep_their_digits():
+    """Far down a stream the rotation is that of the position modulo the period, bit for bit."""
+    period = attention.rotary_period(6, 1)
+    x = jax.random.normal(jax.random.key(0), (1, 3, 2, 8))
+    near, far = jnp.array([0, 1, 5]), jnp.array([0, 1, 5]) + period * 10_000_000 // 64
+    np.testing.assert_array_equal(attention.rotate(x, near, period), attention.rotate(x, far, period))
+    norms = jnp.linalg.norm(attention.rotate(x, near, period), axis=-1)
+    np.testing.assert_allclose(norms, jnp.linalg.norm(x, axis=-1), rtol=1e-5)
+
+
+def test_token_mask_hides_tokens_and_dropout_drops():
+    """With everything masked the logits no longer depend on the input; without a key nothing is random."""
+    config = dataclasses.replace(STREAMING, token_mask=0.999999)
+    model = make(config, GRID)
+    params = jax.jit(model.init)(jax.random.key(0))
+    a, b = random_steps(GRID, 1, 6, 5, seed=0), random_steps(GRID, 1, 6, 5, seed=1)
+    key = jax.random.key(3)
+    np.testing.assert_allclose(model.apply(params, a, key), model.apply(params, b, key), atol=1e-6)
+    assert not np.allclose(model.apply(params, a), model.apply(params, b))
+    for option in ("dropout", "attention_dropout"):
+        noisy = make(dataclasses.replace(STREAMING, **{option: 0.5}), GRID)
+        assert not np.allclose(noisy.apply(params, a, key), noisy.apply(params, a, jax.random.key(4)))
+        np.testing.assert_array_equal(noisy.apply(params, a), make(STREAMING, GRID).apply(params, a))
+
+
+def test_dropout_keeps_the_mean():
+    """Dropped activations are scaled up, so the mean over many keys is the deterministic value (one linear layer deep)."""
+    from ad_jax.models.transformer import _dropout
+
+    x = jnp.ones((2000,))
+    assert abs(float(_dropout(jax.random.key(0), x, 0.3).mean()) - 1) < 0.05
+
+
+def test_the_paper_context_moves_by_whole_episodes():
+    """Against a list that drops its oldest episodes: the cache holds what the rule says, step by step."""
+    model = make(PAPER, GRID)  # window 14, episodes of 5
+    done = random_steps(GRID, 1, 40, 5).prev_done[0]
+    starts = [model.context_start(done[: t + 1]) for t in range(40)]
+    held, expected = [], []
+    for t in range(40):
+        if t % 5 == 0 and t > 0:
+            while held and t - held[0] + 5 > 14:
+                held.pop(0)
+        if t % 5 == 0:
+            held.append(t)
+        expected.append(held[0])
+    assert starts == expected
+
+
+def test_far_down_the_stream_the_streaming_cache_still_equals_apply():
+    """5 windows is what the contract asks; 60 windows, past several turns of the rotary period, must not differ either."""
+    model = make(dataclasses.replace(STREAMING, window=3), GRID)
+    params = jax.jit(model.init)(jax.random.key(0))
+    steps = random_steps(GRID, 1, 180, 5)
+    decoded = decode_all(model, params, steps)
+    np.testing.assert_allclose(decoded[:, -1], np.asarray(model.apply(params, steps))[:, -1], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (dataclasses.replace(STREAMING, heads=3), "multiple of 2"),
+        (dataclasses.replace(STREAMING, token_mask=1.0), "token_mask is a probability"),
+        (dataclasses.replace(STREAMING, window=0), "window must be at least 1"),
+        (dataclasses.replace(PAPER, episode_length=None), "need model.episode_length"),
+        (dataclasses.replace(PAPER, episode_length=15), "at most the window"),
+    ],
+)
+def test_contradictions_are_refused(config, words):
+    with pytest.raises(ConfigError, match=words):
+        make(config, GRID)
+
+
+def test_a_segment_past_absolute_positions_is_refused():
+    model = make(PAPER, GRID)
+    with pytest.raises(ConfigError, match="absolute positions reach 14 steps"):
+        model.apply(jax.jit(model.init)(jax.random.key(0)), random_steps(GRID, 1, 15, 5))

@@ -1,0 +1,400 @@
+"""The report: known statistics, refused files, and a page that is self-contained and inert."""
+
+import copy
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ad_jax import figures, report, report_page
+from ad_jax.report import ReportError
+
+HOSTILE = "$x_{$ ☃\ud800</title><script>alert(1)</script><img src=x onerror='a'>\""  # bad mathtext, no glyph, no UTF-8
+
+
+def curve(tasks=4, rollouts=2, episodes=20, low=0.0, high=8.0, at=5, noise=0.0, seed=0):
+    """Returns `[tasks][rollouts][episodes]`: `low` before episode `at` (from 0), `high` from it on, plus noise."""
+    values = np.where(np.arange(episodes) < at, low, high) + np.zeros((tasks, rollouts, episodes))
+    return (values + noise * np.random.default_rng(seed).normal(size=values.shape)).tolist()
+
+
+def grid_set(name="held_out", tasks=4, **source):
+    cells = [[1, 2 + i] for i in range(tasks)]
+    path = [[4, 4], [3, 4], [3, 3], [3, 3]]
+    return {
+        "name": name, "kind": "by row",
+        "tasks": [{"id": f"goal-{r}-{c}", "description": f"goal at row {r}, column {c}", "optimal": 10.0, "random": 0.2,
+                   "picture": {"kind": "grid", "size": 9, "goal": [r, c]}} for r, c in cells],
+        "returns": {"sampled": curve(tasks), "greedy": curve(tasks, 1, high=7.0)},
+        "source": {"name": "q_learning", "returns": curve(tasks, 3, 50, high=9.0, at=39), "env_steps_per_episode": 100}
+                  | source,
+        "paths": {"task": 1, "seed": 0, "mode": "sampled",
+                  "episodes": [{"episode": e, "return": 1.0, "points": path} for e in (1, 2, 20)]},
+    }  # fmt: skip
+
+
+def arms_set(means=(0.1, 0.9, 0.5), tasks=3):
+    picture = {"kind": "arms", "means": None if means is None else list(means)}
+    pulls = [{"episode": e, "return": 1.0, "points": [[e % 3]]} for e in range(1, 21)]
+    return {
+        "name": "uniform", "kind": "by seed",
+        "tasks": [{"id": f"b{i}", "description": "3 arms", "optimal": 0.9, "random": 0.5, "picture": picture}
+                  for i in range(tasks)],
+        "returns": {"sampled": curve(tasks, low=0.5, high=0.9)}, "source": None,
+        "paths": {"task": 0, "seed": 0, "mode": "sampled", "episodes": pulls},
+    }  # fmt: skip
+
+
+def results(*sets, seeds=(0,), experiment="dark_room", episode_length=20):
+    run = {
+        "config": {"source": {"name": "q_learning", "rate": 0.1}, "batch": 64},
+        "provenance": {"ad_jax": "0.1.0", "commit": None},
+        "stages": {"collect": {"seconds": 10.0, "env_steps": 4_160_000}, "distill": {"seconds": 200.0, "updates": 9}},
+        "episode_length": episode_length, "checkpoint": {"step": 1000, "which": "last"},
+        "sets": list(sets) or [grid_set()],
+    }  # fmt: skip
+    return {"schema": 1, "experiment": experiment, "runs": [{"seed": s, **copy.deepcopy(run)} for s in seeds]}
+
+
+def save(path: Path, data) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(data if isinstance(data, str) else json.dumps(data))
+    return path
+
+
+# ---- statistics
+
+
+def test_bootstrap_of_constant_data_has_zero_width():
+    values = np.broadcast_to(np.array([0.25, 3.0]), (3, 5, 2))
+    for got in report.bootstrap(values):
+        np.testing.assert_array_equal(got, [0.25, 3.0])
+
+
+def test_bootstrap_resamples_tasks_inside_runs():
+    # Runs that differ while tasks do not: the interval is that of 2 runs, which reaches both of them.
+    between = np.broadcast_to(np.array([0.0, 1.0])[:, None, None], (2, 50, 1))
+    assert [x.item() for x in report.bootstrap(between)] == [0.5, 0.0, 1.0]
+    # Tasks that differ while runs do not: 2 * 50 draws of a fair coin, 95 % within 1.96 * 0.05 of one half.
+    within = np.broadcast_to((np.arange(50) % 2.0)[None, :, None], (2, 50, 1))
+    mean, low, high = (x.item() for x in report.bootstrap(within))
+    assert mean == 0.5
+    assert 0.37 < low < 0.43 < 0.57 < high < 0.63
+
+
+def test_bootstrap_covers_the_truth_about_95_percent_of_the_time():
+    rng = np.random.default_rng(0)
+    _, low, high = report.bootstrap(rng.normal(3.0, 2.0, size=(1, 40, 500)))  # 500 experiments, one per column
+    assert 0.90 < np.mean((low <= 3.0) & (high >= 3.0)) < 0.97
+
+
+def test_bootstrap_narrows_as_one_over_root_n_and_repeats():
+    rng = np.random.default_rng(0)
+    few, many = rng.normal(size=(1, 10, 200)), rng.normal(size=(1, 160, 200))
+    width = lambda values: np.subtract(*report.bootstrap(values)[:0:-1]).mean()
+    assert width(few) / width(many) == pytest.approx(4, rel=0.15)
+    np.testing.assert_array_equal(report.bootstrap(few, seed=1), report.bootstrap(few, seed=1))
+    assert (report.bootstrap(few, seed=1)[1] != report.bootstrap(few, seed=2)[1]).any()
+
+
+def test_summary():
+    one = grid_set() | {"returns": {"sampled": curve(low=0.84, high=8.06)}}
+    assert report.summary(results(one)) == "held-out return 0.8 → 8.1 of 10.0 over 20 in-context episodes"
+    for task in one["tasks"]:
+        task["optimal"] = None
+    assert report.summary(results(one)) == "held-out return 0.84 → 8.06 over 20 in-context episodes"
+    assert report.summary(results(arms_set())) == "uniform return 0.500 → 0.900 of 0.900 over 20 in-context episodes"
+
+
+def test_statistics_of_known_curves():
+    one = report.statistics(results(seeds=(3, 5)))["sets"]["held_out"]
+    assert [row["seed"] for row in one["rows"]] == [3, 5, "all"]
+    assert one["rows"][0]["seconds"] == {"collect": 10.0, "distill": 200.0}
+    assert (one["tasks"], one["runs"], one["optimal"]) == (4, 2, 10.0)
+    for row in one["rows"]:
+        assert row["sampled"] == {
+            "first": 0.0, "final": 8.0, "low": 8.0, "high": 8.0, "area": pytest.approx(0.6),  # 15 episodes of 20 at 8
+            "episodes_to": {"75 % of final": 6, "90 % of final": 6, "75 % of optimal": 6, "90 % of optimal": None},
+        }  # fmt: skip
+        assert row["greedy"]["final"] == 7.0
+
+
+def test_final_is_the_last_tenth_and_rollouts_are_averaged_first():
+    one = grid_set(tasks=2)
+    values = np.zeros((2, 2, 20))
+    values[0, 0, 18:], values[1, :, 17] = (4.0, 8.0), 100.0  # episode 18 of 20 is not in the last tenth
+    one["returns"] = {"sampled": values.tolist()}
+    got = report.statistics(results(one))["sets"]["held_out"]["rows"][-1]["sampled"]
+    assert (got["final"], got["low"], got["high"]) == (1.5, 0.0, 3.0)  # tasks 3 and 0: either may be drawn twice
+
+
+def test_efficiency_is_exact():
+    """AD is at 8 from episode 6 (120 steps) to 20 (400 steps); the source is at 9 from its episode 40 (4000 steps)."""
+    source = report.statistics(results())["sets"]["held_out"]["source"]
+    final, share = source["levels"]
+    assert (final["ad_steps"], final["source_steps"], final["ratio"], final["reached"]) == (400, 4000, 10.0, True)
+    assert (share["return"], share["ad_steps"], share["source_steps"]) == (7.5, 120, 4000)
+    assert report_page.ratio(final) == "10×"  # noqa: RUF001
+    assert (source["same_steps"], source["final"]) == (0.0, 9.0)
+
+
+def test_efficiency_when_the_source_never_gets_there():
+    one = grid_set(returns=curve(4, 3, 50, high=6.0, at=39))
+    final, share = report.statistics(results(one))["sets"]["held_out"]["source"]["levels"]
+    assert (final["reached"], final["source_steps"], final["source_end"], final["ratio"]) == (False, None, 5000, 12.5)
+    assert report_page.ratio(final) == "> 12×"  # noqa: RUF001
+    assert share["ratio"] == pytest.approx(5000 / 120)  # 41.67, and a bound is rounded down
+    assert report_page.ratio(share) == "> 41×"  # noqa: RUF001
+
+
+def test_efficiency_when_the_learner_never_gets_there(tmp_path):
+    one = grid_set()
+    one["returns"] = {"sampled": curve(high=3.0)}
+    share = report.statistics(results(one))["sets"]["held_out"]["source"]["levels"][1]
+    assert (share["ad_steps"], share["ratio"], report_page.ratio(share)) == (None, None, "-")
+    assert "<td>never</td>" in report.write(results(one), tmp_path).read_text()
+
+
+def test_a_level_is_reached_to_rounding():
+    reached = report._reached
+    assert (reached(np.array([0.0, 0.3, 0.4]), 0.3), reached(np.array([0.0, 0.3 - 1e-12]), 0.3)) == (2, 2)
+    assert reached(np.array([0.0, 0.3 - 1e-6]), 0.3) is None
+
+
+def test_table_is_aligned():
+    assert report.table(results(seeds=(0, 1))).splitlines() == [
+        "held_out (4 tasks, sampled)",
+        "seed  episode 1  last 10 %  95 % interval  greedy  collect s  distill s",
+        "   0        0.0        8.0     8.0 to 8.0     7.0       10.0      200.0",
+        "   1        0.0        8.0     8.0 to 8.0     7.0       10.0      200.0",
+        " all        0.0        8.0     8.0 to 8.0     7.0       10.0      200.0",
+    ]
+
+
+# ---- loading
+
+
+def test_load_merges_runs_in_order_of_seed(tmp_path):
+    save(tmp_path / "a" / "results.json", results(seeds=(7,)))
+    merged = report.load([tmp_path / "a", save(tmp_path / "b.json", results(seeds=(2, 1)))])
+    assert [run["seed"] for run in merged["runs"]] == [1, 2, 7]
+    assert report.load([save(tmp_path / "merged.json", merged)]) == merged
+
+
+def broken(change):
+    data = results()
+    change(data["runs"][0]["sets"][0], data["runs"][0], data)
+    return data
+
+
+BROKEN = {
+    "schema': expected 1, received 2": lambda s, run, data: data.update(schema=2),
+    "expected a field 'experiment'": lambda s, run, data: data.pop("experiment"),
+    "runs': expected at least one run": lambda s, run, data: data.update(runs=[]),
+    "runs[0].seed: expected int, received '0'": lambda s, run, data: run.update(seed="0"),
+    "runs[0].seed: expected int, received True": lambda s, run, data: run.update(seed=True),
+    "runs[0]: expected a field 'stages'": lambda s, run, data: run.pop("stages"),
+    "runs[0].stages.collect: expected an object with 'seconds'": lambda s, run, data: run["stages"].update(collect=3),
+    "runs[0].episode_length: expected at least 1": lambda s, run, data: run.update(episode_length=0),
+    "sets[0].name: expected letters": lambda s, run, data: s.update(name="../x"),
+    "sets: expected different names": lambda s, run, data: run["sets"].append(s),
+    "sets[0].tasks[1]: expected a field 'optimal'": lambda s, run, data: s["tasks"][1].pop("optimal"),
+    "tasks[0].optimal: expected a finite number, received inf": lambda s, run, data: s["tasks"][0].update(
+        optimal=np.inf
+    ),
+    "picture.goal: expected a cell of the 9x9": lambda s, run, data: s["tasks"][0]["picture"].update(goal=[9, 0]),
+    "returns: expected 'sampled' and/or 'greedy'": lambda s, run, data: s["returns"].update(other=curve()),
+    "returns.sampled: expected one entry for each of 4": lambda s, run, data: s["returns"].update(sampled=curve(3)),
+    "returns: expected as many episodes": lambda s, run, data: s["returns"].update(greedy=curve(episodes=19)),
+    "returns.sampled: expected numbers as [tasks]": lambda s, run, data: s["returns"]["sampled"][0][0].pop(),
+    "returns.sampled[0][0][3]: expected a finite": lambda s, run, data: s["returns"]["sampled"][0][0].__setitem__(
+        3, np.nan
+    ),
+    "source.returns: expected numbers as": lambda s, run, data: s["source"].update(returns=[["x"]]),
+    "source.env_steps_per_episode: expected int": lambda s, run, data: s["source"].update(env_steps_per_episode=1.5),
+    "paths.task: expected the index of one of 4": lambda s, run, data: s["paths"].update(task=4),
+    "episodes[0].points: expected a list of grid": lambda s, run, data: s["paths"]["episodes"][0].update(
+        points=[[0, 9]]
+    ),
+}
+
+
+@pytest.mark.parametrize("message", BROKEN)
+def test_load_names_the_file_and_the_field(tmp_path, message):
+    file = save(tmp_path / "results.json", broken(BROKEN[message]))
+    with pytest.raises(ReportError, match=re.escape(message)) as caught:
+        report.load([file])
+    assert str(caught.value).startswith(f"{file}: ")
+    with pytest.raises(ReportError, match=re.escape(message)):
+        report.write(broken(BROKEN[message]), tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "[]", '"x"'])
+def test_load_refuses_what_is_no_results_file(tmp_path, text):
+    with pytest.raises(ReportError, match=re.escape(str(tmp_path / "r.json"))):
+        report.load([save(tmp_path / "r.json", text)])
+    with pytest.raises(ReportError, match=re.escape(str(tmp_path / "results.json"))):
+        report.load([tmp_path])  # no such file
+    with pytest.raises(ReportError, match="at least one"):
+        report.load([])
+
+
+def test_load_refuses_runs_that_cannot_be_averaged(tmp_path):
+    first = save(tmp_path / "1.json", results(seeds=(0,)))
+    with pytest.raises(ReportError, match=r"2.json: field 'experiment': expected 'dark_room' .* received 'bandit'"):
+        report.load([first, save(tmp_path / "2.json", results(seeds=(1,), experiment="bandit"))])
+    with pytest.raises(ReportError, match=r"3.json: runs\[0\].seed: .* received 0 again, which .*1.json"):
+        report.load([first, save(tmp_path / "3.json", results())])
+    with pytest.raises(ReportError, match=r"4.json: runs\[0\]: episode_length: expected 20 .* received 30"):
+        report.load([first, save(tmp_path / "4.json", results(seeds=(1,), episode_length=30))])
+    with pytest.raises(ReportError, match=r"5.json: .*held_out.returns.sampled shape: expected \(4, 2, 20\)"):
+        report.load([first, save(tmp_path / "5.json", results(grid_set(tasks=5), seeds=(1,)))])
+
+
+# ---- page and figures
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    """The page of two runs."""
+    return report.write(results(seeds=(0, 1)), tmp_path_factory.mktemp("runs") / "new" / "report")
+
+
+def test_page_is_self_contained_and_shows_every_figure(written):
+    index, text = written, written.read_text()
+    names = {"curve.png", "goals.png", "efficiency.png", "paths.png"}
+    assert {path.name for path in index.parent.iterdir()} == {"index.html"} | names
+    for name in names:
+        image = (index.parent / name).read_bytes()
+        width, height = (int.from_bytes(image[at : at + 4], "big") for at in (16, 20))
+        assert min(width, height) > 300
+        assert len(image) > 8000
+        assert b"Matplotlib" not in image  # the same bytes whatever its version says of itself
+    assert text.count('src="data:image/png;base64,') == text.count("<img") == 4
+    assert not re.findall(r"<script|<link|<iframe|@import|url\(|https?:|\bsrc=(?!\"data:)|\bhref=", text)
+    for words in (report.summary(results(seeds=(0, 1))), "4 held-out tasks", "2 training seeds", "95 % bootstrap"):
+        assert words in text
+
+
+def test_page_says_what_the_results_do_not_hold(tmp_path):
+    one = grid_set()
+    one["source"] = one["paths"] = None
+    one["tasks"][0]["optimal"] = one["tasks"][0]["random"] = one["tasks"][0]["picture"] = None
+    text = report.write(results(one), tmp_path).read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"index.html", "curve.png", "goals.png"}
+    assert "no learning curve of the source was recorded" in text
+    assert "none were recorded" in text
+
+
+def test_report_is_the_same_bytes_again(written, tmp_path):
+    report.write(results(seeds=(0, 1)), tmp_path)
+    for path in written.parent.iterdir():
+        assert path.read_bytes() == (tmp_path / path.name).read_bytes()
+
+
+CHANGES = {
+    "curve": lambda s: s["returns"].update(sampled=curve(at=9)),
+    "goals": lambda s: s["returns"]["sampled"][0][0].__setitem__(19, 2.0),
+    "efficiency": lambda s: s["source"].update(returns=curve(4, 3, 50, high=9.0, at=30)),
+    "paths": lambda s: s["paths"]["episodes"][1]["points"].__setitem__(3, [2, 3]),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_figures_change_with_the_data(written, tmp_path, name):
+    data = results(seeds=(0, 1))
+    CHANGES[name](data["runs"][0]["sets"][0])
+    changed = report.write(data, tmp_path).with_name(f"{name}.png").read_bytes()
+    assert changed != written.with_name(f"{name}.png").read_bytes()
+
+
+def test_figures_receive_the_right_numbers(monkeypatch):
+    seen = {}
+    for name in ("curve", "efficiency", "goals"):
+        monkeypatch.setattr(figures, name, lambda *given, name=name: seen.update({name: given}))
+    data = results()
+    report._figures(report.gather(data)[0], report.statistics(data)["sets"]["held_out"])
+    modes, optimal, random, source, source_name = seen["curve"]
+    np.testing.assert_array_equal(modes["sampled"].x, np.arange(1, 21))
+    assert (optimal, random, source_name) == (10.0, pytest.approx(0.2), "q_learning")
+    np.testing.assert_array_equal(source.x, [5, 10, 15, 20])  # 400 steps hold 4 of its episodes, 5 of ours each
+    learner, source, _, levels, _, _ = seen["efficiency"]
+    assert (learner.x[0], learner.x[-1], source.x[0], source.x[-1]) == (20, 400, 100, 5000)
+    assert [level["text"] for level in levels] == ["10×", "33×"]  # noqa: RUF001
+    size, cells, returns, shares = seen["goals"]
+    assert (size, cells.tolist()) == (9, [[1, 2], [1, 3], [1, 4], [1, 5]])
+    np.testing.assert_allclose([returns, shares], [[8.0] * 4, [0.8] * 4])
+
+
+def test_second_set_gets_a_suffix_and_a_failure_leaves_no_half_file(tmp_path, monkeypatch):
+    index = report.write(results(grid_set(), grid_set("training")), tmp_path)
+    names = {f"{stem}{end}.png" for stem in ("curve", "efficiency", "goals", "paths") for end in ("", "-training")}
+    assert {path.name for path in tmp_path.iterdir()} == names | {"index.html"}
+    before = index.read_bytes()
+    monkeypatch.setattr(report.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        report.write(results(grid_set()), tmp_path)
+    assert index.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == names | {"index.html"}
+
+
+def test_hostile_strings_are_shown_and_not_run(tmp_path):
+    data = results(experiment=HOSTILE, seeds=(0, 1))
+    for run in data["runs"]:
+        run["config"] = {HOSTILE: {HOSTILE: HOSTILE}, "list": [HOSTILE], "differs": f"{HOSTILE}{run['seed']}"}
+        run["provenance"][HOSTILE] = HOSTILE
+        run["stages"][HOSTILE] = {"seconds": 1.0, HOSTILE: HOSTILE}
+        run["checkpoint"] = {"step": HOSTILE, "which": HOSTILE}
+        one = run["sets"][0]
+        one["kind"] = one["source"]["name"] = one["paths"]["mode"] = HOSTILE
+        for task in one["tasks"]:
+            task["description"] = HOSTILE
+    text = report.write(data, tmp_path).read_text()
+    assert "<script" not in text
+    assert text.count("<img") == 4
+    assert text.count("&lt;script&gt;alert(1)") > 12
+    assert "onerror='" not in text
+
+
+@pytest.mark.parametrize("means", [(0.1, 0.9, 0.5), None])
+def test_bandit_report(tmp_path, means):
+    one = arms_set(means)
+    names = {path.name for path in report.write(results(one, episode_length=1), tmp_path).parent.iterdir()}
+    assert names == {"index.html", "curve.png", "goals.png", "paths.png"}
+
+
+def test_smallest_results(tmp_path):
+    """One task, one rollout, one episode of negative return, a source slower than that, one point of a path."""
+    one = grid_set(tasks=1)
+    one["returns"] = {"greedy": [[[-1.0]]]}
+    one["source"] |= {"returns": [[[-2.0]]]}
+    one["paths"] |= {"task": 0, "episodes": [{"episode": 1, "return": -1.0, "points": [[0, 0]]}]}
+    one["tasks"][0]["picture"]["key"] = [5, 5]
+    text = report.write(results(one), tmp_path).read_text()
+    assert "has not finished an episode" in text
+    assert report.summary(results(one)) == "held-out return -1.0 → -1.0 of 10.0 over 1 in-context episode"
+
+
+def test_long_source_is_thinned_for_drawing_only():
+    band = report._thinned(np.zeros((1, 2, 25_000)), 10)
+    assert len(band.x) < 2001
+    assert (band.x[0], band.x[-1]) == (10, 250_000)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.8123, "0.812"), (1.8149, "1.81"), (16.12, "16.1"), (250.4, "250"), (-0.0001, "0.000"), (-3.2, "-3.20")],
+)
+def test_numbers_have_the_decimals_they_deserve(value, text):
+    assert figures.number(value) == text
+    assert [figures.count(x) for x in (7, 950, 20_000, 4_160_000, 999_900)] == ["7", "950", "20k", "4.16M", "1M"]
+
+
+def test_report_imports_no_jax():
+    code = "import sys, ad_jax.report; sys.exit('jax' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
