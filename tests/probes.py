@@ -20,7 +20,7 @@ TABLE = {  # name: (start: 0, 1 or -1 for either; next observation; reward [obse
     "action": (0, 0, ((0, 1), (0, 0)), 1),  # the best action is 1
     "observation": (-1, 0, ((-1, -1), (1, 1)), 1),  # values: -1, 1
     "both": (-1, 0, ((1, 0), (0, 1)), 1),  # the best action is the observation
-    "cut": (0, 0, ((1, 1), (0, 0)), NEVER),  # value 1 / (1 - discount): the time limit is not an end
+    "cut": (0, 1, ((0, 0), (1, 1)), NEVER),  # values: twice those of "two steps" at discount 1/2, as it goes on
 }
 NAMES = tuple(TABLE)
 

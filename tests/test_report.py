@@ -143,7 +143,8 @@ def test_efficiency_is_exact():
 
 
 def test_efficiency_when_the_source_never_gets_there():
-    one = grid_set(returns=curve(4, 3, 50, high=6.0, at=39))
+    six_on_average = np.array(curve(4, 3, 50, high=6.0, at=39)) * [[1.5], [0.5], [1.0]]
+    one = grid_set(returns=six_on_average.tolist())
     final, share = report.statistics(results(one))["sets"]["held_out"]["source"]["levels"]
     assert (final["reached"], final["source_steps"], final["source_end"], final["ratio"]) == (False, None, 5000, 12.5)
     assert report_page.ratio(final) == "> 12×"  # noqa: RUF001
@@ -272,8 +273,7 @@ def test_page_is_self_contained_and_shows_every_figure(written):
     for name in names:
         image = (index.parent / name).read_bytes()
         width, height = (int.from_bytes(image[at : at + 4], "big") for at in (16, 20))
-        assert min(width, height) > 300
-        assert len(image) > 8000
+        assert min(width, height, len(image) // 30) > 300
         assert b"Matplotlib" not in image  # the same bytes whatever its version says of itself
     assert text.count('src="data:image/png;base64,') == text.count("<img") == 4
     assert not re.findall(r"<script|<link|<iframe|@import|url\(|https?:|\bsrc=(?!\"data:)|\bhref=", text)

@@ -1,0 +1,31 @@
+"""Small things that several test files build."""
+
+import jax
+import numpy as np
+
+from ad_jax.sharding import MeshConfig, make_mesh
+from ad_jax.types import Histories, Spec, Transition
+
+GRID = Spec(5, (2,), (9, 9))
+
+
+def mesh_of(data: int = 1, fsdp: int = 1, tensor: int = 1):
+    """A mesh over the first devices of the 8 virtual ones."""
+    return make_mesh(MeshConfig(data, fsdp, tensor), jax.devices()[: data * fsdp * tensor])
+
+
+def numbered_histories(count: int, lengths, episode: int = 4) -> Histories:
+    """Histories whose every step tells where it is from: row = history, column = time modulo 9, action = time modulo 5.
+
+    `lengths`: steps of all of them, or one each of the episodes' lengths to repeat.
+    """
+    steps = lengths
+    time = np.tile(np.arange(steps), (count, 1))
+    history = np.tile(np.arange(count)[:, None], (1, steps))
+    done = time % episode == episode - 1
+    observation = np.stack([history % 9, time % 9], axis=-1).astype(np.uint8)
+    transition = Transition(observation, (time % 5).astype(np.uint8), (history * 1000 + time).astype(np.float32),
+                            np.zeros_like(done), done)  # fmt: skip
+    ids = [f"task-{i}" for i in range(count)]
+    zeros = np.zeros(count, np.int32)
+    return Histories(transition, {"goal": np.zeros((count, 2), np.int32)}, ids, zeros, zeros)

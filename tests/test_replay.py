@@ -1,0 +1,139 @@
+"""Replay: windows stay inside a history, thinning keeps whole episodes, batches do not depend on the devices."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from helpers import GRID, mesh_of, numbered_histories
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ad_jax import replay
+from ad_jax.errors import ConfigError
+from ad_jax.types import Histories
+
+SMALL = replay.Config(segment=5, batch=16, groups=8)
+
+
+def draw(histories, config, mesh, step=0):
+    resident = replay.load(histories, GRID, config, mesh)
+    sample = jax.jit(lambda r, key: replay.sample(r, key, GRID, config, mesh))
+    return jax.device_get(sample(resident, jax.random.fold_in(jax.random.key(0), step)))
+
+
+def ragged(seed: int, count: int = 9, steps: int = 60) -> Histories:
+    """Histories with episodes of random lengths; each reward is history * 1000 + time."""
+    base, rng = numbered_histories(count, steps), np.random.default_rng(seed)
+    done = rng.random((count, steps)) < 0.3
+    terminated = done & (rng.random(done.shape) < 0.5)
+    return dataclasses.replace(base, transition=base.transition.replace(terminated=terminated, truncated=done & ~terminated))
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 1000), keep_every=st.integers(1, 3), step=st.integers(0, 1000))
+def test_no_window_crosses_a_history_and_every_window_is_consecutive(seed, keep_every, step):
+    histories = ragged(seed)
+    config = replay.Config(keep_every=keep_every, phases=keep_every, segment=4, batch=16, groups=8)
+    try:
+        batch = draw(histories, config, mesh_of(), step)
+    except ConfigError as error:
+        assert "longer than a history" in str(error)  # thinning left too little: refused, not padded
+        return
+    arrays, length = replay.thin(histories, config)
+    rewards = [tuple(row[:n]) for row, n in zip(arrays["reward"], length, strict=True)]
+    for row in range(16):
+        # Reward of step t is the previous reward of step t + 1: three consecutive ones name history and time.
+        seen = batch.steps.prev_reward[row][1:]
+        assert len({int(r) // 1000 for r in seen}) == 1, "one history"
+        assert any(seen.tolist() == list(life[i : i + 3]) for life in rewards for i in range(len(life))), "consecutive"
+
+
+def test_inputs_are_the_step_before_and_targets_the_step_itself():
+    batch = draw(numbered_histories(8, 20), SMALL, mesh_of())
+    time = batch.steps.prev_reward[:, 1:].astype(int) % 1000 + 1  # of steps 1.. of the window
+    np.testing.assert_array_equal(batch.steps.observation[:, 1:, 1], time % 9)
+    np.testing.assert_array_equal(batch.action[:, 1:], time % 5)
+    np.testing.assert_array_equal(batch.steps.prev_action[:, 1:], (time - 1) % 5)
+    np.testing.assert_array_equal(batch.steps.prev_done[:, 1:], (time - 1) % 4 == 3)
+
+
+def test_the_first_step_of_a_life_has_nothing_before_it():
+    config = replay.Config(segment=20, batch=8, groups=8)  # one window a history: all of it
+    batch = draw(numbered_histories(8, 20), config, mesh_of())
+    assert set(batch.steps.prev_action[:, 0]) == {GRID.num_actions}
+    assert not batch.steps.prev_done[:, 0].any()
+    np.testing.assert_array_equal(batch.steps.prev_reward[:, 0], 0)
+
+
+def test_every_start_of_every_history_is_drawn():
+    config = replay.Config(segment=5, batch=64, groups=8)
+    seen = set()
+    for step in range(40):
+        batch = draw(numbered_histories(10, 8), config, mesh_of(), step)
+        seen |= {int(r) for r in batch.steps.prev_reward[:, 1]}
+    assert seen == {1000 * h + t for h in range(10) for t in range(4)}
+
+
+@pytest.mark.parametrize(("keep_every", "phases"), [(1, 1), (3, 1), (3, 3), (4, 2)])
+def test_thinning_keeps_whole_episodes(keep_every, phases):
+    histories = ragged(1)
+    arrays, length = replay.thin(histories, replay.Config(keep_every=keep_every, phases=phases))
+    done = histories.transition.terminated | histories.transition.truncated
+    assert len(length) == 9 * phases
+    offsets = set()
+    for row, n in enumerate(length):
+        history = row % 9
+        episodes, episode = [], []
+        for t in range(60):
+            episode.append(float(1000 * history + t))
+            if done[history, t] or t == 59:
+                episodes, episode = [*episodes, episode], []
+        kept = arrays["reward"][row, :n].tolist()
+        matching = [o for o in range(keep_every) if sum(episodes[o::keep_every], []) == kept]
+        assert len(matching) == 1, "exactly every k-th episode, whole, in order"
+        offsets.add((history, matching[0]))
+    assert len(offsets) == 9 * phases, "phases of one history differ"
+
+
+@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 4, 1), (2, 2, 2)])
+def test_a_batch_is_the_same_on_one_device_and_on_eight(axes):
+    histories = ragged(2, count=11)
+    for step in range(3):
+        one, many = draw(histories, SMALL, mesh_of(), step), draw(histories, SMALL, mesh_of(*axes), step)
+        jax.tree.map(np.testing.assert_array_equal, one, many)
+
+
+def test_histories_are_split_and_drawing_moves_nothing_between_devices():
+    mesh = mesh_of(8)
+    resident = replay.load(numbered_histories(16, 20), GRID, SMALL, mesh)
+    assert resident.action.addressable_shards[0].data.shape[0] == 1, "one group a device"
+    sample = jax.jit(lambda r, key: replay.sample(r, key, GRID, SMALL, mesh))
+    program = sample.lower(resident, jax.random.key(0)).compile().as_text()
+    assert not any(name in program for name in ("all-gather", "all-to-all", "collective-permute", "all-reduce"))
+
+
+def test_resident_arrays_are_narrow():
+    resident = replay.load(numbered_histories(8, 20), GRID, SMALL, mesh_of())
+    assert resident.observation.dtype == resident.action.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (replay.Config(segment=21, batch=8), "replay.segment=21 steps is longer than a history"),
+        (replay.Config(segment=5, batch=12), "positive multiple of replay.groups"),
+        (replay.Config(segment=5, batch=64, groups=64), "cannot fill replay.groups=64"),
+        (replay.Config(keep_every=2, phases=3), "1 <= phases <= keep_every"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(config, words):
+    with pytest.raises(ConfigError, match=words):
+        replay.load(numbered_histories(8, 20), GRID, config, mesh_of())
+
+
+def test_groups_must_divide_over_the_mesh():
+    with pytest.raises(ConfigError, match=r"replay.groups=4 cannot be split over 8 devices"):
+        replay.load(numbered_histories(8, 20), GRID, replay.Config(segment=5, batch=8, groups=4), mesh_of(8))
+
+
