@@ -110,7 +110,7 @@ class Trainer:
             loss, grads = gradient(model, state.params, batch, key_model, config, sampling.groups)
             changes, opt_state = optimiser.update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, changes)
-            return TrainState(params, opt_state, state.step + 1), loss, optax.global_norm(grads)
+            return TrainState(params, opt_state, state.step + 1), loss, optax.tree.norm(grads)
 
         def run(state, replay, count):
             def body(i, carry):
@@ -134,7 +134,13 @@ def make_optimiser(config: Config) -> optax.GradientTransformation:
         rule = optax.contrib.muon(rate, weight_decay=config.weight_decay, adam_b1=config.b1, adam_b2=config.b2)
     else:
         rule = optax.adamw(rate, config.b1, config.b2, weight_decay=config.weight_decay, mask=matrices)
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)
+    chain = optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)
+
+    def update(grads, state, params=None):
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an int32 power, which strict JAX refuses
+            return chain.update(grads, state, params)
+
+    return optax.GradientTransformation(chain.init, update)
 
 
 def loss_of(model: Model, params: Any, batch: Batch, key: jax.Array | None, label_smoothing: float) -> jax.Array:

@@ -80,7 +80,7 @@ def make(config: Config, family: TaskFamily) -> Source:
             noise, keys = random
             logits, _ = network(state.params, features(spec, observation))
             action = jnp.argmax(logits + noise, axis=1).astype(jnp.int32)  # a draw from the softmax
-            go = jax.vmap(lambda *args: advance(family, *args, task))
+            go = jax.vmap(lambda key, state, action: advance(family, key, state, action, task))
             next_observation, env_state, outcome = go(keys, env_state, action)
             done = (outcome.terminated, outcome.truncated)
             transition = Transition(observation, action, outcome.reward, *done)

@@ -92,7 +92,8 @@ def _declared(s: _Sample) -> None:
     require(
         isinstance(family, TaskFamily), "a TaskFamily", type(family).__name__, "Subclass ad_jax.envs.base.TaskFamily."
     )
-    frozen = "__dataclass_params__" in vars(type(family)) and type(family).__dataclass_params__.frozen
+    own = vars(type(family)).get("__dataclass_params__")  # of this class, not of one it inherits from
+    frozen = own is not None and own.frozen
     require(
         frozen, "a frozen dataclass", type(family).__name__, "Decorate it with @dataclasses.dataclass(frozen=True)."
     )

@@ -98,7 +98,8 @@ def _types(s: _Sample) -> None:
     require(before == now, f"the state of init, {before}", now, "Cast it: a change of type compiles update anew.")
     space = s.family.observation_space(task)
     kinds = ((space.shape, space.dtype), ((), np.int32), ((), np.float32), ((), np.bool_), ((), np.bool_))
-    rows = Transition(*(jax.ShapeDtypeStruct((*sizes, *shape), dtype) for shape, dtype in kinds))
+    leaves: list[Any] = [jax.ShapeDtypeStruct((*sizes, *shape), dtype) for shape, dtype in kinds]
+    rows = Transition(*leaves)
     require(isinstance(stream, Transition) and types_of(stream) == types_of(rows), f"transitions {types_of(rows)}",
             types_of(stream), "Return Transition [steps_per_update, actors, ...].")  # fmt: skip
 
@@ -108,8 +109,8 @@ def _streams(s: _Sample) -> None:
     flat = lambda x: x.reshape(-1, *x.shape[3:])
     check_space(s.family.observation_space(task), flat(stream.observation), "observations")
     check_space(s.family.action_space(task), flat(stream.action), "actions")
-    ends = [np.moveaxis(x, 1, -1) for x in (stream.terminated, stream.truncated)]
-    check_episodes(*ends, s.family.episode_length)
+    terminated, truncated = (np.moveaxis(np.asarray(x), 1, -1) for x in (stream.terminated, stream.truncated))
+    check_episodes(terminated, truncated, s.family.episode_length)
 
 
 def _replays(s: _Sample) -> None:
@@ -133,7 +134,7 @@ def _replays(s: _Sample) -> None:
                     "Step with ad_jax.envs.base.advance; carry state and observation across updates.")  # fmt: skip
             keys = jax.random.split(jax.random.key(3), REPLAYS)
             got = replay(keys, task, states, begin, np.array(start), stream.action)
-            _compare(stream, *map(np.asarray, got), where)
+            _compare(stream, tuple(map(np.asarray, got)), where)
 
 
 def _list_starts(observation: np.ndarray, state: Any) -> tuple[dict[bytes, int], Any] | None:
@@ -162,8 +163,9 @@ def _replay(family, key, task, states, begin, start, action):
     return jax.lax.scan(step, take(states, 0), (begin, start, action, keys))[1]
 
 
-def _compare(stream: Transition, observation, reward, terminated, truncated, where: str) -> None:
-    """Hold `stream` against replays `[REPLAYS, T, ...]`, in what they agree on."""
+def _compare(stream: Transition, got: tuple[np.ndarray, ...], where: str) -> None:
+    """Hold `stream` against what replays gave, `[REPLAYS, T, ...]`, in what they agree on."""
+    observation, reward, terminated, truncated = got
     certain = lambda x: np.array_equal(x, np.broadcast_to(x[:1], x.shape))
     remedy = "Store what the action was chosen from; keep actors apart and in order."
     if not certain(observation):  # what comes later depends on chance too

@@ -1,0 +1,49 @@
+# make demo    the main job: Dark Room, from nothing to in-context learning, and a report
+# make test    the tests (slow ones: make test-all)
+# make check   lint, types
+# Each sets up .venv by itself; nothing but python3 (3.11+, with venv) and make is needed.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := $(shell find ad_jax experiments -name '*.py' -o -name '*.html') pyproject.toml README.md
+.DEFAULT_GOAL := help
+.PHONY: help demo smoke test test-all check format clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+.venv/dependencies: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt $$($(PYTHON) -c "import tomllib; \
+	  p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+	  print(*('\"' + d.replace(' ', '') + '\"' for d in p['dependencies'] + p['optional-dependencies']['dev']))" | tr -d '"')
+	@touch $@
+
+# The package itself, as a user gets it: a wheel in site-packages, not the source tree.
+.venv/installed: .venv/dependencies $(SOURCES)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --force-reinstall .
+	@touch $@
+
+demo: .venv/installed
+	$(BIN)/ad-jax run dark_room --dir runs/dark_room/demo
+
+smoke: .venv/installed
+	$(BIN)/ad-jax run dark_room --scale smoke --dir runs/dark_room/smoke
+
+test: .venv/installed
+	$(BIN)/pytest
+
+test-all: .venv/installed
+	$(BIN)/pytest -m ""
+
+check: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+format: .venv/dependencies
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf .venv build dist runs

@@ -1,0 +1,228 @@
+"""Distilling: eight devices are one device, a killed run ends like an uninterrupted one, options do what they are called."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import GRID, mesh_of, numbered_histories
+
+from ad_jax import checkpoint, distill, metrics, replay
+from ad_jax.errors import CheckpointError, ConfigError, TrainingDiverged
+from ad_jax.models.transformer import Config as ModelConfig
+from ad_jax.models.transformer import make
+from ad_jax.types import Batch, Steps
+
+MODEL = make(ModelConfig(layers=2, width=16, heads=4, mlp_width=32, window=6, token_mask=0.2, dropout=0.1), GRID)
+SAMPLING = replay.Config(segment=8, batch=16, groups=8)
+TINY = distill.Config(updates=6, warmup_updates=2, learning_rate=1e-2, updates_per_dispatch=3, checkpoint_every=2)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """One trainer and replay on one device for every test that needs no other."""
+    return distill.Trainer(MODEL, GRID, TINY, SAMPLING, mesh_of(), seed=1), load(mesh_of())
+
+
+def load(mesh):
+    return replay.load(numbered_histories(16, 24), GRID, SAMPLING, mesh)
+
+
+def meta_of(trainer):
+    return {"architecture": distill.architecture_of(trainer.like.params)}
+
+
+def train(trainer, resident, folder, config=TINY, **options):
+    folder.mkdir(exist_ok=True)
+    log = metrics.MetricsLog(folder, metrics.Config())
+    return distill.distill(trainer, resident, config, SAMPLING, folder / "checkpoints", meta_of(trainer), log, **options)
+
+
+def final_state(trainer, folder):
+    with checkpoint.Checkpoints(folder / "checkpoints") as checkpoints:
+        return jax.device_get(checkpoints.restore(trainer.like)[:2])
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 2, 2), (1, 4, 2)])
+def test_eight_devices_train_like_one(trained, axes):
+    trainer, resident = trained
+    count = jnp.int32(3)
+    one, loss, norm = trainer.run(trainer.init(), resident, count)
+    mesh = mesh_of(*axes)
+    other = distill.Trainer(MODEL, GRID, TINY, SAMPLING, mesh, seed=1)
+    many, losses, norms = other.run(other.init(), load(mesh), count)
+    np.testing.assert_allclose(loss, losses, rtol=1e-5)
+    np.testing.assert_allclose(norm, norms, rtol=1e-4)
+    # Adam divides by the gradient's size: where that is nearly zero, rounding is a large part of it.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), *jax.device_get((one.params, many.params)))
+
+
+def test_parameters_and_optimiser_state_are_really_split():
+    trainer = distill.Trainer(MODEL, GRID, TINY, SAMPLING, mesh_of(2, 2, 2), seed=1)
+    state = trainer.init()
+    for tree in (state.params, state.opt_state[1][0].mu):
+        kernel = tree["block_0"]["up"]["kernel"]
+        assert kernel.shape == (16, 32)
+        assert kernel.addressable_shards[0].data.shape == (8, 16), "fsdp x tensor"
+
+
+def test_the_step_is_compiled_once_and_its_count_is_dynamic(trained):
+    trainer, resident = trained
+    state = trainer.init()
+    for count in (1, 3, 2):
+        state, _, _ = trainer.run(state, resident, jnp.int32(count))
+    assert trainer.run._cache_size() == 1
+    assert int(state.step) == 6
+
+
+def test_killed_after_every_step_and_resumed_ends_bit_equal(trained, tmp_path):
+    trainer, resident = trained
+    whole = dataclasses.replace(TINY, updates=5, checkpoint_every=5)
+    config = dataclasses.replace(TINY, updates=5, checkpoint_every=1)
+    trainer = distill.Trainer(MODEL, GRID, whole, SAMPLING, mesh_of(), seed=1)
+    train(trainer, resident, tmp_path / "whole", whole)
+
+    class Killed(Exception):
+        pass
+
+    for update in range(1, 5):
+
+        def stop(params, update=update):
+            raise Killed
+
+        with pytest.raises(Killed):  # dies in the update after the checkpoint that it goes on from
+            train(trainer, resident, tmp_path / "killed", dataclasses.replace(config, evaluate_every=update + 1), evaluate=stop)
+    train(trainer, resident, tmp_path / "killed", config)
+    assert_equal(final_state(trainer, tmp_path / "whole"), final_state(trainer, tmp_path / "killed"))
+    steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps)), "the resumed log reads like an uninterrupted one"
+
+
+def test_a_finished_run_does_nothing_more(trained, tmp_path):
+    trainer, resident = trained
+    train(trainer, resident, tmp_path)
+    before = final_state(trainer, tmp_path)
+    assert train(trainer, resident, tmp_path).step == 6
+    assert_equal(before, final_state(trainer, tmp_path))
+
+
+def test_a_checkpoint_restores_onto_another_mesh(trained, tmp_path):
+    trainer, resident = trained
+    train(trainer, resident, tmp_path)
+    other = distill.Trainer(MODEL, GRID, TINY, SAMPLING, mesh_of(2, 2, 2), seed=1)
+    assert_equal(final_state(trainer, tmp_path), final_state(other, tmp_path))
+
+
+def test_another_architecture_is_refused_and_named(trained, tmp_path):
+    trainer, resident = trained
+    train(trainer, resident, tmp_path)
+    wider = make(ModelConfig(layers=2, width=16, heads=4, mlp_width=64, window=6), GRID)
+    other = distill.Trainer(wider, GRID, TINY, SAMPLING, mesh_of(), seed=1)
+    with pytest.raises(CheckpointError, match=r"another architecture.*block_0.down.kernel \(\[32, 16\] there, \[64, 16\] here\)"):
+        train(other, resident, tmp_path)
+
+
+def test_a_diverged_run_names_the_update_and_keeps_the_last_good_checkpoint(trained, tmp_path):
+    trainer, resident = trained
+    poisoned = resident.replace(reward=jnp.full(resident.reward.shape, jnp.nan, jnp.float32))
+    train(trainer, resident, tmp_path, dataclasses.replace(TINY, updates=2))
+    before = final_state(trainer, tmp_path)
+    with pytest.raises(TrainingDiverged, match="update 3: loss nan"):
+        train(trainer, poisoned, tmp_path)
+    assert_equal(before, final_state(trainer, tmp_path))
+
+
+def test_the_best_checkpoint_is_the_one_with_the_best_in_context_return(trained, tmp_path):
+    trainer, resident = trained
+    returns = iter([1.0, 5.0, 2.0])
+    config = dataclasses.replace(TINY, evaluate_every=2)
+    train(trainer, resident, tmp_path, config, evaluate=lambda params: next(returns))
+    step, _, meta = checkpoint.load(tmp_path, "best")
+    assert (step, meta["in_context_return"]) == (4, 5.0)
+    assert checkpoint.load(tmp_path, "last")[0] == 6
+
+
+def test_a_damaged_checkpoint_is_named(trained, tmp_path):
+    trainer, resident = trained
+    train(trainer, resident, tmp_path)
+    for file in (tmp_path / "checkpoints" / "steps" / "6" / "meta").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"\x00")
+    with pytest.raises(CheckpointError, match=r"cannot read checkpoint .*steps/6"):
+        checkpoint.load(tmp_path)
+    with pytest.raises(CheckpointError, match="no last checkpoint under"):
+        checkpoint.load(tmp_path / "nowhere")
+
+
+def test_clipping_is_by_the_global_norm():
+    optimiser = distill.make_optimiser(dataclasses.replace(TINY, clip_norm=1.0))
+    params = {"a": jnp.zeros((2, 2)), "b": jnp.zeros(3)}
+    grads = {"a": jnp.full((2, 2), 30.0), "b": jnp.full(3, 40.0)}
+    clip = optax.chain(optax.clip_by_global_norm(1.0))
+    clipped, _ = clip.update(grads, clip.init(params))
+    state = optimiser.init(params)
+    for _ in range(3):  # the first update of the warm-up has rate 0
+        _, state = optimiser.update(grads, state, params)
+    mu = optax.tree.get(state, "mu")
+    scale = 1 - TINY.b1**3
+    jax.tree.map(lambda m, c: np.testing.assert_allclose(m, c * scale, rtol=1e-5), mu, clipped)
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_weight_decay_shrinks_matrices_and_leaves_vectors(optimiser):
+    config = dataclasses.replace(TINY, weight_decay=0.5, optimiser=optimiser, warmup_updates=0)
+    params = {"kernel": jnp.ones((4, 4)), "scale": jnp.ones(4)}
+    rule = distill.make_optimiser(config)
+    updates, _ = rule.update(jax.tree.map(jnp.zeros_like, params), rule.init(params), params)
+    assert float(updates["kernel"].max()) < 0
+    np.testing.assert_array_equal(updates["scale"], 0)
+
+
+def test_accumulated_gradients_equal_the_whole_batch():
+    model = make(ModelConfig(layers=1, width=8, heads=2, mlp_width=16, window=6), GRID)  # nothing random in it
+    params = jax.jit(model.init)(jax.random.key(0))
+    batch = replay.sample(load(mesh_of()), jax.random.key(1), GRID, SAMPLING, mesh_of())
+    whole, parts = (jax.jit(lambda p, b, c=c: distill.gradient(model, p, b, jax.random.key(2), c, 8))(params, batch)
+                    for c in (TINY, dataclasses.replace(TINY, accumulate=2)))  # fmt: skip
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole, parts)
+
+
+def test_label_smoothing_against_its_formula():
+    logits = jnp.log(jnp.array([[[0.7, 0.1, 0.1, 0.05, 0.05]]]))
+    model = MODEL._replace(apply=lambda params, steps, key: logits)
+    action = jnp.array([[0]])
+    steps = Steps(jnp.zeros((1, 1, 2), jnp.int32), action, jnp.zeros((1, 1)), jnp.zeros((1, 1), bool))
+    targets = np.array([0.8 + 0.04, 0.04, 0.04, 0.04, 0.04])
+    loss = distill.loss_of(model, {}, Batch(steps, action), None, 0.2)
+    np.testing.assert_allclose(loss, -(targets * np.asarray(logits[0, 0])).sum(), rtol=1e-5)
+    np.testing.assert_allclose(distill.loss_of(model, {}, Batch(steps, action), None, 0.0), -np.log(0.7), rtol=1e-5)
+
+
+def test_the_loss_falls(trained, tmp_path):
+    """Actions here follow from time, which the context shows: a few updates must learn some of it."""
+    resident = trained[1].replace(reward=jnp.zeros_like(trained[1].reward))  # numbers in the thousands drown the rest
+    config = dataclasses.replace(TINY, updates=60, warmup_updates=5, updates_per_dispatch=20, checkpoint_every=60)
+    trainer = distill.Trainer(MODEL, GRID, config, SAMPLING, mesh_of(), seed=1)
+    first = float(trainer.run(trainer.init(), resident, jnp.int32(1))[1][0])
+    assert train(trainer, resident, tmp_path, config).loss < 0.6 * first
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"updates": 0}, "distill.updates must be at least 1"),
+        ({"warmup_updates": 6}, "below distill.updates=6"),
+        ({"accumulate": 3}, "distill.accumulate=3 must divide"),
+        ({"label_smoothing": 1.0}, r"in \[0, 1\)"),
+    ],
+)
+def test_numbers_that_cannot_be_meant_are_refused(change, words):
+    with pytest.raises(ConfigError, match=words):
+        distill.Trainer(MODEL, GRID, dataclasses.replace(TINY, **change), SAMPLING, mesh_of(), seed=1)

@@ -1,0 +1,192 @@
+"""Evaluating: exact returns of scripted policies, cached = uncached, eight devices = one, unseen tasks are proved unseen."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import mesh_of
+
+from ad_jax import envs, evaluate
+from ad_jax.agent import Agent
+from ad_jax.envs.base import advance, spec_of, take
+from ad_jax.errors import AdJaxError
+from ad_jax.keys import named_key, number_of
+from ad_jax.models.base import Model
+from ad_jax.models.transformer import Config, Paper, make
+from ad_jax.types import Steps
+
+ROOM = envs.make("dark_room", {"size": 5, "steps": 6})
+SPEC = spec_of(ROOM)
+TASKS = take(ROOM.all_tasks(), np.array([0, 7, 12, 24]))
+IDS = ROOM.task_ids(TASKS)
+SMALL = {"layers": 2, "width": 16, "heads": 2, "mlp_width": 32}
+MODELS = {
+    "streaming": make(Config(**SMALL, window=7), SPEC),
+    "paper": make(Paper(**SMALL, window=14, episode_length=6, embedding_scale=1.0), SPEC),
+}
+
+
+def scripted(policy) -> Model:
+    """A "model" whose logits all but force `policy(steps [B]) -> action [B]`; it has no memory but the steps."""
+
+    def decode(params, cache, steps):
+        return 1e4 * jax.nn.one_hot(policy(steps), SPEC.num_actions), cache
+
+    return Model(None, None, lambda batch: jnp.int32(0), decode, None, 1, None)
+
+
+def curve(model, params=None, family=ROOM, tasks=TASKS, mode="sampled", seeds=3, episodes=4, per_run=None, mesh=None):
+    mesh = mesh or mesh_of()
+    runner = evaluate.make_evaluator(model, family, mesh, mode, episodes, per_run or episodes * family.episode_length)
+    return evaluate.evaluate(runner, params, tasks, family.task_ids(tasks), seeds, episodes, family, mesh, seed=5)
+
+
+@pytest.mark.parametrize("mode", ["sampled", "greedy"])
+def test_scripted_policies_get_their_exact_returns(mode):
+    stay = curve(scripted(lambda steps: jnp.zeros_like(steps.prev_action)), mode=mode)
+    np.testing.assert_array_equal(stay.returns, np.array([0, 0, 6, 0])[:, None, None] * np.ones((4, 3, 4)))
+    up_left = curve(scripted(lambda steps: jnp.where(steps.observation[:, 0] > 0, 2, 4)), mode=mode)
+    # From (2, 2): two up, two left to goal (0, 0): rewards on steps 4, 5, 6. The goals (1, 2) and (2, 2) are passed or left.
+    np.testing.assert_array_equal(up_left.returns[:, 0, 0], [3, 1, 0, 0])
+    optimal = curve(scripted(lambda steps: jnp.where(steps.observation[:, 0] > 0, 2, 4)), tasks=take(TASKS, slice(1)))
+    np.testing.assert_array_equal(optimal.returns, ROOM.optimal_return(take(TASKS, slice(1)))[0])
+
+
+def test_the_policy_sees_the_last_action_reward_and_episode_end():
+    """A policy that stops for good once it was rewarded keeps every later reward, and resets cut it at the boundary."""
+    def policy(steps):
+        walk = jnp.where(steps.observation[:, 0] > 0, 2, 4)
+        return jnp.where((steps.prev_reward > 0) & ~steps.prev_done, 0, walk)
+
+    result = curve(scripted(policy), tasks=take(TASKS, slice(1, 2)))  # goal (1, 2), one step up of the centre
+    np.testing.assert_array_equal(result.returns, 6)
+
+
+@pytest.mark.parametrize("reward", ["once", "terminate"])
+def test_episodes_of_any_length_are_counted_apart(reward):
+    family = envs.make("dark_room", {"size": 5, "steps": 6, "reward": reward})
+    tasks = take(family.all_tasks(), np.array([7, 24]))
+    walk = scripted(lambda steps: jnp.where(steps.observation[:, 0] > 0, 2, 4))
+    result = curve(walk, family=family, tasks=tasks, episodes=4)
+    np.testing.assert_array_equal(result.returns, np.array([1.0, 0.0])[:, None, None] * np.ones((2, 3, 4)))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_cached_rollout_equals_uncached_action_for_action(name):
+    model = MODELS[name]
+    params = jax.jit(model.init)(jax.random.key(0))
+    params = jax.tree.map(lambda x: 2 * x, params)  # sharper logits: a wrong context would change actions
+    episodes, mode = 6, "sampled"  # 36 steps, 5 windows of the streaming model
+    task, rollout = 1, 0  # the rollout whose positions are traced
+    cached = curve(model, params, episodes=episodes, mode=mode)
+    total = episodes * ROOM.episode_length
+    positions, rewards = uncached_rollout(model, params, take(TASKS, task), IDS[task], rollout, total, mode)
+    np.testing.assert_array_equal(cached.trace[:, task], positions)
+    np.testing.assert_array_equal(cached.returns[task, rollout], rewards.reshape(episodes, -1).sum(1))
+    assert len(np.unique(positions, axis=0)) > 5, "the rollout went places"
+
+
+def uncached_rollout(model, params, task, task_id, rollout, total, mode):
+    """One rollout as a Python loop that recomputes the whole context at each step."""
+    key = jax.random.fold_in(jax.random.fold_in(named_key(5, "evaluate"), number_of(task_id)), rollout)
+    observation, state = ROOM.reset_env(jax.random.fold_in(key, 2**31), task)
+    stream = evaluate.first_steps(observation[None], SPEC.num_actions)
+    longest = 1 + max(total - 1 - model.context_start(np.arange(total) % 6 == 0), model.window)
+    apply = jax.jit(model.apply)
+    pad = min(longest, model.max_segment or longest)
+    rewards = []
+    for t in range(total):
+        first = model.context_start(np.asarray(stream.prev_done))
+        context = jax.tree.map(lambda x: np.asarray(x)[first:], stream)  # noqa: B023
+        length = t + 1 - first
+        padded = jax.tree.map(lambda x: np.concatenate([x, np.zeros((pad - length, *x.shape[1:]), x.dtype)])[None], context)  # noqa: B023
+        logits = apply(params, padded)[:, length - 1]
+        key_action, key_env = jax.random.split(jax.random.fold_in(key, t))
+        action = evaluate.choose(logits, key_action[None], mode)[0]
+        observation, state, outcome = advance(ROOM, key_env, state, action, task)
+        rewards.append(float(outcome.reward))
+        new = Steps(observation[None], action[None], outcome.reward[None], outcome.done[None])
+        stream = jax.tree.map(lambda x, y: np.concatenate([x, y]), stream, new)
+    return stream.observation[:-1], np.array(rewards)
+
+
+def test_results_do_not_depend_on_devices_batch_or_dispatches():
+    model = MODELS["streaming"]
+    params = jax.jit(model.init)(jax.random.key(0))
+    whole = curve(model, params)
+    np.testing.assert_array_equal(whole.returns, curve(model, params, per_run=6).returns)
+    np.testing.assert_array_equal(whole.returns, curve(model, params, mesh=mesh_of(8)).returns)  # 12 rollouts, padded to 16
+    np.testing.assert_array_equal(whole.returns, curve(model, params, mesh=mesh_of(2, 2, 2)).returns)
+    np.testing.assert_array_equal(whole.returns[1:2, :2], curve(model, params, tasks=take(TASKS, slice(1, 2)), seeds=2).returns)
+
+
+def test_rollouts_are_compiled_once():
+    model, mesh = MODELS["streaming"], mesh_of()
+    params = jax.jit(model.init)(jax.random.key(0))
+    runner = evaluate.make_evaluator(model, ROOM, mesh, "sampled", 4, 6)
+    for seed in (1, 2):
+        evaluate.evaluate(runner, params, TASKS, IDS, 2, 4, ROOM, mesh, seed)
+    assert runner.run._cache_size() == 1
+    assert runner.start._cache_size() == 1
+
+
+def test_traces_show_where_the_first_rollout_was():
+    result = curve(scripted(lambda steps: jnp.full_like(steps.prev_action, 1)), episodes=2)  # down, into the wall
+    down = [[2, 2], [3, 2], [4, 2], [4, 2], [4, 2], [4, 2]]
+    np.testing.assert_array_equal(result.trace[:, 0], down * 2)
+    data = evaluate.tasks_as_data(ROOM, TASKS)
+    paths = evaluate.paths_as_data(result, data, ROOM.episode_length, "sampled")
+    assert data[paths["task"]]["optimal"] == min(task["optimal"] for task in data)
+    assert [e["episode"] for e in paths["episodes"]] == [1, 2]
+    assert paths["episodes"][0]["points"] == down
+
+
+def test_trained_or_missing_tasks_are_refused():
+    evaluate.check_unseen(["a"], ["b"])
+    with pytest.raises(AdJaxError, match=r"1 of 2 held-out tasks were trained on \(b"):
+        evaluate.check_unseen(["a", "b"], ["b", "c"])
+    with pytest.raises(AdJaxError, match="held-out set is empty"):
+        evaluate.check_unseen([], ["b"])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_agent_acts_like_the_evaluator(name):
+    """Greedy: the same episodes from Python, step by step, batched over tasks."""
+    model = MODELS[name]
+    params = jax.tree.map(lambda x: 2 * x, jax.jit(model.init)(jax.random.key(0)))
+    agent = Agent(model, params, SPEC, mode="greedy")
+    expected = curve(model, params, mode="greedy", seeds=1, episodes=5).returns[:, 0]
+    agent.reset(batch=4)
+    keys = jax.random.split(jax.random.key(0), 4)
+    step = jax.jit(jax.vmap(functools.partial(advance, ROOM)))
+    observation, state = jax.vmap(ROOM.reset_env)(keys, TASKS)
+    reward = done = None
+    rewards = []
+    for _ in range(5 * ROOM.episode_length):
+        action = agent.act(observation, reward, done)
+        observation, state, outcome = step(keys, state, jnp.asarray(action), TASKS)
+        reward, done = outcome.reward, outcome.done
+        rewards.append(np.asarray(reward))
+    np.testing.assert_array_equal(np.stack(rewards, 1).reshape(4, 5, -1).sum(2), expected)
+
+
+def test_an_agent_says_what_is_missing():
+    agent = Agent(MODELS["streaming"], jax.jit(MODELS["streaming"].init)(jax.random.key(0)), SPEC)
+    with pytest.raises(AdJaxError, match=r"expects observations of shape \(1, 2\)"):
+        agent.act([1, 1])
+    agent.act([[1, 1]])
+    with pytest.raises(AdJaxError, match="needs reward and done"):
+        agent.act([[1, 1]])
+    agent.reset(batch=2, seed=3)
+    first = [agent.act([[1, 1]] * 2), agent.act([[1, 2]] * 2, [0.0, 1.0], [False, True])]
+    agent.reset(batch=2, seed=3)
+    again = [agent.act([[1, 1]] * 2), agent.act([[1, 2]] * 2, [0.0, 1.0], [False, True])]
+    np.testing.assert_array_equal(first, again)
+
+
+def test_config_numbers_are_checked():
+    with pytest.raises(AdJaxError, match=r"evaluate.seeds must be at least 1"):
+        dataclasses.replace(evaluate.Config(), seeds=0).validate()
