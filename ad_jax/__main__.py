@@ -33,17 +33,24 @@ Options of a plug-in follow its name: env.*, source.*, model.*. `ad-jax show EXP
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     raw = argparse.RawDescriptionHelpFormatter
-    top = argparse.ArgumentParser("ad-jax", description="In-context reinforcement learning by Algorithm Distillation.\n\n"
-                                  + FLOW, formatter_class=raw)  # fmt: skip
+    top = argparse.ArgumentParser(
+        "ad-jax",
+        description="In-context reinforcement learning by Algorithm Distillation.\n\n" + FLOW,
+        formatter_class=raw,
+    )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def stage(name: str, text: str) -> None:
-        sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=OVERRIDES, formatter_class=raw)
+        sub = commands.add_parser(
+            name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=OVERRIDES, formatter_class=raw
+        )
         sub.add_argument("experiment", help="an experiment's name (e.g. dark_room), its folder, or its file")
         sub.add_argument("overrides", nargs="*", metavar="field=value", help="overridden fields")
         sub.add_argument("--scale", default="cpu", help="the experiment's size: cpu (default) or another it defines")
         sub.add_argument("--dir", type=Path, help="run directory (default runs/<experiment>/<hash of the config>)")
-        sub.add_argument("--histories", help="where the histories are: a directory, gs:// or s3:// (default DIR/histories)")
+        sub.add_argument(
+            "--histories", help="where the histories are: a directory, gs:// or s3:// (default DIR/histories)"
+        )
 
     stage("run", "all four stages: collect, distill, evaluate, report")
     stage("collect", "stage 1: run the source algorithm on the training tasks and keep every learning history")
@@ -51,13 +58,18 @@ def parser() -> argparse.ArgumentParser:
     stage("evaluate", "stage 3: let the frozen transformer learn the held-out tasks in its context")
     stage("show", "print the experiment's claim and every field, and check it, without running anything")
 
-    page = commands.add_parser("report", help="stage 4: page and figures from results.json, of one run or several seeds",
-                               description="Draw one page from one or several results.json (runs of one experiment with "
-                               "different seeds are pooled).")  # fmt: skip
+    page = commands.add_parser(
+        "report",
+        help="stage 4: page and figures from results.json, of one run or several seeds",
+        description="Draw one page from one or several results.json (runs of one experiment with "
+        "different seeds are pooled).",
+    )
     page.add_argument("results", nargs="+", type=Path, help="results.json files or run directories")
     page.add_argument("--out", type=Path, help="where the page goes (default: report/ beside the first results)")
 
-    store = commands.add_parser("histories", help="look at a collection of learning histories, or check every byte of it")
+    store = commands.add_parser(
+        "histories", help="look at a collection of learning histories, or check every byte of it"
+    )
     actions = store.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, text in (("info", "print what is in it"), ("verify", "check every byte")):
         sub = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
@@ -75,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from ad_jax.errors import AdJaxError
 
     handler: Callable[[Any], int] = {"histories": _histories, "report": _report, "check": _check, "show": _show}.get(
-        args.command, _stage)  # fmt: skip
+        args.command, _stage
+    )
     try:
         with contextlib.suppress(ValueError):
             sys.path.index("") if "" in sys.path else sys.path.insert(0, "")  # plug-ins beside the experiment
@@ -84,8 +97,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"ad-jax: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"ad-jax: {error.strerror or error}: {error.filename or ''}. Finished parts are kept; run the same command "
-              "again to go on", file=sys.stderr)  # fmt: skip
+        print(
+            f"ad-jax: {error.strerror or error}: {error.filename or ''}. Finished parts are kept; run the same command "
+            "again to go on",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("\nad-jax: interrupted; run the same command again to go on from here", file=sys.stderr)

@@ -69,11 +69,15 @@ class Agent:
         batch = len(self._action)
         observation = np.asarray(observation, np.float32 if self.spec.values is None else np.int32)
         if observation.shape != (batch, *self.spec.shape):
-            raise AdJaxError(f"act expects observations of shape {(batch, *self.spec.shape)} (batch, then one observation); "
-                             f"got {observation.shape}. reset(batch=...) sets the batch")  # fmt: skip
+            raise AdJaxError(
+                f"act expects observations of shape {(batch, *self.spec.shape)} (batch, then one observation); "
+                f"got {observation.shape}. reset(batch=...) sets the batch"
+            )
         if self._time and (reward is None or done is None):
-            raise AdJaxError("act needs reward and done of the last action on every call after the first: "
-                             "they are what the agent learns from")  # fmt: skip
+            raise AdJaxError(
+                "act needs reward and done of the last action on every call after the first: "
+                "they are what the agent learns from"
+            )
         per_row = lambda x, dtype: np.broadcast_to(np.asarray(0 if x is None else x, dtype), (batch,))
         steps = Steps(observation, self._action, per_row(reward, np.float32), per_row(done, bool))
         logits, self._cache = self._decode(self.params, self._cache, steps)

@@ -81,8 +81,10 @@ def load(folder: Path, which: str = "last", like: Any = None) -> tuple[int, Any,
         raise CheckpointError(f"evaluate.checkpoint is 'last' or 'best'; got {which!r}")
     found = next((p for p in (folder / "checkpoints" / name, folder / name, folder) if _has_steps(p)), None)
     if found is None:
-        raise CheckpointError(f"no {which} checkpoint under {folder}. Expected a run directory with "
-                              f"checkpoints/{name}; run `ad-jax distill` first")  # fmt: skip
+        raise CheckpointError(
+            f"no {which} checkpoint under {folder}. Expected a run directory with "
+            f"checkpoints/{name}; run `ad-jax distill` first"
+        )
     with _manager(found) as manager:
         return _restore(manager, manager.latest_step(), like)
 
@@ -102,7 +104,9 @@ def _has_steps(folder: Path) -> bool:
 
 
 def _arguments(state: Any, meta: dict[str, Any]) -> ocp.args.Composite:
-    return ocp.args.Composite(state=ocp.args.StandardSave(copy(state)), meta=ocp.args.JsonSave({"schema": SCHEMA} | meta))
+    return ocp.args.Composite(
+        state=ocp.args.StandardSave(copy(state)), meta=ocp.args.JsonSave({"schema": SCHEMA} | meta)
+    )
 
 
 def _restore(manager: ocp.CheckpointManager, step: int | None, like: Any) -> tuple[int, Any, dict[str, Any]]:
@@ -128,8 +132,10 @@ def _restore_meta(manager: ocp.CheckpointManager, step: int | None) -> dict[str,
 
 
 def _unreadable(manager: ocp.CheckpointManager, step: int, error: Exception) -> CheckpointError:
-    return CheckpointError(f"cannot read checkpoint {manager.directory}/{step}: {error}. If it is damaged, delete that "
-                           "folder: the one before it is used then")  # fmt: skip
+    return CheckpointError(
+        f"cannot read checkpoint {manager.directory}/{step}: {error}. If it is damaged, delete that "
+        "folder: the one before it is used then"
+    )
 
 
 def _on_first_device(manager: ocp.CheckpointManager, step: int) -> Any:

@@ -72,8 +72,11 @@ class Learners:
         state = self.source.init(jax.random.fold_in(key, 2**31), task)
 
         def narrow(t):
-            return t.replace(observation=t.observation.astype(spec.observation_dtype),
-                             action=t.action.astype(spec.action_dtype), reward=t.reward.astype(family.reward_dtype))  # fmt: skip
+            return t.replace(
+                observation=t.observation.astype(spec.observation_dtype),
+                action=t.action.astype(spec.action_dtype),
+                reward=t.reward.astype(family.reward_dtype),
+            )
 
         def update(state, index):
             state, transitions = self.source.update(jax.random.fold_in(key, index), state, task)
@@ -94,7 +97,9 @@ class Learners:
         self.lives = self.lives.lower(*inputs).compile() if hasattr(self.lives, "lower") else self.lives
         return time.monotonic() - started
 
-    def _inputs(self, seed: int, tasks: Any, task_ids: Sequence[str], seeds: int, learner: np.ndarray) -> tuple[Any, Any]:
+    def _inputs(
+        self, seed: int, tasks: Any, task_ids: Sequence[str], seeds: int, learner: np.ndarray
+    ) -> tuple[Any, Any]:
         """Keys and tasks of `learner [C]`, on the devices."""
         names = np.array([number_of(task_ids[i]) for i in learner // seeds], np.uint32)
         fold = lambda task, index: jax.random.fold_in(jax.random.fold_in(named_key(seed, "collect"), task), index)
@@ -103,9 +108,16 @@ class Learners:
 
 
 def collect(
-    learners: Learners, tasks: Any, task_ids: Sequence[str], config: Config, seed: int, url: str, manifest: Manifest,
-    log: MetricsLog, progress_seconds: float = 5.0,
-) -> Result:  # fmt: skip
+    learners: Learners,
+    tasks: Any,
+    task_ids: Sequence[str],
+    config: Config,
+    seed: int,
+    url: str,
+    manifest: Manifest,
+    log: MetricsLog,
+    progress_seconds: float = 5.0,
+) -> Result:
     """Collect what `manifest` describes into `url`; chunks already there are kept.
 
     Raises:
@@ -132,7 +144,9 @@ def collect(
             writer.write(chunk, histories)
             done += count
             tenths = returns_by_tenth(histories.transition)
-            log.write("collect", chunk, {"learners": done, "return_first_tenth": tenths[0], "return_last_tenth": tenths[-1]})
+            log.write(
+                "collect", chunk, {"learners": done, "return_first_tenth": tenths[0], "return_last_tenth": tenths[-1]}
+            )
             progress.update(done, return_early=tenths[0], late=tenths[-1])
     return Result((done - first) * steps_each, time.monotonic() - started, compile_seconds)
 
@@ -145,14 +159,21 @@ def as_histories(
     learner = np.repeat(np.arange(first, first + count), actors)
     rows = jax.tree.map(lambda x: np.asarray(x)[:count].reshape(count * actors, *x.shape[2:]), life)
     leaves = {name: np.asarray(leaf)[learner // seeds] for name, leaf in task_leaves(tasks).items()}
-    return Histories(rows, leaves, [task_ids[i] for i in learner // seeds], (learner % seeds).astype(np.int32),
-                     np.tile(np.arange(actors, dtype=np.int32), count))  # fmt: skip
+    return Histories(
+        rows,
+        leaves,
+        [task_ids[i] for i in learner // seeds],
+        (learner % seeds).astype(np.int32),
+        np.tile(np.arange(actors, dtype=np.int32), count),
+    )
 
 
 def task_leaves(tasks: Any) -> dict[str, Any]:
     """The leaves of batched `EnvParams` by dotted path, e.g. `{"goal": [N, 2]}`."""
     paths = jax.tree_util.tree_flatten_with_path(tasks)[0]
-    return {".".join(str(getattr(part, "name", getattr(part, "key", part))) for part in path): leaf for path, leaf in paths}
+    return {
+        ".".join(str(getattr(part, "name", getattr(part, "key", part))) for part in path): leaf for path, leaf in paths
+    }
 
 
 def learning_curve(learners: Learners, tasks: Any, task_ids: Sequence[str], seeds: int, seed: int) -> np.ndarray:

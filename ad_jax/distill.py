@@ -58,11 +58,14 @@ class Config:
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"distill.label_smoothing is in [0, 1); got {self.label_smoothing}")
         if self.warmup_updates >= self.updates:
-            raise ConfigError(f"distill.warmup_updates={self.warmup_updates} must be below "
-                              f"distill.updates={self.updates}")  # fmt: skip
+            raise ConfigError(
+                f"distill.warmup_updates={self.warmup_updates} must be below distill.updates={self.updates}"
+            )
         if (batch // groups) % self.accumulate:
-            raise ConfigError(f"distill.accumulate={self.accumulate} must divide the rows of a group, "
-                              f"replay.batch / replay.groups = {batch // groups}")  # fmt: skip
+            raise ConfigError(
+                f"distill.accumulate={self.accumulate} must divide the rows of a group, "
+                f"replay.batch / replay.groups = {batch // groups}"
+            )
 
 
 @struct.dataclass
@@ -87,8 +90,9 @@ class Trainer:
     def __init__(self, model: Model, spec: Spec, config: Config, sampling: replay_lib.Config, mesh: Mesh, seed: int):
         config.validate(sampling.batch, sampling.groups)
         if model.max_segment is not None and sampling.segment > model.max_segment:
-            raise ConfigError(f"replay.segment={sampling.segment} is longer than this model can take "
-                              f"({model.max_segment} steps)")  # fmt: skip
+            raise ConfigError(
+                f"replay.segment={sampling.segment} is longer than this model can take ({model.max_segment} steps)"
+            )
         optimiser = make_optimiser(config)
 
         def init() -> TrainState:
@@ -96,10 +100,12 @@ class Trainer:
             return TrainState(params, optimiser.init(params), jnp.int32(0))
 
         shapes = jax.eval_shape(init)
-        self.shardings = TrainState(param_shardings(shapes.params, mesh),
-                                    optimiser_shardings(optimiser, shapes.params, mesh), replicated(mesh))  # fmt: skip
+        self.shardings = TrainState(
+            param_shardings(shapes.params, mesh), optimiser_shardings(optimiser, shapes.params, mesh), replicated(mesh)
+        )
         self.like = jax.tree.map(
-            lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, self.shardings)  # fmt: skip
+            lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, self.shardings
+        )
         self.init = jax.jit(init, out_shardings=self.shardings)
 
         def update(state: TrainState, replay: Replay) -> tuple[TrainState, jax.Array, jax.Array]:
@@ -152,7 +158,9 @@ def loss_of(model: Model, params: Any, batch: Batch, key: jax.Array | None, labe
     return optax.softmax_cross_entropy(logits, labels).mean()
 
 
-def gradient(model: Model, params: Any, batch: Batch, key: jax.Array, config: Config, groups: int) -> tuple[jax.Array, Any]:
+def gradient(
+    model: Model, params: Any, batch: Batch, key: jax.Array, config: Config, groups: int
+) -> tuple[jax.Array, Any]:
     """Loss and gradient of a batch, in `config.accumulate` parts. The key is consumed."""
     value_and_grad = jax.value_and_grad(lambda p, b, k: loss_of(model, p, b, k, config.label_smoothing))
     parts = config.accumulate
@@ -184,9 +192,16 @@ class Result:
 
 
 def distill(
-    trainer: Trainer, replay: Replay, config: Config, sampling: replay_lib.Config, folder: Path, meta: dict[str, Any],
-    log: MetricsLog, evaluate: Callable[[Any], float] | None = None, progress_seconds: float = 5.0,
-) -> Result:  # fmt: skip
+    trainer: Trainer,
+    replay: Replay,
+    config: Config,
+    sampling: replay_lib.Config,
+    folder: Path,
+    meta: dict[str, Any],
+    log: MetricsLog,
+    evaluate: Callable[[Any], float] | None = None,
+    progress_seconds: float = 5.0,
+) -> Result:
     """Train to `config.updates`, from the latest checkpoint in `folder` if there is one.
 
     Args:
@@ -200,7 +215,9 @@ def distill(
     with Checkpoints(folder, config.keep_checkpoints) as checkpoints:
         state, step, best = _start(trainer, checkpoints, meta)
         log.forget_after("distill", step)
-        progress = Progress("distil", config.updates, "updates", step, progress_seconds, sampling.batch * sampling.segment)
+        progress = Progress(
+            "distil", config.updates, "updates", step, progress_seconds, sampling.batch * sampling.segment
+        )
         started = time.monotonic()
         run = trainer.run.lower(state, replay, jnp.int32(1)).compile()
         compile_seconds = time.monotonic() - started
@@ -247,8 +264,10 @@ def _due(step: int, every: int, end: int) -> bool:
 def _check_finite(loss: np.ndarray, norm: np.ndarray, step: int) -> None:
     bad = np.flatnonzero(~(np.isfinite(loss) & np.isfinite(norm)))
     if len(bad):
-        raise TrainingDiverged(f"update {step + int(bad[0]) + 1}: loss {loss[bad[0]]}, gradient norm {norm[bad[0]]}. The last "
-                               "good checkpoint is kept; lower distill.learning_rate or distill.clip_norm")  # fmt: skip
+        raise TrainingDiverged(
+            f"update {step + int(bad[0]) + 1}: loss {loss[bad[0]]}, gradient norm {norm[bad[0]]}. The last "
+            "good checkpoint is kept; lower distill.learning_rate or distill.clip_norm"
+        )
 
 
 def architecture_of(params: Any) -> dict[str, list[int]]:
@@ -261,5 +280,7 @@ def check_architecture(meta: dict[str, Any], expected: dict[str, list[int]], fol
     """Raises CheckpointError if a checkpoint's parameters are not the expected ones; names what differs."""
     changed = differences(meta["architecture"], expected)
     if changed:
-        raise CheckpointError(f"the checkpoint in {folder} is of another architecture; {len(changed)} parameters differ: "
-                              f"{', '.join(changed[:3])}. Use the model it was trained with, or another directory")  # fmt: skip
+        raise CheckpointError(
+            f"the checkpoint in {folder} is of another architecture; {len(changed)} parameters differ: "
+            f"{', '.join(changed[:3])}. Use the model it was trained with, or another directory"
+        )

@@ -74,7 +74,9 @@ class Evaluator(NamedTuple):
     steps_per_run: int
 
 
-def make_evaluator(model: Model, family: TaskFamily, mesh: Mesh, mode: Mode, episodes: int, steps_per_run: int) -> Evaluator:
+def make_evaluator(
+    model: Model, family: TaskFamily, mesh: Mesh, mode: Mode, episodes: int, steps_per_run: int
+) -> Evaluator:
     """An `Evaluator` that counts returns of the first `episodes` episodes."""
     spec = spec_of(family)
     rows, one = on_batch(mesh), replicated(mesh)
@@ -82,7 +84,9 @@ def make_evaluator(model: Model, family: TaskFamily, mesh: Mesh, mode: Mode, epi
 
     def start(keys, tasks):
         batch = len(keys)
-        observation, env_state = jax.vmap(family.reset_env)(jax.vmap(lambda k: jax.random.fold_in(k, 2**31))(keys), tasks)
+        observation, env_state = jax.vmap(family.reset_env)(
+            jax.vmap(lambda k: jax.random.fold_in(k, 2**31))(keys), tasks
+        )
         steps = first_steps(observation, spec.num_actions)
         returns = jnp.zeros((batch, episodes + 1), jnp.float32)
         counters = jnp.zeros((batch,), jnp.int32), returns, jnp.int32(0)
@@ -95,7 +99,8 @@ def make_evaluator(model: Model, family: TaskFamily, mesh: Mesh, mode: Mode, epi
         action = choose(logits, key_action, mode)
         trace = jax.vmap(family.trace)(rollouts.env_state, action)
         observation, env_state, outcome = jax.vmap(functools.partial(advance, family))(
-            key_env, rollouts.env_state, action, tasks)  # fmt: skip
+            key_env, rollouts.env_state, action, tasks
+        )
         row = jnp.arange(len(keys))
         returns = rollouts.returns.at[row, jnp.minimum(rollouts.episode, episodes)].add(outcome.reward)
         steps = Steps(observation, action, outcome.reward, outcome.done)
@@ -129,9 +134,11 @@ def check_unseen(task_ids: Sequence[str], trained_ids: Sequence[str]) -> None:
     if not task_ids:
         raise AdJaxError("the held-out set is empty: there is nothing to evaluate; set tasks.held_out to at least 1")
     if seen:
-        raise AdJaxError(f"{len(seen)} of {len(task_ids)} held-out tasks were trained on ({', '.join(seen[:3])}, ...): the "
-                         "result would not be in-context learning of new tasks. Use the split the checkpoint was "
-                         "trained with (tasks.split_seed, tasks.train)")  # fmt: skip
+        raise AdJaxError(
+            f"{len(seen)} of {len(task_ids)} held-out tasks were trained on ({', '.join(seen[:3])}, ...): the "
+            "result would not be in-context learning of new tasks. Use the split the checkpoint was "
+            "trained with (tasks.split_seed, tasks.train)"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,9 +151,17 @@ class Curve:
 
 
 def evaluate(
-    evaluator: Evaluator, params: Any, tasks: Any, task_ids: Sequence[str], seeds: int, episodes: int, family: TaskFamily,
-    mesh: Mesh, seed: int, progress: Callable[[int, float], None] = lambda done, value: None,
-) -> Curve:  # fmt: skip
+    evaluator: Evaluator,
+    params: Any,
+    tasks: Any,
+    task_ids: Sequence[str],
+    seeds: int,
+    episodes: int,
+    family: TaskFamily,
+    mesh: Mesh,
+    seed: int,
+    progress: Callable[[int, float], None] = lambda done, value: None,
+) -> Curve:
     """Roll every task out `seeds` times for `episodes` episodes.
 
     Args:
@@ -158,7 +173,8 @@ def evaluate(
     padded = -(-batch // batch_devices(mesh)) * batch_devices(mesh)
     row = np.minimum(np.arange(padded), batch - 1)  # padding repeats the last rollout
     keys = jax.vmap(lambda t, s: jax.random.fold_in(jax.random.fold_in(named_key(seed, "evaluate"), t), s))(
-        np.array([number_of(task_ids[i]) for i in row // seeds], np.uint32), np.asarray(row % seeds, np.uint32))  # fmt: skip
+        np.array([number_of(task_ids[i]) for i in row // seeds], np.uint32), np.asarray(row % seeds, np.uint32)
+    )
     put = lambda tree: jax.tree.map(lambda x: jax.device_put(x, on_batch(mesh)), tree)
     keys, tasks = put(keys), put(take(tasks, row // seeds))
     rollouts, traces = evaluator.start(keys, tasks), []
@@ -177,8 +193,16 @@ def tasks_as_data(family: TaskFamily, tasks: Any) -> list[dict[str, Any]]:
     optimal, random, ids = family.optimal_return(tasks), family.random_return(tasks), family.task_ids(tasks)
     at = lambda values, i: None if values is None else float(values[i])
     one = lambda i: take(tasks, i)
-    return [{"id": name, "description": family.describe(one(i)), "optimal": at(optimal, i), "random": at(random, i),
-             "picture": family.picture(one(i))} for i, name in enumerate(ids)]  # fmt: skip
+    return [
+        {
+            "id": name,
+            "description": family.describe(one(i)),
+            "optimal": at(optimal, i),
+            "random": at(random, i),
+            "picture": family.picture(one(i)),
+        }
+        for i, name in enumerate(ids)
+    ]
 
 
 def paths_as_data(curve: Curve, tasks: list[dict[str, Any]], episode_length: int, mode: Mode) -> dict[str, Any] | None:
@@ -193,6 +217,12 @@ def paths_as_data(curve: Curve, tasks: list[dict[str, Any]], episode_length: int
     else:
         chosen = sorted({e for e in (0, 1, 2, 4, 9, 19, 49, episodes - 1) if e < episodes})
     points = curve.trace[:, hardest].reshape(episodes, episode_length, -1)
-    return {"task": hardest, "seed": 0, "mode": mode, "episodes": [
-        {"episode": e + 1, "return": float(curve.returns[hardest, 0, e]), "points": points[e].tolist()}
-        for e in chosen]}  # fmt: skip
+    return {
+        "task": hardest,
+        "seed": 0,
+        "mode": mode,
+        "episodes": [
+            {"episode": e + 1, "return": float(curve.returns[hardest, 0, e]), "points": points[e].tolist()}
+            for e in chosen
+        ],
+    }

@@ -94,7 +94,7 @@ def load(name_or_path: str, scale: str = "cpu") -> Experiment:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not callable(getattr(module, "config", None)):
-        raise ConfigError(f"{path} has no function `config(scale=\"cpu\") -> Experiment`")
+        raise ConfigError(f'{path} has no function `config(scale="cpu") -> Experiment`')
     try:
         experiment = module.config(scale=scale)
     except KeyError as error:
@@ -220,9 +220,11 @@ def build(experiment: Experiment) -> Parts:
     model = models.make(e.model.name, model_config, spec)
     kept = e.collect.episodes // e.replay.keep_every * family.episode_length
     if kept < e.replay.segment:
-        raise ConfigError(f"replay.segment={e.replay.segment} steps is longer than a history: {e.collect.episodes} "
-                          f"episodes of at most {family.episode_length} steps, every {e.replay.keep_every}th kept, make {kept}. "
-                          "Lower replay.segment or replay.keep_every, or raise collect.episodes")  # fmt: skip
+        raise ConfigError(
+            f"replay.segment={e.replay.segment} steps is longer than a history: {e.collect.episodes} "
+            f"episodes of at most {family.episode_length} steps, every {e.replay.keep_every}th kept, make {kept}. "
+            "Lower replay.segment or replay.keep_every, or raise collect.episodes"
+        )
     if model.max_segment is not None and e.replay.segment > model.max_segment:
         raise ConfigError(f"replay.segment={e.replay.segment} is longer than this model's window, {model.max_segment}")
     return Parts(family, source_config, source, model_config, model, spec, split)

@@ -24,11 +24,23 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 BLUE, GREEN, ORANGE, YELLOW, GREY = "#0072B2", "#009E73", "#D55E00", "#E69F00", "#666666"  # Okabe & Ito
 MODES = {"sampled": (BLUE, "-", 1.8, 0.20), "greedy": (GREEN, (0, (4, 2)), 1.1, 0.10)}  # colour, dash, width, band
 STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8.5,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#444444", "axes.linewidth": 0.8,
-    "axes.grid": False, "grid.color": "#e4e4e4", "grid.linewidth": 0.6, "axes.axisbelow": True,
-    "legend.frameon": False, "text.parse_math": False, "figure.facecolor": "white", "savefig.facecolor": "white",
-}  # fmt: skip
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "legend.fontsize": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#444444",
+    "axes.linewidth": 0.8,
+    "axes.grid": False,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "text.parse_math": False,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+}
 
 
 class Band(NamedTuple):
@@ -99,9 +111,13 @@ def curve(
 
 
 def efficiency(
-    learner: Band, source: Band, source_name: str, levels: Sequence[dict[str, Any]], optimal: float | None,
+    learner: Band,
+    source: Band,
+    source_name: str,
+    levels: Sequence[dict[str, Any]],
+    optimal: float | None,
     random: float | None,
-) -> Figure:  # fmt: skip
+) -> Figure:
     """Return against environment steps (log axis) of the frozen learner and of its source's full life.
 
     Args:
@@ -129,11 +145,17 @@ def efficiency(
             # Under a long arrow; up and left of a short one, where two rising curves leave room.
             long = abs(np.log10(end / start)) > 0.3
             axes.annotate(
-                level["text"], (np.sqrt(start * end), height), (0, -3) if long else (-8, 6),
-                textcoords="offset points", ha="center" if long else "right", va="top" if long else "bottom",
-                fontsize=9, weight="bold", zorder=7,
+                level["text"],
+                (np.sqrt(start * end), height),
+                (0, -3) if long else (-8, 6),
+                textcoords="offset points",
+                ha="center" if long else "right",
+                va="top" if long else "bottom",
+                fontsize=9,
+                weight="bold",
+                zorder=7,
                 bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.8},
-            )  # fmt: skip
+            )
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: count(x)))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel="environment steps on the task (log scale)", ylabel="return per episode")
@@ -161,8 +183,16 @@ def goals(size: int, cells: np.ndarray, returns: np.ndarray, shares: np.ndarray 
         shown = axes.imshow(np.ma.masked_invalid(image), cmap="viridis", norm=norm, zorder=1)
         for (row, column), value, colour in zip(cells, returns, colours):
             dark = norm(np.clip(colour, norm.vmin, norm.vmax)) < 0.55
-            axes.text(column, row, number(value, np.abs(returns).max()), ha="center", va="center", zorder=3,
-                      fontsize=min(8.5, 80 / size), color="white" if dark else "black")  # fmt: skip
+            axes.text(
+                column,
+                row,
+                number(value, np.abs(returns).max()),
+                ha="center",
+                va="center",
+                zorder=3,
+                fontsize=min(8.5, 80 / size),
+                color="white" if dark else "black",
+            )
         for edge in np.arange(size + 1) - 0.5:
             axes.axhline(edge, color="white", lw=0.8, zorder=2)
             axes.axvline(edge, color="white", lw=0.8, zorder=2)
@@ -195,8 +225,16 @@ def tasks(early: np.ndarray, late: np.ndarray, label: str, normalised: bool) -> 
         _references(axes, *((1.0, 0.0) if normalised else (None, None)))
         size = float(np.clip(400 / len(order), 6, 30))
         axes.vlines(rank, early[order], late[order], color="#c9c9c9", lw=1.0, zorder=1)
-        axes.scatter(rank, early[order], size, facecolors="white", edgecolors=GREY, linewidths=0.9, zorder=2,
-                     label="first 10 % of episodes")  # fmt: skip
+        axes.scatter(
+            rank,
+            early[order],
+            size,
+            facecolors="white",
+            edgecolors=GREY,
+            linewidths=0.9,
+            zorder=2,
+            label="first 10 % of episodes",
+        )
         axes.scatter(rank, late[order], size, color=BLUE, zorder=3, label="last 10 % of episodes")
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.set(xlabel="task, sorted by final return", ylabel=label, xlim=(0, len(order) + 1))
@@ -293,8 +331,14 @@ def _panel(axes: Axes, picture: dict[str, Any], episode: dict[str, Any]) -> None
         axes.axvline(edge, color="#ececec", lw=0.5, zorder=0)
     mark = max(60 / size, 4.5)
     if len(points) > 1:
-        steps = LineCollection(list(np.stack([points[:-1], points[1:]], axis=1)), cmap="viridis", zorder=2,
-                               array=np.linspace(0.0, 0.9, len(points) - 1), lw=2.0, capstyle="round")  # fmt: skip
+        steps = LineCollection(
+            list(np.stack([points[:-1], points[1:]], axis=1)),
+            cmap="viridis",
+            zorder=2,
+            array=np.linspace(0.0, 0.9, len(points) - 1),
+            lw=2.0,
+            capstyle="round",
+        )
         steps.set_clim(0.0, 1.0)
         axes.add_collection(steps)
     goal = picture["goal"]
@@ -324,11 +368,20 @@ def _references(axes: Axes, optimal: float | None, random: float | None) -> None
     for value, text, dash in ((optimal, "optimal", (0, (6, 2))), (random, "random", (0, (1, 1.5)))):
         if value is not None:
             axes.axhline(value, color=GREY, ls=dash, lw=1.0, zorder=1)
-            axes.annotate(text, (1.0, value), (4, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
-                          va="center", color=GREY, fontsize=8.5)  # fmt: skip
+            axes.annotate(
+                text,
+                (1.0, value),
+                (4, 0),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                va="center",
+                color=GREY,
+                fontsize=8.5,
+            )
 
 
 def _legend(axes: Axes) -> None:
     """Above the axes, left-aligned, so that it hides nothing."""
-    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncol=3, borderaxespad=0.2, handlelength=2.0,
-                columnspacing=1.4)  # fmt: skip
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0.0, 1.0), ncol=3, borderaxespad=0.2, handlelength=2.0, columnspacing=1.4
+    )

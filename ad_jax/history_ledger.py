@@ -305,8 +305,15 @@ def make_entry(
     """The ledger entry of a finished chunk: plain data for `seal`."""
     first, end = manifest.rows(chunk)
     # The collection's checksum keeps an entry from passing in a collection that it was not written for.
-    return {"chunk": chunk, "collection": manifest.checksum, "first": first, "end": end,
-            "task_ids": task_ids, "content": content, "stored_bytes": stored}  # fmt: skip
+    return {
+        "chunk": chunk,
+        "collection": manifest.checksum,
+        "first": first,
+        "end": end,
+        "task_ids": task_ids,
+        "content": content,
+        "stored_bytes": stored,
+    }
 
 
 def scan(store: ts.KvStore, manifest: Manifest) -> tuple[dict[int, dict[str, Any]], list[str]]:

@@ -301,8 +301,11 @@ def info(url: Url) -> str:
     observation, dtype = manifest.fields["observation"]
     lines = [
         ("family", f"{manifest.family.get('name')} {json.dumps(manifest.family.get('options', {}))}"),
-        ("source", f"{manifest.source.get('name')} {json.dumps(manifest.source.get('config', {}))}, "
-                   f"actors: {manifest.source.get('actors')}"),
+        (
+            "source",
+            f"{manifest.source.get('name')} {json.dumps(manifest.source.get('config', {}))}, "
+            f"actors: {manifest.source.get('actors')}",
+        ),
         ("histories", f"{rows} of {manifest.histories} x {manifest.steps} steps; episodes: {manifest.episode_length}"),
         ("observation", f"{list(observation[1:])} {dtype.name}; actions: {manifest.spec.num_actions}"),
         ("reward dtype", manifest.reward_dtype),
@@ -311,7 +314,7 @@ def info(url: Url) -> str:
         ("on disk", f"{size:,} bytes of arrays{per_step}"),
         *((f"  {name}", json.dumps(value)) for name, value in (statistics or {}).items()),
         *((name, json.dumps(value)) for name, value in provenance.items()),
-    ]  # fmt: skip
+    ]
     if problems:
         lines.append(("PROBLEMS", f"{len(problems)}, the first: {problems[0]}"))
     return "\n".join([f"learning histories at {store.url}", *(f"  {name:<14}{value}" for name, value in lines)])

@@ -127,4 +127,6 @@ def _wandb(folder: Path, project: str, name: str) -> Callable[[str, int, Mapping
     except ImportError as error:
         raise ConfigError("logging.wandb needs wandb: pip install 'ad_jax[wandb]'") from error
     run = wandb.init(project=project, name=name, dir=str(folder), resume="allow", id=folder.name)
-    return lambda stage, step, values: run.log({f"{stage}/{key}": v for key, v in values.items()} | {f"{stage}/step": step})
+    return lambda stage, step, values: run.log(
+        {f"{stage}/{key}": v for key, v in values.items()} | {f"{stage}/step": step}
+    )

@@ -27,7 +27,7 @@ import numpy as np
 
 from ad_jax import checkpoint, collect, distill, evaluate, history_store, metrics, provenance, replay, report
 from ad_jax.envs.base import take
-from ad_jax.errors import CheckpointError, ConfigError, HistoryError, differences
+from ad_jax.errors import ConfigError, HistoryError, differences
 from ad_jax.evaluate import Mode
 from ad_jax.experiment import Experiment, Parts, build
 from ad_jax.metrics import say
@@ -75,9 +75,20 @@ class Run:
         e, p = self.experiment, self.parts
         learners = collect.Learners(p.family, p.source, e.collect.episodes, self.mesh, e.collect.chunk_learners)
         manifest = make_manifest(e, p, learners)
-        result = collect.collect(learners, p.split.train, self.train_ids, e.collect, e.seed, self.histories, manifest,
-                                 self.log, e.logging.progress_seconds)  # fmt: skip
-        self._finish("collect", seconds=result.seconds, compile_seconds=result.compile_seconds, env_steps=result.env_steps)
+        result = collect.collect(
+            learners,
+            p.split.train,
+            self.train_ids,
+            e.collect,
+            e.seed,
+            self.histories,
+            manifest,
+            self.log,
+            e.logging.progress_seconds,
+        )
+        self._finish(
+            "collect", seconds=result.seconds, compile_seconds=result.compile_seconds, env_steps=result.env_steps
+        )
 
     def distill(self) -> None:
         """Stage 2."""
@@ -88,16 +99,36 @@ class Run:
         resident = replay.load(store.read(), p.spec, e.replay, self.mesh)
         say(f"distil   {store.manifest.histories} histories loaded in {time.monotonic() - started:.1f} s")
         trainer = distill.Trainer(p.model, p.spec, e.distill, e.replay, self.mesh, e.seed)
-        meta = {"architecture": distill.architecture_of(trainer.like.params), "spec": p.spec.to_json(),
-                "model": {"name": e.model.name, "options": dataclasses.asdict(p.model_config)},
-                "seed": e.seed, "train_task_ids": sorted(set(store.task_ids)), "experiment": e.to_json()}  # fmt: skip
+        meta = {
+            "architecture": distill.architecture_of(trainer.like.params),
+            "spec": p.spec.to_json(),
+            "model": {"name": e.model.name, "options": dataclasses.asdict(p.model_config)},
+            "seed": e.seed,
+            "train_task_ids": sorted(set(store.task_ids)),
+            "experiment": e.to_json(),
+        }
         in_loop = self._in_loop() if e.distill.evaluate_every else None
-        result = distill.distill(trainer, resident, e.distill, e.replay, self.folder / "checkpoints", meta, self.log,
-                                 in_loop, e.logging.progress_seconds)  # fmt: skip
+        result = distill.distill(
+            trainer,
+            resident,
+            e.distill,
+            e.replay,
+            self.folder / "checkpoints",
+            meta,
+            self.log,
+            in_loop,
+            e.logging.progress_seconds,
+        )
         parameters = sum(x.size for x in jax.tree.leaves(result.params))
-        self._finish("distill", seconds=result.seconds, compile_seconds=result.compile_seconds, updates=result.step,
-                     loss=result.loss, parameters=parameters,
-                     positions=result.step * e.replay.batch * e.replay.segment)  # fmt: skip
+        self._finish(
+            "distill",
+            seconds=result.seconds,
+            compile_seconds=result.compile_seconds,
+            updates=result.step,
+            loss=result.loss,
+            parameters=parameters,
+            positions=result.step * e.replay.batch * e.replay.segment,
+        )
 
     def evaluate(self) -> None:
         """Stage 3."""
@@ -112,7 +143,9 @@ class Run:
             evaluate.check_unseen(ids, meta["train_task_ids"])
             data = {"name": name, "kind": p.split.kind, "tasks": evaluate.tasks_as_data(p.family, tasks), "returns": {}}
             for mode in ("sampled", "greedy") if e.evaluate.greedy else ("sampled",):
-                part = self._part(f"{name}-{mode}", meta, step, functools.partial(self._curve, name, tasks, ids, params, mode))
+                part = self._part(
+                    f"{name}-{mode}", meta, step, functools.partial(self._curve, name, tasks, ids, params, mode)
+                )
                 data["returns"][mode] = part["returns"]
                 data.setdefault("paths", part["paths"])
                 env_steps += part["env_steps"]
@@ -131,20 +164,48 @@ class Run:
 
     def _write_results(self, sets: list[dict[str, Any]], which: dict[str, Any]) -> None:
         e = self.experiment
-        run = {"seed": e.seed, "config": e.to_json(), "provenance": _read(self.folder / "environment.json"),
-               "stages": _read(self.folder / "stages.json"), "episode_length": self.parts.family.episode_length,
-               "checkpoint": which, "sets": sets}  # fmt: skip
+        run = {
+            "seed": e.seed,
+            "config": e.to_json(),
+            "provenance": _read(self.folder / "environment.json"),
+            "stages": _read(self.folder / "stages.json"),
+            "episode_length": self.parts.family.episode_length,
+            "checkpoint": which,
+            "sets": sets,
+        }
         _write(self.folder / "results.json", {"schema": report.SCHEMA, "experiment": e.name, "runs": [run]})
 
     def _curve(self, name: str, tasks: Any, ids: list[str], params: Any, mode: Mode) -> dict[str, Any]:
         c, family = self.experiment.evaluate, self.parts.family
-        runner = evaluate.make_evaluator(self.parts.model, family, self.mesh, mode, c.episodes,
-                                         min(c.episodes, c.episodes_per_dispatch) * family.episode_length)  # fmt: skip
+        runner = evaluate.make_evaluator(
+            self.parts.model,
+            family,
+            self.mesh,
+            mode,
+            c.episodes,
+            min(c.episodes, c.episodes_per_dispatch) * family.episode_length,
+        )
         total = c.episodes * family.episode_length
-        bar = metrics.Progress("evaluate", total, f"steps of {name}, {mode}", 0, self.experiment.logging.progress_seconds,
-                               len(ids) * c.seeds)  # fmt: skip
-        curve = evaluate.evaluate(runner, params, tasks, ids, c.seeds, c.episodes, family, self.mesh, self.experiment.seed,
-                                  lambda done, value: bar.update(done, **{"return": value}))  # fmt: skip
+        bar = metrics.Progress(
+            "evaluate",
+            total,
+            f"steps of {name}, {mode}",
+            0,
+            self.experiment.logging.progress_seconds,
+            len(ids) * c.seeds,
+        )
+        curve = evaluate.evaluate(
+            runner,
+            params,
+            tasks,
+            ids,
+            c.seeds,
+            c.episodes,
+            family,
+            self.mesh,
+            self.experiment.seed,
+            lambda done, value: bar.update(done, **{"return": value}),
+        )
         for episode, value in enumerate(curve.returns.mean((0, 1))):
             self.log.write(f"evaluate/{name}/{mode}", episode + 1, {"return": value})
         paths = evaluate.paths_as_data(curve, evaluate.tasks_as_data(family, tasks), family.episode_length, mode)
@@ -157,10 +218,15 @@ class Run:
         chunk = min(e.collect.chunk_learners, len(ids) * e.evaluate.source_seeds)
         learners = collect.Learners(p.family, p.source, e.collect.episodes, self.mesh, chunk)
         returns = collect.learning_curve(learners, tasks, ids, e.evaluate.source_seeds, e.seed)
-        say(f"evaluate {e.source.name} itself on the same tasks: {returns.shape[2]} episodes, return at the end "
-            f"{returns[:, :, -max(1, returns.shape[2] // 10):].mean():.2f}")  # fmt: skip
-        return {"name": e.source.name, "returns": _numbers(returns),
-                "env_steps_per_episode": p.source.actors * p.family.episode_length}  # fmt: skip
+        say(
+            f"evaluate {e.source.name} itself on the same tasks: {returns.shape[2]} episodes, return at the end "
+            f"{returns[:, :, -max(1, returns.shape[2] // 10) :].mean():.2f}"
+        )
+        return {
+            "name": e.source.name,
+            "returns": _numbers(returns),
+            "env_steps_per_episode": p.source.actors * p.family.episode_length,
+        }
 
     def _in_loop(self) -> Callable[[Any], float]:
         """In-context return on training tasks, for choosing a checkpoint: the held-out tasks must not choose it."""
@@ -168,7 +234,9 @@ class Run:
         count = min(16, e.tasks.train)
         tasks, ids = take(self.parts.split.train, slice(count)), self.train_ids[:count]
         episodes = min(30, e.evaluate.episodes)
-        runner = evaluate.make_evaluator(self.parts.model, family, self.mesh, "sampled", episodes, episodes * family.episode_length)
+        runner = evaluate.make_evaluator(
+            self.parts.model, family, self.mesh, "sampled", episodes, episodes * family.episode_length
+        )
 
         def mean_return(params):
             curve = evaluate.evaluate(runner, params, tasks, ids, IN_LOOP_SEEDS, episodes, family, self.mesh, e.seed)
@@ -199,24 +267,37 @@ class Run:
 
 def make_manifest(e: Experiment, p: Parts, learners: collect.Learners) -> history_store.Manifest:
     """The manifest of the collection that `e` asks for."""
-    leaves = {name: {"shape": list(np.shape(leaf)[1:]), "dtype": str(np.asarray(leaf).dtype)}
-              for name, leaf in collect.task_leaves(p.split.train).items()}  # fmt: skip
+    leaves = {
+        name: {"shape": list(np.shape(leaf)[1:]), "dtype": str(np.asarray(leaf).dtype)}
+        for name, leaf in collect.task_leaves(p.split.train).items()
+    }
     return history_store.Manifest(
         family={"name": e.env.name, "options": p.family.options},
         source={"name": e.source.name, "config": dataclasses.asdict(p.source_config), "actors": p.source.actors},
-        spec=p.spec, task_leaves=leaves, reward_dtype=str(p.family.reward_dtype),
-        histories=e.tasks.train * e.collect.seeds * p.source.actors, steps=learners.steps,
-        episode_length=p.family.episode_length, chunk_histories=learners.chunk * p.source.actors,
-        provenance={"seed": e.seed, "tasks": dataclasses.asdict(e.tasks), "split": p.split.kind,
-                    "ad_jax": provenance.version()})  # fmt: skip
+        spec=p.spec,
+        task_leaves=leaves,
+        reward_dtype=str(p.family.reward_dtype),
+        histories=e.tasks.train * e.collect.seeds * p.source.actors,
+        steps=learners.steps,
+        episode_length=p.family.episode_length,
+        chunk_histories=learners.chunk * p.source.actors,
+        provenance={
+            "seed": e.seed,
+            "tasks": dataclasses.asdict(e.tasks),
+            "split": p.split.kind,
+            "ad_jax": provenance.version(),
+        },
+    )
 
 
 def check_histories(manifest: history_store.Manifest, e: Experiment, p: Parts) -> None:
     """Raises HistoryError if the collection is of another family than the experiment's."""
     expected = {"name": e.env.name, "options": json.loads(json.dumps(p.family.options))}
     if manifest.family != expected:
-        raise HistoryError(f"these histories are of family {manifest.family}; the experiment's is {expected}. Collect them anew "
-                           "in another directory, or set env to match")  # fmt: skip
+        raise HistoryError(
+            f"these histories are of family {manifest.family}; the experiment's is {expected}. Collect them anew "
+            "in another directory, or set env to match"
+        )
 
 
 def digest(experiment: Experiment) -> str:
@@ -235,8 +316,10 @@ def claim(folder: Path, experiment: Experiment) -> None:
         held = _read(path)
         changed = differences(held, mine)
         if changed:
-            raise ConfigError(f"{folder} holds a run of another experiment; it differs in {', '.join(changed[:6])}. Use "
-                              "another directory (--dir), or delete that one")  # fmt: skip
+            raise ConfigError(
+                f"{folder} holds a run of another experiment; it differs in {', '.join(changed[:6])}. Use "
+                "another directory (--dir), or delete that one"
+            )
         return
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and holds no run (no config.json); use another directory (--dir)")

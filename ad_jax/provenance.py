@@ -20,16 +20,22 @@ def collect() -> dict[str, Any]:
 
     devices = jax.devices()
     return {
-        "ad_jax": version(), "commit": commit(), "python": platform.python_version(),
+        "ad_jax": version(),
+        "commit": commit(),
+        "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in ("jax", "flax", "optax", "gymnax", "orbax-checkpoint")},
-        "platform": platform.platform(), "processor": processor(), "cpu_cores": os.cpu_count(),
+        "platform": platform.platform(),
+        "processor": processor(),
+        "cpu_cores": os.cpu_count(),
         "device": f"{devices[0].device_kind} x{len(devices)}",
-    }  # fmt: skip
+    }
 
 
 def commit() -> str | None:
     """The commit of the source tree, with `+` if it has changes; None outside a checkout."""
-    run = lambda *args: subprocess.run(("git", "-C", str(Path.cwd()), *args), capture_output=True, text=True, timeout=10)
+    run = lambda *args: subprocess.run(
+        ("git", "-C", str(Path.cwd()), *args), capture_output=True, text=True, timeout=10
+    )
     try:
         head, status = run("rev-parse", "--short=12", "HEAD"), run("status", "--porcelain", "-uno")
     except (OSError, subprocess.TimeoutExpired):

@@ -35,14 +35,20 @@ class Config:
     def validate(self, split: int = 1) -> None:
         """Raises ConfigError where sizes do not fit each other, or a mesh that splits batches `split` ways."""
         if self.keep_every < 1 or not 1 <= self.phases <= self.keep_every:
-            raise ConfigError("replay needs keep_every >= 1 and 1 <= phases <= keep_every; "
-                              f"got keep_every={self.keep_every}, phases={self.phases}")  # fmt: skip
+            raise ConfigError(
+                "replay needs keep_every >= 1 and 1 <= phases <= keep_every; "
+                f"got keep_every={self.keep_every}, phases={self.phases}"
+            )
         if self.segment < 1 or self.batch < 1 or self.groups < 1 or self.batch % self.groups:
-            raise ConfigError(f"replay.batch must be a positive multiple of replay.groups; "
-                              f"got batch={self.batch}, groups={self.groups}, segment={self.segment}")  # fmt: skip
+            raise ConfigError(
+                f"replay.batch must be a positive multiple of replay.groups; "
+                f"got batch={self.batch}, groups={self.groups}, segment={self.segment}"
+            )
         if self.groups % split:
-            raise ConfigError(f"replay.groups={self.groups} cannot be split over {split} devices (mesh data x fsdp); "
-                              f"set replay.groups to a multiple of {split}")  # fmt: skip
+            raise ConfigError(
+                f"replay.groups={self.groups} cannot be split over {split} devices (mesh data x fsdp); "
+                f"set replay.groups to a multiple of {split}"
+            )
 
 
 @struct.dataclass
@@ -68,9 +74,11 @@ def load(histories: Histories, spec: Spec, config: Config, mesh: Mesh) -> Replay
     arrays, length = thin(histories, config)
     shortest = int(length.min())
     if shortest < config.segment:
-        raise ConfigError(f"replay.segment={config.segment} steps is longer than a history: after keeping every "
-                          f"{config.keep_every}th episode the shortest has {shortest}. Lower replay.segment or "
-                          "replay.keep_every, or collect longer histories")  # fmt: skip
+        raise ConfigError(
+            f"replay.segment={config.segment} steps is longer than a history: after keeping every "
+            f"{config.keep_every}th episode the shortest has {shortest}. Lower replay.segment or "
+            "replay.keep_every, or collect longer histories"
+        )
     rows = len(length)
     if rows < config.groups:
         raise ConfigError(f"{rows} histories cannot fill replay.groups={config.groups}; lower replay.groups")
@@ -86,7 +94,9 @@ def load(histories: Histories, spec: Spec, config: Config, mesh: Mesh) -> Replay
 def sample(replay: Replay, key: jax.Array, spec: Spec, config: Config, mesh: Mesh) -> Batch:
     """Draw a batch of windows `[B, L]`, each device from its own groups. The key is consumed."""
     shared, split = PartitionSpec(), PartitionSpec(BATCH)
-    draw = jax.vmap(lambda r, key: _sample_group(r, key, spec, config.batch // config.groups, config.segment), (0, None))
+    draw = jax.vmap(
+        lambda r, key: _sample_group(r, key, spec, config.batch // config.groups, config.segment), (0, None)
+    )
     windows = jax.shard_map(draw, mesh=mesh, in_specs=(split, shared), out_specs=split, check_vma=False)(replay, key)
     return jax.tree.map(lambda x: x.reshape(config.batch, *x.shape[2:]), windows)
 
@@ -112,7 +122,9 @@ def thin(histories: Histories, config: Config) -> tuple[dict[str, np.ndarray], n
     longest = max(length for _, length in versions)
 
     def gather(x):
-        pick = lambda order: np.take_along_axis(x, order[:, :longest].reshape(*order[:, :longest].shape, *(1,) * (x.ndim - 2)), 1)
+        pick = lambda order: np.take_along_axis(
+            x, order[:, :longest].reshape(*order[:, :longest].shape, *(1,) * (x.ndim - 2)), 1
+        )
         return np.concatenate([pick(order) for order, _ in versions])
 
     return {name: gather(np.asarray(x)) for name, x in arrays.items()}, np.concatenate(lengths)
@@ -130,8 +142,12 @@ def _sample_group(replay: Replay, key: jax.Array, spec: Spec, rows: int, segment
 
     dtype = jnp.float32 if spec.values is None else jnp.int32
     action = window(replay.action).astype(jnp.int32)
-    steps = Steps(window(replay.observation)[:, 1:].astype(dtype), action[:, :-1],
-                  window(replay.reward)[:, :-1].astype(jnp.float32), window(replay.done)[:, :-1])  # fmt: skip
+    steps = Steps(
+        window(replay.observation)[:, 1:].astype(dtype),
+        action[:, :-1],
+        window(replay.reward)[:, :-1].astype(jnp.float32),
+        window(replay.done)[:, :-1],
+    )
     return Batch(steps, action[:, 1:])
 
 

@@ -77,11 +77,14 @@ def statistics(results: dict[str, Any]) -> dict[str, Any]:
         mean = {n: float(np.mean([t[n] for t in seconds])) for n in names if all(t.get(n) is not None for t in seconds)}
         rows.append({"seed": "all", "seconds": mean, **_row(s, slice(None))})
         stats["sets"][s.name] = {
-            "kind": s.kind, "tasks": len(s.tasks[0]), "runs": len(s.seeds),
+            "kind": s.kind,
+            "tasks": len(s.tasks[0]),
+            "runs": len(s.seeds),
             "optimal": None if s.optimal is None else float(s.optimal.mean()),
             "random": None if s.random is None else float(s.random.mean()),
-            "rows": rows, "source": _against_source(s),
-        }  # fmt: skip
+            "rows": rows,
+            "source": _against_source(s),
+        }
     return stats
 
 
@@ -95,11 +98,16 @@ def table(results: dict[str, Any]) -> str:
         lines = [["seed", "episode 1", "last 10 %", "95 % interval", "greedy", *(f"{stage} s" for stage in stages)]]
         for row in stats["rows"]:
             main, greedy = row[mode], row.get("greedy")
-            lines.append([
-                str(row["seed"]), number(main["first"], size), number(main["final"], size),
-                report_page.interval(main, size), "-" if greedy is None else number(greedy["final"], size),
-                *("-" if row["seconds"].get(stage) is None else f"{row['seconds'][stage]:.1f}" for stage in stages),
-            ])  # fmt: skip
+            lines.append(
+                [
+                    str(row["seed"]),
+                    number(main["first"], size),
+                    number(main["final"], size),
+                    report_page.interval(main, size),
+                    "-" if greedy is None else number(greedy["final"], size),
+                    *("-" if row["seconds"].get(stage) is None else f"{row['seconds'][stage]:.1f}" for stage in stages),
+                ]
+            )
         widths = [max(map(len, column)) for column in zip(*lines)]
         rows = "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines)
         blocks.append(f"{name} ({stats['tasks']} tasks, {mode})\n{rows}")
@@ -154,11 +162,17 @@ def _row(s: Set, runs: slice) -> dict[str, Any]:
         curve, (final, low, high) = values.mean((0, 1)), bootstrap(_final(values)[..., None])
         levels = {"final": float(final[0])} | ({} if optimal is None else {"optimal": optimal})
         row[mode] = {
-            "first": float(curve[0]), "final": float(final[0]), "low": float(low[0]), "high": float(high[0]),
+            "first": float(curve[0]),
+            "final": float(final[0]),
+            "low": float(low[0]),
+            "high": float(high[0]),
             "area": float(curve.mean() / optimal) if optimal is not None and optimal > 0 else None,
-            "episodes_to": {f"{share} % of {name}": _reached(curve, level * share / 100) if level > 0 else None
-                            for name, level in levels.items() for share in (75, 90)},
-        }  # fmt: skip
+            "episodes_to": {
+                f"{share} % of {name}": _reached(curve, level * share / 100) if level > 0 else None
+                for name, level in levels.items()
+                for share in (75, 90)
+            },
+        }
     return row
 
 
@@ -181,10 +195,17 @@ def _against_source(s: Set) -> dict[str, Any] | None:
         ad_steps = None if episodes is None else episodes * s.episode_length
         reached, end = _reached(source, level), len(source) * s.source_steps
         steps = None if reached is None else reached * s.source_steps
-        levels.append({
-            "level": name, "return": level, "ad_steps": ad_steps, "source_steps": steps, "source_end": end,
-            "ratio": None if ad_steps is None else (steps or end) / ad_steps, "reached": reached is not None,
-        })  # fmt: skip
+        levels.append(
+            {
+                "level": name,
+                "return": level,
+                "ad_steps": ad_steps,
+                "source_steps": steps,
+                "source_end": end,
+                "ratio": None if ad_steps is None else (steps or end) / ad_steps,
+                "reached": reached is not None,
+            }
+        )
     done = int(s.steps[-1]) // s.source_steps  # episodes the source completes in the learner's steps
     same = float(source[min(done, len(source)) - 1]) if done else None
     return {"name": s.source_name, "same_steps": same, "final": float(_final(source)), "levels": levels}
@@ -243,9 +264,11 @@ def _by_task(s: Set) -> tuple[Figure, str]:
     if len(sizes) == 1 and None not in sizes:
         cells, index = np.unique([picture["goal"] for picture in pictures], axis=0, return_inverse=True)
         share = None if s.optimal is None or (s.optimal <= 0).any() else _by(index, final / s.optimal.ravel())
-        caption = (f"Mean {s.mode} return of the last 10 % of episodes by goal, coloured by its "
-                   f"{'size' if share is None else 'share of the optimal return'}; hatched cells are no goals of this "
-                   f"set ({_over(s)}).")  # fmt: skip
+        caption = (
+            f"Mean {s.mode} return of the last 10 % of episodes by goal, coloured by its "
+            f"{'size' if share is None else 'share of the optimal return'}; hatched cells are no goals of this "
+            f"set ({_over(s)})."
+        )
         return figures.goals(pictures[0]["size"], cells, _by(index, final), share), caption
     _, index = np.unique([task["id"] for task in flat], return_inverse=True)
     label, unit = "return", ""
@@ -263,8 +286,10 @@ def _paths(s: Set) -> tuple[Figure | None, str]:
         return None, "Paths: none were recorded on these tasks."
     task, episodes = s.tasks[s.paths["run"]][s.paths["task"]], s.paths["episodes"]
     picture = task["picture"] or {}
-    where = (f"one task of this set ({task['description']}; {s.paths['mode']}, rollout {s.paths['seed']}, training "
-             f"seed {s.seeds[s.paths['run']]}).")  # fmt: skip
+    where = (
+        f"one task of this set ({task['description']}; {s.paths['mode']}, rollout {s.paths['seed']}, training "
+        f"seed {s.seeds[s.paths['run']]})."
+    )
     if picture.get("kind") == "grid":
         return figures.grid_paths(picture, episodes), f"The agent's path, from dark to light as time passes, on {where}"
     if picture.get("kind") == "arms":

@@ -74,8 +74,10 @@ def load(paths: Sequence[Path]) -> dict[str, Any]:
     first_file, first = loaded[0]
     for file, data in loaded:
         if data["experiment"] != first["experiment"]:
-            raise ReportError(f"{file}: field 'experiment': expected {first['experiment']!r} as in {first_file}, "
-                              f"received {data['experiment']!r}; report each experiment by itself")  # fmt: skip
+            raise ReportError(
+                f"{file}: field 'experiment': expected {first['experiment']!r} as in {first_file}, "
+                f"received {data['experiment']!r}; report each experiment by itself"
+            )
     runs = [(f"{file}: runs[{i}]", run) for file, data in loaded for i, run in enumerate(data["runs"])]
     _alike(runs)
     merged = sorted((run for _, run in runs), key=lambda run: run["seed"])
@@ -91,16 +93,24 @@ def gather(results: dict[str, Any]) -> list[Set]:
         modes = sorted(head["returns"], key=lambda mode: mode != "sampled")
         sourced = head["source"]
         paths = next(({**s["paths"], "run": r} for r, s in enumerate(every) if s["paths"]), None)
-        sets.append(Set(
-            head["name"], head["kind"], [run["seed"] for run in runs], runs[0]["episode_length"],
-            [s["tasks"] for s in every],
-            {mode: np.stack([np.mean(s["returns"][mode], axis=1) for s in every]) for mode in modes},
-            {mode: len(head["returns"][mode][0]) for mode in modes},
-            _known(every, "optimal"), _known(every, "random"),
-            np.stack([np.mean(s["source"]["returns"], axis=1) for s in every]) if sourced else None,
-            sourced["name"] if sourced else "", sourced["env_steps_per_episode"] if sourced else 0,
-            len(sourced["returns"][0]) if sourced else 0, paths,
-        ))  # fmt: skip
+        sets.append(
+            Set(
+                head["name"],
+                head["kind"],
+                [run["seed"] for run in runs],
+                runs[0]["episode_length"],
+                [s["tasks"] for s in every],
+                {mode: np.stack([np.mean(s["returns"][mode], axis=1) for s in every]) for mode in modes},
+                {mode: len(head["returns"][mode][0]) for mode in modes},
+                _known(every, "optimal"),
+                _known(every, "random"),
+                np.stack([np.mean(s["source"]["returns"], axis=1) for s in every]) if sourced else None,
+                sourced["name"] if sourced else "",
+                sourced["env_steps_per_episode"] if sourced else 0,
+                len(sourced["returns"][0]) if sourced else 0,
+                paths,
+            )
+        )
     return sets
 
 
@@ -179,8 +189,10 @@ def _validate_task(task: Any, where: str) -> None:
         for name in ("goal", "key"):
             cell = picture.get(name) if name == "key" else _field(picture, f"{where}.picture", name)
             if cell is not None and not _is_cell(cell, (size, size)):
-                raise ReportError(f"{where}.picture.{name}: expected a cell of the {size}x{size} grid as [row, "
-                                  f"column], received {_short(cell)}")  # fmt: skip
+                raise ReportError(
+                    f"{where}.picture.{name}: expected a cell of the {size}x{size} grid as [row, "
+                    f"column], received {_short(cell)}"
+                )
     elif kind == "arms":
         means = _field(picture, f"{where}.picture", "means", list, type(None))
         if means is not None and not (means and all(type(mean) in (int, float) for mean in means)):
@@ -206,8 +218,10 @@ def _validate_paths(paths: dict[str, Any], where: str, tasks: list[dict[str, Any
         points = _field(episode, f"{where}.episodes[{i}]", "points", list)
         bad = [point for point in points if bounds is not None and not _is_cell(point, bounds)]
         if bad or not points:
-            raise ReportError(f"{where}.episodes[{i}].points: expected a list of {picture['kind'] or 'any'} positions "
-                              f"inside {bounds}, received {_short(bad[0] if bad else points)}")  # fmt: skip
+            raise ReportError(
+                f"{where}.episodes[{i}].points: expected a list of {picture['kind'] or 'any'} positions "
+                f"inside {bounds}, received {_short(bad[0] if bad else points)}"
+            )
 
 
 def _alike(runs: Sequence[tuple[str, dict[str, Any]]]) -> None:
@@ -215,16 +229,20 @@ def _alike(runs: Sequence[tuple[str, dict[str, Any]]]) -> None:
     seen: dict[int, str] = {}
     for where, run in runs:
         if run["seed"] in seen:
-            raise ReportError(f"{where}.seed: expected a training seed per run, received {run['seed']} again, "
-                              f"which {seen[run['seed']]} has")  # fmt: skip
+            raise ReportError(
+                f"{where}.seed: expected a training seed per run, received {run['seed']} again, "
+                f"which {seen[run['seed']]} has"
+            )
         seen[run["seed"]] = where
     first_where, first = runs[0][0], _form(runs[0][1])
     for where, run in runs[1:]:
         form = _form(run)
         for name in first | form:
             if first.get(name) != form.get(name):
-                raise ReportError(f"{where}: {name}: expected {first.get(name)} as in {first_where}, received "
-                                  f"{form.get(name)}; runs are averaged, so evaluate them alike")  # fmt: skip
+                raise ReportError(
+                    f"{where}: {name}: expected {first.get(name)} as in {first_where}, received "
+                    f"{form.get(name)}; runs are averaged, so evaluate them alike"
+                )
 
 
 def _form(run: dict[str, Any]) -> dict[str, Any]:
@@ -274,8 +292,9 @@ def _array(values: Any, where: str, tasks: int) -> int:
     except ValueError:  # ragged
         array = np.empty(0, object)
     if array.dtype.kind not in "iuf" or array.ndim != 3 or 0 in array.shape:
-        raise ReportError(f"{where}: expected numbers as [tasks][seeds][episodes], all of one length, received "
-                          f"{_short(values)}")  # fmt: skip
+        raise ReportError(
+            f"{where}: expected numbers as [tasks][seeds][episodes], all of one length, received {_short(values)}"
+        )
     if len(array) != tasks:
         raise ReportError(f"{where}: expected one entry for each of {tasks} tasks, received {len(array)}")
     return array.shape[-1]
@@ -289,8 +308,11 @@ def _known(every: list[dict[str, Any]], field: str) -> np.ndarray | None:
 
 def _is_cell(cell: Any, bounds: Sequence[int]) -> bool:
     """Whether `cell` is a list of ints with 0 <= cell[i] < bounds[i]."""
-    return (isinstance(cell, list) and len(cell) == len(bounds)
-            and all(type(x) is int and 0 <= x < bound for x, bound in zip(cell, bounds)))  # fmt: skip
+    return (
+        isinstance(cell, list)
+        and len(cell) == len(bounds)
+        and all(type(x) is int and 0 <= x < bound for x, bound in zip(cell, bounds))
+    )
 
 
 def _leaves(data: Any, where: str) -> Iterator[tuple[str, Any]]:

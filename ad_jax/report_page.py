@@ -13,8 +13,12 @@ from typing import Any
 from ad_jax.figures import TIMES, count, number
 
 RATES = ("env_steps", "updates", "positions")  # counts of a stage that are worth dividing by its seconds
-TITLES = {"curve": "Learning in context", "efficiency": "Data efficiency against the source",
-          "goals": "Final return by task", "paths": "What the agent does"}  # fmt: skip
+TITLES = {
+    "curve": "Learning in context",
+    "efficiency": "Data efficiency against the source",
+    "goals": "Final return by task",
+    "paths": "What the agent does",
+}
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # even a string that slipped through is inert
 CSS = """
 :root { color-scheme: light }
@@ -92,13 +96,18 @@ def render(results: dict[str, Any], summary: str, sections: Sequence[str]) -> by
     seeds = ", ".join(str(run["seed"]) for run in runs)
     note = f"Training seed{'s' * (len(runs) > 1)} {seeds}. Checkpoint: {'; '.join(checkpoints)}."
     body = [
-        f"<h1>Algorithm Distillation · {_e(results['experiment'])}</h1>", f"<p class=summary>{_e(summary)}</p>",
-        f"<p class=note>{_e(note)}</p>", *sections,
-        "<h2>Stages</h2>", _stages(runs),
-        "<h2>Configuration</h2>", _tree(_merged([run["config"] for run in runs])),
-        "<h2>Provenance</h2>", _tree(_merged([run["provenance"] for run in runs])),
+        f"<h1>Algorithm Distillation · {_e(results['experiment'])}</h1>",
+        f"<p class=summary>{_e(summary)}</p>",
+        f"<p class=note>{_e(note)}</p>",
+        *sections,
+        "<h2>Stages</h2>",
+        _stages(runs),
+        "<h2>Configuration</h2>",
+        _tree(_merged([run["config"] for run in runs])),
+        "<h2>Provenance</h2>",
+        _tree(_merged([run["provenance"] for run in runs])),
         *(["<p class=note>Where runs differ, values are given in order of seed.</p>"] if len(runs) > 1 else []),
-    ]  # fmt: skip
+    ]
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -142,7 +151,7 @@ def _returns(stats: dict[str, Any]) -> str:
     head = f"<tr><th></th>{groups}</tr><tr><th>training seed</th>{names}</tr>"
     known = [f"{name} policy {number(stats[name], size)}" for name in ("optimal", "random") if stats[name] is not None]
     told = f"For comparison, mean return: {', '.join(known)}. " if known else ""
-    note = ("Last 10 %: mean return of the last tenth of the episodes, with its bootstrap interval.")  # fmt: skip
+    note = "Last 10 %: mean return of the last tenth of the episodes, with its bootstrap interval."
     return f"<h3>Return</h3>{_table(head, rows)}<p class=note>{_e(told + note)}</p>"
 
 
@@ -167,9 +176,11 @@ def _levels(stats: dict[str, Any]) -> str:
         steps = f"{level['source_steps']:,}" if level["reached"] else f"not in {level['source_end']:,}"
         rows.append(([_e(level["level"]), number(level["return"], size), ad, steps, ratio(level)], ""))
     same = "no finished episode" if source["same_steps"] is None else number(source["same_steps"], size)
-    note = (f"Source: {source['name']}. Its return after as many environment steps as AD takes: {same}; at the end of "
-            f"its life: {number(source['final'], size)}. At AD's final return all of AD's steps are counted, and the "
-            "source's up to the first episode whose mean is as high, which favours the source.")  # fmt: skip
+    note = (
+        f"Source: {source['name']}. Its return after as many environment steps as AD takes: {same}; at the end of "
+        f"its life: {number(source['final'], size)}. At AD's final return all of AD's steps are counted, and the "
+        "source's up to the first episode whose mean is as high, which favours the source."
+    )
     return f"{text}{_table(head, rows)}<p class=note>{_e(note)}</p>"
 
 
@@ -180,8 +191,11 @@ def _stages(runs: Sequence[dict[str, Any]]) -> str:
         for run in (run for run in runs if name in run["stages"]):
             stage = run["stages"][name]
             seconds = stage.get("seconds")
-            rates = [f"{count(stage[key] / seconds)} {key.replace('_', ' ')}/s" for key in RATES
-                     if seconds and isinstance(stage.get(key), int | float)]  # fmt: skip
+            rates = [
+                f"{count(stage[key] / seconds)} {key.replace('_', ' ')}/s"
+                for key in RATES
+                if seconds and isinstance(stage.get(key), int | float)
+            ]
             rest = [f"{key.replace('_', ' ')} {_scalar(value)}" for key, value in stage.items() if key != "seconds"]
             took = "-" if seconds is None else f"{seconds:,.1f}"
             cells = (name, run["seed"], took, ", ".join(rates) or "-", ", ".join(rest))
@@ -211,8 +225,11 @@ def _tree(data: dict[str, Any]) -> str:
     """Nested data: leaves as a list of terms, objects as collapsible parts."""
     leaves = {name: value for name, value in data.items() if not isinstance(value, dict)}
     terms = "".join(f"<dt>{_e(name)}</dt><dd>{_e(_leaf(value))}</dd>" for name, value in leaves.items())
-    parts = [f"<details open><summary>{_e(name)}</summary>{_tree(value)}</details>"
-             for name, value in data.items() if isinstance(value, dict)]  # fmt: skip
+    parts = [
+        f"<details open><summary>{_e(name)}</summary>{_tree(value)}</details>"
+        for name, value in data.items()
+        if isinstance(value, dict)
+    ]
     return (f"<dl>{terms}</dl>" if terms else "") + "".join(parts)
 
 

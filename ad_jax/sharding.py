@@ -49,8 +49,10 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     rest = config.fsdp * config.tensor
     data = config.data or len(devices) // rest
     if data * rest != len(devices):
-        raise ConfigError(f"mesh data x fsdp x tensor = {config.data or '?'} x {config.fsdp} x {config.tensor} does not "
-                          f"use up {len(devices)} device(s); choose axes whose product is {len(devices)}")  # fmt: skip
+        raise ConfigError(
+            f"mesh data x fsdp x tensor = {config.data or '?'} x {config.fsdp} x {config.tensor} does not "
+            f"use up {len(devices)} device(s); choose axes whose product is {len(devices)}"
+        )
     shape = (data, config.fsdp, config.tensor)
     return Mesh(np.array(devices).reshape(shape), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
 
@@ -86,5 +88,9 @@ def optimiser_shardings(optimiser: optax.GradientTransformation, params: Any, me
     """Shardings of `optimiser.init(params)`: what mirrors a parameter lies as it does, the rest is replicated."""
     state = jax.eval_shape(optimiser.init, params)
     return optax.tree_map_params(
-        optimiser, lambda _, sharding: sharding, state, param_shardings(params, mesh),
-        transform_non_params=lambda _: replicated(mesh))  # fmt: skip
+        optimiser,
+        lambda _, sharding: sharding,
+        state,
+        param_shardings(params, mesh),
+        transform_non_params=lambda _: replicated(mesh),
+    )

@@ -81,8 +81,11 @@ class Spec:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a manifest."""
-        return {"num_actions": self.num_actions, "shape": list(self.shape),
-                "values": None if self.values is None else list(self.values)}  # fmt: skip
+        return {
+            "num_actions": self.num_actions,
+            "shape": list(self.shape),
+            "values": None if self.values is None else list(self.values),
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Spec":

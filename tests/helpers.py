@@ -24,8 +24,9 @@ def numbered_histories(count: int, lengths, episode: int = 4) -> Histories:
     history = np.tile(np.arange(count)[:, None], (1, steps))
     done = time % episode == episode - 1
     observation = np.stack([history % 9, time % 9], axis=-1).astype(np.uint8)
-    transition = Transition(observation, (time % 5).astype(np.uint8), (history * 1000 + time).astype(np.float32),
-                            np.zeros_like(done), done)  # fmt: skip
+    transition = Transition(
+        observation, (time % 5).astype(np.uint8), (history * 1000 + time).astype(np.float32), np.zeros_like(done), done
+    )
     ids = [f"task-{i}" for i in range(count)]
     zeros = np.zeros(count, np.int32)
     return Histories(transition, {"goal": np.zeros((count, 2), np.int32)}, ids, zeros, zeros)

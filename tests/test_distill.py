@@ -38,7 +38,9 @@ def meta_of(trainer):
 def train(trainer, resident, folder, config=TINY, **options):
     folder.mkdir(exist_ok=True)
     log = metrics.MetricsLog(folder, metrics.Config())
-    return distill.distill(trainer, resident, config, SAMPLING, folder / "checkpoints", meta_of(trainer), log, **options)
+    return distill.distill(
+        trainer, resident, config, SAMPLING, folder / "checkpoints", meta_of(trainer), log, **options
+    )
 
 
 def final_state(trainer, folder):
@@ -98,7 +100,13 @@ def test_killed_after_every_step_and_resumed_ends_bit_equal(trained, tmp_path):
             raise Killed
 
         with pytest.raises(Killed):  # dies in the update after the checkpoint that it goes on from
-            train(trainer, resident, tmp_path / "killed", dataclasses.replace(config, evaluate_every=update + 1), evaluate=stop)
+            train(
+                trainer,
+                resident,
+                tmp_path / "killed",
+                dataclasses.replace(config, evaluate_every=update + 1),
+                evaluate=stop,
+            )
     train(trainer, resident, tmp_path / "killed", config)
     assert_equal(final_state(trainer, tmp_path / "whole"), final_state(trainer, tmp_path / "killed"))
     steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
@@ -125,7 +133,9 @@ def test_another_architecture_is_refused_and_named(trained, tmp_path):
     train(trainer, resident, tmp_path)
     wider = make(ModelConfig(layers=2, width=16, heads=4, mlp_width=64, window=6), GRID)
     other = distill.Trainer(wider, GRID, TINY, SAMPLING, mesh_of(), seed=1)
-    with pytest.raises(CheckpointError, match=r"another architecture.*block_0.down.kernel \(\[32, 16\] there, \[64, 16\] here\)"):
+    with pytest.raises(
+        CheckpointError, match=r"another architecture.*block_0.down.kernel \(\[32, 16\] there, \[64, 16\] here\)"
+    ):
         train(other, resident, tmp_path)
 
 
@@ -189,8 +199,10 @@ def test_accumulated_gradients_equal_the_whole_batch():
     model = make(ModelConfig(layers=1, width=8, heads=2, mlp_width=16, window=6), GRID)  # nothing random in it
     params = jax.jit(model.init)(jax.random.key(0))
     batch = replay.sample(load(mesh_of()), jax.random.key(1), GRID, SAMPLING, mesh_of())
-    whole, parts = (jax.jit(lambda p, b, c=c: distill.gradient(model, p, b, jax.random.key(2), c, 8))(params, batch)
-                    for c in (TINY, dataclasses.replace(TINY, accumulate=2)))  # fmt: skip
+    whole, parts = (
+        jax.jit(lambda p, b, c=c: distill.gradient(model, p, b, jax.random.key(2), c, 8))(params, batch)
+        for c in (TINY, dataclasses.replace(TINY, accumulate=2))
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole, parts)
 
 

@@ -57,6 +57,7 @@ def test_scripted_policies_get_their_exact_returns(mode):
 
 def test_the_policy_sees_the_last_action_reward_and_episode_end():
     """A policy that stops for good once it was rewarded keeps every later reward, and resets cut it at the boundary."""
+
     def policy(steps):
         walk = jnp.where(steps.observation[:, 0] > 0, 2, 4)
         return jnp.where((steps.prev_reward > 0) & ~steps.prev_done, 0, walk)
@@ -101,7 +102,9 @@ def uncached_rollout(model, params, task, task_id, rollout, total, mode):
         first = model.context_start(np.asarray(stream.prev_done))
         context = jax.tree.map(lambda x: np.asarray(x)[first:], stream)  # noqa: B023
         length = t + 1 - first
-        padded = jax.tree.map(lambda x: np.concatenate([x, np.zeros((pad - length, *x.shape[1:]), x.dtype)])[None], context)  # noqa: B023
+        padded = jax.tree.map(
+            lambda x: np.concatenate([x, np.zeros((pad - length, *x.shape[1:]), x.dtype)])[None], context
+        )
         logits = apply(params, padded)[:, length - 1]
         key_action, key_env = jax.random.split(jax.random.fold_in(key, t))
         action = evaluate.choose(logits, key_action[None], mode)[0]
@@ -117,9 +120,13 @@ def test_results_do_not_depend_on_devices_batch_or_dispatches():
     params = jax.jit(model.init)(jax.random.key(0))
     whole = curve(model, params)
     np.testing.assert_array_equal(whole.returns, curve(model, params, per_run=6).returns)
-    np.testing.assert_array_equal(whole.returns, curve(model, params, mesh=mesh_of(8)).returns)  # 12 rollouts, padded to 16
+    np.testing.assert_array_equal(
+        whole.returns, curve(model, params, mesh=mesh_of(8)).returns
+    )  # 12 rollouts, padded to 16
     np.testing.assert_array_equal(whole.returns, curve(model, params, mesh=mesh_of(2, 2, 2)).returns)
-    np.testing.assert_array_equal(whole.returns[1:2, :2], curve(model, params, tasks=take(TASKS, slice(1, 2)), seeds=2).returns)
+    np.testing.assert_array_equal(
+        whole.returns[1:2, :2], curve(model, params, tasks=take(TASKS, slice(1, 2)), seeds=2).returns
+    )
 
 
 def test_rollouts_are_compiled_once():

@@ -32,7 +32,9 @@ def ragged(seed: int, count: int = 9, steps: int = 60) -> Histories:
     base, rng = numbered_histories(count, steps), np.random.default_rng(seed)
     done = rng.random((count, steps)) < 0.3
     terminated = done & (rng.random(done.shape) < 0.5)
-    return dataclasses.replace(base, transition=base.transition.replace(terminated=terminated, truncated=done & ~terminated))
+    return dataclasses.replace(
+        base, transition=base.transition.replace(terminated=terminated, truncated=done & ~terminated)
+    )
 
 
 @settings(max_examples=15, deadline=None)
@@ -138,5 +140,3 @@ def test_sizes_that_do_not_fit_are_refused(config, words):
 def test_groups_must_divide_over_the_mesh():
     with pytest.raises(ConfigError, match=r"replay.groups=4 cannot be split over 8 devices"):
         replay.load(numbered_histories(8, 20), GRID, replay.Config(segment=5, batch=8, groups=4), mesh_of(8))
-
-

@@ -26,27 +26,44 @@ def grid_set(name="held_out", tasks=4, **source):
     cells = [[1, 2 + i] for i in range(tasks)]
     path = [[4, 4], [3, 4], [3, 3], [3, 3]]
     return {
-        "name": name, "kind": "by row",
-        "tasks": [{"id": f"goal-{r}-{c}", "description": f"goal at row {r}, column {c}", "optimal": 10.0, "random": 0.2,
-                   "picture": {"kind": "grid", "size": 9, "goal": [r, c]}} for r, c in cells],
+        "name": name,
+        "kind": "by row",
+        "tasks": [
+            {
+                "id": f"goal-{r}-{c}",
+                "description": f"goal at row {r}, column {c}",
+                "optimal": 10.0,
+                "random": 0.2,
+                "picture": {"kind": "grid", "size": 9, "goal": [r, c]},
+            }
+            for r, c in cells
+        ],
         "returns": {"sampled": curve(tasks), "greedy": curve(tasks, 1, high=7.0)},
         "source": {"name": "q_learning", "returns": curve(tasks, 3, 50, high=9.0, at=39), "env_steps_per_episode": 100}
-                  | source,
-        "paths": {"task": 1, "seed": 0, "mode": "sampled",
-                  "episodes": [{"episode": e, "return": 1.0, "points": path} for e in (1, 2, 20)]},
-    }  # fmt: skip
+        | source,
+        "paths": {
+            "task": 1,
+            "seed": 0,
+            "mode": "sampled",
+            "episodes": [{"episode": e, "return": 1.0, "points": path} for e in (1, 2, 20)],
+        },
+    }
 
 
 def arms_set(means=(0.1, 0.9, 0.5), tasks=3):
     picture = {"kind": "arms", "means": None if means is None else list(means)}
     pulls = [{"episode": e, "return": 1.0, "points": [[e % 3]]} for e in range(1, 21)]
     return {
-        "name": "uniform", "kind": "by seed",
-        "tasks": [{"id": f"b{i}", "description": "3 arms", "optimal": 0.9, "random": 0.5, "picture": picture}
-                  for i in range(tasks)],
-        "returns": {"sampled": curve(tasks, low=0.5, high=0.9)}, "source": None,
+        "name": "uniform",
+        "kind": "by seed",
+        "tasks": [
+            {"id": f"b{i}", "description": "3 arms", "optimal": 0.9, "random": 0.5, "picture": picture}
+            for i in range(tasks)
+        ],
+        "returns": {"sampled": curve(tasks, low=0.5, high=0.9)},
+        "source": None,
         "paths": {"task": 0, "seed": 0, "mode": "sampled", "episodes": pulls},
-    }  # fmt: skip
+    }
 
 
 def results(*sets, seeds=(0,), experiment="dark_room", episode_length=20):
@@ -54,9 +71,10 @@ def results(*sets, seeds=(0,), experiment="dark_room", episode_length=20):
         "config": {"source": {"name": "q_learning", "rate": 0.1}, "batch": 64},
         "provenance": {"ad_jax": "0.1.0", "commit": None},
         "stages": {"collect": {"seconds": 10.0, "env_steps": 4_160_000}, "distill": {"seconds": 200.0, "updates": 9}},
-        "episode_length": episode_length, "checkpoint": {"step": 1000, "which": "last"},
+        "episode_length": episode_length,
+        "checkpoint": {"step": 1000, "which": "last"},
         "sets": list(sets) or [grid_set()],
-    }  # fmt: skip
+    }
     return {"schema": 1, "experiment": experiment, "runs": [{"seed": s, **copy.deepcopy(run)} for s in seeds]}
 
 
@@ -117,9 +135,13 @@ def test_statistics_of_known_curves():
     assert (one["tasks"], one["runs"], one["optimal"]) == (4, 2, 10.0)
     for row in one["rows"]:
         assert row["sampled"] == {
-            "first": 0.0, "final": 8.0, "low": 8.0, "high": 8.0, "area": pytest.approx(0.6),  # 15 episodes of 20 at 8
+            "first": 0.0,
+            "final": 8.0,
+            "low": 8.0,
+            "high": 8.0,
+            "area": pytest.approx(0.6),  # 15 episodes of 20 at 8
             "episodes_to": {"75 % of final": 6, "90 % of final": 6, "75 % of optimal": 6, "90 % of optimal": None},
-        }  # fmt: skip
+        }
         assert row["greedy"]["final"] == 7.0
 
 

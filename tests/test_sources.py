@@ -300,9 +300,12 @@ def gradient_of(**options):
     params["policy"]["weight"] *= 100  # away from uniform
     rows = (5, 6)
     stream = Transition(
-        jnp.asarray(rng.integers(0, 4, rows), jnp.int32), jnp.asarray(rng.integers(0, 3, rows), jnp.int32),
-        jnp.asarray(rng.normal(size=rows), jnp.float32), jnp.zeros(rows, bool), jnp.zeros(rows, bool),
-    )  # fmt: skip
+        jnp.asarray(rng.integers(0, 4, rows), jnp.int32),
+        jnp.asarray(rng.integers(0, 3, rows), jnp.int32),
+        jnp.asarray(rng.normal(size=rows), jnp.float32),
+        jnp.zeros(rows, bool),
+        jnp.zeros(rows, bool),
+    )
     reached = jnp.asarray(rng.integers(0, 4, rows), jnp.int32)
     config = dataclasses.replace(actor_critic.Config(entropy_cost=0.0, value_cost=0.0), **options)
     return params, gradient(params, config, spec, stream, reached), spec

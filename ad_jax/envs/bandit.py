@@ -53,7 +53,8 @@ class Bandit(TaskFamily[State, Params]):
     odds: float = 0.95  # probability that the good arm of an adversarial task is on its usual side
     noise: float = 0.3  # standard deviation of a Gaussian reward
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.arms < 2:
             raise ConfigError(f"a bandit needs at least 2 arms; got arms = {self.arms}")
         if not 0 <= self.odds <= 1:

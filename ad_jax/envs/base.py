@@ -9,6 +9,7 @@ which keeps the task, draws a fresh start at each episode boundary, and keeps te
 
 import dataclasses
 import hashlib
+import typing
 from collections.abc import Mapping
 from typing import Any, Generic
 
@@ -19,6 +20,7 @@ from flax import struct
 from gymnax.environments import environment, spaces
 from gymnax.environments.environment import TEnvParams, TEnvState
 
+from ad_jax.plugins import conform
 from ad_jax.types import Spec
 
 
@@ -54,6 +56,12 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
     `episode_length`, `sample_tasks`. Countable families override `all_tasks`; families whose optimum is known
     override `optimal_return` and `random_return`.
     """
+
+    def __post_init__(self) -> None:
+        # Built by hand or by name, a misspelt variant must not quietly mean another one.
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            conform(f"{self.name}.{field.name}", getattr(self, field.name), hints[field.name])
 
     @property
     def episode_length(self) -> int:
@@ -105,8 +113,11 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
         if train + held_out > count:
             raise ValueError(f"{self.name} has {count} tasks; {train} train + {held_out} held-out were asked for")
         order = np.asarray(jax.random.permutation(key, count))
-        return TaskSplit(take(table, np.sort(order[:train])),
-                         {"held_out": take(table, np.sort(order[train : train + held_out]))}, "by row")  # fmt: skip
+        return TaskSplit(
+            take(table, np.sort(order[:train])),
+            {"held_out": take(table, np.sort(order[train : train + held_out]))},
+            "by row",
+        )
 
     def optimal_return(self, tasks: TEnvParams) -> np.ndarray | None:
         """Expected episode return of the best policy that knows the task, `[N]` float64, or None if unknown."""
@@ -117,7 +128,10 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
         return None
 
     def trace(self, state: TEnvState, action: jax.Array) -> jax.Array:
-        """A few integers that locate this step in a picture of the task: `[k]` int32. Default: the action."""
+        """A few integers that locate this step in a picture of the task: `[k]` int32. Default: the action.
+
+        `state` is the one acted from, before the step.
+        """
         return action[None]
 
     def picture(self, task: TEnvParams) -> dict[str, Any]:

@@ -61,7 +61,9 @@ def ring_attention(q: jax.Array, k: jax.Array, v: jax.Array, *, slot: jax.Array,
     batch, window, n, heads, width = k.shape
     index = jnp.arange(window)[None]
     newest, written = index == slot, index < filled  # [1 or B, W]
-    not_later = jnp.asarray(np.tril(np.ones((n, n), bool)))  # within the new step a token does not see the ones after it
+    not_later = jnp.asarray(
+        np.tril(np.ones((n, n), bool))
+    )  # within the new step a token does not see the ones after it
     mask = (~newest[:, None, :, None] | not_later[None, :, None, :]) & written[:, None, :, None]  # [1 or B, n, W, n]
     flat = lambda x: x.reshape(batch, window * n, heads, width)
     return _attend(q, flat(k), flat(v), mask.reshape(*mask.shape[:2], window * n)[:, None], 0.0, None)

@@ -56,8 +56,9 @@ def ring_cache(config: Any, n: int, network: Network, turn: Callable) -> tuple[C
             at = (0, slot, 0, 0, 0)
             keys[layer] = jax.lax.dynamic_update_slice(keys[layer], turn(k, position)[:, None], at)
             values[layer] = jax.lax.dynamic_update_slice(values[layer], v[:, None], at)
-            return ring_attention(turn(q, position), keys[layer], values[layer],
-                                  slot=slot[None, None], filled=filled[None, None])  # fmt: skip
+            return ring_attention(
+                turn(q, position), keys[layer], values[layer], slot=slot[None, None], filled=filled[None, None]
+            )
 
         logits = network(params, jax.tree.map(lambda x: x[:, None], steps), position, attend)
         return logits[:, 0], Ring(tuple(keys), tuple(values), cache.time + 1)
@@ -75,8 +76,12 @@ def episode_cache(config: Any, spec: Spec, n: int, network: Network) -> tuple[Ca
 
     def init_cache(batch):
         dtype = jnp.float32 if spec.values is None else jnp.int32
-        steps = Steps(jnp.zeros((batch, window, *spec.shape), dtype), jnp.zeros((batch, window), jnp.int32),
-                      jnp.zeros((batch, window), jnp.float32), jnp.zeros((batch, window), jnp.bool_))  # fmt: skip
+        steps = Steps(
+            jnp.zeros((batch, window, *spec.shape), dtype),
+            jnp.zeros((batch, window), jnp.int32),
+            jnp.zeros((batch, window), jnp.float32),
+            jnp.zeros((batch, window), jnp.bool_),
+        )
         return Episodes(*_empty(config, n, batch), steps, jnp.zeros((batch,), jnp.int32))
 
     def decode(params, cache, steps):
@@ -98,7 +103,9 @@ def episode_cache(config: Any, spec: Spec, n: int, network: Network) -> tuple[Ca
     def drop_oldest(params, cache, full):
         """In the rows that are `full`, keep as many whole episodes as leave room for another; encode them anew."""
         index = jnp.arange(window)[None]
-        fits = (index < cache.count[:, None]) & cache.steps.prev_done & (cache.count[:, None] - index + longest <= window)
+        fits = (
+            (index < cache.count[:, None]) & cache.steps.prev_done & (cache.count[:, None] - index + longest <= window)
+        )
         start = jnp.where(fits.any(1), jnp.argmax(fits, axis=1), cache.count)
         start = jnp.where(full, start, 0)
         moved = jax.tree.map(lambda x: jax.vmap(lambda row, s: jnp.roll(row, -s, axis=0))(x, start), cache.steps)
@@ -111,8 +118,12 @@ def episode_cache(config: Any, spec: Spec, n: int, network: Network) -> tuple[Ca
 
         network(params, moved, jnp.arange(window * n), attend)
         pick = lambda new, old: jnp.where(full.reshape(-1, *(1,) * (old.ndim - 1)), new.astype(old.dtype), old)
-        return Episodes(jax.tree.map(pick, tuple(keys), cache.keys), jax.tree.map(pick, tuple(values), cache.values),
-                        moved, cache.count - start)  # fmt: skip
+        return Episodes(
+            jax.tree.map(pick, tuple(keys), cache.keys),
+            jax.tree.map(pick, tuple(values), cache.values),
+            moved,
+            cache.count - start,
+        )
 
     def context_start(prev_done):
         begins, start = [0], 0  # first steps of the episodes so far

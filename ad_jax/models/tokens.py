@@ -23,7 +23,9 @@ class Tokenizer(nnx.Module):
 
     def __init__(self, spec: Spec, width: int, layout: Layout, scale: float, *, rngs: nnx.Rngs):
         table = lambda rows: nnx.Embed(rows, width, embedding_init=nnx.initializers.normal(scale), rngs=rngs)
-        dense = lambda rows: nnx.Linear(rows, width, kernel_init=nnx.initializers.normal(scale), use_bias=False, rngs=rngs)
+        dense = lambda rows: nnx.Linear(
+            rows, width, kernel_init=nnx.initializers.normal(scale), use_bias=False, rngs=rngs
+        )
         self.spec, self.layout = spec, layout
         self.observation = dense(spec.size) if spec.values is None else table(sum(spec.values))
         self.action = table(spec.num_actions + 1)  # the last row is "none", before the first action
@@ -50,5 +52,5 @@ class Tokenizer(nnx.Module):
 
 
 def tokens_per_step(layout: Layout) -> int:
-    """n."""
+    """N."""
     return 1 if layout == "step" else 3

@@ -50,8 +50,10 @@ class Config:
         if self.width % (2 * self.heads):
             raise ConfigError(f"model.width must be a multiple of 2 * heads = {2 * self.heads}; got {self.width}")
         if self.positions == "absolute" and not 0 < (self.episode_length or 0) <= self.window:
-            raise ConfigError("absolute positions need model.episode_length, at least 1 and at most the window "
-                              f"({self.window}): the context moves by episodes; got {self.episode_length}")  # fmt: skip
+            raise ConfigError(
+                "absolute positions need model.episode_length, at least 1 and at most the window "
+                f"({self.window}): the context moves by episodes; got {self.episode_length}"
+            )
         for name in ("token_mask", "dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"model.{name} is a probability below 1; got {getattr(self, name)}")
@@ -87,7 +89,7 @@ class Block(nnx.Module):
         self.up, self.down = linear(c.width, c.mlp_width), linear(c.mlp_width, c.width)
 
     def __call__(self, x, attend, drop):
-        """x `[B, T, D]`; `attend(q, k, v [B, T, K, h]) -> [B, T, K, h]`; `drop` is dropout or the identity."""
+        """X `[B, T, D]`; `attend(q, k, v [B, T, K, h]) -> [B, T, K, h]`; `drop` is dropout or the identity."""
         if self.c.norm == "pre":
             x = x + drop(self.attention(self.norm_attention(x), attend))
             return x + drop(self.mlp(self.norm_mlp(x)))
@@ -170,8 +172,9 @@ def make(config: Config, spec: Spec) -> Model:
         position = jnp.arange(length * n)
 
         def attend(layer, q, k, v, key):
-            return segment_attention(turn(q, position), turn(k, position), v, window=window, n=n,
-                                     dropout=config.attention_dropout, key=key)  # fmt: skip
+            return segment_attention(
+                turn(q, position), turn(k, position), v, window=window, n=n, dropout=config.attention_dropout, key=key
+            )
 
         return network(params, steps, position, attend, key)
 

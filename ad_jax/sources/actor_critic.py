@@ -118,8 +118,17 @@ def loss(params: Any, config: Config, spec: Spec, stream: Transition, reached: j
     logits, value = network(params, features(spec, flat(stream.observation)))
     _, ahead = network(jax.lax.stop_gradient(params), features(spec, flat(reached)))
     baseline = jax.lax.stop_gradient(value)
-    advantage = flat(gae(stream.reward, baseline.reshape(shape), ahead.reshape(shape), stream.terminated,
-                         stream.truncated, config.discount, config.trace_decay))  # fmt: skip
+    advantage = flat(
+        gae(
+            stream.reward,
+            baseline.reshape(shape),
+            ahead.reshape(shape),
+            stream.terminated,
+            stream.truncated,
+            config.discount,
+            config.trace_decay,
+        )
+    )
     log_policy = jax.nn.log_softmax(logits)
     log_chosen = jnp.take_along_axis(log_policy, flat(stream.action)[:, None], axis=1)[:, 0]
     entropy = -jnp.sum(jnp.exp(log_policy) * log_policy, axis=1)

@@ -26,7 +26,7 @@ class Config:
     discount: float = 0.9  # per step
     epsilon_start: float = 1.0
     epsilon_end: float = 0.0
-    exploration_episodes: float = 280.0  # epsilon falls linearly over this many updates
+    exploration_episodes: float = 280.0  # epsilon falls linearly over this many; 0: epsilon_end from the second on
 
 
 @struct.dataclass
@@ -60,7 +60,7 @@ def make(config: Config, family: TaskFamily) -> Source:
         return State(table, env_state, observation, jnp.int32(0))
 
     def update(key, state, task):
-        fraction = jnp.minimum(state.updates.astype(jnp.float32) / config.exploration_episodes, 1.0)
+        fraction = jnp.minimum(state.updates.astype(jnp.float32) / jnp.maximum(config.exploration_episodes, 1e-9), 1.0)
         epsilon = config.epsilon_start + fraction * (config.epsilon_end - config.epsilon_start)
 
         # All random numbers of the update are drawn at once: per-step key splitting would cost more than the learning.

@@ -110,11 +110,18 @@ def _tasks(s: _Sample) -> None:
     one = jax.eval_shape(lambda: family.default_params)
     for tasks, count in [(s.tasks, n)] + ([] if table is None else [(table, num_tasks(table))]):
         rows = jax.eval_shape(lambda params, n=count: jax.tree.map(lambda x: jnp.stack([x] * n), params), one)
-        require(jax.tree.structure(tasks) == jax.tree.structure(one) and types_of(tasks) == types_of(rows),
-                 f"{count} tasks {types_of(rows)}", types_of(tasks), "Stack every leaf of default_params.")  # fmt: skip
-        require(np.all(np.asarray(tasks.max_steps_in_episode) == family.episode_length),
-                 f"max_steps_in_episode == episode_length == {family.episode_length} in every task",
-                 np.unique(tasks.max_steps_in_episode), "Set it from episode_length.")  # fmt: skip
+        require(
+            jax.tree.structure(tasks) == jax.tree.structure(one) and types_of(tasks) == types_of(rows),
+            f"{count} tasks {types_of(rows)}",
+            types_of(tasks),
+            "Stack every leaf of default_params.",
+        )
+        require(
+            np.all(np.asarray(tasks.max_steps_in_episode) == family.episode_length),
+            f"max_steps_in_episode == episode_length == {family.episode_length} in every task",
+            np.unique(tasks.max_steps_in_episode),
+            "Set it from episode_length.",
+        )
     again, other = family.sample_tasks(jax.random.key(0), n), family.sample_tasks(jax.random.key(1), n)
     require(same(again, s.tasks), "the same tasks from the same key", "others", "Use no randomness but the key's.")
     single = table is not None and num_tasks(table) == 1
@@ -128,11 +135,19 @@ def _task_ids(s: _Sample) -> None:
     require(len(ids) == num_tasks(tasks) and all(isinstance(i, str) for i in ids), "one string a task", ids[:3], "")
     contents = [b"".join(row[i].tobytes() for row in rows) for i in range(len(ids))]
     pairs = len(set(zip(ids, contents)))
-    require(len(set(ids)) == len(set(contents)) == pairs, f"{len(set(contents))} ids for as many different tasks",
-             f"{len(set(ids))} ids", "Make the id from every leaf that differs between tasks.")  # fmt: skip
+    require(
+        len(set(ids)) == len(set(contents)) == pairs,
+        f"{len(set(contents))} ids for as many different tasks",
+        f"{len(set(ids))} ids",
+        "Make the id from every leaf that differs between tasks.",
+    )
     if table is not None:
-        require(len(set(contents)) == num_tasks(table), "all_tasks to list each task once, sampled ones included",
-                 f"{len(set(contents))} different tasks, {num_tasks(table)} rows", "")  # fmt: skip
+        require(
+            len(set(contents)) == num_tasks(table),
+            "all_tasks to list each task once, sampled ones included",
+            f"{len(set(contents))} different tasks, {num_tasks(table)} rows",
+            "",
+        )
     back = s.family.task_ids(take(tasks, slice(None, None, -1)))
     require(back[::-1] == ids, "an id that depends on its task alone", "one that depends on its place", "")
 
@@ -144,8 +159,12 @@ def _types(s: _Sample) -> None:
     observation, state, reward, terminated, _ = jax.eval_shape(
         family.step_env, jax.random.key(0), reset[1], action, task
     )
-    require(types_of((observation, state)) == types_of(reset), f"what reset_env gives, {types_of(reset)}",
-             types_of((observation, state)), "Cast what step_env returns.")  # fmt: skip
+    require(
+        types_of((observation, state)) == types_of(reset),
+        f"what reset_env gives, {types_of(reset)}",
+        types_of((observation, state)),
+        "Cast what step_env returns.",
+    )
     received = types_of([reward, terminated])
     wanted = types_of([jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((), jnp.bool_)])
     require(received == wanted, f"reward and terminated {wanted}", received, "Cast what step_env returns.")
@@ -160,8 +179,12 @@ def _rewards(s: _Sample) -> None:
     reward = s.lives["outcome"].reward
     require(np.all(np.isfinite(reward)), "finite rewards", "others", "")
     stored = reward.astype(s.family.reward_dtype).astype(np.float32)
-    require(np.array_equal(stored, reward), f"rewards that {s.family.reward_dtype} holds exactly",
-             reward[stored != reward][:3], "Widen reward_dtype.")  # fmt: skip
+    require(
+        np.array_equal(stored, reward),
+        f"rewards that {s.family.reward_dtype} holds exactly",
+        reward[stored != reward][:3],
+        "Widen reward_dtype.",
+    )
 
 
 def _episodes(s: _Sample) -> None:
@@ -191,9 +214,12 @@ def _task_matters(s: _Sample) -> None:
     outcome = s.lives["outcome"]
     seen = [s.lives["observation"], outcome.reward, outcome.terminated, outcome.truncated]
     differ = any(not np.array_equal(x, np.broadcast_to(x[:1], x.shape)) for x in seen)
-    require(differ or len(set(s.family.task_ids(s.tasks))) == 1, "some of the sampled tasks to differ to the eye",
-            f"the same {s.steps} steps on {num_tasks(s.tasks)} tasks",
-            "Take the task from the params; draw nothing of it in reset_env.")  # fmt: skip
+    require(
+        differ or len(set(s.family.task_ids(s.tasks))) == 1,
+        "some of the sampled tasks to differ to the eye",
+        f"the same {s.steps} steps on {num_tasks(s.tasks)} tasks",
+        "Take the task from the params; draw nothing of it in reset_env.",
+    )
 
 
 def _batches(s: _Sample) -> None:
@@ -235,8 +261,12 @@ def _splits(s: _Sample) -> None:
             not held_out & train, f"no task of {name!r} in train", held_out & train, "Draw them together, then divide."
         )
     again = family.split(0, n, n)
-    require(same(again.train, split.train) and same(dict(again.held_out), dict(split.held_out)), "one split a seed",
-            "two", "Derive every key from the seed.")  # fmt: skip
+    require(
+        same(again.train, split.train) and same(dict(again.held_out), dict(split.held_out)),
+        "one split a seed",
+        "two",
+        "Derive every key from the seed.",
+    )
     others = [set(family.task_ids(family.split(seed, n, n).train)) for seed in range(1, 5)]
     require(any(other != train for other in others), "other splits for other seeds", "the same", "Use the seed.")
     for sizes in [(0, 1), (1, 0)] + ([] if table is None else [(count, 1)]):
@@ -268,8 +298,12 @@ def _returns(s: _Sample) -> None:
     error = np.sqrt(got.var(axis=1) / episodes + (largest / episodes) ** 2)
     difference = got.mean(axis=1) - chance[:n]
     off = max(np.max(np.abs(difference) / error), abs(difference.sum()) / np.sqrt((error**2).sum()))  # each, and all
-    require(off <= STANDARD_ERRORS, f"a random_return within {STANDARD_ERRORS} standard errors of {got.mean(axis=1)}",
-            f"{chance[:n]}, {off:.1f} off", "Correct random_return, or return None.")  # fmt: skip
+    require(
+        off <= STANDARD_ERRORS,
+        f"a random_return within {STANDARD_ERRORS} standard errors of {got.mean(axis=1)}",
+        f"{chance[:n]}, {off:.1f} off",
+        "Correct random_return, or return None.",
+    )
 
 
 def _pictures(s: _Sample) -> None:

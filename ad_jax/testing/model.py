@@ -110,8 +110,12 @@ def _causal(s: Sample) -> None:
         else ""
     )
     require(not slope[middle + 1 :].any(), "no gradient from later steps", later, "Mask the attention causally.")
-    require(slope[: middle + 1].all(), "a gradient from each step up to now", np.flatnonzero(slope == 0).tolist(),
-            "Every step of the window must reach the logits.")  # fmt: skip
+    require(
+        slope[: middle + 1].all(),
+        "a gradient from each step up to now",
+        np.flatnonzero(slope == 0).tolist(),
+        "Every step of the window must reach the logits.",
+    )
 
 
 def _cache(s: Sample) -> None:
@@ -135,8 +139,12 @@ def _decode(s: Sample) -> None:
     for t, first in zip(moments, firsts):
         cut = jax.tree.map(lambda x: x[:, first : first + longest], padded)  # noqa: B023
         error = np.abs(decoded[:, t] - np.asarray(s.apply(s.params, cut))[:, t - first]).max()
-        require(error <= s.tolerance, f"|decode - apply| <= {s.tolerance} at every step", f"{error:.2e} at step {t} of window "
-                f"{window}", "The cache must hold exactly what apply attends to.")  # fmt: skip
+        require(
+            error <= s.tolerance,
+            f"|decode - apply| <= {s.tolerance} at every step",
+            f"{error:.2e} at step {t} of window {window}",
+            "The cache must hold exactly what apply attends to.",
+        )
 
 
 def _long_segment(s: Sample) -> None:

@@ -100,8 +100,12 @@ def _types(s: _Sample) -> None:
     kinds = ((space.shape, space.dtype), ((), np.int32), ((), np.float32), ((), np.bool_), ((), np.bool_))
     leaves: list[Any] = [jax.ShapeDtypeStruct((*sizes, *shape), dtype) for shape, dtype in kinds]
     rows = Transition(*leaves)
-    require(isinstance(stream, Transition) and types_of(stream) == types_of(rows), f"transitions {types_of(rows)}",
-            types_of(stream), "Return Transition [steps_per_update, actors, ...].")  # fmt: skip
+    require(
+        isinstance(stream, Transition) and types_of(stream) == types_of(rows),
+        f"transitions {types_of(rows)}",
+        types_of(stream),
+        "Return Transition [steps_per_update, actors, ...].",
+    )
 
 
 def _streams(s: _Sample) -> None:
@@ -130,8 +134,12 @@ def _replays(s: _Sample) -> None:
             begin = np.append(True, (stream.terminated | stream.truncated)[:-1])
             start = [table.get(x.tobytes(), -1) if b else 0 for x, b in zip(stream.observation, begin)]
             where = f"actor {actor} of learner {i}"
-            require(min(start) >= 0, "every episode to begin where reset_env can begin", f"another start ({where})",
-                    "Step with ad_jax.envs.base.advance; carry state and observation across updates.")  # fmt: skip
+            require(
+                min(start) >= 0,
+                "every episode to begin where reset_env can begin",
+                f"another start ({where})",
+                "Step with ad_jax.envs.base.advance; carry state and observation across updates.",
+            )
             keys = jax.random.split(jax.random.key(3), REPLAYS)
             got = replay(keys, task, states, begin, np.array(start), stream.action)
             _compare(stream, tuple(map(np.asarray, got)), where)
@@ -191,8 +199,12 @@ def _keys(s: _Sample) -> None:
     one, again, other = live(s.keys[0]), live(s.keys[0]), live(s.keys[1])
     require(same(one, again), "one life a key", "two", "Use no randomness but the key's.")
     require(not np.array_equal(one.action, other.action), "another life from another key", "the same", "Use the key.")
-    require(same(one, take(s.lives, 0)), "vmap over hyper-parameters, keys and tasks to equal a loop", "another life",
-            "Keep learners apart.")  # fmt: skip
+    require(
+        same(one, take(s.lives, 0)),
+        "vmap over hyper-parameters, keys and tasks to equal a loop",
+        "another life",
+        "Keep learners apart.",
+    )
 
 
 CHECKS = {

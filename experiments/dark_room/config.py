@@ -29,7 +29,7 @@ def config(scale: str = "cpu") -> Experiment:
         tasks=TaskConfig(train=65, held_out=16),
         collect=CollectConfig(seeds=8, episodes=400, chunk_learners=130),
         replay=ReplayConfig(keep_every=40, phases=8, segment=80, batch=64),
-        distill=DistillConfig(updates=600, evaluate_every=200),
+        distill=DistillConfig(updates=400, learning_rate=6e-3, warmup_updates=50, evaluate_every=200),
         evaluate=EvaluateConfig(episodes=100, seeds=8),
     )
     smoke = dataclasses.replace(
@@ -37,7 +37,9 @@ def config(scale: str = "cpu") -> Experiment:
         model=Plugin("transformer", {"layers": 2, "width": 16, "heads": 2, "mlp_width": 32, "window": 20}),
         collect=CollectConfig(seeds=2, episodes=20, chunk_learners=26),
         replay=ReplayConfig(keep_every=2, segment=40, batch=16),
-        distill=DistillConfig(updates=8, warmup_updates=2, checkpoint_every=4, updates_per_dispatch=2, evaluate_every=4),
+        distill=DistillConfig(
+            updates=8, warmup_updates=2, checkpoint_every=4, updates_per_dispatch=2, evaluate_every=4
+        ),
         evaluate=EvaluateConfig(episodes=4, seeds=2, episodes_per_dispatch=2, source_seeds=2),
     )
     paper = dataclasses.replace(
