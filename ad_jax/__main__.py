@@ -5,7 +5,6 @@ interrupted.
 """
 
 import argparse
-import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -77,21 +76,31 @@ def parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="run the public contract checks on a task family or source of your own")
     check.add_argument("plugin", help="a registered name, or my_pkg.my_env:MyEnv")
-    check.add_argument("options", nargs="*", metavar="option=value", help="its static options")
     return top
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The parsed command line. Overrides may also follow an option, which argparse alone does not understand."""
+    top = parser()
+    args, rest = top.parse_known_args(arguments)
+    if rest and not (hasattr(args, "overrides") and all("=" in word and not word.startswith("-") for word in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides += rest
+    return args
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    args = parser().parse_args(arguments)
+    args = parse(arguments)
     from ad_jax.errors import AdJaxError
 
     handler: Callable[[Any], int] = {"histories": _histories, "report": _report, "check": _check, "show": _show}.get(
         args.command, _stage
     )
     try:
-        with contextlib.suppress(ValueError):
-            sys.path.index("") if "" in sys.path else sys.path.insert(0, "")  # plug-ins beside the experiment
+        if "" not in sys.path:
+            sys.path.append("")  # the current directory, for plug-ins that lie beside the experiment
         return handler(args)
     except AdJaxError as error:
         print(f"ad-jax: {error}", file=sys.stderr)
@@ -154,7 +163,7 @@ def _histories(args: argparse.Namespace) -> int:
     if args.action == "info":
         print(history_store.info(args.path))
         return 0
-    problems = history_store.open_store(args.path, allow_partial=True).verify()
+    problems = history_store.verify(args.path)
     for problem in problems:
         print(problem, file=sys.stderr)
     print("every byte is as it was written" if not problems else f"{len(problems)} damaged part(s)")

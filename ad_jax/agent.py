@@ -1,7 +1,7 @@
 """A distilled learner as a thing to use: `agent = Agent.load(path)`, `agent.reset(batch)`, `action = agent.act(...)`.
 
-It learns in its context and never by gradient. The cache, the previous actions and the random key are inside; the model and
-its options come from the checkpoint, so nothing else needs to be known.
+It learns in its context and never by gradient. The cache, the previous actions and the random keys are inside; the
+model and its options come from the checkpoint, so nothing else needs to be known.
 """
 
 import functools

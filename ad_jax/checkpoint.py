@@ -4,8 +4,8 @@
     folder/<step>/meta    plain data: model and its options, spec, seed, ids of the training tasks, the experiment
     folder/best/<step>    the checkpoint with the best in-context return so far, with that return in its meta
 
-The batch sampler's whole state is (seed, step), because batches are keyed by step; both are in here. A write is atomic: a
-process killed while saving leaves the checkpoint before it as the latest.
+The batch sampler's whole state is (seed, step), because batches are keyed by step; both are in here. A write is atomic:
+a process killed while saving leaves the checkpoint before it as the latest.
 """
 
 from pathlib import Path
@@ -111,6 +111,7 @@ def _arguments(state: Any, meta: dict[str, Any]) -> ocp.args.Composite:
 
 def _restore(manager: ocp.CheckpointManager, step: int | None, like: Any) -> tuple[int, Any, dict[str, Any]]:
     meta = _restore_meta(manager, step)
+    assert step is not None
     try:
         like = _on_first_device(manager, step) if like is None else like
         state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))["state"]

@@ -7,8 +7,8 @@ learner's randomness is keyed by (seed, task id, seed index), so a history does 
 
 import dataclasses
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +64,8 @@ class Learners:
         split = batch_devices(mesh)
         self.chunk = -(-chunk // split) * split
         rows = on_batch(mesh)
-        self.lives = jax.jit(jax.vmap(self._life), in_shardings=(rows, rows), out_shardings=rows)
+        self.jitted = jax.jit(jax.vmap(self._life), in_shardings=(rows, rows), out_shardings=rows)
+        self.lives: Callable[[Any, Any], Transition] = self.jitted
 
     def _life(self, key: jax.Array, task: Any) -> Transition:
         """One learner from birth to end: `[actors, T, ...]`."""
@@ -94,14 +95,14 @@ class Learners:
         """Compile now; returns the seconds it took."""
         started = time.monotonic()
         inputs = self._inputs(seed, tasks, task_ids, seeds, np.zeros(self.chunk, int))
-        self.lives = self.lives.lower(*inputs).compile() if hasattr(self.lives, "lower") else self.lives
+        self.lives = self.jitted.lower(*inputs).compile()
         return time.monotonic() - started
 
     def _inputs(
         self, seed: int, tasks: Any, task_ids: Sequence[str], seeds: int, learner: np.ndarray
     ) -> tuple[Any, Any]:
         """Keys and tasks of `learner [C]`, on the devices."""
-        names = np.array([number_of(task_ids[i]) for i in learner // seeds], np.uint32)
+        names = np.array([number_of(task_ids[int(i)]) for i in learner // seeds], np.uint32)
         fold = lambda task, index: jax.random.fold_in(jax.random.fold_in(named_key(seed, "collect"), task), index)
         inputs = jax.vmap(fold)(names, np.asarray(learner % seeds, np.uint32)), take(tasks, learner // seeds)
         return jax.tree.map(lambda x: jax.device_put(x, on_batch(self.mesh)), inputs)
@@ -127,6 +128,7 @@ def collect(
     steps_each = learners.steps * learners.source.actors
     with HistoryWriter.open(url, manifest) as writer:
         todo = [c for c in range(-(-total // learners.chunk)) if c not in writer.finished]
+        log.forget_after("collect", max(writer.finished, default=-1))
         done = total - sum(min(learners.chunk, total - c * learners.chunk) for c in todo)
         progress = Progress("collect", total, "learners", done, progress_seconds, steps_each)
         if done:
@@ -135,10 +137,11 @@ def collect(
         progress.note(f"compiled in {compile_seconds:.1f} s")
         started, first = time.monotonic(), done
         run = lambda chunk: learners.run(seed, tasks, task_ids, config.seeds, chunk * learners.chunk)
-        ahead = run(todo[0]) if todo else None
-        for position, chunk in enumerate(todo):
+        lives = (run(chunk) for chunk in todo)  # dispatched when asked for
+        ahead = next(lives, None)
+        for chunk in todo:
             # The device works on the next chunk while this one goes to disk.
-            life, ahead = ahead, run(todo[position + 1]) if position + 1 < len(todo) else None
+            life, ahead = cast(Transition, ahead), next(lives, None)
             count = min(learners.chunk, total - chunk * learners.chunk)
             histories = as_histories(life, tasks, task_ids, config.seeds, chunk * learners.chunk, count)
             writer.write(chunk, histories)
@@ -162,7 +165,7 @@ def as_histories(
     return Histories(
         rows,
         leaves,
-        [task_ids[i] for i in learner // seeds],
+        [task_ids[int(i)] for i in learner // seeds],
         (learner % seeds).astype(np.int32),
         np.tile(np.arange(actors, dtype=np.int32), count),
     )

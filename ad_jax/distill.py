@@ -3,8 +3,9 @@
 Input: histories on the devices (`replay`) and a backbone (`models`). Output: checkpoints and metrics. Knows neither
 environments nor sources; in-context evaluation during training comes in as a callable.
 
-The loss is the mean negative log-likelihood of the action at every step of a window (Laskin et al. 2022, eq. 3). One dispatch
-runs many updates on the device; how many does not change the result, because every random number is keyed by its update.
+The loss is the mean negative log-likelihood of the action at every step of a window (Laskin et al. 2022, eq. 3). One
+dispatch runs many updates on the device; how many does not change the result, because every random number is keyed by
+its update.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ from ad_jax.metrics import MetricsLog, Progress
 from ad_jax.models.base import Model
 from ad_jax.replay import Replay
 from ad_jax.sharding import optimiser_shardings, param_shardings, replicated
-from ad_jax.types import Batch, Spec
+from ad_jax.types import Array, Batch, Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +75,7 @@ class TrainState:
 
     params: Any
     opt_state: Any
-    step: jax.Array  # [] int32, updates done; with the seed, the whole state of the batch sampler
+    step: Array  # [] int32, updates done; with the seed, the whole state of the batch sampler
 
 
 class Trainer:
@@ -142,11 +143,11 @@ def make_optimiser(config: Config) -> optax.GradientTransformation:
         rule = optax.adamw(rate, config.b1, config.b2, weight_decay=config.weight_decay, mask=matrices)
     chain = optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)
 
-    def update(grads, state, params=None):
+    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, Any]:
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an int32 power, which strict JAX refuses
-            return chain.update(grads, state, params)
+            return chain.update(updates, state, params)
 
-    return optax.GradientTransformation(chain.init, update)
+    return optax.GradientTransformationExtraArgs(chain.init, update)
 
 
 def loss_of(model: Model, params: Any, batch: Batch, key: jax.Array | None, label_smoothing: float) -> jax.Array:

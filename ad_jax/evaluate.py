@@ -173,7 +173,7 @@ def evaluate(
     padded = -(-batch // batch_devices(mesh)) * batch_devices(mesh)
     row = np.minimum(np.arange(padded), batch - 1)  # padding repeats the last rollout
     keys = jax.vmap(lambda t, s: jax.random.fold_in(jax.random.fold_in(named_key(seed, "evaluate"), t), s))(
-        np.array([number_of(task_ids[i]) for i in row // seeds], np.uint32), np.asarray(row % seeds, np.uint32)
+        np.array([number_of(task_ids[int(i)]) for i in row // seeds], np.uint32), np.asarray(row % seeds, np.uint32)
     )
     put = lambda tree: jax.tree.map(lambda x: jax.device_put(x, on_batch(mesh)), tree)
     keys, tasks = put(keys), put(take(tasks, row // seeds))

@@ -1,6 +1,6 @@
 """An experiment as one frozen dataclass: what is collected, distilled and evaluated. Loading, overriding, checking.
 
-An experiment file is Python: `def config(scale: str = "cpu") -> Experiment`, with its claim and command in the docstring.
+An experiment file is Python: `def config(scale: str = "cpu") -> Experiment`, with claim and command in its docstring.
 Every field can be overridden by a dotted name, `distill.updates=2000` or `env.size=17`. Unknown fields, wrong types and
 contradictions are refused before anything is compiled.
 """
@@ -17,7 +17,7 @@ from typing import Any
 from ad_jax import envs, models, sources
 from ad_jax.collect import Config as CollectConfig
 from ad_jax.distill import Config as DistillConfig
-from ad_jax.errors import ConfigError, unknown
+from ad_jax.errors import AdJaxError, ConfigError, unknown
 from ad_jax.evaluate import Config as EvaluateConfig
 from ad_jax.metrics import Config as LoggingConfig
 from ad_jax.plugins import conform
@@ -92,13 +92,17 @@ def load(name_or_path: str, scale: str = "cpu") -> Experiment:
     spec = importlib.util.spec_from_file_location(f"ad_jax_experiment_{path.parent.name}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, "config", None)):
-        raise ConfigError(f'{path} has no function `config(scale="cpu") -> Experiment`')
     try:
+        spec.loader.exec_module(module)
+        if not callable(getattr(module, "config", None)):
+            raise ConfigError(f'{path} has no function `config(scale="cpu") -> Experiment`')
         experiment = module.config(scale=scale)
-    except KeyError as error:
-        raise ConfigError(f"{path} has no scale {scale!r}") from error
+    except AdJaxError:
+        raise
+    except Exception as error:
+        if isinstance(error, KeyError) and error.args == (scale,):
+            raise ConfigError(f"{path} has no scale {scale!r}. {module.config.__doc__ or ''}".rstrip()) from error
+        raise ConfigError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
     if not isinstance(experiment, Experiment):
         raise ConfigError(f"{path}: config() must return an Experiment; got {type(experiment).__name__}")
     return experiment
@@ -153,8 +157,10 @@ def _replace(config: Any, path: list[str], value: Any, dotted: str) -> Any:
     head, rest = path[0], path[1:]
     hints = typing.get_type_hints(type(config))
     if isinstance(config, Plugin):
-        if dotted.count(".") == 0 or head == "name":
+        if path == ["name"]:
             return Plugin(str(value), config.options)
+        if path == ["options"]:
+            return Plugin(config.name, conform(dotted, value, Mapping))
         rest = path[1:] if head == "options" else path
         return Plugin(config.name, {**config.options, ".".join(rest): value})
     if head not in hints:
@@ -201,9 +207,10 @@ def build(experiment: Experiment) -> Parts:
     from ad_jax.envs.base import spec_of
 
     e = experiment
-    if not 0 <= e.seed < 2**32:
-        raise ConfigError(f"seed must be in [0, 2**32); got {e.seed}")
-    e.collect.validate(), e.evaluate.validate(), e.replay.validate()
+    for name, seed in (("seed", e.seed), ("tasks.split_seed", e.tasks.split_seed)):
+        if not 0 <= seed < 2**32:
+            raise ConfigError(f"{name} must be in [0, 2**32); got {seed}")
+    e.collect.validate(), e.evaluate.validate(), e.replay.validate(), e.logging.validate()
     e.distill.validate(e.replay.batch, e.replay.groups)
     if e.tasks.held_out < 1:
         raise ConfigError(f"the held-out set is empty: tasks.held_out={e.tasks.held_out}; it must be at least 1")

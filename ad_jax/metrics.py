@@ -5,6 +5,7 @@ that training goes on from is dropped, so that a resumed file reads like an unin
 """
 
 import dataclasses
+import importlib
 import json
 import sys
 import time
@@ -22,6 +23,17 @@ class Config:
     wandb: str | None = None  # a W&B project; needs the extra `ad_jax[wandb]`
     progress_seconds: float = 5.0  # at most one progress line in this time
 
+    def validate(self) -> None:
+        """Raises ConfigError if the package of a sink is not installed."""
+        for package, setting, wanted in (
+            ("tensorboard", "logging.tensorboard=True", self.tensorboard),
+            ("wandb", "logging.wandb", self.wandb is not None),
+        ):
+            try:
+                importlib.import_module(package) if wanted else None
+            except ImportError as error:
+                raise ConfigError(f"{setting} needs {package}: pip install 'ad_jax[{package}]'") from error
+
 
 class MetricsLog:
     """Appends records to `folder/metrics.jsonl` and to the sinks that are switched on.
@@ -31,6 +43,7 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, config: Config, name: str = "ad_jax"):
+        config.validate()
         self.path = folder / "metrics.jsonl"
         self.sinks: list[Callable[[str, int, Mapping[str, float]], None]] = []
         if config.tensorboard:
@@ -57,7 +70,7 @@ class MetricsLog:
 
 
 class Progress:
-    """Progress lines of one stage: done of total, rate, ETA, and what the caller adds. Compile time is not in the rate."""
+    """Progress lines of one stage: done of total, rate, ETA, what the caller adds. Compile time is not in the rate."""
 
     def __init__(self, stage: str, total: int, unit: str, done: int = 0, seconds: float = 5.0, scale: float = 1):
         self.stage, self.total, self.unit, self.scale = stage, total, unit, scale
@@ -106,11 +119,9 @@ def _keeps(line: str, stage: str, step: int) -> bool:
 
 
 def _tensorboard(folder: Path) -> Callable[[str, int, Mapping[str, float]], None]:
-    try:
-        from tensorboard.compat.proto import event_pb2, summary_pb2
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-    except ImportError as error:
-        raise ConfigError("logging.tensorboard=True needs tensorboard: pip install 'ad_jax[tensorboard]'") from error
+    from tensorboard.compat.proto import event_pb2, summary_pb2  # pyright: ignore[reportMissingImports]
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter  # pyright: ignore[reportMissingImports]
+
     writer = EventFileWriter(str(folder))
 
     def sink(stage, step, values):
@@ -122,11 +133,9 @@ def _tensorboard(folder: Path) -> Callable[[str, int, Mapping[str, float]], None
 
 
 def _wandb(folder: Path, project: str, name: str) -> Callable[[str, int, Mapping[str, float]], None]:
-    try:
-        import wandb
-    except ImportError as error:
-        raise ConfigError("logging.wandb needs wandb: pip install 'ad_jax[wandb]'") from error
-    run = wandb.init(project=project, name=name, dir=str(folder), resume="allow", id=folder.name)
+    import wandb  # pyright: ignore[reportMissingImports]
+
+    run = wandb.init(project=project, name=name, dir=str(folder), resume="allow", id=f"{name}-{folder.name}")
     return lambda stage, step, values: run.log(
         {f"{stage}/{key}": v for key, v in values.items()} | {f"{stage}/step": step}
     )

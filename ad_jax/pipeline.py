@@ -31,7 +31,7 @@ from ad_jax.errors import ConfigError, HistoryError, differences
 from ad_jax.evaluate import Mode
 from ad_jax.experiment import Experiment, Parts, build
 from ad_jax.metrics import say
-from ad_jax.sharding import make_mesh
+from ad_jax.sharding import batch_devices, make_mesh, replicated
 
 IN_LOOP_SEEDS = 2  # rollouts per task of the in-context evaluation during training
 
@@ -53,7 +53,7 @@ class Run:
         self.folder = (folder or Path("runs") / experiment.name / digest(experiment)).absolute()
         self.histories = histories or str(self.folder / "histories")
         self.mesh = make_mesh(experiment.mesh)
-        experiment.replay.validate(self.mesh.shape["data"] * self.mesh.shape["fsdp"])
+        experiment.replay.validate(batch_devices(self.mesh))
         claim(self.folder, experiment)
         self.log = metrics.MetricsLog(self.folder, experiment.logging, experiment.name)
         _write(self.folder / "environment.json", provenance.collect())
@@ -136,30 +136,32 @@ class Run:
         step, state, meta = checkpoint.load(self.folder, e.evaluate.checkpoint)
         expected = distill.architecture_of(jax.eval_shape(p.model.init, jax.random.key(0)))
         distill.check_architecture(meta, expected, self.folder)
-        params = jax.device_put(state["params"], jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec()))
-        started, env_steps, sets = time.monotonic(), 0, []
+        params = jax.device_put(state["params"], replicated(self.mesh))
+        seconds, env_steps, sets = 0.0, 0, []
         for name, tasks in p.split.held_out.items():
             ids = p.family.task_ids(tasks)
             evaluate.check_unseen(ids, meta["train_task_ids"])
             data = {"name": name, "kind": p.split.kind, "tasks": evaluate.tasks_as_data(p.family, tasks), "returns": {}}
             for mode in ("sampled", "greedy") if e.evaluate.greedy else ("sampled",):
-                part = self._part(
+                part, took = self._part(
                     f"{name}-{mode}", meta, step, functools.partial(self._curve, name, tasks, ids, params, mode)
                 )
                 data["returns"][mode] = part["returns"]
                 data.setdefault("paths", part["paths"])
-                env_steps += part["env_steps"]
-            data["source"] = self._part(f"{name}-source", meta, step, functools.partial(self._source_curve, tasks, ids))
+                env_steps, seconds = env_steps + part["env_steps"], seconds + took
+            data["source"], took = self._part(
+                f"{name}-source", meta, step, functools.partial(self._source_curve, tasks, ids)
+            )
+            seconds += took
             sets.append(data)
-        self._finish("evaluate", seconds=time.monotonic() - started, env_steps=env_steps)
+        self._finish("evaluate", seconds=seconds, env_steps=env_steps)
         self._write_results(sets, {"step": step, "which": e.evaluate.checkpoint})
 
     def report(self) -> Path:
         """Stage 4; returns the page."""
         results = report.load([self.folder / "results.json"])
         page = report.write(results, self.folder / "report")
-        say(report.table(results))
-        say(f"report   {page}")
+        say(f"\n{report.summary(results)}\n\n{report.table(results)}\n\nreport   {page}")
         return page
 
     def _write_results(self, sets: list[dict[str, Any]], which: dict[str, Any]) -> None:
@@ -206,6 +208,7 @@ class Run:
             self.experiment.seed,
             lambda done, value: bar.update(done, **{"return": value}),
         )
+        self.log.forget_after(f"evaluate/{name}/{mode}", 0)
         for episode, value in enumerate(curve.returns.mean((0, 1))):
             self.log.write(f"evaluate/{name}/{mode}", episode + 1, {"return": value})
         paths = evaluate.paths_as_data(curve, evaluate.tasks_as_data(family, tasks), family.episode_length, mode)
@@ -244,23 +247,24 @@ class Run:
 
         return mean_return
 
-    def _part(self, name: str, meta: dict[str, Any], step: int, compute: Callable[[], Any]) -> Any:
-        """`compute()`, or what it gave before the run was interrupted, for the same checkpoint and settings."""
+    def _part(self, name: str, meta: dict[str, Any], step: int, compute: Callable[[], Any]) -> tuple[Any, float]:
+        """`compute()` and its seconds, now or before an interruption, for the same checkpoint and settings."""
         path = self.folder / "evaluation" / f"{name}.json"
         key = {"step": step, "evaluate": self.experiment.to_json()["evaluate"], "train_tasks": meta["train_task_ids"]}
         if path.exists():
             saved = _read(path)
             if saved["key"] == key:
-                return saved["value"]
-        value = compute()
-        _write(path, {"key": key, "value": value})
-        return value
+                return saved["value"], saved["seconds"]
+        started, value = time.monotonic(), compute()
+        seconds = time.monotonic() - started
+        _write(path, {"key": key, "seconds": seconds, "value": value})
+        return value, seconds
 
     def _finish(self, stage: str, **facts: float) -> None:
         """Record a stage's facts; a stage that had nothing left to do keeps the facts of when it did."""
         path = self.folder / "stages.json"
         stages = _read(path) if path.exists() else {}
-        if stage not in stages or facts.get("env_steps", facts.get("seconds")):
+        if stage not in stages or facts.get("env_steps"):
             stages[stage] = {name: round(float(value), 3) for name, value in facts.items()}
         _write(path, stages)
 
@@ -302,7 +306,16 @@ def check_histories(manifest: history_store.Manifest, e: Experiment, p: Parts) -
 
 def digest(experiment: Experiment) -> str:
     """Ten hex digits of the config: the same command finds the same directory."""
-    return hashlib.sha256(json.dumps(experiment.to_json(), sort_keys=True).encode()).hexdigest()[:10]
+    return hashlib.sha256(json.dumps(_canonical(experiment.to_json()), sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _canonical(value: Any) -> Any:
+    """Nested data in which equal numbers look the same: 1 for 1.0."""
+    if isinstance(value, dict):
+        return {name: _canonical(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def claim(folder: Path, experiment: Experiment) -> None:
@@ -321,7 +334,7 @@ def claim(folder: Path, experiment: Experiment) -> None:
                 "another directory (--dir), or delete that one"
             )
         return
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(file.name != "config.tmp" for file in folder.iterdir()):  # a killed claim leaves that
         raise ConfigError(f"{folder} is not empty and holds no run (no config.json); use another directory (--dir)")
     folder.mkdir(parents=True, exist_ok=True)
     _write(path, mine)
@@ -334,7 +347,10 @@ def _numbers(x: np.ndarray) -> list[Any]:
 
 
 def _read(path: Path) -> Any:
-    return json.loads(path.read_text())
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged ({error}); restore it, or delete the run directory") from error
 
 
 def _write(path: Path, data: Any) -> None:

@@ -22,10 +22,10 @@ def resolve(kind: str, name: str, registry: Mapping[str, str]) -> Any:
     """
     if name not in registry and ":" not in name:
         raise unknown(kind, name, registry)
-    module, attribute = registry.get(name, name).split(":")
+    module, _, attribute = registry.get(name, name).partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ModuleNotFoundError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: ":MyEnv", ".my_env:MyEnv"
         raise ConfigError(f"cannot load {kind} {name!r}: {error}. Expected 'package.module:attribute'.") from error
 
 

@@ -1,11 +1,12 @@
 """Learning histories on the devices, and training windows drawn from them inside the jitted step.
 
-Histories are dealt round-robin into G groups; groups are split over the mesh's batch axes, and row b of a batch is drawn
-from group `b // (B / G)` by the device that holds it. So sampling moves nothing between devices, and a batch depends on
-(seed, step) alone, not on how many devices there are. A window is `(history, start)`: it cannot cross histories.
+Histories are dealt round-robin into G groups; groups are split over the mesh's batch axes, and row b of a batch is
+drawn from group `b // (B / G)` by the device that holds it. So sampling moves nothing between devices, and a batch
+depends on (seed, step) alone, not on how many devices there are. A window is `(history, start)`: it cannot cross
+histories.
 
-Episode subsampling (keep every k-th, Laskin et al. 2022, section 4) happens on load. A history has k such thinned versions, one
-for each first episode ("phase"); by default one is kept, with `phases=k` all are, and no data is thrown away.
+Episode subsampling (keep every k-th, Laskin et al. 2022, section 4) happens on load. A history has k such thinned
+versions, one for each first episode ("phase"); by default one is kept, with `phases=k` all are, and no data is lost.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from ad_jax.errors import ConfigError
 from ad_jax.sharding import BATCH, batch_devices, on_batch
-from ad_jax.types import Batch, Histories, Spec, Steps, narrowest
+from ad_jax.types import Array, Batch, Histories, Spec, Steps, narrowest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,17 +52,16 @@ class Config:
             )
 
 
-@struct.dataclass
-class Replay:
+class Replay(struct.PyTreeNode):
     """Resident histories. Time is shifted by one: index 0 is the "none" step before the first."""
 
-    observation: jax.Array  # [G, M, 1 + T, *O]
-    action: jax.Array  # [G, M, 1 + T]
-    reward: jax.Array  # [G, M, 1 + T]
-    done: jax.Array  # [G, M, 1 + T] bool
-    length: jax.Array  # [G, M] int32, steps of each history; 0 for padding
-    count: jax.Array  # [G] int32, histories in each group
-    group: jax.Array  # [G] int32, 0..G-1
+    observation: Array  # [G, M, 1 + T, *O]
+    action: Array  # [G, M, 1 + T]
+    reward: Array  # [G, M, 1 + T]
+    done: Array  # [G, M, 1 + T] bool
+    length: Array  # [G, M] int32, steps of each history; 0 for padding
+    count: Array  # [G] int32, histories in each group
+    group: Array  # [G] int32, 0..G-1
 
 
 def load(histories: Histories, spec: Spec, config: Config, mesh: Mesh) -> Replay:

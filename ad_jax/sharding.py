@@ -9,6 +9,7 @@ The same code runs on one device: a 1 x 1 x 1 mesh. Axes are `Auto`: the compile
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -39,13 +40,15 @@ class MeshConfig:
     tensor: int = 1
 
 
-def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh of `config` over `devices` (default: all).
 
     Raises:
         ConfigError: if the axes do not use up the devices.
     """
     devices = jax.devices() if devices is None else devices
+    if config.data < 0 or config.fsdp < 1 or config.tensor < 1:
+        raise ConfigError(f"mesh axes must be at least 1 (data may be 0, for every device left); got {config}")
     rest = config.fsdp * config.tensor
     data = config.data or len(devices) // rest
     if data * rest != len(devices):

@@ -11,42 +11,40 @@ import dataclasses
 import math
 from typing import Any
 
-import jax
 import numpy as np
 from flax import struct
 
+Array = Any  # a `jax.Array` in a program, a NumPy array on the host
 
-@struct.dataclass
-class Transition:
+
+class Transition(struct.PyTreeNode):
     """What one actor saw, did and received. Leading axes are the caller's (`[T, actors]` from a source)."""
 
-    observation: jax.Array  # [..., *O] before the action
-    action: jax.Array  # [...] int32
-    reward: jax.Array  # [...] float32, for this action
-    terminated: jax.Array  # [...] bool, the environment ended the episode with this step
-    truncated: jax.Array  # [...] bool, the time limit did
+    observation: Array  # [..., *O] before the action
+    action: Array  # [...] int32
+    reward: Array  # [...] float32, for this action
+    terminated: Array  # [...] bool, the environment ended the episode with this step
+    truncated: Array  # [...] bool, the time limit did
 
 
-@struct.dataclass
-class Steps:
+class Steps(struct.PyTreeNode):
     """The input of a sequence model: at each step the current observation and what led to it.
 
     The first step of a life has `prev_action == num_actions` ("none"), zero reward and `prev_done` False. At an
     episode boundary the observation is the new episode's first, and the previous triple is the old one's last.
     """
 
-    observation: jax.Array  # [B, L, *O] (decode: [B, *O])
-    prev_action: jax.Array  # [B, L] int32 in 0..A, where A means "none"
-    prev_reward: jax.Array  # [B, L] float32
-    prev_done: jax.Array  # [B, L] bool
+    observation: Array  # [B, L, *O] (decode: [B, *O])
+    prev_action: Array  # [B, L] int32 in 0..A, where A means "none"
+    prev_reward: Array  # [B, L] float32
+    prev_done: Array  # [B, L] bool
 
 
-@struct.dataclass
-class Batch:
+class Batch(struct.PyTreeNode):
     """Training windows: inputs and the source's actions."""
 
     steps: Steps
-    action: jax.Array  # [B, L] int32, the targets
+    action: Array  # [B, L] int32, the targets
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Distilling: eight devices are one device, a killed run ends like an uninterrupted one, options do what they are called."""
+"""Distilling: eight devices are one, a killed run ends like an uninterrupted one, options do what they are called."""
 
 import dataclasses
 import json

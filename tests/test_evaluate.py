@@ -1,4 +1,4 @@
-"""Evaluating: exact returns of scripted policies, cached = uncached, eight devices = one, unseen tasks are proved unseen."""
+"""Evaluating: exact returns of scripted policies, cached = uncached, eight devices = one, tasks proved unseen."""
 
 import dataclasses
 import functools
@@ -49,7 +49,7 @@ def test_scripted_policies_get_their_exact_returns(mode):
     stay = curve(scripted(lambda steps: jnp.zeros_like(steps.prev_action)), mode=mode)
     np.testing.assert_array_equal(stay.returns, np.array([0, 0, 6, 0])[:, None, None] * np.ones((4, 3, 4)))
     up_left = curve(scripted(lambda steps: jnp.where(steps.observation[:, 0] > 0, 2, 4)), mode=mode)
-    # From (2, 2): two up, two left to goal (0, 0): rewards on steps 4, 5, 6. The goals (1, 2) and (2, 2) are passed or left.
+    # From (2, 2): two up, two left to goal (0, 0): rewards on steps 4, 5, 6. Goal (1, 2) is passed, (2, 2) left.
     np.testing.assert_array_equal(up_left.returns[:, 0, 0], [3, 1, 0, 0])
     optimal = curve(scripted(lambda steps: jnp.where(steps.observation[:, 0] > 0, 2, 4)), tasks=take(TASKS, slice(1)))
     np.testing.assert_array_equal(optimal.returns, ROOM.optimal_return(take(TASKS, slice(1)))[0])
@@ -101,11 +101,8 @@ def uncached_rollout(model, params, task, task_id, rollout, total, mode):
     for t in range(total):
         first = model.context_start(np.asarray(stream.prev_done))
         context = jax.tree.map(lambda x: np.asarray(x)[first:], stream)  # noqa: B023
-        length = t + 1 - first
-        padded = jax.tree.map(
-            lambda x: np.concatenate([x, np.zeros((pad - length, *x.shape[1:]), x.dtype)])[None], context
-        )
-        logits = apply(params, padded)[:, length - 1]
+        fill = lambda x: np.concatenate([x, np.zeros((pad - len(x), *x.shape[1:]), x.dtype)])[None]
+        logits = apply(params, jax.tree.map(fill, context))[:, t - first]
         key_action, key_env = jax.random.split(jax.random.fold_in(key, t))
         action = evaluate.choose(logits, key_action[None], mode)[0]
         observation, state, outcome = advance(ROOM, key_env, state, action, task)

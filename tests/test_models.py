@@ -129,7 +129,7 @@ def test_token_mask_hides_tokens_and_dropout_drops():
 
 
 def test_dropout_keeps_the_mean():
-    """Dropped activations are scaled up, so the mean over many keys is the deterministic value (one linear layer deep)."""
+    """Kept activations are scaled up, so the mean over many draws is the deterministic value."""
     from ad_jax.models.transformer import _dropout
 
     x = jnp.ones((2000,))
@@ -153,7 +153,7 @@ def test_the_paper_context_moves_by_whole_episodes():
 
 
 def test_far_down_the_stream_the_streaming_cache_still_equals_apply():
-    """5 windows is what the contract asks; 60 windows, past several turns of the rotary period, must not differ either."""
+    """The contract asks for 5 windows; 60 windows, past turns of the rotary period, must not differ either."""
     model = make(dataclasses.replace(STREAMING, window=3), GRID)
     params = jax.jit(model.init)(jax.random.key(0))
     steps = random_steps(GRID, 1, 180, 5)

@@ -15,7 +15,7 @@ changes places with the mean of the arm drawn to be good, so all kinds of task a
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from gymnax.environments import environment, spaces
 
 from ad_jax.envs.base import TaskFamily, TaskSplit
 from ad_jax.errors import ConfigError
+from ad_jax.types import Array
 
 
 @struct.dataclass
@@ -36,7 +37,7 @@ class State(environment.EnvState):
 class Params(environment.EnvParams):
     """The task."""
 
-    means: jax.Array | None = None  # [K] float32 in [0, 1)
+    means: Array = None  # [K] float32 in [0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,4 +146,4 @@ class Bandit(TaskFamily[State, Params]):
             arm = 2 * jax.random.randint(key_arm, (n,), 0, choices) + odd.astype(jnp.int32)
             rows, best = jnp.arange(n), means.argmax(axis=1)
             means = means.at[rows, best].set(means[rows, arm]).at[rows, arm].set(means.max(axis=1))
-        return Params(jnp.ones(n, jnp.int32), means)
+        return Params(cast(int, jnp.ones(n, jnp.int32)), means)

@@ -141,7 +141,7 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
     @property
     def num_actions(self) -> int:
         """A."""
-        return self.action_space(self.default_params).n
+        return self.action_space(self.default_params).n  # pyright: ignore[reportArgumentType]
 
     @property
     def options(self) -> dict[str, Any]:

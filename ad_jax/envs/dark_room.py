@@ -13,7 +13,7 @@ Source: Laskin et al. 2022 (arXiv 2210.14215), section 4.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from flax import struct
 from gymnax.environments import environment, spaces
 
 from ad_jax.envs.base import TaskFamily
+from ad_jax.types import Array
 
 MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))  # (row, column)
 
@@ -30,15 +31,15 @@ MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))  # (row, column)
 class State(environment.EnvState):
     """Where the agent is, and whether it has been at the goal in this episode."""
 
-    position: jax.Array  # [2] int32, (row, column)
-    found: jax.Array  # [] bool
+    position: Array  # [2] int32, (row, column)
+    found: Array  # [] bool
 
 
 @struct.dataclass
 class Params(environment.EnvParams):
     """The task."""
 
-    goal: jax.Array | None = None  # [2] int32, (row, column)
+    goal: Array = None  # [2] int32, (row, column)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,11 +92,10 @@ class DarkRoom(TaskFamily[State, Params]):
 
     def all_tasks(self) -> Params:
         rows, columns = np.divmod(np.arange(self.size**2, dtype=np.int32), np.int32(self.size))
-        return Params(jnp.full(self.size**2, self.steps, jnp.int32), jnp.stack([rows, columns], axis=1))
+        return self._tasks(jnp.stack([rows, columns], axis=1))
 
     def sample_tasks(self, key: jax.Array, n: int) -> Params:
-        goals = jax.random.randint(key, (n, 2), 0, self.size)
-        return Params(jnp.full(n, self.steps, jnp.int32), goals)
+        return self._tasks(jax.random.randint(key, (n, 2), 0, self.size))
 
     def task_ids(self, tasks: Params) -> list[str]:
         return [f"goal-{row}-{column}" for row, column in np.asarray(tasks.goal)]
@@ -117,9 +117,9 @@ class DarkRoom(TaskFamily[State, Params]):
         cells = np.stack(np.divmod(np.arange(self.size**2), self.size), axis=1)
         walk = np.zeros((self.size**2, self.size**2))
         for move in MOVES:
-            reached = np.clip(cells + move, 0, self.size - 1) @ (self.size, 1)
+            reached = np.clip(cells + move, 0, self.size - 1) @ np.array([self.size, 1])
             np.add.at(walk, (np.arange(self.size**2), reached), 1 / len(MOVES))
-        goals = np.asarray(tasks.goal) @ (self.size, 1)  # [N]
+        goals = np.asarray(tasks.goal) @ np.array([self.size, 1])  # [N]
         rows = np.arange(len(goals))
         at = np.tile(self._start_distribution(), (len(goals), 1))  # [N, cells], absorbed mass removed below
         total = np.zeros(len(goals))
@@ -135,6 +135,9 @@ class DarkRoom(TaskFamily[State, Params]):
 
     def picture(self, task: Params) -> dict[str, Any]:
         return {"kind": "grid", "size": self.size, "goal": np.asarray(task.goal).tolist()}
+
+    def _tasks(self, goals: jax.Array) -> Params:
+        return Params(max_steps_in_episode=cast(int, jnp.full(len(goals), self.steps, jnp.int32)), goal=goals)
 
     def _start_distribution(self) -> np.ndarray:
         """[cells] probability of starting in each cell."""

@@ -1,7 +1,8 @@
 """Sliding-window causal attention, over a segment and from a ring of past steps, and rotary positions that never grow.
 
-A step is n tokens. A token sees the tokens of the last W steps, its own included, up to itself. Over a segment longer than
-W the attention is banded: each block of W steps looks at itself and the block before, so the cost grows with L * W.
+A step is n tokens. A token sees the tokens of the last W steps, its own included, up to itself. Over a segment longer
+than W the attention is banded: each block of W steps looks at itself and the block before, so the cost grows with
+L * W.
 
 Letters: B batch, L steps, n tokens a step, K heads, h head width, W window.
 """

@@ -1,8 +1,8 @@
 """The backbone contract: a sequence model as a named tuple of pure functions.
 
-`apply` sees a whole segment, `decode` one step and a cache; they are the same function, to rounding, for every step of a
-stream: below, at and far past the window. That is what lets a model be trained on segments and evaluated with a cache,
-and `ad_jax.testing.check_model` proves it for every backbone.
+`apply` sees a whole segment, `decode` one step and a cache; they are the same function, to rounding, for every step of
+a stream: below, at and far past the window. That is what lets a model be trained on segments and evaluated with a
+cache, and `ad_jax.testing.check_model` proves it for every backbone.
 """
 
 from collections.abc import Callable

@@ -1,9 +1,9 @@
-"""(observation, previous action, previous reward, previous done) -> token embeddings; the only place that knows the order.
+"""(observation, previous action, reward and done) -> token embeddings; the only place that knows their order.
 
-Two layouts. `"step"`: one token a step, the sum of all parts. `"triple"`: three tokens a step, previous action, previous
-reward (with done), observation; read in sequence that is o, a, r, o, a, r, ... of Laskin et al. 2022 (section 3), with
-logits taken at the observation. Integer observations have one embedding table per component: x and y of a grid apart
-generalise to unseen cells, one table per cell does not. Real observations enter through one linear map.
+Two layouts. `"step"`: one token a step, the sum of all parts. `"triple"`: three tokens a step, previous action,
+previous reward (with done), observation; read in sequence that is o, a, r, o, a, r, ... of Laskin et al. 2022
+(section 3), with logits taken at the observation. Integer observations have one embedding table per component: x and y
+of a grid apart generalise to unseen cells, one table per cell does not. Real observations enter through a linear map.
 """
 
 from typing import Literal

@@ -1,11 +1,12 @@
-"""A causal transformer over steps, in two configurations of one code: streaming (the default), and the paper's own.
+"""A causal transformer over steps, in two configurations of one code.
 
-    streaming   one token a step, RMSNorm before each part, rotary positions, sliding window; a ring of W steps is its cache
+    streaming   one token a step, RMSNorm before each part, rotary positions, sliding window; its cache is a ring of
+                W steps
     paper       three tokens a step, LayerNorm after each part, learned absolute positions, window = segment; its cache
                 holds the last episodes and is filled anew at an episode boundary when the next episode would not fit
 
-Sources: Laskin et al. 2022 (arXiv 2210.14215), appendix (model table); Su et al. 2021 for rotary positions. The paper does
-not say how its context moves on; dropping whole old episodes at a boundary is ours.
+Sources: Laskin et al. 2022 (arXiv 2210.14215), appendix (model table); Su et al. 2021 for rotary positions. The paper
+does not say how its context moves on; dropping whole old episodes at a boundary is ours.
 
 Letters: B batch, L steps, n tokens a step, D width, K heads, h head width, W window, A actions.
 """

@@ -18,8 +18,8 @@ class Source(NamedTuple):
 
     Attributes:
         init: `(key, task) -> state`. The key is consumed.
-        update: `(key, state, task) -> (state, transitions [steps_per_update, actors, ...])`. Acts and learns; the key is
-            consumed. Episodes may straddle updates.
+        update: `(key, state, task) -> (state, transitions [steps_per_update, actors, ...])`. Acts and learns; the key
+            is consumed. Episodes may straddle updates.
         steps_per_update: environment steps of each actor in one update (static).
         actors: parallel actors of one learner (static); each one's stream is a history.
     """

@@ -1,0 +1,92 @@
+"""The README's table of an experiment, from its `results.json` and nothing else, as markdown.
+
+    python experiments/readme_table.py dark_room            prints it
+    python experiments/readme_table.py dark_room --write    puts it between the markers in README.md
+
+A row is a training seed. `tests/test_readme.py` fails where README.md shows anything else than this prints.
+"""
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+from ad_jax import report
+
+FOLDER = Path(__file__).resolve().parent
+README = FOLDER.parent / "README.md"
+
+
+def table(experiment: str) -> str:
+    """Markdown of `experiments/<experiment>/results.json`: a block for each set of tasks.
+
+    Raises:
+        ReportError: if the file is missing or damaged.
+    """
+    results = report.load([FOLDER / experiment / "results.json"])
+    episodes = {s["name"]: len(s["returns"]["sampled"][0][0]) for s in results["runs"][0]["sets"]}
+    sets = report.statistics(results)["sets"]
+    return "\n\n".join(block(name, stats, episodes[name]) for name, stats in sets.items())
+
+
+def block(name: str, stats: dict[str, Any], episodes: int) -> str:
+    """Markdown of one set of tasks: a row per training seed, one for all, and what the numbers are."""
+    last = f"last {max(1, episodes // 10)} of {episodes}"
+    lines = [f"| training seed | episode 1 | {last} | 95 % interval | {last}, greedy |", "|---|---|---|---|---|"]
+    for row in stats["rows"]:
+        sampled, greedy = row["sampled"], row.get("greedy", {}).get("final")
+        interval = f"{number(sampled['low'])} to {number(sampled['high'])}"
+        cells = (row["seed"], number(sampled["first"]), number(sampled["final"]), interval, number(greedy))
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    text = (
+        f"Mean return per episode on set `{name}`: {stats['tasks']} tasks; optimal policy {number(stats['optimal'])}, "
+        f"random policy {number(stats['random'])}. Intervals are bootstraps over tasks; in the last row over training "
+        "seeds, then tasks."
+    )
+    return "\n".join(lines) + "\n\n" + text + against_source(stats["source"], episodes)
+
+
+def against_source(source: dict[str, Any] | None, episodes: int) -> str:
+    """One sentence on the source algorithm, learning the same tasks from scratch."""
+    if source is None:
+        return ""
+    level = source["levels"][0]
+    steps = level["source_steps"] if level["reached"] else level["source_end"]
+    verb = "reaches" if level["reached"] else "does not reach"
+    at = {name: number(source[name]) for name in ("same_steps", "final")}
+    return (
+        f" The source, `{source['name']}`, learning the same tasks from scratch, is at {at['same_steps']} after the "
+        f"{level['ad_steps']:,} environment steps of {episodes} episodes, {verb} {number(level['return'])} in "
+        f"{steps:,}, and is at {at['final']} at its end; the steps in the training histories are not counted."
+    )
+
+
+def number(value: float | None) -> str:
+    """Two decimals, or a dash."""
+    return "-" if value is None else f"{value:.2f}"
+
+
+def markers(experiment: str) -> tuple[str, str]:
+    """What stands before and after the table in README.md."""
+    return f"<!-- results:{experiment} -->\n", "\n<!-- /results -->"
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Print an experiment's table for README.md.")
+    parser.add_argument("experiment")
+    parser.add_argument("--write", action="store_true", help="put it into README.md")
+    args = parser.parse_args()
+    text, (before, after) = table(args.experiment), markers(args.experiment)
+    if not args.write:
+        print(text)
+        return
+    pattern = re.compile(f"(?<={re.escape(before)}).*?(?={re.escape(after)})", re.DOTALL)
+    fresh, count = pattern.subn(lambda _: text, README.read_text())
+    if count != 1:
+        raise SystemExit(f"{README} has {count} places for {args.experiment}, expected 1: {before!r} ... {after!r}")
+    README.write_text(fresh)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""The whole pipeline through the command line, at smoke scale: run, run again, killed in every stage and resumed.
+
+These start processes from outside the repository. They share one uninterrupted run and one cache of compiled programs.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from ad_jax import checkpoint, history_store, pipeline
+from ad_jax.__main__ import main
+from ad_jax.experiment import load, override
+
+SMOKE = ("dark_room", "--scale", "smoke")
+INTERRUPTIONS = (  # one after another on one run directory
+    ("writing histories", 3, "SIGKILL"),
+    ("writing histories", 1, "SIGINT"),
+    ("saving the best", 1, "SIGKILL"),
+    ("saving a checkpoint", 1, "SIGKILL"),
+    ("saving a checkpoint", 1, "SIGINT"),
+    ("evaluating", 1, "SIGKILL"),
+    ("evaluating", 2, "SIGINT"),
+    ("writing the report", 1, "SIGKILL"),
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> pathlib.Path:
+    """Where the processes run: not the repository."""
+    return tmp_path_factory.mktemp("elsewhere")
+
+
+def process(place: pathlib.Path, *command: str) -> subprocess.CompletedProcess:
+    """Run Python on one CPU device, as a user's shell would."""
+    keep = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "PYTHONPATH")}
+    env = keep | {"AD_JAX_CACHE": str(place / "cache"), "MPLCONFIGDIR": str(place / "cache")}
+    return subprocess.run(
+        [sys.executable, *command], cwd=place, env=env, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(place) -> tuple[pathlib.Path, subprocess.CompletedProcess]:
+    """An uninterrupted run: its directory and the finished process."""
+    done = process(place, "-m", "ad_jax", "run", *SMOKE, "--dir", "whole")
+    assert done.returncode == 0, done.stderr
+    return place / "whole", done
+
+
+@pytest.fixture(scope="module")
+def interrupted(place, whole) -> tuple[pathlib.Path, list[subprocess.CompletedProcess]]:
+    """A run that was interrupted in every stage, and its processes; the last one ran to the end."""
+    driver = str(pathlib.Path(__file__).with_name("interrupting.py"))
+    command = ("run", *SMOKE, "--dir", "interrupted")
+    attempts = [process(place, driver, where, str(count), sig, *command) for where, count, sig in INTERRUPTIONS]
+    return place / "interrupted", [*attempts, process(place, "-m", "ad_jax", *command)]
+
+
+def files(folder: pathlib.Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def times(folder: pathlib.Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def records(folder: pathlib.Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_one_command_goes_from_nothing_to_a_report(whole):
+    folder, done = whole
+    assert "held-out return" in done.stdout
+    assert f"report   {folder}/report/index.html" in done.stdout
+    assert (folder / "report/index.html").stat().st_size > 1000
+    results = json.loads((folder / "results.json").read_text())
+    (run,) = results["runs"]
+    assert np.shape(run["sets"][0]["returns"]["sampled"]) == (16, 2, 4)
+    assert run["config"]["distill"]["updates"] == run["stages"]["distill"]["updates"] == 8
+    assert run["stages"]["collect"]["env_steps"] == 65 * 2 * 20 * 20
+    assert run["stages"]["evaluate"]["env_steps"] == 2 * 16 * 2 * 4 * 20
+    assert {record["stage"] for record in records(folder)} >= {"collect", "distill", "evaluate/held_out/greedy"}
+
+
+def test_the_same_command_again_recomputes_nothing(place, whole):
+    folder, _ = whole
+    kept = ("histories", "checkpoints", "evaluation")
+    before, old = [times(folder / name) for name in kept], files(folder)
+    again = process(place, "-m", "ad_jax", "run", *SMOKE, "--dir", "whole")
+    assert again.returncode == 0, again.stderr
+    assert "held-out return" in again.stdout
+    assert [times(folder / name) for name in kept] == before
+    new = files(folder)
+    assert new.keys() == old.keys()
+    assert [name for name in new if new[name] != old[name]] == [], "not even the seconds of the stages change"
+
+
+def test_the_signals_came_where_they_were_meant_to(interrupted):
+    _, processes = interrupted
+    for (where, _, name), done in zip(INTERRUPTIONS, processes, strict=False):
+        assert done.returncode == (-9 if name == "SIGKILL" else 130), f"{where}: {done.stderr}"
+    assert processes[-1].returncode == 0, processes[-1].stderr
+
+
+def test_ctrl_c_says_how_to_go_on_and_prints_no_traceback(interrupted):
+    _, processes = interrupted
+    for (_, _, name), done in zip(INTERRUPTIONS, processes, strict=False):
+        if name == "SIGINT":
+            assert "interrupted; run the same command again" in done.stderr
+            assert "Traceback" not in done.stderr
+
+
+def test_interrupted_in_every_stage_the_histories_are_the_same_bytes(whole, interrupted):
+    one, other = files(whole[0] / "histories"), files(interrupted[0] / "histories")
+    assert one.keys() == other.keys()
+    assert [name for name in one if one[name] != other[name]] == []
+    assert history_store.verify(interrupted[0] / "histories") == []
+
+
+@pytest.mark.parametrize("which", ["last", "best"])
+def test_interrupted_in_every_stage_the_checkpoints_are_equal(whole, interrupted, which):
+    (step, state, meta), (other_step, other_state, other_meta) = (
+        checkpoint.load(folder, which) for folder, _ in (whole, interrupted)
+    )
+    assert step == other_step
+    assert meta == other_meta
+    jax.tree.map(np.testing.assert_array_equal, state, other_state)
+
+
+def test_interrupted_in_every_stage_the_results_and_metrics_are_equal(whole, interrupted):
+    one, other = (json.loads((folder / "results.json").read_text())["runs"][0] for folder, _ in (whole, interrupted))
+    for name in ("sets", "config", "checkpoint", "seed", "episode_length"):
+        assert one[name] == other[name], name
+    assert records(whole[0]) == records(interrupted[0])
+    assert (interrupted[0] / "report/index.html").exists()
+
+
+def test_a_claim_that_was_killed_while_writing_can_be_repeated(tmp_path):
+    experiment = load("dark_room", "smoke")
+    (tmp_path / "config.tmp").write_text('{"name": "dark_')
+    pipeline.claim(tmp_path, experiment)
+    pipeline.claim(tmp_path, experiment)
+    assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
+
+
+# Bad input, on a finished run; in this process.
+
+
+@pytest.fixture
+def copied(whole, tmp_path) -> pathlib.Path:
+    return pathlib.Path(shutil.copytree(whole[0], tmp_path / "run"))
+
+
+def refused(capsys, arguments, *parts: str) -> str:
+    """The one message of a command that must exit with 2, which must contain every part."""
+    assert main([str(argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("ad-jax: ")
+    assert "Traceback" not in error
+    for part in parts:
+        assert part in error, f"{part!r} is not in: {error}"
+    return error
+
+
+def test_another_experiment_in_the_run_directory_is_named_and_left_alone(copied, capsys):
+    before = files(copied)
+    for command in ("run", "collect", "distill", "evaluate"):
+        change = "distill.learning_rate=0.5"
+        refused(capsys, [command, *SMOKE, change, "--dir", copied], "differs in distill.learning_rate (0.002 there, 0.5 here)")
+    assert files(copied) == before
+
+
+def test_a_damaged_file_of_the_run_is_named(copied, capsys):
+    for name in ("stages.json", "evaluation/held_out-greedy.json", "config.json"):
+        whole_text = (copied / name).read_text()
+        (copied / name).write_text(whole_text[:-9])
+        refused(capsys, ["evaluate", *SMOKE, "--dir", copied], name, "is damaged")
+        (copied / name).write_text(whole_text)
+
+
+def test_histories_of_another_family_are_refused(whole, tmp_path, capsys):
+    arguments = ["distill", *SMOKE, "env.reward=once", "--dir", tmp_path / "new", "--histories", whole[0] / "histories"]
+    refused(capsys, arguments, "every_step", "once", "Collect them anew")
+    assert not (tmp_path / "new/checkpoints").exists()
+
+
+def test_collecting_into_another_collection_is_refused_and_leaves_it_alone(copied, tmp_path, capsys):
+    before = files(copied)
+    arguments = ["collect", *SMOKE, "source.discount=0.8", "--dir", tmp_path / "new", "--histories"]
+    refused(capsys, [*arguments, copied / "histories"], "another manifest", "source.config.discount is 0.9 there, 0.8")
+    assert files(copied) == before
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(whole, tmp_path, capsys):
+    pipeline.claim(tmp_path, override(load("dark_room", "smoke"), ["model.width=32"]))
+    shutil.copytree(whole[0] / "checkpoints", tmp_path / "checkpoints")
+    before = files(tmp_path / "checkpoints")
+    arguments = [*SMOKE, "model.width=32", "--dir", tmp_path, "--histories", whole[0] / "histories"]
+    for command in ("distill", "evaluate"):
+        refused(capsys, [command, *arguments], "another architecture", "block_0.down.kernel", "[32, 16]")
+    assert files(tmp_path / "checkpoints") == before
+
+
+def test_a_held_out_task_that_was_trained_on_is_refused(whole, tmp_path, capsys):
+    pipeline.claim(tmp_path, override(load("dark_room", "smoke"), ["tasks.split_seed=1"]))
+    shutil.copytree(whole[0] / "checkpoints", tmp_path / "checkpoints")
+    refused(capsys, ["evaluate", *SMOKE, "tasks.split_seed=1", "--dir", tmp_path], "held-out tasks were trained on")
+
+
+def test_verify_finds_a_damaged_chunk_and_nothing_else(copied, capsys):
+    command = ["histories", "verify", str(copied / "histories")]
+    assert main(command) == 0
+    assert "every byte is as it was written" in capsys.readouterr().out
+    for name in ("arrays/reward/c/1/0", "ledger/000003.json"):
+        damaged = copied / "histories" / name
+        damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "arrays/reward/c/1/0" in error
+    assert "ledger/000003.json" in error
