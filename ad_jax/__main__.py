@@ -83,10 +83,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The parsed command line. Overrides may also follow an option, which argparse alone does not understand."""
     top = parser()
     args, rest = top.parse_known_args(arguments)
-    if rest and not (hasattr(args, "overrides") and all("=" in word and not word.startswith("-") for word in rest)):
+    if rest and (not hasattr(args, "overrides") or any(word.startswith("-") for word in rest)):
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
-        args.overrides += rest
+        args.overrides = [*args.overrides, *rest]
     return args
 
 
@@ -107,8 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except OSError as error:
         print(
-            f"ad-jax: {error.strerror or error}: {error.filename or ''}. Finished parts are kept; run the same command "
-            "again to go on",
+            f"ad-jax: {error}. Finished parts are kept; run the same command again to go on",
             file=sys.stderr,
         )
         return 2

@@ -8,6 +8,9 @@ The batch sampler's whole state is (seed, step), because batches are keyed by st
 a process killed while saving leaves the checkpoint before it as the latest.
 """
 
+import contextlib
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +37,11 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.manager.wait_until_finished()
-        self.manager.close()
+    def __exit__(self, kind: Any, *_: object) -> None:
+        # What made us leave matters more than whether the last write, too, failed.
+        with _writing(self.folder) if kind is None else contextlib.suppress(Exception):
+            self.manager.wait_until_finished()
+            self.manager.close()
 
     def latest(self) -> int | None:
         """The newest complete step, or None."""
@@ -44,11 +49,12 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
         """Start an asynchronous save. The caller may donate `state` at once: a copy is written."""
-        self.manager.save(step, args=_arguments(state, meta), force=True)
+        with _writing(self.folder, state):
+            self.manager.save(step, args=_arguments(state, meta), force=True)
 
     def save_best(self, step: int, state: Any, meta: dict[str, Any]) -> None:
         """Replace the best checkpoint."""
-        with _manager(self.folder / "best", 1) as best:
+        with _writing(self.folder, state), _manager(self.folder / "best", 1) as best:
             if step not in best.all_steps():
                 best.save(step, args=_arguments(state, meta), force=True)
 
@@ -97,6 +103,19 @@ def copy(state: Any) -> Any:
 def _manager(folder: Path, keep: int | None = None) -> ocp.CheckpointManager:
     handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
     return ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep), item_handlers=handlers)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path, state: Any = None) -> Iterator[None]:
+    """Errors of writing, of this save or of the one under way, as a CheckpointError that says how to go on."""
+    kept = f"The checkpoint before it is kept: free space under {folder}, or mend it, and run the same command again"
+    needed, free = sum(x.nbytes for x in jax.tree.leaves(state)), shutil.disk_usage(folder).free
+    if state is not None and free < needed:  # before the writers start: they fail at length
+        raise CheckpointError(f"the disk is full: a checkpoint needs {needed:,} bytes, {free:,} are free. {kept}")
+    try:
+        yield
+    except Exception as error:
+        raise CheckpointError(f"cannot write a checkpoint: {error}. {kept}") from error
 
 
 def _has_steps(folder: Path) -> bool:

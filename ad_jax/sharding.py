@@ -23,7 +23,7 @@ BATCH = ("data", "fsdp")  # the axes that split batches and histories
 
 # First match wins: parameter path -> axes of its dimensions.
 RULES = (
-    (r"(qkv|up)/kernel$", ("fsdp", "tensor")),
+    (r"(query|key|value|up)/kernel$", ("fsdp", "tensor")),
     (r"(out|down)/kernel$", ("tensor", "fsdp")),
     (r"embedding$", (None, "fsdp")),
     (r"head/kernel$", ("fsdp", None)),

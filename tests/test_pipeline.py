@@ -172,8 +172,8 @@ def refused(capsys, arguments, *parts: str) -> str:
 def test_another_experiment_in_the_run_directory_is_named_and_left_alone(copied, capsys):
     before = files(copied)
     for command in ("run", "collect", "distill", "evaluate"):
-        change = "distill.learning_rate=0.5"
-        refused(capsys, [command, *SMOKE, change, "--dir", copied], "differs in distill.learning_rate (0.002 there, 0.5 here)")
+        arguments = [command, *SMOKE, "distill.learning_rate=0.5", "--dir", copied]
+        refused(capsys, arguments, "differs in distill.learning_rate (0.002 there, 0.5 here)")
     assert files(copied) == before
 
 

@@ -1,7 +1,5 @@
-"""The report: known statistics, refused files, and a page that is self-contained and inert."""
+"""The report: known statistics, and a page that is self-contained and inert."""
 
-import copy
-import json
 import re
 import subprocess
 import sys
@@ -9,80 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from report_helpers import HOSTILE, arms_set, curve, grid_set, results
 
 from ad_jax import figures, report, report_page
-from ad_jax.report import ReportError
-
-HOSTILE = "$x_{$ ☃\ud800</title><script>alert(1)</script><img src=x onerror='a'>\""  # bad mathtext, no glyph, no UTF-8
-
-
-def curve(tasks=4, rollouts=2, episodes=20, low=0.0, high=8.0, at=5, noise=0.0, seed=0):
-    """Returns `[tasks][rollouts][episodes]`: `low` before episode `at` (from 0), `high` from it on, plus noise."""
-    values = np.where(np.arange(episodes) < at, low, high) + np.zeros((tasks, rollouts, episodes))
-    return (values + noise * np.random.default_rng(seed).normal(size=values.shape)).tolist()
-
-
-def grid_set(name="held_out", tasks=4, **source):
-    cells = [[1, 2 + i] for i in range(tasks)]
-    path = [[4, 4], [3, 4], [3, 3], [3, 3]]
-    return {
-        "name": name,
-        "kind": "by row",
-        "tasks": [
-            {
-                "id": f"goal-{r}-{c}",
-                "description": f"goal at row {r}, column {c}",
-                "optimal": 10.0,
-                "random": 0.2,
-                "picture": {"kind": "grid", "size": 9, "goal": [r, c]},
-            }
-            for r, c in cells
-        ],
-        "returns": {"sampled": curve(tasks), "greedy": curve(tasks, 1, high=7.0)},
-        "source": {"name": "q_learning", "returns": curve(tasks, 3, 50, high=9.0, at=39), "env_steps_per_episode": 100}
-        | source,
-        "paths": {
-            "task": 1,
-            "seed": 0,
-            "mode": "sampled",
-            "episodes": [{"episode": e, "return": 1.0, "points": path} for e in (1, 2, 20)],
-        },
-    }
-
-
-def arms_set(means=(0.1, 0.9, 0.5), tasks=3):
-    picture = {"kind": "arms", "means": None if means is None else list(means)}
-    pulls = [{"episode": e, "return": 1.0, "points": [[e % 3]]} for e in range(1, 21)]
-    return {
-        "name": "uniform",
-        "kind": "by seed",
-        "tasks": [
-            {"id": f"b{i}", "description": "3 arms", "optimal": 0.9, "random": 0.5, "picture": picture}
-            for i in range(tasks)
-        ],
-        "returns": {"sampled": curve(tasks, low=0.5, high=0.9)},
-        "source": None,
-        "paths": {"task": 0, "seed": 0, "mode": "sampled", "episodes": pulls},
-    }
-
-
-def results(*sets, seeds=(0,), experiment="dark_room", episode_length=20):
-    run = {
-        "config": {"source": {"name": "q_learning", "rate": 0.1}, "batch": 64},
-        "provenance": {"ad_jax": "0.1.0", "commit": None},
-        "stages": {"collect": {"seconds": 10.0, "env_steps": 4_160_000}, "distill": {"seconds": 200.0, "updates": 9}},
-        "episode_length": episode_length,
-        "checkpoint": {"step": 1000, "which": "last"},
-        "sets": list(sets) or [grid_set()],
-    }
-    return {"schema": 1, "experiment": experiment, "runs": [{"seed": s, **copy.deepcopy(run)} for s in seeds]}
-
-
-def save(path: Path, data) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(data if isinstance(data, str) else json.dumps(data))
-    return path
-
 
 # ---- statistics
 
@@ -196,87 +123,6 @@ def test_table_is_aligned():
         "   1        0.0        8.0     8.0 to 8.0     7.0       10.0      200.0",
         " all        0.0        8.0     8.0 to 8.0     7.0       10.0      200.0",
     ]
-
-
-# ---- loading
-
-
-def test_load_merges_runs_in_order_of_seed(tmp_path):
-    save(tmp_path / "a" / "results.json", results(seeds=(7,)))
-    merged = report.load([tmp_path / "a", save(tmp_path / "b.json", results(seeds=(2, 1)))])
-    assert [run["seed"] for run in merged["runs"]] == [1, 2, 7]
-    assert report.load([save(tmp_path / "merged.json", merged)]) == merged
-
-
-def broken(change):
-    data = results()
-    change(data["runs"][0]["sets"][0], data["runs"][0], data)
-    return data
-
-
-BROKEN = {
-    "schema': expected 1, received 2": lambda s, run, data: data.update(schema=2),
-    "expected a field 'experiment'": lambda s, run, data: data.pop("experiment"),
-    "runs': expected at least one run": lambda s, run, data: data.update(runs=[]),
-    "runs[0].seed: expected int, received '0'": lambda s, run, data: run.update(seed="0"),
-    "runs[0].seed: expected int, received True": lambda s, run, data: run.update(seed=True),
-    "runs[0]: expected a field 'stages'": lambda s, run, data: run.pop("stages"),
-    "runs[0].stages.collect: expected an object with 'seconds'": lambda s, run, data: run["stages"].update(collect=3),
-    "runs[0].episode_length: expected at least 1": lambda s, run, data: run.update(episode_length=0),
-    "sets[0].name: expected letters": lambda s, run, data: s.update(name="../x"),
-    "sets: expected different names": lambda s, run, data: run["sets"].append(s),
-    "sets[0].tasks[1]: expected a field 'optimal'": lambda s, run, data: s["tasks"][1].pop("optimal"),
-    "tasks[0].optimal: expected a finite number, received inf": lambda s, run, data: s["tasks"][0].update(
-        optimal=np.inf
-    ),
-    "picture.goal: expected a cell of the 9x9": lambda s, run, data: s["tasks"][0]["picture"].update(goal=[9, 0]),
-    "returns: expected 'sampled' and/or 'greedy'": lambda s, run, data: s["returns"].update(other=curve()),
-    "returns.sampled: expected one entry for each of 4": lambda s, run, data: s["returns"].update(sampled=curve(3)),
-    "returns: expected as many episodes": lambda s, run, data: s["returns"].update(greedy=curve(episodes=19)),
-    "returns.sampled: expected numbers as [tasks]": lambda s, run, data: s["returns"]["sampled"][0][0].pop(),
-    "returns.sampled[0][0][3]: expected a finite": lambda s, run, data: s["returns"]["sampled"][0][0].__setitem__(
-        3, np.nan
-    ),
-    "source.returns: expected numbers as": lambda s, run, data: s["source"].update(returns=[["x"]]),
-    "source.env_steps_per_episode: expected int": lambda s, run, data: s["source"].update(env_steps_per_episode=1.5),
-    "paths.task: expected the index of one of 4": lambda s, run, data: s["paths"].update(task=4),
-    "episodes[0].points: expected a list of grid": lambda s, run, data: s["paths"]["episodes"][0].update(
-        points=[[0, 9]]
-    ),
-}
-
-
-@pytest.mark.parametrize("message", BROKEN)
-def test_load_names_the_file_and_the_field(tmp_path, message):
-    file = save(tmp_path / "results.json", broken(BROKEN[message]))
-    with pytest.raises(ReportError, match=re.escape(message)) as caught:
-        report.load([file])
-    assert str(caught.value).startswith(f"{file}: ")
-    with pytest.raises(ReportError, match=re.escape(message)):
-        report.write(broken(BROKEN[message]), tmp_path / "report")
-    assert not (tmp_path / "report").exists()
-
-
-@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "[]", '"x"'])
-def test_load_refuses_what_is_no_results_file(tmp_path, text):
-    with pytest.raises(ReportError, match=re.escape(str(tmp_path / "r.json"))):
-        report.load([save(tmp_path / "r.json", text)])
-    with pytest.raises(ReportError, match=re.escape(str(tmp_path / "results.json"))):
-        report.load([tmp_path])  # no such file
-    with pytest.raises(ReportError, match="at least one"):
-        report.load([])
-
-
-def test_load_refuses_runs_that_cannot_be_averaged(tmp_path):
-    first = save(tmp_path / "1.json", results(seeds=(0,)))
-    with pytest.raises(ReportError, match=r"2.json: field 'experiment': expected 'dark_room' .* received 'bandit'"):
-        report.load([first, save(tmp_path / "2.json", results(seeds=(1,), experiment="bandit"))])
-    with pytest.raises(ReportError, match=r"3.json: runs\[0\].seed: .* received 0 again, which .*1.json"):
-        report.load([first, save(tmp_path / "3.json", results())])
-    with pytest.raises(ReportError, match=r"4.json: runs\[0\]: episode_length: expected 20 .* received 30"):
-        report.load([first, save(tmp_path / "4.json", results(seeds=(1,), episode_length=30))])
-    with pytest.raises(ReportError, match=r"5.json: .*held_out.returns.sampled shape: expected \(4, 2, 20\)"):
-        report.load([first, save(tmp_path / "5.json", results(grid_set(tasks=5), seeds=(1,)))])
 
 
 # ---- page and figures

@@ -86,7 +86,8 @@ class Block(nnx.Module):
         linear = lambda i, o: nnx.Linear(i, o, use_bias=False, dtype=jnp.dtype(c.compute_dtype), rngs=rngs)
         self.c = c
         self.norm_attention, self.norm_mlp = norm(c.width, rngs=rngs), norm(c.width, rngs=rngs)
-        self.qkv, self.out = linear(c.width, 3 * c.width), linear(c.width, c.width)
+        self.query, self.key = linear(c.width, c.width), linear(c.width, c.width)
+        self.value, self.out = linear(c.width, c.width), linear(c.width, c.width)
         self.up, self.down = linear(c.width, c.mlp_width), linear(c.mlp_width, c.width)
 
     def __call__(self, x, attend, drop):
@@ -98,9 +99,8 @@ class Block(nnx.Module):
         return self.norm_mlp(x + drop(self.mlp(x)))
 
     def attention(self, x, attend):
-        # Heads come first in the packed width, so that sharding it over `tensor` keeps each head's q, k, v together.
-        packed = self.qkv(x).reshape(*x.shape[:-1], self.c.heads, 3, -1)
-        out = attend(*(packed[..., i, :] for i in range(3)))
+        heads = lambda y: y.reshape(*x.shape[:-1], self.c.heads, -1)
+        out = attend(heads(self.query(x)), heads(self.key(x)), heads(self.value(x)))
         return self.out(out.reshape(x.shape)).astype(jnp.float32)
 
     def mlp(self, x):

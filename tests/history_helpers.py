@@ -1,0 +1,89 @@
+"""Small collections of learning histories with random contents, and what their tests ask of them."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+import pytest
+
+from ad_jax import history_ledger, history_store
+from ad_jax.errors import HistoryError
+from ad_jax.history_store import HistoryWriter, Manifest
+from ad_jax.types import Histories, Spec, Transition
+
+REAL = Spec(3, (2, 3), None)
+WIDE = Spec(300, (), (70_000,))
+LEAVES = {"goal": {"shape": [2], "dtype": "int32"}, "wind": {"shape": [], "dtype": "float32"}}
+
+
+def manifest(**changes) -> Manifest:
+    """Three chunks, the last one smaller."""
+    plain = Manifest(
+        family={"name": "dark_room", "options": {"size": 9}},
+        source={"name": "q_learning", "config": {"rate": 0.1}, "actors": 2},
+        spec=Spec(5, (2,), (9, 9)),
+        task_leaves=LEAVES,
+        reward_dtype="float32",
+        histories=10,
+        steps=12,
+        episode_length=4,
+        chunk_histories=4,
+        provenance={"seed": 3, "versions": {"jax": "0.10"}, "statistics": {"mean_return": 0.5}},
+    )
+    return dataclasses.replace(plain, **changes)
+
+
+def histories(m: Manifest, chunk: int) -> Histories:
+    """Random bits for a chunk, NaNs and negative zeros included."""
+    rng, (first, end) = np.random.default_rng(chunk), m.rows(chunk)
+
+    def bits(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        raw = rng.integers(0, 256, (end - first, *shape, dtype.itemsize), np.uint8)
+        return (raw % 2).astype(bool)[..., 0] if dtype.kind == "b" else raw.view(dtype)[..., 0]
+
+    arrays = {field: bits(*kind) for field, kind in m.fields.items()}
+    transition = Transition(**{name: arrays[name] for name in history_ledger.TRANSITION})
+    tasks = {name: arrays[f"task/{name}"] for name in m.task_leaves}
+    ids = [f"dark_room:{row // 2}" for row in range(first, end)]
+    return Histories(transition, tasks, ids, arrays["seed_index"], arrays["actor"])
+
+
+def collect(url, m: Manifest, chunks=None) -> None:
+    """Write what is not finished, as `collect` does."""
+    with HistoryWriter.open(url, m) as writer:
+        for chunk in range(m.chunks) if chunks is None else chunks:
+            if chunk not in writer.finished:
+                writer.write(chunk, histories(m, chunk))
+
+
+def assert_same(found: Histories, m: Manifest, chunks=None) -> None:
+    """Equal to the bit: shapes, dtypes, bytes and ids."""
+    parts = [histories(m, chunk) for chunk in (range(m.chunks) if chunks is None else chunks)]
+    wanted = [history_store._arrays(part) for part in parts]
+    arrays = history_store._arrays(found)
+    assert arrays.keys() == m.fields.keys()
+    for field, (shape, dtype) in m.fields.items():
+        expected = np.concatenate([part[field] for part in wanted])
+        assert arrays[field].dtype == dtype
+        assert arrays[field].shape == expected.shape == (len(found.task_ids), *shape)
+        assert arrays[field].tobytes() == expected.tobytes(), field
+    assert found.task_ids == [task_id for part in parts for task_id in part.task_ids]
+
+
+def files(path: pathlib.Path) -> dict[str, bytes]:
+    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+def refused(call, *names: str) -> str:
+    """The message of the HistoryError that `call` must raise, which must contain every name."""
+    with pytest.raises(HistoryError) as error:
+        call()
+    for name in names:
+        assert name in str(error.value), f"{name!r} is not in: {error.value}"
+    return str(error.value)
+
+
+def flip(file: pathlib.Path, position: int, mask: int = 0x10) -> None:
+    raw = bytearray(file.read_bytes())
+    raw[position] ^= mask
+    file.write_bytes(raw)

@@ -1,0 +1,243 @@
+"""Collecting: chunks, devices and interruptions do not change a history, and vmapped learners are a plain loop."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from helpers import mesh_of
+
+from ad_jax import pipeline, sources
+from ad_jax.collect import Config, Learners, as_histories, collect, learning_curve, returns_by_episode, returns_by_tenth
+from ad_jax.envs.base import take
+from ad_jax.errors import ConfigError
+from ad_jax.experiment import CollectConfig, Experiment, Plugin, ReplayConfig, TaskConfig, build
+from ad_jax.history_store import HistoryWriter, open_store
+from ad_jax.keys import named_key
+from ad_jax.metrics import MetricsLog
+from ad_jax.types import Transition
+
+SEEDS, SEED = 2, 5
+PLAIN = Experiment(
+    "plain",
+    Plugin("dark_room", {"size": 3, "steps": 4}),
+    Plugin("q_learning", {"exploration_episodes": 3.0}),
+    seed=SEED,
+    tasks=TaskConfig(train=5, held_out=2),
+    collect=CollectConfig(seeds=SEEDS, episodes=6, chunk_learners=4),
+    replay=ReplayConfig(segment=8),
+)
+PARTS = build(PLAIN)
+TASKS, IDS = PARTS.split.train, PARTS.family.task_ids(PARTS.split.train)
+ACTORS = {"actors": 3, "unroll": 3, "hidden": (4,)}  # an unroll that does not divide the episode
+
+
+def learners_of(mesh, chunk, source=PARTS.source, episodes=6) -> Learners:
+    return Learners(PARTS.family, source, episodes, mesh, chunk)
+
+
+def run(folder, learners, seeds=SEEDS):
+    """Collect into `folder/h` and read it back."""
+    folder.mkdir(exist_ok=True)
+    e = dataclasses.replace(PLAIN, collect=dataclasses.replace(PLAIN.collect, seeds=seeds))
+    manifest = pipeline.make_manifest(e, dataclasses.replace(PARTS, source=learners.source), learners)
+    log = MetricsLog(folder, PLAIN.logging)
+    result = collect(learners, TASKS, IDS, Config(seeds=seeds), SEED, str(folder / "h"), manifest, log)
+    return result, open_store(folder / "h").read()
+
+
+def assert_equal(one, other):
+    """The same histories, whatever wrote them."""
+    data = lambda h: (h.transition, h.tasks, h.seed_index, h.actor)
+    jax.tree.map(np.testing.assert_array_equal, data(one), data(other))
+    assert one.task_ids == other.task_ids
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory):
+    """Chunks of 4 on one device: the last of three is smaller."""
+    return run(tmp_path_factory.mktemp("collect"), learners_of(mesh_of(), 4))
+
+
+@pytest.fixture(scope="module")
+def actor_critic():
+    return sources.make("actor_critic", sources.make_config("actor_critic", ACTORS), PARTS.family)
+
+
+@pytest.fixture(scope="module")
+def collected_by_actors(actor_critic, tmp_path_factory):
+    """Learners with three actors each, on two devices."""
+    learners = learners_of(mesh_of(2), 4, actor_critic)
+    return learners, run(tmp_path_factory.mktemp("actors"), learners)[1]
+
+
+@pytest.mark.parametrize(("devices", "chunk"), [(1, 3), (1, 64), (8, 3)])
+def test_chunks_and_devices_do_not_change_a_history(collected, tmp_path, devices, chunk):
+    learners = learners_of(mesh_of(devices), chunk)
+    assert learners.chunk == -(-chunk // devices) * devices
+    assert_equal(run(tmp_path, learners)[1], collected[1])
+
+
+def test_a_history_is_what_a_plain_loop_over_the_source_gives(collected):
+    """Learner 7 is seed index 1 of task 3."""
+    task, index = 3, 1
+    one, source = take(TASKS, task), PARTS.source
+    key = named_key(SEED, "collect", IDS[task], index)
+    state = source.init(jax.random.fold_in(key, 2**31), one)
+    update, parts = jax.jit(source.update), []
+    for number in range(6):
+        state, transition = update(jax.random.fold_in(key, number), state, one)
+        parts.append(jax.device_get(transition))
+    loop = jax.tree.map(lambda *x: np.concatenate(x)[:, 0], *parts)
+    row = task * SEEDS + index
+    found = jax.tree.map(lambda x: x[row], collected[1].transition)
+    jax.tree.map(np.testing.assert_array_equal, found, loop)
+    assert (collected[1].task_ids[row], collected[1].seed_index[row]) == (IDS[task], index)
+    assert found.action.std() > 0
+
+
+def test_learners_of_one_task_differ_and_so_do_experiments_seeds(collected):
+    action = collected[1].transition.action
+    assert len({row.tobytes() for row in action}) == len(action) == len(IDS) * SEEDS
+    other = learners_of(mesh_of(), 10).run(SEED + 1, TASKS, IDS, SEEDS, 0)
+    assert np.any(np.asarray(other.action)[:, 0] != action)
+
+
+def test_histories_come_out_in_the_narrowest_dtypes_with_their_tasks(collected):
+    h = collected[1]
+    dtypes = [x.dtype.name for x in jax.tree.leaves(h.transition)]
+    assert dtypes == ["uint8", "uint8", PARTS.family.reward_dtype.name, "bool", "bool"]
+    assert h.transition.observation.shape == (10, 24, 2)
+    np.testing.assert_array_equal(h.tasks["goal"], np.repeat(np.asarray(TASKS.goal), SEEDS, axis=0))
+    assert h.seed_index.tolist() == [0, 1] * 5
+    assert h.actor.tolist() == [0] * 10
+    assert h.transition.truncated[:, 3::4].all()
+    assert h.transition.truncated.sum() == 10 * 6
+
+
+def test_actors_of_a_learner_are_neighbouring_rows(collected_by_actors):
+    learners, h = collected_by_actors
+    assert learners.steps == 24, "six episodes of four steps, in unrolls of three"
+    assert h.actor.tolist() == [0, 1, 2] * 10
+    assert h.seed_index.tolist() == [0, 0, 0, 1, 1, 1] * 5
+    assert h.task_ids == [name for name in IDS for _ in range(SEEDS * 3)]
+    life = learners.run(SEED, TASKS, IDS, SEEDS, 4)
+    for learner, actor in ((4, 0), (5, 2), (7, 1)):
+        np.testing.assert_array_equal(h.transition.action[learner * 3 + actor], life.action[learner - 4, actor])
+    assert len({row.tobytes() for row in h.transition.action}) > 20, "actors act differently"
+
+
+def test_as_histories_drops_the_padding_of_the_last_chunk():
+    life = learners_of(mesh_of(), 4).run(SEED, TASKS, IDS, SEEDS, 8)
+    h = as_histories(life, TASKS, IDS, SEEDS, first=8, count=2)
+    assert h.task_ids == [IDS[4], IDS[4]]
+    assert len(h.transition.action) == len(h.tasks["goal"]) == 2
+
+
+def test_interrupted_collection_resumes_with_the_missing_chunks_only(collected, tmp_path, monkeypatch):
+    learners, written, original = learners_of(mesh_of(), 4), [], HistoryWriter.write
+
+    def write(writer, chunk, histories):
+        if len(written) == 1:
+            raise KeyboardInterrupt
+        written.append(chunk)
+        original(writer, chunk, histories)
+        writer.flush()
+
+    monkeypatch.setattr(HistoryWriter, "write", write)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, learners)
+    assert written == [0]
+    monkeypatch.setattr(HistoryWriter, "write", lambda w, c, h: (written.append(c), original(w, c, h))[1])
+    result, histories = run(tmp_path, learners)
+    assert written == [0, 1, 2]
+    assert result.env_steps == 6 * 24, "of the six learners that were missing"
+    assert_equal(histories, collected[1])
+    chunks = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert chunks == [0, 1, 2]
+
+
+def test_a_finished_collection_computes_nothing(tmp_path, monkeypatch, capsys):
+    learners = learners_of(mesh_of(), 4)
+    _, first = run(tmp_path, learners)
+    monkeypatch.setattr(Learners, "run", None)
+    monkeypatch.setattr(Learners, "compile", None)
+    result, again = run(tmp_path, learners)
+    assert result.env_steps == 0
+    assert "10 of 10 learners are on disk already" in capsys.readouterr().out
+    assert_equal(first, again)
+
+
+def test_learners_are_compiled_once_for_all_chunks():
+    learners = learners_of(mesh_of(), 4)
+    for first in (0, 4, 8):
+        learners.run(SEED, TASKS, IDS, SEEDS, first)
+    assert learners.jitted._cache_size() == 1
+
+
+def test_the_learning_curve_is_the_returns_of_the_same_histories(collected):
+    curve = learning_curve(learners_of(mesh_of(2), 3), TASKS, IDS, SEEDS, SEED)
+    assert curve.shape == (5, SEEDS, 6)
+    assert curve.dtype == np.float32
+    np.testing.assert_array_equal(curve.reshape(10, 6), returns_by_episode(collected[1].transition))
+    assert curve.max() > 0
+
+
+def test_the_learning_curve_is_the_mean_over_actors(collected_by_actors):
+    learners, h = collected_by_actors
+    curve = learning_curve(learners, TASKS, IDS, SEEDS, SEED)
+    returns = returns_by_episode(h.transition)
+    np.testing.assert_allclose(curve, returns.reshape(5, SEEDS, 3, 6).mean(2), rtol=1e-6)
+
+
+def ragged(seed: int, histories=7, steps=53) -> Transition:
+    """Histories whose episodes have all lengths and end for both reasons."""
+    rng = np.random.default_rng(seed)
+    ends = rng.random((2, histories, steps)) < 0.1
+    reward = rng.integers(-100, 100, (histories, steps)).astype(np.int8)
+    nothing = np.zeros((histories, steps), np.uint8)
+    return Transition(nothing, nothing, reward, ends[0], ends[1] & ~ends[0])
+
+
+def episodes(t: Transition, row: int) -> list[float]:
+    """Returns of the finished episodes of one history, the plain way."""
+    found, total = [], 0.0
+    for reward, terminated, truncated in zip(t.reward[row].tolist(), t.terminated[row], t.truncated[row], strict=True):
+        total += reward
+        if terminated or truncated:
+            found.append(total)
+            total = 0.0
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_returns_by_episode_of_ragged_histories(seed):
+    t = ragged(seed)
+    expected = [episodes(t, row) for row in range(7)]
+    complete = min(map(len, expected))
+    assert complete > 0
+    assert len({len(found) for found in expected}) > 1, "histories complete different numbers of episodes"
+    np.testing.assert_array_equal(returns_by_episode(t), [found[:complete] for found in expected])
+
+
+def test_a_history_without_a_finished_episode_has_no_returns():
+    t = ragged(0)
+    never = np.zeros_like(t.terminated)
+    assert returns_by_episode(t.replace(terminated=never, truncated=never)).shape == (7, 0)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_returns_by_tenth_of_ragged_histories(seed):
+    t, expected = ragged(seed, steps=50), []
+    for tenth in range(10):
+        steps = [(row, time) for row in range(7) for time in range(tenth * 5, tenth * 5 + 5)]
+        ended = sum(bool(t.terminated[s]) or bool(t.truncated[s]) for s in steps)
+        expected.append(sum(int(t.reward[s]) for s in steps) / max(ended, 1))
+    np.testing.assert_allclose(returns_by_tenth(t), expected, rtol=1e-12)
+
+
+def test_configs_that_cannot_be_meant_are_refused():
+    for change in ({"seeds": 0}, {"episodes": -1}, {"chunk_learners": 0}):
+        with pytest.raises(ConfigError, match=f"collect.{next(iter(change))} must be at least 1; got"):
+            Config(**change).validate()

@@ -1,0 +1,137 @@
+"""The README holds: its code runs, its commands parse, its files exist, its numbers are those of results.json."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from ad_jax import Run, load_experiment, override
+from ad_jax.__main__ import main, parser
+from ad_jax.experiment import build
+from ad_jax.testing import check_plugin
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "docs/design.md")}
+EXAMPLE = (ROOT / "examples/corridor.py").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """The README's fenced blocks of one language."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    return [text for name, text in fenced if name == language]
+
+
+def code(page: str) -> list[str]:
+    """Indented lines and inline code of a page, without fenced blocks and comments."""
+    text = re.sub(r"^```.*?^```$", "", page, flags=re.DOTALL | re.MULTILINE)
+    lines = re.findall(r"^    (.+)$", text, re.MULTILINE) + re.findall(r"`([^`\n]+)`", text)
+    return [line.partition(" #")[0].strip() for line in lines]
+
+
+COMMANDS = sorted({line for page in PAGES.values() for line in code(page) if line.startswith("ad-jax ")})
+WHOLE = [c for c in COMMANDS if len(shlex.split(c)) > 2]  # not `ad-jax run` in a sentence
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """An empty working directory, from which the repository's examples can be imported."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT))
+    return tmp_path
+
+
+def test_python_blocks_run(elsewhere):
+    """In order and in one directory, as a reader would; at smoke scale, and nothing else is changed."""
+    python = [block for block in blocks("python") if block != EXAMPLE]
+    assert len(python) == 2
+    assert sum(block.count('load_experiment("dark_room")') for block in python) == 1
+    names = {}
+    for block in python:
+        exec(block.replace('load_experiment("dark_room")', 'load_experiment("dark_room", scale="smoke")'), names)
+    assert (elsewhere / "runs/dark_room/mine/report/index.html").is_file()
+    assert names["action"].shape == (2,)
+
+
+def test_the_example_is_the_readmes_and_keeps_the_contract(elsewhere):
+    assert EXAMPLE in blocks("python")
+    assert len(EXAMPLE.splitlines()) <= 40
+    assert len(check_plugin("examples.corridor:Corridor")) > 10
+
+
+def test_the_example_runs_in_an_experiment(elsewhere):
+    """The README's command for it, at smoke scale and with the parts of it that do not concern the family left out."""
+    command = next(c for c in WHOLE if c.startswith("ad-jax run") and "examples.corridor" in c)
+    args = parser().parse_args(shlex.split(command)[1:])
+    less = ["distill.evaluate_every=0", "evaluate.greedy=False", "evaluate.source_seeds=0"]
+    page = Run(override(load_experiment(args.experiment, "smoke"), args.overrides + less)).all()
+    assert page.is_file()
+
+
+@pytest.mark.parametrize("command", WHOLE)
+def test_commands_parse_and_their_overrides_are_accepted(command, elsewhere):
+    args = parser().parse_args(shlex.split(command)[1:])
+    if hasattr(args, "overrides"):
+        build(override(load_experiment(args.experiment, args.scale), args.overrides))
+
+
+def test_every_subcommand_is_shown_and_every_one_shown_exists():
+    commands = next(a.choices for a in parser()._actions if a.dest == "command")
+    shown = {shlex.split(line)[1] for line in COMMANDS}
+    assert shown == set(commands)
+
+
+def test_console_blocks_show_what_is_printed(elsewhere, capsys):
+    (session,) = blocks("console")
+    command, *expected = session.splitlines()
+    assert main(shlex.split(command)[2:]) == 2
+    assert capsys.readouterr().err.splitlines() == expected
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_make_targets_exist(page):
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {line.split()[1] for line in code(PAGES[page]) if re.match(r"make [a-z]", line)}
+    assert named <= targets
+    assert page != "README.md" or {"demo", "test"} <= named
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_relative_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", PAGES[page])
+    missing = [link for link in links if "://" not in link and not ((ROOT / page).parent / link).exists()]
+    assert not missing
+
+
+def test_the_tree_lists_every_file_of_the_package():
+    (tree,) = (block for block in blocks("") if block.startswith("ad_jax/\n"))
+    listed, folders = set(), []
+    for line in tree.splitlines():
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        folders[depth:] = [name]
+        listed.add("".join(folders))
+    there = {str(file.relative_to(ROOT)) for file in (ROOT / "ad_jax").rglob("*.py")}
+    inside = {file for file in there if not (file.endswith("__init__.py") and file.count("/") > 1)}
+    assert {name for name in listed if name.startswith("ad_jax/") and name.endswith(".py")} == inside
+    assert not [name for name in listed if not (ROOT / name).exists()]
+
+
+def test_the_results_are_those_of_results_json():
+    spec = importlib.util.spec_from_file_location("readme_table", ROOT / "experiments/readme_table.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    names = re.findall(r"<!-- results:(\w+) -->", README)
+    assert names == ["dark_room"]
+    for name in names:
+        before, after = module.markers(name)
+        shown = README.split(before)[1].split(after)[0]
+        assert shown == module.table(name), f"run: python experiments/readme_table.py {name} --write"
+
+
+def test_tests_named_by_the_design_exist():
+    tests = "".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py"))
+    named = re.findall(r"`(test_\w+)`", PAGES["docs/design.md"])
+    assert len(named) > 40
+    assert not [name for name in named if f"def {name}(" not in tests]

@@ -1,0 +1,106 @@
+"""The mesh and the partition rules: where each parameter lies, and what is said when axes do not fit the devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import mesh_of
+
+from ad_jax.errors import ConfigError
+from ad_jax.sharding import (
+    MeshConfig,
+    batch_devices,
+    make_mesh,
+    on_batch,
+    optimiser_shardings,
+    param_shardings,
+    replicated,
+)
+
+
+def specs(shardings):
+    return jax.tree.map(lambda sharding: tuple(sharding.spec), shardings)
+
+
+def shapes(**named):
+    """Parameters of a nested dict by path with `__` for a level."""
+    tree = {}
+    for name, shape in named.items():
+        *outer, last = name.split("__")
+        inner = tree
+        for part in outer:
+            inner = inner.setdefault(part, {})
+        inner[last] = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return tree
+
+
+@pytest.mark.parametrize("config", [MeshConfig(3), MeshConfig(4, 4), MeshConfig(0, 3), MeshConfig(2, 1, 2)])
+def test_axes_that_do_not_use_up_the_devices_are_refused(config):
+    with pytest.raises(ConfigError, match=r"does not use up 8 device\(s\); choose axes whose product is 8"):
+        make_mesh(config)
+
+
+@pytest.mark.parametrize("config", [MeshConfig(-1, -8), MeshConfig(0, 0), MeshConfig(0, 1, -1)])
+def test_axes_below_one_are_refused(config):
+    with pytest.raises(ConfigError, match="mesh axes must be at least 1"):
+        make_mesh(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "shape", "parts"),
+    [(MeshConfig(), (8, 1, 1), 8), (MeshConfig(0, 2, 2), (2, 2, 2), 4), (MeshConfig(1, 1, 8), (1, 1, 8), 1)],
+)
+def test_data_takes_the_devices_that_are_left(config, shape, parts):
+    mesh = make_mesh(config)
+    assert mesh.devices.shape == shape
+    assert batch_devices(mesh) == parts
+    rows = jax.device_put(np.arange(16), on_batch(mesh))
+    assert {shard.data.shape for shard in rows.addressable_shards} == {(16 // parts,)}
+    assert jax.device_put(np.arange(16), replicated(mesh)).sharding.is_fully_replicated
+
+
+def test_every_rule_places_its_parameters():
+    tree = shapes(
+        block_0__query__kernel=(4, 4),
+        block_0__key__kernel=(4, 4),
+        block_0__value__kernel=(4, 4),
+        block_0__up__kernel=(4, 8),
+        block_0__out__kernel=(4, 4),
+        block_0__down__kernel=(8, 4),
+        tokens__action__embedding=(6, 4),
+        head__kernel=(4, 6),
+        head__bias=(6,),
+        norm__scale=(4,),
+    )
+    block = {
+        **{name: {"kernel": ("fsdp", "tensor")} for name in ("query", "key", "value", "up")},
+        **{name: {"kernel": ("tensor", "fsdp")} for name in ("out", "down")},
+    }
+    assert specs(param_shardings(tree, mesh_of(2, 2, 2))) == {
+        "block_0": block,
+        "tokens": {"action": {"embedding": (None, "fsdp")}},
+        "head": {"kernel": ("fsdp", None), "bias": ()},
+        "norm": {"scale": ()},
+    }
+
+
+def test_an_axis_that_does_not_divide_is_dropped():
+    tree = shapes(up__kernel=(6, 8), value__kernel=(8, 6), out__kernel=(3, 5))
+    placed = specs(param_shardings(tree, mesh_of(1, 4, 2)))
+    assert placed == {
+        "up": {"kernel": (None, "tensor")},
+        "value": {"kernel": ("fsdp", "tensor")},
+        "out": {"kernel": (None, None)},
+    }
+
+
+@pytest.mark.parametrize("rule", [optax.adamw(1e-3), optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))])
+def test_optimiser_state_lies_as_its_parameters_do(rule):
+    mesh, tree = mesh_of(2, 2, 2), shapes(up__kernel=(4, 8), norm__scale=(4,))
+    placed = jax.tree_util.tree_leaves_with_path(optimiser_shardings(rule, tree, mesh))
+    found = {jax.tree_util.keystr(path): tuple(sharding.spec) for path, sharding in placed}
+    kernels = {name: spec for name, spec in found.items() if "'up'" in name}
+    assert len(kernels) == 2, "both moments"
+    assert set(kernels.values()) == {("fsdp", "tensor")}
+    assert {spec for name, spec in found.items() if name not in kernels} == {()}
