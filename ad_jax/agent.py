@@ -17,6 +17,7 @@ from ad_jax.errors import AdJaxError
 from ad_jax.evaluate import Mode, choose
 from ad_jax.keys import named_key
 from ad_jax.models.base import Model
+from ad_jax.plugins import conform
 from ad_jax.types import Spec, Steps
 
 
@@ -29,6 +30,7 @@ class Agent:
     """
 
     def __init__(self, model: Model, params: Any, spec: Spec, mode: Mode = "sampled"):
+        conform("mode", mode, Mode)
         self.model, self.params, self.spec, self.mode = model, params, spec, mode
         self._decode = jax.jit(model.decode, donate_argnums=1)
         self._choose = jax.jit(functools.partial(choose, mode=mode))
@@ -44,10 +46,16 @@ class Agent:
         _, state, meta = checkpoint.load(Path(path), which)
         spec = Spec.from_json(meta["spec"])
         config = models.make_config(meta["model"]["name"], meta["model"]["options"])
-        return cls(models.make(meta["model"]["name"], config, spec), state["params"], spec, mode)
+        model = models.make(meta["model"]["name"], config, spec)
+        checkpoint.check_architecture(
+            meta, checkpoint.architecture_of(jax.eval_shape(model.init, jax.random.key(0))), path
+        )
+        return cls(model, state["params"], spec, mode)
 
     def reset(self, batch: int = 1, seed: int = 0) -> None:
         """Forget everything: `batch` new lives. (Not at the end of an episode: the context spans episodes.)"""
+        if batch < 1:
+            raise AdJaxError(f"reset expects a batch of at least 1; got {batch}")
         self._cache, self._time = self.model.init_cache(batch), 0
         self._action = np.full(batch, self.spec.num_actions, np.int32)
         self._keys = jax.vmap(functools.partial(jax.random.fold_in, named_key(seed, "agent")))(jnp.arange(batch))
@@ -66,21 +74,36 @@ class Agent:
         Raises:
             AdJaxError: if shapes do not fit the spec, or reward and done are missing after the first call.
         """
-        batch = len(self._action)
-        observation = np.asarray(observation, np.float32 if self.spec.values is None else np.int32)
-        if observation.shape != (batch, *self.spec.shape):
-            raise AdJaxError(
-                f"act expects observations of shape {(batch, *self.spec.shape)} (batch, then one observation); "
-                f"got {observation.shape}. reset(batch=...) sets the batch"
-            )
+        observation = self._checked(observation)
         if self._time and (reward is None or done is None):
             raise AdJaxError(
                 "act needs reward and done of the last action on every call after the first: "
                 "they are what the agent learns from"
             )
-        per_row = lambda x, dtype: np.broadcast_to(np.asarray(0 if x is None else x, dtype), (batch,))
-        steps = Steps(observation, self._action, per_row(reward, np.float32), per_row(done, bool))
+        steps = Steps(observation, self._action, self._per_row("reward", reward), self._per_row("done", done) != 0)
         logits, self._cache = self._decode(self.params, self._cache, steps)
         keys = jax.vmap(jax.random.fold_in, (0, None))(self._keys, self._time)
         self._action, self._time = np.asarray(self._choose(logits, keys)), self._time + 1
         return self._action
+
+    def _checked(self, observation: Any) -> np.ndarray:
+        """The observations as the spec has them, or an AdJaxError that says how they are not."""
+        given, expected = np.asarray(observation), (len(self._action), *self.spec.shape)
+        if given.shape != expected:
+            raise AdJaxError(
+                f"act expects observations of shape {expected} (batch, then one observation); "
+                f"got {given.shape}. reset(batch=...) sets the batch"
+            )
+        if self.spec.values is None:
+            return given.astype(np.float32)
+        flat, most = given.reshape(len(given), -1), np.array(self.spec.values)
+        if not (np.issubdtype(given.dtype, np.integer) and np.all((flat >= 0) & (flat < most))):
+            raise AdJaxError(f"act expects whole observations in 0..{(most - 1).tolist()}; got {given.tolist()}")
+        return given.astype(np.int32)
+
+    def _per_row(self, name: str, value: Any) -> np.ndarray:
+        """`[batch]` float32; None and single numbers are for every row."""
+        given = np.asarray(0 if value is None else value, np.float32)
+        if given.shape not in ((), self._action.shape):
+            raise AdJaxError(f"act expects {name} of shape {self._action.shape}; got {given.shape}")
+        return np.broadcast_to(given, self._action.shape)

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from ad_jax.errors import CheckpointError
+from ad_jax.errors import CheckpointError, differences
 
 SCHEMA = 1
 
@@ -93,6 +93,22 @@ def load(folder: Path, which: str = "last", like: Any = None) -> tuple[int, Any,
         )
     with _manager(found) as manager:
         return _restore(manager, manager.latest_step(), like)
+
+
+def architecture_of(params: Any) -> dict[str, list[int]]:
+    """Shape of every parameter by its dotted path: what two checkpoints must share to be exchangeable."""
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    return {".".join(str(part.key) for part in path): list(leaf.shape) for path, leaf in leaves}
+
+
+def check_architecture(meta: dict[str, Any], expected: dict[str, list[int]], folder: str | Path) -> None:
+    """Raises CheckpointError if a checkpoint's parameters are not the expected ones; names what differs."""
+    changed = differences(meta["architecture"], expected)
+    if changed:
+        raise CheckpointError(
+            f"the checkpoint in {folder} is of another architecture; {len(changed)} parameters differ: "
+            f"{', '.join(changed[:3])}. Use the model it was trained with, or another directory"
+        )
 
 
 def copy(state: Any) -> Any:

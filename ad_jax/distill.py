@@ -21,9 +21,10 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
+from ad_jax import checkpoint
 from ad_jax import replay as replay_lib
 from ad_jax.checkpoint import Checkpoints
-from ad_jax.errors import CheckpointError, ConfigError, TrainingDiverged, differences
+from ad_jax.errors import ConfigError, TrainingDiverged
 from ad_jax.keys import named_key
 from ad_jax.metrics import MetricsLog, Progress
 from ad_jax.models.base import Model
@@ -49,7 +50,8 @@ class Config:
     updates_per_dispatch: int = 50
     checkpoint_every: int = 200  # updates
     keep_checkpoints: int = 2
-    evaluate_every: int = 0  # updates between in-context evaluations; 0 for none
+    evaluate_every: int = 0  # updates between in-context evaluations on training tasks; 0 for none
+    evaluate_episodes: int = 30  # episodes of each of them
 
     def validate(self, batch: int, groups: int) -> None:
         """Raises ConfigError where a number cannot be meant."""
@@ -247,7 +249,7 @@ def _start(trainer: Trainer, checkpoints: Checkpoints, meta: dict[str, Any]) -> 
     """State, step and best in-context return: fresh, or of the latest checkpoint."""
     if checkpoints.latest() is None:
         return trainer.init(), 0, -float("inf")
-    check_architecture(checkpoints.meta(), meta["architecture"], checkpoints.folder)
+    checkpoint.check_architecture(checkpoints.meta(), meta["architecture"], checkpoints.folder)
     step, state, saved = checkpoints.restore(trainer.like)
     return state, step, -float("inf") if saved["best"] is None else saved["best"]
 
@@ -268,20 +270,4 @@ def _check_finite(loss: np.ndarray, norm: np.ndarray, step: int) -> None:
         raise TrainingDiverged(
             f"update {step + int(bad[0]) + 1}: loss {loss[bad[0]]}, gradient norm {norm[bad[0]]}. The last "
             "good checkpoint is kept; lower distill.learning_rate or distill.clip_norm"
-        )
-
-
-def architecture_of(params: Any) -> dict[str, list[int]]:
-    """Shape of every parameter by its dotted path: what two checkpoints must share to be exchangeable."""
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    return {".".join(str(part.key) for part in path): list(leaf.shape) for path, leaf in leaves}
-
-
-def check_architecture(meta: dict[str, Any], expected: dict[str, list[int]], folder: Path) -> None:
-    """Raises CheckpointError if a checkpoint's parameters are not the expected ones; names what differs."""
-    changed = differences(meta["architecture"], expected)
-    if changed:
-        raise CheckpointError(
-            f"the checkpoint in {folder} is of another architecture; {len(changed)} parameters differ: "
-            f"{', '.join(changed[:3])}. Use the model it was trained with, or another directory"
         )

@@ -221,9 +221,7 @@ def build(experiment: Experiment) -> Parts:
         source = sources.make(e.source.name, source_config, family)
     except (TypeError, ValueError) as error:
         raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
-    model_config = models.make_config(e.model.name, e.model.options)
-    if getattr(model_config, "episode_length", 0) is None:
-        model_config = dataclasses.replace(model_config, episode_length=family.episode_length)
+    model_config = models.for_family(models.make_config(e.model.name, e.model.options), family)
     model = models.make(e.model.name, model_config, spec)
     kept = e.collect.episodes // e.replay.keep_every * family.episode_length
     if kept < e.replay.segment:

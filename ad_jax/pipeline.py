@@ -12,6 +12,7 @@
 Stages never import each other; they meet here and on disk.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -48,13 +49,14 @@ class Run:
         ConfigError: if the experiment is refused, or the directory holds something else.
     """
 
-    def __init__(self, experiment: Experiment, folder: Path | None = None, histories: str | None = None):
+    def __init__(self, experiment: Experiment, folder: str | Path | None = None, histories: str | None = None):
         self.experiment, self.parts = experiment, build(experiment)
-        self.folder = (folder or Path("runs") / experiment.name / digest(experiment)).absolute()
-        self.histories = histories or str(self.folder / "histories")
+        self.folder = Path(folder or Path("runs") / experiment.name / digest(experiment)).absolute()
+        self.histories, self.given = histories or str(self.folder / "histories"), histories is not None
         self.mesh = make_mesh(experiment.mesh)
         experiment.replay.validate(batch_devices(self.mesh))
         claim(self.folder, experiment)
+        provenance.use_compilation_cache()
         self.log = metrics.MetricsLog(self.folder, experiment.logging, experiment.name)
         _write(self.folder / "environment.json", provenance.collect())
 
@@ -71,8 +73,15 @@ class Run:
         return self.report()
 
     def collect(self) -> None:
-        """Stage 1."""
+        """Stage 1. Complete histories that the caller names are used as they are, also those of another seed."""
         e, p = self.experiment, self.parts
+        if self.given:
+            # Unfinished or damaged ones go on to the writer, which resumes them or says what is wrong.
+            with contextlib.suppress(HistoryError):
+                found = history_store.open_store(self.histories)
+                check_histories(found.manifest, e, p)
+                say(f"collect  nothing to do: {self.histories} is complete")
+                return
         learners = collect.Learners(p.family, p.source, e.collect.episodes, self.mesh, e.collect.chunk_learners)
         manifest = make_manifest(e, p, learners)
         result = collect.collect(
@@ -100,7 +109,7 @@ class Run:
         say(f"distil   {store.manifest.histories} histories loaded in {time.monotonic() - started:.1f} s")
         trainer = distill.Trainer(p.model, p.spec, e.distill, e.replay, self.mesh, e.seed)
         meta = {
-            "architecture": distill.architecture_of(trainer.like.params),
+            "architecture": checkpoint.architecture_of(trainer.like.params),
             "spec": p.spec.to_json(),
             "model": {"name": e.model.name, "options": dataclasses.asdict(p.model_config)},
             "seed": e.seed,
@@ -134,8 +143,8 @@ class Run:
         """Stage 3."""
         e, p = self.experiment, self.parts
         step, state, meta = checkpoint.load(self.folder, e.evaluate.checkpoint)
-        expected = distill.architecture_of(jax.eval_shape(p.model.init, jax.random.key(0)))
-        distill.check_architecture(meta, expected, self.folder)
+        expected = checkpoint.architecture_of(jax.eval_shape(p.model.init, jax.random.key(0)))
+        checkpoint.check_architecture(meta, expected, self.folder)
         params = jax.device_put(state["params"], replicated(self.mesh))
         seconds, env_steps, sets = 0.0, 0, []
         for name, tasks in p.split.held_out.items():
@@ -236,7 +245,7 @@ class Run:
         e, family = self.experiment, self.parts.family
         count = min(16, e.tasks.train)
         tasks, ids = take(self.parts.split.train, slice(count)), self.train_ids[:count]
-        episodes = min(30, e.evaluate.episodes)
+        episodes = e.distill.evaluate_episodes
         runner = evaluate.make_evaluator(
             self.parts.model, family, self.mesh, "sampled", episodes, episodes * family.episode_length
         )
@@ -304,9 +313,19 @@ def check_histories(manifest: history_store.Manifest, e: Experiment, p: Parts) -
         )
 
 
+def identity(experiment: Experiment) -> dict[str, Any]:
+    """What a run directory is held to: all that shapes the trained model.
+
+    Not the mesh (the same to rounding), not logging, and not how the model is evaluated, so that a trained model can
+    be evaluated again for longer.
+    """
+    apart = ("mesh", "logging", "evaluate")
+    return {name: value for name, value in _canonical(experiment.to_json()).items() if name not in apart}
+
+
 def digest(experiment: Experiment) -> str:
-    """Ten hex digits of the config: the same command finds the same directory."""
-    return hashlib.sha256(json.dumps(_canonical(experiment.to_json()), sort_keys=True).encode()).hexdigest()[:10]
+    """Ten hex digits of the identity: the same command finds the same directory."""
+    return hashlib.sha256(json.dumps(identity(experiment), sort_keys=True).encode()).hexdigest()[:10]
 
 
 def _canonical(value: Any) -> Any:
@@ -324,10 +343,9 @@ def claim(folder: Path, experiment: Experiment) -> None:
     Raises:
         ConfigError: if it holds another experiment, or something that is no run.
     """
-    path, mine = folder / "config.json", json.loads(json.dumps(experiment.to_json()))
+    path = folder / "config.json"
     if path.exists():
-        held = _read(path)
-        changed = differences(held, mine)
+        changed = differences(identity(Experiment.from_json(_read(path))), identity(experiment))
         if changed:
             raise ConfigError(
                 f"{folder} holds a run of another experiment; it differs in {', '.join(changed[:6])}. Use "
@@ -337,7 +355,7 @@ def claim(folder: Path, experiment: Experiment) -> None:
     if folder.exists() and any(file.name != "config.tmp" for file in folder.iterdir()):  # a killed claim leaves that
         raise ConfigError(f"{folder} is not empty and holds no run (no config.json); use another directory (--dir)")
     folder.mkdir(parents=True, exist_ok=True)
-    _write(path, mine)
+    _write(path, experiment.to_json())
 
 
 def _numbers(x: np.ndarray) -> list[Any]:

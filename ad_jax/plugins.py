@@ -43,6 +43,11 @@ def build(kind: str, cls: type, options: Mapping[str, Any]) -> Any:
     return cls(**{name: conform(f"{kind}.{name}", value, hints[name]) for name, value in options.items()})
 
 
+def config_class(factory: Any) -> type:
+    """The config dataclass that a plug-in's `make(config: Config, ...)` takes."""
+    return typing.get_type_hints(factory)["config"]
+
+
 def conform(where: str, value: Any, hint: Any) -> Any:
     """`value` as the annotated type `hint`: ints pass as floats, lists as tuples; anything else must match.
 

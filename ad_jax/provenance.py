@@ -32,15 +32,19 @@ def collect() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of the source tree, with `+` if it has changes; None outside a checkout."""
-    run = lambda *args: subprocess.run(
-        ("git", "-C", str(Path.cwd()), *args), capture_output=True, text=True, timeout=10
-    )
+    """The commit of ad_jax's source tree, with `+` if it has changes; None outside of one."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(("git", *arguments), capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
     try:
-        head, status = run("rev-parse", "--short=12", "HEAD"), run("status", "--porcelain", "-uno")
-    except (OSError, subprocess.TimeoutExpired):
+        top = Path(git("rev-parse", "--show-toplevel"))
+        if not (top / "ad_jax" / Path(__file__).name).is_file():
+            return None  # somebody else's repository, in which ad_jax is only used
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
         return None
-    return head.stdout.strip() + ("+" if status.stdout.strip() else "") if head.returncode == 0 else None
 
 
 def processor() -> str:
@@ -55,10 +59,14 @@ def processor() -> str:
 def use_compilation_cache() -> Path:
     """Keep compiled programs on disk, under `$AD_JAX_CACHE` or the user's cache directory; returns where.
 
+    Leaves a directory that was set before alone.
+
     Compiled CPU code fits the features of one processor, so each kind of processor has its own folder.
     """
     import jax
 
+    if held := jax.config.values["jax_compilation_cache_dir"]:
+        return Path(held)
     base = os.environ.get("AD_JAX_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ad_jax"
     try:
         flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))

@@ -32,7 +32,7 @@ def load(mesh):
 
 
 def meta_of(trainer):
-    return {"architecture": distill.architecture_of(trainer.like.params)}
+    return {"architecture": checkpoint.architecture_of(trainer.like.params)}
 
 
 def train(trainer, resident, folder, config=TINY, **options):

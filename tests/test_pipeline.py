@@ -11,11 +11,13 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ad_jax import checkpoint, history_store, pipeline
 from ad_jax.__main__ import main
+from ad_jax.errors import CheckpointError
 from ad_jax.experiment import load, override
 
 SMOKE = ("dark_room", "--scale", "smoke")
@@ -148,6 +150,29 @@ def test_a_claim_that_was_killed_while_writing_can_be_repeated(tmp_path):
     pipeline.claim(tmp_path, experiment)
     pipeline.claim(tmp_path, experiment)
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_message_and_the_one_before_is_kept(tmp_path, monkeypatch):
+    state, meta = {"x": jnp.arange(100)}, {"best": None}
+    save(tmp_path, 1, state, meta)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=399))
+    with pytest.raises(CheckpointError, match=r"the disk is full: a checkpoint needs 400 bytes, 399 are free. .*kept"):
+        save(tmp_path, 2, state, meta)
+    monkeypatch.undo()
+
+    def fail(*args, **options):
+        raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
+
+    monkeypatch.setattr("orbax.checkpoint.CheckpointManager.save", fail)
+    with pytest.raises(CheckpointError, match=r"cannot write a checkpoint: RESOURCE_EXHAUSTED.*run the same command"):
+        save(tmp_path, 2, state, meta)
+    assert checkpoint.load(tmp_path)[0] == 1
+
+
+def save(folder, step, state, meta):
+    with checkpoint.Checkpoints(folder) as checkpoints:
+        checkpoints.save(step, state, meta)
 
 
 # Bad input, on a finished run; in this process.

@@ -53,7 +53,7 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
     """A distribution of tasks over one environment. Subclass it as a frozen dataclass of static options.
 
     Required: gymnax's `reset_env`, `step_env`, `observe`, `action_space`, `observation_space`, `default_params`, and
-    `episode_length`, `sample_tasks`. Countable families override `all_tasks`; families whose optimum is known
+    `episode_length`, and `sample_tasks` or, where tasks can be counted, `all_tasks`. Families whose optimum is known
     override `optimal_return` and `random_return`.
     """
 
@@ -74,8 +74,14 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
         return np.dtype(np.float32)
 
     def sample_tasks(self, key: jax.Array, n: int) -> TEnvParams:
-        """Draw n tasks. The key is consumed. Returns params with leading axis `[n]` on every leaf."""
-        raise NotImplementedError
+        """Draw n tasks. The key is consumed. Returns params with leading axis `[n]` on every leaf.
+
+        Countable families need not override it: rows of their table are drawn, with replacement.
+        """
+        table = self.all_tasks()
+        if table is None:
+            raise NotImplementedError(f"{self.name} must define sample_tasks or all_tasks")
+        return take(table, jax.random.randint(key, (n,), 0, num_tasks(table)))
 
     def all_tasks(self) -> TEnvParams | None:
         """Every task, leading axis `[N]`, where they can be counted; else None."""

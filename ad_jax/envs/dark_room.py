@@ -94,9 +94,6 @@ class DarkRoom(TaskFamily[State, Params]):
         rows, columns = np.divmod(np.arange(self.size**2, dtype=np.int32), np.int32(self.size))
         return self._tasks(jnp.stack([rows, columns], axis=1))
 
-    def sample_tasks(self, key: jax.Array, n: int) -> Params:
-        return self._tasks(jax.random.randint(key, (n, 2), 0, self.size))
-
     def task_ids(self, tasks: Params) -> list[str]:
         return [f"goal-{row}-{column}" for row, column in np.asarray(tasks.goal)]
 
@@ -118,7 +115,7 @@ class DarkRoom(TaskFamily[State, Params]):
         walk = np.zeros((self.size**2, self.size**2))
         for move in MOVES:
             reached = np.clip(cells + move, 0, self.size - 1) @ np.array([self.size, 1])
-            np.add.at(walk, (np.arange(self.size**2), reached), 1 / len(MOVES))
+            walk += np.eye(self.size**2)[reached.astype(int)] / len(MOVES)
         goals = np.asarray(tasks.goal) @ np.array([self.size, 1])  # [N]
         rows = np.arange(len(goals))
         at = np.tile(self._start_distribution(), (len(goals), 1))  # [N, cells], absorbed mass removed below

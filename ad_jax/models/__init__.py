@@ -1,9 +1,10 @@
 """Sequence backbones, by name. To add one: a file with `Config` and `make`, and a line here (or none)."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ad_jax.plugins import build, resolve
+from ad_jax.plugins import build, config_class, resolve
 
 MODELS = {
     "paper": "ad_jax.models.transformer:make_paper",
@@ -17,7 +18,14 @@ def make_config(name: str, options: Mapping[str, Any] | None = None) -> Any:
     Raises:
         ConfigError: for an unknown model or option, with near matches.
     """
-    return build(f"model {name}", resolve("model", name, MODELS).__annotations__["config"], options or {})
+    return build(f"model {name}", config_class(resolve("model", name, MODELS)), options or {})
+
+
+def for_family(config: Any, family: Any) -> Any:
+    """The config with what it leaves open and only the family knows: how long an episode can be."""
+    if getattr(config, "episode_length", 0) is None:
+        return dataclasses.replace(config, episode_length=family.episode_length)
+    return config
 
 
 def make(name: str, config: Any, spec: Any) -> Any:

@@ -25,8 +25,9 @@ class Model(NamedTuple):
             masking); the key is consumed. Without: deterministic.
         init_cache: `batch -> cache` of an empty context.
         decode: `(params, cache, steps [B]) -> (logits [B, A] float32, cache)`. Deterministic.
-        context_start: `prev_done [t + 1] -> s`: the first step that step t attends to directly, as a plain function
-            of NumPy bools; what an uncached evaluator needs to recompute the same context.
+        context_start: `prev_done [t + 1] -> s`, a plain function of NumPy bools: the first step that can reach step
+            t's logits, through all layers. `apply` on steps s..t gives at its end what `decode` gives at t; it is
+            what an uncached evaluator needs.
         window: W, the most steps attended to at once, the current one included.
         max_segment: longest L that `apply` takes; None if any.
     """

@@ -1,10 +1,9 @@
 """Source algorithms, by name. To add one: a file with `Config` and `make`, and a line here (or none)."""
 
-import typing
 from collections.abc import Mapping
 from typing import Any
 
-from ad_jax.plugins import build, resolve
+from ad_jax.plugins import build, config_class, resolve
 
 SOURCES = {
     "actor_critic": "ad_jax.sources.actor_critic:make",
@@ -25,8 +24,3 @@ def make_config(name: str, options: Mapping[str, Any] | None = None) -> Any:
 def make(name: str, config: Any, family: Any) -> Any:
     """The `Source` named `name` with `config`, on `family`."""
     return resolve("source", name, SOURCES)(config, family)
-
-
-def config_class(factory: Any) -> type:
-    """The config dataclass that a source's `make(config: Config, family)` takes."""
-    return typing.get_type_hints(factory)["config"]

@@ -5,11 +5,12 @@ Each `check_*` runs every check of its contract in order, returns the names of t
 """
 
 import inspect
+from typing import Any
 
-from ad_jax import envs, sources
-from ad_jax.envs.base import TaskFamily
+from ad_jax import envs, models, sources
+from ad_jax.envs.base import TaskFamily, spec_of
 from ad_jax.errors import ConfigError, unknown
-from ad_jax.plugins import resolve
+from ad_jax.plugins import config_class, resolve
 from ad_jax.testing.base import ContractError
 from ad_jax.testing.env import check_env
 from ad_jax.testing.model import check_model
@@ -21,7 +22,7 @@ __all__ = ["ContractError", "check_env", "check_model", "check_plugin", "check_s
 def check_plugin(name: str) -> list[str]:
     """Check a plug-in, with its default options, by its registered name or as `"package.module:attribute"`.
 
-    A source is checked on each of two small built-in families that it accepts.
+    A source is checked on each of two small built-in families that it accepts, a backbone on Dark Room's spec.
 
     Returns:
         The names of the checks, all passed.
@@ -30,20 +31,30 @@ def check_plugin(name: str) -> list[str]:
         ContractError: for the first check that fails.
         ConfigError: if the name leads to nothing that can be checked.
     """
-    registry = envs.FAMILIES | sources.SOURCES
+    registry = envs.FAMILIES | sources.SOURCES | models.MODELS
     if name not in registry and ":" not in name:
         raise unknown("plug-in", name, registry)
-    plugin = resolve("plug-in", name, registry)
+    plugin: Any = resolve("plug-in", name, registry)
     if inspect.isclass(plugin) and issubclass(plugin, TaskFamily):
         return check_env(plugin())
-    if not (inspect.isfunction(plugin) and "config" in plugin.__annotations__):
-        raise ConfigError(
-            f"cannot check {name!r}: expected a TaskFamily, or make(config: Config, family); got {plugin!r}"
-        )
+    arguments = list(inspect.signature(plugin).parameters) if inspect.isfunction(plugin) else []
+    if arguments == ["config", "family"]:
+        return _check_source(name, plugin)
+    if arguments == ["config", "spec"]:
+        room = envs.make("dark_room")
+        config = models.for_family(config_class(plugin)(), room)
+        return check_model(plugin(config, spec_of(room)), spec_of(room), episode_length=room.episode_length)
+    raise ConfigError(
+        f"cannot check {name!r}: expected a TaskFamily, make(config: Config, family) of a source, or "
+        f"make(config: Config, spec) of a backbone; got {plugin!r}"
+    )
+
+
+def _check_source(name: str, plugin: Any) -> list[str]:
     passed = []
     for family in (envs.make("bandit"), envs.make("dark_room", {"size": 3, "steps": 4})):
         try:
-            plugin(sources.config_class(plugin)(), family)
+            plugin(config_class(plugin)(), family)
         except TypeError:  # how a source says that a family does not suit it
             continue
         passed += [f"{check} ({family.name})" for check in check_source(name, family)]

@@ -39,7 +39,12 @@ def config(scale: str = "cpu") -> Experiment:
         collect=CollectConfig(seeds=2, episodes=20, chunk_learners=26),
         replay=ReplayConfig(keep_every=2, segment=40, batch=16),
         distill=DistillConfig(
-            updates=8, warmup_updates=2, checkpoint_every=4, updates_per_dispatch=2, evaluate_every=4
+            updates=8,
+            warmup_updates=2,
+            checkpoint_every=4,
+            updates_per_dispatch=2,
+            evaluate_every=4,
+            evaluate_episodes=4,
         ),
         evaluate=EvaluateConfig(episodes=4, seeds=2, episodes_per_dispatch=2, source_seeds=2),
     )
