@@ -285,8 +285,7 @@ def make_manifest(e: Experiment, p: Parts, learners: collect.Learners) -> histor
         for name, leaf in collect.task_leaves(p.split.train).items()
     }
     return history_store.Manifest(
-        family={"name": e.env.name, "options": p.family.options},
-        source={"name": e.source.name, "config": dataclasses.asdict(p.source_config), "actors": p.source.actors},
+        **origin(e, p),
         spec=p.spec,
         task_leaves=leaves,
         reward_dtype=str(p.family.reward_dtype),
@@ -303,14 +302,23 @@ def make_manifest(e: Experiment, p: Parts, learners: collect.Learners) -> histor
     )
 
 
+def origin(e: Experiment, p: Parts) -> dict[str, dict[str, Any]]:
+    """Family and source of the experiment's histories, as a manifest holds them."""
+    return {
+        "family": {"name": e.env.name, "options": p.family.options},
+        "source": {"name": e.source.name, "config": dataclasses.asdict(p.source_config), "actors": p.source.actors},
+    }
+
+
 def check_histories(manifest: history_store.Manifest, e: Experiment, p: Parts) -> None:
-    """Raises HistoryError if the collection is of another family than the experiment's."""
-    expected = {"name": e.env.name, "options": json.loads(json.dumps(p.family.options))}
-    if manifest.family != expected:
-        raise HistoryError(
-            f"these histories are of family {manifest.family}; the experiment's is {expected}. Collect them anew "
-            "in another directory, or set env to match"
-        )
+    """Raises HistoryError if the collection is of another family or source than the experiment's."""
+    for field, expected in _canonical(origin(e, p)).items():
+        found = _canonical(getattr(manifest, field))
+        if found != expected:
+            raise HistoryError(
+                f"these histories are of {field} {found}; the experiment's is {expected}. Collect them anew in another "
+                f"directory, or set {'env' if field == 'family' else field} to match"
+            )
 
 
 def identity(experiment: Experiment) -> dict[str, Any]:

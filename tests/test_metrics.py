@@ -179,6 +179,10 @@ def test_a_run_records_versions_device_and_commit(tmp_path, monkeypatch):
     )
     (tmp_path / "file").write_text("1")
     git("init"), git("add", "file"), git("commit", "-m", "first")
+    assert provenance.commit() is None, "somebody else's repository"
+    (tmp_path / "ad_jax").mkdir()
+    (tmp_path / "ad_jax/provenance.py").write_text("")
+    git("add", "ad_jax"), git("commit", "-m", "second")
     head = git("rev-parse", "--short=12", "HEAD").stdout.strip()
     assert provenance.commit() == head
     (tmp_path / "file").write_text("2")

@@ -212,8 +212,16 @@ def test_a_damaged_file_of_the_run_is_named(copied, capsys):
 
 def test_histories_of_another_family_are_refused(whole, tmp_path, capsys):
     arguments = ["distill", *SMOKE, "env.reward=once", "--dir", tmp_path / "new", "--histories", whole[0] / "histories"]
-    refused(capsys, arguments, "every_step", "once", "Collect them anew")
+    refused(capsys, arguments, "every_step", "once", "Collect them anew", "set env to match")
     assert not (tmp_path / "new/checkpoints").exists()
+
+
+def test_histories_of_another_source_are_refused_and_of_another_seed_are_used(whole, tmp_path, capsys):
+    histories = ["--histories", whole[0] / "histories"]
+    arguments = ["distill", *SMOKE, "source.discount=0.8", "--dir", tmp_path / "new", *histories]
+    refused(capsys, arguments, "'discount': 0.9", "'discount': 0.8", "set source to match")
+    assert main([str(word) for word in ["collect", *SMOKE, "seed=1", "--dir", tmp_path / "seed", *histories]]) == 0
+    assert "nothing to do" in capsys.readouterr().out
 
 
 def test_collecting_into_another_collection_is_refused_and_leaves_it_alone(copied, tmp_path, capsys):

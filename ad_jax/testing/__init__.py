@@ -43,7 +43,8 @@ def check_plugin(name: str) -> list[str]:
     if arguments == ["config", "spec"]:
         room = envs.make("dark_room")
         config = models.for_family(config_class(plugin)(), room)
-        return check_model(plugin(config, spec_of(room)), spec_of(room), episode_length=room.episode_length)
+        model = resolve("model", name, registry)(config, spec_of(room))
+        return check_model(model, spec_of(room), episode_length=room.episode_length)
     raise ConfigError(
         f"cannot check {name!r}: expected a TaskFamily, make(config: Config, family) of a source, or "
         f"make(config: Config, spec) of a backbone; got {plugin!r}"
