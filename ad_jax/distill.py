@@ -185,9 +185,10 @@ def gradient(
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What training reports: seconds without compilation, and where it ended."""
+    """What training reports: seconds of this process without compilation, and where it began and ended."""
 
     step: int
+    resumed_from: int
     params: Any
     seconds: float
     compile_seconds: float
@@ -216,42 +217,52 @@ def distill(
         TrainingDiverged: if the loss or the gradient stops being finite; the last good checkpoint stays.
     """
     with Checkpoints(folder, config.keep_checkpoints) as checkpoints:
-        state, step, best = _start(trainer, checkpoints, meta)
-        log.forget_after("distill", step)
-        progress = Progress(
-            "distil", config.updates, "updates", step, progress_seconds, sampling.batch * sampling.segment
-        )
+        state, step, history = _start(trainer, checkpoints, meta)
+        for stage in ("distill", "in_context"):
+            log.forget_after(stage, step)
+        positions = sampling.batch * sampling.segment
+        progress = Progress("distil", config.updates, "updates", step, progress_seconds, positions)
         started = time.monotonic()
         run = trainer.run.lower(state, replay, jnp.int32(1)).compile()
         compile_seconds = time.monotonic() - started
         progress.note(f"compiled in {compile_seconds:.1f} s" + (f", going on from update {step}" if step else ""))
-        started, facts, loss = time.monotonic(), {}, np.zeros(1)
+        started, first, facts = time.monotonic(), step, {}
         while step < config.updates:
             count = min(config.updates_per_dispatch, _until(step, config), config.updates - step)
             state, losses, norms = run(state, replay, jnp.int32(count))
             loss, norm = np.asarray(losses)[:count], np.asarray(norms)[:count]
             _check_finite(loss, norm, step)
             step += count
+            history.loss = float(loss.mean())
+            # Logged before anything is saved: what a checkpoint has passed must not be missing from the log.
+            log.write("distill", step, {"loss": history.loss, "grad_norm": norm.mean()})
             if evaluate is not None and _due(step, config.evaluate_every, config.updates):
                 facts["return"] = value = float(evaluate(state.params))
-                log.write("distill", step, {"in_context_return": value})
-                if value > best:
-                    best = value
+                log.write("in_context", step, {"return": value})
+                if history.best is None or value > history.best:
+                    history.best = value
                     checkpoints.save_best(step, state, meta | {"in_context_return": value})
             if _due(step, config.checkpoint_every, config.updates):
-                checkpoints.save(step, state, meta | {"best": best if np.isfinite(best) else None})
-            log.write("distill", step, {"loss": loss.mean(), "grad_norm": norm.mean()})
-            progress.update(step, loss=float(loss.mean()), **facts)
-        return Result(step, state.params, time.monotonic() - started, compile_seconds, float(loss.mean()))
+                checkpoints.save(step, state, meta | dataclasses.asdict(history))
+            progress.update(step, loss=history.loss, **facts)
+        return Result(step, first, state.params, time.monotonic() - started, compile_seconds, history.loss)
 
 
-def _start(trainer: Trainer, checkpoints: Checkpoints, meta: dict[str, Any]) -> tuple[TrainState, int, float]:
-    """State, step and best in-context return: fresh, or of the latest checkpoint."""
+@dataclasses.dataclass
+class _History:
+    """What a checkpoint remembers of the training so far. No clock: a resumed run ends with the same bytes."""
+
+    best: float | None = None  # in-context return
+    loss: float = float("nan")  # mean over the last dispatch
+
+
+def _start(trainer: Trainer, checkpoints: Checkpoints, meta: dict[str, Any]) -> tuple[TrainState, int, _History]:
+    """State, step and history: fresh, or of the latest checkpoint."""
     if checkpoints.latest() is None:
-        return trainer.init(), 0, -float("inf")
+        return trainer.init(), 0, _History()
     checkpoint.check_architecture(checkpoints.meta(), meta["architecture"], checkpoints.folder)
     step, state, saved = checkpoints.restore(trainer.like)
-    return state, step, -float("inf") if saved["best"] is None else saved["best"]
+    return state, step, _History(saved["best"], saved["loss"])
 
 
 def _until(step: int, config: Config) -> int:

@@ -134,6 +134,7 @@ class Run:
             seconds=result.seconds,
             compile_seconds=result.compile_seconds,
             updates=result.step,
+            resumed_from=result.resumed_from,
             loss=result.loss,
             parameters=parameters,
             positions=result.step * e.replay.batch * e.replay.segment,
@@ -215,7 +216,7 @@ class Run:
             family,
             self.mesh,
             self.experiment.seed,
-            lambda done, value: bar.update(done, **{"return": value}),
+            functools.partial(_show, bar),
         )
         self.log.forget_after(f"evaluate/{name}/{mode}", 0)
         for episode, value in enumerate(curve.returns.mean((0, 1))):
@@ -276,6 +277,15 @@ class Run:
         if stage not in stages or facts.get("env_steps"):
             stages[stage] = {name: round(float(value), 3) for name, value in facts.items()}
         _write(path, stages)
+
+
+def _show(bar: metrics.Progress, done: int, value: float) -> None:
+    """Progress of a rollout; the first dispatch compiles, and is not part of the rate."""
+    if bar.done == 0 and done < bar.total:
+        bar.done = done
+        bar.note(f"compiled, and ran the first {done} of {bar.total} {bar.unit}")
+    else:
+        bar.update(done, **{"return": value})
 
 
 def make_manifest(e: Experiment, p: Parts, learners: collect.Learners) -> history_store.Manifest:

@@ -67,7 +67,9 @@ def conform(where: str, value: Any, hint: Any) -> Any:
             return None
         return conform(where, value, next(arg for arg in args if arg is not type(None)))
     elif origin is tuple and isinstance(value, list | tuple):
-        return tuple(conform(where, item, args[0]) for item in value)
+        hints = args[:1] * len(value) if args[1:] == (...,) else args
+        if len(hints) == len(value):
+            return tuple(conform(where, item, inner) for item, inner in zip(value, hints))
     elif origin in (dict, Mapping) or hint in (dict, Mapping):
         if isinstance(value, Mapping):
             return dict(value)
