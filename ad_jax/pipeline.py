@@ -15,9 +15,6 @@ Stages never import each other; they meet here and on disk.
 import contextlib
 import dataclasses
 import functools
-import hashlib
-import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,10 +25,11 @@ import numpy as np
 
 from ad_jax import checkpoint, collect, distill, evaluate, history_store, metrics, provenance, replay, report
 from ad_jax.envs.base import take
-from ad_jax.errors import ConfigError, HistoryError, differences
+from ad_jax.errors import HistoryError
 from ad_jax.evaluate import Mode
 from ad_jax.experiment import Experiment, Parts, build
 from ad_jax.metrics import say
+from ad_jax.run_directory import canonical, claim, digest, read_json, write_json
 from ad_jax.sharding import batch_devices, make_mesh, replicated
 
 IN_LOOP_SEEDS = 2  # rollouts per task of the in-context evaluation during training
@@ -58,7 +56,7 @@ class Run:
         claim(self.folder, experiment)
         provenance.use_compilation_cache()
         self.log = metrics.MetricsLog(self.folder, experiment.logging, experiment.name)
-        _write(self.folder / "environment.json", provenance.collect())
+        write_json(self.folder / "environment.json", provenance.collect())
 
     @property
     def train_ids(self) -> list[str]:
@@ -179,13 +177,13 @@ class Run:
         run = {
             "seed": e.seed,
             "config": e.to_json(),
-            "provenance": _read(self.folder / "environment.json"),
-            "stages": _read(self.folder / "stages.json"),
+            "provenance": read_json(self.folder / "environment.json"),
+            "stages": read_json(self.folder / "stages.json"),
             "episode_length": self.parts.family.episode_length,
             "checkpoint": which,
             "sets": sets,
         }
-        _write(self.folder / "results.json", {"schema": report.SCHEMA, "experiment": e.name, "runs": [run]})
+        write_json(self.folder / "results.json", {"schema": report.SCHEMA, "experiment": e.name, "runs": [run]})
 
     def _curve(self, name: str, tasks: Any, ids: list[str], params: Any, mode: Mode) -> dict[str, Any]:
         c, family = self.experiment.evaluate, self.parts.family
@@ -262,21 +260,21 @@ class Run:
         path = self.folder / "evaluation" / f"{name}.json"
         key = {"step": step, "evaluate": self.experiment.to_json()["evaluate"], "train_tasks": meta["train_task_ids"]}
         if path.exists():
-            saved = _read(path)
+            saved = read_json(path)
             if saved["key"] == key:
                 return saved["value"], saved["seconds"]
         started, value = time.monotonic(), compute()
         seconds = time.monotonic() - started
-        _write(path, {"key": key, "seconds": seconds, "value": value})
+        write_json(path, {"key": key, "seconds": seconds, "value": value})
         return value, seconds
 
     def _finish(self, stage: str, **facts: float) -> None:
         """Record a stage's facts; a stage that had nothing left to do keeps the facts of when it did."""
         path = self.folder / "stages.json"
-        stages = _read(path) if path.exists() else {}
+        stages = read_json(path) if path.exists() else {}
         if stage not in stages or facts.get("env_steps"):
             stages[stage] = {name: round(float(value), 3) for name, value in facts.items()}
-        _write(path, stages)
+        write_json(path, stages)
 
 
 def _show(bar: metrics.Progress, done: int, value: float) -> None:
@@ -322,8 +320,8 @@ def origin(e: Experiment, p: Parts) -> dict[str, dict[str, Any]]:
 
 def check_histories(manifest: history_store.Manifest, e: Experiment, p: Parts) -> None:
     """Raises HistoryError if the collection is of another family or source than the experiment's."""
-    for field, expected in _canonical(origin(e, p)).items():
-        found = _canonical(getattr(manifest, field))
+    for field, expected in canonical(origin(e, p)).items():
+        found = canonical(getattr(manifest, field))
         if found != expected:
             raise HistoryError(
                 f"these histories are of {field} {found}; the experiment's is {expected}. Collect them anew in another "
@@ -331,70 +329,7 @@ def check_histories(manifest: history_store.Manifest, e: Experiment, p: Parts) -
             )
 
 
-def identity(experiment: Experiment) -> dict[str, Any]:
-    """What a run directory is held to: all that shapes the trained model.
-
-    Not the mesh (the same to rounding), not logging, and not how the model is evaluated, so that a trained model can
-    be evaluated again for longer.
-    """
-    apart = ("mesh", "logging", "evaluate")
-    return {name: value for name, value in _canonical(experiment.to_json()).items() if name not in apart}
-
-
-def digest(experiment: Experiment) -> str:
-    """Ten hex digits of the identity: the same command finds the same directory."""
-    return hashlib.sha256(json.dumps(identity(experiment), sort_keys=True).encode()).hexdigest()[:10]
-
-
-def _canonical(value: Any) -> Any:
-    """Nested data in which equal numbers look the same: 1 for 1.0."""
-    if isinstance(value, dict):
-        return {name: _canonical(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_canonical(inner) for inner in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def claim(folder: Path, experiment: Experiment) -> None:
-    """Make `folder` this experiment's run directory.
-
-    Raises:
-        ConfigError: if it holds another experiment, or something that is no run.
-    """
-    path = folder / "config.json"
-    if path.exists():
-        changed = differences(identity(Experiment.from_json(_read(path))), identity(experiment))
-        if changed:
-            raise ConfigError(
-                f"{folder} holds a run of another experiment; it differs in {', '.join(changed[:6])}. Use "
-                "another directory (--dir), or delete that one"
-            )
-        return
-    if folder.exists() and any(file.name != "config.tmp" for file in folder.iterdir()):  # a killed claim leaves that
-        raise ConfigError(f"{folder} is not empty and holds no run (no config.json); use another directory (--dir)")
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(path, experiment.to_json())
-
-
 def _numbers(x: np.ndarray) -> list[Any]:
     """Nested lists; whole numbers as ints and the rest rounded, which keeps results files small and readable."""
     whole = np.array_equal(x, np.round(x))
     return (x.astype(int) if whole else np.round(x.astype(float), 5)).tolist()
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ConfigError(f"{path} is damaged ({error}); restore it, or delete the run directory") from error
-
-
-def _write(path: Path, data: Any) -> None:
-    """Write whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".tmp")
-    with fresh.open("w") as file:
-        json.dump(data, file, indent=1 if path.name in ("config.json", "environment.json", "stages.json") else None)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)

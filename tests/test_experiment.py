@@ -10,7 +10,7 @@ from ad_jax import experiment as experiments
 from ad_jax.collect import Config as CollectConfig
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import Experiment, Plugin, TaskConfig, build, docstring, load, override
-from ad_jax.pipeline import digest
+from ad_jax.run_directory import digest
 
 PLAIN = Experiment("plain", Plugin("dark_room", {"size": 5}), Plugin("q_learning", {"discount": 0.5}))
 FILES = sorted(pathlib.Path(__file__).parents[1].glob("experiments/*/config.py"))

@@ -27,7 +27,8 @@ STAGES = {"collect", "distill", "evaluate", "report"}
 MAY_IMPORT = {
     "__init__": set(),  # public names are imported when they are used
     "__main__": {"errors", "experiment", "history_store", "pipeline", "provenance", "report", "testing"},
-    "pipeline": BASE | TOOLS | STAGES | {"envs.base", "experiment", "history_store", "replay"},
+    "pipeline": BASE | TOOLS | STAGES | {"envs.base", "experiment", "history_store", "replay", "run_directory"},
+    "run_directory": {"errors", "experiment"},
     "experiment": BASE | PLUGINS | {"collect", "distill", "evaluate", "replay", "metrics", "sharding"},
     "collect": BASE | {"envs", "sources", "history_store", "sharding", "metrics"},
     "distill": BASE | {"replay", "models", "sharding", "checkpoint", "metrics"},

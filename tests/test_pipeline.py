@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ad_jax import checkpoint, history_store, pipeline
+from ad_jax import checkpoint, history_store, run_directory
 from ad_jax.__main__ import main
 from ad_jax.errors import CheckpointError
 from ad_jax.experiment import load, override
@@ -147,8 +147,8 @@ def test_interrupted_in_every_stage_the_results_and_metrics_are_equal(whole, int
 def test_a_claim_that_was_killed_while_writing_can_be_repeated(tmp_path):
     experiment = load("dark_room", "smoke")
     (tmp_path / "config.tmp").write_text('{"name": "dark_')
-    pipeline.claim(tmp_path, experiment)
-    pipeline.claim(tmp_path, experiment)
+    run_directory.claim(tmp_path, experiment)
+    run_directory.claim(tmp_path, experiment)
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
 
 
@@ -232,7 +232,7 @@ def test_collecting_into_another_collection_is_refused_and_leaves_it_alone(copie
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(whole, tmp_path, capsys):
-    pipeline.claim(tmp_path, override(load("dark_room", "smoke"), ["model.width=32"]))
+    run_directory.claim(tmp_path, override(load("dark_room", "smoke"), ["model.width=32"]))
     shutil.copytree(whole[0] / "checkpoints", tmp_path / "checkpoints")
     before = files(tmp_path / "checkpoints")
     arguments = [*SMOKE, "model.width=32", "--dir", tmp_path, "--histories", whole[0] / "histories"]
@@ -242,7 +242,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(whole, tmp_path, capsys
 
 
 def test_a_held_out_task_that_was_trained_on_is_refused(whole, tmp_path, capsys):
-    pipeline.claim(tmp_path, override(load("dark_room", "smoke"), ["tasks.split_seed=1"]))
+    run_directory.claim(tmp_path, override(load("dark_room", "smoke"), ["tasks.split_seed=1"]))
     shutil.copytree(whole[0] / "checkpoints", tmp_path / "checkpoints")
     refused(capsys, ["evaluate", *SMOKE, "tasks.split_seed=1", "--dir", tmp_path], "held-out tasks were trained on")
 

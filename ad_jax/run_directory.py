@@ -1,0 +1,78 @@
+"""Whose directory a run's is, and its JSON files: written whole or not at all, and named when damaged."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ad_jax.errors import ConfigError, differences
+from ad_jax.experiment import Experiment
+
+
+def identity(experiment: Experiment) -> dict[str, Any]:
+    """What a run directory is held to: all that shapes the trained model.
+
+    Not the mesh (the same to rounding), not logging, and not how the model is evaluated, so that a trained model can
+    be evaluated again for longer.
+    """
+    apart = ("mesh", "logging", "evaluate")
+    return {name: value for name, value in canonical(experiment.to_json()).items() if name not in apart}
+
+
+def digest(experiment: Experiment) -> str:
+    """Ten hex digits of the identity: the same command finds the same directory."""
+    return hashlib.sha256(json.dumps(identity(experiment), sort_keys=True).encode()).hexdigest()[:10]
+
+
+def canonical(value: Any) -> Any:
+    """Nested data in which equal numbers look the same: 1 for 1.0."""
+    if isinstance(value, dict):
+        return {name: canonical(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [canonical(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def claim(folder: Path, experiment: Experiment) -> None:
+    """Make `folder` this experiment's run directory.
+
+    Raises:
+        ConfigError: if it holds another experiment, or something that is no run.
+    """
+    path = folder / "config.json"
+    if path.exists():
+        changed = differences(identity(Experiment.from_json(read_json(path))), identity(experiment))
+        if changed:
+            raise ConfigError(
+                f"{folder} holds a run of another experiment; it differs in {', '.join(changed[:6])}. Use "
+                "another directory (--dir), or delete that one"
+            )
+        return
+    if folder.exists() and any(file.name != "config.tmp" for file in folder.iterdir()):  # a killed claim leaves that
+        raise ConfigError(f"{folder} is not empty and holds no run (no config.json); use another directory (--dir)")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, experiment.to_json())
+
+
+def read_json(path: Path) -> Any:
+    """The data of a file.
+
+    Raises:
+        ConfigError: if it is damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged ({error}); restore it, or delete the run directory") from error
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".tmp")
+    with fresh.open("w") as file:
+        json.dump(data, file, indent=1 if path.name in ("config.json", "environment.json", "stages.json") else None)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
