@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     )
     page.add_argument("results", nargs="+", type=Path, help="results.json files or run directories")
     page.add_argument("--out", type=Path, help="where the page goes (default: report/ beside the first results)")
+    page.add_argument("--pool", type=Path, metavar="FILE", help="also write the pooled results there, as results.json")
 
     store = commands.add_parser(
         "histories", help="look at a collection of learning histories, or check every byte of it"
@@ -73,6 +74,26 @@ def parser() -> argparse.ArgumentParser:
     for name, text in (("info", "print what is in it"), ("verify", "check every byte")):
         sub = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         sub.add_argument("path", help="a directory, gs:// or s3:// URL")
+
+    bench = commands.add_parser(
+        "bench",
+        help="measure throughput: every stage, and the limits of this machine beside it",
+        description="Measure every stage as an absolute figure and as a share of a limit that is measured in the same "
+        "run. Minutes on two CPU cores; experiments/speed/README.md says how to read it.",
+    )
+    bench.add_argument("--quick", action="store_true", help="small sizes, under a minute")
+    bench.add_argument(
+        "--only", choices=("limits", "collect", "distill", "evaluate", "attention", "scaling", "demo"), help="one stage"
+    )
+    bench.add_argument(
+        "--out", type=Path, default=Path("runs/bench/results.json"), help="results (default %(default)s)"
+    )
+    bench.add_argument("--show", type=Path, metavar="RESULTS", help="measure nothing, print the table of this file")
+    bench.add_argument("--compare", type=Path, metavar="OLD", help="also print ratios against these results")
+    bench.add_argument("--demo", type=Path, metavar="DIR", help="a finished run of dark_room; else the demo is run")
+    bench.add_argument(
+        "--torch", action="store_true", help="also the same model in PyTorch (pip install 'ad_jax[torch]')"
+    )
 
     check = commands.add_parser("check", help="run the public contract checks on a task family or source of your own")
     check.add_argument("plugin", help="a registered name, or my_pkg.my_env:MyEnv")
@@ -95,9 +116,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     from ad_jax.errors import AdJaxError
 
-    handler: Callable[[Any], int] = {"histories": _histories, "report": _report, "check": _check, "show": _show}.get(
-        args.command, _stage
-    )
+    handler: Callable[[Any], int] = {
+        "histories": _histories,
+        "report": _report,
+        "check": _check,
+        "show": _show,
+        "bench": _bench,
+    }.get(args.command, _stage)
     try:
         if "" not in sys.path:
             sys.path.append("")  # the current directory, for plug-ins that lie beside the experiment
@@ -152,6 +177,8 @@ def _report(args: argparse.Namespace) -> int:
     first = args.results[0]
     out = args.out or (first if first.is_dir() else first.parent) / "report"
     page = report.write(results, out)
+    if args.pool:
+        report.pool(results, args.pool)
     print(report.summary(results), report.table(results), f"report   {page}", sep="\n")
     return 0
 
@@ -175,6 +202,14 @@ def _check(args: argparse.Namespace) -> int:
     for name in testing.check_plugin(args.plugin):
         print(f"ok  {name}")
     return 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from ad_jax import provenance
+    from ad_jax.bench import suite
+
+    provenance.use_compilation_cache()
+    return suite.main(args)
 
 
 if __name__ == "__main__":

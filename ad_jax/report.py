@@ -9,6 +9,7 @@ intervals are 95 % percentile bootstraps over training seeds, then tasks. Data e
 divides the environment steps a source needs by those the frozen learner needs for the same return.
 """
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -323,6 +324,12 @@ def _band(s: Set) -> str:
     """What the shaded interval is over; with one run it knows nothing of the spread between trainings."""
     over = "tasks (one training seed, so not over training)" if len(s.seeds) == 1 else "training seeds, then tasks"
     return f"Shaded: 95 % bootstrap interval over {over}, 1000 resamples."
+
+
+def pool(results: dict[str, Any], path: Path) -> None:
+    """Write what `load` gave, several seeds as one file that `load` reads again."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    _replace(Path(path), json.dumps(results).encode())
 
 
 def _replace(path: Path, content: bytes) -> None:

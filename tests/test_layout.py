@@ -6,6 +6,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import tomllib
 import urllib.parse
 
 import pytest
@@ -26,13 +27,14 @@ STAGES = {"collect", "distill", "evaluate", "report"}
 # What each module, or folder of plug-ins, may import of this package besides itself. A new one needs a line here.
 MAY_IMPORT = {
     "__init__": set(),  # public names are imported when they are used
-    "__main__": {"errors", "experiment", "history_store", "pipeline", "provenance", "report", "testing"},
+    "__main__": {"bench", "errors", "experiment", "history_store", "pipeline", "provenance", "report", "testing"},
     "pipeline": BASE | TOOLS | STAGES | {"envs.base", "experiment", "history_store", "replay", "run_directory"},
     "run_directory": {"errors", "experiment"},
     "experiment": BASE | PLUGINS | {"collect", "distill", "evaluate", "replay", "metrics", "sharding"},
     "collect": BASE | {"envs", "sources", "history_store", "sharding", "metrics"},
     "distill": BASE | {"replay", "models", "sharding", "checkpoint", "metrics"},
     "evaluate": BASE | {"envs", "models", "sharding", "checkpoint", "metrics"},
+    "bench": BASE | TOOLS | PLUGINS | {"collect", "distill", "evaluate", "history_store", "replay"},
     "agent": BASE | {"checkpoint", "models", "evaluate"},
     "testing": BASE | PLUGINS,
     "envs": BASE,
@@ -235,3 +237,11 @@ def test_the_package_under_test_is_the_installed_one(monkeypatch, tmp_path):
         assert pathlib.Path(str(distribution.locate_file("ad_jax"))).resolve() == PACKAGE.resolve()
     monkeypatch.chdir(tmp_path)
     assert set(experiment.known()) >= {path.parent.name for path in TESTS.parent.glob("experiments/*/config.py")}
+
+
+def test_the_wheel_carries_every_experiments_config():
+    """A name such as `dark_room` must work for those who have only installed the package."""
+    root = TESTS.parent
+    wheel = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    carried = set(wheel["force-include"])
+    assert carried == {str(path.relative_to(root)) for path in root.glob("experiments/*/config.py")}

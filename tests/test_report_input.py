@@ -14,7 +14,8 @@ def test_load_merges_runs_in_order_of_seed(tmp_path):
     save(tmp_path / "a" / "results.json", results(seeds=(7,)))
     merged = report.load([tmp_path / "a", save(tmp_path / "b.json", results(seeds=(2, 1)))])
     assert [run["seed"] for run in merged["runs"]] == [1, 2, 7]
-    assert report.load([save(tmp_path / "merged.json", merged)]) == merged
+    report.pool(merged, tmp_path / "pooled" / "results.json")
+    assert report.load([tmp_path / "pooled"]) == merged
 
 
 def broken(change):

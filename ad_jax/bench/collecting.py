@@ -1,0 +1,165 @@
+"""Environment steps per second with learning: source x number of parallel learners, with and without the disk.
+
+Tabular sources are held against the random policy on the same family at the same width, which records nothing, and
+beside it against the random policy recorded as their own lives are; actor-critic, whose work is
+products of matrices, against the large product, and beside it against its own shape of batched products.
+"""
+
+import contextlib
+import dataclasses
+import io
+import math
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ad_jax import collect, envs, history_store, metrics, sources
+from ad_jax.bench.count import actor_critic_flops
+from ad_jax.bench.limits import large, matmul, random_policy, random_source
+from ad_jax.bench.rows import Row, rate
+from ad_jax.bench.sizes import Sizes
+from ad_jax.bench.timing import Work, measure, paired
+from ad_jax.envs.base import spec_of, take
+from ad_jax.sharding import MeshConfig, make_mesh
+
+TASKS = 64  # tasks that learners are spread over
+CHUNKS = 3  # chunks of learners in a call that writes, so that writing and computing overlap as they do in a long run
+LONGEST = 400  # episodes in a life, at most
+FOLLOWED = "random policy, same width"
+
+
+class Compiled(collect.Learners):
+    """Learners that compile once, however often they are collected from."""
+
+    def compile(self, *arguments: Any) -> float:
+        return super().compile(*arguments) if self.lives is self.jitted else 0.0
+
+
+class Setting(NamedTuple):
+    """A source on a family, at one width."""
+
+    learners: Compiled
+    family: Any
+    config: Any
+    tasks: Any
+    ids: list[str]
+    env: str
+    source: str
+
+
+def rows(sizes: Sizes) -> Iterator[Row]:
+    """All rows of the stage."""
+    for count in sizes.q_learners:
+        yield from tabular(setting("q_learning", "dark_room", count, sizes.env_steps), sizes)
+    for count in sizes.ucb_learners:
+        yield from tabular(setting("ucb", "bandit", count, sizes.env_steps), sizes)
+    for count in sizes.actor_critic_learners:
+        yield neural(setting("actor_critic", "dark_room", count, sizes.env_steps), sizes)
+
+
+def setting(source: str, env: str, count: int, env_steps: int) -> Setting:
+    """`count` learners whose lives make about `env_steps` steps in all."""
+    family, config = envs.make(env, {}), sources.make_config(source)
+    made = sources.make(source, config, family)
+    count = max(TASKS, count) if source != "actor_critic" else count
+    longest = LONGEST * made.steps_per_update // family.episode_length if source == "ucb" else LONGEST
+    episodes = env_steps // (count * made.actors * family.episode_length)
+    least = math.ceil(made.steps_per_update / family.episode_length)
+    learners = Compiled(family, made, max(least, min(longest, episodes)), make_mesh(MeshConfig()), count)
+    table = family.all_tasks()
+    tasks = family.sample_tasks(jax.random.key(0), TASKS) if table is None else take(table, jnp.arange(TASKS))
+    return Setting(learners, family, config, tasks, family.task_ids(tasks), env, source)
+
+
+def in_memory(s: Setting) -> Work:
+    """One chunk of lives, left on the device. Amount: environment steps."""
+    seeds = math.ceil(s.learners.chunk / TASKS)
+    s.learners.compile(0, s.tasks, s.ids, seeds)
+    each = s.learners.steps * s.learners.source.actors
+    return Work(lambda: s.learners.run(0, s.tasks, s.ids, seeds, 0), float(each * s.learners.chunk))
+
+
+def to_disk(s: Setting, folder: Path) -> Work:
+    """`CHUNKS` chunks through stage 1 as users run it, each call into a new collection. Amount: environment steps."""
+    config = collect.Config(seeds=CHUNKS * s.learners.chunk // TASKS, chunk_learners=s.learners.chunk)
+    manifest = manifest_of(s, config.seeds)
+    count = [0]
+
+    def call():
+        count[0] += 1
+        here = folder / str(count[0])
+        here.mkdir(parents=True)
+        with contextlib.redirect_stdout(io.StringIO()):  # the stage's progress lines
+            log = metrics.MetricsLog(here, metrics.Config())
+            collect.collect(s.learners, s.tasks, s.ids, config, 0, str(here / "histories"), manifest, log)
+
+    return Work(call, float(TASKS * config.seeds * s.learners.steps * s.learners.source.actors))
+
+
+def manifest_of(s: Setting, seeds: int) -> history_store.Manifest:
+    """The manifest of a collection that holds `seeds` learners a task."""
+    source = s.learners.source
+    leaves = collect.task_leaves(s.tasks)
+    return history_store.Manifest(
+        family={"name": s.env, "options": s.family.options},
+        source={"name": s.source, "config": dataclasses.asdict(s.config), "actors": source.actors},
+        spec=spec_of(s.family),
+        task_leaves={name: {"shape": list(x.shape)[1:], "dtype": str(x.dtype)} for name, x in leaves.items()},
+        reward_dtype=str(s.family.reward_dtype),
+        histories=TASKS * seeds * source.actors,
+        steps=s.learners.steps,
+        episode_length=s.family.episode_length,
+        chunk_histories=s.learners.chunk * source.actors,
+        provenance={},
+    )
+
+
+def tabular(s: Setting, sizes: Sizes) -> Iterator[Row]:
+    """Learning in memory and to disk, against the random policy."""
+    block = s.learners.source.steps_per_update
+    lanes, episodes = s.learners.chunk, s.learners.steps // s.family.episode_length
+    with tempfile.TemporaryDirectory() as folder:
+        recorded = s._replace(
+            learners=Compiled(s.family, random_source(s.family, block), episodes, s.learners.mesh, lanes)
+        )
+        works = {
+            "recorded": in_memory(recorded),
+            "random": random_policy(s.family, s.tasks, lanes, max(1, s.learners.steps // block), block),
+            "memory": in_memory(s),
+            "disk": to_disk(s, Path(folder)),
+        }
+        seconds = measure(works, sizes.rounds, sizes.budget)
+    limit = works["random"].amount
+    for name in ("memory", "disk"):
+        kept = works[name].amount / works["recorded"].amount * paired(seconds["recorded"], seconds[name])
+        key = f"collect/{s.source} on {s.env}/{lanes} learners/{name}"
+        yield rate(
+            key, "env steps/s", works[name].amount, seconds[name], FOLLOWED, limit, seconds["random"],
+            share_of_recorded_random_policy=kept, env_steps=works[name].amount,
+        )  # fmt: skip
+
+
+def neural(s: Setting, sizes: Sizes) -> Row:
+    """Actor-critic against products of matrices."""
+    config, count = s.config, s.learners.chunk
+    spec = spec_of(s.family)
+    inputs = spec.size if spec.values is None else sum(spec.values)
+    flops = actor_critic_flops(inputs, config.hidden, spec.num_actions)
+    width = config.hidden[-1]
+    works = {
+        "learn": in_memory(s),
+        "peak": large(sizes),
+        "batched": matmul(config.unroll * config.actors, width, width, batch=count, flops=sizes.small_flops),
+    }
+    seconds = measure(works, sizes.rounds, sizes.budget)
+    steps = works["learn"].amount
+    batched = flops * steps / works["batched"].amount * paired(seconds["batched"], seconds["learn"])
+    return rate(
+        f"collect/{s.source} on {s.env}/{count} learners/memory", "env steps/s", steps, seconds["learn"],
+        f"limits/matmul float32 {sizes.matmul}", works["peak"].amount, seconds["peak"], flops * steps,
+        flop_per_env_step=flops, share_of_batched_product=batched, env_steps=steps,
+    )  # fmt: skip

@@ -1,0 +1,106 @@
+"""Operations and bytes, counted on paper: FLOP of a training step, of decoding and of actor-critic, and collectives."""
+
+import dataclasses
+import itertools
+import math
+import re
+from typing import Any
+
+import jax
+
+from ad_jax.models.tokens import tokens_per_step
+
+ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s32": 4, "u32": 4, "f32": 4}
+COLLECTIVES: tuple[str, ...] = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
+
+
+def matmul_params(params: Any) -> tuple[int, int]:
+    """Weights that multiply every token (matrices of the blocks) and every position (the head).
+
+    Not counted: embedding tables (a lookup), the 1 x D reward map, norms, biases.
+    """
+    per_token = per_position = 0
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        name = "/".join(str(getattr(part, "key", part)) for part in path)
+        if math.prod(leaf.shape[:-1]) > 1 and name.startswith("block_"):
+            per_token += math.prod(leaf.shape)
+        elif len(leaf.shape) > 1 and name.startswith("head"):
+            per_position += math.prod(leaf.shape)
+    return per_token, per_position
+
+
+def train_flops(params: Any, config: Any, batch: int, segment: int) -> float:
+    """FLOP of one update, by the model and not by the program.
+
+        6 P tokens + 6 H positions + 12 S D layers tokens
+
+    tokens = batch x segment x n, positions = batch x segment, P and H from `matmul_params`, D the width, S the keys in
+    sight, n x min(segment, W). 6 is 2 for a multiply-add, forward and twice backward; 12 the same for the two products
+    of attention. The causal mask does not halve S, so a program that skips masked work is credited with it. Norms,
+    activations, softmax, embeddings and the optimiser count nothing.
+    """
+    n = tokens_per_step(config.layout)
+    per_token, per_position = matmul_params(params)
+    positions, seen = batch * segment, n * min(segment, config.window)
+    attention = 12 * seen * config.width * config.layers
+    return float(positions * (n * (6 * per_token + attention) + 6 * per_position))
+
+
+def decode_cost(params: Any, config: Any, rollouts: int) -> tuple[float, float]:
+    """FLOP and bytes of one decoded step of `rollouts` at a full window.
+
+    FLOP: 2 P + 4 S D layers a token, 2 H a position. Bytes: the whole cache read once, and the weights once, in the
+    compute dtype of the cache and float32.
+    """
+    n = tokens_per_step(config.layout)
+    per_token, per_position = matmul_params(params)
+    seen = n * config.window
+    flops = rollouts * (n * (2 * per_token + 4 * seen * config.width * config.layers) + 2 * per_position)
+    item = ITEM_BYTES["bf16" if config.compute_dtype == "bfloat16" else "f32"]
+    return float(flops), float(
+        rollouts * 2 * config.layers * seen * config.width * item + 4 * (per_token + per_position)
+    )
+
+
+def actor_critic_flops(inputs: int, hidden: tuple[int, ...], actions: int) -> float:
+    """FLOP per environment step of the actor-critic source, products with weights only.
+
+    10 P - 2 F h: 2 P to act, 2 P forward and 4 P backward to learn, 2 P for the value of the observation reached; the
+    first layer (F x h) needs no gradient of its input. One-hot features are multiplied as any others.
+    """
+    sizes = (inputs, *hidden)
+    params = sum(a * b for a, b in itertools.pairwise(sizes)) + hidden[-1] * (actions + 1)
+    return float(10 * params - 2 * sizes[0] * sizes[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Collectives:
+    """Collectives of one compiled program: how many, and bytes of their results on one device, by kind."""
+
+    count: dict[str, int]
+    bytes: dict[str, int]
+
+
+def collectives(hlo: str) -> Collectives:
+    """Read from the text of a compiled program.
+
+    Each instruction counts once, also inside a loop: for a program whose one loop is over updates these are numbers per
+    update. An asynchronous pair counts as its start, by the largest array of its type.
+    """
+    count: dict[str, int] = dict.fromkeys(COLLECTIVES, 0)
+    size = count.copy()
+    instruction = re.compile(rf"= (.+?) ({'|'.join(COLLECTIVES)})(-start)?\(")
+    for line in hlo.splitlines():
+        if found := instruction.search(line):
+            shape, kind, start = found.groups()
+            arrays = [_bytes(*array) for array in ARRAY.findall(shape)]
+            whole = kind in ("all-gather", "collective-permute") and start
+            count[kind] += 1
+            size[kind] += max(arrays, default=0) if whole else sum(arrays)
+    return Collectives(count, size)
+
+
+def _bytes(dtype: str, shape: str) -> int:
+    """Bytes of `dtype[shape]`; 8 an item for what is not in the table (64-bit)."""
+    return ITEM_BYTES.get(dtype, 8) * math.prod(int(part) for part in shape.split(",") if part)

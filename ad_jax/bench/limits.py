@@ -1,0 +1,158 @@
+"""What the hardware can do, measured: products, memory, random-policy environment steps, empty dispatches.
+
+Products run in a loop on the device in which every product depends on the one before, so nothing is hoisted and
+nothing is dispatched from the host. Precision is what JAX takes by default: on some accelerators a float32 product is
+computed with shorter mantissas.
+"""
+
+import functools
+import math
+import statistics
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ad_jax import envs
+from ad_jax.bench.rows import Row, rate
+from ad_jax.bench.sizes import Sizes
+from ad_jax.bench.timing import Work, measure
+from ad_jax.envs.base import TaskFamily, advance, take
+from ad_jax.sources.base import Source
+from ad_jax.types import Transition
+
+SMALL = ((5120, 64, 192), (5120, 64, 256), (5120, 256, 64))  # the products of a small model's blocks, 64 x 80 positions
+
+
+def matmul(m: int, k: int, n: int, dtype: Any = jnp.float32, batch: int = 0, flops: float = 2e10) -> Work:
+    """Products `[m, k] x [k, n]` in a row, about `flops` of them in a call; with `batch`, so many side by side.
+
+    Amount: FLOP.
+    """
+    lead = (batch,) if batch else ()
+    each = 2.0 * m * k * n * max(batch, 1)
+    loops = max(1, round(flops / each))
+    key_x, key_w = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(key_x, (*lead, m, k), dtype) / math.sqrt(k)
+    w = jax.random.normal(key_w, (*lead, k, n), dtype)
+    run = jax.jit(functools.partial(_products, loops=loops))
+    return Work(lambda: run(x, w), loops * each)
+
+
+def large(sizes: Sizes, dtype: Any = jnp.float32) -> Work:
+    """The large square product that shares of a peak refer to. Amount: FLOP."""
+    return matmul(sizes.matmul, sizes.matmul, sizes.matmul, dtype, flops=4 * sizes.small_flops)
+
+
+def _products(x, w, loops):
+    def body(_, carry):
+        w, y = carry
+        w = w.at[..., 0, :].add(jnp.asarray(1e-6, w.dtype) * y[..., 0, :])  # depends on the last product, in place
+        return w, x @ w
+
+    return jax.lax.fori_loop(0, loops, body, (w, x @ w))[1]
+
+
+def triad(elements: int, loops: int = 4) -> Work:
+    """`a += s * b` on float32 arrays far larger than any cache. Amount: bytes, two arrays read and one written."""
+
+    def run(a, b):
+        return jax.lax.fori_loop(0, loops, lambda _, a: a + jnp.float32(1e-6) * b, a)
+
+    jitted = jax.jit(run, donate_argnums=0)
+    held, b = [jnp.ones((elements,), jnp.float32)], jnp.ones((elements,), jnp.float32)
+
+    def call():
+        held[0] = jitted(held[0], b)
+        return held[0]
+
+    return Work(call, 3.0 * 4 * elements * loops)
+
+
+def random_policy(family: TaskFamily, tasks: Any, lanes: int, rounds: int, steps: int) -> Work:
+    """`lanes` lives of uniformly random actions through the same `advance`, `rounds` x `steps` steps each.
+
+    Random numbers are drawn as a source draws them, for `steps` steps at once. Nothing is recorded but the return.
+    Amount: environment steps.
+    """
+
+    def life(key, task):
+        _, state = family.reset_env(key, task)
+
+        def step(carry, random):
+            state, total = carry
+            action, key = random
+            _, state, outcome = advance(family, key, state, action, task)
+            return (state, total + outcome.reward), None
+
+        def several(carry, index):
+            key_action, key_env = jax.random.split(jax.random.fold_in(key, index))
+            actions = jax.random.randint(key_action, (steps,), 0, family.num_actions)
+            return jax.lax.scan(step, carry, (actions, jax.random.split(key_env, steps)))
+
+        return jax.lax.scan(several, (state, jnp.float32(0)), jnp.arange(rounds))[0][1]
+
+    count = len(jax.tree.leaves(tasks)[0])
+    keys, rows = jax.random.split(jax.random.key(0), lanes), take(tasks, jnp.arange(lanes) % count)
+    run = jax.jit(jax.vmap(life))
+    return Work(lambda: run(keys, rows), float(lanes * rounds * steps))
+
+
+def random_source(family: TaskFamily, steps: int) -> Source:
+    """The random policy as a source, `steps` steps an update, so that it is recorded as a learner's life is."""
+
+    def update(key, state, task):
+        key_action, key_env = jax.random.split(key)
+        actions = jax.random.randint(key_action, (steps,), 0, family.num_actions)
+
+        def step(carry, random):
+            state, observation = carry
+            action, key = random
+            ahead, state, outcome = advance(family, key, state, action, task)
+            transition = Transition(observation, action, outcome.reward, outcome.terminated, outcome.truncated)
+            return (state, ahead), transition
+
+        state, stream = jax.lax.scan(step, state, (actions, jax.random.split(key_env, steps)))
+        return state, jax.tree.map(lambda x: x[:, None], stream)
+
+    return Source(lambda key, task: family.reset_env(key, task)[::-1], update, steps_per_update=steps, actors=1)
+
+
+def dispatch(times: int) -> Work:
+    """A program that does nothing, called from Python. Amount: calls."""
+    nothing = jax.jit(lambda x: x + 1)
+
+    def call():
+        x = jnp.int32(0)
+        for _ in range(times):
+            x = nothing(x)
+        return x
+
+    return Work(call, float(times))
+
+
+def rows(sizes: Sizes) -> Iterator[Row]:
+    """Every limit. Those of one group are timed in turn; a small product's share is that of the large one."""
+    peaks = {dtype: f"limits/matmul {dtype} {sizes.matmul}" for dtype in ("float32", "bfloat16")}
+    for dtype, key in peaks.items():
+        works = {key: large(sizes, jnp.dtype(dtype))}
+        for m, k, n in SMALL if not sizes.tiny else SMALL[:1]:
+            works[f"limits/matmul {dtype} {m}x{k}x{n}"] = matmul(m, k, n, jnp.dtype(dtype), flops=sizes.small_flops)
+        seconds = measure(works, sizes.rounds, sizes.budget)
+        for name, work in works.items():
+            yield rate(name, "FLOP/s", work.amount, seconds[name], key, works[key].amount, seconds[key])
+    family = envs.make("dark_room", {})
+    others = {
+        "limits/memory, triad": ("bytes/s", triad(sizes.triad)),
+        f"limits/random policy, dark_room {sizes.lanes}": (
+            "env steps/s",
+            random_policy(family, family.all_tasks(), sizes.lanes, max(1, sizes.env_steps // (20 * sizes.lanes)), 20),
+        ),
+        "limits/empty dispatch": ("calls/s", dispatch(200)),
+    }
+    seconds = measure({name: work for name, (_, work) in others.items()}, sizes.rounds, sizes.budget)
+    for name, (unit, work) in others.items():
+        each = statistics.median(seconds[name]) / work.amount
+        facts = {"microseconds_each": 1e6 * each} if unit == "calls/s" else {}
+        yield rate(name, unit, work.amount, seconds[name], "itself", work.amount, seconds[name], **facts)

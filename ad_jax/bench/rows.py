@@ -1,0 +1,130 @@
+"""One figure of the suite: absolute, and as a share of a limit; tables of figures, and comparison of two results."""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ad_jax.bench.timing import paired
+from ad_jax.errors import ConfigError
+
+SCHEMA = 1  # of the results file
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One figure.
+
+    Attributes:
+        key: `stage/what/...`, unique in a results file and the same in every run of the same measurement.
+        value: the figure in `unit`, from the median round.
+        best: the same from the fastest round.
+        unit: e.g. `env steps/s`.
+        share: how much of `limit` was reached, by the median of the rounds' ratios; 1 is the limit itself.
+        limit: what `share` is a share of, in words or as the key of a row.
+        rounds: timed repetitions; 0 for what is counted and not timed.
+        facts: further numbers, by name with unit, e.g. `compile_cold_seconds`.
+    """
+
+    key: str
+    value: float
+    best: float
+    unit: str
+    share: float
+    limit: str
+    rounds: int
+    facts: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+def rate(
+    key: str,
+    unit: str,
+    amount: float,
+    seconds: list[float],
+    limit: str,
+    limit_amount: float,
+    limit_seconds: list[float],
+    limited_amount: float | None = None,
+    **facts: float,
+) -> Row:
+    """A row of something done per second, against a limit timed in the same rounds.
+
+    Args:
+        amount: what one call does, in units of the row.
+        limit_amount: what one call of the limit does, in the limit's unit.
+        limited_amount: what one call does in the limit's unit, where that is another (FLOP instead of positions).
+        facts: further numbers.
+    """
+    counted = amount if limited_amount is None else limited_amount
+    share = counted / limit_amount * paired(limit_seconds, seconds)
+    value, best = amount / statistics.median(seconds), amount / min(seconds)
+    return Row(key, value, best, unit, share, limit, len(seconds), facts)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A results file.
+
+    Raises:
+        ConfigError: if it cannot be read or is none of this schema.
+    """
+    try:
+        data = json.loads(path.read_text())
+        found = data.get("schema") if isinstance(data, dict) else None
+        if found != SCHEMA or data.get("kind") != "bench":
+            raise ConfigError(f"{path} is no results file of `ad-jax bench` with schema {SCHEMA}; its schema: {found}")
+        data["rows"] = [Row(**row) for row in data["rows"]]
+        return data
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{path} cannot be read as results of `ad-jax bench`: {error}") from error
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A Markdown table; reads as plain text too."""
+    cells = [("what", "figure", "best", "unit", "share", "of", "beside it")]
+    cells += [
+        (row.key, short(row.value), short(row.best), row.unit, percent(row.share), row.limit, listed(row.facts))
+        for row in rows
+    ]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |" for line in cells]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def compare(new: Sequence[Row], old: Sequence[Row]) -> str:
+    """Ratios new / old of every row in both, as a Markdown table, and what is in one only."""
+    before = {row.key: row for row in old}
+    lines = ["| what | new | old | unit | new / old | share new / old |", "|---|---|---|---|---|---|"]
+    for row in new:
+        if row.key in before:
+            was = before[row.key]
+            figures = f"{short(row.value)} | {short(was.value)} | {row.unit}"
+            lines.append(f"| {row.key} | {figures} | {over(row.value, was.value)} | {over(row.share, was.share)} |")
+    keys = {row.key for row in new}
+    lines += [f"only in the new results: {row.key}" for row in new if row.key not in before]
+    lines += [f"missing from the new results: {row.key}" for row in old if row.key not in keys]
+    return "\n".join(lines)
+
+
+def over(new: float, old: float) -> str:
+    """The ratio as text; `-` where there is none."""
+    return f"{new / old:.3f}" if old else "-"
+
+
+def percent(share: float) -> str:
+    """0.123 -> 12.3 %."""
+    return f"{100 * share:.3g} %"
+
+
+def listed(facts: Mapping[str, float]) -> str:
+    """Facts in one line."""
+    return ", ".join(f"{name} {short(value)}" for name, value in facts.items())
+
+
+def short(value: float) -> str:
+    """A number in four characters or so: 0.412, 16.3, 49.2k, 6.01M."""
+    for size, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:.3g}"

@@ -1,0 +1,126 @@
+"""All stages in order, rows printed as they come, and the results file.
+
+{"kind": "bench", "schema", "sizes", "seconds", "load", "provenance", "rows": [...]}
+"""
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ad_jax import provenance
+from ad_jax.bench import attending, collecting, distilling, end_to_end, evaluating, limits, scaling
+from ad_jax.bench.rows import SCHEMA, Row, compare, listed, load, percent, short, table
+from ad_jax.bench.sizes import ACCELERATOR, FULL, QUICK, Sizes
+from ad_jax.errors import ConfigError
+from ad_jax.metrics import say
+
+STAGES = ("limits", "collect", "distill", "evaluate", "attention", "scaling", "demo")
+
+
+def chosen(quick: bool) -> tuple[str, Sizes]:
+    """Sizes for this machine, with their name."""
+    if quick:
+        return "quick", QUICK
+    return ("full", FULL) if jax.default_backend() == "cpu" else ("accelerator", ACCELERATOR)
+
+
+def stage_rows(stage: str, sizes: Sizes, quick: bool, demo: Path | None) -> Iterator[Row]:
+    """Rows of one stage."""
+    if stage == "demo":
+        return iter(()) if quick and demo is None else end_to_end.rows(demo)
+    modules = {
+        "limits": limits,
+        "collect": collecting,
+        "distill": distilling,
+        "evaluate": evaluating,
+        "attention": attending,
+        "scaling": scaling,
+    }
+    return modules[stage].rows(sizes)
+
+
+def run(
+    out: Path,
+    quick: bool = False,
+    only: str | None = None,
+    demo: Path | None = None,
+    torch: bool = False,
+    sizes: Sizes | None = None,
+) -> dict[str, Any]:
+    """Measure and write `out`; every finished row is kept there, whatever happens after it.
+
+    Args:
+        out: the results file.
+        quick: small sizes, well under a minute.
+        only: one of `STAGES`.
+        demo: a finished run directory of Dark Room; without it, the full suite runs the demo.
+        torch: also the same model and step in PyTorch, which must be installed.
+        sizes: instead of the machine's own.
+    """
+    name, default = chosen(quick)
+    results: dict[str, Any] = {
+        "kind": "bench",
+        "schema": SCHEMA,
+        "sizes": name,
+        "seconds": 0.0,
+        "load": list(os.getloadavg()),
+        "provenance": provenance.collect(),
+        "rows": [],
+    }
+    started = time.perf_counter()
+    for row in measured(only, sizes or default, quick, demo, torch):
+        say(f"{row.key:56} {short(row.value):>8} {row.unit:12} {percent(row.share):>8} of {row.limit}")
+        say(f"{'':56} {listed(row.facts)}") if row.facts else None
+        results["rows"].append(dataclasses.asdict(row))
+        results["seconds"] = time.perf_counter() - started
+        write(out, results)
+    return results
+
+
+def measured(only: str | None, sizes: Sizes, quick: bool, demo: Path | None, torch: bool) -> Iterator[Row]:
+    """Rows of the stages asked for."""
+    for stage in STAGES if only is None else (only,):
+        yield from stage_rows(stage, sizes, quick, demo)
+    if torch:
+        from ad_jax.bench import torch_reference
+
+        yield from torch_reference.rows(sizes)
+
+
+def write(path: Path, results: dict[str, Any]) -> None:
+    """The results file, replaced as a whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text(json.dumps(results, indent=1) + "\n")
+    fresh.replace(path)
+
+
+def main(args: Any) -> int:
+    """`ad-jax bench`."""
+    old = load(args.compare) if args.compare else None  # before minutes of measuring
+    if args.show:
+        results = load(args.show)
+    else:
+        if args.only == "demo" and args.quick and args.demo is None:
+            raise ConfigError("bench --quick does not run the demo; name a finished run with --demo DIR")
+        run(args.out, args.quick, args.only, args.demo, args.torch)
+        results = load(args.out)
+    print(f"\n{table(results['rows'])}\n\n{origin(results)}")
+    if old is not None:
+        print(f"\n{compare(results['rows'], old['rows'])}")
+    return 0
+
+
+def origin(results: dict[str, Any]) -> str:
+    """Where and how a results file was measured, in one line."""
+    p = results["provenance"]
+    return (
+        f"{results['sizes']} sizes, {results['seconds']:.0f} s, on {p['device']}, {p['processor']}, "
+        f"{p['cpu_cores']} cores, jax {p['jax']}, commit {p['commit']}, load {results['load'][0]:.1f} at the start"
+    )

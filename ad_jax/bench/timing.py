@@ -1,0 +1,52 @@
+"""Wall-clock timing: warm up, wait for the device, several rounds, and calls that are compared take turns."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Work(NamedTuple):
+    """Something to time.
+
+    Attributes:
+        call: does it once; what it returns is waited for.
+        amount: what one call does, in the caller's unit (FLOP, bytes, environment steps, positions).
+    """
+
+    call: Callable[[], Any]
+    amount: float
+
+
+def measure(
+    works: Mapping[str, Work], rounds: int, budget: float = float("inf"), at_least: int = 3
+) -> dict[str, list[float]]:
+    """Seconds of each call in each round, `{name: [rounds]}`.
+
+    Every call runs once before any is timed (to compile, to touch memory). Then each round runs all of them in turn.
+
+    Args:
+        works: what to time, by name.
+        rounds: most rounds.
+        budget: seconds after which no further round starts, once `at_least` are done.
+        at_least: rounds that are done whatever they cost.
+    """
+    for work in works.values():
+        jax.block_until_ready(work.call())
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    began = time.perf_counter()
+    for done in range(rounds):
+        if done >= at_least and time.perf_counter() - began > budget:
+            break
+        for name, work in works.items():
+            started = time.perf_counter()
+            jax.block_until_ready(work.call())
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def paired(over: list[float], under: list[float]) -> float:
+    """Median over rounds of `over / under`: a ratio in which what slows a whole round cancels."""
+    return statistics.median(a / b for a, b in zip(over, under, strict=True))

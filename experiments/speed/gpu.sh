@@ -1,0 +1,35 @@
+#!/bin/sh
+# The throughput suite on a machine with a GPU: within 10 minutes, one file.
+#
+#   experiments/speed/gpu.sh [OUT.json]        from the repository's root; default runs/bench/gpu.json
+#
+# Uses the machine's own python3 and its JAX with GPU support. Where ad_jax or what it needs is not installed and there is
+# no network, put wheels into ./packages beforehand, on a machine that has one (JAX itself does not belong there):
+#
+#   pip wheel --no-deps -w packages .
+#   pip download --no-deps -d packages --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \
+#     -c constraints.txt flax optax chex gymnax six orbax-checkpoint tensorstore
+#
+# PYTHON names another interpreter, PACKAGES another folder of wheels, LIMIT other seconds.
+set -eu
+
+python=${PYTHON:-python3}
+packages=${PACKAGES:-packages}
+out=${1:-runs/bench/gpu.json}
+place=$(mktemp -d)
+trap 'rm -rf "$place"' EXIT
+
+if ls "$packages"/*.whl >/dev/null 2>&1; then
+    "$python" -m pip install --quiet --no-index --no-deps --target "$place/packages" "$packages"/*.whl
+    export PYTHONPATH="$place/packages${PYTHONPATH:+:$PYTHONPATH}"
+fi
+
+export AD_JAX_CACHE="$place/cache" PYTHONUNBUFFERED=1
+export XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}"
+"$python" -c 'import jax; d = jax.devices(); print("jax", jax.__version__, "on", d); assert d[0].platform != "cpu", "no GPU"'
+
+# Rows are kept as they come, so a run that is cut off leaves what it had measured.
+status=0
+timeout "${LIMIT:-570}" "$python" -m ad_jax bench --out "$out" || status=$?
+[ "$status" -ne 124 ] || echo "cut off after ${LIMIT:-570} s; $out holds what was measured until then" >&2
+exit "$status"

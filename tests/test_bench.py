@@ -1,0 +1,302 @@
+"""The throughput suite: its counts are right, its reference is the same function, its files are read and compared."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import GRID, mesh_of
+
+from ad_jax import envs, evaluate, models, sources
+from ad_jax.__main__ import main
+from ad_jax.bench import collecting, count, distilling, end_to_end, limits, rows, scaling, suite, timing
+from ad_jax.bench.rows import Row
+from ad_jax.bench.sizes import QUICK, Case
+from ad_jax.bench.uncached import uncached
+from ad_jax.envs.base import spec_of
+from ad_jax.errors import ConfigError
+from ad_jax.sources import actor_critic
+from ad_jax.testing import check_source
+
+MODEL = {"layers": 2, "width": 16, "heads": 2, "mlp_width": 32, "window": 8}
+TINY = dataclasses.replace(
+    QUICK,
+    rounds=1,
+    budget=0.0,
+    matmul=32,
+    small_flops=1e5,
+    triad=2**10,
+    lanes=8,
+    env_steps=64 * 40,
+    cases=(Case("tiny", "transformer", {**MODEL, "layers": 1}, 8, 8, 2, compiles=True),),
+    rollouts=(8,),
+    positions=(1, 4),
+    ucb_learners=(),
+    attention=(2, 8, 16, "float32"),
+    head_widths=(8,),
+    meshes=((8, 1, 1),),
+)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("AD_JAX_CACHE", str(tmp_path / "cache"))
+
+
+def built(name, options):
+    """The config, the model and shapes of its parameters."""
+    config = models.for_family(models.make_config(name, options), envs.make("dark_room", {}))
+    model = models.make(name, config, GRID)
+    return config, model, jax.eval_shape(model.init, jax.random.key(0))
+
+
+def test_every_row_has_a_figure_and_a_share_of_a_limit(tmp_path, capsys):
+    held = {name: jax.config.values[name] for name in distilling.CACHE_OPTIONS}
+    done = suite.run(tmp_path / "results.json", quick=True, sizes=TINY)
+    assert {name: jax.config.values[name] for name in held} == held
+    printed = capsys.readouterr().out
+    read = rows.load(tmp_path / "results.json")
+    assert read["rows"] == [Row(**row) for row in done["rows"]]
+    assert read["provenance"]["jax"] == jax.__version__
+    keys = [row.key for row in read["rows"]]
+    assert len(set(keys)) == len(keys)
+    assert {key.split("/")[0] for key in keys} == {"limits", "collect", "distill", "evaluate", "attention", "scaling"}
+    for row in read["rows"]:
+        numbers = [row.value, row.best, row.share, *row.facts.values()]
+        assert all(math.isfinite(number) for number in numbers), row
+        assert row.value > 0 and row.share > 0 and row.unit and row.limit, row
+        assert row.key in printed
+    assert main(["bench", "--show", str(tmp_path / "results.json")]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"| {key} " in shown for key in keys)
+    assert "jax " + jax.__version__ in shown
+
+
+def test_flop_of_a_training_step_by_hand():
+    config, _, params = built("transformer", MODEL)
+    weights = 2 * (4 * 16 * 16 + 2 * 16 * 32)  # two layers: query, key, value, out; up, down
+    head = 16 * 5
+    assert count.matmul_params(params) == (weights, head)
+    attention = 12 * 6 * 16 * 2  # segment 6 is shorter than the window
+    assert count.train_flops(params, config, 3, 6) == 3 * 6 * (6 * (weights + head) + attention)
+    attention = 12 * 8 * 16 * 2  # segment 40 is longer
+    assert count.train_flops(params, config, 3, 40) == 3 * 40 * (6 * (weights + head) + attention)
+
+
+def test_flop_of_three_tokens_a_step_by_hand():
+    config, _, params = built("paper", {**MODEL, "window": 20})
+    weights, head = 2 * (4 * 16 * 16 + 2 * 16 * 32), 16 * 5
+    tokens, seen = 3 * 3 * 20, 3 * 20
+    expected = tokens * (6 * weights + 12 * seen * 16 * 2) + 3 * 20 * 6 * head
+    assert count.train_flops(params, config, 3, 20) == expected
+
+
+@pytest.mark.parametrize("name", ["transformer", "paper"])
+def test_flop_of_a_training_step_against_the_compilers_count(name):
+    """The compiler also counts what is no product, and leaves out what the mask lets the program skip."""
+    options = {"layers": 2, "width": 64, "heads": 2, "mlp_width": 256, "window": 32}
+    config, model, params = built(name, options)
+    batch = jax.tree.map(jnp.asarray, histories_batch(4, 32))
+    loss = lambda params: model.apply(params, batch).sum()
+    found = jax.jit(jax.grad(loss)).lower(params).compile().cost_analysis()["flops"]
+    assert 0.75 < found / count.train_flops(params, config, 4, 32) < 1.3
+
+
+def histories_batch(batch, length):
+    """Steps `[batch, length]` of zeros."""
+    none = np.zeros((batch, length), np.int32)
+    from ad_jax.types import Steps
+
+    return Steps(np.zeros((batch, length, 2), np.int32), none, none.astype(np.float32), none.astype(bool))
+
+
+def test_flop_of_actor_critic_against_the_compilers_count():
+    by_hand = 10 * (18 * 128 + 2 * 128 * 128 + 128 * 6) - 2 * 18 * 128
+    assert count.actor_critic_flops(18, (128, 128, 128), 5) == by_hand
+    family = envs.make("dark_room", {})
+    config = sources.make_config("actor_critic", {"actors": 16, "unroll": 16})
+    stream = jax.eval_shape(
+        lambda key, task: actor_critic.make(config, family).update(
+            key, actor_critic.make(config, family).init(key, task), task
+        ),
+        jax.random.key(0),
+        family.default_params,
+    )[1]
+    params = actor_critic.init_network(jax.random.key(0), 18, config.hidden, 5)
+    gradient = jax.jit(lambda p, s, r: jax.grad(actor_critic.loss)(p, config, spec_of(family), s, r))
+    found = gradient.lower(params, stream, stream.observation).compile().cost_analysis()["flops"]
+    acting = 2 * (by_hand + 2 * 18 * 128) / 10
+    assert 0.9 < found / (256 * (by_hand - acting)) < 1.2
+
+
+def test_cost_of_a_decoded_step_by_hand():
+    config, _, params = built("transformer", MODEL)
+    weights, head = 2 * (4 * 16 * 16 + 2 * 16 * 32), 16 * 5
+    flops, read = count.decode_cost(params, config, 7)
+    assert flops == 7 * (2 * (weights + head) + 4 * 8 * 16 * 2)
+    assert read == 7 * 2 * 2 * 8 * 16 * 4 + 4 * (weights + head)
+
+
+def test_collectives_of_a_known_program():
+    mesh = mesh_of(data=8)
+    shard = lambda f, out: jax.jit(
+        jax.shard_map(
+            f,
+            mesh=mesh,
+            in_specs=jax.P(mesh.axis_names[0]),
+            out_specs=out,
+            check_vma=False,
+            axis_names=set(mesh.axis_names),
+        )
+    )
+    x = jnp.ones((8, 6), jnp.float32)
+    axis = mesh.axis_names[0]
+    summed = shard(lambda x: jax.lax.psum(x, axis), jax.P()).lower(x).compile().as_text()
+    gathered = shard(lambda x: jax.lax.all_gather(x, axis), jax.P()).lower(x).compile().as_text()
+    found = count.collectives(summed)
+    assert (found.count["all-reduce"], found.bytes["all-reduce"]) == (1, 6 * 4)
+    assert sum(found.count.values()) == 1
+    found = count.collectives(gathered)
+    assert (found.count["all-gather"], found.bytes["all-gather"]) == (1, 8 * 6 * 4)
+
+
+def test_collectives_in_the_text_of_a_program():
+    text = """
+      %a = (f32[4,2]{1,0}, bf16[3]{0}) all-reduce(%x, %y), replica_groups={}, to_apply=%add
+      %b = (f32[2]{0}, f32[16]{0}) all-gather-start(%x), dimensions={0}
+      %c = f32[16]{0} all-gather-done(%b)
+      ROOT %d = s32[] fusion(%all-reduce.1), kind=kLoop
+    """
+    found = count.collectives(text)
+    assert found.count == dict.fromkeys(count.COLLECTIVES, 0) | {"all-reduce": 1, "all-gather": 1}
+    assert found.bytes["all-reduce"] == 4 * 2 * 4 + 3 * 2
+    assert found.bytes["all-gather"] == 16 * 4
+
+
+def test_data_parallel_training_reduces_every_gradient_once():
+    """A gradient that was reduced twice, or a batch that moved between devices, would show as bytes."""
+    found = scaling.row((8, 1, 1), TINY)
+    assert found.share == pytest.approx(1, abs=0.02)
+    assert set(found.facts) == {"count", "all-reduce count", "all-reduce bytes"}
+
+
+@pytest.mark.parametrize("context", [None, 2 * 7 + 1])
+def test_the_uncached_evaluator_is_the_cached_one(context):
+    """Within a window whatever its context; far past it with the steps that layers see through one another."""
+    family, (_, model, _) = envs.make("dark_room", {"size": 5, "steps": 6}), built("transformer", MODEL)
+    model = models.make("transformer", models.make_config("transformer", MODEL), spec_of(family))
+    params = model.init(jax.random.key(1))
+    steps = 8 if context is None else 40
+    keys, tasks = jax.random.split(jax.random.key(2), 5), jax.tree.map(lambda x: x[:5], family.all_tasks())
+    traces, returns = [], []
+    for one in (model, uncached(model, spec_of(family), context)):
+        evaluator = evaluate.make_evaluator(one, family, mesh_of(), "sampled", 3, steps)
+        rollouts, trace = evaluator.run(params, evaluator.start(keys, tasks), keys, tasks)
+        traces.append(np.asarray(trace)), returns.append(np.asarray(rollouts.returns))
+    np.testing.assert_array_equal(*traces)
+    np.testing.assert_array_equal(*returns)
+    assert len(np.unique(traces[0])) > 2
+
+
+def test_an_uncached_context_of_one_window_is_another_function_past_it():
+    """Or the test above could not fail."""
+    spec, config = GRID, models.make_config("transformer", MODEL)
+    model = models.make("transformer", config, spec)
+    params = model.init(jax.random.key(1))
+    full, short = uncached(model, spec, 15), uncached(model, spec)
+    caches = [full.init_cache(1), short.init_cache(1)]
+    gaps = []
+    for t in range(20):
+        observation = jnp.array([[t % 9, (t * 5) % 9]], jnp.int32)
+        step = jax.tree.map(jnp.asarray, histories_batch(1, 1))
+        step = dataclasses.replace(jax.tree.map(lambda x: x[:, 0], step), observation=observation)
+        (a, caches[0]), (b, caches[1]) = full.decode(params, caches[0], step), short.decode(params, caches[1], step)
+        gaps.append(float(jnp.abs(a - b).max()))
+    assert max(gaps[:8]) < 1e-5 < max(gaps[9:])
+
+
+def test_the_random_policy_is_a_source():
+    make = lambda config, family: limits.random_source(family, 20)
+    check_source(make, envs.make("dark_room", {}), config=())
+
+
+def test_everything_is_timed_once_a_round_and_in_turn():
+    calls = []
+    works = {name: timing.Work(lambda name=name: calls.append(name), 1.0) for name in "ab"}
+    seconds = timing.measure(works, rounds=4)
+    assert calls == ["a", "b"] * 5  # one round to warm up
+    assert {name: len(taken) for name, taken in seconds.items()} == {"a": 4, "b": 4}
+    assert len(timing.measure(works, rounds=9, budget=0.0)["a"]) == 3
+
+
+def test_a_rate_and_its_share():
+    row = rows.rate("a/b", "steps/s", 10.0, [2.0, 1.0, 4.0], "c", 30.0, [1.0, 0.5, 3.0], peak_bytes=7.0)
+    assert (row.value, row.best, row.rounds, row.facts) == (5.0, 10.0, 3, {"peak_bytes": 7.0})
+    assert row.share == pytest.approx(10 / 30 * 0.5)
+    assert rows.rate("a", "x/s", 1.0, [1.0], "c", 30.0, [1.0], 60.0).share == 2.0
+
+
+def test_comparing_prints_ratios_and_what_is_missing(tmp_path, capsys):
+    make = lambda key, value, share: dataclasses.asdict(Row(key, value, value, "steps/s", share, "it", 1))
+    origin = {"device": "d", "processor": "p", "cpu_cores": 2, "jax": "0", "commit": "c"}
+    head = {
+        "kind": "bench",
+        "schema": rows.SCHEMA,
+        "sizes": "quick",
+        "seconds": 1.0,
+        "load": [0.0],
+        "provenance": origin,
+    }
+    new = {**head, "rows": [make("a", 30.0, 0.6), make("b", 1.0, 1.0)]}
+    old = {**head, "rows": [make("a", 20.0, 0.3), make("c", 1.0, 1.0)]}
+    for name, results in (("new", new), ("old", old)):
+        (tmp_path / name).write_text(json.dumps(results))
+    assert main(["bench", "--show", str(tmp_path / "new"), "--compare", str(tmp_path / "old")]) == 0
+    shown = capsys.readouterr().out
+    assert "| a | 30 | 20 | steps/s | 1.500 | 2.000 |" in shown
+    assert "only in the new results: b" in shown
+    assert "missing from the new results: c" in shown
+
+
+@pytest.mark.parametrize(
+    "text", [None, "{", "[]", '{"schema": 1}', '{"kind": "bench", "schema": 1, "rows": [{"key": 1}]}']
+)
+def test_files_that_are_no_results_are_refused(text, tmp_path, capsys):
+    path = tmp_path / "old.json"
+    if text is not None:
+        path.write_text(text)
+    assert main(["bench", "--only", "limits", "--compare", str(path), "--out", str(tmp_path / "out.json")]) == 2
+    assert str(path) in capsys.readouterr().err
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_shares_of_a_finished_demo(tmp_path):
+    stages = {
+        "collect": {"seconds": 20.0, "compile_seconds": 5.0, "env_steps": 1},
+        "distill": {"seconds": 60.0, "compile_seconds": 5.0},
+        "evaluate": {"seconds": 10.0},
+    }
+    returns = [[[0.0] * 9 + [16.0]], [[0.0] * 9 + [14.0]]]
+    (tmp_path / "stages.json").write_text(json.dumps(stages))
+    (tmp_path / "results.json").write_text(json.dumps({"runs": [{"sets": [{"returns": {"sampled": returns}}]}]}))
+    found = {row.key: row for row in end_to_end.read(tmp_path)}
+    assert found["end to end/distill"].share == 0.65
+    assert found["end to end/whole"].value == 100.0
+    assert found["end to end/whole"].facts == {"held_out_return": 15.0, "compile_seconds": 10.0}
+    assert next(end_to_end.read(tmp_path, wall=130.0)).share == pytest.approx(25 / 130)
+    with pytest.raises(ConfigError, match="no finished run"):
+        list(end_to_end.read(tmp_path / "nowhere"))
+
+
+def test_what_is_written_is_a_whole_collection(tmp_path):
+    from ad_jax import history_store
+
+    s = collecting.setting("ucb", "bandit", 64, 64 * 20)
+    work = collecting.to_disk(s, tmp_path)
+    work.call()
+    assert history_store.verify(str(tmp_path / "1/histories")) == []
+    store = history_store.open_store(str(tmp_path / "1/histories"))
+    assert store.manifest.histories * store.manifest.steps == work.amount
