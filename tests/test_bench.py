@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -300,3 +301,29 @@ def test_what_is_written_is_a_whole_collection(tmp_path):
     assert history_store.verify(str(tmp_path / "1/histories")) == []
     store = history_store.open_store(str(tmp_path / "1/histories"))
     assert store.manifest.histories * store.manifest.steps == work.amount
+
+
+def test_a_limit_does_the_products_that_it_counts():
+    """One product in the loop and none beside it: another one would halve the measured peak of a large product."""
+    jaxpr = str(jax.make_jaxpr(lambda x, w: limits._products(x, w, 3))(jnp.ones((4, 2)), jnp.ones((2, 2))))
+    assert jaxpr.count("dot_general") == 1
+    assert limits.matmul(4, 2, 6, flops=500).amount == 5 * 2 * 4 * 2 * 6
+
+
+def test_pytorch_trains_a_model_of_the_same_size():
+    """All parameters but the mask embedding, which nothing uses without token masking."""
+    pytest.importorskip("torch", exc_type=ImportError)
+    from ad_jax.bench import torch_reference
+
+    (row,) = torch_reference.rows(TINY)
+    ours = sum(x.size for x in jax.tree.leaves(built("transformer", TINY.cases[0].options)[2]))
+    assert row.facts["torch_parameters"] == ours - MODEL["width"]
+    assert row.value > 0
+
+
+def test_without_pytorch_it_is_said_at_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "ad_jax.bench.torch_reference", raising=False)
+    assert main(["bench", "--torch", "--out", str(tmp_path / "out.json")]) == 2
+    assert "pip install 'ad_jax[torch]'" in capsys.readouterr().err
+    assert not (tmp_path / "out.json").exists()

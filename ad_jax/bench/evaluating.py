@@ -7,6 +7,7 @@ A place in the stream is set, not walked to: one window is run, so that the ring
 replaced. The step's program and the ring's size are the same wherever the counter stands.
 """
 
+import copy
 import dataclasses
 import statistics
 from collections.abc import Iterator
@@ -51,14 +52,19 @@ def setting(sizes: Sizes) -> Setting:
 class Rolling:
     """Rollouts that go on from call to call, their place in the stream put back before each."""
 
-    def __init__(self, s: Setting, evaluator: Evaluator, rollouts: int, at: int | None):
-        self.evaluator, self.params, self.at = evaluator, s.params, at
+    def __init__(self, s: Setting, evaluator: Evaluator, rollouts: int):
+        self.evaluator, self.params = evaluator, s.params
         table = s.family.all_tasks()
         self.tasks = take(table, np.arange(rollouts) % len(jax.tree.leaves(table)[0]))
         self.keys = jax.random.split(jax.random.key(0), rollouts)
         self.rollouts = evaluator.start(self.keys, self.tasks)
-        for _ in range(-(-s.model.window // evaluator.steps_per_run) if at is not None else 0):
-            self()
+        self.at: int | None = None
+
+    def placed(self, at: int) -> "Rolling":
+        """The same rollouts, apart, at step `at` of their streams."""
+        twin = copy.copy(self)
+        twin.rollouts, twin.at = jax.tree.map(jnp.copy, self.rollouts), at
+        return twin
 
     def __call__(self) -> jax.Array:
         """`steps_per_run` steps of every rollout."""
@@ -80,17 +86,17 @@ def rows(sizes: Sizes) -> Iterator[Row]:
 def at_width(s: Setting, rollouts: int, sizes: Sizes) -> Iterator[Row]:
     """One width: cached at every place, and the uncached reference, all in turn."""
     window, spec = s.model.window, spec_of(s.family)
-    steps = max(1, window // 2)
+    steps = max(1, min(window // 2, sizes.rollout_steps // rollouts))
     few = max(1, min(steps, 400 // rollouts))  # an uncached step costs about a window of cached ones
     make = lambda model, steps: make_evaluator(model, s.family, s.mesh, "sampled", EPISODES, steps)
     cached, anew = make(s.model, steps), make(uncached(s.model, spec), few)
     flops, read = decode_cost(s.params, s.config, rollouts)
     dtype = jnp.dtype(s.config.compute_dtype)
-    works = {
-        f"{place:g}W": Work(Rolling(s, cached, rollouts, int(place * window)), rollouts * steps)
-        for place in sizes.positions
-    }
-    works["uncached"] = Work(Rolling(s, anew, rollouts, None), rollouts * few)
+    full = Rolling(s, cached, rollouts)
+    for _ in range(-(-window // steps)):  # the ring fills up
+        full()
+    works = {f"{w:g}W": Work(full.placed(int(w * window)), rollouts * steps) for w in sizes.positions}
+    works["uncached"] = Work(Rolling(s, anew, rollouts), rollouts * few)
     works["peak"] = large(sizes, dtype)
     works["memory"] = triad(sizes.triad, 1)
     seconds = measure(works, sizes.rounds, sizes.budget)

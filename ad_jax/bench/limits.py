@@ -51,7 +51,7 @@ def _products(x, w, loops):
         w = w.at[..., 0, :].add(jnp.asarray(1e-6, w.dtype) * y[..., 0, :])  # depends on the last product, in place
         return w, x @ w
 
-    return jax.lax.fori_loop(0, loops, body, (w, x @ w))[1]
+    return jax.lax.fori_loop(0, loops, body, (w, jnp.zeros((*x.shape[:-1], w.shape[-1]), x.dtype)))[1]
 
 
 def triad(elements: int, loops: int = 4) -> Work:

@@ -44,7 +44,8 @@ class Sizes:
     actor_critic_learners: tuple[int, ...]
     cases: tuple[Case, ...]
     rollouts: tuple[int, ...]
-    positions: tuple[float, ...]  # in windows
+    rollout_steps: int  # about how many environment steps in one timed call of evaluating
+    positions: tuple[float, ...]  # in windows; 1 among them
     meshes: tuple[tuple[int, int, int], ...]  # data, fsdp, tensor; of 8 devices
     attention: tuple[int, int, int, str]  # batch, steps, width, dtype
     head_widths: tuple[int, ...]
@@ -70,6 +71,7 @@ QUICK = Sizes(
     actor_critic_learners=(1,),
     cases=(Case("small", "transformer", {**SMALL, "layers": 2, "window": 40}, 16, 40, 3, compiles=True),),
     rollouts=(16,),
+    rollout_steps=1000,
     positions=(0.5, 1, 100),
     meshes=((8, 1, 1),),
     attention=(4, 40, 64, "float32"),
@@ -91,10 +93,11 @@ FULL = Sizes(
     cases=(
         Case("small", "transformer", SMALL, 64, 100, 10, compiles=True),
         Case("small, attention dropout 0.5", "transformer", DROPOUT, 64, 100, 5),
-        Case("paper", "paper", {"window": 80}, 64, 80, 2),
-        Case("25M", "transformer", M25, 32, 100, 2),
+        Case("paper", "paper", {"window": 80}, 16, 80, 2),
+        Case("25M", "transformer", M25, 16, 100, 2),
     ),
     rollouts=(81, 1024),
+    rollout_steps=4000,
     positions=(0.5, 1, 10, 100),
     meshes=((8, 1, 1), (1, 8, 1), (4, 2, 1), (2, 2, 2)),
     attention=(64, 100, 64, "float32"),
@@ -112,12 +115,13 @@ ACCELERATOR = dataclasses.replace(
     ucb_learners=(65_536,),
     actor_critic_learners=(16, 256),
     cases=(
-        *(dataclasses.replace(case, updates=50) for case in FULL.cases),
+        *(dataclasses.replace(case, batch=64, updates=50) for case in FULL.cases),
         Case("25M bfloat16", "transformer", {**M25, "compute_dtype": "bfloat16"}, 64, 100, 50),
         Case("100M, 1024 steps, bfloat16", "transformer", M100, 16, 1024, 10),
         Case("1B, 1024 steps, bfloat16", "transformer", B1, 16, 1024, 3, accumulate=2),
     ),
     rollouts=(81, 1024, 16_384),
+    rollout_steps=1_000_000,
     attention=(16, 1024, 1024, "bfloat16"),
     head_widths=(16, 32, 64, 128),
 )

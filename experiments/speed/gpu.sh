@@ -3,12 +3,11 @@
 #
 #   experiments/speed/gpu.sh [OUT.json]        from the repository's root; default runs/bench/gpu.json
 #
-# Uses the machine's own python3 and its JAX with GPU support. Where ad_jax or what it needs is not installed and there is
-# no network, put wheels into ./packages beforehand, on a machine that has one (JAX itself does not belong there):
+# Uses the machine's own python3 and its JAX with GPU support (flax, optax and orbax-checkpoint are often beside it). What
+# it lacks, ad_jax included, comes as wheels from ./packages, filled beforehand on a machine that has a network:
 #
 #   pip wheel --no-deps -w packages .
-#   pip download --no-deps -d packages --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \
-#     -c constraints.txt flax optax chex gymnax six orbax-checkpoint tensorstore
+#   pip download --no-deps -d packages -c constraints.txt gymnax gymnasium farama-notifications nest-asyncio six
 #
 # PYTHON names another interpreter, PACKAGES another folder of wheels, LIMIT other seconds.
 set -eu
