@@ -28,7 +28,7 @@ _PUBLIC = {
     "AdJaxError": "ad_jax.errors",
 }
 
-__all__ = list(_PUBLIC)
+__all__ = list(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

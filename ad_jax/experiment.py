@@ -210,7 +210,8 @@ def build(experiment: Experiment) -> Parts:
     for name, seed in (("seed", e.seed), ("tasks.split_seed", e.tasks.split_seed)):
         if not 0 <= seed < 2**32:
             raise ConfigError(f"{name} must be in [0, 2**32); got {seed}")
-    e.collect.validate(), e.evaluate.validate(), e.replay.validate(), e.logging.validate()
+    for part in (e.collect, e.evaluate, e.replay, e.logging):
+        part.validate()
     e.distill.validate(e.replay.batch, e.replay.groups)
     if e.tasks.held_out < 1:
         raise ConfigError(f"the held-out set is empty: tasks.held_out={e.tasks.held_out}; it must be at least 1")
