@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from ad_jax.envs.base import TaskFamily, spec_of, take
 from ad_jax.errors import ConfigError
 from ad_jax.history_store import HistoryWriter, Manifest
-from ad_jax.keys import named_key, number_of
+from ad_jax.keys import task_keys
 from ad_jax.metrics import MetricsLog, Progress
 from ad_jax.sharding import batch_devices, on_batch
 from ad_jax.sources.base import Source
@@ -102,9 +102,7 @@ class Learners:
         self, seed: int, tasks: Any, task_ids: Sequence[str], seeds: int, learner: np.ndarray
     ) -> tuple[Any, Any]:
         """Keys and tasks of `learner [C]`, on the devices."""
-        names = np.array([number_of(task_ids[int(i)]) for i in learner // seeds], np.uint32)
-        fold = lambda task, index: jax.random.fold_in(jax.random.fold_in(named_key(seed, "collect"), task), index)
-        inputs = jax.vmap(fold)(names, np.asarray(learner % seeds, np.uint32)), take(tasks, learner // seeds)
+        inputs = task_keys(seed, "collect", task_ids, learner, seeds), take(tasks, learner // seeds)
         return jax.tree.map(lambda x: jax.device_put(x, on_batch(self.mesh)), inputs)
 
 

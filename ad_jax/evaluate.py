@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from ad_jax.envs.base import TaskFamily, advance, num_tasks, spec_of, take
 from ad_jax.errors import AdJaxError, ConfigError
-from ad_jax.keys import named_key, number_of
+from ad_jax.keys import task_keys
 from ad_jax.models.base import Model
 from ad_jax.sharding import batch_devices, on_batch, replicated
 from ad_jax.types import Steps
@@ -148,6 +148,7 @@ class Curve:
     returns: np.ndarray  # [N, S, E] float32
     trace: np.ndarray  # [E * episode_length, N, k] int32: each task's first rollout, before each action
     env_steps: int  # of all rollouts
+    full_length: bool  # no episode ended before its time limit
 
 
 def evaluate(
@@ -172,9 +173,7 @@ def evaluate(
     count, batch = num_tasks(tasks), num_tasks(tasks) * seeds
     padded = -(-batch // batch_devices(mesh)) * batch_devices(mesh)
     row = np.minimum(np.arange(padded), batch - 1)  # padding repeats the last rollout
-    keys = jax.vmap(lambda t, s: jax.random.fold_in(jax.random.fold_in(named_key(seed, "evaluate"), t), s))(
-        np.array([number_of(task_ids[int(i)]) for i in row // seeds], np.uint32), np.asarray(row % seeds, np.uint32)
-    )
+    keys = task_keys(seed, "evaluate", task_ids, row, seeds)
     put = lambda tree: jax.tree.map(lambda x: jax.device_put(x, on_batch(mesh)), tree)
     keys, tasks = put(keys), put(take(tasks, row // seeds))
     rollouts, traces = evaluator.start(keys, tasks), []
@@ -185,7 +184,8 @@ def evaluate(
         newest = int(min(max(int(rollouts.episode.min()), 1), episodes)) - 1
         progress(min(done, total), float(rollouts.returns[:batch, newest].mean()))
     returns = np.asarray(rollouts.returns)[:batch, :episodes].reshape(count, seeds, episodes)
-    return Curve(returns, np.concatenate(traces)[:total], batch * total)
+    full_length = int(rollouts.episode.max()) == int(rollouts.time) // family.episode_length
+    return Curve(returns, np.concatenate(traces)[:total], batch * total, full_length)
 
 
 def tasks_as_data(family: TaskFamily, tasks: Any) -> list[dict[str, Any]]:
@@ -208,8 +208,10 @@ def tasks_as_data(family: TaskFamily, tasks: Any) -> list[dict[str, Any]]:
 def paths_as_data(curve: Curve, tasks: list[dict[str, Any]], episode_length: int, mode: Mode) -> dict[str, Any] | None:
     """The first rollout on the hardest task (lowest optimal return), in early and late episodes, to draw.
 
-    Only where every episode has the full length, because a trace has no episode boundaries.
+    None where an episode ended early, because a trace has no episode boundaries.
     """
+    if not curve.full_length:
+        return None
     hardest = min(range(len(tasks)), key=lambda i: tasks[i]["optimal"] if tasks[i]["optimal"] is not None else i)
     episodes = curve.returns.shape[2]
     if episode_length == 1:

@@ -5,8 +5,10 @@ a batch depends on its step alone, and a resumed run draws what the uninterrupte
 """
 
 import zlib
+from collections.abc import Sequence
 
 import jax
+import numpy as np
 
 
 def named_key(seed: int, purpose: str, *ids: int | str) -> jax.Array:
@@ -24,6 +26,13 @@ def named_key(seed: int, purpose: str, *ids: int | str) -> jax.Array:
     for part in (purpose, *ids):
         key = jax.random.fold_in(key, number_of(part))
     return key
+
+
+def task_keys(seed: int, purpose: str, task_ids: Sequence[str], row: np.ndarray, seeds: int) -> jax.Array:
+    """Keys `[rows]` for rows of tasks x seeds in task-major order: row r is seed `r % seeds` of task `r // seeds`."""
+    names = np.array([number_of(task_ids[int(i)]) for i in row // seeds], np.uint32)
+    fold = lambda task, index: jax.random.fold_in(jax.random.fold_in(named_key(seed, purpose), task), index)
+    return jax.vmap(fold)(names, np.asarray(row % seeds, np.uint32))
 
 
 def number_of(part: int | str) -> int:

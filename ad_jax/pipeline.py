@@ -152,7 +152,7 @@ class Run:
             data = {"name": name, "kind": p.split.kind, "tasks": evaluate.tasks_as_data(p.family, tasks), "returns": {}}
             for mode in ("sampled", "greedy") if e.evaluate.greedy else ("sampled",):
                 part, took = self._part(
-                    f"{name}-{mode}", meta, step, functools.partial(self._curve, name, tasks, ids, params, mode)
+                    f"{name}-{mode}", meta, step, functools.partial(self._curve, data, tasks, params, mode)
                 )
                 data["returns"][mode] = part["returns"]
                 data.setdefault("paths", part["paths"])
@@ -185,8 +185,9 @@ class Run:
         }
         write_json(self.folder / "results.json", {"schema": report.SCHEMA, "experiment": e.name, "runs": [run]})
 
-    def _curve(self, name: str, tasks: Any, ids: list[str], params: Any, mode: Mode) -> dict[str, Any]:
+    def _curve(self, data: dict[str, Any], tasks: Any, params: Any, mode: Mode) -> dict[str, Any]:
         c, family = self.experiment.evaluate, self.parts.family
+        name, ids = data["name"], [task["id"] for task in data["tasks"]]
         runner = evaluate.make_evaluator(
             self.parts.model,
             family,
@@ -219,7 +220,7 @@ class Run:
         self.log.forget_after(f"evaluate/{name}/{mode}", 0)
         for episode, value in enumerate(curve.returns.mean((0, 1))):
             self.log.write(f"evaluate/{name}/{mode}", episode + 1, {"return": value})
-        paths = evaluate.paths_as_data(curve, evaluate.tasks_as_data(family, tasks), family.episode_length, mode)
+        paths = evaluate.paths_as_data(curve, data["tasks"], family.episode_length, mode)
         return {"returns": _numbers(curve.returns), "paths": paths, "env_steps": curve.env_steps}
 
     def _source_curve(self, tasks: Any, ids: list[str]) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from ad_jax.__main__ import main
 from ad_jax.sharding import MeshConfig, make_mesh
 from ad_jax.types import Histories, Spec, Transition
 
@@ -30,3 +31,14 @@ def numbered_histories(count: int, lengths, episode: int = 4) -> Histories:
     ids = [f"task-{i}" for i in range(count)]
     zeros = np.zeros(count, np.int32)
     return Histories(transition, {"goal": np.zeros((count, 2), np.int32)}, ids, zeros, zeros)
+
+
+def refused(capsys, arguments, *parts: str) -> str:
+    """The one message of a command that must exit with 2, which must contain every part."""
+    assert main([str(argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("ad-jax: ")
+    assert "Traceback" not in error
+    for part in parts:
+        assert part in error, f"{part!r} is not in: {error}"
+    return error

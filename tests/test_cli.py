@@ -6,6 +6,7 @@ import subprocess
 
 import jax
 import pytest
+from helpers import refused
 
 from ad_jax import history_ledger, history_store, pipeline, testing
 from ad_jax.__main__ import main
@@ -24,16 +25,6 @@ def _own_place(tmp_path, monkeypatch):
     yield
     for name, value in before.items():
         jax.config.update(name, value)
-
-
-def refused(capsys, arguments, *parts: str) -> None:
-    """The command must exit with 2 and one message, which must contain every part."""
-    assert main([str(argument) for argument in arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("ad-jax: ")
-    assert "Traceback" not in error
-    for part in parts:
-        assert part in error, f"{part!r} is not in: {error}"
 
 
 BAD = [

@@ -73,6 +73,8 @@ def test_episodes_of_any_length_are_counted_apart(reward):
     walk = scripted(lambda steps: jnp.where(steps.observation[:, 0] > 0, 2, 4))
     result = curve(walk, family=family, tasks=tasks, episodes=4)
     np.testing.assert_array_equal(result.returns, np.array([1.0, 0.0])[:, None, None] * np.ones((2, 3, 4)))
+    paths = evaluate.paths_as_data(result, evaluate.tasks_as_data(family, tasks), family.episode_length, "sampled")
+    assert (paths is None) == (reward == "terminate"), "a path cannot be cut into episodes of unknown lengths"
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import refused
 
 from ad_jax import checkpoint, history_store, run_directory
 from ad_jax.__main__ import main
@@ -181,17 +182,6 @@ def save(folder, step, state, meta):
 @pytest.fixture
 def copied(whole, tmp_path) -> pathlib.Path:
     return pathlib.Path(shutil.copytree(whole[0], tmp_path / "run"))
-
-
-def refused(capsys, arguments, *parts: str) -> str:
-    """The one message of a command that must exit with 2, which must contain every part."""
-    assert main([str(argument) for argument in arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("ad-jax: ")
-    assert "Traceback" not in error
-    for part in parts:
-        assert part in error, f"{part!r} is not in: {error}"
-    return error
 
 
 def test_another_experiment_in_the_run_directory_is_named_and_left_alone(copied, capsys):
