@@ -25,7 +25,7 @@ Network = Callable[..., jax.Array]  # (params, steps [B, L], position, attend) -
 class Ring:
     """The last W steps of every layer."""
 
-    keys: tuple[jax.Array, ...]  # layers of [B, W, n, K, h], rotated
+    keys: tuple[jax.Array, ...]  # layers of [B, K, W, n, h], rotated
     values: tuple[jax.Array, ...]
     time: jax.Array  # [] int32, steps seen; one stream clock for the whole batch
 
@@ -34,7 +34,7 @@ class Ring:
 class Episodes:
     """The last whole episodes, up to W steps, and their raw steps to encode them from."""
 
-    keys: tuple[jax.Array, ...]  # layers of [B, W, n, K, h]
+    keys: tuple[jax.Array, ...]  # layers of [B, K, W, n, h]
     values: tuple[jax.Array, ...]
     steps: Steps  # [B, W]
     count: jax.Array  # [B] int32, steps held
@@ -53,9 +53,9 @@ def ring_cache(config: Any, n: int, network: Network, turn: Callable) -> tuple[C
         keys, values = list(cache.keys), list(cache.values)
 
         def attend(layer, q, k, v, key):
-            at = (0, slot, 0, 0, 0)
-            keys[layer] = jax.lax.dynamic_update_slice(keys[layer], turn(k, position)[:, None], at)
-            values[layer] = jax.lax.dynamic_update_slice(values[layer], v[:, None], at)
+            at = (0, 0, slot, 0, 0)
+            keys[layer] = jax.lax.dynamic_update_slice(keys[layer], _by_head(turn(k, position), n), at)
+            values[layer] = jax.lax.dynamic_update_slice(values[layer], _by_head(v, n), at)
             return ring_attention(
                 turn(q, position), keys[layer], values[layer], slot=slot[None, None], filled=filled[None, None]
             )
@@ -88,7 +88,15 @@ def episode_cache(config: Any, spec: Spec, n: int, network: Network) -> tuple[Ca
         full = steps.prev_done & (cache.count + longest > window)
         cache = jax.lax.cond(full.any(), lambda c: drop_oldest(params, c, full), lambda c: c, cache)
         slot = cache.count[:, None]  # [B, 1]
-        put = lambda ring, new: jnp.where(_at(slot, ring), new[:, None].astype(ring.dtype), ring)
+        here = jnp.arange(window)[None] == slot  # [B, W]
+
+        def put(held, new):
+            """Row b of `held [B, K, W, n, h]` takes `new [B, n, K, h]` at `slot[b]`."""
+            return jnp.where(here[:, None, :, None, None], _by_head(new, n).astype(held.dtype), held)
+
+        def put_step(held, new):  # [B, W, ...], [B, ...]
+            return jnp.where(here.reshape(*here.shape, *(1,) * (held.ndim - 2)), new[:, None].astype(held.dtype), held)
+
         keys, values = list(cache.keys), list(cache.values)
 
         def attend(layer, q, k, v, key):
@@ -97,7 +105,7 @@ def episode_cache(config: Any, spec: Spec, n: int, network: Network) -> tuple[Ca
 
         one = jax.tree.map(lambda x: x[:, None], steps)
         logits = network(params, one, slot * n + jnp.arange(n)[None], attend)
-        held = jax.tree.map(put, cache.steps, steps)
+        held = jax.tree.map(put_step, cache.steps, steps)
         return logits[:, 0], Episodes(tuple(keys), tuple(values), held, cache.count + 1)
 
     def drop_oldest(params, cache, full):
@@ -113,7 +121,7 @@ def episode_cache(config: Any, spec: Spec, n: int, network: Network) -> tuple[Ca
 
         def attend(layer, q, k, v, key):
             for store, new in ((keys, k), (values, v)):
-                store.append(new.reshape(new.shape[0], window, n, *new.shape[2:]))
+                store.append(_by_head(new, n))
             return segment_attention(q, k, v, window=window, n=n)
 
         network(params, moved, jnp.arange(window * n), attend)
@@ -139,11 +147,12 @@ def episode_cache(config: Any, spec: Spec, n: int, network: Network) -> tuple[Ca
 
 def _empty(config, n, batch):
     """Keys and values of no steps. Zeros, not NaN: a masked slot still meets a zero weight, and 0 * NaN is NaN."""
-    shape = (batch, config.window, n, config.heads, config.width // config.heads)
+    shape = (batch, config.heads, config.window, n, config.width // config.heads)
     layers = lambda: tuple(jnp.zeros(shape, config.compute_dtype) for _ in range(config.layers))
     return layers(), layers()
 
 
-def _at(slot, ring):
-    """Bool, shaped to select row b's `slot[b]` of `ring [B, W, ...]`."""
-    return (jnp.arange(ring.shape[1])[None] == slot).reshape(*ring.shape[:2], *(1,) * (ring.ndim - 2))
+def _by_head(x, n):
+    """`[B, L * n, K, h]` as the caches lay it out, `[B, K, L, n, h]`: attention then reads each head in one piece."""
+    batch, length, heads, width = x.shape
+    return x.swapaxes(1, 2).reshape(batch, heads, length // n, n, width)

@@ -91,7 +91,7 @@ class Block(nnx.Module):
         self.up, self.down = linear(c.width, c.mlp_width), linear(c.mlp_width, c.width)
 
     def __call__(self, x, attend, drop):
-        """X `[B, T, D]`; `attend(q, k, v [B, T, K, h]) -> [B, T, K, h]`; `drop` is dropout or the identity."""
+        """X `[B * T, D]`; `attend(q, k, v [B * T, K, h]) -> [B * T, K, h]`; `drop` is dropout or the identity."""
         if self.c.norm == "pre":
             x = x + drop(self.attention(self.norm_attention(x), attend))
             return x + drop(self.mlp(self.norm_mlp(x)))
@@ -99,7 +99,7 @@ class Block(nnx.Module):
         return self.norm_mlp(x + drop(self.mlp(x)))
 
     def attention(self, x, attend):
-        heads = lambda y: y.reshape(*x.shape[:-1], self.c.heads, -1)
+        heads = lambda y: y.reshape(len(x), self.c.heads, -1)
         out = attend(heads(self.query(x)), heads(self.key(x)), heads(self.value(x)))
         return self.out(out.reshape(x.shape)).astype(jnp.float32)
 
@@ -138,13 +138,20 @@ class Transformer(nnx.Module):
         if c.positions == "absolute":
             at = self.position(position)
             x = x + (at if at.ndim == 3 else at[None])
-        x = drop(x)
+        # From here on tokens lie in one row after another: a weight's gradient is then one plain product, for which
+        # nothing is transposed.
+        x = drop(x).reshape(-1, c.width)
         for layer in range(c.layers):
             key_layer = None if key is None else next(keys)
             block = getattr(self, f"block_{layer}")
-            x = block(x, lambda q, k, v, i=layer, key=key_layer: attend(i, q, k, v, key), drop)
+
+            def attend_rows(q, k, v, layer=layer, key=key_layer):
+                rows = lambda y: y.reshape(batch, -1, *y.shape[1:])
+                return attend(layer, rows(q), rows(k), rows(v), key).reshape(q.shape)
+
+            x = block(x, attend_rows, drop)
         x = x if self.norm is None else self.norm(x)
-        return self.head(x[:, self.n - 1 :: self.n]).astype(jnp.float32)
+        return self.head(x[self.n - 1 :: self.n]).astype(jnp.float32).reshape(batch, length, -1)
 
 
 def make(config: Config, spec: Spec) -> Model:
