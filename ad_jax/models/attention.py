@@ -147,21 +147,21 @@ def ring_attention(q: jax.Array, k: jax.Array, v: jax.Array, *, slot: jax.Array,
 
     Args:
         q: `[B, n, K, h]`, the new step's tokens.
-        k, v: `[B, K, W, n, h]`, the ring; slots not yet written hold anything finite.
+        k, v: `[B, K, W * n, h]`, the ring; slots not yet written hold anything finite.
         slot: `[1 or B, 1]` int32, the slot of the new step.
         filled: `[1 or B, 1]` int32, slots written so far, at most W; slots are written in order.
 
     Returns:
         `[B, n, K, h]`.
     """
-    batch, heads, window, n, width = k.shape
+    n, width = q.shape[1], q.shape[3]
+    window = k.shape[2] // n
     index = jnp.arange(window)[None]
     newest, written = index == slot, index < filled  # [1 or B, W]
     # Within the new step a token does not see the ones after it.
     not_later = jnp.asarray(np.tril(np.ones((n, n), bool)))
     seen = (~newest[:, None, :, None] | not_later[None, :, None, :]) & written[:, None, :, None]  # [1 or B, n, W, n]
     bias = jnp.where(seen.reshape(len(seen), 1, n, window * n), 0.0, MASKED)
-    k, v = (x.reshape(batch, heads, window * n, width) for x in (k, v))
     q = q.swapaxes(1, 2) * width**-0.5
     scores = jnp.einsum("bknh,bksh->bkns", q, k, preferred_element_type=jnp.float32) + bias
     weights = jnp.exp(scores - scores.max(-1, keepdims=True))

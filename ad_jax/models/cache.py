@@ -25,7 +25,7 @@ Network = Callable[..., jax.Array]  # (params, steps [B, L], position, attend) -
 class Ring:
     """The last W steps of every layer."""
 
-    keys: tuple[jax.Array, ...]  # layers of [B, K, W, n, h], rotated
+    keys: tuple[jax.Array, ...]  # layers of [B, K, W * n, h], rotated
     values: tuple[jax.Array, ...]
     time: jax.Array  # [] int32, steps seen; one stream clock for the whole batch
 
@@ -34,7 +34,7 @@ class Ring:
 class Episodes:
     """The last whole episodes, up to W steps, and their raw steps to encode them from."""
 
-    keys: tuple[jax.Array, ...]  # layers of [B, K, W, n, h]
+    keys: tuple[jax.Array, ...]  # layers of [B, K, W * n, h]
     values: tuple[jax.Array, ...]
     steps: Steps  # [B, W]
     count: jax.Array  # [B] int32, steps held
@@ -53,9 +53,9 @@ def ring_cache(config: Any, n: int, network: Network, turn: Callable) -> tuple[C
         keys, values = list(cache.keys), list(cache.values)
 
         def attend(layer, q, k, v, key):
-            at = (0, 0, slot, 0, 0)
-            keys[layer] = jax.lax.dynamic_update_slice(keys[layer], _by_head(turn(k, position), n), at)
-            values[layer] = jax.lax.dynamic_update_slice(values[layer], _by_head(v, n), at)
+            at = (0, 0, slot * n, 0)
+            keys[layer] = jax.lax.dynamic_update_slice(keys[layer], _by_head(turn(k, position)), at)
+            values[layer] = jax.lax.dynamic_update_slice(values[layer], _by_head(v), at)
             return ring_attention(
                 turn(q, position), keys[layer], values[layer], slot=slot[None, None], filled=filled[None, None]
             )
@@ -91,8 +91,9 @@ def episode_cache(config: Any, spec: Spec, n: int, network: Network) -> tuple[Ca
         here = jnp.arange(window)[None] == slot  # [B, W]
 
         def put(held, new):
-            """Row b of `held [B, K, W, n, h]` takes `new [B, n, K, h]` at `slot[b]`."""
-            return jnp.where(here[:, None, :, None, None], _by_head(new, n).astype(held.dtype), held)
+            """Row b of `held [B, K, W * n, h]` takes `new [B, n, K, h]` at `slot[b]`."""
+            new = jnp.tile(_by_head(new).astype(held.dtype), (1, 1, window, 1))
+            return jnp.where(jnp.repeat(here, n, axis=1)[:, None, :, None], new, held)
 
         def put_step(held, new):  # [B, W, ...], [B, ...]
             return jnp.where(here.reshape(*here.shape, *(1,) * (held.ndim - 2)), new[:, None].astype(held.dtype), held)
@@ -121,7 +122,7 @@ def episode_cache(config: Any, spec: Spec, n: int, network: Network) -> tuple[Ca
 
         def attend(layer, q, k, v, key):
             for store, new in ((keys, k), (values, v)):
-                store.append(_by_head(new, n))
+                store.append(_by_head(new))
             return segment_attention(q, k, v, window=window, n=n)
 
         network(params, moved, jnp.arange(window * n), attend)
@@ -147,12 +148,14 @@ def episode_cache(config: Any, spec: Spec, n: int, network: Network) -> tuple[Ca
 
 def _empty(config, n, batch):
     """Keys and values of no steps. Zeros, not NaN: a masked slot still meets a zero weight, and 0 * NaN is NaN."""
-    shape = (batch, config.heads, config.window, n, config.width // config.heads)
+    shape = (batch, config.heads, config.window * n, config.width // config.heads)
     layers = lambda: tuple(jnp.zeros(shape, config.compute_dtype) for _ in range(config.layers))
     return layers(), layers()
 
 
-def _by_head(x, n):
-    """`[B, L * n, K, h]` as the caches lay it out, `[B, K, L, n, h]`: attention then reads each head in one piece."""
-    batch, length, heads, width = x.shape
-    return x.swapaxes(1, 2).reshape(batch, heads, length // n, n, width)
+def _by_head(x):
+    """`[B, T, K, h]` as the caches lie, `[B, K, T, h]`: a step then reads each head's past in one piece.
+
+    Steps and tokens share an axis, because a reshape between the update of a ring and its use makes XLA copy the ring.
+    """
+    return x.swapaxes(1, 2)
