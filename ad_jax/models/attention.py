@@ -77,7 +77,7 @@ def segment_attention(
     # One leading axis: products with two are not the fast ones on a CPU.
     by_head = lambda x: x.reshape(-1, *x.shape[2:]).swapaxes(1, 2)  # [B * blocks, K, tokens, h]
     q, k, v = by_head(fold(q * width**-0.5)), by_head(both(fold(k))), by_head(both(fold(v)))
-    out = _banded(band, dropout if key is not None else 0.0, q, k, v, key)
+    out = jnp.asarray(_banded(band, dropout if key is not None else 0.0, q, k, v, key))
     return out.swapaxes(1, 2).reshape(batch, -1, heads, width)[:, :length]
 
 
