@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -195,3 +196,17 @@ def test_an_agent_says_what_is_missing():
 def test_config_numbers_are_checked():
     with pytest.raises(AdJaxError, match=r"evaluate.seeds must be at least 1"):
         dataclasses.replace(evaluate.Config(), seeds=0).validate()
+
+
+def test_a_step_copies_no_ring():
+    """In the compiled rollout the ring is updated where it lies: a copy of it would cost more than the step."""
+    model, batch = MODELS["streaming"], 3
+    runner = evaluate.make_evaluator(model, ROOM, mesh_of(1), "sampled", 2, 5)
+    params = jax.jit(model.init)(jax.random.key(0))
+    keys, tasks = jax.random.split(jax.random.key(0), batch), take(TASKS, slice(batch))
+    rollouts = runner.start(keys, tasks)
+    ring = rollouts.cache.keys[0]
+    program = runner.run.lower(params, rollouts, keys, tasks).compile().as_text()
+    shape = ",".join(map(str, ring.shape))
+    assert f"f32[{shape}]" in program
+    assert not re.search(rf"= f32\[{shape}\]\S* copy\(", program)

@@ -92,6 +92,53 @@ def test_attention_against_a_plain_loop():
             np.testing.assert_allclose(out[0, token, head], expected, atol=1e-5)
 
 
+def plain_attention(q, k, v, window, n, scale=1.0):
+    """Softmax attention in one piece, `[B, T, K, h]`, its gradient left to JAX."""
+    token = np.arange(q.shape[1])
+    steps_back = token[:, None] // n - token[None] // n
+    seen = (token[None] <= token[:, None]) & (steps_back < window)
+    scores = jnp.einsum("btkh,bskh->bkts", q, k) * q.shape[-1] ** -0.5
+    weights = jax.nn.softmax(jnp.where(jnp.asarray(seen)[None, None], scores, -1e30), axis=-1)
+    return jnp.einsum("bkts,bskh->btkh", weights * scale, v)
+
+
+@pytest.mark.parametrize(("length", "window", "n"), [(7, 9, 1), (6, 6, 3), (1, 2, 1), (13, 4, 1), (11, 3, 2)])
+def test_the_backward_pass_of_attention_is_the_gradient(length, window, n):
+    """Written out by hand, against the derivative that JAX finds: one block, several, and spans of few tokens."""
+    q, k, v, g = np.random.default_rng(0).normal(size=(4, 2, length * n, 2, 4)).astype(np.float32)
+    banded = lambda q, k, v: attention.segment_attention(q, k, v, window=window, n=n)
+    plain = lambda q, k, v: plain_attention(q, k, v, window, n)
+    (out, back), (expected, back_expected) = jax.vjp(banded, q, k, v), jax.vjp(plain, q, k, v)
+    np.testing.assert_allclose(out, expected, atol=2e-5)
+    for gradient, wanted in zip(back(g), back_expected(g), strict=True):
+        np.testing.assert_allclose(gradient, wanted, atol=2e-5)
+
+
+def test_the_backward_pass_of_attention_dropout_is_the_gradient():
+    """With the very weights that the key drops, against the derivative that JAX finds."""
+    q, k, v, g = np.random.default_rng(1).normal(size=(4, 2, 8, 2, 4)).astype(np.float32)
+    key, kept = jax.random.key(0), np.ones((2, 2, 8, 8), bool)
+    for i, (queries, keys) in enumerate(attention.Band(8, 1, 1).spans):
+        shape = kept[..., queries, keys].shape
+        kept[..., queries, keys] = attention._keep(jax.random.fold_in(key, i), 0.4, shape)
+    dropped = lambda q, k, v: attention.segment_attention(q, k, v, window=8, n=1, dropout=0.4, key=key)
+    plain = lambda q, k, v: plain_attention(q, k, v, 8, 1, jnp.asarray(kept) / 0.6)
+    (out, back), (expected, back_expected) = jax.vjp(dropped, q, k, v), jax.vjp(plain, q, k, v)
+    np.testing.assert_allclose(out, expected, atol=2e-5)
+    for gradient, wanted in zip(back(g), back_expected(g), strict=True):
+        np.testing.assert_allclose(gradient, wanted, atol=5e-5)
+
+
+def test_attention_dropout_keeps_the_mean():
+    """Over many keys the output is that without dropout, and a share `dropout` of the weights is dropped."""
+    q, k, v = np.random.default_rng(2).normal(size=(3, 1, 6, 1, 4)).astype(np.float32)
+    one = lambda key: attention.segment_attention(q, k, v, window=6, n=1, dropout=0.3, key=key)
+    outs = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 4000))
+    plain = attention.segment_attention(q, k, v, window=6, n=1)
+    np.testing.assert_allclose(outs.mean(0), plain, atol=0.08)
+    assert (outs[:, 0, 0] == 0).all(-1).mean() == pytest.approx(0.3, abs=0.03)  # the first token sees itself alone
+
+
 def test_long_segments_cost_grows_with_window_not_length():
     """FLOPs of attention over L steps, counted by the compiler, stay near L * W."""
 

@@ -142,6 +142,18 @@ def test_q_learning_solves_the_probes_exactly():
         np.testing.assert_allclose(table, expected[name], atol=1e-4, err_msg=name)
 
 
+def test_q_learning_breaks_ties_evenly():
+    """Over an even grid of `which`, each of the best actions comes equally often; exploring, each action."""
+    which = (jnp.arange(6000, dtype=jnp.float32) + 0.5) / 6000
+    for values, eligible in [([0, 0, 0], [0, 1, 2]), ([1, 0, 1], [0, 2]), ([-1, -1, 3], [2]), ([2, 2, 1], [0, 1])]:
+        for explore, expected in ((False, eligible), (True, [0, 1, 2])):
+            inputs = jnp.array(values, jnp.float32), jnp.bool_(explore)
+            actions = jax.vmap(q_learning.choose, (None, None, 0))(*inputs, which)
+            counts = np.bincount(actions, minlength=3)
+            np.testing.assert_allclose(counts[expected], 6000 / len(expected), atol=1)
+            assert counts.sum() == counts[expected].sum()
+
+
 def test_actor_critic_solves_the_probes():
     family = Probes()
     config = actor_critic.Config(learning_rate=0.01, discount=0.5, entropy_cost=0.0, actors=8, unroll=8, hidden=(16,))
