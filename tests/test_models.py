@@ -122,7 +122,7 @@ def test_the_backward_pass_of_attention_dropout_is_the_gradient():
         shape = kept[..., queries, keys].shape
         kept[..., queries, keys] = attention._keep(jax.random.fold_in(key, i), 0.4, shape)
     dropped = lambda q, k, v: attention.segment_attention(q, k, v, window=8, n=1, dropout=0.4, key=key)
-    plain = lambda q, k, v: plain_attention(q, k, v, 8, 1, jnp.asarray(kept) / 0.6)
+    plain = lambda q, k, v: plain_attention(q, k, v, 8, 1, jnp.asarray(kept / np.float32(0.6)))
     (out, back), (expected, back_expected) = jax.vjp(dropped, q, k, v), jax.vjp(plain, q, k, v)
     np.testing.assert_allclose(out, expected, atol=2e-5)
     for gradient, wanted in zip(back(g), back_expected(g), strict=True):
