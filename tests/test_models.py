@@ -10,6 +10,7 @@ import pytest
 from ad_jax import models
 from ad_jax.errors import ConfigError
 from ad_jax.models import attention
+from ad_jax.models.dropout import keep
 from ad_jax.models.transformer import Config, Paper, make
 from ad_jax.testing import ContractError, check_model
 from ad_jax.testing.model import decode_all, random_steps
@@ -120,7 +121,7 @@ def test_the_backward_pass_of_attention_dropout_is_the_gradient():
     key, kept = jax.random.key(0), np.ones((2, 2, 8, 8), bool)
     for i, (queries, keys) in enumerate(attention.Band(8, 1, 1).spans):
         shape = kept[..., queries, keys].shape
-        kept[..., queries, keys] = attention._keep(jax.random.fold_in(key, i), 0.4, shape)
+        kept[..., queries, keys] = keep(jax.random.fold_in(key, i), 0.4, shape)
     dropped = lambda q, k, v: attention.segment_attention(q, k, v, window=8, n=1, dropout=0.4, key=key)
     plain = lambda q, k, v: plain_attention(q, k, v, 8, 1, jnp.asarray(kept / np.float32(0.6)))
     (out, back), (expected, back_expected) = jax.vjp(dropped, q, k, v), jax.vjp(plain, q, k, v)

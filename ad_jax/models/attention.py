@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ad_jax.models.dropout import keep
+
 MASKED = -1e30  # finite: a row that sees nothing would turn to NaN under -inf
 
 
@@ -102,7 +104,7 @@ def _banded_forward(band, dropout, q, k, v, key):
         weight = jnp.exp(scores - scores.max(-1, keepdims=True))
         sums.append(weight.sum(-1, keepdims=True))
         weights.append(weight.astype(v.dtype))
-        kept.append(_keep(jax.random.fold_in(key, i), dropout, weight.shape) if dropout else None)
+        kept.append(keep(jax.random.fold_in(key, i), dropout, weight.shape) if dropout else None)
         outs.append(_drop(kept[-1], weights[-1]) @ v[..., keys, :])
     total = jnp.concatenate(sums, axis=-2)
     out = (jnp.concatenate(outs, axis=-2).astype(jnp.float32) / (total * (1 - dropout))).astype(v.dtype)
@@ -117,12 +119,12 @@ def _banded_backward(band, dropout, saved, g):
     g = (wide / (1 - dropout)).astype(v.dtype)
     g_t = _transpose(g)
     dq, dk_t, dv_t = [], 0, 0
-    for (queries, keys), weight, keep in zip(band.spans, weights, kept, strict=True):
-        d_scores = weight * (_drop(keep, g[..., queries, :] @ v_t[..., keys]) - along[..., queries, :])
+    for (queries, keys), weight, mask in zip(band.spans, weights, kept, strict=True):
+        d_scores = weight * (_drop(mask, g[..., queries, :] @ v_t[..., keys]) - along[..., queries, :])
         dq.append(d_scores @ k[..., keys, :])
         pad = ((0, 0),) * 3 + ((keys.start, k_t.shape[-1] - keys.stop),)
         dk_t += jnp.pad(q_t[..., queries] @ d_scores, pad)
-        dv_t += jnp.pad(g_t[..., queries] @ _drop(keep, weight), pad)
+        dv_t += jnp.pad(g_t[..., queries] @ _drop(mask, weight), pad)
     return jnp.concatenate(dq, axis=-2), _transpose(dk_t), _transpose(dv_t), None
 
 
@@ -133,13 +135,8 @@ def _transpose(x):
     return x.swapaxes(-1, -2)
 
 
-def _keep(key, dropout, shape):
-    """True with probability `1 - dropout`, to 1 / 65,536: half the random bits of `jax.random.bernoulli`."""
-    return jax.random.bits(key, shape, jnp.uint16) >= round(dropout * 2**16)
-
-
-def _drop(keep, x):
-    return x if keep is None else jnp.where(keep, x, 0)
+def _drop(mask, x):
+    return x if mask is None else jnp.where(mask, x, 0)
 
 
 def ring_attention(q: jax.Array, k: jax.Array, v: jax.Array, *, slot: jax.Array, filled: jax.Array) -> jax.Array:

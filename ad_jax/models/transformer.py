@@ -22,6 +22,7 @@ from ad_jax.errors import ConfigError
 from ad_jax.models.attention import rotary_period, rotate, segment_attention
 from ad_jax.models.base import Model
 from ad_jax.models.cache import episode_cache, ring_cache
+from ad_jax.models.dropout import keep
 from ad_jax.models.tokens import Layout, Tokenizer, tokens_per_step
 from ad_jax.types import Spec, Steps
 
@@ -200,4 +201,4 @@ def make_paper(config: Paper, spec: Spec) -> Model:
 
 
 def _dropout(key, x, rate):
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0.0)
+    return jnp.where(keep(key, rate, x.shape), x / (1 - rate), 0.0)
