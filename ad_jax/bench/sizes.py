@@ -93,8 +93,10 @@ FULL = Sizes(
     cases=(
         Case("small", "transformer", SMALL, 64, 100, 10, compiles=True),
         Case("small, attention dropout 0.5", "transformer", DROPOUT, 64, 100, 5),
+        Case("small, 400 steps of context", "transformer", {**SMALL, "window": 400}, 16, 400, 5),
         Case("paper", "paper", {"window": 80}, 16, 80, 2),
         Case("25M", "transformer", M25, 16, 100, 2),
+        Case("100M", "transformer", {**M100, "window": 100, "compute_dtype": "float32"}, 8, 100, 2),
     ),
     rollouts=(81, 1024),
     rollout_steps=4000,
