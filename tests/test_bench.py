@@ -292,6 +292,15 @@ def test_shares_of_a_finished_demo(tmp_path):
         list(end_to_end.read(tmp_path / "nowhere"))
 
 
+@pytest.mark.slow
+def test_compiling_again_reads_what_was_kept(tmp_path):
+    cold, warm = end_to_end.compile_rows(tmp_path, ("dark_room", "--scale", "smoke"))
+    assert cold.share == 1.0
+    assert 0 < warm.value < cold.value
+    with pytest.raises(RuntimeError, match="no_such_option"):
+        list(end_to_end.compile_rows(tmp_path / "other", ("dark_room", "no_such_option=1")))
+
+
 def test_what_is_written_is_a_whole_collection(tmp_path):
     from ad_jax import history_store
 

@@ -1,4 +1,4 @@
-"""Seconds from nothing to the held-out return of Dark Room, and the share of each stage.
+"""Seconds from nothing to the held-out return of Dark Room, the share of each stage, and what compiling takes.
 
 Read from a finished run directory, or from a run in a new one with an empty cache of compiled programs.
 """
@@ -9,33 +9,73 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ad_jax.bench.rows import Row
 from ad_jax.errors import ConfigError
 
 
-def rows(folder: Path | None) -> Iterator[Row]:
-    """One row a stage and one for the whole; without `folder`, runs the demo, which takes minutes."""
-    if folder is not None:
-        yield from read(folder)
-        return
+# Every program of the demo, at its sizes, and little else.
+SHORT = ("distill.updates=60", "distill.evaluate_every=30", "evaluate.episodes=12")
+
+# A run in a process of its own, whose seconds of tracing, lowering, and compiling or reading the cache are summed.
+COMPILING = """
+import sys, jax.monitoring
+from ad_jax.__main__ import main
+seconds = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, taken, **_: seconds.append(taken) if event.startswith("/jax/core/compile/") else None
+)
+failed = main(sys.argv[1:])
+print(sum(seconds))
+sys.exit(failed)
+"""
+
+
+def rows(folder: Path | None, quick: bool = False) -> Iterator[Row]:
+    """One row a stage and one for the whole; without `folder`, runs the demo, which takes minutes.
+
+    Not `quick`: also what compiling takes, two short runs.
+    """
     with tempfile.TemporaryDirectory() as made:
-        run = Path(made) / "run"
-        yield from read(run, run_demo(run, Path(made) / "cache"))
+        if not quick:
+            yield from compile_rows(Path(made), ("dark_room", *SHORT))
+        if folder is not None:
+            yield from read(folder)
+        else:
+            run = Path(made) / "run"
+            yield from read(run, run_demo(run, Path(made) / "cache"))
+
+
+def compile_rows(made: Path, arguments: Sequence[str]) -> Iterator[Row]:
+    """Seconds that JAX takes to trace, lower and compile all programs of a run: nothing kept, and all kept."""
+    cold = None
+    for name in ("cold", "warm"):
+        command = [sys.executable, "-c", COMPILING, "run", *arguments, "--dir", str(made / name)]
+        seconds = float(said(command, made / "programs").splitlines()[-1])
+        cold = cold if cold is not None else seconds
+        yield Row(f"end to end/compiling, {name}", seconds, seconds, "s", seconds / cold, "compiling, cold", 1, {})
 
 
 def run_demo(folder: Path, cache: Path) -> float:
     """`ad-jax run dark_room` from nothing; returns wall-clock seconds, starting Python included."""
     started = time.perf_counter()
-    command = [sys.executable, "-m", "ad_jax", "run", "dark_room", "--dir", str(folder)]
-    done = subprocess.run(
-        command, env={**os.environ, "AD_JAX_CACHE": str(cache)}, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"the demo failed: {done.stderr[-2000:]}")
+    said([sys.executable, "-m", "ad_jax", "run", "dark_room", "--dir", str(folder)], cache)
     return time.perf_counter() - started
+
+
+def said(command: list[str], cache: Path) -> str:
+    """What `command` prints, with its compiled programs kept in `cache`.
+
+    Raises:
+        RuntimeError: if it fails, with the end of its error output.
+    """
+    environment = {**os.environ, "AD_JAX_CACHE": str(cache)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
+    return done.stdout
 
 
 def read(folder: Path, wall: float | None = None) -> Iterator[Row]:

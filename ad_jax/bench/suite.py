@@ -33,7 +33,7 @@ def chosen(quick: bool) -> tuple[str, Sizes]:
 def stage_rows(stage: str, sizes: Sizes, quick: bool, demo: Path | None) -> Iterator[Row]:
     """Rows of one stage."""
     if stage == "demo":
-        return iter(()) if quick and demo is None else end_to_end.rows(demo)
+        return iter(()) if quick and demo is None else end_to_end.rows(demo, quick)
     modules = {
         "limits": limits,
         "collect": collecting,
