@@ -15,7 +15,6 @@ from pathlib import Path
 from ad_jax.bench.rows import Row
 from ad_jax.errors import ConfigError
 
-
 # Every program of the demo, at its sizes, and little else.
 SHORT = ("distill.updates=60", "distill.evaluate_every=30", "evaluate.episodes=12")
 
