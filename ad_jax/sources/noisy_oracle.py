@@ -12,6 +12,8 @@ policy does. Each learner's has its own errors: in a share 1 - `optimality` of a
 `source_observation` tells apart) it knows nothing, and has one action for good, drawn uniformly.
 """
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -70,7 +72,7 @@ def make(config: Config, family: TaskFamily) -> Source:
             is_noise, by_chance, key_env = x
             situation = number_of(family.source_observation(env_state, observation), state.errors)
             knows, habit = halves(situation)
-            best = family.optimal_action(env_state, task)
+            best = cast(jax.Array, family.optimal_action(env_state, task))  # not None: asked above
             own = jnp.where(knows < config.optimality, best, (habit * actions).astype(jnp.int32))
             action = jnp.where(is_noise, by_chance, own)
             next_observation, env_state, outcome = advance(family, key_env, env_state, action, task)
