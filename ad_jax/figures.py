@@ -246,7 +246,7 @@ def grid_paths(picture: dict[str, Any], episodes: Sequence[dict[str, Any]]) -> F
     """One panel per episode: the agent's way through the grid, from dark to light as time passes.
 
     Args:
-        picture: `{"size", "goal"}`, and optionally `"key"`; cells are (row, column).
+        picture: `{"size", "goal"}`, and optionally `"key"`, with which the goal is a door; cells are (row, column).
         episodes: each `{"episode", "return", "points": [[row, column], ...]}`; at most 12 are drawn, first and last
             among them.
     """
@@ -341,10 +341,11 @@ def _panel(axes: Axes, picture: dict[str, Any], episode: dict[str, Any]) -> None
         )
         steps.set_clim(0.0, 1.0)
         axes.add_collection(steps)
-    goal = picture["goal"]
-    axes.plot(goal[1], goal[0], "*", ms=2.0 * mark, color=YELLOW, mec="black", mew=0.6, ls="", label="goal", zorder=3)
-    if (key := picture.get("key")) is not None:
-        axes.plot(key[1], key[0], "D", ms=mark, color="white", mec="black", mew=0.8, ls="", label="key", zorder=3)
+    goal, key = picture["goal"], picture.get("key")
+    shape, scale, name = ("*", 2.0, "goal") if key is None else ("s", 1.5, "door")
+    axes.plot(goal[1], goal[0], shape, ms=scale * mark, color=YELLOW, mec="black", mew=0.6, ls="", label=name, zorder=3)
+    if key is not None:
+        axes.plot(key[1], key[0], "D", ms=mark, color=YELLOW, mec="black", mew=0.8, ls="", label="key", zorder=3)
     axes.plot(*points[0], "o", ms=mark, color="white", mec="black", mew=0.9, ls="", label="start", zorder=4)
     axes.plot(*points[-1], "o", ms=0.45 * mark, color="black", ls="", label="end", zorder=5)
     axes.set_title(f"episode {episode['episode']}\nreturn {episode['return']:.3g}", pad=3, fontsize=8.5)

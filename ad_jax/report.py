@@ -261,7 +261,8 @@ def _by_task(s: Set) -> tuple[Figure, str]:
     flat = [task for tasks in s.tasks for task in tasks]
     pictures = [task["picture"] or {} for task in flat]
     final, early = (_final(values).ravel() for values in (s.returns[s.mode], s.returns[s.mode][..., ::-1]))  # [R * N]
-    sizes = {picture["size"] if picture.get("kind") == "grid" else None for picture in pictures}
+    is_goal = lambda picture: picture.get("kind") == "grid" and picture.get("key") is None
+    sizes = {picture["size"] if is_goal(picture) else None for picture in pictures}
     if len(sizes) == 1 and None not in sizes:
         cells, index = np.unique([picture["goal"] for picture in pictures], axis=0, return_inverse=True)
         share = None if s.optimal is None or (s.optimal <= 0).any() else _by(index, final / s.optimal.ravel())

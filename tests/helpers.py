@@ -1,9 +1,12 @@
 """Small things that several test files build."""
 
+import functools
+
 import jax
 import numpy as np
 
 from ad_jax.__main__ import main
+from ad_jax.envs.base import advance
 from ad_jax.sharding import MeshConfig, make_mesh
 from ad_jax.types import Histories, Spec, Transition
 
@@ -42,3 +45,17 @@ def refused(capsys, arguments, *parts: str) -> str:
     for part in parts:
         assert part in error, f"{part!r} is not in: {error}"
     return error
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def play(family, key, task, actions):
+    """Observations acted on and outcomes `[T, ...]` of given actions, through `advance`."""
+    key_reset, key_env = jax.random.split(key)
+
+    def step(carry, x):
+        action, key = x
+        observation, state, outcome = advance(family, key, carry[1], action, task)
+        return (observation, state), (carry[0], outcome)
+
+    keys = jax.random.split(key_env, len(actions))
+    return jax.lax.scan(step, family.reset_env(key_reset, task), (actions, keys))[1]

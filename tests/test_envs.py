@@ -1,7 +1,6 @@
 """Task families: the contract, independent simulators in plain Python, and returns against dynamic programming."""
 
 import dataclasses
-import functools
 import itertools
 
 import jax
@@ -12,11 +11,12 @@ from gymnax.environments import spaces
 
 from ad_jax import envs
 from ad_jax.envs.bandit import Bandit
-from ad_jax.envs.base import advance, take
+from ad_jax.envs.base import take
 from ad_jax.envs.dark_room import DarkRoom, Params, State
 from ad_jax.errors import ConfigError
 from ad_jax.testing import ContractError, check_env, check_plugin
 
+from .helpers import play
 from .probes import Probes
 
 DARK_ROOMS = [
@@ -31,7 +31,7 @@ BANDITS = [
 
 @pytest.mark.parametrize("name", envs.FAMILIES)
 def test_registered_families_keep_the_contract(name):
-    assert len(check_plugin(name)) >= 14
+    assert len(check_plugin(name)) >= 16
 
 
 @pytest.mark.parametrize("family", [*DARK_ROOMS, *BANDITS, Probes()], ids=repr)
@@ -57,20 +57,6 @@ def dark_room_step(family, position, found, time, action, goal):
     reward = 1.0 if here and not (family.reward == "once" and found) else 0.0
     terminated = here and family.reward == "terminate"
     return (row, column), found or here, reward, terminated, time + 1 == family.steps and not terminated
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def play(family, key, task, actions):
-    """Observations acted on and outcomes `[T, ...]` of given actions, through `advance`."""
-    key_reset, key_env = jax.random.split(key)
-
-    def step(carry, x):
-        action, key = x
-        observation, state, outcome = advance(family, key, carry[1], action, task)
-        return (observation, state), (carry[0], outcome)
-
-    keys = jax.random.split(key_env, len(actions))
-    return jax.lax.scan(step, family.reset_env(key_reset, task), (actions, keys))[1]
 
 
 @pytest.mark.parametrize("family", DARK_ROOMS, ids=repr)
@@ -292,6 +278,35 @@ class BoastsOfChance(DarkRoom):
         return 4 / 3 * super().random_return(tasks)
 
 
+@dataclasses.dataclass(frozen=True)
+class GoesTheWrongWay(DarkRoom):
+    """Its optimal policy avoids the goals to the right."""
+
+    def optimal_action(self, state, task):
+        action = super().optimal_action(state, task)
+        return jnp.where(action == 3, 4, action)
+
+
+@dataclasses.dataclass(frozen=True)
+class HidesMoreThanItSays(DarkRoom):
+    """What it gives a privileged source is outside of the space stated for that."""
+
+    reward: str = "once"
+
+    def source_observation(self, state, observation):
+        return jnp.append(observation, 2 * state.found.astype(jnp.int32))
+
+
+@dataclasses.dataclass(frozen=True)
+class SaysItHidesNothing(DarkRoom):
+    """Gives a privileged source something, and states no space for it."""
+
+    reward: str = "once"
+
+    def source_observation_space(self, params):
+        return None
+
+
 class IsNotFrozen(DarkRoom):
     """Not a frozen dataclass of its own options."""
 
@@ -306,6 +321,9 @@ BROKEN = {
     RoundsRewards: "reward_dtype holds every reward exactly",
     ReusesTasks: "splits are disjoint and fixed by the seed",
     BoastsOfChance: "stated returns agree with simulated ones",
+    GoesTheWrongWay: "optimal_action earns optimal_return",
+    HidesMoreThanItSays: "source observations are in their own space",
+    SaysItHidesNothing: "source observations are in their own space",
     IsNotFrozen: "it is a frozen dataclass that its options rebuild",
 }
 

@@ -236,6 +236,22 @@ def test_bandit_report(tmp_path, means):
     assert names == {"index.html", "curve.png", "goals.png", "paths.png"}
 
 
+def test_a_key_makes_the_goal_a_door_and_the_summary_one_by_task(tmp_path):
+    one = grid_set()
+    labels = lambda: {
+        text.get_text() for text in figures.grid_paths(picture, one["paths"]["episodes"]).legends[0].texts
+    }
+    picture = one["tasks"][0]["picture"]
+    assert labels() == {"goal", "start", "end"}
+    assert "return of the last 10 % of episodes by goal" in report.write(results(one), tmp_path / "goal").read_text()
+    for task in one["tasks"]:
+        task["picture"]["key"] = [5, 5]
+    assert labels() == {"door", "key", "start", "end"}
+    text = report.write(results(one), tmp_path / "key").read_text()
+    assert "of episodes by goal" not in text
+    assert "of every task in the first and in the last" in text
+
+
 def test_smallest_results(tmp_path):
     """One task, one rollout, one episode of negative return, a source slower than that, one point of a path."""
     one = grid_set(tasks=1)

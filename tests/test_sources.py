@@ -25,6 +25,7 @@ from .probes import NAMES, Probes
 
 SUITED = {  # registered source: a family on which nearly everything can be checked, and small sizes
     "actor_critic": (DarkRoom(size=3, steps=4, start="random"), {"actors": 3, "unroll": 6, "hidden": [8]}),
+    "noisy_oracle": (DarkRoom(size=3, steps=4, reward="once"), {"noise_end": 0.5, "optimality": 0.5}),
     "q_learning": (DarkRoom(size=3, steps=4, reward="terminate"), {}),
 }
 
@@ -258,6 +259,23 @@ def test_q_learning_hyper_parameters_do_what_they_are_called():
     for first, epsilon in ((0, 0.77), (45, 0.5), (100, 0.2), (190, 0.2)):  # mean epsilon of ten updates
         other = np.mean(action[2, first : first + 10] != 3)
         assert abs(other - epsilon * 4 / 5) < 5 * 0.5 / np.sqrt(500), first
+
+
+def test_an_optimistic_table_leads_q_learning_to_a_goal_that_chance_does_not_find():
+    family = DarkRoom(size=11, steps=12, reward="terminate")
+    task = take(family.all_tasks(), 0)  # a corner, 10 steps away
+    configs = q_learning.Config(
+        epsilon_start=jnp.array([1.0, 0.0, 0.0]),
+        learning_rate=jnp.array([0.5, 0.5, 0.0]),
+        discount=jnp.full(3, 0.95),
+        epsilon_end=jnp.zeros(3),
+        exploration_episodes=jnp.full(3, 500.0),
+        initial_value=jnp.array([0.0, 1.0, 0.25]),
+    )
+    run = jax.vmap(lambda config: learn(q_learning.make, config, family, task, 1000, jax.random.key(0)))
+    state, stream = run(configs)
+    assert np.asarray(stream.reward[1]).sum() > 100 > 10 > np.asarray(stream.reward[0]).sum()
+    assert set(np.unique(state.table[2]).tolist()) == {0.25}
 
 
 # --- Actor-critic: each part ---

@@ -7,7 +7,10 @@ from ad_jax.plugins import build, resolve
 
 FAMILIES = {
     "bandit": "ad_jax.envs.bandit:Bandit",
+    "dark_key_to_door": "ad_jax.envs.dark_key_to_door:DarkKeyToDoor",
     "dark_room": "ad_jax.envs.dark_room:DarkRoom",
+    "dark_room_hard": "ad_jax.envs.dark_room_hard:DarkRoomHard",
+    "dark_room_permuted": "ad_jax.envs.dark_room_permuted:DarkRoomPermuted",
 }
 
 

@@ -132,6 +132,9 @@ class Bandit(TaskFamily[State, Params]):
     def random_return(self, tasks: Params) -> np.ndarray:
         return np.asarray(tasks.means, np.float64).mean(axis=1)
 
+    def optimal_action(self, state: State, task: Params) -> jax.Array:
+        return jnp.argmax(task.means).astype(jnp.int32)
+
     def picture(self, task: Params) -> dict[str, Any]:
         return {"kind": "arms", "means": np.asarray(task.means).tolist()}
 

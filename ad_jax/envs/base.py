@@ -10,7 +10,7 @@ which keeps the task, draws a fresh start at each episode boundary, and keeps te
 import dataclasses
 import hashlib
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Generic
 
 import jax
@@ -20,6 +20,7 @@ from flax import struct
 from gymnax.environments import environment, spaces
 from gymnax.environments.environment import TEnvParams, TEnvState
 
+from ad_jax.errors import ConfigError
 from ad_jax.plugins import conform
 from ad_jax.types import Spec
 
@@ -29,6 +30,7 @@ class Outcome:
     """What one environment step gave, before any reset."""
 
     next_observation: jax.Array  # of the same episode, also when it has just ended
+    next_state: Any  # likewise; for sources that are given more than the observation
     reward: jax.Array  # [] float32
     terminated: jax.Array  # [] bool
     truncated: jax.Array  # [] bool
@@ -133,6 +135,24 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
         """Expected episode return of the uniformly random policy, `[N]` float64, or None if unknown."""
         return None
 
+    def optimal_action(self, state: TEnvState, task: TEnvParams) -> jax.Array | None:
+        """What a best policy that knows the task does in `state`, `[]` int32, or None if unknown.
+
+        Followed from the first step on, it earns `optimal_return`.
+        """
+        return None
+
+    def source_observation_space(self, params: TEnvParams) -> spaces.Discrete | spaces.Box | None:
+        """The space of `source_observation`, or None where that is the observation itself."""
+        return None
+
+    def source_observation(self, state: TEnvState, observation: jax.Array) -> jax.Array:
+        """What a privileged source acts on in `state`: the observation, and state that it hides.
+
+        Only the source sees it. Histories hold plain observations, and so does the distilled model's context.
+        """
+        return observation
+
     def trace(self, state: TEnvState, action: jax.Array) -> jax.Array:
         """A few integers that locate this step in a picture of the task: `[k]` int32. Default: the action.
 
@@ -141,7 +161,10 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
         return action[None]
 
     def picture(self, task: TEnvParams) -> dict[str, Any]:
-        """How to draw `trace`, as plain data: `{"kind": "grid", "size", "goal"}` or `{"kind": "arms", "means"}`."""
+        """How to draw `trace`, as plain data: `{"kind": "grid", "size", "goal"}` or `{"kind": "arms", "means"}`.
+
+        A grid may add `"key"`; its goal is then drawn as a door.
+        """
         return {"kind": "arms", "means": None}
 
     @property
@@ -168,7 +191,7 @@ def advance(
     key_step, key_reset = jax.random.split(key)
     observation, state, reward, terminated, _ = family.step_env(key_step, state, action, task)
     truncated = family.is_truncated(state, task) & ~terminated
-    outcome = Outcome(observation, jnp.asarray(reward, jnp.float32), terminated, truncated)
+    outcome = Outcome(observation, state, jnp.asarray(reward, jnp.float32), terminated, truncated)
     fresh = family.reset_env(key_reset, task)
     pick = lambda new, old: jnp.where(outcome.done, jnp.asarray(new, jnp.asarray(old).dtype), old)
     observation, state = jax.tree.map(pick, fresh, (observation, state))
@@ -181,7 +204,28 @@ def spec_of(family: TaskFamily) -> Spec:
     Raises:
         TypeError: for a space that no model here can embed (say which, and what can be).
     """
-    actions, space = family.action_space(family.default_params), family.observation_space(family.default_params)
+    return _spec(family, family.observation_space(family.default_params))
+
+
+def source_view(family: TaskFamily, privileged: bool) -> tuple[Spec, Callable[[Any, jax.Array], jax.Array]]:
+    """What a source acts on: its `Spec`, and `view(state, observation)`, which gives it.
+
+    That is `source_observation` for a `privileged` source, and else the observation alone.
+
+    Raises:
+        ConfigError: if `privileged` where the family has nothing more to give.
+        TypeError: as `spec_of`.
+    """
+    if not privileged:
+        return spec_of(family), lambda state, observation: observation
+    space = family.source_observation_space(family.default_params)
+    if space is None:
+        raise ConfigError(f"privileged=True: {family} hides no state that a source could be given. Leave it False")
+    return _spec(family, space), family.source_observation
+
+
+def _spec(family: TaskFamily, space: Any) -> Spec:
+    actions = family.action_space(family.default_params)
     if not isinstance(actions, spaces.Discrete):
         raise TypeError(f"{family.name}: actions must be Discrete; got {type(actions).__name__}")
     if isinstance(space, spaces.Discrete):

@@ -22,9 +22,19 @@ from flax import struct
 from gymnax.environments import environment, spaces
 
 from ad_jax.envs.base import TaskFamily
+from ad_jax.envs.grid import (
+    MOVES,
+    Start,
+    cells,
+    distance,
+    moved,
+    random_walk,
+    start_cell,
+    start_distribution,
+    towards,
+    with_stage,
+)
 from ad_jax.types import Array
-
-MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))  # (row, column)
 
 
 @struct.dataclass
@@ -48,7 +58,7 @@ class DarkRoom(TaskFamily[State, Params]):
 
     size: int = 9
     steps: int = 20
-    start: Literal["centre", "corner", "random"] = "centre"
+    start: Start = "centre"
     reward: Literal["every_step", "once", "terminate"] = "every_step"
 
     @property
@@ -70,17 +80,13 @@ class DarkRoom(TaskFamily[State, Params]):
         return spaces.Box(0, self.size - 1, (2,), jnp.int32)
 
     def reset_env(self, key: jax.Array, params: Params) -> tuple[jax.Array, State]:
-        if self.start == "random":
-            position = jax.random.randint(key, (2,), 0, self.size)
-        else:
-            position = jnp.full((2,), self.size // 2 if self.start == "centre" else 0, jnp.int32)
-        state = State(jnp.int32(0), position, jnp.bool_(False))
+        state = State(jnp.int32(0), start_cell(key, self.size, self.start), jnp.bool_(False))
         return self.observe(key, state, None, params), state
 
     def step_env(
         self, key: jax.Array, state: State, action: jax.Array, params: Params
     ) -> tuple[jax.Array, State, jax.Array, jax.Array, dict[str, Any]]:
-        position = jnp.clip(state.position + jnp.array(MOVES, jnp.int32)[action], 0, self.size - 1)
+        position = moved(state.position, action, self.size)
         at_goal = jnp.all(position == params.goal)
         rewarded = at_goal & ~state.found if self.reward == "once" else at_goal
         terminated = at_goal if self.reward == "terminate" else jnp.bool_(False)
@@ -90,9 +96,17 @@ class DarkRoom(TaskFamily[State, Params]):
     def observe(self, key: jax.Array, state: State, action: jax.Array | None, params: Params) -> jax.Array:
         return state.position
 
+    def source_observation_space(self, params: Params) -> spaces.Box | None:
+        return with_stage(self.size, 2) if self.reward == "once" else None
+
+    def source_observation(self, state: State, observation: jax.Array) -> jax.Array:
+        """Where rewards come once, also whether it has come: `[3]`."""
+        if self.reward != "once":
+            return observation
+        return jnp.append(observation, state.found.astype(jnp.int32))
+
     def all_tasks(self) -> Params:
-        rows, columns = np.divmod(np.arange(self.size**2, dtype=np.int32), np.int32(self.size))
-        return self._tasks(jnp.stack([rows, columns], axis=1))
+        return self._tasks(jnp.asarray(cells(self.size)))
 
     def task_ids(self, tasks: Params) -> list[str]:
         return [f"goal-{row}-{column}" for row, column in np.asarray(tasks.goal)]
@@ -101,24 +115,18 @@ class DarkRoom(TaskFamily[State, Params]):
         return f"goal at row {int(task.goal[0])}, column {int(task.goal[1])}"
 
     def optimal_return(self, tasks: Params) -> np.ndarray:
-        cells = np.stack(np.divmod(np.arange(self.size**2), self.size), axis=1)  # [cells, 2]
-        distance = np.abs(np.asarray(tasks.goal)[:, None] - cells).sum(-1)  # [N, cells]
         # Standing on the goal at reset earns nothing by itself: the first reward comes with the first step.
-        arrival = np.maximum(distance, 1)
+        arrival = np.maximum(distance(np.asarray(tasks.goal)[:, None], cells(self.size)), 1)  # [N, cells]
         worth = np.maximum(0, self.steps - arrival + 1)
         value = worth if self.reward == "every_step" else np.minimum(worth, 1)
-        return value @ self._start_distribution()
+        return value @ start_distribution(self.size, self.start)
 
     def random_return(self, tasks: Params) -> np.ndarray:
         """Exact, from the random walk's transition matrix."""
-        cells = np.stack(np.divmod(np.arange(self.size**2), self.size), axis=1)
-        walk = np.zeros((self.size**2, self.size**2))
-        for move in MOVES:
-            reached = np.clip(cells + move, 0, self.size - 1) @ np.array([self.size, 1])
-            walk += np.eye(self.size**2)[reached.astype(int)] / len(MOVES)
-        goals = np.asarray(tasks.goal) @ np.array([self.size, 1])  # [N]
+        walk, goals = random_walk(self.size), np.asarray(tasks.goal) @ np.array([self.size, 1])  # [N]
         rows = np.arange(len(goals))
-        at = np.tile(self._start_distribution(), (len(goals), 1))  # [N, cells], absorbed mass removed below
+        start = start_distribution(self.size, self.start)
+        at = np.tile(start, (len(goals), 1))  # [N, cells], absorbed mass removed below
         total = np.zeros(len(goals))
         for _ in range(self.steps):
             at = at @ walk
@@ -126,6 +134,9 @@ class DarkRoom(TaskFamily[State, Params]):
             if self.reward != "every_step":
                 at[rows, goals] = 0
         return total
+
+    def optimal_action(self, state: State, task: Params) -> jax.Array:
+        return towards(state.position, task.goal)
 
     def trace(self, state: State, action: jax.Array) -> jax.Array:
         return state.position
@@ -135,10 +146,3 @@ class DarkRoom(TaskFamily[State, Params]):
 
     def _tasks(self, goals: jax.Array) -> Params:
         return Params(max_steps_in_episode=cast(int, jnp.full(len(goals), self.steps, jnp.int32)), goal=goals)
-
-    def _start_distribution(self) -> np.ndarray:
-        """[cells] probability of starting in each cell."""
-        if self.start == "random":
-            return np.full(self.size**2, self.size**-2.0)
-        start = self.size // 2 if self.start == "centre" else 0
-        return (np.arange(self.size**2) == start * (self.size + 1)).astype(float)

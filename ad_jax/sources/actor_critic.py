@@ -8,7 +8,8 @@ unroll, the value cost and the clipping here are not theirs.
 
 Deliberate differences from A3C: actors step together and one averaged gradient is taken (so there are `actors` times
 fewer updates per environment step, and a larger learning rate is apt); the sums over an unroll are means; a truncated
-episode bootstraps from the observation it was cut at, a terminated one does not.
+episode bootstraps from the observation it was cut at, a terminated one does not. With `privileged`, the network sees
+the family's `source_observation`s; histories hold the plain observations all the same.
 """
 
 import math
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from ad_jax.envs.base import TaskFamily, advance, spec_of
+from ad_jax.envs.base import TaskFamily, advance, source_view
 from ad_jax.errors import ConfigError
 from ad_jax.sources.base import Source
 from ad_jax.types import Spec, Transition
@@ -38,6 +39,7 @@ class Config:
     max_grad_norm: float | None = None  # of the whole gradient (global norm); None does not clip
     actors: int = struct.field(pytree_node=False, default=100)
     unroll: int = struct.field(pytree_node=False, default=20)  # steps of each actor per update
+    privileged: bool = struct.field(pytree_node=False, default=False)  # is given state that the observation hides
     hidden: tuple[int, ...] = struct.field(pytree_node=False, default=(128, 128, 128))
 
 
@@ -55,12 +57,14 @@ def make(config: Config, family: TaskFamily) -> Source:
     """Actor-critic on `family`.
 
     Raises:
-        ConfigError: for a size below 1.
+        ConfigError: for a size below 1, or if `privileged` on a family that hides nothing.
     """
     for name, size in (("actors", config.actors), ("unroll", config.unroll), *(("hidden", h) for h in config.hidden)):
         if size < 1:
             raise ConfigError(f"actor_critic.{name} must be at least 1; got {size}")
-    spec, actors, unroll = spec_of(family), config.actors, config.unroll
+    actors, unroll = config.actors, config.unroll
+    spec, view = source_view(family, config.privileged)
+    look = jax.vmap(view)  # at the states and observations of all actors
 
     def init(key, task):
         key_network, key_env = jax.random.split(key)
@@ -78,17 +82,20 @@ def make(config: Config, family: TaskFamily) -> Source:
         def step(carry, random):
             env_state, observation = carry
             noise, keys = random
-            logits, _ = network(state.params, features(spec, observation))
+            seen = look(env_state, observation)
+            logits, _ = network(state.params, features(spec, seen))
             action = jnp.argmax(logits + noise, axis=1).astype(jnp.int32)  # a draw from the softmax
             go = jax.vmap(lambda key, state, action: advance(family, key, state, action, task))
             next_observation, env_state, outcome = go(keys, env_state, action)
             done = (outcome.terminated, outcome.truncated)
             transition = Transition(observation, action, outcome.reward, *done)
-            return (env_state, next_observation), (transition, outcome.next_observation)
+            reached = look(outcome.next_state, outcome.next_observation)
+            return (env_state, next_observation), (transition, seen if config.privileged else None, reached)
 
         acted = jax.lax.scan(step, (state.env_state, state.observation), (noise, env_keys))
-        (env_state, observation), (stream, reached) = acted
-        gradient = jax.grad(loss)(state.params, config, spec, stream, reached)
+        (env_state, observation), (stream, seen, reached) = acted
+        learned_from = stream.replace(observation=seen) if config.privileged else stream
+        gradient = jax.grad(loss)(state.params, config, spec, learned_from, reached)
         with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes its int32 count with floats
             change, opt_state = optimiser(config).update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, change)
@@ -109,8 +116,8 @@ def loss(params: Any, config: Config, spec: Spec, stream: Transition, reached: j
     Args:
         params: of `network`.
         config: the hyper-parameters.
-        spec: of the family.
-        stream: `[unroll, actors, ...]`.
+        spec: of what the source sees.
+        stream: `[unroll, actors, ...]`, with observations as the source sees them.
         reached: `[unroll, actors, *O]`, what each action led to, before any reset.
     """
     shape = stream.reward.shape

@@ -2,7 +2,8 @@
 
 For families with integer observations. One update is one `episode_length` of steps. A truncated episode still
 bootstraps from the observation it was cut at; a terminated one does not. Ties are broken at random, so that an empty
-table explores instead of repeating action 0.
+table explores instead of repeating action 0. With `privileged`, rows of the table are the family's
+`source_observation`s; histories hold the plain observations all the same.
 """
 
 import functools
@@ -12,20 +13,22 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ad_jax.envs.base import TaskFamily, advance, spec_of
+from ad_jax.envs.base import TaskFamily, advance, source_view
 from ad_jax.sources.base import Source
 from ad_jax.types import Transition
 
 
 @struct.dataclass
 class Config:
-    """Hyper-parameters; all are leaves."""
+    """Hyper-parameters; floats are leaves."""
 
     learning_rate: float = 0.5
     discount: float = 0.9  # per step
     epsilon_start: float = 1.0
     epsilon_end: float = 0.0
     exploration_episodes: float = 280.0  # epsilon falls linearly over this many; 0: epsilon_end from the second on
+    initial_value: float = 0.0  # of the whole table; above what can be earned, it drives the learner to the untried
+    privileged: bool = struct.field(pytree_node=False, default=False)  # is given state that the observation hides
 
 
 @struct.dataclass
@@ -43,19 +46,21 @@ def make(config: Config, family: TaskFamily) -> Source:
 
     Raises:
         TypeError: if observations are not integers.
+        ConfigError: if `privileged` on a family that hides nothing.
     """
-    spec = spec_of(family)
+    spec, view = source_view(family, config.privileged)
     if spec.values is None:
         raise TypeError(f"q_learning needs integer observations; {family.name} has real ones. Try actor_critic.")
     strides = [math.prod(spec.values[i + 1 :]) for i in range(len(spec.values))]
     cells, steps = math.prod(spec.values), family.episode_length
 
-    def cell_of(observation):
+    def cell_of(env_state, observation):
+        observation = view(env_state, observation)
         return jnp.sum(observation.reshape(-1).astype(jnp.int32) * jnp.array(strides, jnp.int32))
 
     def init(key, task):
         observation, env_state = family.reset_env(key, task)
-        table = jnp.zeros((cells, spec.num_actions), jnp.float32)
+        table = jnp.full((cells, spec.num_actions), config.initial_value, jnp.float32)
         return State(table, env_state, observation, jnp.int32(0))
 
     def update(key, state, task):
@@ -73,19 +78,19 @@ def make(config: Config, family: TaskFamily) -> Source:
         def step(carry, random):
             table, env_state, observation, action = carry
             explore, which, key_env = random
+            cell = cell_of(env_state, observation)
             next_observation, env_state, outcome = advance(family, key_env, env_state, action, task)
-            ahead = best_of(table[cell_of(outcome.next_observation)])
+            ahead = best_of(table[cell_of(outcome.next_state, outcome.next_observation)])
             target = outcome.reward + config.discount * jnp.where(outcome.terminated, 0.0, ahead)
-            cell = cell_of(observation)
             table = table.at[cell, action].add(config.learning_rate * (target - table[cell, action]))
             done = (outcome.terminated, outcome.truncated)
             transition = Transition(observation, action, outcome.reward, *done)
-            next_action = choose(table[cell_of(next_observation)], explore, which)
+            next_action = choose(table[cell_of(env_state, next_observation)], explore, which)
             return (table, env_state, next_observation, next_action), transition
 
         # A step ends by choosing the next action, because what the loop carries is computed once: chosen where it is
         # used, XLA would choose it anew for each of its four uses (1.3 times the time of the whole update).
-        first = choose(state.table[cell_of(state.observation)], explore[0], which[0])
+        first = choose(state.table[cell_of(state.env_state, state.observation)], explore[0], which[0])
         later = lambda x: jnp.roll(x, -1)
         start = (state.table, state.env_state, state.observation, first)
         (table, env_state, observation, _), stream = jax.lax.scan(step, start, (later(explore), later(which), env_keys))

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ad_jax.envs.base import TaskFamily, advance, num_tasks, spec_of, take
+from ad_jax.envs.base import TaskFamily, advance, num_tasks, source_view, spec_of, take
 from ad_jax.plugins import build
-from ad_jax.testing.base import TOLERANCE, check_episodes, check_space, require, run_checks, same, types_of
+from ad_jax.testing.base import TOLERANCE, Broken, check_episodes, check_space, require, run_checks, same, types_of
 
 SMALL = 64  # observations with more components than this are sampled sparingly
 STANDARD_ERRORS = 5  # how far a Monte-Carlo mean may lie from the stated one
@@ -43,11 +43,16 @@ def _life(family: TaskFamily, keys: jax.Array, actions: np.ndarray, task: Any) -
 
 
 def _episode_return(family: TaskFamily, keys: jax.Array, actions: jax.Array, task: Any) -> jax.Array:
-    """The return of one episode of given actions `[T]`, from keys `[T + 1]`, without `advance`."""
+    """The return of one episode from keys `[T + 1]`, without `advance`.
+
+    `actions [T]` are what is done; where one is negative, the optimal action is.
+    """
 
     def step(carry, x):
         state, over, total = carry
         action, key = x
+        best = family.optimal_action(state, task)
+        action = action if best is None else jnp.where(action < 0, best, action)
         _, state, reward, terminated, _ = family.step_env(key, state, action, task)
         total = total + jnp.where(over, 0.0, reward)
         return (state, over | terminated | family.is_truncated(state, task), total), None
@@ -73,6 +78,17 @@ class _Sample:
     @functools.cached_property
     def steps(self) -> int:
         return max(512 if self.small else 0, 2 * self.family.episode_length + 1)
+
+    @functools.cached_property
+    def episodes(self) -> tuple[int, int, int]:
+        """How many tasks, episodes of each, and steps to simulate, where returns are compared."""
+        tasks, steps = 8, self.family.episode_length
+        return tasks, int(np.clip(400_000 // (tasks * steps), 256, 8192)), steps
+
+    @functools.cached_property
+    def play(self) -> Callable[..., jax.Array]:
+        """`_episode_return` of keys `[n, E, T + 1]` and actions `[n, E, T]` on n tasks: `[n, E]`."""
+        return jax.jit(jax.vmap(jax.vmap(lambda *args: _episode_return(self.family, *args), (0, 0, None))))
 
     @functools.cached_property
     def live(self) -> Callable[[Any], dict[str, Any]]:
@@ -287,23 +303,53 @@ def _returns(s: _Sample) -> None:
         return
     if best is not None:
         require(np.all(chance <= best + TOLERANCE), "random_return <= optimal_return", f"{chance} and {best}", "")
-    n, steps = 8, s.family.episode_length
-    episodes = int(np.clip(400_000 // (n * steps), 256, 8192))
+    shape = s.episodes
+    actions = np.random.default_rng(2).integers(0, s.family.num_actions, shape).astype(np.int32)
+    _compare(s, actions, "random_return", chance, chance if best is None else best)
+
+
+def _optimal_actions(s: _Sample) -> None:
+    """What `optimal_action` says earns what `optimal_return` says."""
+    best, state = s.family.optimal_return(s.tasks), take(s.lives["state"], (0, 0))
+    action = jax.eval_shape(s.family.optimal_action, state, take(s.tasks, 0))
+    if action is None:
+        return
+    require(types_of(action) == types_of(jax.ShapeDtypeStruct((), jnp.int32)), "[] int32", types_of(action), "Cast it.")
+    if best is None:
+        raise Broken("an optimal_return beside optimal_action", "None", "State what it earns.")
+    _compare(s, np.full(s.episodes, -1, np.int32), "optimal_return", best, best)
+
+
+def _compare(s: _Sample, actions: np.ndarray, name: str, stated: np.ndarray, best: np.ndarray) -> None:
+    """Hold what the family states of its first tasks against the mean return of episodes of `actions [n, E, T]`."""
+    n, episodes, steps = actions.shape
     keys = jax.random.split(jax.random.key(2), (n, episodes, steps + 1))
-    actions = np.random.default_rng(2).integers(0, s.family.num_actions, (n, episodes, steps)).astype(np.int32)
-    play = jax.vmap(jax.vmap(lambda *args: _episode_return(s.family, *args), (0, 0, None)))
-    got = np.asarray(jax.jit(play)(keys, actions, take(s.tasks, slice(n))), np.float64)
+    got = np.asarray(s.play(keys, actions, take(s.tasks, slice(n))), np.float64)
     # The second term allows for a reward so rare that no episode of the sample saw it.
-    largest = max(np.abs(got).max(), np.abs(chance).max() if best is None else np.abs(best).max())
+    largest = max(np.abs(got).max(), np.abs(best).max())
     error = np.sqrt(got.var(axis=1) / episodes + (largest / episodes) ** 2)
-    difference = got.mean(axis=1) - chance[:n]
+    difference = got.mean(axis=1) - stated[:n]
     off = max(np.max(np.abs(difference) / error), abs(difference.sum()) / np.sqrt((error**2).sum()))  # each, and all
     require(
         off <= STANDARD_ERRORS,
-        f"a random_return within {STANDARD_ERRORS} standard errors of {got.mean(axis=1)}",
-        f"{chance[:n]}, {off:.1f} off",
-        "Correct random_return, or return None.",
+        f"{name} within {STANDARD_ERRORS} standard errors of {got.mean(axis=1)}",
+        f"{stated[:n]}, {off:.1f} off",
+        f"Correct {name}, or return None.",
     )
+
+
+def _source_observations(s: _Sample) -> None:
+    """What a privileged source is given has the stated space."""
+    lives, task = s.lives, take(s.tasks, 0)
+    space = s.family.source_observation_space(task)
+    flat = lambda tree: jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+    seen = np.asarray(jax.vmap(s.family.source_observation)(flat(lives["state"]), flat(lives["observation"])))
+    if space is None:
+        remedy = "State its source_observation_space."
+        require(np.array_equal(seen, flat(lives["observation"])), "the observation itself", "another", remedy)
+        return
+    source_view(s.family, privileged=True)
+    check_space(space, seen, "source observations")
 
 
 def _pictures(s: _Sample) -> None:
@@ -333,5 +379,7 @@ CHECKS = {
     "equal families and other tasks share one trace": _traces,
     "splits are disjoint and fixed by the seed": _splits,
     "stated returns agree with simulated ones": _returns,
+    "optimal_action earns optimal_return": _optimal_actions,
+    "source observations are in their own space": _source_observations,
     "traces and pictures are plain data": _pictures,
 }

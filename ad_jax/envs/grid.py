@@ -1,0 +1,65 @@
+"""What the dark grids share: moves, starts, the random walk, and the way to a cell. Cells are (row, column).
+
+As arrays over cells, cell (row, column) of a grid of `size` a side is number `row * size + column`.
+"""
+
+from typing import Any, Literal, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnax.environments import spaces
+
+Start = Literal["centre", "corner", "random"]
+MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))  # stay, down, up, right, left
+
+
+def start_cell(key: jax.Array, size: int, start: Start) -> jax.Array:
+    """Where an episode begins, `[2]` int32. The key is consumed."""
+    if start == "random":
+        return jax.random.randint(key, (2,), 0, size)
+    return jnp.full((2,), size // 2 if start == "centre" else 0, jnp.int32)
+
+
+def moved(position: jax.Array, move: jax.Array, size: int) -> jax.Array:
+    """The cell `[2]` that move number `move` leads to; walls hold it."""
+    return jnp.clip(position + jnp.array(MOVES, jnp.int32)[move], 0, size - 1)
+
+
+def towards(position: jax.Array, target: jax.Array) -> jax.Array:
+    """The move, `[]` int32, of a shortest way from `position` to `target`: rows first, and stay once there."""
+    rows, columns = target - position
+    along_row = jnp.where(columns > 0, 3, jnp.where(columns < 0, 4, 0))
+    return jnp.where(rows > 0, 1, jnp.where(rows < 0, 2, along_row)).astype(jnp.int32)
+
+
+def cells(size: int) -> np.ndarray:
+    """Every cell, `[cells, 2]` int32."""
+    return np.stack(np.divmod(np.arange(size**2, dtype=np.int32), np.int32(size)), axis=1)
+
+
+def with_stage(size: int, stages: int) -> spaces.Box:
+    """The space of a position and a hidden stage of the episode: `[3]`, (row, column, 0..stages - 1)."""
+    return spaces.Box(0, cast(Any, np.array([size - 1, size - 1, stages - 1])), (3,), jnp.int32)
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Steps from `a` to `b`, both `[..., 2]`."""
+    return np.abs(np.asarray(a) - np.asarray(b)).sum(-1)
+
+
+def start_distribution(size: int, start: Start) -> np.ndarray:
+    """Probability of starting in each cell, `[cells]` float64."""
+    if start == "random":
+        return np.full(size**2, size**-2.0)
+    cell = size // 2 if start == "centre" else 0
+    return (np.arange(size**2) == cell * (size + 1)).astype(float)
+
+
+def random_walk(size: int) -> np.ndarray:
+    """Probability of each cell after one uniformly random move from each, `[cells, cells]` float64."""
+    walk = np.zeros((size**2, size**2))
+    for move in MOVES:
+        reached = np.clip(cells(size) + move, 0, size - 1) @ np.array([size, 1])
+        walk += np.eye(size**2)[reached.astype(int)] / len(MOVES)
+    return walk

@@ -1,0 +1,64 @@
+"""Dark Key-to-Door 9x9: a hidden key, then a hidden door, 6561 tasks; learned in context by the distilled model.
+
+Claim    none yet: the recipe of `cpu` is a first guess and has not been trained to its end. To compare with (Laskin et
+         al. 2022, Fig. 4): return 1.81 of 2 on held-out tasks after 1000 in-context episodes, source 1.99.
+Command  ad-jax run dark_key_to_door
+Variant  50 steps, random start in each episode, 1 for the key and then 1 for the door, the episode goes on after the
+         door, observation = own position (the paper's). The source is given whether it has the key, the model is not.
+"""
+
+import dataclasses
+
+from ad_jax.experiment import (
+    CollectConfig,
+    DistillConfig,
+    EvaluateConfig,
+    Experiment,
+    Plugin,
+    ReplayConfig,
+    TaskConfig,
+)
+
+
+def config(scale: str = "cpu") -> Experiment:
+    """`cpu`: for a few cores. `smoke`: every part in seconds, learns nothing. `paper`: its single streams (Fig. 6)."""
+    cpu = Experiment(
+        name="dark_key_to_door",
+        env=Plugin("dark_key_to_door", {"size": 9, "steps": 50, "start": "random", "reward": "once"}),
+        source=Plugin(
+            "q_learning", {"learning_rate": 0.5, "discount": 0.95, "exploration_episodes": 200.0, "privileged": True}
+        ),
+        model=Plugin("transformer", {"layers": 4, "width": 64, "heads": 2, "window": 200, "token_mask": 0.3}),
+        tasks=TaskConfig(train=1024, held_out=64),
+        collect=CollectConfig(seeds=2, episodes=400, chunk_learners=256),
+        replay=ReplayConfig(keep_every=40, phases=8, segment=200, batch=64),
+        distill=DistillConfig(updates=4000, learning_rate=3e-3, warmup_updates=100, evaluate_every=1000),
+        evaluate=EvaluateConfig(episodes=50, seeds=4),
+    )
+    smoke = dataclasses.replace(
+        cpu,
+        tasks=TaskConfig(train=24, held_out=4),
+        model=Plugin("transformer", {"layers": 2, "width": 16, "heads": 2, "mlp_width": 32, "window": 50}),
+        collect=CollectConfig(seeds=2, episodes=20, chunk_learners=24),
+        replay=ReplayConfig(keep_every=2, segment=100, batch=16),
+        distill=DistillConfig(
+            updates=8,
+            warmup_updates=2,
+            checkpoint_every=4,
+            updates_per_dispatch=2,
+            evaluate_every=4,
+            evaluate_episodes=4,
+        ),
+        evaluate=EvaluateConfig(episodes=4, seeds=2, episodes_per_dispatch=2, source_seeds=2),
+    )
+    paper = dataclasses.replace(
+        cpu,
+        model=Plugin("paper", {"window": 200}),
+        source=Plugin("actor_critic", {"actors": 1, "unroll": 50, "privileged": True}),
+        tasks=TaskConfig(train=2048, held_out=64),
+        collect=CollectConfig(seeds=1, episodes=2000, chunk_learners=64),
+        replay=ReplayConfig(keep_every=10, segment=200, batch=128),
+        distill=DistillConfig(updates=50_000, learning_rate=3e-4, b2=0.99),
+        evaluate=EvaluateConfig(episodes=1000, seeds=20),
+    )
+    return {"cpu": cpu, "smoke": smoke, "paper": paper}[scale]

@@ -1,0 +1,65 @@
+"""Dark Room (Hard): 17x17 cells, the goal pays once an episode; learned in context on goals never trained on.
+
+Claim    none yet: the recipe of `cpu` is a first guess and has not been trained to its end. To compare with (Laskin et
+         al. 2022, Fig. 4): return 0.68 of 1 on held-out goals after 1000 in-context episodes, source 0.96.
+Command  ad-jax run dark_room_hard
+Variant  20 steps, start in the centre, reward 1 at the goal once an episode, observation = own position (the paper's).
+         The source is given whether it has found the goal in this episode, the model is not.
+"""
+
+import dataclasses
+
+from ad_jax.experiment import (
+    CollectConfig,
+    DistillConfig,
+    EvaluateConfig,
+    Experiment,
+    Plugin,
+    ReplayConfig,
+    TaskConfig,
+)
+
+
+def config(scale: str = "cpu") -> Experiment:
+    """`cpu`: for a few cores. `smoke`: every part in seconds, learns nothing. `paper`: the paper's own model."""
+    cpu = Experiment(
+        name="dark_room_hard",
+        env=Plugin("dark_room_hard"),
+        source=Plugin(
+            "q_learning",
+            # Chance does not find a goal 16 steps away in 20; a table that expects a reward everywhere does.
+            {"learning_rate": 0.5, "discount": 0.95, "epsilon_start": 0.0, "initial_value": 1.0, "privileged": True},
+        ),
+        model=Plugin("transformer", {"layers": 4, "width": 64, "heads": 2, "window": 80, "token_mask": 0.3}),
+        tasks=TaskConfig(train=231, held_out=58),
+        collect=CollectConfig(seeds=8, episodes=1000, chunk_learners=231),
+        replay=ReplayConfig(keep_every=20, phases=4, segment=80, batch=64),
+        distill=DistillConfig(updates=4000, learning_rate=3e-3, warmup_updates=100, evaluate_every=1000),
+        evaluate=EvaluateConfig(episodes=200, seeds=4),
+    )
+    smoke = dataclasses.replace(
+        cpu,
+        tasks=TaskConfig(train=24, held_out=4),
+        model=Plugin("transformer", {"layers": 2, "width": 16, "heads": 2, "mlp_width": 32, "window": 20}),
+        collect=CollectConfig(seeds=2, episodes=20, chunk_learners=24),
+        replay=ReplayConfig(keep_every=2, segment=40, batch=16),
+        distill=DistillConfig(
+            updates=8,
+            warmup_updates=2,
+            checkpoint_every=4,
+            updates_per_dispatch=2,
+            evaluate_every=4,
+            evaluate_episodes=4,
+        ),
+        evaluate=EvaluateConfig(episodes=4, seeds=2, episodes_per_dispatch=2, source_seeds=2),
+    )
+    paper = dataclasses.replace(
+        cpu,
+        model=Plugin("paper", {"window": 80, "token_mask": 0.5, "attention_dropout": 0.0}),
+        source=Plugin("actor_critic", {"actors": 100}),
+        collect=CollectConfig(seeds=1, episodes=1000, chunk_learners=77),
+        replay=ReplayConfig(keep_every=10, segment=80, batch=128),
+        distill=DistillConfig(updates=50_000, learning_rate=3e-4, b2=0.99, label_smoothing=0.2),
+        evaluate=EvaluateConfig(episodes=1000, seeds=20),
+    )
+    return {"cpu": cpu, "smoke": smoke, "paper": paper}[scale]
