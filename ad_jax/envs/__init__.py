@@ -8,6 +8,7 @@ from ad_jax.plugins import build, resolve
 FAMILIES = {
     "bandit": "ad_jax.envs.bandit:Bandit",
     "dark_room": "ad_jax.envs.dark_room:DarkRoom",
+    "gymnax": "ad_jax.envs.gymnax_adapter:Gymnax",
 }
 
 
