@@ -40,6 +40,7 @@ PPO = {
     "learning_rate": 1e-3,
     "discount": 0.98,
     "trace_decay": 0.8,
+    "decay_updates": 375.0,  # a life at `cpu` scale; without it a policy that balances is now and then lost again
 }
 
 
@@ -78,6 +79,7 @@ def config(scale: str = "cpu") -> Experiment:
         cpu,
         env=Plugin("gymnax", {**POLES, "steps": 500}),
         model=Plugin("transformer", {"layers": 4, "width": 64, "heads": 4, "window": 1000, "token_mask": 0.3}),
+        source=Plugin("ppo", {**PPO, "decay_updates": 1562.0}),
         tasks=TaskConfig(train=512, held_out=64),
         collect=CollectConfig(seeds=1, episodes=100, chunk_learners=128),
         replay=ReplayConfig(keep_every=10, phases=10, segment=1000, batch=128),
