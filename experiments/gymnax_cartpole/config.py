@@ -1,8 +1,10 @@
 """CartPole with poles of many lengths and carts of many strengths: gymnax through the adapter, from PPO's histories.
 
-Claim    of the source alone, so far: PPO balances every training pole, to at least 95 % of the most that an episode can
-         give, in the last tenth of its life. The distilled model has not been measured at `cpu` or `paper` scale.
-Command  ad-jax run gymnax_cartpole      (`ad-jax collect gymnax_cartpole` for the source alone)
+Claim    of the source alone, so far: in the last tenth of its life PPO holds each of the 32 training poles up to the
+         end of every episode, 200 of 200 (31 in the first tenth). What a transformer makes of these histories has not
+         been measured; the sizes of the other stages are first guesses.
+Command  ad-jax run gymnax_cartpole      (`ad-jax collect gymnax_cartpole` for the source alone: 3.1 M environment
+         steps in 33 s after 43 s of compiling, on one CPU core that did other work too)
 Variant  gymnax's CartPole-v1; half the pole's length uniform in 0.25..1 m (0.5 there), force uniform in 5..15 N (10
          there), drawn once per task; at most 200 steps (`paper`: 500); reward 1 on every step.
 
