@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
+from gymnax.environments.bsuite import catch
 from gymnax.environments.classic_control.cartpole import CartPole
 
 from ad_jax import envs
@@ -147,6 +149,31 @@ def test_scale_divides_observations_and_nothing_else():
     np.testing.assert_array_equal(after.terminated, before.terminated)
     start = lambda family: family.reset_env(jax.random.key(0), take(tasks, 0))[0]
     np.testing.assert_allclose(2 * start(Gymnax(scale=(2.0,))), start(plain), rtol=1e-6)
+
+
+@struct.dataclass
+class CatchParams(catch.EnvParams):
+    """Catch has nothing to vary; this does nothing."""
+
+    nothing: float = 0.0
+
+
+class WholeCatch(catch.Catch):
+    """Its space says integers, its observations are floats."""
+
+    default_params = property(lambda self: CatchParams())
+
+
+def test_whole_observations_are_integers_as_their_space_says():
+    options = {"env_id": f"{__name__}:WholeCatch", "vary": {"nothing": (0.0, 1.0)}}
+    family = Gymnax(**options)
+    assert spec_of(family).values == (2,) * 50
+    observation, state = family.reset_env(jax.random.key(0), family.default_params)
+    after = advance(family, jax.random.key(1), state, jnp.int32(0), family.default_params)[0]
+    assert observation.dtype == after.dtype == jnp.int32
+    assert observation.sum() == 2  # the ball and the paddle
+    with pytest.raises(ConfigError, match=r"gymnax.scale is for real observations"):
+        Gymnax(**options, scale=(2.0,))
 
 
 def test_specs_are_read_from_the_space():

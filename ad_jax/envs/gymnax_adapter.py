@@ -192,7 +192,8 @@ class Gymnax(TaskFamily[State, Params]):
             )
         whole = _kind(default, name) == jnp.int32
         kind, what = (int, "whole numbers") if whole else (int | float, "numbers")
-        bounds, rest = (tuple(given[:2]), tuple(given[2:])) if isinstance(given, list | tuple) else ((), ())
+        parts: tuple[Any, ...] = tuple(given) if isinstance(given, list | tuple) else ()
+        bounds, rest = parts[:2], parts[2:]
         number = lambda x: isinstance(x, kind) and not isinstance(x, bool) and math.isfinite(x)
         numbers = len(bounds) == 2 and all(map(number, bounds))
         allowed = [()] if whole else [(), ("log",)]
@@ -224,7 +225,7 @@ class Gymnax(TaskFamily[State, Params]):
             if not isinstance(space, spaces.Box):
                 return space  # Discrete, or what `spec_of` refuses
             if np.issubdtype(np.dtype(space.dtype), np.integer):
-                return spaces.Box(np.asarray(space.low), np.asarray(space.high), tuple(space.shape), jnp.int32)
+                return spaces.Box(space.low, space.high, tuple(space.shape), jnp.int32)
             return spaces.Box(-np.inf, np.inf, tuple(space.shape), jnp.float32)
 
     def _uniform(self, observation: Any) -> jax.Array:
