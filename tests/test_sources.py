@@ -26,6 +26,14 @@ from .probes import NAMES, Probes
 SUITED = {  # registered source: a family on which nearly everything can be checked, and small sizes
     "actor_critic": (DarkRoom(size=3, steps=4, start="random"), {"actors": 3, "unroll": 6, "hidden": [8]}),
     "noisy_oracle": (DarkRoom(size=3, steps=4, reward="once"), {"noise_end": 0.5, "optimality": 0.5}),
+    "dqn": (
+        DarkRoom(size=3, steps=4, start="random"),
+        {"actors": 3, "unroll": 6, "hidden": [8], "capacity": 12, "warmup": 6, "gradient_steps": 2, "sequence": 4},
+    ),
+    "ppo": (
+        DarkRoom(size=3, steps=4, start="random"),
+        {"actors": 3, "unroll": 6, "hidden": [8], "epochs": 2, "minibatches": 3, "decay_updates": 5},
+    ),
     "q_learning": (DarkRoom(size=3, steps=4, reward="terminate"), {}),
 }
 

@@ -7,7 +7,9 @@ from ad_jax.plugins import build, config_class, resolve
 
 SOURCES = {
     "actor_critic": "ad_jax.sources.actor_critic:make",
+    "dqn": "ad_jax.sources.dqn:make",
     "noisy_oracle": "ad_jax.sources.noisy_oracle:make",
+    "ppo": "ad_jax.sources.ppo:make",
     "q_learning": "ad_jax.sources.q_learning:make",
     "ucb": "ad_jax.sources.ucb:make",
 }

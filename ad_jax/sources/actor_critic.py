@@ -12,7 +12,6 @@ episode bootstraps from the observation it was cut at, a terminated one does not
 the family's `source_observation`s; histories hold the plain observations all the same.
 """
 
-import math
 from typing import Any
 
 import jax
@@ -20,9 +19,12 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from ad_jax.envs.base import TaskFamily, advance, source_view
+from ad_jax.envs.base import TaskFamily, source_view
 from ad_jax.errors import ConfigError
+from ad_jax.sources.actors import act, as_seen, reset_actors
 from ad_jax.sources.base import Source
+from ad_jax.sources.networks import draw_action, features, init_network, network, num_features
+from ad_jax.sources.returns import gae
 from ad_jax.types import Spec, Transition
 
 
@@ -39,8 +41,8 @@ class Config:
     max_grad_norm: float | None = None  # of the whole gradient (global norm); None does not clip
     actors: int = struct.field(pytree_node=False, default=100)
     unroll: int = struct.field(pytree_node=False, default=20)  # steps of each actor per update
-    privileged: bool = struct.field(pytree_node=False, default=False)  # is given state that the observation hides
     hidden: tuple[int, ...] = struct.field(pytree_node=False, default=(128, 128, 128))
+    privileged: bool = struct.field(pytree_node=False, default=False)  # is given state that the observation hides
 
 
 @struct.dataclass
@@ -64,42 +66,28 @@ def make(config: Config, family: TaskFamily) -> Source:
             raise ConfigError(f"actor_critic.{name} must be at least 1; got {size}")
     actors, unroll = config.actors, config.unroll
     spec, view = source_view(family, config.privileged)
-    look = jax.vmap(view)  # at the states and observations of all actors
+    look = jax.vmap(view)
 
     def init(key, task):
         key_network, key_env = jax.random.split(key)
         params = init_network(key_network, num_features(spec), config.hidden, spec.num_actions)
-        reset = jax.vmap(family.reset_env, in_axes=(0, None))
-        observation, env_state = reset(jax.random.split(key_env, actors), task)
+        observation, env_state = reset_actors(family, key_env, task, actors)
         return State(params, optimiser(config).init(params), env_state, observation)
 
     def update(key, state, task):
-        # All random numbers of the update are drawn at once: per-step key splitting would cost more than acting.
         key_act, key_env = jax.random.split(key)
         noise = jax.random.gumbel(key_act, (unroll, actors, spec.num_actions))
-        env_keys = jax.random.split(key_env, (unroll, actors))
+        keys = jax.random.split(key_env, (unroll, actors))
 
-        def step(carry, random):
-            env_state, observation = carry
-            noise, keys = random
-            seen = look(env_state, observation)
-            logits, _ = network(state.params, features(spec, seen))
-            action = jnp.argmax(logits + noise, axis=1).astype(jnp.int32)  # a draw from the softmax
-            go = jax.vmap(lambda key, state, action: advance(family, key, state, action, task))
-            next_observation, env_state, outcome = go(keys, env_state, action)
-            done = (outcome.terminated, outcome.truncated)
-            transition = Transition(observation, action, outcome.reward, *done)
-            reached = look(outcome.next_state, outcome.next_observation)
-            return (env_state, next_observation), (transition, seen if config.privileged else None, reached)
-
-        acted = jax.lax.scan(step, (state.env_state, state.observation), (noise, env_keys))
-        (env_state, observation), (stream, seen, reached) = acted
-        learned_from = stream.replace(observation=seen) if config.privileged else stream
-        gradient = jax.grad(loss)(state.params, config, spec, learned_from, reached)
+        choose = lambda env_state, observation, noise: draw_action(
+            state.params, spec, look(env_state, observation), noise
+        )
+        acted = act(family, task, choose, state.env_state, state.observation, noise, keys)
+        gradient = jax.grad(loss)(state.params, config, spec, *as_seen(view, acted))
         with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes its int32 count with floats
             change, opt_state = optimiser(config).update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, change)
-        return State(params, opt_state, env_state, observation), stream
+        return State(params, opt_state, acted.env_state, acted.observation), acted.stream
 
     return Source(init, update, steps_per_update=unroll, actors=actors)
 
@@ -116,9 +104,9 @@ def loss(params: Any, config: Config, spec: Spec, stream: Transition, reached: j
     Args:
         params: of `network`.
         config: the hyper-parameters.
-        spec: of what the source sees.
-        stream: `[unroll, actors, ...]`, with observations as the source sees them.
-        reached: `[unroll, actors, *O]`, what each action led to, before any reset.
+        spec: of what the network sees.
+        stream: `[unroll, actors, ...]`, with observations as the network sees them.
+        reached: `[unroll, actors, *O]`, likewise, what each action led to, before any reset.
     """
     shape = stream.reward.shape
     flat = lambda x: x.reshape(-1, *x.shape[2:])
@@ -141,72 +129,3 @@ def loss(params: Any, config: Config, spec: Spec, stream: Transition, reached: j
     entropy = -jnp.sum(jnp.exp(log_policy) * log_policy, axis=1)
     value_error = 0.5 * (advantage + baseline - value) ** 2
     return jnp.mean(-log_chosen * advantage + config.value_cost * value_error - config.entropy_cost * entropy)
-
-
-def gae(
-    reward: jax.Array,
-    value: jax.Array,
-    next_value: jax.Array,
-    terminated: jax.Array,
-    truncated: jax.Array,
-    discount: float | jax.Array,
-    trace_decay: float | jax.Array,
-) -> jax.Array:
-    """Generalised advantages `[T, ...]` float32 of streams in which episodes end and start.
-
-    Args:
-        reward: `[T, ...]` float32.
-        value: `[T, ...]` float32, of the observation acted on.
-        next_value: `[T, ...]` float32, of the observation reached, before any reset.
-        terminated: `[T, ...]` bool; nothing is bootstrapped from such a step.
-        truncated: `[T, ...]` bool; the step bootstraps, and no later one counts.
-        discount: per step.
-        trace_decay: lambda.
-    """
-    error = reward + discount * jnp.where(terminated, 0.0, next_value) - value
-    decay = jnp.where(terminated | truncated, 0.0, discount * trace_decay)
-
-    def back(later, step):
-        error, decay = step
-        advantage = error + decay * later
-        return advantage, advantage
-
-    return jax.lax.scan(back, jnp.zeros_like(error[0]), (error, decay), reverse=True)[1]
-
-
-def num_features(spec: Spec) -> int:
-    """F, the width of `features`."""
-    return spec.size if spec.values is None else sum(spec.values)
-
-
-def features(spec: Spec, observation: jax.Array) -> jax.Array:
-    """`[B, *O]` observations as `[B, F]` float32: one-hot per component for integers, flattened for reals."""
-    flat = observation.reshape(len(observation), -1)
-    if spec.values is None:
-        return flat.astype(jnp.float32)
-    return jnp.concatenate([jax.nn.one_hot(flat[:, i], n) for i, n in enumerate(spec.values)], axis=1)
-
-
-def init_network(key: jax.Array, inputs: int, hidden: tuple[int, ...], num_actions: int) -> dict[str, Any]:
-    """Parameters of `network`: a list of hidden layers and two heads. The key is consumed."""
-    sizes = (inputs, *hidden)
-    *key_hidden, key_policy, key_value = jax.random.split(key, len(hidden) + 2)
-    return {
-        "hidden": [layer(k, n, m, math.sqrt(2)) for k, n, m in zip(key_hidden, sizes, sizes[1:])],
-        "policy": layer(key_policy, sizes[-1], num_actions, 0.01),  # close to uniform at first
-        "value": layer(key_value, sizes[-1], 1, 1.0),
-    }
-
-
-def layer(key: jax.Array, inputs: int, outputs: int, gain: float) -> dict[str, jax.Array]:
-    """A linear layer, normal with standard deviation `gain / sqrt(inputs)`. The key is consumed."""
-    weight = gain / math.sqrt(inputs) * jax.random.normal(key, (inputs, outputs))
-    return {"weight": weight, "bias": jnp.zeros(outputs, jnp.float32)}
-
-
-def network(params: dict[str, Any], x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`[B, F]` features to logits `[B, A]` and values `[B]`."""
-    linear = lambda layer, x: x @ layer["weight"] + layer["bias"][None]
-    for hidden in params["hidden"]:
-        x = jax.nn.relu(linear(hidden, x))
-    return linear(params["policy"], x), linear(params["value"], x)[:, 0]

@@ -1,0 +1,266 @@
+"""Any gymnax environment with discrete actions as a task family: a task is a draw of some of its parameters.
+
+    env_id       a registered gymnax id, or `"my_package.my_env:MyEnv"`, an `Environment` that is made without arguments
+    vary         parameter: (low, high), uniform, or (low, high, "log"), log-uniform; whole numbers include both ends
+    steps        time limit of an episode; None takes the environment's own
+    scale        what real observations are divided by: one number for all components, or one for each; None divides
+                 by nothing. Models and sources see the result, so components of like size are easier to learn from.
+
+What is not varied keeps gymnax's default. A task holds the varied values alone: parameters that follow from others
+(`DERIVED`: gymnax stores a pole's length and its mass times its length apart) are computed from them at each use.
+
+What gymnax leaves to its environments is made uniform here. Observations are int32 or float32 as their space says,
+rewards float32; the types of the state are those that `reset_env` and `step_env` agree on; our own clock counts steps.
+Some environments end an episode at their time limit by themselves: `terminated` is therefore what the environment says
+under a limit that is out of reach, and everything else what it does under the real one (where the limit changes
+nothing, XLA merges the two calls). What an environment draws in `reset_env` differs between episodes, not tasks.
+
+Source: gymnax 1.0 (Lange 2022, github.com/RobertTLange/gymnax).
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import gymnax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from gymnax.environments import environment, spaces
+
+from ad_jax.envs.base import TaskFamily
+from ad_jax.errors import ConfigError, unknown
+from ad_jax.keys import number_of
+from ad_jax.plugins import resolve
+from ad_jax.types import Array
+
+OUT_OF_REACH = 2**30  # steps
+COUNTABLE = 100_000  # tasks that fit in a table
+
+DERIVED: dict[str, dict[str, Callable[[Any], Any]]] = {  # environment's name: parameter: computed from the others
+    "CartPole-v1": {
+        "total_mass": lambda p: p.masscart + p.masspole,
+        "polemass_length": lambda p: p.masspole * p.length,
+    }
+}
+
+
+@struct.dataclass
+class State(environment.EnvState):
+    """The environment's own state, and our clock."""
+
+    inner: Any = None
+
+
+@struct.dataclass
+class Params(environment.EnvParams):
+    """The task."""
+
+    values: dict[str, Array] = None  # pyright: ignore[reportAssignmentType]  # [] float32 or int32 each
+
+
+@dataclasses.dataclass(frozen=True)
+class Gymnax(TaskFamily[State, Params]):
+    """See the module."""
+
+    env_id: str = "CartPole-v1"
+    vary: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"length": (0.25, 1.0)})
+    steps: int | None = None
+    scale: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.vary:
+            raise ConfigError(f"gymnax.vary is empty: tasks must differ in a parameter. {self._known()}")
+        # Sorted and in tuples, so that families that mean the same are equal.
+        vary = {name: self._distribution(name, self.vary[name]) for name in sorted(self.vary)}
+        object.__setattr__(self, "vary", vary)
+        if self.steps is not None and self.steps < 1:
+            raise ConfigError(f"gymnax.steps must be at least 1; got {self.steps}")
+        if self.scale is not None:
+            object.__setattr__(self, "scale", tuple(map(float, self.scale)))
+            if getattr(self._space, "dtype", None) != jnp.float32:
+                raise ConfigError(f"gymnax.scale is for real observations; those of {self.env_id} are whole numbers")
+            size = math.prod(self._space.shape)
+            if len(self.scale) not in (1, size) or min(self.scale) <= 0:
+                raise ConfigError(f"gymnax.scale expects 1 or {size} positive numbers; got {self.scale}")
+
+    def __hash__(self) -> int:  # the generated one cannot hash `vary`
+        return hash(json.dumps(self.options, sort_keys=True))
+
+    @functools.cached_property
+    def inner(self) -> environment.Environment:
+        """The gymnax environment."""
+        with jax.ensure_compile_time_eval(), _lenient():  # no array of a caller's trace may stay in it
+            if ":" in self.env_id:
+                return resolve("gymnax environment", self.env_id, {})()
+            if self.env_id not in gymnax.registered_envs:
+                raise unknown("gymnax environment", self.env_id, gymnax.registered_envs)
+            try:
+                return gymnax.make(self.env_id)[0]
+            except OSError as error:  # MNISTBandit downloads its data
+                raise ConfigError(f"gymnax cannot make {self.env_id}: {error}") from error
+
+    def inner_params(self, params: Params, limit: int) -> Any:
+        """The gymnax parameters of a task, with the time limit `limit`."""
+        default = self.inner.default_params
+        kind = type(default.max_steps_in_episode)
+        full = default.replace(**params.values, max_steps_in_episode=kind(limit))  # pyright: ignore
+        return full.replace(**{name: rule(full) for name, rule in self._derived.items()})
+
+    @property
+    def episode_length(self) -> int:
+        return int(self.inner.default_params.max_steps_in_episode) if self.steps is None else self.steps
+
+    @property
+    def default_params(self) -> Params:
+        default = self.inner.default_params
+        values = {name: jnp.asarray(getattr(default, name), _kind(default, name)) for name in self.vary}
+        return Params(cast(int, jnp.int32(self.episode_length)), values)
+
+    def action_space(self, params: Params) -> Any:
+        return self.inner.action_space(self.inner.default_params)
+
+    def observation_space(self, params: Params) -> Any:
+        """One space for all tasks. Real observations have no bounds: those of several gymnax environments are wrong."""
+        return self._space
+
+    def reset_env(self, key: jax.Array, params: Params) -> tuple[jax.Array, State]:
+        with _lenient():
+            observation, inner = self.inner.reset_env(key, self.inner_params(params, self.episode_length))
+        return self._uniform(observation), State(jnp.int32(0), self._typed(inner))
+
+    def step_env(
+        self, key: jax.Array, state: State, action: jax.Array, params: Params
+    ) -> tuple[jax.Array, State, jax.Array, jax.Array, dict[str, Any]]:
+        with _lenient():
+            under = lambda limit: self.inner.step_env(key, state.inner, action, self.inner_params(params, limit))
+            observation, inner, reward, *_ = under(self.episode_length)
+            terminated = under(OUT_OF_REACH)[3]
+        state = State(state.time + 1, self._typed(inner))
+        return self._uniform(observation), state, jnp.asarray(reward, jnp.float32), jnp.asarray(terminated, bool), {}
+
+    def observe(self, key: jax.Array, state: State, action: jax.Array | None, params: Params) -> jax.Array:
+        with _lenient():
+            params = self.inner_params(params, self.episode_length)
+            return self._uniform(self.inner.observe(key, state.inner, action, params))
+
+    def sample_tasks(self, key: jax.Array, n: int) -> Params:
+        """Draw n tasks. A parameter's draws do not depend on which others vary."""
+        values = {name: self._draw(jax.random.fold_in(key, number_of(name)), name, n) for name in self.vary}
+        return self._tasks(n, values)
+
+    def all_tasks(self) -> Params | None:
+        """Every task, where only whole numbers vary and not too many combinations."""
+        whole = all(_kind(self.inner.default_params, name) == jnp.int32 for name in self.vary)
+        count = math.prod(given[1] - given[0] + 1 for given in self.vary.values()) if whole else 0
+        if not 0 < count <= COUNTABLE:
+            return None
+        ranges = [np.arange(low, high + 1, dtype=np.int32) for low, high in self.vary.values()]
+        columns = np.meshgrid(*ranges, indexing="ij")
+        return self._tasks(count, {name: jnp.asarray(x.reshape(-1)) for name, x in zip(self.vary, columns)})
+
+    def describe(self, task: Params) -> str:
+        return ", ".join(f"{name} {np.asarray(value).item():.4g}" for name, value in task.values.items())
+
+    def _tasks(self, n: int, values: dict[str, jax.Array]) -> Params:
+        return Params(cast(int, jnp.full(n, self.episode_length, jnp.int32)), values)
+
+    def _draw(self, key: jax.Array, name: str, n: int) -> jax.Array:
+        low, high, *log = self.vary[name]
+        if _kind(self.inner.default_params, name) == jnp.int32:
+            return jax.random.randint(key, (n,), low, high + 1)
+        if not log:
+            return jax.random.uniform(key, (n,), minval=low, maxval=high)
+        drawn = jnp.exp(jax.random.uniform(key, (n,), minval=math.log(low), maxval=math.log(high)))
+        return jnp.clip(drawn, low, high)  # rounding must not leave the range
+
+    def _distribution(self, name: str, given: Any) -> tuple[Any, ...]:
+        """`given` as `(low, high)` or `(low, high, "log")`, checked."""
+        default, where = self.inner.default_params, f"gymnax.vary[{name!r}]"
+        if name not in vars(default):
+            raise unknown(f"parameter of {self.env_id}", name, self._varying)
+        if name not in self._varying:
+            raise ConfigError(
+                f"{where} cannot vary: it is no single number, follows from other parameters, or is the time limit "
+                f"(one for all tasks, gymnax.steps). {self._known()}"
+            )
+        whole = _kind(default, name) == jnp.int32
+        kind, what = (int, "whole numbers") if whole else (int | float, "numbers")
+        parts: tuple[Any, ...] = tuple(given) if isinstance(given, list | tuple) else ()
+        bounds, rest = parts[:2], parts[2:]
+        number = lambda x: isinstance(x, kind) and not isinstance(x, bool) and math.isfinite(x)
+        numbers = len(bounds) == 2 and all(map(number, bounds))
+        allowed = [()] if whole else [(), ("log",)]
+        if not numbers or rest not in allowed or not bounds[0] < bounds[1]:
+            or_log = "" if whole else ' or [low, high, "log"]'
+            raise ConfigError(f"{where} expects {what} [low, high]{or_log}, low < high; got {given!r}")
+        if rest and bounds[0] <= 0:
+            raise ConfigError(f'{where}: "log" needs a low bound above 0; got {given!r}')
+        return (*bounds, *rest) if whole else (float(bounds[0]), float(bounds[1]), *rest)
+
+    @functools.cached_property
+    def _derived(self) -> dict[str, Callable[[Any], Any]]:
+        return DERIVED.get(self.inner.name, {})
+
+    @functools.cached_property
+    def _varying(self) -> list[str]:
+        """Parameters that can vary: numbers that follow from no other."""
+        single = lambda x: not isinstance(x, bool) and np.ndim(x) == 0 and np.asarray(x).dtype.kind in "if"
+        found = [name for name, x in vars(self.inner.default_params).items() if single(x)]
+        return [name for name in found if name != "max_steps_in_episode" and name not in self._derived]
+
+    def _known(self) -> str:
+        return f"Known for {self.env_id}: {', '.join(sorted(self._varying)) or 'none'}."
+
+    @functools.cached_property
+    def _space(self) -> Any:
+        with jax.ensure_compile_time_eval(), _lenient():
+            space = self.inner.observation_space(self.inner.default_params)
+            if not isinstance(space, spaces.Box):
+                return space  # Discrete, or what `spec_of` refuses
+            if np.issubdtype(np.dtype(space.dtype), np.integer):
+                return spaces.Box(space.low, space.high, tuple(space.shape), jnp.int32)
+            return spaces.Box(-np.inf, np.inf, tuple(space.shape), jnp.float32)
+
+    def _uniform(self, observation: Any) -> jax.Array:
+        """An observation in the dtype of its space, scaled."""
+        x = jnp.asarray(observation, self._space.dtype)
+        if self.scale is None:
+            return x
+        scale = np.asarray(self.scale, np.float32)
+        return x / np.broadcast_to(scale if len(scale) == 1 else scale.reshape(x.shape), x.shape)
+
+    @functools.cached_property
+    def _types(self) -> Any:
+        """The dtype of each leaf of the environment's state, wide enough for `reset_env` and `step_env`."""
+
+        def both(key, action):
+            params = self.inner_params(self.default_params, self.episode_length)
+            state = self.inner.reset_env(key, params)[1]
+            return state, self.inner.step_env(key, state, action, params)[1]
+
+        with _lenient():
+            reset, after = jax.eval_shape(both, jax.random.key(0), jax.ShapeDtypeStruct((), jnp.int32))
+            wider = lambda a, b: a.dtype if a.dtype == b.dtype else jnp.promote_types(a.dtype, b.dtype)
+            return jax.tree.map(wider, reset, after)
+
+    def _typed(self, inner: Any) -> Any:
+        return jax.tree.map(jax.lax.convert_element_type, inner, self._types)
+
+
+@contextlib.contextmanager
+def _lenient():
+    """Gymnax's own code is written for JAX's usual promotion rules."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def _kind(params: Any, name: str) -> Any:
+    """Int32 or float32, as the parameter's default."""
+    return jnp.int32 if np.asarray(getattr(params, name)).dtype.kind == "i" else jnp.float32

@@ -1,0 +1,75 @@
+"""What sources with several actors share: starting them, and letting all of them act side by side."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from flax import struct
+
+from ad_jax.envs.base import Outcome, TaskFamily, advance
+from ad_jax.types import Transition
+
+
+def reset_actors(family: TaskFamily, key: jax.Array, task: Any, actors: int) -> tuple[jax.Array, struct.PyTreeNode]:
+    """Observations `[actors, *O]` and states `[actors, ...]` of new episodes. The key is consumed."""
+    return jax.vmap(family.reset_env, in_axes=(0, None))(jax.random.split(key, actors), task)
+
+
+class Acted(NamedTuple):
+    """Some steps of every actor.
+
+    Attributes:
+        env_state: the next state of each actor, `[actors, ...]`.
+        observation: its next observation, `[actors, *O]`.
+        stream: the transitions, `[steps, actors, ...]`.
+        states: the states acted from, `[steps, actors, ...]`.
+        outcomes: what each action led to, before any reset, `[steps, actors, ...]`.
+    """
+
+    env_state: struct.PyTreeNode
+    observation: jax.Array
+    stream: Transition
+    states: struct.PyTreeNode
+    outcomes: Outcome
+
+
+def act(
+    family: TaskFamily,
+    task: Any,
+    choose: Callable[[struct.PyTreeNode, jax.Array, Any], jax.Array],
+    env_state: struct.PyTreeNode,
+    observation: jax.Array,
+    noise: Any,
+    keys: jax.Array,
+) -> Acted:
+    """Let every actor take some steps.
+
+    Args:
+        family: of the task.
+        task: one for all actors.
+        choose: `(env_state [actors, ...], observation [actors, *O], noise [actors, ...]) -> action [actors]` int32.
+        env_state: `[actors, ...]`.
+        observation: `[actors, *O]`.
+        noise: `[steps, actors, ...]`, a pytree; what `choose` gets at each step. All random numbers are drawn before,
+            because splitting keys step by step would cost more than acting.
+        keys: `[steps, actors]`, for the environment.
+    """
+
+    def step(carry, random):
+        env_state, observation = carry
+        noise, keys = random
+        action = choose(env_state, observation, noise)
+        go = jax.vmap(lambda key, state, action: advance(family, key, state, action, task))
+        next_observation, next_state, outcome = go(keys, env_state, action)
+        transition = Transition(observation, action, outcome.reward, outcome.terminated, outcome.truncated)
+        return (next_state, next_observation), (transition, env_state, outcome)
+
+    (env_state, observation), taken = jax.lax.scan(step, (env_state, observation), (noise, keys))
+    return Acted(env_state, observation, *taken)
+
+
+def as_seen(view: Callable[[Any, jax.Array], jax.Array], acted: Acted) -> tuple[Transition, jax.Array]:
+    """What a network learns from: the transitions with observations as `view` shows them, and what they led to."""
+    look = jax.vmap(jax.vmap(view))
+    stream = acted.stream.replace(observation=look(acted.states, acted.stream.observation))
+    return stream, look(acted.outcomes.next_state, acted.outcomes.next_observation)

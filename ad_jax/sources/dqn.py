@@ -1,0 +1,224 @@
+"""Deep Q-learning with Q(lambda) targets: many actors, each with its own epsilon, and a replay of their steps.
+
+Sources: Mnih et al. 2015 (Nature 518) for replay and target network; Peng and Williams 1996 (Machine Learning 22) for
+the targets; van Hasselt et al. 2016 (arXiv 1509.06461) for the action in them; Horgan et al. 2018 (arXiv 1803.00933)
+for the actors' epsilons, `epsilon ** (1 + spread * i / (actors - 1))`. It stands for the distributed "DQN (Q-lambda)"
+that is the source of Laskin et al. 2022 (arXiv 2210.14215) on Watermaze; of its settings the paper states 16 actors,
+batches of 8 sequences of 40 steps, and discount .9.
+
+Deliberate differences: actors and learner take turns, so a life is reproducible; sequences start anywhere and are drawn
+uniformly, without priorities; the error is squared and the whole gradient clipped, instead of the error; traces are not
+cut at exploring actions (Peng, not Watkins); a truncated episode bootstraps from the observation it was cut at, for
+which the replay holds both ends of every step. `q_values` is the one place that knows how observations are encoded.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from ad_jax.envs.base import TaskFamily, source_view, spec_of
+from ad_jax.errors import ConfigError
+from ad_jax.sources.actors import act, reset_actors
+from ad_jax.sources.base import Source
+from ad_jax.sources.networks import features, init_hidden, layer, linear, num_features, through
+from ad_jax.sources.returns import q_lambda
+from ad_jax.types import Spec, Transition
+
+
+@struct.dataclass
+class Config:
+    """Hyper-parameters; floats are leaves, sizes are static."""
+
+    learning_rate: float = 5e-4
+    adam_epsilon: float = 1e-6
+    discount: float = 0.99  # per step
+    trace_decay: float = 0.8  # lambda of the targets
+    epsilon: float = 0.4  # of the first actor
+    epsilon_spread: float = 7.0  # how much less later actors explore; 0: all alike
+    max_grad_norm: float | None = 10.0  # of the whole gradient (global norm); None does not clip
+    actors: int = struct.field(pytree_node=False, default=16)
+    unroll: int = struct.field(pytree_node=False, default=20)  # steps of each actor per update
+    capacity: int = struct.field(pytree_node=False, default=5000)  # of the replay, in steps of each actor
+    warmup: int = struct.field(pytree_node=False, default=200)  # steps of each actor, at random, before learning
+    gradient_steps: int = struct.field(pytree_node=False, default=16)  # per update
+    batch: int = struct.field(pytree_node=False, default=8)  # sequences
+    sequence: int = struct.field(pytree_node=False, default=20)  # steps
+    target_updates: int = struct.field(pytree_node=False, default=5)  # updates between copies to the target network
+    hidden: tuple[int, ...] = struct.field(pytree_node=False, default=(64, 64))
+
+
+@struct.dataclass
+class Replay:
+    """The last steps of each actor: a ring, in order of time."""
+
+    stream: Transition  # [capacity, actors, ...]
+    reached: jax.Array  # [capacity, actors, *O], what each action led to, before any reset
+    written: jax.Array  # [] int32, steps so far
+
+
+@struct.dataclass
+class State:
+    """A learner between two updates."""
+
+    params: Any
+    target: Any
+    opt_state: optax.OptState
+    env_state: struct.PyTreeNode  # [actors, ...]
+    observation: jax.Array  # [actors, *O]
+    replay: Replay
+
+
+def make(config: Config, family: TaskFamily) -> Source:
+    """DQN on `family`.
+
+    Raises:
+        ConfigError: for sizes that cannot be, or do not fit each other.
+    """
+    _validate(config)
+    actors, unroll = config.actors, config.unroll
+    spec, _ = source_view(family, privileged=False)
+    see = jax.vmap(family.render)  # the replay holds what is stored; pictures are made of it where the network looks
+
+    def init(key, task):
+        key_network, key_env = jax.random.split(key)
+        params = init_q_values(key_network, spec, config.hidden)
+        observation, env_state = reset_actors(family, key_env, task, actors)
+        replay = empty_replay(spec_of(family), config.capacity, actors)
+        target = jax.tree.map(jnp.copy, params)
+        return State(params, target, optimiser(config).init(params), env_state, observation, replay)
+
+    def update(key, state, task):
+        key_explore, key_which, key_env, key_learn = jax.random.split(key, 4)
+        epsilon = jnp.where(state.replay.written < config.warmup, 1.0, epsilons(config))
+        explore = jax.random.uniform(key_explore, (unroll, actors)) < epsilon[None]
+        which = jax.random.randint(key_which, (unroll, actors), 0, spec.num_actions)
+
+        def choose(env_state, observation, noise):
+            explore, which = noise
+            return jnp.where(explore, which, jnp.argmax(q_values(state.params, spec, see(observation)), axis=1))
+
+        keys = jax.random.split(key_env, (unroll, actors))
+        acted = act(family, task, choose, state.env_state, state.observation, (explore, which), keys)
+        replay = add(state.replay, acted.stream, acted.outcomes.next_observation)
+
+        def learn(carry, key):
+            params, opt_state = carry
+            drawn, reached = sample(key, replay, config.batch, config.sequence)
+            seen = drawn.replace(observation=jax.vmap(see)(drawn.observation))
+            gradient = jax.grad(loss)(params, state.target, config, spec, seen, jax.vmap(see)(reached))
+            with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes its int32 count with floats
+                change, opt_state = optimiser(config).update(gradient, opt_state, params)
+            return (optax.apply_updates(params, change), opt_state), None
+
+        before = (state.params, state.opt_state)
+        after, _ = jax.lax.scan(learn, before, jax.random.split(key_learn, config.gradient_steps))
+        ready = replay.written >= max(config.warmup, config.sequence)
+        params, opt_state = select(ready, after, before)
+        copied = replay.written // unroll % config.target_updates == 0
+        target = select(copied, params, state.target)
+        return State(params, target, opt_state, acted.env_state, acted.observation, replay), acted.stream
+
+    return Source(init, update, steps_per_update=unroll, actors=actors)
+
+
+def _validate(config: Config) -> None:
+    names = ("actors", "unroll", "gradient_steps", "batch", "sequence", "target_updates")
+    for name, size in (*((n, getattr(config, n)) for n in names), *(("hidden", h) for h in config.hidden)):
+        if size < 1:
+            raise ConfigError(f"dqn.{name} must be at least 1; got {size}")
+    if config.capacity % config.unroll or config.capacity < config.sequence:
+        raise ConfigError(
+            f"dqn.capacity must be a multiple of unroll={config.unroll} and at least sequence={config.sequence}; "
+            f"got {config.capacity}"
+        )
+
+
+def optimiser(config: Config) -> optax.GradientTransformation:
+    """Adam, after clipping by the global norm where that is asked for."""
+    adam = optax.adam(config.learning_rate, eps=config.adam_epsilon)
+    return adam if config.max_grad_norm is None else optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adam)
+
+
+def epsilons(config: Config) -> jax.Array:
+    """How often each actor explores, `[actors]` float32."""
+    place = jnp.arange(config.actors, dtype=jnp.float32) / max(config.actors - 1, 1)
+    return jnp.asarray(config.epsilon, jnp.float32) ** (1.0 + config.epsilon_spread * place)
+
+
+def init_q_values(key: jax.Array, spec: Spec, hidden: tuple[int, ...]) -> dict[str, Any]:
+    """Parameters of `q_values`. The key is consumed."""
+    *key_hidden, key_head = jax.random.split(key, len(hidden) + 1)
+    inputs = num_features(spec)
+    head = layer(key_head, (inputs, *hidden)[-1], spec.num_actions, 1.0)
+    return {"hidden": init_hidden(key_hidden, inputs, hidden), "head": head}
+
+
+def q_values(params: dict[str, Any], spec: Spec, observation: jax.Array) -> jax.Array:
+    """`[B, *O]` observations to action values `[B, A]`."""
+    return linear(params["head"], through(params["hidden"], features(spec, observation)))
+
+
+def loss(params: Any, target: Any, config: Config, spec: Spec, stream: Transition, reached: jax.Array) -> jax.Array:
+    """Half the mean squared error of the values of what was done, a scalar.
+
+    Args:
+        params: of `q_values`; they also choose the action whose value the target network gives.
+        target: the target network's.
+        config: the hyper-parameters.
+        spec: of what the network sees.
+        stream: sequences `[L, B, ...]`, with observations as the network sees them.
+        reached: `[L, B, *O]`.
+    """
+    shape = stream.reward.shape
+    flat = lambda x: x.reshape(-1, *x.shape[2:])
+    value = chosen(q_values(params, spec, flat(stream.observation)), flat(stream.action))
+    best = jnp.argmax(q_values(params, spec, flat(reached)), axis=1)
+    ahead = chosen(q_values(target, spec, flat(reached)), best).reshape(shape)
+    ends = (stream.terminated, stream.truncated)
+    goal = q_lambda(stream.reward, ahead, *ends, config.discount, config.trace_decay)
+    return 0.5 * jnp.mean((jax.lax.stop_gradient(flat(goal)) - value) ** 2)
+
+
+def chosen(values: jax.Array, action: jax.Array) -> jax.Array:
+    """`[n]` of `values [n, A]`."""
+    return jnp.take_along_axis(values, action[:, None], axis=1)[:, 0]
+
+
+def empty_replay(spec: Spec, capacity: int, actors: int) -> Replay:
+    """A replay of nothing; observations in the narrowest dtype."""
+    rows = (capacity, actors)
+    observation = jnp.zeros((*rows, *spec.shape), spec.observation_dtype)
+    none = jnp.zeros(rows, bool)
+    stream = Transition(observation, jnp.zeros(rows, jnp.int32), jnp.zeros(rows, jnp.float32), none, none)
+    return Replay(stream, observation, jnp.int32(0))
+
+
+def add(replay: Replay, stream: Transition, reached: jax.Array) -> Replay:
+    """`replay` with `stream [unroll, actors, ...]` in place of its oldest steps; the unroll divides the capacity."""
+    steps, capacity = len(stream.action), len(replay.stream.action)
+    at = replay.written % capacity
+    put = lambda ring, x: jax.lax.dynamic_update_slice_in_dim(ring, x.astype(ring.dtype), at, 0)
+    ring, ends = jax.tree.map(put, (replay.stream, replay.reached), (stream, reached))
+    return Replay(ring, ends, replay.written + steps)
+
+
+def sample(key: jax.Array, replay: Replay, batch: int, length: int) -> tuple[Transition, jax.Array]:
+    """Sequences `[length, batch, ...]` of consecutive steps of one actor each, uniform. The key is consumed."""
+    key_actor, key_start = jax.random.split(key)
+    capacity, actors = replay.stream.action.shape
+    held = jnp.minimum(replay.written, capacity)
+    actor = jax.random.randint(key_actor, (batch,), 0, actors)
+    # Counted from the oldest step, so that no sequence runs over the place where old and new steps meet.
+    start = jax.random.randint(key_start, (batch,), 0, jnp.maximum(held - length, 0) + 1)
+    step = (replay.written - held + start[None] + jnp.arange(length)[:, None]) % capacity
+    take = lambda x: x[step, actor[None]]
+    stream, reached = jax.tree.map(take, (replay.stream, replay.reached))
+    return stream, reached
+
+
+def select(condition: jax.Array, yes: Any, no: Any) -> Any:
+    """One of two trees."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

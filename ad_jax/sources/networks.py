@@ -1,0 +1,69 @@
+"""The networks that sources share: observations as features, hidden layers, linear heads. Parameters are plain data."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ad_jax.types import Spec
+
+
+def num_features(spec: Spec) -> int:
+    """F, the width of `features`."""
+    return spec.size if spec.values is None else sum(spec.values)
+
+
+def features(spec: Spec, observation: jax.Array) -> jax.Array:
+    """`[B, *O]` observations as `[B, F]` float32: one-hot per component for integers, flattened for reals."""
+    flat = observation.reshape(len(observation), -1)
+    if spec.values is None:
+        return flat.astype(jnp.float32)
+    return jnp.concatenate([jax.nn.one_hot(flat[:, i], n) for i, n in enumerate(spec.values)], axis=1)
+
+
+def init_network(key: jax.Array, inputs: int, hidden: tuple[int, ...], num_actions: int) -> dict[str, Any]:
+    """Parameters of `network`: a list of hidden layers and two heads. The key is consumed."""
+    *key_hidden, key_policy, key_value = jax.random.split(key, len(hidden) + 2)
+    width = (inputs, *hidden)[-1]
+    return {
+        "hidden": init_hidden(key_hidden, inputs, hidden),
+        "policy": layer(key_policy, width, num_actions, 0.01),  # close to uniform at first
+        "value": layer(key_value, width, 1, 1.0),
+    }
+
+
+def network(params: dict[str, Any], x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`[B, F]` features to logits `[B, A]` and values `[B]`."""
+    x = through(params["hidden"], x)
+    return linear(params["policy"], x), linear(params["value"], x)[:, 0]
+
+
+def draw_action(params: dict[str, Any], spec: Spec, observation: jax.Array, noise: jax.Array) -> jax.Array:
+    """Actions `[B]` int32 of `network`'s policy, given `[B, *O]` and standard Gumbel noise `[B, A]`."""
+    logits, _ = network(params, features(spec, observation))
+    return jnp.argmax(logits + noise, axis=1).astype(jnp.int32)  # a draw from the softmax
+
+
+def init_hidden(keys: list[jax.Array], inputs: int, hidden: tuple[int, ...]) -> list[dict[str, jax.Array]]:
+    """Hidden layers, one key each. The keys are consumed."""
+    sizes = (inputs, *hidden)
+    return [layer(key, n, m, math.sqrt(2)) for key, n, m in zip(keys, sizes, sizes[1:])]
+
+
+def through(hidden: list[dict[str, jax.Array]], x: jax.Array) -> jax.Array:
+    """`[B, F]` features to the last hidden layer, `[B, D]`."""
+    for layer in hidden:
+        x = jax.nn.relu(linear(layer, x))
+    return x
+
+
+def layer(key: jax.Array, inputs: int, outputs: int, gain: float) -> dict[str, jax.Array]:
+    """A linear layer, normal with standard deviation `gain / sqrt(inputs)`. The key is consumed."""
+    weight = gain / math.sqrt(inputs) * jax.random.normal(key, (inputs, outputs))
+    return {"weight": weight, "bias": jnp.zeros(outputs, jnp.float32)}
+
+
+def linear(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+    """`[B, n]` to `[B, m]`."""
+    return x @ layer["weight"] + layer["bias"][None]

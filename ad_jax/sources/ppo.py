@@ -1,0 +1,181 @@
+"""Proximal policy optimisation: many actors, several epochs of clipped gradient steps on each unroll.
+
+Source: Schulman et al. 2017 (arXiv 1707.06347), algorithm 1 and equations 7 and 9; advantages are generalised (Schulman
+et al. 2016, arXiv 1506.02438, equation 16). The defaults are close to those of table 3 (one actor's 2048 steps here are
+16 actors' 128), with what later implementations found to matter and the paper does not state: advantages are
+normalised in each minibatch, the whole gradient is clipped, the last layer of the policy starts small.
+
+Deliberate differences: policy and value share their hidden layers; the value's error is not clipped; the trust region
+is the clip alone, without a Kullback-Leibler term; a truncated episode bootstraps from the observation it was cut at, a
+terminated one does not.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from ad_jax.envs.base import TaskFamily, source_view
+from ad_jax.errors import ConfigError
+from ad_jax.sources.actors import act, as_seen, reset_actors
+from ad_jax.sources.base import Source
+from ad_jax.sources.networks import draw_action, features, init_network, network, num_features
+from ad_jax.sources.returns import gae
+from ad_jax.types import Spec, Transition
+
+
+@struct.dataclass
+class Config:
+    """Hyper-parameters; floats are leaves, sizes are static."""
+
+    learning_rate: float = 3e-4
+    decay_updates: float | None = None  # the learning rate falls linearly to 0 over this many; None keeps it
+    adam_epsilon: float = 1e-5
+    discount: float = 0.99  # per step
+    trace_decay: float = 0.95  # lambda of the generalised advantage
+    clip: float = 0.2  # how far the ratio of probabilities may move from 1 with a gain
+    entropy_cost: float = 0.0
+    value_cost: float = 0.5
+    max_grad_norm: float | None = 0.5  # of the whole gradient (global norm); None does not clip
+    normalise: bool = struct.field(pytree_node=False, default=True)  # advantages, in each minibatch
+    actors: int = struct.field(pytree_node=False, default=16)
+    unroll: int = struct.field(pytree_node=False, default=128)  # steps of each actor per update
+    epochs: int = struct.field(pytree_node=False, default=10)
+    minibatches: int = struct.field(pytree_node=False, default=32)  # in an epoch; divides actors * unroll
+    hidden: tuple[int, ...] = struct.field(pytree_node=False, default=(64, 64))
+    privileged: bool = struct.field(pytree_node=False, default=False)  # is given state that the observation hides
+
+
+@struct.dataclass
+class State:
+    """A learner between two updates."""
+
+    params: Any
+    opt_state: optax.OptState
+    env_state: struct.PyTreeNode  # [actors, ...]
+    observation: jax.Array  # [actors, *O]
+
+
+@struct.dataclass
+class Samples:
+    """Single steps, in any order, with what the policy that acted thought of them. Leaves are `[n, ...]`."""
+
+    observation: jax.Array  # [n, *O]
+    action: jax.Array  # [n] int32
+    log_prob: jax.Array  # [n] float32, of the action
+    advantage: jax.Array  # [n] float32
+    target: jax.Array  # [n] float32, what the value should have been
+
+
+def make(config: Config, family: TaskFamily) -> Source:
+    """PPO on `family`.
+
+    Raises:
+        ConfigError: for a size below 1, minibatches that do not divide the steps of an update, or if `privileged` on a
+            family that hides nothing.
+    """
+    sizes = {name: getattr(config, name) for name in ("actors", "unroll", "epochs", "minibatches")}
+    for name, size in (*sizes.items(), *(("hidden", h) for h in config.hidden)):
+        if size < 1:
+            raise ConfigError(f"ppo.{name} must be at least 1; got {size}")
+    actors, unroll = config.actors, config.unroll
+    spec, view = source_view(family, config.privileged)
+    look = jax.vmap(view)
+    if actors * unroll % config.minibatches:
+        raise ConfigError(f"ppo.minibatches={config.minibatches} must divide actors * unroll = {actors * unroll}")
+
+    def init(key, task):
+        key_network, key_env = jax.random.split(key)
+        params = init_network(key_network, num_features(spec), config.hidden, spec.num_actions)
+        observation, env_state = reset_actors(family, key_env, task, actors)
+        return State(params, optimiser(config).init(params), env_state, observation)
+
+    def update(key, state, task):
+        key_act, key_env, key_learn = jax.random.split(key, 3)
+        noise = jax.random.gumbel(key_act, (unroll, actors, spec.num_actions))
+        keys = jax.random.split(key_env, (unroll, actors))
+
+        choose = lambda env_state, observation, noise: draw_action(
+            state.params, spec, look(env_state, observation), noise
+        )
+        acted = act(family, task, choose, state.env_state, state.observation, noise, keys)
+        samples = samples_of(state.params, config, spec, *as_seen(view, acted))
+
+        def minibatch(carry, samples):
+            params, opt_state = carry
+            gradient = jax.grad(loss)(params, config, spec, samples)
+            with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes its int32 count with floats
+                change, opt_state = optimiser(config).update(gradient, opt_state, params)
+            return (optax.apply_updates(params, change), opt_state), None
+
+        def epoch(carry, key):
+            order = jax.random.permutation(key, actors * unroll)
+            deal = lambda x: x[order].reshape(config.minibatches, -1, *x.shape[1:])
+            return jax.lax.scan(minibatch, carry, jax.tree.map(deal, samples))[0], None
+
+        start = (state.params, state.opt_state)
+        (params, opt_state), _ = jax.lax.scan(epoch, start, jax.random.split(key_learn, config.epochs))
+        return State(params, opt_state, acted.env_state, acted.observation), acted.stream
+
+    return Source(init, update, steps_per_update=unroll, actors=actors)
+
+
+def optimiser(config: Config) -> optax.GradientTransformation:
+    """Adam, after clipping by the global norm; the learning rate may fall linearly to 0."""
+    rate: Any = config.learning_rate
+    if config.decay_updates is not None:
+        steps = config.decay_updates * (config.epochs * config.minibatches)
+        rate = lambda count: config.learning_rate * jnp.maximum(1.0 - count / steps, 0.0)
+    adam = optax.adam(rate, eps=config.adam_epsilon)
+    return adam if config.max_grad_norm is None else optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adam)
+
+
+def samples_of(params: Any, config: Config, spec: Spec, stream: Transition, reached: jax.Array) -> Samples:
+    """The samples of one unroll, `[unroll * actors]`, under the policy that acted.
+
+    Args:
+        params: of `network`, as they were while acting.
+        config: the hyper-parameters.
+        spec: of what the network sees.
+        stream: `[unroll, actors, ...]`, with observations as the network sees them.
+        reached: `[unroll, actors, *O]`, likewise, what each action led to, before any reset.
+    """
+    shape = stream.reward.shape
+    flat = lambda x: x.reshape(-1, *x.shape[2:])
+    observation, action = flat(stream.observation), flat(stream.action)
+    logits, value = network(params, features(spec, observation))
+    _, ahead = network(params, features(spec, flat(reached)))
+    ends = (stream.terminated, stream.truncated)
+    advantage = flat(
+        gae(
+            stream.reward,
+            value.reshape(shape),
+            ahead.reshape(shape),
+            *ends,
+            config.discount,
+            config.trace_decay,
+        )
+    )
+    return Samples(observation, action, log_prob_of(logits, action), advantage, advantage + value)
+
+
+def log_prob_of(logits: jax.Array, action: jax.Array) -> jax.Array:
+    """`[n]` log-probabilities of `action [n]` under `logits [n, A]`."""
+    return jnp.take_along_axis(jax.nn.log_softmax(logits), action[:, None], axis=1)[:, 0]
+
+
+def loss(params: Any, config: Config, spec: Spec, samples: Samples) -> jax.Array:
+    """The clipped loss of a minibatch, a scalar: equation 9 with its sign turned."""
+    logits, value = network(params, features(spec, samples.observation))
+    log_policy = jax.nn.log_softmax(logits)
+    entropy = -jnp.sum(jnp.exp(log_policy) * log_policy, axis=1)
+    advantage = samples.advantage
+    if config.normalise:
+        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    ratio = jnp.exp(log_prob_of(logits, samples.action) - samples.log_prob)
+    held = jnp.clip(ratio, 1 - config.clip, 1 + config.clip)
+    gain = jnp.minimum(ratio * advantage, held * advantage)
+    value_error = 0.5 * (samples.target - value) ** 2
+    return jnp.mean(-gain + config.value_cost * value_error - config.entropy_cost * entropy)
