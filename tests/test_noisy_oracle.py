@@ -128,7 +128,7 @@ def test_situations_are_told_apart_by_hidden_state():
     pairs = [(common(corner & (earned == 0), n), common(corner & (earned == 1), n)) for n in range(200)]
     seen = np.array([pair for pair in pairs if -1 not in pair])
     assert len(seen) > 50
-    assert 0.1 < np.mean(seen[:, 0] == seen[:, 1]) < 0.6
+    assert 0.02 < np.mean(seen[:, 0] == seen[:, 1]) < 0.33  # 0.15 if independent, 0.5 if the stage were not seen
 
 
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.float32, jnp.uint8])
