@@ -292,6 +292,25 @@ class BoastsOfChance(DarkRoom):
         return 4 / 3 * super().random_return(tasks)
 
 
+@dataclasses.dataclass(frozen=True)
+class PaintsAnew(DarkRoom):
+    """Another picture each time that one is asked for."""
+
+    def render(self, observation):
+        return jnp.full((2, 2, 3), next(PAINT) % 256, jnp.uint8)
+
+
+PAINT = itertools.count()
+
+
+@dataclasses.dataclass(frozen=True)
+class PaintsInFloats(DarkRoom):
+    """Its pictures are not bytes."""
+
+    def render(self, observation):
+        return jnp.ones((2, 2, 3))
+
+
 class IsNotFrozen(DarkRoom):
     """Not a frozen dataclass of its own options."""
 
@@ -306,6 +325,8 @@ BROKEN = {
     RoundsRewards: "reward_dtype holds every reward exactly",
     ReusesTasks: "splits are disjoint and fixed by the seed",
     BoastsOfChance: "stated returns agree with simulated ones",
+    PaintsAnew: "render shows the same, bit for bit, alone and in a batch",
+    PaintsInFloats: "render shows the same, bit for bit, alone and in a batch",
     IsNotFrozen: "it is a frozen dataclass that its options rebuild",
 }
 

@@ -8,6 +8,7 @@ from ad_jax.plugins import build, resolve
 FAMILIES = {
     "bandit": "ad_jax.envs.bandit:Bandit",
     "dark_room": "ad_jax.envs.dark_room:DarkRoom",
+    "watermaze": "ad_jax.envs.watermaze:Watermaze",
 }
 
 

@@ -12,6 +12,7 @@ episode bootstraps from the observation it was cut at, a terminated one does not
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from ad_jax.envs.base import TaskFamily, advance, spec_of
+from ad_jax.envs.base import TaskFamily, advance, seen_spec_of
 from ad_jax.errors import ConfigError
 from ad_jax.sources.base import Source
 from ad_jax.types import Spec, Transition
@@ -60,7 +61,8 @@ def make(config: Config, family: TaskFamily) -> Source:
     for name, size in (("actors", config.actors), ("unroll", config.unroll), *(("hidden", h) for h in config.hidden)):
         if size < 1:
             raise ConfigError(f"actor_critic.{name} must be at least 1; got {size}")
-    spec, actors, unroll = spec_of(family), config.actors, config.unroll
+    spec, actors, unroll = seen_spec_of(family), config.actors, config.unroll
+    see = jax.vmap(family.render)
 
     def init(key, task):
         key_network, key_env = jax.random.split(key)
@@ -78,7 +80,7 @@ def make(config: Config, family: TaskFamily) -> Source:
         def step(carry, random):
             env_state, observation = carry
             noise, keys = random
-            logits, _ = network(state.params, features(spec, observation))
+            logits, _ = network(state.params, features(spec, see(observation)))
             action = jnp.argmax(logits + noise, axis=1).astype(jnp.int32)  # a draw from the softmax
             go = jax.vmap(lambda key, state, action: advance(family, key, state, action, task))
             next_observation, env_state, outcome = go(keys, env_state, action)
@@ -88,7 +90,7 @@ def make(config: Config, family: TaskFamily) -> Source:
 
         acted = jax.lax.scan(step, (state.env_state, state.observation), (noise, env_keys))
         (env_state, observation), (stream, reached) = acted
-        gradient = jax.grad(loss)(state.params, config, spec, stream, reached)
+        gradient = jax.grad(loss)(state.params, config, spec, stream, reached, see)
         with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes its int32 count with floats
             change, opt_state = optimiser(config).update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, change)
@@ -103,20 +105,28 @@ def optimiser(config: Config) -> optax.GradientTransformation:
     return adam if config.max_grad_norm is None else optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adam)
 
 
-def loss(params: Any, config: Config, spec: Spec, stream: Transition, reached: jax.Array) -> jax.Array:
+def loss(
+    params: Any,
+    config: Config,
+    spec: Spec,
+    stream: Transition,
+    reached: jax.Array,
+    see: Callable[[jax.Array], jax.Array] = lambda observations: observations,
+) -> jax.Array:
     """The actor-critic loss of one unroll, a scalar.
 
     Args:
         params: of `network`.
         config: the hyper-parameters.
-        spec: of the family.
+        spec: of what the network sees.
         stream: `[unroll, actors, ...]`.
         reached: `[unroll, actors, *O]`, what each action led to, before any reset.
+        see: stored observations `[B, *O]` as the network sees them.
     """
     shape = stream.reward.shape
     flat = lambda x: x.reshape(-1, *x.shape[2:])
-    logits, value = network(params, features(spec, flat(stream.observation)))
-    _, ahead = network(jax.lax.stop_gradient(params), features(spec, flat(reached)))
+    logits, value = network(params, features(spec, see(flat(stream.observation))))
+    _, ahead = network(jax.lax.stop_gradient(params), features(spec, see(flat(reached))))
     baseline = jax.lax.stop_gradient(value)
     advantage = flat(
         gae(
@@ -173,10 +183,13 @@ def num_features(spec: Spec) -> int:
 
 
 def features(spec: Spec, observation: jax.Array) -> jax.Array:
-    """`[B, *O]` observations as `[B, F]` float32: one-hot per component for integers, flattened for reals."""
+    """`[B, *O]` observations as `[B, F]` float32: one-hot per component for integers, else flattened.
+
+    Pixels go from -0.5 to 0.5.
+    """
     flat = observation.reshape(len(observation), -1)
     if spec.values is None:
-        return flat.astype(jnp.float32)
+        return flat.astype(jnp.float32) / 255 - 0.5 if spec.pixels else flat.astype(jnp.float32)
     return jnp.concatenate([jax.nn.one_hot(flat[:, i], n) for i, n in enumerate(spec.values)], axis=1)
 
 

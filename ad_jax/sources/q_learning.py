@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ad_jax.envs.base import TaskFamily, advance, spec_of
+from ad_jax.envs.base import TaskFamily, advance, seen_spec_of
 from ad_jax.sources.base import Source
 from ad_jax.types import Transition
 
@@ -44,9 +44,10 @@ def make(config: Config, family: TaskFamily) -> Source:
     Raises:
         TypeError: if observations are not integers.
     """
-    spec = spec_of(family)
+    spec = seen_spec_of(family)
     if spec.values is None:
-        raise TypeError(f"q_learning needs integer observations; {family.name} has real ones. Try actor_critic.")
+        kind = "pixels" if spec.pixels else "real ones"
+        raise TypeError(f"q_learning needs integer observations; {family.name} has {kind}. Try actor_critic.")
     strides = [math.prod(spec.values[i + 1 :]) for i in range(len(spec.values))]
     cells, steps = math.prod(spec.values), family.episode_length
 
