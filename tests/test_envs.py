@@ -31,7 +31,7 @@ BANDITS = [
 
 @pytest.mark.parametrize("name", envs.FAMILIES)
 def test_registered_families_keep_the_contract(name):
-    assert len(check_plugin(name)) >= 14
+    assert len(check_plugin(name)) == 15
 
 
 @pytest.mark.parametrize("family", [*DARK_ROOMS, *BANDITS, Probes()], ids=repr)
