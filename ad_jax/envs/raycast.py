@@ -25,6 +25,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ad_jax.types import Array
+
 RADIUS = 2**14  # of the pool
 TURN = 4096  # headings
 UNIT = 2**14  # length of a direction
@@ -38,13 +40,13 @@ SKY_ROWS, WALL_ROWS, WATER_ROWS, COLUMNS = 64, 64, 32, 1024
 
 
 class Lens(NamedTuple):
-    """What of a picture does not depend on the pose; NumPy, int32. The field of view is 90 degrees wide."""
+    """What of a picture does not depend on the pose; int32. The field of view is 90 degrees wide."""
 
-    cos: np.ndarray  # [W] of each column's angle to the right, in 1/UNIT
-    sin: np.ndarray  # [W]
-    angle: np.ndarray  # [W] the same angle, in 1/TURN
-    slope: np.ndarray  # [H, W] downwards, of each pixel's ray, in 1/SLOPE
-    reach: np.ndarray  # [H, W] distance to the water along it, where it goes down
+    cos: Array  # [W] of each column's angle to the right, in 1/UNIT
+    sin: Array  # [W]
+    angle: Array  # [W] the same angle, in 1/TURN
+    slope: Array  # [H, W] downwards, of each pixel's ray, in 1/SLOPE
+    reach: Array  # [H, W] distance to the water along it, where it goes down
 
 
 def render(x: jax.Array, y: jax.Array, heading: jax.Array, height: int, width: int) -> jax.Array:
@@ -106,7 +108,7 @@ def _arctangents() -> np.ndarray:
 
 @functools.cache
 def _lens(height: int, width: int) -> Lens:
-    """The lens of a picture. Pixels are square; rays go through their centres."""
+    """The lens of a picture, in NumPy. Pixels are square; rays go through their centres."""
     right = (2 * np.arange(width) + 1 - width) / width  # tangents, -1 to 1
     down = (2 * np.arange(height) + 1 - height) / width
     angle = np.arctan(right)

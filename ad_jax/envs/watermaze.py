@@ -101,7 +101,8 @@ class Watermaze(TaskFamily[State, Params]):
 
     def observation_space(self, params: Params) -> spaces.Box:
         """Of what is stored: the pose, places counted from the corner (-1, -1) so that they are not negative."""
-        return spaces.Box(0, np.array([2 * RADIUS, 2 * RADIUS, TURN - 1], np.int32), (3,), jnp.int32)
+        high: Array = np.array([2 * RADIUS, 2 * RADIUS, TURN - 1], np.int32)  # not a jax one: read while tracing
+        return spaces.Box(0, high, (3,), jnp.int32)
 
     def reset_env(self, key: jax.Array, params: Params) -> tuple[jax.Array, State]:
         heading = jax.random.randint(key, (), 0, TURN) if self.heading == "random" else jnp.int32(0)
