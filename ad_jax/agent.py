@@ -94,12 +94,13 @@ class Agent:
                 f"act expects observations of shape {expected} (batch, then one observation); "
                 f"got {given.shape}. reset(batch=...) sets the batch"
             )
-        if self.spec.values is None:
+        if self.spec.values is None and not self.spec.pixels:
             return given.astype(np.float32)
-        flat, most = given.reshape(len(given), -1), np.array(self.spec.values)
+        flat, most = given.reshape(len(given), -1), np.array(256 if self.spec.pixels else self.spec.values)
         if not (np.issubdtype(given.dtype, np.integer) and np.all((flat >= 0) & (flat < most))):
-            raise AdJaxError(f"act expects whole observations in 0..{(most - 1).tolist()}; got {given.tolist()}")
-        return given.astype(np.int32)
+            shown = f"{given.dtype}, {given.min()} to {given.max()}" if self.spec.pixels else given.tolist()
+            raise AdJaxError(f"act expects whole observations in 0..{(most - 1).tolist()}; got {shown}")
+        return given.astype(self.spec.compute_dtype)
 
     def _per_row(self, name: str, value: Any) -> np.ndarray:
         """`[batch]` float32; None and single numbers are for every row."""

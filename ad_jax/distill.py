@@ -90,7 +90,16 @@ class Trainer:
         shardings: how the state lies on the mesh.
     """
 
-    def __init__(self, model: Model, spec: Spec, config: Config, sampling: replay_lib.Config, mesh: Mesh, seed: int):
+    def __init__(
+        self,
+        model: Model,
+        spec: Spec,  # of the observations as they are stored
+        config: Config,
+        sampling: replay_lib.Config,
+        mesh: Mesh,
+        seed: int,
+        render: Callable[[Array], Array] = lambda observation: observation,  # what the model sees of one of them
+    ):
         config.validate(sampling.batch, sampling.groups)
         if model.max_segment is not None and sampling.segment > model.max_segment:
             raise ConfigError(
@@ -115,7 +124,7 @@ class Trainer:
             # Built from Python numbers inside the jit, so that a resumed run has the same keys.
             key = jax.random.fold_in(named_key(seed, "distill"), state.step)
             key_batch, key_model = jax.random.split(key)
-            batch = replay_lib.sample(replay, key_batch, spec, sampling, mesh)
+            batch = replay_lib.sample(replay, key_batch, spec, sampling, mesh, render)
             loss, grads = gradient(model, state.params, batch, key_model, config, sampling.groups)
             changes, opt_state = optimiser.update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, changes)

@@ -51,7 +51,7 @@ class Rollouts:
     """B rollouts under way. Every array leaf is `[B, ...]` or a scalar."""
 
     cache: Any
-    steps: Steps  # [B], what the model sees next
+    steps: Steps  # [B], what the model sees next, its observation as yet unrendered
     env_state: Any
     episode: jax.Array  # [B] int32, episodes finished
     returns: jax.Array  # [B, E + 1] float32; the last column takes what comes after episode E
@@ -93,7 +93,8 @@ def make_evaluator(
         return place(Rollouts(model.init_cache(batch), steps, env_state, *counters))
 
     def step(params, keys, tasks, rollouts, _):
-        logits, cache = model.decode(params, rollouts.cache, rollouts.steps)
+        seen = rollouts.steps.replace(observation=jax.vmap(family.render)(rollouts.steps.observation))
+        logits, cache = model.decode(params, rollouts.cache, seen)
         key = jax.vmap(jax.random.fold_in, (0, None))(keys, rollouts.time)
         key_action, key_env = jnp.moveaxis(jax.vmap(jax.random.split)(key), 1, 0)
         action = choose(logits, key_action, mode)

@@ -194,7 +194,8 @@ class Parts:
     source: Any
     model_config: Any
     model: Any
-    spec: Any
+    spec: Any  # of what is stored
+    seen_spec: Any  # of what the model sees
     split: Any
 
 
@@ -204,7 +205,7 @@ def build(experiment: Experiment) -> Parts:
     Raises:
         ConfigError: for an unknown plug-in or option, or options that contradict each other.
     """
-    from ad_jax.envs.base import spec_of
+    from ad_jax.envs.base import seen_spec_of, spec_of
 
     e = experiment
     for name, seed in (("seed", e.seed), ("tasks.split_seed", e.tasks.split_seed)):
@@ -217,13 +218,14 @@ def build(experiment: Experiment) -> Parts:
         raise ConfigError(f"the held-out set is empty: tasks.held_out={e.tasks.held_out}; it must be at least 1")
     try:
         family = envs.make(e.env.name, e.env.options)
-        spec, split = spec_of(family), family.split(e.tasks.split_seed, e.tasks.train, e.tasks.held_out)
+        spec, seen_spec = spec_of(family), seen_spec_of(family)
+        split = family.split(e.tasks.split_seed, e.tasks.train, e.tasks.held_out)
         source_config = sources.make_config(e.source.name, e.source.options)
         source = sources.make(e.source.name, source_config, family)
     except (TypeError, ValueError) as error:
         raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
     model_config = models.for_family(models.make_config(e.model.name, e.model.options), family)
-    model = models.make(e.model.name, model_config, spec)
+    model = models.make(e.model.name, model_config, seen_spec)
     kept = e.collect.episodes // e.replay.keep_every * family.episode_length
     if kept < e.replay.segment:
         raise ConfigError(
@@ -233,7 +235,7 @@ def build(experiment: Experiment) -> Parts:
         )
     if model.max_segment is not None and e.replay.segment > model.max_segment:
         raise ConfigError(f"replay.segment={e.replay.segment} is longer than this model's window, {model.max_segment}")
-    return Parts(family, source_config, source, model_config, model, spec, split)
+    return Parts(family, source_config, source, model_config, model, spec, seen_spec, split)
 
 
 def docstring(name_or_path: str) -> str:

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Circle, Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 DPI = 150
@@ -243,10 +243,12 @@ def tasks(early: np.ndarray, late: np.ndarray, label: str, normalised: bool) -> 
 
 
 def grid_paths(picture: dict[str, Any], episodes: Sequence[dict[str, Any]]) -> Figure:
-    """One panel per episode: the agent's way through the grid, from dark to light as time passes.
+    """One panel per episode: the agent's way through the grid or pool, from dark to light as time passes.
 
     Args:
-        picture: `{"size", "goal"}`, and optionally `"key"`, with which the goal is a door; cells are (row, column).
+        picture: `{"kind": "grid", "size", "goal"}`, optionally `"key"`, with which the goal is a door, with cells
+            (row, column), or
+            `{"kind": "pool", "size", "goal", "radius"}`, a disc of that diameter, with places (x, y).
         episodes: each `{"episode", "return", "points": [[row, column], ...]}`; at most 12 are drawn, first and last
             among them.
     """
@@ -322,13 +324,20 @@ def _block_ticks(numbers: Sequence[int], pulls: Sequence[np.ndarray], at: int) -
 
 
 def _panel(axes: Axes, picture: dict[str, Any], episode: dict[str, Any]) -> None:
-    size, points = picture["size"], np.asarray(episode["points"], float)[:, ::-1]  # (column, row) = (x, y)
+    size, points, goal = picture["size"], np.asarray(episode["points"], float), picture["goal"]
+    pool = picture["kind"] == "pool"
     axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), aspect="equal", xticks=[], yticks=[])
-    axes.spines[:].set_visible(True)
+    axes.spines[:].set_visible(not pool)
     axes.spines[:].set_color("#999999")
-    for edge in np.arange(1, size) - 0.5:
-        axes.axhline(edge, color="#ececec", lw=0.5, zorder=0)
-        axes.axvline(edge, color="#ececec", lw=0.5, zorder=0)
+    if pool:
+        axes.invert_yaxis()
+        axes.add_patch(Circle(((size - 1) / 2,) * 2, (size - 1) / 2, fc="#eef4f7", ec="#999999", clip_on=False))
+        axes.add_patch(Circle(goal, picture["radius"], fc=YELLOW, alpha=0.35))
+    else:
+        points, goal = points[:, ::-1], goal[::-1]  # (column, row) = (x, y)
+        for edge in np.arange(1, size) - 0.5:
+            axes.axhline(edge, color="#ececec", lw=0.5, zorder=0)
+            axes.axvline(edge, color="#ececec", lw=0.5, zorder=0)
     mark = max(60 / size, 4.5)
     if len(points) > 1:
         steps = LineCollection(
@@ -341,9 +350,9 @@ def _panel(axes: Axes, picture: dict[str, Any], episode: dict[str, Any]) -> None
         )
         steps.set_clim(0.0, 1.0)
         axes.add_collection(steps)
-    goal, key = picture["goal"], picture.get("key")
+    key = picture.get("key")
     shape, scale, name = ("*", 2.0, "goal") if key is None else ("s", 1.5, "door")
-    axes.plot(goal[1], goal[0], shape, ms=scale * mark, color=YELLOW, mec="black", mew=0.6, ls="", label=name, zorder=3)
+    axes.plot(*goal, shape, ms=scale * mark, color=YELLOW, mec="black", mew=0.6, ls="", label=name, zorder=3)
     if key is not None:
         axes.plot(key[1], key[0], "D", ms=mark, color=YELLOW, mec="black", mew=0.8, ls="", label="key", zorder=3)
     axes.plot(*points[0], "o", ms=mark, color="white", mec="black", mew=0.9, ls="", label="start", zorder=4)

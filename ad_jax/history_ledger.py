@@ -156,6 +156,8 @@ def _check(manifest: Manifest) -> None:
             raise HistoryError(f"{MANIFEST}: {name} has {len(shape)} dimensions; at most {MAX_RANK} are stored.")
     for value in spec.values or ():
         integer("spec.values", value, 2**32)
+    if spec.pixels is not False and (spec.pixels is not True or spec.values is not None or len(spec.shape) != 3):
+        raise HistoryError(f"{MANIFEST}: spec.pixels goes with a shape of 3 dimensions and no values; got {spec}.")
     if spec.values is not None and len(spec.values) != spec.size:
         raise HistoryError(f"{MANIFEST}: spec.values has {len(spec.values)} entries; spec.shape has {spec.size}.")
     for dtype in [manifest.reward_dtype, *(leaf["dtype"] for leaf in manifest.task_leaves.values())]:

@@ -105,10 +105,10 @@ class Run:
         started = time.monotonic()
         resident = replay.load(store.read(), p.spec, e.replay, self.mesh)
         say(f"distil   {store.manifest.histories} histories loaded in {time.monotonic() - started:.1f} s")
-        trainer = distill.Trainer(p.model, p.spec, e.distill, e.replay, self.mesh, e.seed)
+        trainer = distill.Trainer(p.model, p.spec, e.distill, e.replay, self.mesh, e.seed, p.family.render)
         meta = {
             "architecture": checkpoint.architecture_of(trainer.like.params),
-            "spec": p.spec.to_json(),
+            "spec": p.seen_spec.to_json(),  # what an `Agent` is fed
             "model": {"name": e.model.name, "options": dataclasses.asdict(p.model_config)},
             "seed": e.seed,
             "train_task_ids": sorted(set(store.task_ids)),

@@ -10,6 +10,7 @@ versions, one for each first episode ("phase"); by default one is kept, with `ph
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -91,12 +92,23 @@ def load(histories: Histories, spec: Spec, config: Config, mesh: Mesh) -> Replay
     return jax.tree.map(lambda x: jax.device_put(x, on_batch(mesh)), replay)
 
 
-def sample(replay: Replay, key: jax.Array, spec: Spec, config: Config, mesh: Mesh) -> Batch:
-    """Draw a batch of windows `[B, L]`, each device from its own groups. The key is consumed."""
+def sample(
+    replay: Replay,
+    key: jax.Array,
+    spec: Spec,
+    config: Config,
+    mesh: Mesh,
+    render: Callable[[Array], Array] = lambda observation: observation,
+) -> Batch:
+    """Draw a batch of windows `[B, L]`, each device from its own groups. The key is consumed.
+
+    Args:
+        spec: of the observations as they are stored.
+        render: what the model sees of one of them; the batch holds that.
+    """
     shared, split = PartitionSpec(), PartitionSpec(BATCH)
-    draw = jax.vmap(
-        lambda r, key: _sample_group(r, key, spec, config.batch // config.groups, config.segment), (0, None)
-    )
+    rows = config.batch // config.groups
+    draw = jax.vmap(lambda r, key: _sample_group(r, key, spec, rows, config.segment, render), (0, None))
     windows = jax.shard_map(draw, mesh=mesh, in_specs=(split, shared), out_specs=split, check_vma=False)(replay, key)
     return jax.tree.map(lambda x: x.reshape(config.batch, *x.shape[2:]), windows)
 
@@ -130,7 +142,7 @@ def thin(histories: Histories, config: Config) -> tuple[dict[str, np.ndarray], n
     return {name: gather(np.asarray(x)) for name, x in arrays.items()}, np.concatenate(lengths)
 
 
-def _sample_group(replay: Replay, key: jax.Array, spec: Spec, rows: int, segment: int) -> Batch:
+def _sample_group(replay: Replay, key: jax.Array, spec: Spec, rows: int, segment: int, render: Callable) -> Batch:
     """`rows` windows from one group: `replay` without its G axis."""
     key_history, key_start = jax.random.split(jax.random.fold_in(key, replay.group))
     history = jax.random.randint(key_history, (rows,), 0, replay.count)
@@ -140,10 +152,10 @@ def _sample_group(replay: Replay, key: jax.Array, spec: Spec, rows: int, segment
         cut = lambda h, s: jax.lax.dynamic_slice_in_dim(x[h], s, segment + 1)
         return jax.vmap(cut)(history, start)
 
-    dtype = jnp.float32 if spec.values is None else jnp.int32
+    see = jax.vmap(jax.vmap(render))
     action = window(replay.action).astype(jnp.int32)
     steps = Steps(
-        window(replay.observation)[:, 1:].astype(dtype),
+        see(window(replay.observation)[:, 1:].astype(spec.compute_dtype)),
         action[:, :-1],
         window(replay.reward)[:, :-1].astype(jnp.float32),
         window(replay.done)[:, :-1],

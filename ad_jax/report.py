@@ -292,7 +292,7 @@ def _paths(s: Set) -> tuple[Figure | None, str]:
         f"one task of this set ({task['description']}; {s.paths['mode']}, rollout {s.paths['seed']}, training "
         f"seed {s.seeds[s.paths['run']]})."
     )
-    if picture.get("kind") == "grid":
+    if picture.get("kind") in ("grid", "pool"):
         return figures.grid_paths(picture, episodes), f"The agent's path, from dark to light as time passes, on {where}"
     if picture.get("kind") == "arms":
         order = "" if picture["means"] is None else ", best arm on top and coloured by the arm's mean,"

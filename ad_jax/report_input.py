@@ -184,15 +184,17 @@ def _validate_task(task: Any, where: str) -> None:
     if picture is None:
         return
     kind = _field(picture, f"{where}.picture", "kind", str)
-    if kind == "grid":
+    if kind in ("grid", "pool"):
         size = _positive(picture, f"{where}.picture", "size")
         for name in ("goal", "key"):
             cell = picture.get(name) if name == "key" else _field(picture, f"{where}.picture", name)
             if cell is not None and not _is_cell(cell, (size, size)):
                 raise ReportError(
-                    f"{where}.picture.{name}: expected a cell of the {size}x{size} grid as [row, "
-                    f"column], received {_short(cell)}"
+                    f"{where}.picture.{name}: expected a cell of the {size}x{size} {kind} as "
+                    f"{'[row, column]' if kind == 'grid' else '[x, y]'}, received {_short(cell)}"
                 )
+        if kind == "pool":
+            _positive(picture, f"{where}.picture", "radius")
     elif kind == "arms":
         means = _field(picture, f"{where}.picture", "means", list, type(None))
         if means is not None and not (means and all(type(mean) in (int, float) for mean in means)):
@@ -208,7 +210,8 @@ def _validate_paths(paths: dict[str, Any], where: str, tasks: list[dict[str, Any
     picture = tasks[task]["picture"] or {"kind": ""}
     means = picture.get("means")
     # A step of an arms picture is any arm where their number is unknown; more than 10,000 could not be drawn.
-    bounds = {"grid": (picture.get("size"),) * 2, "arms": (len(means) if means else 10_000,)}.get(picture["kind"])
+    cells = (picture.get("size"),) * 2
+    bounds = {"grid": cells, "pool": cells, "arms": (len(means) if means else 10_000,)}.get(picture["kind"])
     episodes = _field(paths, where, "episodes", list)
     if not episodes:
         raise ReportError(f"{where}.episodes: expected at least one episode, received none")

@@ -55,12 +55,14 @@ class Spec:
         num_actions: A.
         shape: shape O of one observation; `()` for a single number.
         values: for integer observations, how many values each component takes (flattened, row-major);
-            None for real observations.
+            None for real observations and for pixels.
+        pixels: a picture, uint8 `[height, width, channels]`.
     """
 
     num_actions: int
     shape: tuple[int, ...]
     values: tuple[int, ...] | None
+    pixels: bool = False
 
     @property
     def size(self) -> int:
@@ -70,7 +72,14 @@ class Spec:
     @property
     def observation_dtype(self) -> np.dtype:
         """The narrowest dtype that holds an observation."""
-        return np.dtype(np.float32) if self.values is None else narrowest(max(self.values) - 1)
+        if self.values is not None:
+            return narrowest(max(self.values) - 1)
+        return np.dtype(np.uint8 if self.pixels else np.float32)
+
+    @property
+    def compute_dtype(self) -> np.dtype:
+        """The dtype of an observation inside a program: int32, float32, or uint8 for pixels."""
+        return np.dtype(np.int32) if self.values is not None else self.observation_dtype
 
     @property
     def action_dtype(self) -> np.dtype:
@@ -78,18 +87,20 @@ class Spec:
         return narrowest(self.num_actions - 1)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for a manifest."""
-        return {
+        """Plain data. `pixels` is there only where it holds, so that the manifests of schema 1 keep their bytes."""
+        data = {
             "num_actions": self.num_actions,
             "shape": list(self.shape),
             "values": None if self.values is None else list(self.values),
         }
+        return data | {"pixels": True} if self.pixels else data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Spec":
         """Inverse of `to_json`."""
         values = data["values"]
-        return cls(data["num_actions"], tuple(data["shape"]), None if values is None else tuple(values))
+        values = None if values is None else tuple(values)
+        return cls(data["num_actions"], tuple(data["shape"]), values, data.get("pixels", False))
 
 
 def narrowest(largest: int) -> np.dtype:

@@ -43,6 +43,16 @@ def grid_set(name="held_out", tasks=4, **source):
     }
 
 
+def pool_set(tasks=3):
+    """Places in a pool of diameter 201."""
+    one = grid_set(tasks=tasks)
+    for i, task in enumerate(one["tasks"]):
+        task |= {"id": f"platform-{i}", "picture": {"kind": "pool", "size": 201, "goal": [60, 90 + i], "radius": 15}}
+    path = [[100, 100], [90, 103], [80, 99], [70, 91]]
+    one["paths"]["episodes"] = [{"episode": e, "return": 1.0, "points": path} for e in (1, 2, 20)]
+    return one
+
+
 def arms_set(means=(0.1, 0.9, 0.5), tasks=3):
     picture = {"kind": "arms", "means": None if means is None else list(means)}
     pulls = [{"episode": e, "return": 1.0, "points": [[e % 3]]} for e in range(1, 21)]

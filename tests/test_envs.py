@@ -31,7 +31,7 @@ BANDITS = [
 
 @pytest.mark.parametrize("name", envs.FAMILIES)
 def test_registered_families_keep_the_contract(name):
-    assert len(check_plugin(name)) >= 16
+    assert len(check_plugin(name)) == 17
 
 
 @pytest.mark.parametrize("family", [*DARK_ROOMS, *BANDITS, Probes()], ids=repr)
@@ -307,6 +307,24 @@ class SaysItHidesNothing(DarkRoom):
         return None
 
 
+class PaintsAnew(DarkRoom):
+    """Another picture each time that one is asked for."""
+
+    def render(self, observation):
+        return jnp.full((2, 2, 3), next(PAINT) % 256, jnp.uint8)
+
+
+PAINT = itertools.count()
+
+
+@dataclasses.dataclass(frozen=True)
+class PaintsInFloats(DarkRoom):
+    """Its pictures are not bytes."""
+
+    def render(self, observation):
+        return jnp.ones((2, 2, 3))
+
+
 class IsNotFrozen(DarkRoom):
     """Not a frozen dataclass of its own options."""
 
@@ -324,6 +342,8 @@ BROKEN = {
     GoesTheWrongWay: "optimal_action earns optimal_return",
     HidesMoreThanItSays: "source observations are in their own space",
     SaysItHidesNothing: "source observations are in their own space",
+    PaintsAnew: "render shows the same, bit for bit, alone and in a batch",
+    PaintsInFloats: "render shows the same, bit for bit, alone and in a batch",
     IsNotFrozen: "it is a frozen dataclass that its options rebuild",
 }
 

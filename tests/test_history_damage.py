@@ -214,6 +214,8 @@ def test_another_schema_is_named(store):
         ({"spec__values": [9]}, "spec.values"),
         ({"spec__values": [9, 2**80]}, "spec.values"),
         ({"spec__shape": [10**9, 10**9]}, "spec"),
+        ({"spec__pixels": True}, "spec.pixels"),
+        ({"spec__pixels": 1}, "spec.pixels"),
         ({"spec__num_actions": 0}, "spec.num_actions"),
         ({"spec": None}, "field"),
         ({"family": []}, "family"),

@@ -6,17 +6,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from ad_jax import models
 from ad_jax.errors import ConfigError
 from ad_jax.models import attention
 from ad_jax.models.dropout import keep
+from ad_jax.models.tokens import PixelConfig, PixelEncoder
 from ad_jax.models.transformer import Config, Paper, make
 from ad_jax.testing import ContractError, check_model
 from ad_jax.testing.model import decode_all, random_steps
 from ad_jax.types import Spec
 
 GRID, REAL, ONE = Spec(5, (2,), (9, 9)), Spec(3, (4,), None), Spec(10, (), (1,))
+PIXELS = Spec(4, (9, 12, 3), None, pixels=True)
 SMALL = {"layers": 2, "width": 16, "heads": 2, "mlp_width": 32}
 STREAMING = Config(**SMALL, window=6)
 PAPER = Paper(**SMALL, window=14, episode_length=5, embedding_scale=1.0)
@@ -26,6 +29,8 @@ CONFIGS = {
     "streaming, one-step episodes": (dataclasses.replace(STREAMING, window=5), ONE),
     "streaming, three tokens": (dataclasses.replace(STREAMING, layout="triple"), GRID),
     "streaming, window of one": (dataclasses.replace(STREAMING, window=1), GRID),
+    "streaming, pixels": (dataclasses.replace(STREAMING, pixel_channels=(4, 8), pixel_width=8), PIXELS),
+    "paper, pixels": (dataclasses.replace(PAPER, pixel_channels=(4, 4, 8), pixel_width=8), PIXELS),
     "paper, one token": (dataclasses.replace(PAPER, layout="step"), GRID),
     "paper, window of one episode": (dataclasses.replace(PAPER, window=5), GRID),
 }
@@ -176,6 +181,33 @@ def test_token_mask_hides_tokens_and_dropout_drops():
         np.testing.assert_array_equal(noisy.apply(params, a), make(STREAMING, GRID).apply(params, a))
 
 
+def test_the_encoder_sees_each_picture_by_itself_and_all_of_it():
+    """One picture's code does not depend on the others in the batch, and every pixel of it matters."""
+    config = PixelConfig((8, 8, 8), 16, pool=True, dropout=0.5, dtype="float32")
+    encoder = PixelEncoder((24, 32, 3), config, rngs=nnx.Rngs(0))
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 24, 32, 3), np.uint8)
+    codes = encoder(pictures)
+    assert codes.shape == (5, 16)
+    np.testing.assert_allclose(encoder(pictures[2:3]), codes[2:3], atol=1e-5)
+    noisy = encoder(pictures, jax.random.key(0))
+    assert not np.allclose(noisy, codes)
+    assert not np.allclose(noisy, encoder(pictures, jax.random.key(1)))
+    np.testing.assert_array_equal(noisy, encoder(pictures, jax.random.key(0)))
+    slope = jax.grad(lambda x: PixelEncoder((24, 32, 3), config._replace(pool=False), rngs=nnx.Rngs(0))(x).sum())
+    assert np.mean(np.asarray(slope(pictures.astype(np.float32))) != 0) > 0.99
+
+
+@pytest.mark.parametrize("shape", [(72, 96, 3), (24, 32, 3), (1, 1, 1)])
+def test_an_encoder_fits_every_size_of_picture(shape):
+    spec = Spec(8, shape, None, pixels=True)
+    for config in (PAPER, STREAMING):
+        model = make(config, spec)
+        params = jax.eval_shape(model.init, jax.random.key(0))
+        logits = jax.eval_shape(model.apply, params, random_steps(spec, 1, 3, 5))
+        assert logits.shape == (1, 3, 8)
+        assert params["tokens"]["encoder"]["conv_0"]["kernel"].shape == (5, 5, shape[2], config.pixel_channels[0])
+
+
 def test_dropout_keeps_the_mean():
     """Kept activations are scaled up, so the mean over many draws is the deterministic value."""
     from ad_jax.models.transformer import _dropout
@@ -215,6 +247,8 @@ def test_far_down_the_stream_the_streaming_cache_still_equals_apply():
         (dataclasses.replace(STREAMING, heads=3), "multiple of 2"),
         (dataclasses.replace(STREAMING, token_mask=1.0), "token_mask is a probability"),
         (dataclasses.replace(STREAMING, window=0), "window must be at least 1"),
+        (dataclasses.replace(STREAMING, pixel_channels=(8, 0)), "pixel_channels must be at least 1"),
+        (dataclasses.replace(STREAMING, pixel_dropout=1.0), "pixel_dropout is a probability"),
         (dataclasses.replace(PAPER, episode_length=None), "need model.episode_length"),
         (dataclasses.replace(PAPER, episode_length=15), "at most the window"),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_helpers import HOSTILE, arms_set, curve, grid_set, results
+from report_helpers import HOSTILE, arms_set, curve, grid_set, pool_set, results
 
 from ad_jax import figures, report, report_page
 
@@ -250,6 +250,24 @@ def test_a_key_makes_the_goal_a_door_and_the_summary_one_by_task(tmp_path):
     text = report.write(results(one), tmp_path / "key").read_text()
     assert "of episodes by goal" not in text
     assert "of every task in the first and in the last" in text
+
+
+def test_pool_report(tmp_path):
+    page = report.write(results(pool_set()), tmp_path)
+    assert {path.name for path in page.parent.iterdir()} >= {"curve.png", "goals.png", "paths.png"}
+    assert "The agent&#x27;s path" in page.read_text() or "The agent's path" in page.read_text()
+    picture = pool_set()["tasks"][0]["picture"]
+    figure = figures.grid_paths(picture, pool_set()["paths"]["episodes"])
+    assert len(figure.axes) == 3
+    pool, platform = figure.axes[0].patches
+    assert (pool.center, pool.radius) == ((100, 100), 100)
+    assert (platform.center, platform.radius) == ((60, 90), 15)
+    start = next(line for line in figure.axes[0].lines if line.get_label() == "start")
+    assert (start.get_xdata()[0], start.get_ydata()[0]) == (100, 100)
+    end = next(line for line in figure.axes[0].lines if line.get_label() == "end")
+    assert (end.get_xdata()[0], end.get_ydata()[0]) == (70, 91), "x to the right, y up"
+    bottom, top = figure.axes[0].get_ylim()
+    assert bottom < top
 
 
 def test_smallest_results(tmp_path):

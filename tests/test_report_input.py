@@ -40,6 +40,10 @@ BROKEN = {
         optimal=np.inf
     ),
     "picture.goal: expected a cell of the 9x9": lambda s, run, data: s["tasks"][0]["picture"].update(goal=[9, 0]),
+    "picture: expected a field 'radius'": lambda s, run, data: s["tasks"][0]["picture"].update(kind="pool"),
+    "picture.goal: expected a cell of the 9x9 pool as [x, y]": lambda s, run, data: s["tasks"][0]["picture"].update(
+        kind="pool", radius=1, goal=[9, 0]
+    ),
     "returns: expected 'sampled' and/or 'greedy'": lambda s, run, data: s["returns"].update(other=curve()),
     "returns.sampled: expected one entry for each of 4": lambda s, run, data: s["returns"].update(sampled=curve(3)),
     "returns: expected as many episodes": lambda s, run, data: s["returns"].update(greedy=curve(episodes=19)),

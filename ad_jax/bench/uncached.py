@@ -32,9 +32,8 @@ def uncached(model: Model, spec: Spec, context: int | None = None) -> Model:
     size = context or model.window
 
     def init_cache(batch: int) -> Held:
-        dtype = jnp.float32 if spec.values is None else jnp.int32
         steps = Steps(
-            jnp.zeros((batch, size, *spec.shape), dtype),
+            jnp.zeros((batch, size, *spec.shape), spec.compute_dtype),
             jnp.zeros((batch, size), jnp.int32),
             jnp.zeros((batch, size), jnp.float32),
             jnp.zeros((batch, size), jnp.bool_),

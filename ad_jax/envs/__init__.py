@@ -12,6 +12,7 @@ FAMILIES = {
     "dark_room_hard": "ad_jax.envs.dark_room_hard:DarkRoomHard",
     "dark_room_permuted": "ad_jax.envs.dark_room_permuted:DarkRoomPermuted",
     "gymnax": "ad_jax.envs.gymnax_adapter:Gymnax",
+    "watermaze": "ad_jax.envs.watermaze:Watermaze",
 }
 
 

@@ -22,7 +22,7 @@ from gymnax.environments.environment import TEnvParams, TEnvState
 
 from ad_jax.errors import ConfigError
 from ad_jax.plugins import conform
-from ad_jax.types import Spec
+from ad_jax.types import Array, Spec
 
 
 @struct.dataclass
@@ -153,6 +153,16 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
         """
         return observation
 
+    def render(self, observation: Array) -> Array:
+        """What the agent sees of one stored observation `[*O]`: by default, that itself.
+
+        A family with pictures steps, stores and carries something small (a pose) and overrides this with a pure
+        function to uint8 `[height, width, channels]`. It is called where a network looks and nowhere else: on a batch
+        drawn for training, before a decoded step, in a source that has a network. It knows no task, and its bits must
+        not depend on the batch, because training and acting render the same step in different ones.
+        """
+        return observation
+
     def trace(self, state: TEnvState, action: jax.Array) -> jax.Array:
         """A few integers that locate this step in a picture of the task: `[k]` int32. Default: the action.
 
@@ -161,8 +171,8 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
         return action[None]
 
     def picture(self, task: TEnvParams) -> dict[str, Any]:
-        """How to draw `trace`, as plain data: `{"kind": "grid", "size", "goal"}` or `{"kind": "arms", "means"}`.
-
+        """How to draw `trace`, as plain data: `{"kind": "grid", "size", "goal"}`, `{"kind": "arms", "means"}`, or
+        `{"kind": "pool", "size", "goal", "radius"}`, a disc of that diameter in whole units, traced as (x, y).
         A grid may add `"key"`; its goal is then drawn as a door.
         """
         return {"kind": "arms", "means": None}
@@ -199,7 +209,7 @@ def advance(
 
 
 def spec_of(family: TaskFamily) -> Spec:
-    """The family's `Spec`, read from its gymnax spaces.
+    """The `Spec` of what `step_env` gives and histories store, read from the family's gymnax spaces.
 
     Raises:
         TypeError: for a space that no model here can embed (say which, and what can be).
@@ -210,14 +220,14 @@ def spec_of(family: TaskFamily) -> Spec:
 def source_view(family: TaskFamily, privileged: bool) -> tuple[Spec, Callable[[Any, jax.Array], jax.Array]]:
     """What a source acts on: its `Spec`, and `view(state, observation)`, which gives it.
 
-    That is `source_observation` for a `privileged` source, and else the observation alone.
+    That is `source_observation` for a `privileged` source, and else what `render` shows of the observation.
 
     Raises:
         ConfigError: if `privileged` where the family has nothing more to give.
         TypeError: as `spec_of`.
     """
     if not privileged:
-        return spec_of(family), lambda state, observation: observation
+        return seen_spec_of(family), lambda state, observation: family.render(observation)
     space = family.source_observation_space(family.default_params)
     if space is None:
         raise ConfigError(f"privileged=True: {family} hides no state that a source could be given. Leave it False")
@@ -232,12 +242,29 @@ def _spec(family: TaskFamily, space: Any) -> Spec:
         return Spec(int(actions.n), (), (int(space.n),))
     if not isinstance(space, spaces.Box):
         raise TypeError(f"{family.name}: observations must be Discrete or Box; got {type(space).__name__}")
+    if len(space.shape) == 3 and np.dtype(space.dtype) == np.uint8 and np.all(np.asarray(space.high) == 255):
+        return Spec(int(actions.n), tuple(space.shape), None, pixels=True)
     if not np.issubdtype(np.dtype(space.dtype), np.integer):
         return Spec(int(actions.n), tuple(space.shape), None)
     if np.any(np.asarray(space.low) != 0):
         raise TypeError(f"{family.name}: an integer Box must start at 0; got low = {space.low}")
     high = np.broadcast_to(np.asarray(space.high), space.shape).reshape(-1)
     return Spec(int(actions.n), tuple(space.shape), tuple(int(h) + 1 for h in high))
+
+
+def seen_spec_of(family: TaskFamily) -> Spec:
+    """The `Spec` of what the agent sees, after `render`: what models and networks are built for.
+
+    Raises:
+        TypeError: if `render` makes anything but a picture.
+    """
+    stored = spec_of(family)
+    if type(family).render is TaskFamily.render:
+        return stored
+    seen = jax.eval_shape(family.render, jax.ShapeDtypeStruct(stored.shape, stored.compute_dtype))
+    if seen.ndim != 3 or seen.dtype != jnp.uint8:
+        raise TypeError(f"{family.name}: render must give uint8 [height, width, channels]; got {seen}")
+    return Spec(stored.num_actions, seen.shape, None, pixels=True)
 
 
 def take(tasks: Any, index: Any) -> Any:

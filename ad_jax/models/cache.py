@@ -75,9 +75,8 @@ def episode_cache(config: Any, spec: Spec, n: int, network: Network) -> tuple[Ca
     window, longest = config.window, config.episode_length
 
     def init_cache(batch):
-        dtype = jnp.float32 if spec.values is None else jnp.int32
         steps = Steps(
-            jnp.zeros((batch, window, *spec.shape), dtype),
+            jnp.zeros((batch, window, *spec.shape), spec.compute_dtype),
             jnp.zeros((batch, window), jnp.int32),
             jnp.zeros((batch, window), jnp.float32),
             jnp.zeros((batch, window), jnp.bool_),

@@ -3,10 +3,12 @@
 Two layouts. `"step"`: one token a step, the sum of all parts. `"triple"`: three tokens a step, previous action,
 previous reward (with done), observation; read in sequence that is o, a, r, o, a, r, ... of Laskin et al. 2022
 (section 3), with logits taken at the observation. Integer observations have one embedding table per component: x and y
-of a grid apart generalise to unseen cells, one table per cell does not. Real observations enter through a linear map.
+of a grid apart generalise to unseen cells, one table per cell does not. Real observations enter through a linear map,
+pixels through the convolutions of Laskin et al. 2022 (appendix, Watermaze).
 """
 
-from typing import Literal
+import math
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,31 +20,87 @@ from ad_jax.types import Spec, Steps
 Layout = Literal["step", "triple"]
 
 
-class Tokenizer(nnx.Module):
-    """Embeds steps `[..., ]` as tokens `[..., n, D]`, n = `tokens_per_step(layout)`."""
+class PixelConfig(NamedTuple):
+    """Sizes of a `PixelEncoder`."""
 
-    def __init__(self, spec: Spec, width: int, layout: Layout, scale: float, *, rngs: nnx.Rngs):
+    channels: tuple[int, ...]  # of each block
+    width: int  # of what the blocks are mapped to
+    pool: bool  # halve the picture a second time in each block
+    dropout: float  # after each block, in training
+    dtype: str  # of the products
+
+
+class PixelEncoder(nnx.Module):
+    """Pictures `[N, height, width, C]` uint8 to `[N, config.width]` float32, each by itself.
+
+    Blocks of a convolution (kernel 5, stride 2), a norm, ReLU, a maximum over 2 x 2 (stride 2, optional) and dropout;
+    then one dense layer. The paper's block has BatchNorm; here it is GroupNorm, of 8 groups where they divide the
+    channels. The statistics of a batch would tie rows to one another and a step to the steps after it, and a decoded
+    step, which is alone, would be another function than the applied one.
+    """
+
+    def __init__(self, shape: tuple[int, ...], config: PixelConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        height, width, inputs = shape
+        for i, outputs in enumerate(config.channels):
+            conv = nnx.Conv(inputs, outputs, (5, 5), 2, use_bias=False, dtype=jnp.dtype(config.dtype), rngs=rngs)
+            setattr(self, f"conv_{i}", conv)
+            setattr(self, f"norm_{i}", nnx.GroupNorm(outputs, math.gcd(8, outputs), rngs=rngs))
+            for _ in range(1 + config.pool):
+                height, width = -(-height // 2), -(-width // 2)
+            inputs = outputs
+        self.dense = nnx.Linear(height * width * inputs, config.width, dtype=jnp.dtype(config.dtype), rngs=rngs)
+
+    def __call__(self, pictures: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """With `key`, training mode; it is consumed."""
+        rate, x = self.config.dropout, pictures.astype(jnp.float32) / 255 - 0.5
+        for i in range(len(self.config.channels)):
+            x = getattr(self, f"conv_{i}")(x).astype(jnp.float32)
+            x = jax.nn.relu(getattr(self, f"norm_{i}")(x))
+            if self.config.pool:
+                x = nnx.max_pool(x, (2, 2), (2, 2), "SAME")
+            if key is not None and rate > 0:
+                kept = jax.random.bernoulli(jax.random.fold_in(key, i), 1 - rate, x.shape)
+                x = jnp.where(kept, x / (1 - rate), 0.0)
+        return jax.nn.relu(self.dense(x.reshape(len(x), -1)).astype(jnp.float32))
+
+
+class Tokenizer(nnx.Module):
+    """Embeds steps `[..., ]` as tokens `[..., n, D]`, n = `tokens_per_step(layout)`.
+
+    `pixels` is used where observations are pixels.
+    """
+
+    def __init__(self, spec: Spec, width: int, layout: Layout, scale: float, pixels: PixelConfig, *, rngs: nnx.Rngs):
         table = lambda rows: nnx.Embed(rows, width, embedding_init=nnx.initializers.normal(scale), rngs=rngs)
         dense = lambda rows: nnx.Linear(
             rows, width, kernel_init=nnx.initializers.normal(scale), use_bias=False, rngs=rngs
         )
         self.spec, self.layout = spec, layout
-        self.observation = dense(spec.size) if spec.values is None else table(sum(spec.values))
+        if spec.pixels:
+            self.encoder = PixelEncoder(spec.shape, pixels, rngs=rngs)
+            self.observation = dense(pixels.width)
+        else:
+            self.observation = dense(spec.size) if spec.values is None else table(sum(spec.values))
         self.action = table(spec.num_actions + 1)  # the last row is "none", before the first action
         self.reward = dense(1)
         self.done = table(2)
 
-    def __call__(self, steps: Steps) -> jax.Array:
-        """Tokens `[..., n, D]` float32 of steps `[...]`."""
+    def __call__(self, steps: Steps, key: jax.Array | None = None) -> jax.Array:
+        """Tokens `[..., n, D]` float32 of steps `[...]`. With `key`, training mode; it is consumed."""
+        observation = self.embed_observation(steps.observation, key)
         action = self.action(steps.prev_action)
         reward = self.reward(steps.prev_reward[..., None]) + self.done(steps.prev_done.astype(jnp.int32))
         if self.layout == "step":
-            return (self.embed_observation(steps.observation) + action + reward)[..., None, :]
-        return jnp.stack([action, reward, self.embed_observation(steps.observation)], axis=-2)
+            return (observation + action + reward)[..., None, :]
+        return jnp.stack([action, reward, observation], axis=-2)
 
-    def embed_observation(self, observation: jax.Array) -> jax.Array:
+    def embed_observation(self, observation: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """`[..., *O]` -> `[..., D]`."""
         lead = observation.ndim - len(self.spec.shape)
+        if self.spec.pixels:
+            encoded = self.encoder(observation.reshape(-1, *self.spec.shape), key)
+            return self.observation(encoded).reshape(*observation.shape[:lead], -1)
         flat = observation.reshape(*observation.shape[:lead], self.spec.size)
         if self.spec.values is None:
             return self.observation(flat.astype(jnp.float32))

@@ -23,7 +23,7 @@ from ad_jax.models.attention import rotary_period, rotate, segment_attention
 from ad_jax.models.base import Model
 from ad_jax.models.cache import episode_cache, ring_cache
 from ad_jax.models.dropout import keep
-from ad_jax.models.tokens import Layout, Tokenizer, tokens_per_step
+from ad_jax.models.tokens import Layout, PixelConfig, Tokenizer, tokens_per_step
 from ad_jax.types import Spec, Steps
 
 
@@ -45,6 +45,10 @@ class Config:
     attention_dropout: float = 0.0
     embedding_scale: float = 1.0  # standard deviation of the embedding tables at the start
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # parameters, norms, softmax and logits stay float32
+    pixel_channels: tuple[int, ...] = (32, 32, 32)  # pixel observations only: convolutions, each halving the picture
+    pixel_width: int = 256  # what they are mapped to
+    pixel_pool: bool = False  # halve the picture once more in each block
+    pixel_dropout: float = 0.0  # after each block
     episode_length: int | None = None  # absolute positions only: most steps of an episode, to know when to refill
 
     def validate(self) -> None:
@@ -56,12 +60,14 @@ class Config:
                 "absolute positions need model.episode_length, at least 1 and at most the window "
                 f"({self.window}): the context moves by episodes; got {self.episode_length}"
             )
-        for name in ("token_mask", "dropout", "attention_dropout"):
+        for name in ("token_mask", "dropout", "attention_dropout", "pixel_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"model.{name} is a probability below 1; got {getattr(self, name)}")
-        for name in ("layers", "width", "heads", "mlp_width", "window"):
+        for name in ("layers", "width", "heads", "mlp_width", "window", "pixel_width"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"model.{name} must be at least 1; got {getattr(self, name)}")
+        if min(self.pixel_channels, default=1) < 1:
+            raise ConfigError(f"model.pixel_channels must be at least 1 each; got {self.pixel_channels}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +83,9 @@ class Paper(Config):
     dropout: float = 0.1
     attention_dropout: float = 0.5
     embedding_scale: float = 0.02
+    pixel_channels: tuple[int, ...] = (128, 128, 128)
+    pixel_pool: bool = True
+    pixel_dropout: float = 0.2
 
 
 class Block(nnx.Module):
@@ -114,7 +123,8 @@ class Transformer(nnx.Module):
 
     def __init__(self, c: Config, spec: Spec, *, rngs: nnx.Rngs):
         self.c, self.n = c, tokens_per_step(c.layout)
-        self.tokens = Tokenizer(spec, c.width, c.layout, c.embedding_scale, rngs=rngs)
+        pixels = PixelConfig(c.pixel_channels, c.pixel_width, c.pixel_pool, c.pixel_dropout, c.compute_dtype)
+        self.tokens = Tokenizer(spec, c.width, c.layout, c.embedding_scale, pixels, rngs=rngs)
         self.mask_token = nnx.Param(jnp.zeros((c.width,), jnp.float32))
         if c.positions == "absolute":
             scale = nnx.initializers.normal(c.embedding_scale)
@@ -130,7 +140,8 @@ class Transformer(nnx.Module):
         `attend(layer, q, k, v, key)` does the attention; with `key`, training mode.
         """
         c, batch, length = self.c, *steps.prev_action.shape
-        x = self.tokens(steps).reshape(batch, length * self.n, c.width)
+        key_tokens = None if key is None else jax.random.fold_in(key, 2**31)
+        x = self.tokens(steps, key_tokens).reshape(batch, length * self.n, c.width)
         keys = iter(()) if key is None else iter(jax.random.split(key, 2 + 3 * c.layers))
         drop = lambda y: y if key is None or c.dropout == 0 else _dropout(next(keys), y, c.dropout)
         if key is not None and c.token_mask > 0:

@@ -15,10 +15,13 @@ def num_features(spec: Spec) -> int:
 
 
 def features(spec: Spec, observation: jax.Array) -> jax.Array:
-    """`[B, *O]` observations as `[B, F]` float32: one-hot per component for integers, flattened for reals."""
+    """`[B, *O]` observations as `[B, F]` float32: one-hot per component for integers, else flattened.
+
+    Pixels go from -0.5 to 0.5.
+    """
     flat = observation.reshape(len(observation), -1)
     if spec.values is None:
-        return flat.astype(jnp.float32)
+        return flat.astype(jnp.float32) / 255 - 0.5 if spec.pixels else flat.astype(jnp.float32)
     return jnp.concatenate([jax.nn.one_hot(flat[:, i], n) for i, n in enumerate(spec.values)], axis=1)
 
 

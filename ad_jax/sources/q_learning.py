@@ -50,7 +50,8 @@ def make(config: Config, family: TaskFamily) -> Source:
     """
     spec, view = source_view(family, config.privileged)
     if spec.values is None:
-        raise TypeError(f"q_learning needs integer observations; {family.name} has real ones. Try actor_critic.")
+        kind = "pixels" if spec.pixels else "real ones"
+        raise TypeError(f"q_learning needs integer observations; {family.name} has {kind}. Try actor_critic.")
     strides = [math.prod(spec.values[i + 1 :]) for i in range(len(spec.values))]
     cells, steps = math.prod(spec.values), family.episode_length
 

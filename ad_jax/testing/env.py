@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ad_jax.envs.base import TaskFamily, advance, num_tasks, source_view, spec_of, take
+from ad_jax.envs.base import TaskFamily, advance, num_tasks, seen_spec_of, source_view, spec_of, take
 from ad_jax.plugins import build
 from ad_jax.testing.base import TOLERANCE, Broken, check_episodes, check_space, require, run_checks, same, types_of
 
 SMALL = 64  # observations with more components than this are sampled sparingly
+RENDERED = 64  # observations that are rendered in several ways
 STANDARD_ERRORS = 5  # how far a Monte-Carlo mean may lie from the stated one
 
 
@@ -191,6 +192,24 @@ def _spaces(s: _Sample) -> None:
     check_space(s.family.observation_space(take(s.tasks, 0)), x.reshape(-1, *x.shape[2:]), "observations")
 
 
+def _renders(s: _Sample) -> None:
+    """Training and acting render the same step in different batches, so not a bit of it may depend on the batch."""
+    seen_spec_of(s.family)
+    stored = s.lives["observation"][:, : 2 * RENDERED].reshape(-1, *s.lives["observation"].shape[2:])
+    picked = jnp.asarray(stored[np.linspace(0, len(stored) - 1, RENDERED).astype(int)])
+    together = np.asarray(jax.jit(jax.vmap(s.family.render))(picked))
+    alone = jax.jit(lambda observation: s.family.render(observation))
+    one_by_one = np.stack([np.asarray(alone(observation)) for observation in picked])
+    in_a_scan = np.asarray(jax.jit(lambda x: jax.lax.scan(lambda _, o: (None, s.family.render(o)), None, x)[1])(picked))
+    for how, pictures in (("one by one", one_by_one), ("in a scan", in_a_scan)):
+        require(
+            np.array_equal(together, pictures),
+            f"the same bits in a batch and {how}",
+            f"{np.mean(together != pictures):.2%} of the numbers differ",
+            "Compute pictures in whole numbers.",
+        )
+
+
 def _rewards(s: _Sample) -> None:
     reward = s.lives["outcome"].reward
     require(np.all(np.isfinite(reward)), "finite rewards", "others", "")
@@ -356,11 +375,12 @@ def _pictures(s: _Sample) -> None:
     trace, task = s.lives["trace"], take(s.tasks, 0)
     require(trace.dtype == np.int32 and trace.ndim == 3, "a trace [k] int32", f"{trace.dtype}{trace.shape[2:]}", "")
     picture = json.loads(json.dumps(s.family.picture(task)))
-    key = {"grid": "size", "arms": "means"}.get(picture.get("kind"))
-    require(key and key in picture, "a picture of kind 'grid' with a size, or 'arms' with means", picture, "")
-    if key == "size":
+    keys = {"grid": {"size"}, "pool": {"size", "goal", "radius"}, "arms": {"means"}}.get(picture.get("kind"))
+    kinds = "a picture of kind 'grid' with a size, 'pool' with size, goal and radius, or 'arms' with means"
+    require(keys and keys <= picture.keys(), kinds, picture, "")
+    if "size" in picture:
         inside = trace.shape[2] == 2 and trace.min() >= 0 and trace.max() < picture["size"]
-        require(inside, f"a trace (row, column) inside {picture['size']}", f"{trace.min()}..{trace.max()}", "")
+        require(inside, f"a trace of two places inside {picture['size']}", f"{trace.min()}..{trace.max()}", "")
     words = s.family.describe(task)
     require(isinstance(words, str) and words, "a description in words", repr(words), "")
 
@@ -371,6 +391,7 @@ CHECKS = {
     "task ids are unique and equal exactly when the tasks are": _task_ids,
     "step_env keeps the shapes and dtypes of reset_env": _types,
     "observations are in the observation space": _spaces,
+    "render shows the same, bit for bit, alone and in a batch": _renders,
     "reward_dtype holds every reward exactly": _rewards,
     "episodes end at episode_length, or before it by termination": _episodes,
     "the task is stored once, in its params": _no_copies,

@@ -60,7 +60,9 @@ def check_model(model: Model, spec: Spec, *, episode_length: int, tolerance: flo
 def random_steps(spec: Spec, batch: int, length: int, episode_length: int, seed: int = 0) -> Steps:
     """A random stream `[B, L]` with episode boundaries every `episode_length` steps, as NumPy arrays."""
     rng = np.random.default_rng(seed)
-    if spec.values is None:
+    if spec.pixels:
+        observation = rng.integers(0, 256, (batch, length, *spec.shape), np.uint8)
+    elif spec.values is None:
         observation = rng.normal(size=(batch, length, *spec.shape)).astype(np.float32)
     else:
         flat = rng.integers(0, spec.values, (batch, length, spec.size))

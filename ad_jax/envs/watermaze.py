@@ -1,0 +1,173 @@
+"""Watermaze: a round pool in first person, with a platform hidden under the water; the agent sees pictures.
+
+The task is the platform's place, continuous (to 2^-14 of the pool's radius). What is stepped and stored is the pose,
+`(x, y, heading)`, 6 bytes; `render` makes the picture from it (`raycast.py`). The platform is in no picture: only the
+reward tells where it is. Eight actions, each with the whole of `stride` and `turn`, turning before moving:
+
+    0 forward    2 step left     4 turn left     6 turn left and go forward
+    1 back       3 step right    5 turn right    7 turn right and go forward
+
+Who walks into the wall slides along it. Published variants, as options:
+
+    reward="once"        1 the first time that the platform is reached in an episode, which goes on to `steps`
+    reward="terminate"   1 at the platform, which ends the episode
+    heading="random"     a heading drawn afresh each episode        heading="fixed"   always along +x
+
+Source: Laskin et al. 2022 (arXiv 2210.14215), section 4 and appendix: DMLab Watermaze, 72 x 96 x 3 pixels, 50 steps, 8
+actions, reward 1 if the platform is reached, start in the centre. This is not DMLab: its geometry, its pictures and
+which 8 actions there are, sizes, speed and headings at the start are ours, as the paper does not state them. The
+published curve runs to 160 episodes in 8000 steps, so episodes there have the full 50 steps: "once" is the default.
+"""
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from gymnax.environments import environment, spaces
+
+from ad_jax.envs import raycast
+from ad_jax.envs.base import TaskFamily
+from ad_jax.envs.raycast import RADIUS, TURN
+from ad_jax.errors import ConfigError
+from ad_jax.types import Array
+
+MOVES = ((1, 0), (-1, 0), (0, 1), (0, -1), (0, 0), (0, 0), (1, 0), (1, 0))  # strides (ahead, to the left)
+TURNS = (0, 0, 0, 0, 1, -1, 1, -1)  # turns to the left, before the move
+BODY = RADIUS // 20  # how near to the wall one gets
+
+
+@struct.dataclass
+class State(environment.EnvState):
+    """Where the agent is and looks, and whether it has been at the platform in this episode."""
+
+    pose: Array  # [3] int32: x, y from the middle, heading; units of `raycast`
+    found: Array  # [] bool
+
+
+@struct.dataclass
+class Params(environment.EnvParams):
+    """The task."""
+
+    platform: Array = None  # [2] int32, its middle (x, y)
+
+
+@dataclasses.dataclass(frozen=True)
+class Watermaze(TaskFamily[State, Params]):
+    """See the module. Lengths are in radii of the pool.
+
+    Raises:
+        ConfigError: for sizes that do not fit the pool or the picture.
+    """
+
+    height: int = 72  # of the picture, in pixels
+    width: int = 96
+    steps: int = 50
+    stride: float = 0.1
+    turn: float = 22.5  # degrees
+    platform: float = 0.15  # radius
+    heading: Literal["random", "fixed"] = "random"
+    reward: Literal["once", "terminate"] = "once"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (1 <= self.height <= 2 * self.width and self.width <= 4096):
+            raise ConfigError(
+                f"watermaze needs 1 <= height <= 2 * width, width <= 4096; got {self.height} x {self.width}"
+            )
+        for name, most in (("stride", 0.5), ("turn", 180), ("platform", 0.3)):
+            if not 0 < getattr(self, name) <= most:
+                raise ConfigError(f"watermaze: {name} is above 0 and at most {most}; got {getattr(self, name)}")
+        if self.steps < 1:
+            raise ConfigError(f"watermaze: steps must be at least 1; got {self.steps}")
+
+    @property
+    def episode_length(self) -> int:
+        return self.steps
+
+    @property
+    def reward_dtype(self) -> np.dtype:
+        return np.dtype(np.uint8)
+
+    @property
+    def default_params(self) -> Params:
+        return Params(self.steps, jnp.array([RADIUS // 2, 0], jnp.int32))
+
+    def action_space(self, params: Params) -> spaces.Discrete:
+        return spaces.Discrete(len(MOVES))
+
+    def observation_space(self, params: Params) -> spaces.Box:
+        """Of what is stored: the pose, places counted from the corner (-1, -1) so that they are not negative."""
+        high: Array = np.array([2 * RADIUS, 2 * RADIUS, TURN - 1], np.int32)  # not a jax one: read while tracing
+        return spaces.Box(0, high, (3,), jnp.int32)
+
+    def reset_env(self, key: jax.Array, params: Params) -> tuple[jax.Array, State]:
+        heading = jax.random.randint(key, (), 0, TURN) if self.heading == "random" else jnp.int32(0)
+        zero = jnp.int32(0)
+        state = State(zero, jnp.stack([zero, zero, heading]), jnp.bool_(False))
+        return self.observe(key, state, None, params), state
+
+    def step_env(
+        self, key: jax.Array, state: State, action: jax.Array, params: Params
+    ) -> tuple[jax.Array, State, jax.Array, jax.Array, dict[str, Any]]:
+        """In whole numbers throughout, so that a life is the same in any batch and on any device."""
+        turn, stride = round(self.turn / 360 * TURN), round(self.stride * RADIUS)
+        heading = (state.pose[2] + turn * jnp.array(TURNS, jnp.int32)[action]) & (TURN - 1)
+        cos, sin = jnp.asarray(raycast.directions())[heading]
+        ahead, left = jnp.array(MOVES, jnp.int32)[action]
+        moved = stride * jnp.stack([ahead * cos - left * sin, ahead * sin + left * cos])
+        place = state.pose[:2] + (moved + raycast.UNIT // 2 >> 14)
+        squared = jnp.sum(place * place)
+        most = RADIUS - BODY
+        inside = jax.lax.div(place * most, raycast.isqrt(squared) + 1)  # towards the middle
+        place = jnp.where(squared > most**2, inside, place)
+        at_platform = jnp.sum((place - params.platform) ** 2) <= self._platform**2
+        rewarded = at_platform & ~state.found
+        terminated = at_platform if self.reward == "terminate" else jnp.bool_(False)
+        pose = jnp.concatenate([place, heading[None]])
+        state = State(state.time + 1, pose, state.found | at_platform)
+        return self.observe(key, state, action, params), state, rewarded.astype(jnp.float32), terminated, {}
+
+    def observe(self, key: jax.Array, state: State, action: jax.Array | None, params: Params) -> jax.Array:
+        return state.pose + jnp.array([RADIUS, RADIUS, 0], jnp.int32)
+
+    def render(self, observation: jax.Array) -> jax.Array:
+        """The picture `[height, width, 3]` uint8 from a stored pose `[3]`."""
+        x, y, heading = observation.astype(jnp.int32)
+        return raycast.render(x - RADIUS, y - RADIUS, heading, self.height, self.width)
+
+    def sample_tasks(self, key: jax.Array, n: int) -> Params:
+        """Platforms that lie in the pool as a whole and not under the start, uniform over the area that leaves."""
+        nearest, farthest = self.platform + self.stride, 1 - self.platform
+        area, angle = jax.random.uniform(key, (2, n))
+        distance = RADIUS * jnp.sqrt(nearest**2 + area * (farthest**2 - nearest**2))
+        angle = 2 * math.pi * angle
+        platform = jnp.round(distance[:, None] * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1))
+        return Params(jnp.full(n, self.steps, jnp.int32), platform.astype(jnp.int32))  # pyright: ignore[reportArgumentType]
+
+    def task_ids(self, tasks: Params) -> list[str]:
+        return [f"platform-{x}-{y}" for x, y in np.asarray(tasks.platform)]
+
+    def describe(self, task: Params) -> str:
+        x, y = np.asarray(task.platform) / RADIUS
+        return f"platform of radius {self.platform:g} at ({x:.2f}, {y:.2f}) of a pool of radius 1"
+
+    def optimal_return(self, tasks: Params) -> np.ndarray | None:
+        """1 where there is ample time to get there and no stride steps over the platform; else unknown."""
+        ample = math.ceil(180 / self.turn) + 2 * math.ceil(1 / self.stride)
+        easy = self.steps >= ample and self.platform >= self.stride and self.turn <= 45
+        return np.ones(len(tasks.platform)) if easy else None
+
+    def trace(self, state: State, action: jax.Array) -> jax.Array:
+        return state.pose[:2] + RADIUS
+
+    def picture(self, task: Params) -> dict[str, Any]:
+        goal = np.asarray(task.platform) + RADIUS
+        return {"kind": "pool", "size": 2 * RADIUS + 1, "goal": goal.tolist(), "radius": self._platform}
+
+    @property
+    def _platform(self) -> int:
+        return round(self.platform * RADIUS)

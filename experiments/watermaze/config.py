@@ -1,0 +1,76 @@
+"""Watermaze from pixels: learn to find a platform that no picture shows, in context.
+
+Claim    none yet: no result of this experiment is in the repository. The published one is a held-out return that rises
+         from about 0.3 to 0.84 in 160 episodes (Laskin et al. 2022, Fig. 4; source 0.998).
+Command  ad-jax run watermaze --scale smoke     (every part in about a minute; learns nothing)
+Variant  50 steps, start in the centre with a random heading, reward 1 the first time that the platform is reached.
+         Pictures of 72 x 96 at scale `paper`, 24 x 32 at the others. The pool is ours, not DMLab's: see
+         docs/envs/watermaze.md. The source is an actor-critic; the paper's is a distributed DQN with 16 actors.
+"""
+
+import dataclasses
+
+from ad_jax.experiment import (
+    CollectConfig,
+    DistillConfig,
+    EvaluateConfig,
+    Experiment,
+    Plugin,
+    ReplayConfig,
+    TaskConfig,
+)
+
+
+def config(scale: str = "cpu") -> Experiment:
+    """`smoke`: every part, learns nothing. `cpu` (small pictures and networks) and `paper`: not run yet."""
+    cpu = Experiment(
+        name="watermaze",
+        env=Plugin("watermaze", {"height": 24, "width": 32}),
+        source=Plugin(
+            "actor_critic",
+            {"actors": 4, "unroll": 25, "learning_rate": 1e-3, "discount": 0.95, "hidden": [64, 64]},
+        ),
+        model=Plugin(
+            "transformer",
+            {"layers": 4, "width": 64, "heads": 2, "window": 200, "token_mask": 0.3, "pixel_channels": [16, 16, 16]},
+        ),
+        tasks=TaskConfig(train=128, held_out=16),
+        collect=CollectConfig(seeds=1, episodes=400, chunk_learners=8),
+        replay=ReplayConfig(keep_every=10, phases=4, segment=200, batch=16),
+        distill=DistillConfig(updates=1000, learning_rate=2e-3, warmup_updates=50),
+        evaluate=EvaluateConfig(episodes=160, seeds=2, source_seeds=1),
+    )
+    smoke = dataclasses.replace(
+        cpu,
+        source=Plugin("actor_critic", {"actors": 2, "unroll": 25, "hidden": [16]}),
+        model=Plugin(
+            "transformer",
+            {"layers": 1, "width": 16, "heads": 2, "mlp_width": 32, "window": 20, "pixel_channels": [8, 8, 8]},
+        ),
+        tasks=TaskConfig(train=8, held_out=3),
+        collect=CollectConfig(seeds=1, episodes=4, chunk_learners=8),
+        replay=ReplayConfig(keep_every=2, segment=50, batch=8),
+        distill=DistillConfig(
+            updates=8,
+            warmup_updates=2,
+            checkpoint_every=4,
+            updates_per_dispatch=2,
+            evaluate_every=4,
+            evaluate_episodes=2,
+        ),
+        evaluate=EvaluateConfig(episodes=3, seeds=2, episodes_per_dispatch=3, source_seeds=1),
+    )
+    paper = dataclasses.replace(
+        cpu,
+        env=Plugin("watermaze", {"height": 72, "width": 96}),
+        source=Plugin("actor_critic", {"actors": 16, "unroll": 25, "discount": 0.9}),
+        model=Plugin("paper", {"window": 200}),
+        # 4000 histories, as in the paper: 250 learners of 16 actors.
+        tasks=TaskConfig(train=250, held_out=32),
+        collect=CollectConfig(seeds=1, episodes=500, chunk_learners=10),
+        replay=ReplayConfig(keep_every=5, segment=200, batch=128),
+        # In 16 parts: the activations of the convolutions are what fills the memory.
+        distill=DistillConfig(updates=50_000, learning_rate=3e-4, b2=0.99, accumulate=16),
+        evaluate=EvaluateConfig(episodes=160, seeds=20),
+    )
+    return {"cpu": cpu, "smoke": smoke, "paper": paper}[scale]
