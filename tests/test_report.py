@@ -261,7 +261,7 @@ def test_pool_report(tmp_path):
     assert len(figure.axes) == 3
     pool, platform = figure.axes[0].patches
     assert (pool.center, pool.radius) == ((100, 100), 100)
-    assert (platform.center, platform.radius) == ((60, 90), 15)
+    assert (tuple(platform.center), platform.radius) == ((60, 90), 15)
     start = next(line for line in figure.axes[0].lines if line.get_label() == "start")
     assert (start.get_xdata()[0], start.get_ydata()[0]) == (100, 100)
     end = next(line for line in figure.axes[0].lines if line.get_label() == "end")

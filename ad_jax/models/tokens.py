@@ -7,7 +7,6 @@ of a grid apart generalise to unseen cells, one table per cell does not. Real ob
 pixels through the convolutions of Laskin et al. 2022 (appendix, Watermaze).
 """
 
-import math
 from typing import Literal, NamedTuple
 
 import jax
@@ -34,9 +33,10 @@ class PixelEncoder(nnx.Module):
     """Pictures `[N, height, width, C]` uint8 to `[N, config.width]` float32, each by itself.
 
     Blocks of a convolution (kernel 5, stride 2), a norm, ReLU, a maximum over 2 x 2 (stride 2, optional) and dropout;
-    then one dense layer. The paper's block has BatchNorm; here it is GroupNorm, of 8 groups where they divide the
-    channels. The statistics of a batch would tie rows to one another and a step to the steps after it, and a decoded
-    step, which is alone, would be another function than the applied one.
+    then one dense layer. The paper's block has BatchNorm, whose statistics would tie rows to one another and a step to
+    the steps after it, and a decoded step, which is alone, would be another function than the applied one. Here the
+    norm is over one picture, all of it and of its channels: a small picture shrinks to one pixel, where groups of few
+    channels would normalise everything away.
     """
 
     def __init__(self, shape: tuple[int, ...], config: PixelConfig, *, rngs: nnx.Rngs):
@@ -45,7 +45,7 @@ class PixelEncoder(nnx.Module):
         for i, outputs in enumerate(config.channels):
             conv = nnx.Conv(inputs, outputs, (5, 5), 2, use_bias=False, dtype=jnp.dtype(config.dtype), rngs=rngs)
             setattr(self, f"conv_{i}", conv)
-            setattr(self, f"norm_{i}", nnx.GroupNorm(outputs, math.gcd(8, outputs), rngs=rngs))
+            setattr(self, f"norm_{i}", nnx.GroupNorm(outputs, 1, rngs=rngs))
             for _ in range(1 + config.pool):
                 height, width = -(-height // 2), -(-width // 2)
             inputs = outputs
