@@ -1,0 +1,76 @@
+"""The returns that a task family states, held against simulated ones. `s` is the sample of `env.py`."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ad_jax.envs.base import TaskFamily, num_tasks, take
+from ad_jax.testing.base import TOLERANCE, Broken, require, types_of
+
+STANDARD_ERRORS = 5  # how far a Monte-Carlo mean may lie from the stated one
+
+
+def episode_return(family: TaskFamily, keys: jax.Array, actions: jax.Array, task: Any) -> jax.Array:
+    """The return of one episode from keys `[T + 1]`, without `advance`.
+
+    `actions [T]` are what is done; where one is negative, the optimal action is.
+    """
+
+    def step(carry, x):
+        state, over, total = carry
+        action, key = x
+        best = family.optimal_action(state, task)
+        action = action if best is None else jnp.where(action < 0, best, action)
+        _, state, reward, terminated, _ = family.step_env(key, state, action, task)
+        total = total + jnp.where(over, 0.0, reward)
+        return (state, over | terminated | family.is_truncated(state, task), total), None
+
+    start = (family.reset_env(keys[0], task)[1], jnp.bool_(False), jnp.float32(0))
+    return jax.lax.scan(step, start, (actions, keys[1:]))[0][2]
+
+
+def random_returns(s: Any) -> None:
+    best, chance = s.family.optimal_return(s.tasks), s.family.random_return(s.tasks)
+    wanted = (np.dtype(np.float64), (num_tasks(s.tasks),))
+    for name, value in (("optimal_return", best), ("random_return", chance)):
+        if value is not None:
+            require((value.dtype, value.shape) == wanted, f"{name} {wanted}", (value.dtype, value.shape), "")
+    if chance is None:
+        return
+    if best is not None:
+        require(np.all(chance <= best + TOLERANCE), "random_return <= optimal_return", f"{chance} and {best}", "")
+    shape = s.episodes
+    actions = np.random.default_rng(2).integers(0, s.family.num_actions, shape).astype(np.int32)
+    _compare(s, actions, "random_return", chance, chance if best is None else best)
+
+
+def optimal_actions(s: Any) -> None:
+    """What `optimal_action` says earns what `optimal_return` says."""
+    best, state = s.family.optimal_return(s.tasks), take(s.lives["state"], (0, 0))
+    action = jax.eval_shape(s.family.optimal_action, state, take(s.tasks, 0))
+    if action is None:
+        return
+    require(types_of(action) == types_of(jax.ShapeDtypeStruct((), jnp.int32)), "[] int32", types_of(action), "Cast it.")
+    if best is None:
+        raise Broken("an optimal_return beside optimal_action", "None", "State what it earns.")
+    _compare(s, np.full(s.episodes, -1, np.int32), "optimal_return", best, best)
+
+
+def _compare(s: Any, actions: np.ndarray, name: str, stated: np.ndarray, best: np.ndarray) -> None:
+    """Hold what the family states of its first tasks against the mean return of episodes of `actions [n, E, T]`."""
+    n, episodes, steps = actions.shape
+    keys = jax.random.split(jax.random.key(2), (n, episodes, steps + 1))
+    got = np.asarray(s.play(keys, actions, take(s.tasks, slice(n))), np.float64)
+    # The second term allows for a reward so rare that no episode of the sample saw it.
+    largest = max(np.abs(got).max(), np.abs(best).max())
+    error = np.sqrt(got.var(axis=1) / episodes + (largest / episodes) ** 2)
+    difference = got.mean(axis=1) - stated[:n]
+    off = max(np.max(np.abs(difference) / error), abs(difference.sum()) / np.sqrt((error**2).sum()))  # each, and all
+    require(
+        off <= STANDARD_ERRORS,
+        f"{name} within {STANDARD_ERRORS} standard errors of {got.mean(axis=1)}",
+        f"{stated[:n]}, {off:.1f} off",
+        f"Correct {name}, or return None.",
+    )
