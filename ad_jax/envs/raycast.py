@@ -3,7 +3,7 @@
 A pose `(x, y, heading)` is three integers: places are in 2^-14 of the pool's radius from its middle, headings in 1/4096
 of a turn, anticlockwise from +x. From there to the bytes of the picture every operation is on int32 and exact, so a
 picture does not depend on the batch it is drawn in, on what the compiler fuses, or on the device. (In floats, a fused
-multiply-add moves an edge by a pixel.) The one square root is taken in floats and then corrected.
+multiply-add may move an edge by a pixel.) The one square root is taken in floats and then corrected.
 
 A column of the picture is one ray in the plane. It meets the circular wall where |place + t direction| = radius, at
 
