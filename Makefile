@@ -34,11 +34,14 @@ smoke: .venv/installed
 bench: .venv/installed
 	$(BIN)/ad-jax bench
 
+# Files side by side, one process a core: most of a test's time is compiling, which uses one.
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
+
 test: .venv/installed
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-all: .venv/installed
-	$(BIN)/pytest -m ""
+	$(PYTEST) -m ""
 
 check: .venv/installed
 	$(BIN)/ruff check

@@ -307,6 +307,7 @@ class SaysItHidesNothing(DarkRoom):
         return None
 
 
+@dataclasses.dataclass(frozen=True)
 class PaintsAnew(DarkRoom):
     """Another picture each time that one is asked for."""
 

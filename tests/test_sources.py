@@ -242,12 +242,13 @@ def test_q_learning_hyper_parameters_do_what_they_are_called():
         epsilon_start=jnp.array([1.0, 0.0, 0.8, 1.0]),
         epsilon_end=jnp.array([0.0, 0.0, 0.2, 1.0]),
         exploration_episodes=jnp.full(4, 100.0),
+        initial_value=jnp.zeros(4),
     )
 
     def run(config):
         source = q_learning.make(config, family)
         state = source.init(jax.random.key(0), task)
-        greedy = jnp.zeros_like(state.table).at[:, 3].set(1.0)  # prefers action 3, by more than noise
+        greedy = jnp.zeros_like(state.table).at[:, 3].set(1.0)  # prefers action 3
         state = state.replace(table=jnp.where(config.learning_rate == 0, greedy, state.table))
         update = lambda state, key: source.update(key, state, task)
         return jax.lax.scan(update, state, jax.random.split(jax.random.key(1), 200))
