@@ -26,6 +26,7 @@ class Case:
     updates: int
     accumulate: int = 1
     compiles: bool = False
+    torch: bool = True  # also in PyTorch, where that is asked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,7 @@ FULL = Sizes(
         Case("small, 400 steps of context", "transformer", {**SMALL, "window": 400}, 16, 400, 5),
         Case("paper", "paper", {"window": 80}, 16, 80, 2),
         Case("25M", "transformer", M25, 16, 100, 2),
-        Case("100M", "transformer", {**M100, "window": 100, "compute_dtype": "float32"}, 8, 100, 2),
+        Case("100M", "transformer", {**M100, "window": 100, "compute_dtype": "float32"}, 8, 100, 2, torch=False),
     ),
     rollouts=(81, 1024),
     rollout_steps=4000,
