@@ -37,5 +37,7 @@ def interrupt(place: str, count: int, number: int) -> None:
 
 
 if __name__ == "__main__":
+    # A shell starts what runs in its background with SIGINT ignored, and Python keeps it so.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     interrupt(sys.argv[1], int(sys.argv[2]), getattr(signal, sys.argv[3]))
     sys.exit(main(sys.argv[4:]))
