@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -38,3 +39,9 @@ def task_keys(seed: int, purpose: str, task_ids: Sequence[str], row: np.ndarray,
 def number_of(part: int | str) -> int:
     """A name as a 32-bit number, the same in every process and Python version."""
     return zlib.crc32(part.encode()) if isinstance(part, str) else int(part) % 2**32
+
+
+def halves(word: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Two independent float32 in [0, 1) from the 32 bits of each random `word`, for half the random numbers."""
+    half = lambda x: x.astype(jnp.float32) * 2**-16
+    return half(word >> 16), half(word & 0xFFFF)

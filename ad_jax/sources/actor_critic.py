@@ -23,7 +23,7 @@ from ad_jax.envs.base import TaskFamily, source_view
 from ad_jax.errors import ConfigError
 from ad_jax.sources.actors import act, as_seen, reset_actors
 from ad_jax.sources.base import Source
-from ad_jax.sources.networks import draw_action, features, init_network, network, num_features
+from ad_jax.sources.networks import clipped_adam, descend, draw_action, features, init_network, network, num_features
 from ad_jax.sources.returns import gae
 from ad_jax.types import Spec, Transition
 
@@ -84,9 +84,7 @@ def make(config: Config, family: TaskFamily) -> Source:
         )
         acted = act(family, task, choose, state.env_state, state.observation, noise, keys)
         gradient = jax.grad(loss)(state.params, config, spec, *as_seen(view, acted))
-        with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes its int32 count with floats
-            change, opt_state = optimiser(config).update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, change)
+        params, opt_state = descend(optimiser(config), gradient, state.params, state.opt_state)
         return State(params, opt_state, acted.env_state, acted.observation), acted.stream
 
     return Source(init, update, steps_per_update=unroll, actors=actors)
@@ -94,8 +92,7 @@ def make(config: Config, family: TaskFamily) -> Source:
 
 def optimiser(config: Config) -> optax.GradientTransformation:
     """Adam, after clipping by the global norm where that is asked for."""
-    adam = optax.adam(config.learning_rate, eps=config.adam_epsilon)
-    return adam if config.max_grad_norm is None else optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adam)
+    return clipped_adam(config.learning_rate, config.adam_epsilon, config.max_grad_norm)
 
 
 def loss(params: Any, config: Config, spec: Spec, stream: Transition, reached: jax.Array) -> jax.Array:

@@ -23,7 +23,7 @@ from ad_jax.envs.base import TaskFamily, source_view, spec_of
 from ad_jax.errors import ConfigError
 from ad_jax.sources.actors import act, reset_actors
 from ad_jax.sources.base import Source
-from ad_jax.sources.networks import features, init_hidden, layer, linear, num_features, through
+from ad_jax.sources.networks import clipped_adam, descend, features, init_hidden, layer, linear, num_features, through
 from ad_jax.sources.returns import q_lambda
 from ad_jax.types import Spec, Transition
 
@@ -109,9 +109,7 @@ def make(config: Config, family: TaskFamily) -> Source:
             drawn, reached = sample(key, replay, config.batch, config.sequence)
             seen = drawn.replace(observation=jax.vmap(see)(drawn.observation))
             gradient = jax.grad(loss)(params, state.target, config, spec, seen, jax.vmap(see)(reached))
-            with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes its int32 count with floats
-                change, opt_state = optimiser(config).update(gradient, opt_state, params)
-            return (optax.apply_updates(params, change), opt_state), None
+            return descend(optimiser(config), gradient, params, opt_state), None
 
         before = (state.params, state.opt_state)
         after, _ = jax.lax.scan(learn, before, jax.random.split(key_learn, config.gradient_steps))
@@ -138,8 +136,7 @@ def _validate(config: Config) -> None:
 
 def optimiser(config: Config) -> optax.GradientTransformation:
     """Adam, after clipping by the global norm where that is asked for."""
-    adam = optax.adam(config.learning_rate, eps=config.adam_epsilon)
-    return adam if config.max_grad_norm is None else optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adam)
+    return clipped_adam(config.learning_rate, config.adam_epsilon, config.max_grad_norm)
 
 
 def epsilons(config: Config) -> jax.Array:

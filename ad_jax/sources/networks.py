@@ -1,10 +1,14 @@
-"""The networks that sources share: observations as features, hidden layers, linear heads. Parameters are plain data."""
+"""What sources with networks share: observations as features, hidden layers, linear heads, and a training step.
+
+Parameters are plain data.
+"""
 
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from ad_jax.types import Spec
 
@@ -70,3 +74,16 @@ def layer(key: jax.Array, inputs: int, outputs: int, gain: float) -> dict[str, j
 def linear(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     """`[B, n]` to `[B, m]`."""
     return x @ layer["weight"] + layer["bias"][None]
+
+
+def clipped_adam(rate: Any, epsilon: Any, max_grad_norm: Any) -> optax.GradientTransformation:
+    """Adam at learning rate `rate`, after clipping the whole gradient by its global norm unless that is None."""
+    adam = optax.adam(rate, eps=epsilon)
+    return adam if max_grad_norm is None else optax.chain(optax.clip_by_global_norm(max_grad_norm), adam)
+
+
+def descend(optimiser: optax.GradientTransformation, gradient: Any, params: Any, opt_state: Any) -> tuple[Any, Any]:
+    """One step: the next parameters and optimiser state."""
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes its int32 count with floats
+        change, opt_state = optimiser.update(gradient, opt_state, params)
+    return optax.apply_updates(params, change), opt_state

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from ad_jax.envs.base import TaskFamily, advance
+from ad_jax.keys import halves
 from ad_jax.sources.base import Source
 from ad_jax.types import Transition
 
@@ -86,12 +87,6 @@ def make(config: Config, family: TaskFamily) -> Source:
         return State(state.errors, env_state, observation, state.updates + 1), one_actor
 
     return Source(init, update, steps_per_update=steps, actors=1)
-
-
-def halves(word: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Two independent numbers in [0, 1) from the 32 bits of each `word`."""
-    half = lambda x: x.astype(jnp.float32) * 2**-16
-    return half(word >> 16), half(word & 0xFFFF)
 
 
 def number_of(observation: jax.Array, seed: jax.Array) -> jax.Array:

@@ -21,7 +21,7 @@ from ad_jax.envs.base import TaskFamily, source_view
 from ad_jax.errors import ConfigError
 from ad_jax.sources.actors import act, as_seen, reset_actors
 from ad_jax.sources.base import Source
-from ad_jax.sources.networks import draw_action, features, init_network, network, num_features
+from ad_jax.sources.networks import clipped_adam, descend, draw_action, features, init_network, network, num_features
 from ad_jax.sources.returns import gae
 from ad_jax.types import Spec, Transition
 
@@ -106,9 +106,7 @@ def make(config: Config, family: TaskFamily) -> Source:
         def minibatch(carry, samples):
             params, opt_state = carry
             gradient = jax.grad(loss)(params, config, spec, samples)
-            with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes its int32 count with floats
-                change, opt_state = optimiser(config).update(gradient, opt_state, params)
-            return (optax.apply_updates(params, change), opt_state), None
+            return descend(optimiser(config), gradient, params, opt_state), None
 
         def epoch(carry, key):
             order = jax.random.permutation(key, actors * unroll)
@@ -128,8 +126,7 @@ def optimiser(config: Config) -> optax.GradientTransformation:
     if config.decay_updates is not None:
         steps = config.decay_updates * (config.epochs * config.minibatches)
         rate = lambda count: config.learning_rate * jnp.maximum(1.0 - count / steps, 0.0)
-    adam = optax.adam(rate, eps=config.adam_epsilon)
-    return adam if config.max_grad_norm is None else optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adam)
+    return clipped_adam(rate, config.adam_epsilon, config.max_grad_norm)
 
 
 def samples_of(params: Any, config: Config, spec: Spec, stream: Transition, reached: jax.Array) -> Samples:

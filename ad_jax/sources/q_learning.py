@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from ad_jax.envs.base import TaskFamily, advance, source_view
+from ad_jax.keys import halves
 from ad_jax.sources.base import Source
 from ad_jax.types import Transition
 
@@ -71,9 +72,8 @@ def make(config: Config, family: TaskFamily) -> Source:
         # One random word a step, all drawn at once: its upper half decides whether to explore, its lower which action.
         # More words, or keys split step by step, would cost more than the learning.
         key_action, key_env = jax.random.split(key)
-        words = jax.random.bits(key_action, (steps,), jnp.uint32)
-        half = lambda x: x.astype(jnp.float32) * 2**-16
-        explore, which = half(words >> 16) < epsilon, half(words & 0xFFFF)
+        chance, which = halves(jax.random.bits(key_action, (steps,), jnp.uint32))
+        explore = chance < epsilon
         env_keys = jax.random.split(key_env, steps)
 
         def step(carry, random):
