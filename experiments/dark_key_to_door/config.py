@@ -26,14 +26,21 @@ def config(scale: str = "cpu") -> Experiment:
         name="dark_key_to_door",
         env=Plugin("dark_key_to_door", {"size": 9, "steps": 50, "start": "random", "reward": "once"}),
         source=Plugin(
-            "q_learning", {"learning_rate": 0.5, "discount": 0.95, "exploration_episodes": 200.0, "privileged": True}
+            "q_learning",
+            {
+                "learning_rate": 0.5,
+                "discount": 0.95,
+                "exploration_episodes": 200.0,
+                "explore": "novel",
+                "privileged": True,
+            },
         ),
         model=Plugin("transformer", {"layers": 4, "width": 64, "heads": 2, "window": 200, "token_mask": 0.3}),
-        tasks=TaskConfig(train=1024, held_out=64),
+        tasks=TaskConfig(train=2048, held_out=64),
         collect=CollectConfig(seeds=2, episodes=400, chunk_learners=256),
-        replay=ReplayConfig(keep_every=40, phases=8, segment=200, batch=64),
-        distill=DistillConfig(updates=4000, learning_rate=3e-3, warmup_updates=100, evaluate_every=1000),
-        evaluate=EvaluateConfig(episodes=50, seeds=4),
+        replay=ReplayConfig(keep_every=20, phases=4, segment=200, batch=32),
+        distill=DistillConfig(updates=4000, learning_rate=5e-3, warmup_updates=100, evaluate_every=500),
+        evaluate=EvaluateConfig(episodes=200, seeds=4),
     )
     smoke = dataclasses.replace(
         cpu,
