@@ -288,6 +288,17 @@ class GoesTheWrongWay(DarkRoom):
 
 
 @dataclasses.dataclass(frozen=True)
+class AvoidsAGoalOfUnknownWorth(DarkRoom):
+    """Its optimal policy goes the other way, and what it would earn is not stated."""
+
+    def optimal_return(self, tasks):
+        return None
+
+    def optimal_action(self, state, task):
+        return jnp.array([0, 2, 1, 4, 3], jnp.int32)[super().optimal_action(state, task)]
+
+
+@dataclasses.dataclass(frozen=True)
 class HidesMoreThanItSays(DarkRoom):
     """What it gives a privileged source is outside of the space stated for that."""
 
@@ -341,6 +352,7 @@ BROKEN = {
     ReusesTasks: "splits are disjoint and fixed by the seed",
     BoastsOfChance: "stated returns agree with simulated ones",
     GoesTheWrongWay: "optimal_action earns optimal_return",
+    AvoidsAGoalOfUnknownWorth: "optimal_action earns optimal_return",
     HidesMoreThanItSays: "source observations are in their own space",
     SaysItHidesNothing: "source observations are in their own space",
     PaintsAnew: "render shows the same, bit for bit, alone and in a batch",

@@ -138,7 +138,7 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
     def optimal_action(self, state: TEnvState, task: TEnvParams) -> jax.Array | None:
         """What a best policy that knows the task does in `state`, `[]` int32, or None if unknown.
 
-        Followed from the first step on, it earns `optimal_return`.
+        Followed from the first step on, it earns `optimal_return`, where that is known.
         """
         return None
 

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ad_jax.envs.base import TaskFamily, num_tasks, take
-from ad_jax.testing.base import TOLERANCE, Broken, require, types_of
+from ad_jax.testing.base import TOLERANCE, require, types_of
 
 STANDARD_ERRORS = 5  # how far a Monte-Carlo mean may lie from the stated one
+FEW = 256  # episodes of each task, where no number is stated
 
 
 def episode_return(family: TaskFamily, keys: jax.Array, actions: jax.Array, task: Any) -> jax.Array:
@@ -47,22 +48,39 @@ def random_returns(s: Any) -> None:
 
 
 def optimal_actions(s: Any) -> None:
-    """What `optimal_action` says earns what `optimal_return` says."""
+    """What `optimal_action` says earns what `optimal_return` says; where that is unknown, no less than chance."""
     best, state = s.family.optimal_return(s.tasks), take(s.lives["state"], (0, 0))
     action = jax.eval_shape(s.family.optimal_action, state, take(s.tasks, 0))
     if action is None:
         return
     require(types_of(action) == types_of(jax.ShapeDtypeStruct((), jnp.int32)), "[] int32", types_of(action), "Cast it.")
-    if best is None:
-        raise Broken("an optimal_return beside optimal_action", "None", "State what it earns.")
-    _compare(s, np.full(s.episodes, -1, np.int32), "optimal_return", best, best)
+    if best is not None:
+        _compare(s, np.full(s.episodes, -1, np.int32), "optimal_return", best, best)
+        return
+    shape = (s.episodes[0], FEW, s.episodes[2])
+    by_chance = np.random.default_rng(2).integers(0, s.family.num_actions, shape).astype(np.int32)
+    earned, chance = _returns(s, np.full(shape, -1, np.int32)), _returns(s, by_chance)
+    error = np.sqrt((earned.var(axis=1) + chance.var(axis=1)).sum() / earned.shape[1])
+    means = earned.mean(axis=1), chance.mean(axis=1)
+    require(
+        (means[0] - means[1]).sum() >= -STANDARD_ERRORS * error,
+        f"at least what random actions earn, {means[1]}",
+        means[0],
+        "Correct optimal_action, or return None.",
+    )
+
+
+def _returns(s: Any, actions: np.ndarray) -> np.ndarray:
+    """Of episodes of `actions [n, E, T]` on the first n tasks: `[n, E]` float64."""
+    n, episodes, steps = actions.shape
+    keys = jax.random.split(jax.random.key(2), (n, episodes, steps + 1))
+    return np.asarray(s.play(keys, actions, take(s.tasks, slice(n))), np.float64)
 
 
 def _compare(s: Any, actions: np.ndarray, name: str, stated: np.ndarray, best: np.ndarray) -> None:
     """Hold what the family states of its first tasks against the mean return of episodes of `actions [n, E, T]`."""
-    n, episodes, steps = actions.shape
-    keys = jax.random.split(jax.random.key(2), (n, episodes, steps + 1))
-    got = np.asarray(s.play(keys, actions, take(s.tasks, slice(n))), np.float64)
+    n, episodes, _ = actions.shape
+    got = _returns(s, actions)
     # The second term allows for a reward so rare that no episode of the sample saw it.
     largest = max(np.abs(got).max(), np.abs(best).max())
     error = np.sqrt(got.var(axis=1) / episodes + (largest / episodes) ** 2)
