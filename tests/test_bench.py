@@ -19,7 +19,7 @@ from ad_jax.bench.sizes import QUICK, Case
 from ad_jax.bench.uncached import uncached
 from ad_jax.envs.base import spec_of
 from ad_jax.errors import ConfigError
-from ad_jax.sources import actor_critic
+from ad_jax.sources import actor_critic, networks
 from ad_jax.testing import check_source
 
 MODEL = {"layers": 2, "width": 16, "heads": 2, "mlp_width": 32, "window": 8}
@@ -126,7 +126,7 @@ def test_flop_of_actor_critic_against_the_compilers_count():
         jax.random.key(0),
         family.default_params,
     )[1]
-    params = actor_critic.init_network(jax.random.key(0), 18, config.hidden, 5)
+    params = networks.init_network(jax.random.key(0), 18, config.hidden, 5)
     gradient = jax.jit(lambda p, s, r: jax.grad(actor_critic.loss)(p, config, spec_of(family), s, r))
     found = gradient.lower(params, stream, stream.observation).compile().cost_analysis()["flops"]
     acting = 2 * (by_hand + 2 * 18 * 128) / 10

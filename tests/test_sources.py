@@ -16,7 +16,7 @@ from ad_jax.envs.bandit import Params as BanditParams
 from ad_jax.envs.base import advance, spec_of, take
 from ad_jax.envs.dark_room import DarkRoom
 from ad_jax.errors import ConfigError
-from ad_jax.sources import actor_critic, q_learning, ucb
+from ad_jax.sources import actor_critic, networks, q_learning, ucb
 from ad_jax.sources.base import Source
 from ad_jax.testing import ContractError, check_plugin, check_source
 from ad_jax.types import Spec, Transition
@@ -168,8 +168,8 @@ def test_actor_critic_solves_the_probes():
     config = actor_critic.Config(learning_rate=0.01, discount=0.5, entropy_cost=0.0, actors=8, unroll=8, hidden=(16,))
     solve = jax.vmap(lambda task, key: learn(actor_critic.make, config, family, task, 400, key))
     state, _ = solve(family.all_tasks(), jax.random.split(jax.random.key(0), len(NAMES)))
-    x = actor_critic.features(spec_of(family), jnp.arange(2))
-    logits, value = jax.vmap(lambda params: actor_critic.network(params, x))(state.params)
+    x = networks.features(spec_of(family), jnp.arange(2))
+    logits, value = jax.vmap(lambda params: networks.network(params, x))(state.params)
     policy = dict(zip(NAMES, np.asarray(jax.nn.softmax(logits))))
     value = dict(zip(NAMES, np.asarray(value)))
     assert value["constant"][0] == pytest.approx(1, abs=0.1)
@@ -335,7 +335,7 @@ gradient = jax.jit(jax.grad(actor_critic.loss), static_argnums=2)
 def gradient_of(**options):
     """The gradient of the loss on made-up streams, and the parameters it is taken at."""
     spec, rng = Spec(3, (), (4,)), np.random.default_rng(0)
-    params = actor_critic.init_network(jax.random.key(0), 4, (8,), 3)
+    params = networks.init_network(jax.random.key(0), 4, (8,), 3)
     params["policy"]["weight"] *= 100  # away from uniform
     rows = (5, 6)
     stream = Transition(
@@ -351,7 +351,7 @@ def gradient_of(**options):
 
 
 def mean_entropy(params, spec):
-    log_policy = jax.nn.log_softmax(actor_critic.network(params, actor_critic.features(spec, jnp.arange(4)))[0])
+    log_policy = jax.nn.log_softmax(networks.network(params, networks.features(spec, jnp.arange(4)))[0])
     return float(-jnp.mean(jnp.sum(jnp.exp(log_policy) * log_policy, axis=1)))
 
 
@@ -385,7 +385,7 @@ def test_actions_follow_the_policy_and_learning_rate_zero_learns_nothing():
 def test_features_are_one_hot_by_component_or_flat():
     observation = jnp.array([[0, 2], [1, 0]], jnp.int32)
     np.testing.assert_array_equal(
-        actor_critic.features(Spec(2, (2,), (2, 3)), observation), [[1, 0, 0, 0, 1], [0, 1, 1, 0, 0]]
+        networks.features(Spec(2, (2,), (2, 3)), observation), [[1, 0, 0, 0, 1], [0, 1, 1, 0, 0]]
     )
     pixels = jnp.arange(12, dtype=jnp.float32).reshape(2, 3, 2)
-    np.testing.assert_array_equal(actor_critic.features(Spec(2, (3, 2), None), pixels), pixels.reshape(2, 6))
+    np.testing.assert_array_equal(networks.features(Spec(2, (3, 2), None), pixels), pixels.reshape(2, 6))

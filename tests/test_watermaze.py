@@ -226,7 +226,7 @@ def test_a_picture_tells_the_pose(height, width):
 def test_small_variants_keep_the_contract():
     check_env(dataclasses.replace(TINY, heading="fixed", reward="terminate"))
     family = dataclasses.replace(TINY, heading="fixed")
-    config = sources.make_config("actor_critic", {"actors": 2, "unroll": 6, "hidden": [8]})
+    config = sources.make_config("actor_critic", {"actors": 2, "unroll": 6, "hidden": [8], "channels": [4, 4]})
     assert len(check_source("actor_critic", family, config)) == 5
 
 

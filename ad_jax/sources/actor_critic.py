@@ -23,7 +23,7 @@ from ad_jax.envs.base import TaskFamily, source_view
 from ad_jax.errors import ConfigError
 from ad_jax.sources.actors import act, as_seen, reset_actors
 from ad_jax.sources.base import Source
-from ad_jax.sources.networks import clipped_adam, descend, draw_action, features, init_network, network, num_features
+from ad_jax.sources.networks import clipped_adam, descend, draw_action, init_policy, layer_sizes, policy
 from ad_jax.sources.returns import gae
 from ad_jax.types import Spec, Transition
 
@@ -42,6 +42,7 @@ class Config:
     actors: int = struct.field(pytree_node=False, default=100)
     unroll: int = struct.field(pytree_node=False, default=20)  # steps of each actor per update
     hidden: tuple[int, ...] = struct.field(pytree_node=False, default=(128, 128, 128))
+    channels: tuple[int, ...] = struct.field(pytree_node=False, default=(16, 32, 32))  # of convolutions, for pixels
     privileged: bool = struct.field(pytree_node=False, default=False)  # is given state that the observation hides
 
 
@@ -61,7 +62,7 @@ def make(config: Config, family: TaskFamily) -> Source:
     Raises:
         ConfigError: for a size below 1, or if `privileged` on a family that hides nothing.
     """
-    for name, size in (("actors", config.actors), ("unroll", config.unroll), *(("hidden", h) for h in config.hidden)):
+    for name, size in (("actors", config.actors), ("unroll", config.unroll), *layer_sizes(config)):
         if size < 1:
             raise ConfigError(f"actor_critic.{name} must be at least 1; got {size}")
     actors, unroll = config.actors, config.unroll
@@ -70,7 +71,7 @@ def make(config: Config, family: TaskFamily) -> Source:
 
     def init(key, task):
         key_network, key_env = jax.random.split(key)
-        params = init_network(key_network, num_features(spec), config.hidden, spec.num_actions)
+        params = init_policy(key_network, spec, config.channels, config.hidden, spec.num_actions)
         observation, env_state = reset_actors(family, key_env, task, actors)
         return State(params, optimiser(config).init(params), env_state, observation)
 
@@ -99,7 +100,7 @@ def loss(params: Any, config: Config, spec: Spec, stream: Transition, reached: j
     """The actor-critic loss of one unroll, a scalar.
 
     Args:
-        params: of `network`.
+        params: of `policy`.
         config: the hyper-parameters.
         spec: of what the network sees.
         stream: `[unroll, actors, ...]`, with observations as the network sees them.
@@ -107,8 +108,8 @@ def loss(params: Any, config: Config, spec: Spec, stream: Transition, reached: j
     """
     shape = stream.reward.shape
     flat = lambda x: x.reshape(-1, *x.shape[2:])
-    logits, value = network(params, features(spec, flat(stream.observation)))
-    _, ahead = network(jax.lax.stop_gradient(params), features(spec, flat(reached)))
+    logits, value = policy(params, spec, flat(stream.observation))
+    _, ahead = policy(jax.lax.stop_gradient(params), spec, flat(reached))
     baseline = jax.lax.stop_gradient(value)
     advantage = flat(
         gae(

@@ -23,7 +23,18 @@ from ad_jax.envs.base import TaskFamily, source_view, spec_of
 from ad_jax.errors import ConfigError
 from ad_jax.sources.actors import act, reset_actors
 from ad_jax.sources.base import Source
-from ad_jax.sources.networks import clipped_adam, descend, features, init_hidden, layer, linear, num_features, through
+from ad_jax.sources.convolutions import init_convolutions
+from ad_jax.sources.networks import (
+    clipped_adam,
+    descend,
+    features,
+    init_hidden,
+    layer,
+    layer_sizes,
+    linear,
+    num_features,
+    through,
+)
 from ad_jax.sources.returns import q_lambda
 from ad_jax.types import Spec, Transition
 
@@ -48,6 +59,7 @@ class Config:
     sequence: int = struct.field(pytree_node=False, default=20)  # steps
     target_updates: int = struct.field(pytree_node=False, default=5)  # updates between copies to the target network
     hidden: tuple[int, ...] = struct.field(pytree_node=False, default=(64, 64))
+    channels: tuple[int, ...] = struct.field(pytree_node=False, default=(16, 32, 32))  # of convolutions, for pixels
 
 
 @struct.dataclass
@@ -84,7 +96,7 @@ def make(config: Config, family: TaskFamily) -> Source:
 
     def init(key, task):
         key_network, key_env = jax.random.split(key)
-        params = init_q_values(key_network, spec, config.hidden)
+        params = init_q_values(key_network, spec, config.channels, config.hidden)
         observation, env_state = reset_actors(family, key_env, task, actors)
         replay = empty_replay(spec_of(family), config.capacity, actors)
         target = jax.tree.map(jnp.copy, params)
@@ -124,7 +136,7 @@ def make(config: Config, family: TaskFamily) -> Source:
 
 def _validate(config: Config) -> None:
     names = ("actors", "unroll", "gradient_steps", "batch", "sequence", "target_updates")
-    for name, size in (*((n, getattr(config, n)) for n in names), *(("hidden", h) for h in config.hidden)):
+    for name, size in (*((n, getattr(config, n)) for n in names), *layer_sizes(config)):
         if size < 1:
             raise ConfigError(f"dqn.{name} must be at least 1; got {size}")
     if config.capacity % config.unroll or config.capacity < config.sequence:
@@ -145,17 +157,18 @@ def epsilons(config: Config) -> jax.Array:
     return jnp.asarray(config.epsilon, jnp.float32) ** (1.0 + config.epsilon_spread * place)
 
 
-def init_q_values(key: jax.Array, spec: Spec, hidden: tuple[int, ...]) -> dict[str, Any]:
+def init_q_values(key: jax.Array, spec: Spec, channels: tuple[int, ...], hidden: tuple[int, ...]) -> dict[str, Any]:
     """Parameters of `q_values`. The key is consumed."""
     *key_hidden, key_head = jax.random.split(key, len(hidden) + 1)
-    inputs = num_features(spec)
+    inputs = num_features(spec, channels)
     head = layer(key_head, (inputs, *hidden)[-1], spec.num_actions, 1.0)
-    return {"hidden": init_hidden(key_hidden, inputs, hidden), "head": head}
+    convolutions = init_convolutions(jax.random.fold_in(key, 2**31), spec, channels)
+    return {"convolutions": convolutions, "hidden": init_hidden(key_hidden, inputs, hidden), "head": head}
 
 
 def q_values(params: dict[str, Any], spec: Spec, observation: jax.Array) -> jax.Array:
     """`[B, *O]` observations to action values `[B, A]`."""
-    return linear(params["head"], through(params["hidden"], features(spec, observation)))
+    return linear(params["head"], through(params["hidden"], features(spec, observation, params["convolutions"])))
 
 
 def loss(params: Any, target: Any, config: Config, spec: Spec, stream: Transition, reached: jax.Array) -> jax.Array:

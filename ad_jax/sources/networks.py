@@ -1,32 +1,57 @@
 """What sources with networks share: observations as features, hidden layers, linear heads, and a training step.
 
-Parameters are plain data.
+Parameters are plain data. Those of a policy and those of action values hold a list "convolutions", which is empty where
+observations are no pixels.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from ad_jax.sources.convolutions import convolved, init_convolutions, num_outputs
 from ad_jax.types import Spec
 
 
-def num_features(spec: Spec) -> int:
+def num_features(spec: Spec, channels: Sequence[int] = ()) -> int:
     """F, the width of `features`."""
+    if spec.pixels and channels:
+        return num_outputs(spec, channels)
     return spec.size if spec.values is None else sum(spec.values)
 
 
-def features(spec: Spec, observation: jax.Array) -> jax.Array:
-    """`[B, *O]` observations as `[B, F]` float32: one-hot per component for integers, else flattened.
+def features(spec: Spec, observation: jax.Array, convolutions: Sequence[dict[str, jax.Array]] = ()) -> jax.Array:
+    """`[B, *O]` observations as `[B, F]` float32: one-hot per component for integers, pixels through `convolutions`.
 
-    Pixels go from -0.5 to 0.5.
+    Else flattened; pixels then go from -0.5 to 0.5.
     """
+    if convolutions:
+        return convolved(convolutions, observation)
     flat = observation.reshape(len(observation), -1)
     if spec.values is None:
         return flat.astype(jnp.float32) / 255 - 0.5 if spec.pixels else flat.astype(jnp.float32)
     return jnp.concatenate([jax.nn.one_hot(flat[:, i], n) for i, n in enumerate(spec.values)], axis=1)
+
+
+def layer_sizes(config: Any) -> list[tuple[str, int]]:
+    """Name and size of each layer that a source's `config` asks for, to be checked."""
+    return [(name, size) for name in ("channels", "hidden") for size in getattr(config, name)]
+
+
+def init_policy(
+    key: jax.Array, spec: Spec, channels: tuple[int, ...], hidden: tuple[int, ...], num_actions: int
+) -> dict[str, Any]:
+    """Parameters of `policy`. The key is consumed."""
+    network = init_network(key, num_features(spec, channels), hidden, num_actions)
+    return network | {"convolutions": init_convolutions(jax.random.fold_in(key, 2**31), spec, channels)}
+
+
+def policy(params: dict[str, Any], spec: Spec, observation: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`[B, *O]` observations to logits `[B, A]` and values `[B]`."""
+    return network(params, features(spec, observation, params["convolutions"]))
 
 
 def init_network(key: jax.Array, inputs: int, hidden: tuple[int, ...], num_actions: int) -> dict[str, Any]:
@@ -34,6 +59,7 @@ def init_network(key: jax.Array, inputs: int, hidden: tuple[int, ...], num_actio
     *key_hidden, key_policy, key_value = jax.random.split(key, len(hidden) + 2)
     width = (inputs, *hidden)[-1]
     return {
+        "convolutions": [],
         "hidden": init_hidden(key_hidden, inputs, hidden),
         "policy": layer(key_policy, width, num_actions, 0.01),  # close to uniform at first
         "value": layer(key_value, width, 1, 1.0),
@@ -48,7 +74,7 @@ def network(params: dict[str, Any], x: jax.Array) -> tuple[jax.Array, jax.Array]
 
 def draw_action(params: dict[str, Any], spec: Spec, observation: jax.Array, noise: jax.Array) -> jax.Array:
     """Actions `[B]` int32 of `network`'s policy, given `[B, *O]` and standard Gumbel noise `[B, A]`."""
-    logits, _ = network(params, features(spec, observation))
+    logits, _ = policy(params, spec, observation)
     return jnp.argmax(logits + noise, axis=1).astype(jnp.int32)  # a draw from the softmax
 
 

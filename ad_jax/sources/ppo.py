@@ -21,7 +21,7 @@ from ad_jax.envs.base import TaskFamily, source_view
 from ad_jax.errors import ConfigError
 from ad_jax.sources.actors import act, as_seen, reset_actors
 from ad_jax.sources.base import Source
-from ad_jax.sources.networks import clipped_adam, descend, draw_action, features, init_network, network, num_features
+from ad_jax.sources.networks import clipped_adam, descend, draw_action, init_policy, layer_sizes, policy
 from ad_jax.sources.returns import gae
 from ad_jax.types import Spec, Transition
 
@@ -45,6 +45,7 @@ class Config:
     epochs: int = struct.field(pytree_node=False, default=10)
     minibatches: int = struct.field(pytree_node=False, default=32)  # in an epoch; divides actors * unroll
     hidden: tuple[int, ...] = struct.field(pytree_node=False, default=(64, 64))
+    channels: tuple[int, ...] = struct.field(pytree_node=False, default=(16, 32, 32))  # of convolutions, for pixels
     privileged: bool = struct.field(pytree_node=False, default=False)  # is given state that the observation hides
 
 
@@ -77,7 +78,7 @@ def make(config: Config, family: TaskFamily) -> Source:
             family that hides nothing.
     """
     sizes = {name: getattr(config, name) for name in ("actors", "unroll", "epochs", "minibatches")}
-    for name, size in (*sizes.items(), *(("hidden", h) for h in config.hidden)):
+    for name, size in (*sizes.items(), *layer_sizes(config)):
         if size < 1:
             raise ConfigError(f"ppo.{name} must be at least 1; got {size}")
     actors, unroll = config.actors, config.unroll
@@ -88,7 +89,7 @@ def make(config: Config, family: TaskFamily) -> Source:
 
     def init(key, task):
         key_network, key_env = jax.random.split(key)
-        params = init_network(key_network, num_features(spec), config.hidden, spec.num_actions)
+        params = init_policy(key_network, spec, config.channels, config.hidden, spec.num_actions)
         observation, env_state = reset_actors(family, key_env, task, actors)
         return State(params, optimiser(config).init(params), env_state, observation)
 
@@ -133,7 +134,7 @@ def samples_of(params: Any, config: Config, spec: Spec, stream: Transition, reac
     """The samples of one unroll, `[unroll * actors]`, under the policy that acted.
 
     Args:
-        params: of `network`, as they were while acting.
+        params: of `policy`, as they were while acting.
         config: the hyper-parameters.
         spec: of what the network sees.
         stream: `[unroll, actors, ...]`, with observations as the network sees them.
@@ -142,8 +143,8 @@ def samples_of(params: Any, config: Config, spec: Spec, stream: Transition, reac
     shape = stream.reward.shape
     flat = lambda x: x.reshape(-1, *x.shape[2:])
     observation, action = flat(stream.observation), flat(stream.action)
-    logits, value = network(params, features(spec, observation))
-    _, ahead = network(params, features(spec, flat(reached)))
+    logits, value = policy(params, spec, observation)
+    _, ahead = policy(params, spec, flat(reached))
     ends = (stream.terminated, stream.truncated)
     advantage = flat(
         gae(
@@ -165,7 +166,7 @@ def log_prob_of(logits: jax.Array, action: jax.Array) -> jax.Array:
 
 def loss(params: Any, config: Config, spec: Spec, samples: Samples) -> jax.Array:
     """The clipped loss of a minibatch, a scalar: equation 9 with its sign turned."""
-    logits, value = network(params, features(spec, samples.observation))
+    logits, value = policy(params, spec, samples.observation)
     log_policy = jax.nn.log_softmax(logits)
     entropy = -jnp.sum(jnp.exp(log_policy) * log_policy, axis=1)
     advantage = samples.advantage

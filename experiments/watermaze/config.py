@@ -42,7 +42,7 @@ def config(scale: str = "cpu") -> Experiment:
     )
     smoke = dataclasses.replace(
         cpu,
-        source=Plugin("actor_critic", {"actors": 2, "unroll": 25, "hidden": [16]}),
+        source=Plugin("actor_critic", {"actors": 2, "unroll": 25, "hidden": [16], "channels": [4, 8]}),
         model=Plugin(
             "transformer",
             {"layers": 1, "width": 16, "heads": 2, "mlp_width": 32, "window": 20, "pixel_channels": [8, 8, 8]},
