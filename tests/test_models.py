@@ -12,7 +12,7 @@ from ad_jax import models
 from ad_jax.errors import ConfigError
 from ad_jax.models import attention
 from ad_jax.models.dropout import keep
-from ad_jax.models.tokens import PixelConfig, PixelEncoder
+from ad_jax.models.tokens import PixelConfig, PixelEncoder, patches
 from ad_jax.models.transformer import Config, Paper, make
 from ad_jax.testing import ContractError, check_model
 from ad_jax.testing.model import decode_all, random_steps
@@ -30,6 +30,10 @@ CONFIGS = {
     "streaming, three tokens": (dataclasses.replace(STREAMING, layout="triple"), GRID),
     "streaming, window of one": (dataclasses.replace(STREAMING, window=1), GRID),
     "streaming, pixels": (dataclasses.replace(STREAMING, pixel_channels=(4, 8), pixel_width=8), PIXELS),
+    "streaming, patches": (
+        dataclasses.replace(STREAMING, pixel_channels=(4, 8), pixel_width=8, pixel_kernel=4, pixel_stride=4),
+        PIXELS,
+    ),
     "paper, pixels": (dataclasses.replace(PAPER, pixel_channels=(4, 4, 8), pixel_width=8), PIXELS),
     "paper, one token": (dataclasses.replace(PAPER, layout="step"), GRID),
     "paper, window of one episode": (dataclasses.replace(PAPER, window=5), GRID),
@@ -249,6 +253,7 @@ def test_far_down_the_stream_the_streaming_cache_still_equals_apply():
         (dataclasses.replace(STREAMING, window=0), "window must be at least 1"),
         (dataclasses.replace(STREAMING, pixel_channels=(8, 0)), "pixel_channels must be at least 1"),
         (dataclasses.replace(STREAMING, pixel_dropout=1.0), "pixel_dropout is a probability"),
+        (dataclasses.replace(STREAMING, pixel_kernel=2, pixel_stride=3), "parts of the picture would be missed"),
         (dataclasses.replace(PAPER, episode_length=None), "need model.episode_length"),
         (dataclasses.replace(PAPER, episode_length=15), "at most the window"),
     ],
@@ -262,3 +267,14 @@ def test_a_segment_past_absolute_positions_is_refused():
     model = make(PAPER, GRID)
     with pytest.raises(ConfigError, match="absolute positions reach 14 steps"):
         model.apply(jax.jit(model.init)(jax.random.key(0)), random_steps(GRID, 1, 15, 5))
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_patches_and_a_product_are_the_convolution_whose_stride_is_its_kernel(size):
+    pictures = jax.random.normal(jax.random.key(0), (3, 9, 12, 2))
+    kernel = jax.random.normal(jax.random.key(1), (size, size, 2, 5))
+    padded = jnp.pad(pictures, ((0, 0), (0, -9 % size), (0, -12 % size), (0, 0)))
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    expected = jax.lax.conv_general_dilated(padded, kernel, (size, size), "VALID", dimension_numbers=dimensions)
+    found = patches(pictures, size) @ kernel.reshape(-1, 5)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

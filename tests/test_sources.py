@@ -15,6 +15,7 @@ from ad_jax.envs.bandit import Bandit
 from ad_jax.envs.bandit import Params as BanditParams
 from ad_jax.envs.base import advance, spec_of, take
 from ad_jax.envs.dark_room import DarkRoom
+from ad_jax.envs.grid import MOVES
 from ad_jax.errors import ConfigError
 from ad_jax.sources import actor_critic, networks, q_learning, ucb
 from ad_jax.sources.base import Source
@@ -268,6 +269,24 @@ def test_q_learning_hyper_parameters_do_what_they_are_called():
     for first, epsilon in ((0, 0.77), (45, 0.5), (100, 0.2), (190, 0.2)):  # mean epsilon of ten updates
         other = np.mean(action[2, first : first + 10] != 3)
         assert abs(other - epsilon * 4 / 5) < 5 * 0.5 / np.sqrt(500), first
+
+
+def test_novel_exploration_goes_where_the_episode_has_not_been_as_far_as_the_learner_knows():
+    """Every action of a life, against what a plain account of that life says may be novel."""
+    family = DarkRoom(size=4, steps=12, start="random")
+    config = q_learning.Config(epsilon_end=1.0, explore="novel")
+    _, life = learn(q_learning.make, config, family, take(family.all_tasks(), 5), 60, jax.random.key(0))
+    places = [tuple(map(int, place)) for place in life.observation.reshape(-1, 2)]
+    actions, ends = life.action.reshape(-1).tolist(), (life.terminated | life.truncated).reshape(-1).tolist()
+    after, visited, chosen = {}, set(), 0
+    for place, action, end in zip(places, actions, ends, strict=True):
+        visited.add(place)
+        novel = {a for a in range(len(MOVES)) if after.get((place, a)) not in visited}
+        assert action in novel or not novel
+        chosen += len(novel) < len(MOVES)
+        after[place, action] = tuple(min(max(x + dx, 0), 3) for x, dx in zip(place, MOVES[action], strict=True))
+        visited = set() if end else visited
+    assert chosen > 300  # most of the choices were not free
 
 
 def test_an_optimistic_table_leads_q_learning_to_a_goal_that_chance_does_not_find():

@@ -45,7 +45,9 @@ class Config:
     attention_dropout: float = 0.0
     embedding_scale: float = 1.0  # standard deviation of the embedding tables at the start
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # parameters, norms, softmax and logits stay float32
-    pixel_channels: tuple[int, ...] = (32, 32, 32)  # pixel observations only: convolutions, each halving the picture
+    pixel_channels: tuple[int, ...] = (32, 32, 32)  # pixel observations only: of each convolution
+    pixel_kernel: int = 5
+    pixel_stride: int = 2  # the kernel: patches that do not overlap, much faster on a CPU
     pixel_width: int = 256  # what they are mapped to
     pixel_pool: bool = False  # halve the picture once more in each block
     pixel_dropout: float = 0.0  # after each block
@@ -63,9 +65,14 @@ class Config:
         for name in ("token_mask", "dropout", "attention_dropout", "pixel_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"model.{name} is a probability below 1; got {getattr(self, name)}")
-        for name in ("layers", "width", "heads", "mlp_width", "window", "pixel_width"):
+        for name in ("layers", "width", "heads", "mlp_width", "window", "pixel_width", "pixel_stride"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"model.{name} must be at least 1; got {getattr(self, name)}")
+        if self.pixel_kernel < self.pixel_stride:
+            raise ConfigError(
+                f"model.pixel_kernel={self.pixel_kernel} is below model.pixel_stride={self.pixel_stride}: parts of the "
+                "picture would be missed"
+            )
         if min(self.pixel_channels, default=1) < 1:
             raise ConfigError(f"model.pixel_channels must be at least 1 each; got {self.pixel_channels}")
 
@@ -123,7 +130,15 @@ class Transformer(nnx.Module):
 
     def __init__(self, c: Config, spec: Spec, *, rngs: nnx.Rngs):
         self.c, self.n = c, tokens_per_step(c.layout)
-        pixels = PixelConfig(c.pixel_channels, c.pixel_width, c.pixel_pool, c.pixel_dropout, c.compute_dtype)
+        pixels = PixelConfig(
+            c.pixel_channels,
+            c.pixel_width,
+            c.pixel_pool,
+            c.pixel_dropout,
+            c.compute_dtype,
+            c.pixel_kernel,
+            c.pixel_stride,
+        )
         self.tokens = Tokenizer(spec, c.width, c.layout, c.embedding_scale, pixels, rngs=rngs)
         self.mask_token = nnx.Param(jnp.zeros((c.width,), jnp.float32))
         if c.positions == "absolute":

@@ -26,19 +26,25 @@ def config(scale: str = "cpu") -> Experiment:
     cpu = Experiment(
         name="watermaze",
         env=Plugin("watermaze", {"height": 24, "width": 32}),
-        source=Plugin(
-            "actor_critic",
-            {"actors": 4, "unroll": 25, "learning_rate": 1e-3, "discount": 0.95, "hidden": [64, 64]},
-        ),
+        source=Plugin("noisy_oracle", {"noise_episodes": 20.0}),
         model=Plugin(
             "transformer",
-            {"layers": 4, "width": 64, "heads": 2, "window": 200, "token_mask": 0.3, "pixel_channels": [16, 16, 16]},
+            {
+                "layers": 4,
+                "width": 64,
+                "heads": 2,
+                "window": 200,
+                "token_mask": 0.3,
+                "pixel_channels": [32, 64],
+                "pixel_kernel": 4,
+                "pixel_stride": 4,
+            },
         ),
-        tasks=TaskConfig(train=128, held_out=16),
-        collect=CollectConfig(seeds=1, episodes=400, chunk_learners=8),
-        replay=ReplayConfig(keep_every=10, phases=4, segment=200, batch=16),
-        distill=DistillConfig(updates=1000, learning_rate=2e-3, warmup_updates=50),
-        evaluate=EvaluateConfig(episodes=160, seeds=2, source_seeds=1),
+        tasks=TaskConfig(train=1024, held_out=32),
+        collect=CollectConfig(seeds=4, episodes=30, chunk_learners=512),
+        replay=ReplayConfig(keep_every=1, segment=200, batch=16),
+        distill=DistillConfig(updates=2500, learning_rate=4e-3, warmup_updates=100),
+        evaluate=EvaluateConfig(episodes=100, seeds=2, source_seeds=2),
     )
     smoke = dataclasses.replace(
         cpu,
