@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from ad_jax import history_returns
 from ad_jax.envs.base import TaskFamily, spec_of, take
 from ad_jax.errors import ConfigError
 from ad_jax.history_store import HistoryWriter, Manifest
@@ -23,8 +24,6 @@ from ad_jax.metrics import MetricsLog, Progress
 from ad_jax.sharding import batch_devices, on_batch
 from ad_jax.sources.base import Source
 from ad_jax.types import Histories, Transition
-
-TENTHS = 10  # a history's learning curve is reported in this many parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +122,8 @@ def collect(
         HistoryError: if `url` holds something else, or cannot be written.
     """
     total = len(task_ids) * config.seeds
-    steps_each = learners.steps * learners.source.actors
+    family, actors = learners.family, learners.source.actors
+    steps_each = learners.steps * actors
     with HistoryWriter.open(url, manifest) as writer:
         todo = [c for c in range(-(-total // learners.chunk)) if c not in writer.finished]
         log.forget_after("collect", max(writer.finished, default=-1))
@@ -133,6 +133,7 @@ def collect(
             progress.note(f"{done} of {total} learners are on disk already")
         compile_seconds = learners.compile(seed, tasks, task_ids, config.seeds) if todo else 0.0
         progress.note(f"compiled in {compile_seconds:.1f} s")
+        optimal, random = (family.optimal_return(tasks), family.random_return(tasks)) if todo else (None, None)
         started, first = time.monotonic(), done
         run = lambda chunk: learners.run(seed, tasks, task_ids, config.seeds, chunk * learners.chunk)
         lives = (run(chunk) for chunk in todo)  # dispatched when asked for
@@ -140,15 +141,19 @@ def collect(
         for chunk in todo:
             # The device works on the next chunk while this one goes to disk.
             life, ahead = cast(Transition, ahead), next(lives, None)
-            count = min(learners.chunk, total - chunk * learners.chunk)
-            histories = as_histories(life, tasks, task_ids, config.seeds, chunk * learners.chunk, count)
-            writer.write(chunk, histories)
-            done += count
-            tenths = returns_by_tenth(histories.transition)
-            log.write(
-                "collect", chunk, {"learners": done, "return_first_tenth": tenths[0], "return_last_tenth": tenths[-1]}
+            count, start = min(learners.chunk, total - chunk * learners.chunk), chunk * learners.chunk
+            histories = as_histories(life, tasks, task_ids, config.seeds, start, count)
+            task = np.repeat(np.arange(start, start + count) // config.seeds, actors)  # of each row
+            of_rows = lambda known, task=task: None if known is None else known[task]
+            earned = history_returns.of_chunk(
+                histories.transition, actors, family.episode_length, of_rows(optimal), of_rows(random)
             )
-            progress.update(done, return_early=tenths[0], late=tenths[-1])
+            writer.write(chunk, histories, earned)
+            done += count
+            tenths = history_returns.by_tenth(earned)
+            ends = {name: x for name, x in (("first", tenths[0]), ("last", tenths[-1])) if x is not None}
+            log.write("collect", chunk, {"learners": done} | {f"return_{name}_tenth": x for name, x in ends.items()})
+            progress.update(done, **{f"return {name} tenth": x for name, x in ends.items()})
     return Result((done - first) * steps_each, time.monotonic() - started, compile_seconds)
 
 
@@ -201,10 +206,3 @@ def returns_by_episode(transition: Transition) -> np.ndarray:
     returns = np.zeros((len(done), complete + 1), np.float32)
     np.add.at(returns, (np.arange(len(done))[:, None], np.minimum(episode, complete)), transition.reward)
     return returns[:, :complete]
-
-
-def returns_by_tenth(transition: Transition) -> list[float]:
-    """Mean episode return in each tenth of the histories' time."""
-    done = np.asarray(transition.terminated) | np.asarray(transition.truncated)
-    parts = zip(np.array_split(transition.reward, TENTHS, axis=1), np.array_split(done, TENTHS, axis=1), strict=True)
-    return [float(reward.sum(dtype=np.float64) / max(ended.sum(), 1)) for reward, ended in parts]

@@ -6,7 +6,7 @@ every array file, and `scan`, which compares a directory with what its manifest 
     manifest.json                    what the collection is; written first
     arrays/<field>/zarr.json         Zarr v3 metadata, a function of the manifest
     arrays/<field>/c/<chunk>/0...    rows of one chunk, all of T: bytes, zstd, crc32c
-    ledger/<chunk>.json              one finished chunk; written after its arrays are durable
+    ledger/<chunk>.json              one finished chunk and what it earned; written after its arrays are durable
 
 A missing array file reads as fill values, silently, and a crc32c cannot tell a chunk from its neighbour: the ledger and
 its content checksums close both holes. Nothing here depends on clock, host or chance, so equal inputs give equal bytes.
@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
+from ad_jax import history_returns
 from ad_jax.errors import HistoryError
 from ad_jax.types import Spec
 
@@ -302,10 +303,16 @@ def list_keys(store: ts.KvStore) -> list[str]:
 
 
 def make_entry(
-    manifest: Manifest, chunk: int, task_ids: list[str], content: dict[str, str], stored: dict[str, int]
+    manifest: Manifest,
+    chunk: int,
+    task_ids: list[str],
+    content: dict[str, str],
+    stored: dict[str, int],
+    returns: history_returns.Chunk | None,
 ) -> dict:
-    """The ledger entry of a finished chunk: plain data for `seal`."""
+    """The ledger entry of a finished chunk: plain data for `seal`. Without `returns`, that of early versions."""
     first, end = manifest.rows(chunk)
+    earned = {} if returns is None else {"returns": returns}
     # The collection's checksum keeps an entry from passing in a collection that it was not written for.
     return {
         "chunk": chunk,
@@ -315,6 +322,7 @@ def make_entry(
         "task_ids": task_ids,
         "content": content,
         "stored_bytes": stored,
+        **earned,
     }
 
 
@@ -370,7 +378,9 @@ def _read_entry(raw: bytes, manifest: Manifest, chunk: int) -> dict[str, Any]:
             )
     if not all(type(size) is int for size in stored.values()):
         raise HistoryError(f"{name}: stored_bytes must be integers; got {reprlib.repr(stored)}. {again(chunk)}")
-    expected = make_entry(manifest, chunk, ids, content, stored)
+    if "returns" in entry and not history_returns.fits(entry["returns"], manifest.source.get("actors")):
+        raise HistoryError(f"{name}: returns of another form: {reprlib.repr(entry['returns'])}. {again(chunk)}")
+    expected = make_entry(manifest, chunk, ids, content, stored, entry.get("returns"))
     if entry != expected:
         wrong = [key for key in entry.keys() | expected.keys() if entry.get(key) != expected.get(key)]
         raise HistoryError(f"{name} is not of this chunk of this collection: {sorted(wrong)} differ. {again(chunk)}")

@@ -20,6 +20,7 @@ import numpy as np
 import tensorstore as ts
 
 from ad_jax import history_ledger as format_
+from ad_jax import history_returns
 from ad_jax.errors import HistoryError
 from ad_jax.history_ledger import MANIFEST, SCHEMA, TRANSITION, Manifest, again, array_key, ledger_key, named
 from ad_jax.types import Histories, Transition
@@ -27,6 +28,7 @@ from ad_jax.types import Histories, Transition
 __all__ = ["SCHEMA", "HistoryStore", "HistoryWriter", "Manifest", "info", "open_store", "verify"]
 
 PENDING = 2  # chunks in flight while writing: one being compressed and stored, one being handed over
+UNRECORDED = "not recorded: an earlier version of ad_jax wrote some chunks"
 Url = str | os.PathLike
 
 
@@ -38,7 +40,7 @@ class HistoryWriter:
         self._store = store
         self._finished = set(finished)
         self._arrays = {field: format_.open_array(store, manifest, field) for field in manifest.fields}
-        self._pending = collections.OrderedDict()  # chunk -> (write futures by field, content checksums, task ids)
+        self._pending = collections.OrderedDict()  # chunk -> (write futures by field, checksums, task ids, returns)
 
     @classmethod
     def open(cls, url: Url, manifest: Manifest) -> "HistoryWriter":
@@ -80,12 +82,13 @@ class HistoryWriter:
         """The chunks in the ledger."""
         return frozenset(self._finished)
 
-    def write(self, chunk: int, histories: Histories) -> None:
+    def write(self, chunk: int, histories: Histories, returns: history_returns.Chunk | None = None) -> None:
         """Start to write one chunk, and return once its arrays are copied. At most two chunks are in flight.
 
         Args:
             chunk: number of the chunk, neither finished nor being written.
             histories: rows `manifest.rows(chunk)`, with the shapes and dtypes of `manifest.fields`.
+            returns: what these histories earned, from `history_returns.of_chunk`; None leaves it unrecorded.
 
         Raises:
             HistoryError: naming the chunk and field that does not fit, or the earlier chunk that could not be stored.
@@ -99,6 +102,8 @@ class HistoryWriter:
             raise HistoryError(
                 f"chunk {chunk}: expected {end - first} task ids, all strings; got {reprlib.repr(task_ids)}."
             )
+        if returns is not None and not history_returns.fits(returns, self.manifest.source.get("actors")):
+            raise HistoryError(f"chunk {chunk}: expected returns as of_chunk gives them; got {reprlib.repr(returns)}.")
         while len(self._pending) >= PENDING:
             self._finish()
         if end - first < self.manifest.chunk_histories:
@@ -111,7 +116,7 @@ class HistoryWriter:
             content = {field: _crc(array) for field, array in arrays.items()}
             for future in futures.values():
                 future.copy.result()  # from here on the caller may reuse its arrays
-        self._pending[chunk] = (futures, content, task_ids)
+        self._pending[chunk] = (futures, content, task_ids, returns)
 
     def flush(self) -> None:
         """Wait until every chunk handed over is durable, and enter each into the ledger.
@@ -124,7 +129,7 @@ class HistoryWriter:
 
     def _finish(self) -> None:
         """The oldest chunk in flight: wait, then write its ledger entry."""
-        chunk, (futures, content, task_ids) = self._pending.popitem(last=False)
+        chunk, (futures, content, task_ids, returns) = self._pending.popitem(last=False)
         for field, future in futures.items():
             with named(f"writing {array_key(self.manifest, field, chunk)}"):
                 future.result()
@@ -135,7 +140,7 @@ class HistoryWriter:
         for field, read in reads.items():
             with named(f"reading {names[field]} back"):
                 stored[field] = len(read.result().value)
-        entry = format_.make_entry(self.manifest, chunk, task_ids, content, stored)
+        entry = format_.make_entry(self.manifest, chunk, task_ids, content, stored, returns)
         _write(self._store, {ledger_key(chunk): format_.seal(entry)})
         self._finished.add(chunk)
 
@@ -174,6 +179,11 @@ class HistoryStore:
     def task_ids(self) -> list[str]:
         """The task id of every row of the finished chunks, in order, from the ledger: no array is read."""
         return [task_id for chunk in self.chunks for task_id in self._entries[chunk]["task_ids"]]
+
+    @property
+    def returns(self) -> history_returns.Returns | None:
+        """What the source earned in the finished chunks, from the ledger; None where an early version wrote one."""
+        return _returns(self._entries)
 
     def read(self, chunks: Iterable[int] | None = None) -> Histories:
         """The histories of some chunks, in the order given, or of all finished ones.
@@ -312,12 +322,19 @@ def info(url: Url) -> str:
         ("tasks", str(len(tasks))),
         ("chunks", f"{len(entries)} of {manifest.chunks} finished, {manifest.chunk_histories} histories each"),
         ("on disk", f"{size:,} bytes of arrays{per_step}"),
+        *(returns.lines() if (returns := _returns(entries)) else [("at the end", UNRECORDED if entries else "-")]),
         *((f"  {name}", json.dumps(value)) for name, value in (statistics or {}).items()),
         *((name, json.dumps(value)) for name, value in provenance.items()),
     ]
     if problems:
         lines.append(("PROBLEMS", f"{len(problems)}, the first: {problems[0]}"))
     return "\n".join([f"learning histories at {store.url}", *(f"  {name:<14}{value}" for name, value in lines)])
+
+
+def _returns(entries: dict[int, dict[str, Any]]) -> history_returns.Returns | None:
+    """What the source earned in the chunks of these ledger entries."""
+    chunks = [entries[chunk] for chunk in sorted(entries)]
+    return history_returns.pool([e.get("returns") for e in chunks], [e["end"] - e["first"] for e in chunks])
 
 
 def _arrays(histories: Histories) -> dict[str, Any]:

@@ -79,6 +79,8 @@ class Run:
                 found = history_store.open_store(self.histories)
                 check_histories(found.manifest, e, p)
                 say(f"collect  nothing to do: {self.histories} is complete")
+                if facts := _source_at_the_end(found):
+                    self._finish("collect", **facts)
                 return
         learners = collect.Learners(p.family, p.source, e.collect.episodes, self.mesh, e.collect.chunk_learners)
         manifest = make_manifest(e, p, learners)
@@ -94,7 +96,12 @@ class Run:
             e.logging.progress_seconds,
         )
         self._finish(
-            "collect", seconds=result.seconds, compile_seconds=result.compile_seconds, env_steps=result.env_steps
+            "collect",
+            seconds=result.seconds,
+            compile_seconds=result.compile_seconds,
+            env_steps=result.env_steps,
+            # From the ledger: other sessions, or other processes, may have written chunks.
+            **_source_at_the_end(history_store.open_store(self.histories, allow_partial=True)),
         )
 
     def distill(self) -> None:
@@ -285,6 +292,14 @@ def _show(bar: metrics.Progress, done: int, value: float) -> None:
         bar.note(f"compiled, and ran the first {done} of {bar.total} {bar.unit}")
     else:
         bar.update(done, **{"return": value})
+
+
+def _source_at_the_end(store: history_store.HistoryStore) -> dict[str, float]:
+    """Say what the source of a collection came to; the facts of it that are known."""
+    if store.returns is None:
+        return {}
+    say("collect  source " + "; ".join(f"{what}: {how_much}" for what, how_much in store.returns.lines()))
+    return store.returns.facts()
 
 
 def make_manifest(e: Experiment, p: Parts, learners: collect.Learners) -> history_store.Manifest:

@@ -92,6 +92,23 @@ def test_one_command_goes_from_nothing_to_a_report(whole):
     assert {record["stage"] for record in records(folder)} >= {"collect", "distill", "evaluate/held_out/greedy"}
 
 
+def test_how_far_the_source_came_is_printed_and_in_the_results(whole, tmp_path, capsys):
+    """On the terminal, in the run's facts and on its page; also for histories that were collected elsewhere."""
+    folder, done = whole
+    returns = history_store.open_store(folder / "histories").returns
+    line = f"source at the end: mean return per episode {returns.final:.2f} of {returns.optimal:.1f} possible ("
+    assert line in done.stdout
+    (run,) = json.loads((folder / "results.json").read_text())["runs"]
+    facts = {name: round(value, 3) for name, value in returns.facts().items()}
+    assert len(facts) == 4
+    assert facts.items() <= run["stages"]["collect"].items()
+    assert f"source return {facts['source_return']:.4g}," in (folder / "report/index.html").read_text()
+    given = ["collect", *SMOKE, "--dir", str(tmp_path / "given"), "--histories", str(folder / "histories")]
+    assert main(given) == 0
+    assert line in capsys.readouterr().out
+    assert run_directory.read_json(tmp_path / "given/stages.json") == {"collect": facts}
+
+
 def test_the_same_command_again_recomputes_nothing(place, whole):
     folder, _ = whole
     kept = ("histories", "checkpoints", "evaluation")
@@ -141,6 +158,8 @@ def test_interrupted_in_every_stage_the_results_and_metrics_are_equal(whole, int
     one, other = (json.loads((folder / "results.json").read_text())["runs"][0] for folder, _ in (whole, interrupted))
     for name in ("sets", "config", "checkpoint", "seed", "episode_length"):
         assert one[name] == other[name], name
+    for name in ("source_return", "share_of_optimal"):
+        assert one["stages"]["collect"][name] == other["stages"]["collect"][name]
     assert records(whole[0]) == records(interrupted[0])
     assert (interrupted[0] / "report/index.html").exists()
 

@@ -1,5 +1,6 @@
 """The README holds: its code runs, its commands parse, its files exist, its numbers are those of results.json."""
 
+import dataclasses
 import importlib.util
 import re
 import shlex
@@ -7,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from ad_jax import Run, load_experiment, override
+from ad_jax import Run, envs, load_experiment, override, sources
 from ad_jax.__main__ import main, parser
 from ad_jax.experiment import build
+from ad_jax.plugins import config_class, resolve
 from ad_jax.testing import check_plugin
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "docs/design.md")}
+PAGES = {
+    name: (ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/sources.md")
+}
 EXAMPLE = (ROOT / "examples/corridor.py").read_text()
 
 
@@ -103,6 +107,31 @@ def test_relative_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", PAGES[page])
     missing = [link for link in links if "://" not in link and not ((ROOT / page).parent / link).exists()]
     assert not missing
+
+
+PLUGIN_PAGES = [*(f"envs/{name}.md" for name in envs.FAMILIES), *(f"sources/{name}.md" for name in sources.SOURCES)]
+
+
+@pytest.mark.parametrize("name", PLUGIN_PAGES)
+def test_every_registered_family_and_source_has_a_page_with_a_picture(name):
+    """Its links lead somewhere, its tests exist, and the picture is a small one."""
+    page, folder = (ROOT / "docs" / name).read_text(), (ROOT / "docs" / name).parent
+    pictures = re.findall(r"!\[[^\]]{20,}\]\((\w+\.png)\)", page)
+    assert Path(name).with_suffix(".png").name in pictures, "a picture of its own, with words for who cannot see it"
+    assert all((folder / picture).read_bytes()[:4] == b"\x89PNG" for picture in pictures)
+    links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page) if "://" not in link]
+    assert not [link for link in links if not (folder / link).exists()]
+    tests = "".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py"))
+    assert not [test for test in re.findall(r"`(test_\w+)`", page) if f"def {test}(" not in tests]
+    for command in re.findall(r"^    (ad-jax .+)$", page, re.MULTILINE):
+        parser().parse_args(shlex.split(command)[1:])
+
+
+@pytest.mark.parametrize("name", sources.SOURCES)
+def test_a_sources_page_names_every_option(name):
+    page = (ROOT / "docs/sources" / f"{name}.md").read_text()
+    options = dataclasses.fields(config_class(resolve("source", name, sources.SOURCES)))
+    assert not [option.name for option in options if f"`{option.name}`" not in page]
 
 
 def test_the_tree_lists_every_file_of_the_package():
