@@ -74,6 +74,23 @@ def test_noise_is_uniform_over_the_actions():
     assert np.all(np.abs(np.bincount(stream.action.ravel(), minlength=5) - 1000) < 5 * np.sqrt(800))
 
 
+def test_decisions_last_as_long_as_persistence_says_and_are_as_often_noise():
+    family = DarkRoom(size=5, steps=40)
+    tasks = take(family.all_tasks(), jnp.arange(100) % 25)
+    noise = demonstrate(family, tasks, 20, noise_end=1.0, persistence=4.0).action
+    same = noise[..., 1:] == noise[..., :-1]
+    assert abs(same.mean() - (3 / 4 + 1 / 4 * 1 / 5)) < 5 * 0.4 / np.sqrt(100 * 20)  # steps of an episode hang together
+    assert abs((noise[:, 1:, 0] == noise[:, :-1, -1]).mean() - 1 / 5) < 5 * 0.4 / np.sqrt(100 * 19)  # episodes do not
+    half = demonstrate(family, tasks, 20, noise_start=0.5, noise_end=0.5, persistence=4.0)
+    wrong = half.action != optimal_moves(family, half, tasks)
+    assert abs(wrong.mean() - 0.5 * 4 / 5) < 5 * 0.5 / np.sqrt(100 * 20 * 40 / 8)
+
+
+def test_a_decision_that_lasts_less_than_a_step_is_refused():
+    with pytest.raises(ConfigError, match=r"persistence is a mean number of steps, at least 1; got 0\.5"):
+        noisy_oracle.make(noisy_oracle.Config(persistence=0.5), DarkRoom())
+
+
 def test_noise_0_from_the_second_step_on():
     family = DarkRoom(size=5, steps=10)
     tasks = take(family.all_tasks(), jnp.arange(200) % 25)

@@ -5,11 +5,13 @@ With probability `noise` the action is uniform over all of them, else it is the 
 history improves as a learner's does. One update is one `episode_length` of steps.
 
 Source: Zisman et al. 2023 (arXiv 2312.12275), who let the noise fall from 1 over the first 90 % of a history, and make
-a demonstrator sub-optimal by ending above 0: their `max_perf` p is `noise_end=1 - p`. Two deliberate differences. Where
-episodes end early, noise falls by the steps taken, not by those the episode could have had. And `optimality` is
-another way to be sub-optimal, ours: such a demonstrator errs in the same situations each time, as a half-trained
-policy does. Each learner's has its own errors: in a share 1 - `optimality` of all situations (what the family's
-`source_observation` tells apart) it knows nothing, and has one action for good, drawn uniformly.
+a demonstrator sub-optimal by ending above 0: their `max_perf` p is `noise_end=1 - p`. Deliberate differences. Where
+episodes end early, noise falls by the steps taken, not by those the episode could have had. With `persistence`, a
+decision, to follow the demonstrator or to take some random action, lasts: noise then goes somewhere instead of back
+and forth (temporally extended exploration: Dabney et al. 2020, arXiv 2006.01782). And `optimality` is another way to
+be sub-optimal, ours: such a demonstrator errs in the same situations each time, as a half-trained policy does. Each
+learner's has its own errors: in a share 1 - `optimality` of all situations (what the family's `source_observation`
+tells apart) it knows nothing, and has one action for good, drawn uniformly.
 """
 
 from typing import cast
@@ -19,6 +21,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from ad_jax.envs.base import TaskFamily, advance
+from ad_jax.errors import ConfigError
 from ad_jax.keys import halves
 from ad_jax.sources.base import Source
 from ad_jax.types import Transition
@@ -26,11 +29,12 @@ from ad_jax.types import Transition
 
 @struct.dataclass
 class Config:
-    """Hyper-parameters; all are leaves."""
+    """Hyper-parameters; floats are leaves, but for `persistence`."""
 
     noise_start: float = 1.0
     noise_end: float = 0.0
     noise_episodes: float = 360.0  # of full length, over which noise falls; 0: noise_end from the second step on
+    persistence: float = struct.field(pytree_node=False, default=1.0)  # mean steps that a decision lasts
     optimality: float = 1.0  # share of the situations in which the demonstrator knows the optimal action
 
 
@@ -49,7 +53,10 @@ def make(config: Config, family: TaskFamily) -> Source:
 
     Raises:
         TypeError: if the family does not know its optimal actions.
+        ConfigError: for a persistence below 1.
     """
+    if config.persistence < 1:
+        raise ConfigError(f"persistence is a mean number of steps, at least 1; got {config.persistence}")
     steps, actions = family.episode_length, family.num_actions
     example = jax.eval_shape(family.reset_env, jax.random.key(0), family.default_params)[1]
     if jax.eval_shape(family.optimal_action, example, family.default_params) is None:
@@ -66,6 +73,10 @@ def make(config: Config, family: TaskFamily) -> Source:
         noise = config.noise_start + fraction * (config.noise_end - config.noise_start)
         key_action, key_env = jax.random.split(key)
         is_noise, random = halves(jax.random.bits(key_action, (steps,), jnp.uint32))
+        if config.persistence > 1:
+            renewed = jax.random.uniform(jax.random.fold_in(key_env, 0), (steps,)) * config.persistence < 1
+            decided = jax.lax.cummax(jnp.where(renewed, jnp.arange(steps), 0))  # the step whose decision holds
+            is_noise, random = is_noise[decided], random[decided]
         by_chance = (random * actions).astype(jnp.int32)
 
         def step(carry, x):

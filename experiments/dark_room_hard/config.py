@@ -25,17 +25,13 @@ def config(scale: str = "cpu") -> Experiment:
     cpu = Experiment(
         name="dark_room_hard",
         env=Plugin("dark_room_hard"),
-        source=Plugin(
-            "q_learning",
-            # Chance does not find a goal 16 steps away in 20; a table that expects a reward everywhere does.
-            {"learning_rate": 0.5, "discount": 0.95, "epsilon_start": 0.0, "initial_value": 1.0, "privileged": True},
-        ),
+        source=Plugin("noisy_oracle", {"noise_episodes": 22.0, "persistence": 3.0}),
         model=Plugin("transformer", {"layers": 4, "width": 64, "heads": 2, "window": 80, "token_mask": 0.3}),
         tasks=TaskConfig(train=231, held_out=58),
-        collect=CollectConfig(seeds=8, episodes=1000, chunk_learners=231),
-        replay=ReplayConfig(keep_every=20, phases=4, segment=80, batch=64),
-        distill=DistillConfig(updates=4000, learning_rate=3e-3, warmup_updates=100, evaluate_every=1000),
-        evaluate=EvaluateConfig(episodes=200, seeds=4),
+        collect=CollectConfig(seeds=32, episodes=30, chunk_learners=231),
+        replay=ReplayConfig(keep_every=1, segment=80, batch=64),
+        distill=DistillConfig(updates=3000, learning_rate=6e-3, warmup_updates=100, evaluate_every=500),
+        evaluate=EvaluateConfig(episodes=400, seeds=4, source_seeds=4),
     )
     smoke = dataclasses.replace(
         cpu,
