@@ -26,7 +26,7 @@ help:
 	@touch $@
 
 demo: .venv/installed
-	$(BIN)/ad-jax run dark_room --dir runs/dark_room/demo
+	$(BIN)/ad-jax run dark_room --scale demo --dir runs/dark_room/demo
 
 smoke: .venv/installed
 	$(BIN)/ad-jax run dark_room --scale smoke --dir runs/dark_room/smoke

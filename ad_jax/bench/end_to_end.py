@@ -58,9 +58,9 @@ def compile_rows(made: Path, arguments: Sequence[str]) -> Iterator[Row]:
 
 
 def run_demo(folder: Path, cache: Path) -> float:
-    """`ad-jax run dark_room` from nothing; returns wall-clock seconds, starting Python included."""
+    """`ad-jax run dark_room --scale demo` from nothing; returns wall-clock seconds, starting Python included."""
     started = time.perf_counter()
-    said([sys.executable, "-m", "ad_jax", "run", "dark_room", "--dir", str(folder)], cache)
+    said([sys.executable, "-m", "ad_jax", "run", "dark_room", "--scale", "demo", "--dir", str(folder)], cache)
     return time.perf_counter() - started
 
 

@@ -20,7 +20,10 @@ from ad_jax.experiment import (
 
 
 def config(scale: str = "cpu") -> Experiment:
-    """`cpu`: the claim above. `demo`: half its training. `smoke`: every part in seconds, learns nothing. `paper`: the paper's own model."""
+    """`cpu`: the claim above. `demo`: half its training, for `make demo`.
+
+    `smoke`: every part in seconds, learns nothing. `paper`: the paper's own model.
+    """
     cpu = Experiment(
         name="dark_room",
         env=Plugin("dark_room", {"size": 9, "steps": 20, "start": "centre", "reward": "every_step"}),
