@@ -6,7 +6,8 @@ nothing, and the same figures as PNG files. Everything is drawn from the results
 
 What is reported. *Final* is the mean of the last 10 % of episodes (at least one). Rollouts are averaged inside a task;
 intervals are 95 % percentile bootstraps over training seeds, then tasks. Data efficiency (Laskin et al. 2022, figure 4)
-divides the environment steps a source needs by those the frozen learner needs for the same return.
+divides the environment steps a source needs by those the frozen learner needs for the same return. The share of the
+source's gain (figure 3) compares what both earn above a random policy in as many episodes.
 """
 
 import json
@@ -21,7 +22,7 @@ from ad_jax import figures, report_page
 from ad_jax.figures import TIMES, Band, number
 from ad_jax.report_input import SCHEMA, ReportError, Set, gather, load, validate
 
-__all__ = ["SCHEMA", "ReportError", "bootstrap", "load", "statistics", "summary", "table", "write"]
+__all__ = ["SCHEMA", "ReportError", "bootstrap", "load", "share_of_source", "statistics", "summary", "table", "write"]
 
 
 def bootstrap(values: np.ndarray, n: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -35,16 +36,32 @@ def bootstrap(values: np.ndarray, n: int = 1000, seed: int = 0) -> tuple[np.ndar
     Returns:
         mean, low, high: `[E]` each.
     """
-    runs, tasks, episodes = values.shape
-    rng = np.random.default_rng(seed)
-    run = rng.integers(runs, size=(n, runs, 1))
-    cell = run * tasks + rng.integers(tasks, size=(n, runs, tasks))  # index into [R * N]
-    cell = cell.reshape(n, -1) + np.arange(n)[:, None] * (runs * tasks)
-    # How often each task was drawn, then one product: memory grows with n * E, not with n * R * N * E.
-    drawn = np.bincount(cell.ravel(), minlength=n * runs * tasks).reshape(n, -1)
-    means = drawn.astype(float) @ values.reshape(-1, episodes) / (runs * tasks)
-    low, high = np.percentile(means, [2.5, 97.5], axis=0)
+    low, high = np.percentile(_resampled(values, n, seed), [2.5, 97.5], axis=0)
     return values.mean((0, 1)), low, high
+
+
+def share_of_source(s: Set, mode: str, runs: slice = slice(None)) -> dict[str, float] | None:
+    """What the learner gains over a random policy, as a share of what its source gains: `{"mean", "low", "high"}`.
+
+    (r - r_random) / (r_source - r_random), the normalised score of Laskin et al. 2022, figure 3. Each r is a sum over
+    the E in-context episodes, for the source over its first E, averaged over tasks and runs before dividing; runs and
+    tasks are resampled for all three together.
+
+    Returns:
+        None where the return of the random policy or of the source is unknown, where the source has fewer than E
+        episodes, or where its gain is not clear of zero, as a share of it then means nothing.
+    """
+    values, episodes = s.returns[mode][runs], s.returns[mode].shape[-1]
+    if s.random is None or s.source is None or s.source.shape[-1] < episodes:
+        return None
+    chance = episodes * s.random[runs]
+    gains = np.stack([x.sum(-1) - chance for x in (values, s.source[runs, :, :episodes])], axis=-1)  # [R, N, 2]
+    drawn = _resampled(gains)
+    if drawn[:, 1].min() <= 0:
+        return None
+    learner, source = gains.mean((0, 1))
+    low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5])
+    return {"mean": float(learner / source), "low": float(low), "high": float(high)}
 
 
 def summary(results: dict[str, Any]) -> str:
@@ -66,7 +83,8 @@ def statistics(results: dict[str, Any]) -> dict[str, Any]:
         `{"experiment", "sets": {name: {"kind", "tasks", "optimal", "random", "rows", "source"}}}`. A row is
         `{"seed": int or "all", "seconds": {stage: float}, mode: {...}}`; a mode holds `first`, `final`, `low` and
         `high` (95 % interval of `final`), `area` (mean return over mean optimum, or None) and `episodes_to` (from 1, by
-        "75 % of final" and so on; None where never reached or the level is not positive). `source` is None or
+        "75 % of final" and so on; None where never reached or the level is not positive), and `share`, what
+        `share_of_source` gives. `source` is None or
         `{"name", "same_steps", "final", "levels"}`, and a level
         `{"level", "return", "ad_steps", "source_steps", "source_end", "ratio", "reached"}`.
     """
@@ -96,7 +114,10 @@ def table(results: dict[str, Any]) -> str:
         size = report_page.scale(stats)
         mode = next(m for m in ("sampled", "greedy") if m in stats["rows"][-1])
         stages = list(dict.fromkeys(stage for row in stats["rows"] for stage in row["seconds"]))
-        lines = [["seed", "episode 1", "last 10 %", "95 % interval", "greedy", *(f"{stage} s" for stage in stages)]]
+        shared = stats["rows"][-1][mode]["share"] is not None
+        share = ["share of the source's gain"] if shared else []
+        names = ["seed", "episode 1", "last 10 %", "95 % interval", "greedy", *share]
+        lines = [[*names, *(f"{stage} s" for stage in stages)]]
         for row in stats["rows"]:
             main, greedy = row[mode], row.get("greedy")
             lines.append(
@@ -106,6 +127,7 @@ def table(results: dict[str, Any]) -> str:
                     number(main["final"], size),
                     report_page.interval(main, size),
                     "-" if greedy is None else number(greedy["final"], size),
+                    *([report_page.share(main)] if shared else []),
                     *("-" if row["seconds"].get(stage) is None else f"{row['seconds'][stage]:.1f}" for stage in stages),
                 ]
             )
@@ -143,6 +165,18 @@ def write(results: dict[str, Any], folder: Path) -> Path:
     return folder / "index.html"
 
 
+def _resampled(values: np.ndarray, n: int = 1000, seed: int = 0) -> np.ndarray:
+    """Means `[n, E]` of `[R, N, E]` over runs and tasks: runs drawn anew, then tasks inside each."""
+    runs, tasks, episodes = values.shape
+    rng = np.random.default_rng(seed)
+    run = rng.integers(runs, size=(n, runs, 1))
+    cell = run * tasks + rng.integers(tasks, size=(n, runs, tasks))  # index into [R * N]
+    cell = cell.reshape(n, -1) + np.arange(n)[:, None] * (runs * tasks)
+    # How often each task was drawn, then one product: memory grows with n * E, not with n * R * N * E.
+    drawn = np.bincount(cell.ravel(), minlength=n * runs * tasks).reshape(n, -1)
+    return drawn.astype(float) @ values.reshape(-1, episodes) / (runs * tasks)
+
+
 def _final(values: np.ndarray) -> np.ndarray:
     """[..., E] -> [...], the mean of the last 10 % of episodes."""
     return values[..., -max(1, values.shape[-1] // 10) :].mean(-1)
@@ -173,6 +207,7 @@ def _row(s: Set, runs: slice) -> dict[str, Any]:
                 for name, level in levels.items()
                 for share in (75, 90)
             },
+            "share": share_of_source(s, mode, runs),
         }
     return row
 
@@ -330,7 +365,7 @@ def _band(s: Set) -> str:
 def pool(results: dict[str, Any], path: Path) -> None:
     """Write what `load` gave, several seeds as one file that `load` reads again."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    _replace(Path(path), json.dumps(results).encode())
+    _replace(Path(path), json.dumps(results, separators=(",", ":")).encode())
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -74,6 +74,12 @@ def interval(one: dict[str, Any], size: float) -> str:
     return f"{number(one['low'], size)} to {number(one['high'], size)}"
 
 
+def share(one: dict[str, Any]) -> str:
+    """The share of the source's gain with its interval, such as `0.97 (0.95 to 0.99)`, or "-" where it is unknown."""
+    known = one["share"]
+    return "-" if known is None else f"{known['mean']:.3f} ({known['low']:.3f} to {known['high']:.3f})"
+
+
 def section(name: str, stats: dict[str, Any], shown: Sequence[tuple[str, bytes | None, str]]) -> str:
     """The part of the page about one set.
 
@@ -164,6 +170,8 @@ def _levels(stats: dict[str, Any]) -> str:
     rows = [([_e(level), *(told(everything[mode]["episodes_to"][level]) for mode in modes)], "") for level in levels]
     if everything[modes[0]]["area"] is not None:
         rows.append((["area under the curve / optimal", *(f"{everything[mode]['area']:.3f}" for mode in modes)], ""))
+    if everything[modes[0]]["share"] is not None:
+        rows.append((["gain over the random policy / the source's", *(share(everything[mode]) for mode in modes)], ""))
     head = f"<tr><th>in-context episodes to</th>{''.join(f'<th>{mode}</th>' for mode in modes)}</tr>"
     text = f"<h3>Speed</h3>{_table(head, rows)}"
     source = stats["source"]

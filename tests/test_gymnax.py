@@ -19,6 +19,7 @@ FAMILIES = {  # what each is here for
     "two parameters, one of them log-uniform": Gymnax(
         vary={"length": (0.25, 1.0), "force_mag": (5, 15, "log")}, steps=25
     ),
+    "a parameter of both signs": Gymnax(vary={"force_mag": (5, 15, "signed")}, steps=25),
     "a whole-number parameter, weak types in its state": Gymnax("MemoryChain-bsuite", {"memory_length": (2, 9)}, 25),
     "integers in a real space, noise": Gymnax("FourRooms-misc", {"fail_prob": (0.0, 0.5)}, 25),
     "a clock in floats, integer rewards": Gymnax("BernoulliBandit-misc", {"reward_prob": (0.1, 0.9)}, 25),
@@ -135,6 +136,12 @@ def test_parameters_are_drawn_from_the_stated_distributions():
     assert counts.tolist()[:2] == [0, 0]
     assert np.all(np.abs(counts[2:] - 1000) < 150)
     assert len(counts) == 5
+    signed = Gymnax(vary={"force_mag": (5.0, 15.0, "signed")}).sample_tasks(jax.random.key(0), 4000).values["force_mag"]
+    for side in (signed[signed > 0], -signed[signed < 0]):  # each side half of the draws, and uniform
+        counts = np.histogram(side, bins=10, range=(5.0, 15.0))[0]
+        assert counts.sum() == len(side)
+        assert ((counts - 200) ** 2).sum() / 200 < 36  # chi-square, 10 degrees: p < 1e-4
+    assert (signed > 0).sum() + (signed < 0).sum() == 4000
     alone = Gymnax(vary={"length": (0.25, 1.0)}).sample_tasks(jax.random.key(0), 4000).values
     np.testing.assert_array_equal(alone["length"], values["length"])
 
@@ -191,6 +198,9 @@ def test_a_family_says_its_tasks_and_equals_its_like():
     assert family != Gymnax()
     assert family.episode_length == 500
     assert family.describe(family.default_params) == "force_mag 10, length 0.5"
+    signed = envs.make("gymnax", {"vary": {"length": [0.25, 1], "force_mag": [5, 15, "signed"]}})
+    assert signed != family
+    assert signed.options["vary"]["force_mag"] == (5.0, 15.0, "signed")
 
 
 @pytest.mark.parametrize(
@@ -202,8 +212,12 @@ def test_a_family_says_its_tasks_and_equals_its_like():
         ({"vary": {}}, r"gymnax.vary is empty.*Known for CartPole-v1: force_mag, gravity, length"),
         ({"vary": {"max_steps_in_episode": (5, 9)}}, r"cannot vary: .* \(one for all tasks, gymnax.steps\)"),
         ({"vary": {"length": (1.0, 1.0)}}, r"expects numbers \[low, high\].*got \(1.0, 1.0\)"),
-        ({"vary": {"length": (0.5, 1.0, "lg")}}, r"or \[low, high, \"log\"\].*got \(0.5, 1.0, 'lg'\)"),
-        ({"vary": {"length": (0.0, 1.0, "log")}}, r"needs a low bound above 0"),
+        (
+            {"vary": {"length": (0.5, 1.0, "lg")}},
+            r"or \[low, high, \"log\"\] or \[low, high, \"signed\"\].*got \(0.5, 1.0, 'lg'\)",
+        ),
+        ({"vary": {"length": (0.0, 1.0, "log")}}, r"\"log\" needs a low bound above 0"),
+        ({"vary": {"force_mag": (-5.0, 5.0, "signed")}}, r"\"signed\" needs a low bound above 0"),
         ({"vary": {"length": (0.5, float("inf"))}}, r"expects numbers .*got \(0.5, inf\)"),
         ({"vary": {"length": 1.0}}, r"low < high; got 1.0"),
         (

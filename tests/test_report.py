@@ -68,6 +68,7 @@ def test_statistics_of_known_curves():
             "high": 8.0,
             "area": pytest.approx(0.6),  # 15 episodes of 20 at 8
             "episodes_to": {"75 % of final": 6, "90 % of final": 6, "75 % of optimal": 6, "90 % of optimal": None},
+            "share": None,  # in 20 episodes the source earns less than a random policy
         }
         assert row["greedy"]["final"] == 7.0
 
@@ -107,6 +108,54 @@ def test_efficiency_when_the_learner_never_gets_there(tmp_path):
     share = report.statistics(results(one))["sets"]["held_out"]["source"]["levels"][1]
     assert (share["ad_steps"], share["ratio"], report_page.ratio(share)) == (None, None, "-")
     assert "<td>never</td>" in report.write(results(one), tmp_path).read_text()
+
+
+def gains_set(learner, source):
+    """Two tasks whose random policy earns 2 in the learner's 4 episodes; sums `learner` and `source` over those."""
+    one = grid_set(tasks=2)
+    for task in one["tasks"]:
+        task["random"] = 0.5
+    # Two rollouts a task, unlike each other; the source lives on for a fifth episode, which is not compared.
+    one["returns"] = {"sampled": [[[x - 1, 0.0, 0.0, 0.0], [1.0, 0.0, x, 0.0]] for x in learner]}
+    one["source"]["returns"] = [[[0.0, x, 0.0, 0.0, 100.0]] for x in source]
+    return one
+
+
+def share(one, **runs):
+    return report.share_of_source(report.gather(results(one, **runs))[0], "sampled")
+
+
+def test_share_of_the_sources_gain_is_of_sums_above_the_random_policy():
+    # Gains 4 and 1 against 4 and 2: 5 / 6. Drawn twice, a task by itself gives 1 or 1 / 2, each a quarter of the time.
+    expected = {"mean": pytest.approx(5 / 6), "low": pytest.approx(0.5), "high": pytest.approx(1)}
+    assert share(gains_set((6, 3), (6, 4))) == expected
+    # Equal in every task: no width, also over runs. Worse than the random policy: negative.
+    half = dict.fromkeys(("mean", "low", "high"), pytest.approx(0.5))
+    assert share(gains_set((4, 3), (6, 4)), seeds=(0, 1)) == half
+    assert share(gains_set((1, 1.5), (6, 4)))["mean"] == pytest.approx(-1.5 / 6)
+
+
+def test_share_of_the_sources_gain_is_unknown_where_it_means_nothing():
+    assert share(gains_set((6, 3), (6, 2))) is None  # the second task alone, at times, and nothing gained on it
+    for change in (
+        lambda one: one["tasks"][1].update(random=None),
+        lambda one: one.update(source=None),
+        lambda one: one["source"].update(returns=[[[6.0, 0.0, 0.0]], [[4.0, 0.0, 0.0]]]),
+    ):
+        one = gains_set((6, 3), (6, 4))
+        change(one)
+        assert share(one) is None
+
+
+def test_share_of_the_sources_gain_is_shown(tmp_path):
+    data = results(gains_set((6, 3), (6, 4)))
+    assert report.table(data).splitlines()[1:] == [
+        "seed  episode 1  last 10 %  95 % interval  greedy  share of the source's gain  collect s  distill s",
+        "   0        2.2        0.0     0.0 to 0.0       -      0.833 (0.500 to 1.000)       10.0      200.0",
+        " all        2.2        0.0     0.0 to 0.0       -      0.833 (0.500 to 1.000)       10.0      200.0",
+    ]
+    text = report.write(data, tmp_path).read_text()
+    assert "<td>gain over the random policy / the source's</td><td>0.833 (0.500 to 1.000)</td>" in text
 
 
 def test_a_level_is_reached_to_rounding():

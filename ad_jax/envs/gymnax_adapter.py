@@ -1,7 +1,8 @@
 """Any gymnax environment with discrete actions as a task family: a task is a draw of some of its parameters.
 
     env_id       a registered gymnax id, or `"my_package.my_env:MyEnv"`, an `Environment` that is made without arguments
-    vary         parameter: (low, high), uniform, or (low, high, "log"), log-uniform; whole numbers include both ends
+    vary         parameter: (low, high), uniform; (low, high, "log"), log-uniform; (low, high, "signed"), its size
+                 uniform, its sign + or - with equal chance; whole numbers include both ends and are uniform
     steps        time limit of an episode; None takes the environment's own
     scale        what real observations are divided by: one number for all components, or one for each; None divides
                  by nothing. Models and sources see the result, so components of like size are easier to learn from.
@@ -41,6 +42,7 @@ from ad_jax.types import Array
 
 OUT_OF_REACH = 2**30  # steps
 COUNTABLE = 100_000  # tasks that fit in a table
+HOW = ("log", "signed")  # ways to draw a real parameter other than uniformly
 
 DERIVED: dict[str, dict[str, Callable[[Any], Any]]] = {  # environment's name: parameter: computed from the others
     "CartPole-v1": {
@@ -172,16 +174,19 @@ class Gymnax(TaskFamily[State, Params]):
         return Params(cast(int, jnp.full(n, self.episode_length, jnp.int32)), values)
 
     def _draw(self, key: jax.Array, name: str, n: int) -> jax.Array:
-        low, high, *log = self.vary[name]
+        low, high, *how = self.vary[name]
         if _kind(self.inner.default_params, name) == jnp.int32:
             return jax.random.randint(key, (n,), low, high + 1)
-        if not log:
-            return jax.random.uniform(key, (n,), minval=low, maxval=high)
-        drawn = jnp.exp(jax.random.uniform(key, (n,), minval=math.log(low), maxval=math.log(high)))
-        return jnp.clip(drawn, low, high)  # rounding must not leave the range
+        if how == ["log"]:
+            drawn = jnp.exp(jax.random.uniform(key, (n,), minval=math.log(low), maxval=math.log(high)))
+            return jnp.clip(drawn, low, high)  # rounding must not leave the range
+        if how == ["signed"]:
+            drawn = jax.random.uniform(key, (n,), minval=-1.0)  # the sign, and where between low and high
+            return jnp.copysign(jnp.clip(low + (high - low) * jnp.abs(drawn), low, high), drawn)
+        return jax.random.uniform(key, (n,), minval=low, maxval=high)
 
     def _distribution(self, name: str, given: Any) -> tuple[Any, ...]:
-        """`given` as `(low, high)` or `(low, high, "log")`, checked."""
+        """`given` as `(low, high)`, or `(low, high, how)` of `HOW`, checked."""
         default, where = self.inner.default_params, f"gymnax.vary[{name!r}]"
         if name not in vars(default):
             raise unknown(f"parameter of {self.env_id}", name, self._varying)
@@ -196,12 +201,12 @@ class Gymnax(TaskFamily[State, Params]):
         bounds, rest = parts[:2], parts[2:]
         number = lambda x: isinstance(x, kind) and not isinstance(x, bool) and math.isfinite(x)
         numbers = len(bounds) == 2 and all(map(number, bounds))
-        allowed = [()] if whole else [(), ("log",)]
+        allowed = [()] if whole else [(), *((how,) for how in HOW)]
         if not numbers or rest not in allowed or not bounds[0] < bounds[1]:
-            or_log = "" if whole else ' or [low, high, "log"]'
-            raise ConfigError(f"{where} expects {what} [low, high]{or_log}, low < high; got {given!r}")
+            more = "" if whole else "".join(f' or [low, high, "{how}"]' for how in HOW)
+            raise ConfigError(f"{where} expects {what} [low, high]{more}, low < high; got {given!r}")
         if rest and bounds[0] <= 0:
-            raise ConfigError(f'{where}: "log" needs a low bound above 0; got {given!r}')
+            raise ConfigError(f'{where}: "{rest[0]}" needs a low bound above 0; got {given!r}')
         return (*bounds, *rest) if whole else (float(bounds[0]), float(bounds[1]), *rest)
 
     @functools.cached_property
