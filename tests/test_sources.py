@@ -278,14 +278,13 @@ def test_novel_exploration_goes_where_the_episode_has_not_been_as_far_as_the_lea
     _, life = learn(q_learning.make, config, family, take(family.all_tasks(), 5), 60, jax.random.key(0))
     places = [tuple(map(int, place)) for place in life.observation.reshape(-1, 2)]
     actions, ends = life.action.reshape(-1).tolist(), (life.terminated | life.truncated).reshape(-1).tolist()
-    after, visited, chosen = {}, set(), 0
+    after, reached, chosen = {}, set(), 0
     for place, action, end in zip(places, actions, ends, strict=True):
-        visited.add(place)
-        novel = {a for a in range(len(MOVES)) if after.get((place, a)) not in visited}
+        novel = {a for a in range(len(MOVES)) if after.get((place, a)) not in reached}
         assert action in novel or not novel
         chosen += len(novel) < len(MOVES)
         after[place, action] = tuple(min(max(x + dx, 0), 3) for x, dx in zip(place, MOVES[action], strict=True))
-        visited = set() if end else visited
+        reached = set() if end else reached | {after[place, action]}
     assert chosen > 300  # most of the choices were not free
 
 

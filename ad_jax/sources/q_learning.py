@@ -6,9 +6,11 @@ table explores instead of repeating action 0. With `privileged`, rows of the tab
 `source_observation`s; histories hold the plain observations all the same.
 
 With `explore="novel"`, an exploring action is uniform among those that, as far as this learner has seen, lead to where
-it has not been in this episode (among all actions if there is none). It never walks back or stands still then, and
-finds a goal in a dark room twice as often as chance does. Novelty within an episode as a reason to explore: Badia et
-al. 2020 (arXiv 2002.06038), who add it to the reward of a deep learner; the tabular rule here is ours.
+no step of this episode has led (among all actions if there is none). It hardly walks back or stands still then, and
+finds a goal in a dark room twice as often as chance does. Where an episode starts no step has led yet: to stay there,
+or to come back once, is novel, since only what a step leads to is rewarded. Novelty within an episode as a reason to
+explore: Badia et al. 2020 (arXiv 2002.06038), who add it to the reward of a deep learner; the tabular rule here is
+ours.
 """
 
 import functools
@@ -40,10 +42,10 @@ class Config:
 
 
 class Memory(struct.PyTreeNode):
-    """Where actions have led, and where the learner has been in this episode."""
+    """Where actions have led, and where steps of this episode have led."""
 
     after: jax.Array  # [cells, A] int32, the cell that came after; `cells` where the action was never taken
-    visited: jax.Array  # [cells + 1] int32, the last episode with a visit; never one of the last, which is nowhere
+    reached: jax.Array  # [cells + 1] int32, the last episode of which a step led there; the last cell is nowhere
     episode: jax.Array  # [] int32, counts from 1
 
 
@@ -106,7 +108,7 @@ def make(config: Config, family: TaskFamily) -> Source:
             transition = Transition(observation, action, outcome.reward, *done)
             cell_next = cell_of(env_state, next_observation)
             if memory is not None:
-                memory = remember(memory, cell, action, after, cell_next, outcome.terminated | outcome.truncated)
+                memory = remember(memory, cell, action, after, outcome.terminated | outcome.truncated)
             next_action = choose(table[cell_next], explore, which, novelty(memory, cell_next))
             return (table, env_state, next_observation, next_action, memory), transition
 
@@ -152,15 +154,14 @@ def remember_nothing(cells: int, actions: int) -> Memory:
     return Memory(jnp.full((cells, actions), cells, jnp.int32), jnp.zeros(cells + 1, jnp.int32), jnp.int32(1))
 
 
-def remember(memory: Memory, cell, action, after, cell_next, done) -> Memory:
-    """After a step that led from `cell` to `after`; the next starts from `cell_next`, elsewhere if `done`."""
-    episode = memory.episode + done.astype(jnp.int32)
-    return Memory(memory.after.at[cell, action].set(after), memory.visited.at[cell_next].set(episode), episode)
+def remember(memory: Memory, cell, action, after, done) -> Memory:
+    """After a step that led from `cell` to `after`, and ended the episode if `done`."""
+    reached = memory.reached.at[after].set(memory.episode)
+    return Memory(memory.after.at[cell, action].set(after), reached, memory.episode + done.astype(jnp.int32))
 
 
 def novelty(memory: Memory | None, cell) -> list[jax.Array] | None:
-    """Of each action in `cell`, whether it may lead to where this episode has not been; `[]` bool each."""
+    """Of each action in `cell`, whether it may lead to where no step of this episode has led; `[]` bool each."""
     if memory is None:
         return None
-    visited = memory.visited.at[cell].set(memory.episode)[memory.after[cell]]
-    return [episode != memory.episode for episode in visited]
+    return [episode != memory.episode for episode in memory.reached[memory.after[cell]]]
