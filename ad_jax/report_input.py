@@ -37,7 +37,7 @@ class Set:
     rollouts: dict[str, int]  # by mode, S
     optimal: np.ndarray | None  # [R, N]
     random: np.ndarray | None  # [R, N]
-    source: np.ndarray | None  # [R, N, E2], its seeds averaged
+    source: np.ndarray | None  # [R, N, E2], its seeds averaged; E2 episodes that every run has
     source_name: str
     source_steps: int  # environment steps per episode of the source, over all actors
     source_seeds: int
@@ -104,7 +104,7 @@ def gather(results: dict[str, Any]) -> list[Set]:
                 {mode: len(head["returns"][mode][0]) for mode in modes},
                 _known(every, "optimal"),
                 _known(every, "random"),
-                np.stack([np.mean(s["source"]["returns"], axis=1) for s in every]) if sourced else None,
+                _sources(every) if sourced else None,
                 sourced["name"] if sourced else "",
                 sourced["env_steps_per_episode"] if sourced else 0,
                 len(sourced["returns"][0]) if sourced else 0,
@@ -257,7 +257,8 @@ def _form(run: dict[str, Any]) -> dict[str, Any]:
         if (source := one["source"]) is not None:
             form[f"{one['name']}.source.name"] = source["name"]
             form[f"{one['name']}.source.env_steps_per_episode"] = source["env_steps_per_episode"]
-            form[f"{one['name']}.source.returns shape"] = np.shape(source["returns"])
+            # Not the episodes: where they end early, lives of as many steps differ in how many they hold.
+            form[f"{one['name']}.source.returns shape"] = np.shape(source["returns"])[:2]
     return form
 
 
@@ -307,6 +308,12 @@ def _known(every: list[dict[str, Any]], field: str) -> np.ndarray | None:
     """`[R, N]`, or None unless every task has the field."""
     values = [[task[field] for task in s["tasks"]] for s in every]
     return None if any(value is None for row in values for value in row) else np.array(values, float)
+
+
+def _sources(every: list[dict[str, Any]]) -> np.ndarray:
+    """`[R, N, E2]`, the source's returns with its seeds averaged, over the episodes that every run has."""
+    curves = [np.mean(s["source"]["returns"], axis=1) for s in every]
+    return np.stack([curve[:, : min(c.shape[1] for c in curves)] for curve in curves])
 
 
 def _is_cell(cell: Any, bounds: Sequence[int]) -> bool:

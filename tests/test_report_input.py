@@ -91,3 +91,16 @@ def test_load_refuses_runs_that_cannot_be_averaged(tmp_path):
         report.load([first, save(tmp_path / "4.json", results(seeds=(1,), episode_length=30))])
     with pytest.raises(ReportError, match=r"5.json: .*held_out.returns.sampled shape: expected \(4, 2, 20\)"):
         report.load([first, save(tmp_path / "5.json", results(grid_set(tasks=5), seeds=(1,)))])
+
+
+def test_sources_are_compared_over_the_episodes_that_every_run_has(tmp_path):
+    """Where episodes end early, lives of as many steps hold different numbers of them."""
+    first, second = results(seeds=(0,)), results(grid_set(returns=curve(4, 3, 47, high=9.0, at=39)), seeds=(1,))
+    merged = report.load([save(tmp_path / "0.json", first), save(tmp_path / "1.json", second)])
+    (one,) = report.gather(merged)
+    assert one.source is not None
+    np.testing.assert_array_equal(one.source[1], np.mean(curve(4, 3, 47, high=9.0, at=39), axis=1))
+    np.testing.assert_array_equal(one.source[0], one.source[1])
+    second["runs"][0]["sets"][0]["source"]["returns"] = curve(4, 2, 50)  # other numbers of learners are still refused
+    with pytest.raises(ReportError, match=r"held_out.source.returns shape: expected \(4, 3\)"):
+        report.load([tmp_path / "0.json", save(tmp_path / "1.json", second)])

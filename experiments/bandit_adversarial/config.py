@@ -1,13 +1,13 @@
 """Adversarial bandit: trained on tasks whose good arm is odd, tested on tasks whose good arm is even, from UCB's lives.
 
-Claim    frozen, on held-out tasks, it earns at least 0.97 of what UCB earns above a random policy in 100 pulls where the
-         good arm is odd as in training, and at least 0.84 where it is even. Measured, sampled actions, 3 training
+Claim    frozen, on held-out tasks, it earns at least 0.97 of what UCB earns above a random policy in 100 pulls where
+         the good arm is odd as in training, and at least 0.84 where it is even. Measured, sampled actions, 3 training
          seeds, 256 tasks a set: odd 0.990 (95 % interval 0.978 to 1.002), even 0.999 (0.987 to 1.012), uniform 0.980
          (0.964 to 1.000). Laskin et al. 2022, figure 3, read by eye: 0.99, 0.84 and 0.87.
 Command  ad-jax run bandit_adversarial seed=0     (1, 2; 18 minutes each, at about a sixth of one CPU core)
 Variant  10 arms, 100 pulls, Bernoulli rewards, uniform means, the good arm odd in 95 % of training tasks: see
-         ad_jax/envs/bandit.py. UCB with c = 1/2, what UCB1-Tuned uses for an arm of the largest variance; it earns 78 of
-         100 where a random policy earns 49 and the best arm 91. With UCB1's own c of sqrt(2) it would earn 63.
+         ad_jax/envs/bandit.py. UCB with c = 1/2, what UCB1-Tuned uses for an arm of the largest variance; it earns 78
+         of 100 where a random policy earns 49 and the best arm 91. With UCB1's own c of sqrt(2) it would earn 63.
 
 A pull is an episode, and a window holds a whole life. The score is (r - r_random) / (r_UCB - r_random) of the sums over
 100 pulls, "share of the source's gain" in the report; UCB learns the same held-out tasks.

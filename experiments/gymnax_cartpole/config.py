@@ -1,16 +1,18 @@
-"""CartPole with poles of many lengths and carts of many strengths: gymnax through the adapter, from PPO's histories.
+"""CartPole with poles of many lengths and forces of both signs: gymnax through the adapter, from PPO's histories.
 
-Claim    of the source alone, so far: in the last tenth of its life PPO holds each of the 32 training poles up to the
-         end of every episode, 200 of 200 (31 in the first tenth). What a transformer makes of these histories has not
-         been measured; the sizes of the other stages are first guesses.
-Command  ad-jax run gymnax_cartpole      (`ad-jax collect gymnax_cartpole` for the source alone: 3.1 M environment
-         steps in 33 s after 43 s of compiling, on one CPU core that did other work too)
-Variant  gymnax's CartPole-v1; half the pole's length uniform in 0.25..1 m (0.5 there), force uniform in 5..15 N (10
-         there), drawn once per task; at most 200 steps (`paper`: 500); reward 1 on every step.
+Claim    frozen, on 16 held-out carts, return rises in context from 69 of 100 in episode 1 to 98 (95 % interval 96 to
+         99) in the last 3 of 30 episodes, sampled actions; the gain is 29 (23 to 36), over tasks and 3 training seeds.
+         PPO itself is at 24 after as many steps, and at 98 at its end.
+Command  ad-jax run gymnax_cartpole seed=0     (1, 2 with --histories of 0; 4 minutes of collecting, 12 of training and
+         3 of evaluating, at about a sixth of one CPU core)
+Variant  gymnax's CartPole-v1; half the pole's length uniform in 0.25..1 m (0.5 there), force 5..15 N (10 there) to the
+         one side or the other with equal chance, drawn once per task; at most 100 steps (`paper`: 500); reward 1 on
+         every step. Of the held-out carts 8 have a negative force, of the 64 training ones 34.
 
 Two things to know before reading a curve. Episodes end when the pole falls, so early ones are short, and a window of a
-fixed number of steps holds many of them or few. And one cautious policy balances nearly all of these poles: what a
-model must find out in its context is how good to be, more than which task it is in.
+fixed number of steps holds many of them or few. And with a negative force the action that pushed left pushes right:
+no policy without a memory balances both kinds, and what a model must find out first is which of them it is in. A few
+steps show it, so the first episode is already better than a random policy's (about 22).
 
 Observations are divided by what each of them is like in a balanced episode (`scale`), because an angle of 0.05 rad
 beside embeddings of size 1 is hard to see, for the source's network and for the transformer.
