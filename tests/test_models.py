@@ -12,7 +12,7 @@ from ad_jax import models
 from ad_jax.errors import ConfigError
 from ad_jax.models import attention
 from ad_jax.models.dropout import keep
-from ad_jax.models.tokens import PixelConfig, PixelEncoder, patches
+from ad_jax.models.tokens import PixelConfig, PixelEncoder, Tokenizer, patches
 from ad_jax.models.transformer import Config, Paper, make
 from ad_jax.testing import ContractError, check_model
 from ad_jax.testing.model import decode_all, random_steps
@@ -278,3 +278,12 @@ def test_patches_and_a_product_are_the_convolution_whose_stride_is_its_kernel(si
     expected = jax.lax.conv_general_dilated(padded, kernel, (size, size), "VALID", dimension_numbers=dimensions)
     found = patches(pictures, size) @ kernel.reshape(-1, 5)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("spec", [GRID, PIXELS], ids=["grid", "pixels"])
+def test_no_part_of_a_token_drowns_the_others_at_the_start(spec):
+    tokens = Tokenizer(spec, 64, "step", 1.0, PixelConfig((8, 16), 256, False, 0.0, "float32"), rngs=nnx.Rngs(0))
+    steps = random_steps(spec, 4, 50, 10)
+    size = lambda x: float(jnp.std(x))
+    observation, action = size(tokens.embed_observation(steps.observation)), size(tokens.action(steps.prev_action))
+    assert 1 / 3 < observation / action < 3

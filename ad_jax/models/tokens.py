@@ -91,13 +91,14 @@ class Tokenizer(nnx.Module):
 
     def __init__(self, spec: Spec, width: int, layout: Layout, scale: float, pixels: PixelConfig, *, rngs: nnx.Rngs):
         table = lambda rows: nnx.Embed(rows, width, embedding_init=nnx.initializers.normal(scale), rngs=rngs)
-        dense = lambda rows: nnx.Linear(
+        dense = lambda rows, scale=scale: nnx.Linear(
             rows, width, kernel_init=nnx.initializers.normal(scale), use_bias=False, rngs=rngs
         )
         self.spec, self.layout = spec, layout
         if spec.pixels:
             self.encoder = PixelEncoder(spec.shape, pixels, rngs=rngs)
-            self.observation = dense(pixels.width)
+            # Of the size of the other parts, which a sum over so many features would drown.
+            self.observation = dense(pixels.width, scale / pixels.width**0.5)
         else:
             self.observation = dense(spec.size) if spec.values is None else table(sum(spec.values))
         self.action = table(spec.num_actions + 1)  # the last row is "none", before the first action
