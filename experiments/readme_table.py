@@ -3,7 +3,8 @@
     python experiments/readme_table.py dark_room            prints it
     python experiments/readme_table.py dark_room --write    puts it between the markers in README.md
 
-A row is a training seed. `tests/test_readme.py` fails where README.md shows anything else than this prints.
+A row is a training seed; of `all`, a set of held-out tasks of an experiment that has results. `tests/test_readme.py`
+fails where README.md shows anything else than this prints.
 """
 
 import argparse
@@ -27,6 +28,39 @@ def table(experiment: str) -> str:
     episodes = {s["name"]: len(s["returns"]["sampled"][0][0]) for s in results["runs"][0]["sets"]}
     sets = report.statistics(results)["sets"]
     return "\n\n".join(block(name, stats, episodes[name]) for name, stats in sets.items())
+
+
+def summary() -> str:
+    """Markdown of every experiment with results: a row per set of held-out tasks, over all training seeds."""
+    lines = [
+        "| experiment | source | held-out tasks, training seeds | episodes | first | last 10 %, 95 % interval "
+        "| optimum | source at the same steps |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for folder in sorted(path.parent for path in FOLDER.glob("*/results.json")):
+        if (folder / "config.py").is_file():
+            results = report.load([folder / "results.json"])
+            sets = report.statistics(results)["sets"]
+            episodes = {s["name"]: len(s["returns"]["sampled"][0][0]) for s in results["runs"][0]["sets"]}
+            lines += [row(folder.name, name, stats, episodes[name], len(sets)) for name, stats in sets.items()]
+    return "\n".join(lines)
+
+
+def row(experiment: str, name: str, stats: dict[str, Any], episodes: int, sets: int) -> str:
+    """One line of `summary`."""
+    last, source = stats["rows"][-1]["sampled"], stats["source"]
+    seeds = sum(line["seed"] != "all" for line in stats["rows"])
+    cells = (
+        f"[{experiment}](experiments/{experiment})" + (f", {name}" if sets > 1 else ""),
+        "-" if source is None else f"`{source['name']}`",
+        f"{stats['tasks']}, {seeds}",
+        str(episodes),
+        number(last["first"]),
+        f"{number(last['final'])} ({number(last['low'])} to {number(last['high'])})",
+        number(stats["optimal"]),
+        "-" if source is None else number(source["same_steps"]),
+    )
+    return f"| {' | '.join(cells)} |"
 
 
 def block(name: str, stats: dict[str, Any], episodes: int) -> str:
@@ -77,7 +111,8 @@ def main() -> None:
     parser.add_argument("experiment")
     parser.add_argument("--write", action="store_true", help="put it into README.md")
     args = parser.parse_args()
-    text, (before, after) = table(args.experiment), markers(args.experiment)
+    text = summary() if args.experiment == "all" else table(args.experiment)
+    before, after = markers(args.experiment)
     if not args.write:
         print(text)
         return
