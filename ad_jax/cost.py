@@ -256,7 +256,7 @@ def activation_bytes(config: Transformer, seen: Spec, rows: int, segment: int) -
         tokens_per_step(config.layout),
         np.dtype("float16" if config.compute_dtype == "bfloat16" else "float32").itemsize,
     )
-    sight = pairs(config, segment) / segment / n
+    sight = sum(pairs(config, segment)) / segment / n
     masks = (2 * config.width if config.dropout else 0) + (config.heads * sight if config.attention_dropout else 0)
     layer = 16 * config.width + c * (5 * config.width + 2 * config.mlp_width + config.heads * sight) + masks
     token = (config.layers + 1) * layer + 2 * config.width * FLOAT
@@ -271,19 +271,19 @@ def activation_bytes(config: Transformer, seen: Spec, rows: int, segment: int) -
 def encoding_bytes(config: Transformer, seen: Spec, rows: int) -> int:
     """Working memory of encoding `rows` windows without a backward pass; an estimate.
 
-    Twice the largest of what a layer makes, its input and its output being there at once: the MLP's inside, the scores
-    of attention, the first convolutions' pictures. Beside it the residual stream and its norm, and q, k and v.
+    The largest of what a layer makes: the MLP's inside, the scores of the largest part of attention, the pictures of a
+    convolution. Beside it the residual stream and its norm, and q, k and v.
     """
     n = tokens_per_step(config.layout)
     tokens = rows * config.window * n
-    inside, scores = tokens * config.mlp_width, rows * config.heads * pairs(config, config.window)
+    inside, scores = tokens * config.mlp_width, rows * config.heads * max(pairs(config, config.window))
     picture = rows * config.window * max((layer.size for layer in picture_layers(config, seen)), default=0)
-    return FLOAT * (2 * max(inside, scores, picture) + 5 * tokens * config.width)
+    return FLOAT * (max(inside, scores, picture) + 5 * tokens * config.width)
 
 
-def pairs(config: Transformer, segment: int) -> int:
-    """Query-key pairs of one head over a segment, as `attention.Band` cuts it."""
+def pairs(config: Transformer, segment: int) -> list[int]:
+    """Query-key pairs of one head over a segment, in each of the parts in which `attention.Band` meets them."""
     n = tokens_per_step(config.layout)
     block = n * min(segment, config.window)
     band = Band(block, n, -(-segment // config.window))
-    return band.blocks * sum((q.stop - q.start) * (k.stop - k.start) for q, k in band.spans)
+    return [band.blocks * (q.stop - q.start) * (k.stop - k.start) for q, k in band.spans]

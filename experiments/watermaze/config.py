@@ -91,7 +91,7 @@ def config(scale: str = "cpu") -> Experiment:
         # In 16 parts: the activations of the convolutions are what fills the memory.
         distill=DistillConfig(updates=50_000, learning_rate=3e-4, b2=0.99, weight_decay=0.0, accumulate=16),
         # The paper's 20 seeds do not fit: a context that drops its oldest episodes encodes 200 pictures a rollout anew,
-        # of all rollouts at once (230 GB; with 2 seeds 23 GB).
-        evaluate=EvaluateConfig(episodes=160, seeds=2, source_seeds=2),
+        # of all rollouts at once (about 120 GB; with 4 seeds 23 GB).
+        evaluate=EvaluateConfig(episodes=160, seeds=4, source_seeds=2),
     )
     return {"cpu": cpu, "smoke": smoke, "paper": paper}[scale]
