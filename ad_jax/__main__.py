@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     stage("collect", "stage 1: run the source algorithm on the training tasks and keep every learning history")
     stage("distill", "stage 2: train the transformer on the histories")
     stage("evaluate", "stage 3: let the frozen transformer learn the held-out tasks in its context")
-    stage("show", "print the experiment's claim and every field, and check it, without running anything")
+    stage("show", "print the experiment's claim, every field and what it costs, and check it, without running anything")
 
     page = commands.add_parser(
         "report",
@@ -162,11 +162,13 @@ def _show(args: argparse.Namespace) -> int:
     import json
 
     experiment = _experiment(args)
+    from ad_jax import cost
     from ad_jax.experiment import build, docstring
 
     parts = build(experiment)
     print(docstring(args.experiment), json.dumps(experiment.to_json(), indent=2), sep="\n\n")
-    print(f"\nmodel    {parts.model_config}\nsource   {parts.source_config}\nenv      {parts.family}")
+    print(f"\nmodel    {parts.model_config}\nsource   {parts.source_config}\nenv      {parts.family}\n")
+    print("What it costs: counted, on one device, nothing compiled", *cost.count(experiment, parts).lines(), sep="\n")
     return 0
 
 

@@ -58,7 +58,7 @@ class Learners:
 
     def __init__(self, family: TaskFamily, source: Source, episodes: int, mesh: Mesh, chunk: int):
         self.family, self.source, self.mesh = family, source, mesh
-        self.updates = -(-episodes * family.episode_length // source.steps_per_update)
+        self.updates = life_updates(source, family, episodes)
         self.steps = self.updates * source.steps_per_update
         split = batch_devices(mesh)
         self.chunk = -(-chunk // split) * split
@@ -103,6 +103,11 @@ class Learners:
         """Keys and tasks of `learner [C]`, on the devices."""
         inputs = task_keys(seed, "collect", task_ids, learner, seeds), take(tasks, learner // seeds)
         return jax.tree.map(lambda x: jax.device_put(x, on_batch(self.mesh)), inputs)
+
+
+def life_updates(source: Source, family: TaskFamily, episodes: int) -> int:
+    """Updates of a life: as many as `episodes` episodes of full length take."""
+    return -(-episodes * family.episode_length // source.steps_per_update)
 
 
 def collect(

@@ -27,14 +27,25 @@ STAGES = {"collect", "distill", "evaluate", "report"}
 # What each module, or folder of plug-ins, may import of this package besides itself. A new one needs a line here.
 MAY_IMPORT = {
     "__init__": set(),  # public names are imported when they are used
-    "__main__": {"bench", "errors", "experiment", "history_store", "pipeline", "provenance", "report", "testing"},
+    "__main__": {
+        "bench",
+        "cost",
+        "errors",
+        "experiment",
+        "history_store",
+        "pipeline",
+        "provenance",
+        "report",
+        "testing",
+    },
     "pipeline": BASE | TOOLS | STAGES | {"envs.base", "experiment", "history_store", "replay", "run_directory"},
     "run_directory": {"errors", "experiment"},
     "experiment": BASE | PLUGINS | {"collect", "distill", "evaluate", "replay", "metrics", "sharding"},
     "collect": BASE | {"envs", "sources", "history_returns", "history_store", "sharding", "metrics"},
     "distill": BASE | {"replay", "models", "sharding", "checkpoint", "metrics"},
     "evaluate": BASE | {"envs", "models", "sharding", "checkpoint", "metrics"},
-    "bench": BASE | TOOLS | PLUGINS | {"collect", "distill", "evaluate", "history_store", "replay"},
+    "cost": BASE | {"collect", "distill", "envs.base", "experiment", "models", "replay"},
+    "bench": BASE | TOOLS | PLUGINS | {"collect", "cost", "distill", "evaluate", "history_store", "replay"},
     "agent": BASE | {"checkpoint", "models", "evaluate"},
     "testing": BASE | PLUGINS,
     "envs": BASE,

@@ -1,6 +1,6 @@
 """Attention forward and backward by head width: ours, and what JAX brings, on equal work.
 
-FLOP are counted as in `count.train_flops`: 12 S D a token, the causal mask does not halve. cuDNN's kernel is there on
+FLOP are counted as in `cost.train_flops`: 12 S D a token, the causal mask does not halve. cuDNN's kernel is there on
 GPUs and for 16-bit numbers only; where an implementation cannot run, its row is left out.
 """
 

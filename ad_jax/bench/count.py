@@ -1,4 +1,7 @@
-"""Operations and bytes, counted on paper: FLOP of a training step, of decoding and of actor-critic, and collectives."""
+"""Operations and bytes, counted on paper: FLOP of decoding and of actor-critic, and collectives.
+
+Those of a training step are in `ad_jax/cost.py`.
+"""
 
 import dataclasses
 import itertools
@@ -6,45 +9,12 @@ import math
 import re
 from typing import Any
 
-import jax
-
+from ad_jax.cost import matmul_params
 from ad_jax.models.tokens import tokens_per_step
 
 ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s32": 4, "u32": 4, "f32": 4}
 COLLECTIVES: tuple[str, ...] = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
-
-
-def matmul_params(params: Any) -> tuple[int, int]:
-    """Weights that multiply every token (matrices of the blocks) and every position (the head).
-
-    Not counted: embedding tables (a lookup), the 1 x D reward map, norms, biases.
-    """
-    per_token = per_position = 0
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        name = "/".join(str(getattr(part, "key", part)) for part in path)
-        if math.prod(leaf.shape[:-1]) > 1 and name.startswith("block_"):
-            per_token += math.prod(leaf.shape)
-        elif len(leaf.shape) > 1 and name.startswith("head"):
-            per_position += math.prod(leaf.shape)
-    return per_token, per_position
-
-
-def train_flops(params: Any, config: Any, batch: int, segment: int) -> float:
-    """FLOP of one update, by the model and not by the program.
-
-        6 P tokens + 6 H positions + 12 S D layers tokens
-
-    tokens = batch x segment x n, positions = batch x segment, P and H from `matmul_params`, D the width, S the keys in
-    sight, n x min(segment, W). 6 is 2 for a multiply-add, forward and twice backward; 12 the same for the two products
-    of attention. The causal mask does not halve S, so a program that skips masked work is credited with it. Norms,
-    activations, softmax, embeddings and the optimiser count nothing.
-    """
-    n = tokens_per_step(config.layout)
-    per_token, per_position = matmul_params(params)
-    positions, seen = batch * segment, n * min(segment, config.window)
-    attention = 12 * seen * config.width * config.layers
-    return float(positions * (n * (6 * per_token + attention) + 6 * per_position))
 
 
 def decode_cost(params: Any, config: Any, rollouts: int) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """Positions per second of training, model FLOP against the large product, and what a step's time goes to.
 
-Histories are random: what is learned changes nothing in the time. The share is by `count.train_flops` against the large
+Histories are random: what is learned changes nothing in the time. The share is by `cost.train_flops` against the large
 product in float32, or in bfloat16 where the model computes in it.
 """
 
@@ -18,11 +18,11 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from ad_jax import distill, envs, models, replay
-from ad_jax.bench.count import train_flops
 from ad_jax.bench.limits import large
 from ad_jax.bench.rows import Row, rate
 from ad_jax.bench.sizes import Case, Sizes
 from ad_jax.bench.timing import Work, measure, paired
+from ad_jax.cost import train_flops
 from ad_jax.envs.base import spec_of
 from ad_jax.metrics import say
 from ad_jax.sharding import MeshConfig, make_mesh
@@ -136,7 +136,7 @@ def row(case: Case, sizes: Sizes) -> Row:
         "sample": sampler(s, UPDATES_PER_DISPATCH),
     }
     seconds = measure(works, sizes.rounds, sizes.budget)
-    flops = train_flops(s.trainer.like.params, s.model_config, case.batch, case.segment)
+    flops = train_flops(s.trainer.like.params, s.model_config, s.spec, case.batch, case.segment)
     update = statistics.median((a - b) / (many - 1) for a, b in zip(seconds["many"], seconds["one"], strict=True))
     dispatch = max(0.0, statistics.median(seconds["one"]) - update)
     per_dispatch = dispatch + UPDATES_PER_DISPATCH * update

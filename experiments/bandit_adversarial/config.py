@@ -8,6 +8,7 @@ Command  ad-jax run bandit_adversarial seed=0     (1, 2; 18 minutes each, at abo
 Variant  10 arms, 100 pulls, Bernoulli rewards, uniform means, the good arm odd in 95 % of training tasks: see
          ad_jax/envs/bandit.py. UCB with c = 1/2, what UCB1-Tuned uses for an arm of the largest variance; it earns 78
          of 100 where a random policy earns 49 and the best arm 91. With UCB1's own c of sqrt(2) it would earn 63.
+Paper    training takes about 4.3 GB and 14.6 PFLOP (50,000 updates)
 
 A pull is an episode, and a window holds a whole life. The score is (r - r_random) / (r_UCB - r_random) of the sums over
 100 pulls, "share of the source's gain" in the report; UCB learns the same held-out tasks.
@@ -62,7 +63,7 @@ def config(scale: str = "cpu") -> Experiment:
         tasks=TaskConfig(train=100_000, held_out=256),
         collect=CollectConfig(seeds=1, episodes=100, chunk_learners=4096),
         replay=ReplayConfig(segment=100, batch=128),
-        distill=DistillConfig(updates=50_000, learning_rate=3e-4, b2=0.99),
+        distill=DistillConfig(updates=50_000, learning_rate=3e-4, b2=0.99, weight_decay=0.0),
         evaluate=EvaluateConfig(episodes=100, seeds=20, episodes_per_dispatch=100),
     )
     return {"cpu": cpu, "smoke": smoke, "paper": paper}[scale]

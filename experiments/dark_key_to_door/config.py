@@ -5,6 +5,7 @@ Claim    none yet: the recipe of `cpu` is a first guess and has not been trained
 Command  ad-jax run dark_key_to_door
 Variant  50 steps, random start in each episode, 1 for the key and then 1 for the door, the episode goes on after the
          door, observation = own position (the paper's). The source is given whether it has the key, the model is not.
+Paper    training takes about 10 GB and 32.7 PFLOP (50,000 updates)
 """
 
 import dataclasses
@@ -65,7 +66,7 @@ def config(scale: str = "cpu") -> Experiment:
         tasks=TaskConfig(train=2048, held_out=64),
         collect=CollectConfig(seeds=1, episodes=2000, chunk_learners=64),
         replay=ReplayConfig(keep_every=10, segment=200, batch=128),
-        distill=DistillConfig(updates=50_000, learning_rate=3e-4, b2=0.99),
+        distill=DistillConfig(updates=50_000, learning_rate=3e-4, b2=0.99, weight_decay=0.0),
         evaluate=EvaluateConfig(episodes=1000, seeds=20),
     )
     return {"cpu": cpu, "smoke": smoke, "paper": paper}[scale]

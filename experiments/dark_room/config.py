@@ -5,6 +5,7 @@ Claim    held-out return per in-context episode rises from below 2 to at least 1
          episode 375, 14.1 after 1000).
 Command  ad-jax run dark_room            (about five minutes on one CPU core, three on two; `make demo` trains half)
 Variant  20 steps, start in the centre, reward 1 on every step at the goal, observation = own position (the paper's).
+Paper    training takes about 3.5 GB and 11.4 PFLOP (50,000 updates)
 """
 
 import dataclasses
@@ -60,9 +61,10 @@ def config(scale: str = "cpu") -> Experiment:
         cpu,
         model=Plugin("paper", {"window": 80}),
         source=Plugin("actor_critic", {"actors": 100}),
+        # 6500 histories, every actor of a learner on each task; the paper has 2000.
         collect=CollectConfig(seeds=1, episodes=1000, chunk_learners=65),
         replay=ReplayConfig(keep_every=10, segment=80, batch=128),
-        distill=DistillConfig(updates=50_000, learning_rate=3e-4, b2=0.99),
-        evaluate=EvaluateConfig(episodes=1000, seeds=20),
+        distill=DistillConfig(updates=50_000, learning_rate=3e-4, b2=0.99, weight_decay=0.0),
+        evaluate=EvaluateConfig(episodes=1000, seeds=20, source_seeds=2),
     )
     return {"cpu": cpu, "demo": demo, "smoke": smoke, "paper": paper}[scale]

@@ -5,6 +5,7 @@ Claim    none yet: the recipe of `cpu` is a first guess and has not been trained
 Command  ad-jax run dark_room_hard
 Variant  20 steps, start in the centre, reward 1 at the goal once an episode, observation = own position (the paper's).
          The source is given whether it has found the goal in this episode, the model is not.
+Paper    training takes about 3.5 GB and 11.4 PFLOP (50,000 updates)
 """
 
 import dataclasses
@@ -53,9 +54,10 @@ def config(scale: str = "cpu") -> Experiment:
         cpu,
         model=Plugin("paper", {"window": 80, "token_mask": 0.5, "attention_dropout": 0.0}),
         source=Plugin("actor_critic", {"actors": 100}),
+        # 23,100 histories, every actor of a learner on each task; the paper has 2000.
         collect=CollectConfig(seeds=1, episodes=1000, chunk_learners=77),
         replay=ReplayConfig(keep_every=10, segment=80, batch=128),
-        distill=DistillConfig(updates=50_000, learning_rate=3e-4, b2=0.99, label_smoothing=0.2),
-        evaluate=EvaluateConfig(episodes=1000, seeds=20),
+        distill=DistillConfig(updates=50_000, learning_rate=3e-4, b2=0.99, weight_decay=0.0, label_smoothing=0.2),
+        evaluate=EvaluateConfig(episodes=1000, seeds=20, source_seeds=2),
     )
     return {"cpu": cpu, "smoke": smoke, "paper": paper}[scale]
