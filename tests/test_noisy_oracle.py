@@ -83,7 +83,8 @@ def test_decisions_last_as_long_as_persistence_says_and_are_as_often_noise():
     assert abs((noise[:, 1:, 0] == noise[:, :-1, -1]).mean() - 1 / 5) < 5 * 0.4 / np.sqrt(100 * 19)  # episodes do not
     half = demonstrate(family, tasks, 20, noise_start=0.5, noise_end=0.5, persistence=4.0)
     wrong = half.action != optimal_moves(family, half, tasks)
-    assert abs(wrong.mean() - 0.5 * 4 / 5) < 5 * 0.5 / np.sqrt(100 * 20 * 40 / 8)
+    # A little above half of 4/5: while an action lasts, the optimal one may change.
+    assert 0.5 * 4 / 5 < wrong.mean() < 0.5 * 4 / 5 + 0.05
 
 
 def test_a_decision_that_lasts_less_than_a_step_is_refused():
