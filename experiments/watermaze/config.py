@@ -1,8 +1,8 @@
 """Watermaze from pixels: learn to find a platform that no picture shows, in context.
 
-Claim    none yet. Pilots of 1000 updates, one seed, go from 0.23 of episodes that reach the platform in the first three to
-         0.36 in the last of 60 (experiments/LOG.md); the 3000 updates of `cpu` have not been run to their end. The
-         published curve rises from about 0.3 to 0.84 in 160 episodes (Laskin et al. 2022, Fig. 4; source 0.998).
+Claim    none yet. A pilot of 1000 updates, one seed, goes from 0.23 of episodes that reach the platform in the first
+         three to 0.36 in the last of 60 (experiments/LOG.md); the 3000 updates of `cpu` have not been run to their end.
+         The published curve rises from about 0.3 to 0.84 in 160 episodes (Laskin et al. 2022, Fig. 4; source 0.998).
 Command  ad-jax run watermaze --scale smoke     (every part in about a minute; learns nothing)
 Variant  `cpu`: pictures of 24 x 32, start in the centre with a fixed heading, reward 1 at the platform, which ends the
          episode, at most 50 steps; histories of a noisy oracle. `paper`: 72 x 96, a random heading, episodes of 50
