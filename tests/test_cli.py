@@ -158,7 +158,7 @@ def test_a_stage_whose_input_is_missing_says_which_command_makes_it(tmp_path, ca
 
 def test_the_default_directory_is_the_same_for_the_same_experiment(monkeypatch, capsys):
     monkeypatch.setattr(pipeline.Run, "collect", lambda run: print(run.folder))
-    for changes in ([], [], ["source.learning_rate=0.5"], ["seed=1"]):
+    for changes in ([], [], ["source.learning_rate=1.0"], ["seed=1"]):
         assert main(["collect", *SMOKE, *changes]) == 0
     first, again, same, other = capsys.readouterr().out.split("run      ")[1:]
     assert first == again == same != other

@@ -18,7 +18,8 @@ from ad_jax.types import Spec, Transition
 
 from .helpers import mesh_of
 from .probes import NAMES, Probes
-from .test_sources import KINDS, learn
+from .test_actor_critic import KINDS
+from .test_sources import learn
 
 QUICK = {"actors": 4, "unroll": 8, "capacity": 400, "warmup": 16, "gradient_steps": 4, "sequence": 5, "hidden": (16,)}
 

@@ -13,7 +13,8 @@ from ad_jax.sources import networks, ppo
 from ad_jax.types import Spec, Transition
 
 from .probes import NAMES, Probes
-from .test_sources import learn, slow_gae
+from .test_actor_critic import slow_gae
+from .test_sources import learn
 
 SPEC = Spec(3, (2,), None)
 QUICK = {"actors": 8, "unroll": 8, "epochs": 4, "minibatches": 2, "hidden": (16,)}
