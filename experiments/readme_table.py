@@ -24,10 +24,20 @@ def table(experiment: str) -> str:
     Raises:
         ReportError: if the file is missing or damaged.
     """
+    sets, episodes = read(experiment)
+    return "\n\n".join(block(name, stats, episodes[name]) for name, stats in sets.items())
+
+
+def read(experiment: str) -> tuple[dict[str, Any], dict[str, int]]:
+    """Statistics of each set of tasks in an experiment's `results.json`, and its number of in-context episodes."""
     results = report.load([FOLDER / experiment / "results.json"])
     episodes = {s["name"]: len(s["returns"]["sampled"][0][0]) for s in results["runs"][0]["sets"]}
-    sets = report.statistics(results)["sets"]
-    return "\n\n".join(block(name, stats, episodes[name]) for name, stats in sets.items())
+    return report.statistics(results)["sets"], episodes
+
+
+def markdown(name: str) -> str:
+    """What stands between the markers of `name` in README.md."""
+    return summary() if name == "all" else table(name)
 
 
 def summary() -> str:
@@ -39,9 +49,7 @@ def summary() -> str:
     ]
     for folder in sorted(path.parent for path in FOLDER.glob("*/results.json")):
         if (folder / "config.py").is_file():
-            results = report.load([folder / "results.json"])
-            sets = report.statistics(results)["sets"]
-            episodes = {s["name"]: len(s["returns"]["sampled"][0][0]) for s in results["runs"][0]["sets"]}
+            sets, episodes = read(folder.name)
             lines += [row(folder.name, name, stats, episodes[name], len(sets)) for name, stats in sets.items()]
     return "\n".join(lines)
 
@@ -111,8 +119,7 @@ def main() -> None:
     parser.add_argument("experiment")
     parser.add_argument("--write", action="store_true", help="put it into README.md")
     args = parser.parse_args()
-    text = summary() if args.experiment == "all" else table(args.experiment)
-    before, after = markers(args.experiment)
+    text, (before, after) = markdown(args.experiment), markers(args.experiment)
     if not args.write:
         print(text)
         return
