@@ -372,4 +372,4 @@ def test_check_plugin_wants_a_plugin():
     with pytest.raises(ConfigError, match="Did you mean 'dark_room'"):
         check_plugin("dark_rom")
     with pytest.raises(ConfigError, match="expected a TaskFamily"):
-        check_plugin("ad_jax.envs.dark_room:MOVES")
+        check_plugin("ad_jax.envs.grid:MOVES")

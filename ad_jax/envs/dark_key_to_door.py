@@ -26,9 +26,8 @@ import numpy as np
 from flax import struct
 from gymnax.environments import environment, spaces
 
-from ad_jax.envs.base import TaskFamily
 from ad_jax.envs.grid import (
-    MOVES,
+    Grid,
     Start,
     cells,
     distance,
@@ -60,31 +59,16 @@ class Params(environment.EnvParams):
 
 
 @dataclasses.dataclass(frozen=True)
-class DarkKeyToDoor(TaskFamily[State, Params]):
+class DarkKeyToDoor(Grid[State, Params]):
     """See the module. `size` cells a side, `steps` per episode."""
 
-    size: int = 9
     steps: int = 50
     start: Start = "random"
     reward: Literal["once", "terminate", "every_step"] = "once"
 
     @property
-    def episode_length(self) -> int:
-        return self.steps
-
-    @property
-    def reward_dtype(self) -> np.dtype:
-        return np.dtype(np.uint8)
-
-    @property
     def default_params(self) -> Params:
         return Params(self.steps, jnp.zeros(2, jnp.int32), jnp.zeros(2, jnp.int32))
-
-    def action_space(self, params: Params) -> spaces.Discrete:
-        return spaces.Discrete(len(MOVES))
-
-    def observation_space(self, params: Params) -> spaces.Box:
-        return spaces.Box(0, self.size - 1, (2,), jnp.int32)
 
     def source_observation_space(self, params: Params) -> spaces.Box:
         return with_stage(self.size, 3)
@@ -104,9 +88,6 @@ class DarkKeyToDoor(TaskFamily[State, Params]):
         terminated = at_door if self.reward == "terminate" else jnp.bool_(False)
         state = State(state.time + 1, position, state.has_key | takes, state.opened | at_door)
         return self.observe(key, state, action, params), state, (takes | opens).astype(jnp.float32), terminated, {}
-
-    def observe(self, key: jax.Array, state: State, action: jax.Array | None, params: Params) -> jax.Array:
-        return state.position
 
     def source_observation(self, state: State, observation: jax.Array) -> jax.Array:
         """Also how far the episode is: 0 without the key, 1 with it, 2 after the door; `[3]`."""
@@ -151,9 +132,6 @@ class DarkKeyToDoor(TaskFamily[State, Params]):
 
     def optimal_action(self, state: State, task: Params) -> jax.Array:
         return towards(state.position, jnp.where(state.has_key, task.door, task.key))
-
-    def trace(self, state: State, action: jax.Array) -> jax.Array:
-        return state.position
 
     def picture(self, task: Params) -> dict[str, Any]:
         cell = lambda leaf: np.asarray(leaf).tolist()

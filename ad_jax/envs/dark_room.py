@@ -21,10 +21,8 @@ import numpy as np
 from flax import struct
 from gymnax.environments import environment, spaces
 
-from ad_jax.envs.base import TaskFamily
 from ad_jax.envs.grid import (
-    MOVES,
-    Start,
+    Grid,
     cells,
     distance,
     moved,
@@ -53,31 +51,14 @@ class Params(environment.EnvParams):
 
 
 @dataclasses.dataclass(frozen=True)
-class DarkRoom(TaskFamily[State, Params]):
+class DarkRoom(Grid[State, Params]):
     """See the module. `size` cells a side, `steps` per episode."""
 
-    size: int = 9
-    steps: int = 20
-    start: Start = "centre"
     reward: Literal["every_step", "once", "terminate"] = "every_step"
-
-    @property
-    def episode_length(self) -> int:
-        return self.steps
-
-    @property
-    def reward_dtype(self) -> np.dtype:
-        return np.dtype(np.uint8)
 
     @property
     def default_params(self) -> Params:
         return Params(self.steps, jnp.zeros(2, jnp.int32))
-
-    def action_space(self, params: Params) -> spaces.Discrete:
-        return spaces.Discrete(len(MOVES))
-
-    def observation_space(self, params: Params) -> spaces.Box:
-        return spaces.Box(0, self.size - 1, (2,), jnp.int32)
 
     def reset_env(self, key: jax.Array, params: Params) -> tuple[jax.Array, State]:
         state = State(jnp.int32(0), start_cell(key, self.size, self.start), jnp.bool_(False))
@@ -92,9 +73,6 @@ class DarkRoom(TaskFamily[State, Params]):
         terminated = at_goal if self.reward == "terminate" else jnp.bool_(False)
         state = State(state.time + 1, position, state.found | at_goal)
         return self.observe(key, state, action, params), state, rewarded.astype(jnp.float32), terminated, {}
-
-    def observe(self, key: jax.Array, state: State, action: jax.Array | None, params: Params) -> jax.Array:
-        return state.position
 
     def source_observation_space(self, params: Params) -> spaces.Box | None:
         return with_stage(self.size, 2) if self.reward == "once" else None
@@ -137,9 +115,6 @@ class DarkRoom(TaskFamily[State, Params]):
 
     def optimal_action(self, state: State, task: Params) -> jax.Array:
         return towards(state.position, task.goal)
-
-    def trace(self, state: State, action: jax.Array) -> jax.Array:
-        return state.position
 
     def picture(self, task: Params) -> dict[str, Any]:
         return {"kind": "grid", "size": self.size, "goal": np.asarray(task.goal).tolist()}

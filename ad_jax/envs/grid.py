@@ -3,15 +3,48 @@
 As arrays over cells, cell (row, column) of a grid of `size` a side is number `row * size + column`.
 """
 
+import dataclasses
 from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnax.environments import spaces
+from gymnax.environments.environment import TEnvParams, TEnvState
+
+from ad_jax.envs.base import TaskFamily
 
 Start = Literal["centre", "corner", "random"]
 MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))  # stay, down, up, right, left
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid(TaskFamily[TEnvState, TEnvParams]):
+    """A dark grid, in which one sees one's own cell, the state's `position`, and nothing else; rewards are 0 or 1."""
+
+    size: int = 9
+    steps: int = 20
+    start: Start = "centre"
+
+    @property
+    def episode_length(self) -> int:
+        return self.steps
+
+    @property
+    def reward_dtype(self) -> np.dtype:
+        return np.dtype(np.uint8)
+
+    def action_space(self, params: TEnvParams) -> spaces.Discrete:
+        return spaces.Discrete(len(MOVES))
+
+    def observation_space(self, params: TEnvParams) -> spaces.Box:
+        return spaces.Box(0, self.size - 1, (2,), jnp.int32)
+
+    def observe(self, key: jax.Array, state: TEnvState, action: jax.Array | None, params: TEnvParams) -> jax.Array:
+        return cast(Any, state).position
+
+    def trace(self, state: TEnvState, action: jax.Array) -> jax.Array:
+        return cast(Any, state).position
 
 
 def start_cell(key: jax.Array, size: int, start: Start) -> jax.Array:
