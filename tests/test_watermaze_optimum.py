@@ -36,6 +36,9 @@ def optimal_life(family, key, state, task, steps):
         Watermaze(turn=45.0, stride=0.15, steps=18),
         Watermaze(stride=0.05),
         Watermaze(heading="fixed", reward="terminate"),
+        Watermaze(way="facing"),
+        Watermaze(way="facing", turn=45.0, stride=0.15, steps=18),
+        Watermaze(way="facing", turn=10.0, stride=0.05, steps=60),
     ],
     ids=repr,
 )

@@ -13,6 +13,11 @@ Who walks into the wall slides along it. Published variants, as options:
     reward="terminate"   1 at the platform, which ends the episode
     heading="random"     a heading drawn afresh each episode        heading="fixed"   always along +x
 
+Of the ways to the platform, two can be demonstrated (`optimal_action`); both earn all that there is to earn:
+
+    way="nearest"   the action that ends nearest to the platform, sideways and backwards too: nearly the fewest steps
+    way="facing"    turn towards the platform, then walk: some steps more, and easier to imitate from pictures
+
 Source: Laskin et al. 2022 (arXiv 2210.14215), section 4 and appendix: DMLab Watermaze, 72 x 96 x 3 pixels, 50 steps, 8
 actions, reward 1 if the platform is reached, start in the centre. This is not DMLab: its geometry, its pictures and
 which 8 actions there are, sizes, speed and headings at the start are ours, as the paper does not state them. The
@@ -37,7 +42,7 @@ from ad_jax.types import Array
 
 MOVES = ((1, 0), (-1, 0), (0, 1), (0, -1), (0, 0), (0, 0), (1, 0), (1, 0))  # strides (ahead, to the left)
 TURNS = (0, 0, 0, 0, 1, -1, 1, -1)  # turns to the left, before the move
-TURN_LEFT = 4
+FORWARD, TURN_LEFT, TURN_RIGHT = 0, 4, 5
 BODY = RADIUS // 20  # how near to the wall one gets
 
 
@@ -72,6 +77,7 @@ class Watermaze(TaskFamily[State, Params]):
     platform: float = 0.15  # radius
     heading: Literal["random", "fixed"] = "random"
     reward: Literal["once", "terminate"] = "once"
+    way: Literal["nearest", "facing"] = "nearest"  # of `optimal_action`
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -152,15 +158,27 @@ class Watermaze(TaskFamily[State, Params]):
         return np.ones(len(tasks.platform)) if easy else None
 
     def optimal_action(self, state: State, task: Params) -> jax.Array:
-        """The action that ends nearest to the platform's middle, the first of equals; on the platform, turn left.
+        """The next action on the `way` to the platform; it depends on the pose alone, found or not.
 
-        It is greedy, and needs on average 3 % more steps than the fewest (docs/envs/watermaze.md). One of four
-        directions is always within 45 degrees of the way, so each step gains while `stride` is below 1.4 `platform`.
-        Having been there, it stays, and comes back if noise has led it away: it depends on the pose alone.
+        "nearest": the action that ends nearest to the platform's middle, the first of equals; on the platform, turn
+        left (so it stays, and comes back if noise has led it away). Greedy, it needs on average 3 % more steps than the
+        fewest (docs/envs/watermaze.md). One of four directions is always within 45 degrees of the way, so each step
+        gains while `stride` is below 1.4 `platform`.
+
+        "facing": turn, to the nearer side, until the platform's middle is within about half a turn of straight ahead,
+        then go forward; on the platform, forward. It walks over the platform and comes back.
         """
+        at_platform = self._away(state.pose, task) <= self._platform**2
+        if self.way == "facing":
+            off = task.platform - state.pose[:2]
+            cos, sin = jnp.asarray(raycast.directions())[state.pose[2]]
+            ahead, left = (cos * off[0] + sin * off[1]) >> 14, (cos * off[1] - sin * off[0]) >> 14
+            # Somewhat more than half a turn: with less, roundings could send it to and fro for ever.
+            faced = jnp.abs(left) * 1024 <= ahead * round(1024 * math.tan(math.radians(min(0.51 * self.turn, 80))))
+            return jnp.where(faced | at_platform, FORWARD, jnp.where(left > 0, TURN_LEFT, TURN_RIGHT)).astype(jnp.int32)
         after = jax.vmap(self._moved, (None, 0))(state.pose, jnp.arange(len(MOVES)))
         nearest = jnp.argmin(jax.vmap(self._away, (0, None))(after, task))
-        return jnp.where(self._away(state.pose, task) <= self._platform**2, TURN_LEFT, nearest).astype(jnp.int32)
+        return jnp.where(at_platform, TURN_LEFT, nearest).astype(jnp.int32)
 
     def trace(self, state: State, action: jax.Array) -> jax.Array:
         return state.pose[:2] + RADIUS

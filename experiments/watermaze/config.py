@@ -27,28 +27,29 @@ def config(scale: str = "cpu") -> Experiment:
     """`smoke`: every part, learns nothing. `cpu` (small pictures and networks): in pilots. `paper`: not run yet."""
     cpu = Experiment(
         name="watermaze",
-        # An episode ends at the platform: a window then holds the way there many times over, where it would otherwise
-        # be filled with standing on it.
-        env=Plugin("watermaze", {"height": 24, "width": 32, "heading": "fixed", "reward": "terminate"}),
-        source=Plugin("noisy_oracle", {"noise_episodes": 6.0, "persistence": 2.0}),
+        # Noise never ends, and lasts: the demonstrator strays from the platform, comes back, and so shows the way from
+        # everywhere. It turns and then walks, which can be told from a picture sooner than stepping sideways.
+        env=Plugin("watermaze", {"height": 24, "width": 32, "heading": "fixed", "way": "facing"}),
+        source=Plugin("noisy_oracle", {"noise_episodes": 8.0, "noise_end": 0.3, "persistence": 3.0}),
         model=Plugin(
             "transformer",
             {
                 "layers": 4,
                 "width": 64,
-                "heads": 2,
+                "heads": 4,
                 "window": 200,
-                "token_mask": 0.3,
-                "pixel_channels": [32, 64],
-                "pixel_kernel": 4,
-                "pixel_stride": 4,
+                "pixel_channels": [64],
+                "pixel_kernel": 8,
+                "pixel_stride": 8,
             },
         ),
         tasks=TaskConfig(train=1024, held_out=32),
-        collect=CollectConfig(seeds=4, episodes=12, chunk_learners=512),
+        collect=CollectConfig(seeds=8, episodes=16, chunk_learners=512),
         replay=ReplayConfig(keep_every=1, segment=200, batch=16),
-        distill=DistillConfig(updates=3000, learning_rate=5e-3, warmup_updates=100),
-        evaluate=EvaluateConfig(episodes=100, seeds=2, source_seeds=2),
+        distill=DistillConfig(
+            updates=4000, learning_rate=8e-3, warmup_updates=100, evaluate_every=500, evaluate_episodes=40
+        ),
+        evaluate=EvaluateConfig(episodes=160, seeds=4, source_seeds=2),
     )
     smoke = dataclasses.replace(
         cpu,
