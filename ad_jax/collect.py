@@ -187,10 +187,18 @@ def task_leaves(tasks: Any) -> dict[str, Any]:
     }
 
 
-def learning_curve(learners: Learners, tasks: Any, task_ids: Sequence[str], seeds: int, seed: int) -> np.ndarray:
+def learning_curve(
+    learners: Learners,
+    tasks: Any,
+    task_ids: Sequence[str],
+    seeds: int,
+    seed: int,
+    show: Callable[[int, float], None] = lambda done, end: None,
+) -> np.ndarray:
     """The source itself on `tasks`: return of each episode, mean over actors, `[N, seeds, E]` float32.
 
-    E is the number of episodes that every history completes.
+    E is the number of episodes that every history completes. `show(done, end)` is called after each chunk: learners
+    done, and the mean return of their last tenth of episodes.
     """
     total, curves = len(task_ids) * seeds, []
     for first in range(0, total, learners.chunk):
@@ -199,6 +207,7 @@ def learning_curve(learners: Learners, tasks: Any, task_ids: Sequence[str], seed
         histories = as_histories(life, tasks, task_ids, seeds, first, count)
         returns = returns_by_episode(histories.transition)
         curves.append(returns.reshape(count, learners.source.actors, -1).mean(1))
+        show(first + count, float(curves[-1][:, -max(1, curves[-1].shape[1] // 10) :].mean()))
     shortest = min(curve.shape[1] for curve in curves)
     return np.concatenate([curve[:, :shortest] for curve in curves]).reshape(len(task_ids), seeds, shortest)
 

@@ -43,6 +43,15 @@ class TaskConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ReferenceConfig:
+    """A learning algorithm to compare with on the held-out tasks, where the source of the histories does not learn."""
+
+    source: Plugin
+    episodes: int  # of full length, of each of its actors
+    chunk_learners: int = 8  # learners at once: bounds memory
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """Everything that determines a run. Equal experiments have equal results."""
 
@@ -56,6 +65,7 @@ class Experiment:
     replay: ReplayConfig = ReplayConfig()
     distill: DistillConfig = DistillConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    reference: ReferenceConfig | None = None  # None: the source itself
     mesh: MeshConfig = MeshConfig()
     logging: LoggingConfig = LoggingConfig()
 
@@ -77,9 +87,18 @@ def from_data(cls: type, data: Mapping[str, Any], where: str) -> Any:
         if name not in hints:
             raise unknown(f"field of {where or cls.__name__.lower()}", name, hints)
         dotted = f"{where}.{name}" if where else name
-        nested = dataclasses.is_dataclass(hints[name])
-        values[name] = from_data(hints[name], value, dotted) if nested else conform(dotted, value, hints[name])
+        nested = _dataclass_of(hints[name])
+        if nested is None or value is None:
+            values[name] = conform(dotted, value, hints[name])
+        else:
+            values[name] = from_data(nested, value, dotted)
     return cls(**values)
+
+
+def _dataclass_of(hint: Any) -> type | None:
+    """The dataclass of a field that is one, or may be None instead."""
+    parts = (hint, *typing.get_args(hint))
+    return next((part for part in parts if isinstance(part, type) and dataclasses.is_dataclass(part)), None)
 
 
 def load(name_or_path: str, scale: str = "cpu") -> Experiment:
@@ -168,7 +187,8 @@ def _replace(config: Any, path: list[str], value: Any, dotted: str) -> Any:
     inner = getattr(config, head)
     if rest:
         if not dataclasses.is_dataclass(inner):
-            raise ConfigError(f"{dotted}: {head} is a single value, it has no field {rest[0]!r}")
+            what = "a single value" if inner is not None else "None, which an experiment's file can change"
+            raise ConfigError(f"{dotted}: {head} is {what}; it has no field {rest[0]!r}")
         return dataclasses.replace(config, **{head: _replace(inner, rest, value, dotted)})
     if isinstance(inner, Plugin):  # env=bandit: another plug-in, with its own defaults
         return dataclasses.replace(config, **{head: Plugin(str(value))})
@@ -180,8 +200,9 @@ def _fields(cls: type, prefix: str) -> list[str]:
     names = []
     for field, hint in typing.get_type_hints(cls).items():
         names.append(f"{prefix}{field}")
-        if dataclasses.is_dataclass(hint) and hint is not Plugin:
-            names += _fields(typing.cast(type, hint), f"{prefix}{field}.")
+        nested = _dataclass_of(hint)
+        if nested is not None and nested is not Plugin:
+            names += _fields(nested, f"{prefix}{field}.")
     return names
 
 
@@ -197,6 +218,7 @@ class Parts:
     spec: Any  # of what is stored
     seen_spec: Any  # of what the model sees
     split: Any
+    reference: Any  # what learns beside the frozen model: the experiment's reference, or its source
 
 
 def build(experiment: Experiment) -> Parts:
@@ -222,6 +244,13 @@ def build(experiment: Experiment) -> Parts:
         split = family.split(e.tasks.split_seed, e.tasks.train, e.tasks.held_out)
         source_config = sources.make_config(e.source.name, e.source.options)
         source = sources.make(e.source.name, source_config, family)
+        reference = source
+        if e.reference is not None:
+            plugin = e.reference.source
+            reference = sources.make(plugin.name, sources.make_config(plugin.name, plugin.options), family)
+            for name in ("episodes", "chunk_learners"):
+                if getattr(e.reference, name) < 1:
+                    raise ConfigError(f"reference.{name} must be at least 1; got {getattr(e.reference, name)}")
     except (TypeError, ValueError) as error:
         raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
     model_config = models.for_family(models.make_config(e.model.name, e.model.options), family)
@@ -235,7 +264,7 @@ def build(experiment: Experiment) -> Parts:
         )
     if model.max_segment is not None and e.replay.segment > model.max_segment:
         raise ConfigError(f"replay.segment={e.replay.segment} is longer than this model's window, {model.max_segment}")
-    return Parts(family, source_config, source, model_config, model, spec, seen_spec, split)
+    return Parts(family, source_config, source, model_config, model, spec, seen_spec, split, reference)
 
 
 def docstring(name_or_path: str) -> str:

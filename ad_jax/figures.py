@@ -84,7 +84,11 @@ def count(value: float) -> str:
 
 
 def curve(
-    modes: dict[str, Band], optimal: float | None, random: float | None, source: Band | None, source_name: str = ""
+    modes: dict[str, Band],
+    optimal: float | None,
+    random: float | None,
+    source: Band | None,
+    source_name: str = "source",
 ) -> Figure:
     """Return against in-context episode.
 
@@ -100,7 +104,7 @@ def curve(
         for mode, band in modes.items():
             _draw(axes, band, f"AD, {plain(mode)}", *MODES.get(mode, MODES["sampled"]))
         if source is not None:
-            _draw(axes, source, f"source ({plain(source_name)}), same env steps", ORANGE, "-", 1.4, 0.15)
+            _draw(axes, source, f"{plain(source_name)}, same env steps", ORANGE, "-", 1.4, 0.15)
         _references(axes, optimal, random)
         last = max(float(band.x[-1]) for band in modes.values())
         axes.set_xlim(1.0, max(last, 2.0))
@@ -133,7 +137,7 @@ def efficiency(
         figure, axes = _axes(6.6, 3.7)
         axes.set_xscale("log")
         _draw(axes, learner, "AD, in context, on a new task", *MODES["sampled"])
-        _draw(axes, source, f"source ({plain(source_name)}), from scratch", ORANGE, "-", 1.4, 0.15)
+        _draw(axes, source, f"{plain(source_name)}, from scratch", ORANGE, "-", 1.4, 0.15)
         _references(axes, optimal, random)
         for level in levels:
             start, end, height = level["ad_steps"], level["source_steps"] or level["source_end"], level["return"]

@@ -234,17 +234,26 @@ class Run:
         e, p = self.experiment, self.parts
         if not e.evaluate.source_seeds:
             return None
-        chunk = min(e.collect.chunk_learners, len(ids) * e.evaluate.source_seeds)
-        learners = collect.Learners(p.family, p.source, e.collect.episodes, self.mesh, chunk)
-        returns = collect.learning_curve(learners, tasks, ids, e.evaluate.source_seeds, e.seed)
+        role, name, asked = "source", e.source.name, e.collect
+        if e.reference is not None:
+            role, name, asked = "reference", e.reference.source.name, e.reference
+        total = len(ids) * e.evaluate.source_seeds
+        chunk = min(asked.chunk_learners, total)
+        learners = collect.Learners(p.family, p.reference, asked.episodes, self.mesh, chunk)
+        steps = learners.steps * p.reference.actors
+        bar = metrics.Progress("evaluate", total, f"learners of {name}", 0, e.logging.progress_seconds, steps)
+        returns = collect.learning_curve(
+            learners, tasks, ids, e.evaluate.source_seeds, e.seed, lambda done, end: bar.update(done, **{"return": end})
+        )
         say(
-            f"evaluate {e.source.name} itself on the same tasks: {returns.shape[2]} episodes, return at the end "
+            f"evaluate {name} itself, the {role}, on the same tasks: {returns.shape[2]} episodes, return at the end "
             f"{returns[:, :, -max(1, returns.shape[2] // 10) :].mean():.2f}"
         )
         return {
-            "name": e.source.name,
+            "name": name,
+            "role": role,
             "returns": _numbers(returns),
-            "env_steps_per_episode": p.source.actors * p.family.episode_length,
+            "env_steps_per_episode": p.reference.actors * p.family.episode_length,
         }
 
     def _in_loop(self) -> Callable[[Any], float]:
@@ -266,7 +275,9 @@ class Run:
     def _part(self, name: str, meta: dict[str, Any], step: int, compute: Callable[[], Any]) -> tuple[Any, float]:
         """`compute()` and its seconds, now or before an interruption, for the same checkpoint and settings."""
         path = self.folder / "evaluation" / f"{name}.json"
-        key = {"step": step, "evaluate": self.experiment.to_json()["evaluate"], "train_tasks": meta["train_task_ids"]}
+        data = self.experiment.to_json()
+        asked = {name: data[name] for name in ("evaluate", "reference")}
+        key = {"step": step, **asked, "train_tasks": meta["train_task_ids"]}
         if path.exists():
             saved = read_json(path)
             if saved["key"] == key:

@@ -85,7 +85,7 @@ def statistics(results: dict[str, Any]) -> dict[str, Any]:
         `high` (95 % interval of `final`), `area` (mean return over mean optimum, or None) and `episodes_to` (from 1, by
         "75 % of final" and so on; None where never reached or the level is not positive), and `share`, what
         `share_of_source` gives. `source` is None or
-        `{"name", "same_steps", "final", "levels"}`, and a level
+        `{"name", "role", "same_steps", "final", "levels"}`, and a level
         `{"level", "return", "ad_steps", "source_steps", "source_end", "ratio", "reached"}`.
     """
     stats: dict[str, Any] = {"experiment": results["experiment"], "sets": {}}
@@ -115,7 +115,7 @@ def table(results: dict[str, Any]) -> str:
         mode = next(m for m in ("sampled", "greedy") if m in stats["rows"][-1])
         stages = list(dict.fromkeys(stage for row in stats["rows"] for stage in row["seconds"]))
         shared = stats["rows"][-1][mode]["share"] is not None
-        share = ["share of the source's gain"] if shared else []
+        share = [f"share of the {stats['source']['role']}'s gain"] if shared else []
         names = ["seed", "episode 1", "last 10 %", "95 % interval", "greedy", *share]
         lines = [[*names, *(f"{stage} s" for stage in stages)]]
         for row in stats["rows"]:
@@ -244,7 +244,13 @@ def _against_source(s: Set) -> dict[str, Any] | None:
         )
     done = int(s.steps[-1]) // s.source_steps  # episodes the source completes in the learner's steps
     same = float(source[min(done, len(source)) - 1]) if done else None
-    return {"name": s.source_name, "same_steps": same, "final": float(_final(source)), "levels": levels}
+    return {
+        "name": s.source_name,
+        "role": s.source_role,
+        "same_steps": same,
+        "final": float(_final(source)),
+        "levels": levels,
+    }
 
 
 def _figures(s: Set, stats: dict[str, Any]) -> dict[str, tuple[Figure | None, str]]:
@@ -270,11 +276,15 @@ def _curve(s: Set, stats: dict[str, Any], learner: dict[str, Band], source: Band
         inside = source.x <= s.steps[-1]
         if inside.any():
             cut = episodes(Band(*(y[inside] for y in source)))
-            caption += " The source is drawn at the same number of environment steps, those of all its actors counted."
+            caption += (
+                f" The {s.source_role} is drawn at the same number of environment steps, those of its actors together."
+            )
         else:
-            caption += " In as many environment steps the source has not finished an episode, so it is not drawn."
+            caption += (
+                f" In as many environment steps the {s.source_role} has not finished an episode, so it is not drawn."
+            )
     drawn = {mode: episodes(band) for mode, band in learner.items()}
-    return figures.curve(drawn, stats["optimal"], stats["random"], cut, s.source_name), caption
+    return figures.curve(drawn, stats["optimal"], stats["random"], cut, s.source_label), caption
 
 
 def _efficiency(s: Set, stats: dict[str, Any], learner: Band, source: Band | None) -> tuple[Figure | None, str]:
@@ -282,13 +292,13 @@ def _efficiency(s: Set, stats: dict[str, Any], learner: Band, source: Band | Non
         return None, "Data efficiency: no learning curve of the source was recorded on these tasks."
     levels = [{**level, "text": report_page.ratio(level)} for level in stats["source"]["levels"] if level["ad_steps"]]
     caption = (
-        f"Return against environment steps on the same tasks: AD in context ({s.mode}) and its source learning from "
-        f"scratch ({_n(s.source_seeds, 'seed')} per task, the steps of all its actors counted), mean over {_over(s)}. "
-        "An arrow leads from AD's steps to the source's steps for the same return, and says how many times as many "
-        "those are; dashed with '>' where the source never gets there. The steps in AD's training data are not "
+        f"Return against environment steps on the same tasks: AD in context ({s.mode}) and {s.source_label} learning "
+        f"from scratch ({_n(s.source_seeds, 'seed')} per task, the steps of all its actors counted), mean over "
+        f"{_over(s)}. An arrow leads from AD's steps to the other's for the same return, and says how many times as "
+        "many those are; dashed with '>' where it never gets there. The steps in AD's training data are not "
         f"counted. {_band(s)}"
     )
-    return figures.efficiency(learner, source, s.source_name, levels, stats["optimal"], stats["random"]), caption
+    return figures.efficiency(learner, source, s.source_label, levels, stats["optimal"], stats["random"]), caption
 
 
 def _by_task(s: Set) -> tuple[Figure, str]:

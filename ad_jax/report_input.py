@@ -18,6 +18,7 @@ from ad_jax.errors import AdJaxError
 
 SCHEMA = 1
 MODES = ("sampled", "greedy")
+ROLES = ("source", "reference")
 
 
 class ReportError(AdJaxError):
@@ -39,9 +40,15 @@ class Set:
     random: np.ndarray | None  # [R, N]
     source: np.ndarray | None  # [R, N, E2], its seeds averaged; E2 episodes that every run has
     source_name: str
+    source_role: str  # "source" of the histories, or "reference": it made none of them
     source_steps: int  # environment steps per episode of the source, over all actors
     source_seeds: int
     paths: dict[str, Any] | None  # of the first run that has them, its task in `tasks[paths["run"]][paths["task"]]`
+
+    @property
+    def source_label(self) -> str:
+        """For legends and captions."""
+        return f"{self.source_role} ({self.source_name})"
 
     @property
     def mode(self) -> str:
@@ -106,12 +113,18 @@ def gather(results: dict[str, Any]) -> list[Set]:
                 _known(every, "random"),
                 _sources(every) if sourced else None,
                 sourced["name"] if sourced else "",
+                role_of(sourced) if sourced else "source",
                 sourced["env_steps_per_episode"] if sourced else 0,
                 len(sourced["returns"][0]) if sourced else 0,
                 paths,
             )
         )
     return sets
+
+
+def role_of(source: dict[str, Any]) -> Any:
+    """Whether the learner that is compared with made the histories. Results of before there were others do not say."""
+    return source.get("role", "source")
 
 
 def validate(results: Any, where: str) -> None:
@@ -169,6 +182,8 @@ def _validate_set(one: Any, where: str) -> None:
     source = _field(one, where, "source", dict, type(None))
     if source is not None:
         _field(source, f"{where}.source", "name", str)
+        if role_of(source) not in ROLES:
+            raise ReportError(f"{where}.source: field 'role': expected one of {ROLES}, received {source['role']!r}")
         _positive(source, f"{where}.source", "env_steps_per_episode")
         _array(_field(source, f"{where}.source", "returns", list), f"{where}.source.returns", len(tasks))
     if (paths := _field(one, where, "paths", dict, type(None))) is not None:
@@ -256,6 +271,7 @@ def _form(run: dict[str, Any]) -> dict[str, Any]:
             form[f"{one['name']}.returns.{mode} shape"] = np.shape(values)
         if (source := one["source"]) is not None:
             form[f"{one['name']}.source.name"] = source["name"]
+            form[f"{one['name']}.source.role"] = role_of(source)
             form[f"{one['name']}.source.env_steps_per_episode"] = source["env_steps_per_episode"]
             # Not the episodes: where they end early, lives of as many steps differ in how many they hold.
             form[f"{one['name']}.source.returns shape"] = np.shape(source["returns"])[:2]

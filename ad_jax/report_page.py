@@ -15,7 +15,7 @@ from ad_jax.figures import TIMES, count, number
 RATES = ("env_steps", "updates", "positions")  # counts of a stage that are worth dividing by its seconds
 TITLES = {
     "curve": "Learning in context",
-    "efficiency": "Data efficiency against the source",
+    "efficiency": "Data efficiency against learning from scratch",
     "goals": "Final return by task",
     "paths": "What the agent does",
 }
@@ -171,13 +171,15 @@ def _levels(stats: dict[str, Any]) -> str:
     if everything[modes[0]]["area"] is not None:
         rows.append((["area under the curve / optimal", *(f"{everything[mode]['area']:.3f}" for mode in modes)], ""))
     if everything[modes[0]]["share"] is not None:
-        rows.append((["gain over the random policy / the source's", *(share(everything[mode]) for mode in modes)], ""))
+        against = f"gain over the random policy / the {stats['source']['role']}'s"
+        rows.append(([against, *(share(everything[mode]) for mode in modes)], ""))
     head = f"<tr><th>in-context episodes to</th>{''.join(f'<th>{mode}</th>' for mode in modes)}</tr>"
     text = f"<h3>Speed</h3>{_table(head, rows)}"
     source = stats["source"]
     if source is None:
         return text
-    head = "<tr><th>environment steps to</th><th>return</th><th>AD</th><th>source</th><th>ratio</th></tr>"
+    head = "<tr><th>environment steps to</th><th>return</th><th>AD</th>"
+    head += f"<th>{source['role']}</th><th>ratio</th></tr>"
     rows, size = [], scale(stats)
     for level in source["levels"]:
         ad = "never" if level["ad_steps"] is None else f"{level['ad_steps']:,}"
@@ -185,9 +187,9 @@ def _levels(stats: dict[str, Any]) -> str:
         rows.append(([_e(level["level"]), number(level["return"], size), ad, steps, ratio(level)], ""))
     same = "no finished episode" if source["same_steps"] is None else number(source["same_steps"], size)
     note = (
-        f"Source: {source['name']}. Its return after as many environment steps as AD takes: {same}; at the end of "
-        f"its life: {number(source['final'], size)}. At AD's final return all of AD's steps are counted, and the "
-        "source's up to the first episode whose mean is as high, which favours the source."
+        f"{source['role'].capitalize()}: {source['name']}. Its return after as many environment steps as AD takes: "
+        f"{same}; at the end of its life: {number(source['final'], size)}. At AD's final return all of AD's steps are "
+        f"counted, and the {source['role']}'s up to the first episode whose mean is as high, which favours that."
     )
     return f"{text}{_table(head, rows)}<p class=note>{_e(note)}</p>"
 

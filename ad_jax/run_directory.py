@@ -16,7 +16,7 @@ def identity(experiment: Experiment) -> dict[str, Any]:
     Not the mesh (the same to rounding), not logging, and not how the model is evaluated, so that a trained model can
     be evaluated again for longer.
     """
-    apart = ("mesh", "logging", "evaluate")
+    apart = ("mesh", "logging", "evaluate", "reference")
     return {name: value for name, value in canonical(experiment.to_json()).items() if name not in apart}
 
 

@@ -90,10 +90,12 @@ def param_shardings(params: Any, mesh: Mesh) -> Any:
 def optimiser_shardings(optimiser: optax.GradientTransformation, params: Any, mesh: Mesh) -> Any:
     """Shardings of `optimiser.init(params)`: what mirrors a parameter lies as it does, the rest is replicated."""
     state = jax.eval_shape(optimiser.init, params)
+    elsewhere = lambda leaf: isinstance(leaf, optax.MaskedNode)  # Muon hands some parameters to another rule
     return optax.tree_map_params(
         optimiser,
-        lambda _, sharding: sharding,
+        lambda leaf, sharding: leaf if elsewhere(leaf) else sharding,
         state,
         param_shardings(params, mesh),
         transform_non_params=lambda _: replicated(mesh),
+        is_leaf=elsewhere,
     )

@@ -97,9 +97,9 @@ def against_source(source: dict[str, Any] | None, episodes: int) -> str:
     verb = "reaches" if level["reached"] else "does not reach"
     at = {name: number(source[name]) for name in ("same_steps", "final")}
     return (
-        f" The source, `{source['name']}`, learning the same tasks from scratch, is at {at['same_steps']} after the "
-        f"{level['ad_steps']:,} environment steps of {episodes} episodes, {verb} {number(level['return'])} in "
-        f"{steps:,}, and is at {at['final']} at its end; the steps in the training histories are not counted."
+        f" The {source['role']}, `{source['name']}`, learning the same tasks from scratch, is at {at['same_steps']} "
+        f"after the {level['ad_steps']:,} environment steps of {episodes} episodes, {verb} {number(level['return'])} "
+        f"in {steps:,}, and is at {at['final']} at its end; the steps in the training histories are not counted."
     )
 
 

@@ -217,10 +217,12 @@ def test_label_smoothing_against_its_formula():
     np.testing.assert_allclose(distill.loss_of(model, {}, Batch(steps, action), None, 0.0), -np.log(0.7), rtol=1e-5)
 
 
-def test_the_loss_falls(trained, tmp_path):
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_the_loss_falls(trained, tmp_path, optimiser):
     """Actions here follow from time, which the context shows: a few updates must learn some of it."""
     resident = trained[1].replace(reward=jnp.zeros_like(trained[1].reward))  # numbers in the thousands drown the rest
     config = dataclasses.replace(TINY, updates=60, warmup_updates=5, updates_per_dispatch=20, checkpoint_every=60)
+    config = dataclasses.replace(config, optimiser=optimiser)
     trainer = distill.Trainer(MODEL, GRID, config, SAMPLING, mesh_of(), seed=1)
     first = float(trainer.run(trainer.init(), resident, jnp.int32(1))[1][0])
     assert train(trainer, resident, tmp_path, config).loss < 0.6 * first

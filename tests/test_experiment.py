@@ -3,16 +3,18 @@
 import dataclasses
 import json
 import pathlib
+import re
 
 import pytest
 
 from ad_jax import experiment as experiments
 from ad_jax.collect import Config as CollectConfig
 from ad_jax.errors import ConfigError
-from ad_jax.experiment import Experiment, Plugin, TaskConfig, build, docstring, load, override
+from ad_jax.experiment import Experiment, Plugin, ReferenceConfig, TaskConfig, build, docstring, load, override
 from ad_jax.run_directory import digest
 
 PLAIN = Experiment("plain", Plugin("dark_room", {"size": 5}), Plugin("q_learning", {"discount": 0.5}))
+REFERENCE = {"source": {"name": "q_learning", "options": {"discount": 0.8}}, "episodes": 3}
 FILES = sorted(pathlib.Path(__file__).parents[1].glob("experiments/*/config.py"))
 SCALES = ("cpu", "smoke", "paper")
 
@@ -90,6 +92,29 @@ def test_json_and_back_is_the_same_experiment():
     e = changed("seed=4", "tasks.train=9", "env.size=7", "logging.wandb=x", "distill.optimiser=muon")
     assert Experiment.from_json(e.to_json()) == e
     assert Experiment.from_json(json.loads(json.dumps(e.to_json()))) == e
+    compared = Experiment.from_json(PLAIN.to_json() | {"reference": REFERENCE})
+    assert compared.reference == ReferenceConfig(Plugin("q_learning", {"discount": 0.8}), episodes=3)
+    assert Experiment.from_json(json.loads(json.dumps(compared.to_json()))) == compared
+
+
+def test_a_reference_is_overridden_by_field_and_refused_like_a_source():
+    small = changed("tasks.train=9", "tasks.held_out=4")
+    compared = Experiment.from_json(small.to_json() | {"reference": REFERENCE})
+    more = changed("reference.episodes=5", "reference.source.discount=0.7", base=compared)
+    assert more.reference == ReferenceConfig(Plugin("q_learning", {"discount": 0.7}), episodes=5)
+    assert build(more).reference.actors == 1
+    parts = build(small)
+    assert parts.reference is parts.source
+    for change, message in {
+        "reference.episodes=0": "reference.episodes must be at least 1; got 0",
+        "reference.source.discunt=0": "unknown option of source q_learning 'discunt'. Did you mean 'discount'",
+        "reference.source=q_lerning": "unknown source 'q_lerning'. Did you mean 'q_learning'",
+        "reference.episode=3": "unknown field 'reference.episode'. Did you mean 'reference.episodes'",
+    }.items():
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            build(changed(change, base=compared))
+    with pytest.raises(ConfigError, match=r"reference is None, which an experiment's file can change"):
+        changed("reference.episodes=3")
 
 
 def test_data_with_unknown_names_or_wrong_types_is_refused():
@@ -100,7 +125,7 @@ def test_data_with_unknown_names_or_wrong_types_is_refused():
         Experiment.from_json(data | {"collect": {"seeds": "3"}})
 
 
-APART = ("mesh", "logging", "evaluate")  # a trained model may be evaluated again, differently
+APART = ("mesh", "logging", "evaluate", "reference")  # a trained model may be evaluated again, differently
 
 
 def leaves(data, where=()):
@@ -121,7 +146,7 @@ def test_equal_experiments_have_equal_digests_and_what_shapes_the_model_counts()
         for name in path[:-1]:
             inner = inner[name]
         old = inner[path[-1]]
-        literal = {"optimiser": "muon", "checkpoint": "best", "wandb": "x"}.get(path[-1])
+        literal = {"optimiser": "muon", "checkpoint": "best", "wandb": "x", "reference": REFERENCE}.get(path[-1])
         inner[path[-1]] = literal or (not old if isinstance(old, bool) else old * 2 or 1)
         assert (digest(Experiment.from_json(data)) == digest(PLAIN)) == (path[0] in APART), path
         digests.add(digest(Experiment.from_json(data)))

@@ -3,6 +3,7 @@
 These start processes from outside the repository. They share one uninterrupted run and one cache of compiled programs.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -16,10 +17,14 @@ import numpy as np
 import pytest
 from helpers import refused
 
-from ad_jax import checkpoint, history_store, run_directory
+from ad_jax import checkpoint, history_store, run_directory, sources
 from ad_jax.__main__ import main
+from ad_jax.collect import Learners, learning_curve
 from ad_jax.errors import CheckpointError
-from ad_jax.experiment import load, override
+from ad_jax.experiment import Plugin, ReferenceConfig, build, load, override
+from ad_jax.pipeline import Run
+from ad_jax.run_directory import read_json
+from ad_jax.sharding import make_mesh
 
 SMOKE = ("dark_room", "--scale", "smoke")
 INTERRUPTIONS = (  # one after another on one run directory
@@ -162,6 +167,23 @@ def test_interrupted_in_every_stage_the_results_and_metrics_are_equal(whole, int
         assert one["stages"]["collect"][name] == other["stages"]["collect"][name]
     assert records(whole[0]) == records(interrupted[0])
     assert (interrupted[0] / "report/index.html").exists()
+
+
+def test_a_reference_learns_beside_the_frozen_model(copied, capsys):
+    """Its curve is that of the algorithm itself on the held-out tasks, and the trained model is used as it is."""
+    reference = ReferenceConfig(Plugin("actor_critic", {"actors": 2}), episodes=5, chunk_learners=3)
+    e = dataclasses.replace(load("dark_room", "smoke"), reference=reference)
+    Run(e, copied).evaluate()
+    (one,) = read_json(copied / "results.json")["runs"][0]["sets"]
+    p = build(e)
+    (tasks,) = p.split.held_out.values()
+    algorithm = sources.make("actor_critic", sources.make_config("actor_critic", {"actors": 2}), p.family)
+    learners = Learners(p.family, algorithm, 5, make_mesh(e.mesh), 1)
+    curve = learning_curve(learners, tasks, p.family.task_ids(tasks), e.evaluate.source_seeds, e.seed)
+    assert (one["source"]["name"], one["source"]["role"]) == ("actor_critic", "reference")
+    assert one["source"]["env_steps_per_episode"] == 2 * p.family.episode_length
+    np.testing.assert_allclose(one["source"]["returns"], curve, rtol=1e-6)
+    assert "learners of actor_critic" in capsys.readouterr().out
 
 
 def test_a_claim_that_was_killed_while_writing_can_be_repeated(tmp_path):

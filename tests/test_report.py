@@ -236,9 +236,9 @@ def test_figures_receive_the_right_numbers(monkeypatch):
         monkeypatch.setattr(figures, name, lambda *given, name=name: seen.update({name: given}))
     data = results()
     report._figures(report.gather(data)[0], report.statistics(data)["sets"]["held_out"])
-    modes, optimal, random, source, source_name = seen["curve"]
+    modes, optimal, random, source, label = seen["curve"]
     np.testing.assert_array_equal(modes["sampled"].x, np.arange(1, 21))
-    assert (optimal, random, source_name) == (10.0, pytest.approx(0.2), "q_learning")
+    assert (optimal, random, label) == (10.0, pytest.approx(0.2), "source (q_learning)")
     np.testing.assert_array_equal(source.x, [5, 10, 15, 20])  # 400 steps hold 4 of its episodes, 5 of ours each
     learner, source, _, levels, _, _ = seen["efficiency"]
     assert (learner.x[0], learner.x[-1], source.x[0], source.x[-1]) == (20, 400, 100, 5000)
@@ -246,6 +246,18 @@ def test_figures_receive_the_right_numbers(monkeypatch):
     size, cells, returns, shares = seen["goals"]
     assert (size, cells.tolist()) == (9, [[1, 2], [1, 3], [1, 4], [1, 5]])
     np.testing.assert_allclose([returns, shares], [[8.0] * 4, [0.8] * 4])
+
+
+def test_a_reference_is_called_one_wherever_a_source_would_be(written, tmp_path):
+    data = results(seeds=(0, 1))
+    for run in data["runs"]:
+        run["sets"][0]["source"].update(name="dqn", role="reference")
+    page = report.write(data, tmp_path).read_text()
+    text = re.sub(r"data:image[^\"]*|<[^>]*>", " ", page)
+    assert "Reference: dqn. Its return after" in text
+    assert "reference (dqn) learning from scratch" in text
+    assert "the source" not in text.lower()
+    assert "Source: q_learning. Its return after" in re.sub(r"<[^>]*>", " ", written.read_text())
 
 
 def test_second_set_gets_a_suffix_and_a_failure_leaves_no_half_file(tmp_path, monkeypatch):

@@ -52,6 +52,9 @@ BROKEN = {
         3, np.nan
     ),
     "source.returns: expected numbers as": lambda s, run, data: s["source"].update(returns=[["x"]]),
+    "source: field 'role': expected one of ('source', 'reference'), received 'x'": lambda s, run, data: s[
+        "source"
+    ].update(role="x"),
     "source.env_steps_per_episode: expected int": lambda s, run, data: s["source"].update(env_steps_per_episode=1.5),
     "paths.task: expected the index of one of 4": lambda s, run, data: s["paths"].update(task=4),
     "episodes[0].points: expected a list of grid": lambda s, run, data: s["paths"]["episodes"][0].update(
@@ -89,6 +92,10 @@ def test_load_refuses_runs_that_cannot_be_averaged(tmp_path):
         report.load([first, save(tmp_path / "3.json", results())])
     with pytest.raises(ReportError, match=r"4.json: runs\[0\]: episode_length: expected 20 .* received 30"):
         report.load([first, save(tmp_path / "4.json", results(seeds=(1,), episode_length=30))])
+    compared = results(seeds=(1,))
+    compared["runs"][0]["sets"][0]["source"]["role"] = "reference"
+    with pytest.raises(ReportError, match=r"6.json: .*held_out.source.role: expected source .* received reference"):
+        report.load([first, save(tmp_path / "6.json", compared)])
     with pytest.raises(ReportError, match=r"5.json: .*held_out.returns.sampled shape: expected \(4, 2, 20\)"):
         report.load([first, save(tmp_path / "5.json", results(grid_set(tasks=5), seeds=(1,)))])
 

@@ -18,6 +18,7 @@ from ad_jax.experiment import (
     EvaluateConfig,
     Experiment,
     Plugin,
+    ReferenceConfig,
     ReplayConfig,
     TaskConfig,
 )
@@ -49,10 +50,29 @@ def config(scale: str = "cpu") -> Experiment:
         distill=DistillConfig(
             updates=4000, learning_rate=8e-3, warmup_updates=100, evaluate_every=500, evaluate_episodes=40
         ),
-        evaluate=EvaluateConfig(episodes=160, seeds=4, source_seeds=2),
+        evaluate=EvaluateConfig(episodes=160, seeds=4, source_seeds=1),
+        # The demonstrator does not learn; this does, in as many environment steps as 160 episodes in context have.
+        reference=ReferenceConfig(
+            Plugin(
+                "dqn",
+                {
+                    "actors": 4,
+                    "discount": 0.9,
+                    "trace_decay": 0.9,
+                    "epsilon_spread": 2.0,
+                    "learning_rate": 1e-3,
+                    "gradient_steps": 8,
+                    "capacity": 2000,
+                    "hidden": [64],
+                    "channels": [8, 16, 16],
+                },
+            ),
+            episodes=40,
+        ),
     )
     smoke = dataclasses.replace(
         cpu,
+        reference=None,
         env=Plugin("watermaze", {"height": 24, "width": 32}),
         source=Plugin("actor_critic", {"actors": 2, "unroll": 25, "hidden": [16], "channels": [4, 8]}),
         model=Plugin(
@@ -74,6 +94,7 @@ def config(scale: str = "cpu") -> Experiment:
     )
     paper = dataclasses.replace(
         cpu,
+        reference=None,
         env=Plugin("watermaze", {"height": 72, "width": 96}),
         source=Plugin(
             "dqn",
