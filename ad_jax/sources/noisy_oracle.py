@@ -71,10 +71,10 @@ def make(config: Config, family: TaskFamily) -> Source:
         episodes = state.updates.astype(jnp.float32) + jnp.arange(steps) / steps  # of each step, since birth
         fraction = jnp.minimum(episodes / jnp.maximum(config.noise_episodes, 1e-9), 1.0)
         noise = config.noise_start + fraction * (config.noise_end - config.noise_start)
-        key_action, key_env = jax.random.split(key)
+        key_action, key = jax.random.split(key)
         is_noise, random = halves(jax.random.bits(key_action, (steps,), jnp.uint32))
         if config.persistence > 1:
-            renewed = jax.random.uniform(jax.random.fold_in(key_env, 0), (steps,)) * config.persistence < 1
+            renewed = jax.random.uniform(jax.random.fold_in(key, 0), (steps,)) * config.persistence < 1
             decided = jax.lax.cummax(jnp.where(renewed, jnp.arange(steps), 0))  # the step whose decision holds
             is_noise, random = is_noise[decided], random[decided]
         by_chance = (random * actions).astype(jnp.int32)
@@ -92,7 +92,7 @@ def make(config: Config, family: TaskFamily) -> Source:
             return (env_state, next_observation), Transition(observation, action, outcome.reward, *done)
 
         start = (state.env_state, state.observation)
-        random = (is_noise < noise, by_chance, jax.random.split(key_env, steps))
+        random = (is_noise < noise, by_chance, jax.random.split(jax.random.fold_in(key, 1), steps))
         (env_state, observation), stream = jax.lax.scan(step, start, random)
         one_actor = jax.tree.map(lambda x: x[:, None], stream)
         return State(state.errors, env_state, observation, state.updates + 1), one_actor
