@@ -172,7 +172,9 @@ def resident_bytes(
     """
     length = np.minimum(episode, steps - np.arange(-(-steps // episode)) * episode)  # of each episode
     offsets = [config.keep_every - 1 - i * config.keep_every // config.phases for i in range(config.phases)]
-    kept = max(int(length[offset :: config.keep_every].sum()) for offset in offsets)
+    index = np.arange(len(length))
+    tail = index >= config.first_episode(len(length))
+    kept = max(int(length[tail & (index % config.keep_every == offset)].sum()) for offset in offsets)
     rows = -(-histories * config.phases // config.groups) * config.groups
     action = narrowest(spec.num_actions).itemsize - spec.action_dtype.itemsize
     step = step_bytes(spec, reward_dtype) + action - 1

@@ -255,10 +255,11 @@ def build(experiment: Experiment) -> Parts:
         raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
     model_config = models.for_family(models.make_config(e.model.name, e.model.options), family)
     model = models.make(e.model.name, model_config, seen_spec)
-    kept = e.collect.episodes // e.replay.keep_every * family.episode_length
+    episodes = e.collect.episodes - e.replay.first_episode(e.collect.episodes)
+    kept = episodes // e.replay.keep_every * family.episode_length
     if kept < e.replay.segment:
         raise ConfigError(
-            f"replay.segment={e.replay.segment} steps is longer than a history: {e.collect.episodes} "
+            f"replay.segment={e.replay.segment} steps is longer than a history: {episodes} of {e.collect.episodes} "
             f"episodes of at most {family.episode_length} steps, every {e.replay.keep_every}th kept, make {kept}. "
             "Lower replay.segment or replay.keep_every, or raise collect.episodes"
         )

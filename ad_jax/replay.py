@@ -7,6 +7,8 @@ histories.
 
 Episode subsampling (keep every k-th, Laskin et al. 2022, section 4) happens on load. A history has k such thinned
 versions, one for each first episode ("phase"); by default one is kept, with `phases=k` all are, and no data is lost.
+With `tail` below 1 the histories' beginnings are left out: what is then distilled is the expert at their end, and not
+how it came to be (expert distillation, the baseline ED of Laskin et al. 2022, section 4).
 """
 
 import dataclasses
@@ -28,6 +30,7 @@ from ad_jax.types import Array, Batch, Histories, Spec, Steps, narrowest
 class Config:
     """What of the histories is trained on."""
 
+    tail: float = 1.0  # share of each history that is kept, its last episodes; a small one is expert distillation
     keep_every: int = 1  # k: keep every k-th episode
     phases: int = 1  # how many of the k thinned versions of each history are kept
     segment: int = 160  # L, steps in a training window
@@ -41,6 +44,8 @@ class Config:
                 "replay needs keep_every >= 1 and 1 <= phases <= keep_every; "
                 f"got keep_every={self.keep_every}, phases={self.phases}"
             )
+        if not 0 < self.tail <= 1:
+            raise ConfigError(f"replay.tail is a share of each history, above 0 and at most 1; got {self.tail}")
         if self.segment < 1 or self.batch < 1 or self.groups < 1 or self.batch % self.groups:
             raise ConfigError(
                 f"replay.batch must be a positive multiple of replay.groups; "
@@ -51,6 +56,10 @@ class Config:
                 f"replay.groups={self.groups} cannot be split over {split} devices (mesh data x fsdp); "
                 f"set replay.groups to a multiple of {split}"
             )
+
+    def first_episode(self, episodes: Any) -> Any:
+        """The first episode that is kept of a history of `episodes`, a number or an array of them."""
+        return np.floor((1 - self.tail) * episodes + 1e-9).astype(int)  # at least one stays: tail is above 0
 
 
 class Replay(struct.PyTreeNode):
@@ -77,8 +86,8 @@ def load(histories: Histories, spec: Spec, config: Config, mesh: Mesh) -> Replay
     if shortest < config.segment:
         raise ConfigError(
             f"replay.segment={config.segment} steps is longer than a history: after keeping every "
-            f"{config.keep_every}th episode the shortest has {shortest}. Lower replay.segment or "
-            "replay.keep_every, or collect longer histories"
+            f"{config.keep_every}th episode of the last {config.tail:.0%} the shortest has {shortest}. Lower "
+            "replay.segment or replay.keep_every, raise replay.tail, or collect longer histories"
         )
     rows = len(length)
     if rows < config.groups:
@@ -122,12 +131,13 @@ def thin(histories: Histories, config: Config) -> tuple[dict[str, np.ndarray], n
     t = histories.transition
     done = np.asarray(t.terminated) | np.asarray(t.truncated)
     episode = np.cumsum(done, axis=1) - done  # [H, T], which episode each step belongs to
+    in_tail = episode >= config.first_episode(episode[:, -1:] + 1)
     arrays = {"observation": t.observation, "action": t.action, "reward": t.reward, "done": done}
     versions, lengths = [], []
     for phase in range(config.phases):
         # Counted from the end of each group of k, so that phase 0 holds the last episode, the one learned best.
         offset = config.keep_every - 1 - phase * config.keep_every // config.phases
-        kept = episode % config.keep_every == offset
+        kept = in_tail & (episode % config.keep_every == offset)
         order = np.argsort(~kept, axis=1, kind="stable")
         lengths.append(kept.sum(1).astype(np.int32))
         versions.append((order, lengths[-1].max()))

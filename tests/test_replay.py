@@ -130,11 +130,29 @@ def test_resident_arrays_are_narrow():
         (replay.Config(segment=5, batch=12), "positive multiple of replay.groups"),
         (replay.Config(segment=5, batch=64, groups=64), "cannot fill replay.groups=64"),
         (replay.Config(keep_every=2, phases=3), "1 <= phases <= keep_every"),
+        (replay.Config(tail=0.0), "replay.tail is a share"),
+        (replay.Config(tail=1.5), "replay.tail is a share"),
+        (replay.Config(segment=5, batch=8, tail=0.2), "of the last 20% the shortest has 4. Lower"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(config, words):
     with pytest.raises(ConfigError, match=words):
         replay.load(numbered_histories(8, 20), GRID, config, mesh_of())
+
+
+@pytest.mark.parametrize(("tail", "keep_every"), [(0.3, 1), (0.01, 1), (0.5, 3)])
+def test_the_tail_is_the_last_episodes_whole(tail, keep_every):
+    histories = ragged(2)
+    everything, all_lengths = replay.thin(histories, replay.Config(keep_every=keep_every))
+    arrays, lengths = replay.thin(histories, replay.Config(tail=tail, keep_every=keep_every))
+    done = histories.transition.terminated | histories.transition.truncated
+    for row, (n, everywhere) in enumerate(zip(lengths, all_lengths, strict=True)):
+        ends = np.flatnonzero(done[row]) + 1
+        starts = [0, *ends[ends < 60]]
+        first = starts[len(starts) - max(1, int(np.ceil(round(tail * len(starts), 6))))]
+        whole = everything["reward"][row, :everywhere]
+        assert arrays["reward"][row, :n].tolist() == whole[whole % 1000 >= first].tolist()
+    assert lengths.min() > 0 or keep_every > 1
 
 
 def test_groups_must_divide_over_the_mesh():

@@ -128,6 +128,12 @@ class Tokenizer(nnx.Module):
         return self.observation(rows).sum(axis=-2)
 
 
+def masked(key: jax.Array, rate: float, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+    """`tokens [B, T, D]`, of which a share `rate` is replaced by `mask [D]`. The key is consumed."""
+    hidden = jax.random.bernoulli(key, rate, tokens.shape[:2])
+    return jnp.where(hidden[..., None], mask.reshape(1, 1, -1), tokens)
+
+
 def tokens_per_step(layout: Layout) -> int:
     """N."""
     return 1 if layout == "step" else 3

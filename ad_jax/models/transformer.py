@@ -23,7 +23,7 @@ from ad_jax.models.attention import rotary_period, rotate, segment_attention
 from ad_jax.models.base import Model
 from ad_jax.models.cache import episode_cache, ring_cache
 from ad_jax.models.dropout import keep
-from ad_jax.models.tokens import Layout, PixelConfig, Tokenizer, tokens_per_step
+from ad_jax.models.tokens import Layout, PixelConfig, Tokenizer, masked, tokens_per_step
 from ad_jax.types import Spec, Steps
 
 
@@ -160,8 +160,7 @@ class Transformer(nnx.Module):
         keys = iter(()) if key is None else iter(jax.random.split(key, 2 + 3 * c.layers))
         drop = lambda y: y if key is None or c.dropout == 0 else _dropout(next(keys), y, c.dropout)
         if key is not None and c.token_mask > 0:
-            hidden = jax.random.bernoulli(next(keys), c.token_mask, x.shape[:2])
-            x = jnp.where(hidden[..., None], self.mask_token[...].reshape(1, 1, -1), x)
+            x = masked(next(keys), c.token_mask, x, self.mask_token[...])
         if c.positions == "absolute":
             at = self.position(position)
             x = x + (at if at.ndim == 3 else at[None])

@@ -1,0 +1,97 @@
+"""The LSTM backbone: the contract, a library's LSTM as reference, its options, and the whole pipeline on it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ad_jax import models
+from ad_jax.errors import ConfigError
+from ad_jax.experiment import Plugin, build, load
+from ad_jax.models.lstm import Carry, Config, Layer, make
+from ad_jax.pipeline import Run
+from ad_jax.run_directory import read_json
+from ad_jax.testing import check_model
+from ad_jax.testing.model import random_steps
+from ad_jax.types import Spec
+
+GRID, REAL = Spec(5, (2,), (9, 9)), Spec(3, (4,), None)
+PIXELS = Spec(4, (9, 12, 3), None, pixels=True)
+SMALL = Config(width=8, hidden=12, mlp_width=8)
+CONFIGS = {
+    "grid": (SMALL, GRID),
+    "two layers, masked": (dataclasses.replace(SMALL, layers=2, token_mask=0.3), REAL),
+    "pixels": (dataclasses.replace(SMALL, pixel_channels=(4, 8), pixel_width=8), PIXELS),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_contract(name):
+    config, spec = CONFIGS[name]
+    assert len(check_model(make(config, spec), spec, episode_length=5)) == 8
+
+
+def test_a_layer_equals_flax_lstm_cell_step_by_step():
+    """Flax keeps one bias, at the recurrent product, and orders its gates input, forget, candidate, output."""
+    rng, batch, length, inputs, hidden = np.random.default_rng(0), 3, 7, 5, 6
+    x = rng.normal(size=(batch, length, inputs)).astype(np.float32)
+    layer, cell = Layer(inputs, hidden, rngs=nnx.Rngs(0)), nnx.OptimizedLSTMCell(inputs, hidden, rngs=nnx.Rngs(1))
+    cell.dense_i.kernel[...] = layer.inputs.kernel[...]
+    cell.dense_h.kernel[...] = layer.recurrent.kernel[...]
+    cell.dense_h.bias[...] = layer.inputs.bias[...]
+    start = Carry(*jnp.asarray(rng.normal(size=(2, batch, hidden)).astype(np.float32)))
+    outputs, end = layer(jnp.asarray(x), start)
+    state = tuple(start)
+    for t in range(length):
+        state, out = cell(state, jnp.asarray(x[:, t]))
+        np.testing.assert_allclose(outputs[:, t], out, atol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), tuple(end), state)
+    np.testing.assert_array_equal(layer.inputs.bias[...], np.repeat([0.0, 1.0, 0.0, 0.0], hidden))
+
+
+def test_all_of_the_past_reaches_a_logit_and_a_segment_starts_empty():
+    model, steps = make(SMALL, GRID), random_steps(GRID, 1, 40, 5)
+    params = jax.jit(model.init)(jax.random.key(0))
+    first = jax.grad(lambda reward: model.apply(params, steps.replace(prev_reward=reward))[0, -1].sum())
+    assert np.all(np.asarray(first(jnp.asarray(steps.prev_reward))) != 0)
+    assert model.context_start(steps.prev_done[0]) == 0
+    assert all(not leaf.any() for leaf in jax.tree.leaves(model.init_cache(2)))
+
+
+def test_masked_tokens_change_training_alone():
+    model, steps = make(dataclasses.replace(SMALL, token_mask=0.5), GRID), random_steps(GRID, 4, 10, 5)
+    params = jax.jit(model.init)(jax.random.key(0))
+    plain = make(SMALL, GRID)
+    np.testing.assert_array_equal(model.apply(params, steps), plain.apply(params, steps))
+    np.testing.assert_array_equal(plain.apply(params, steps, jax.random.key(1)), plain.apply(params, steps))
+    assert not np.array_equal(model.apply(params, steps, jax.random.key(1)), model.apply(params, steps))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden": 0}, "model.hidden must be at least 1; got 0"),
+        ({"token_mask": 1.0}, "model.token_mask is a probability below 1"),
+        ({"pixel_kernel": 1}, "model.pixel_kernel=1 must be at least model.pixel_stride=2"),
+        ({"heads": 2}, "unknown option of model lstm 'heads'"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        models.make("lstm", models.make_config("lstm", options), GRID)
+
+
+def test_an_lstm_runs_through_every_stage(tmp_path):
+    e = load("dark_room", "smoke")
+    e = dataclasses.replace(e, model=Plugin("lstm", {"width": 16, "hidden": 16, "mlp_width": 16, "token_mask": 0.1}))
+    run = Run(e, tmp_path / "run")
+    run.collect()
+    run.distill()
+    run.evaluate()
+    assert run.report().exists()
+    (one,) = read_json(tmp_path / "run/results.json")["runs"][0]["sets"]
+    assert np.shape(one["returns"]["sampled"]) == (len(one["tasks"]), e.evaluate.seeds, e.evaluate.episodes)
+    assert build(e).model.max_segment is None
