@@ -84,11 +84,7 @@ def count(value: float) -> str:
 
 
 def curve(
-    modes: dict[str, Band],
-    optimal: float | None,
-    random: float | None,
-    source: Band | None,
-    source_name: str = "source",
+    modes: dict[str, Band], optimal: float | None, random: float | None, source: Band | None, label: str = "source"
 ) -> Figure:
     """Return against in-context episode.
 
@@ -97,14 +93,14 @@ def curve(
         optimal: mean return of an optimal policy, or None where unknown.
         random: the same of the random policy.
         source: the source's own curve on the same axis, already cut to the same environment steps; None for none.
-        source_name: for the legend.
+        label: of the source, for the legend.
     """
     with mpl.rc_context(STYLE):
         figure, axes = _axes(6.6, 3.7)
         for mode, band in modes.items():
             _draw(axes, band, f"AD, {plain(mode)}", *MODES.get(mode, MODES["sampled"]))
         if source is not None:
-            _draw(axes, source, f"{plain(source_name)}, same env steps", ORANGE, "-", 1.4, 0.15)
+            _draw(axes, source, f"{plain(label)}, same env steps", ORANGE, "-", 1.4, 0.15)
         _references(axes, optimal, random)
         last = max(float(band.x[-1]) for band in modes.values())
         axes.set_xlim(1.0, max(last, 2.0))
@@ -117,7 +113,7 @@ def curve(
 def efficiency(
     learner: Band,
     source: Band,
-    source_name: str,
+    label: str,
     levels: Sequence[dict[str, Any]],
     optimal: float | None,
     random: float | None,
@@ -127,7 +123,7 @@ def efficiency(
     Args:
         learner: x in environment steps.
         source: x in environment steps of all its actors.
-        source_name: for the legend.
+        label: of the source, for the legend.
         levels: each `{"return", "ad_steps", "source_end", "source_steps" or None, "text"}`: an arrow from the
             learner's steps to the source's at that return, or to `source_end` where the source never gets there.
         optimal: as in `curve`.
@@ -137,7 +133,7 @@ def efficiency(
         figure, axes = _axes(6.6, 3.7)
         axes.set_xscale("log")
         _draw(axes, learner, "AD, in context, on a new task", *MODES["sampled"])
-        _draw(axes, source, f"{plain(source_name)}, from scratch", ORANGE, "-", 1.4, 0.15)
+        _draw(axes, source, f"{plain(label)}, from scratch", ORANGE, "-", 1.4, 0.15)
         _references(axes, optimal, random)
         for level in levels:
             start, end, height = level["ad_steps"], level["source_steps"] or level["source_end"], level["return"]
