@@ -28,11 +28,11 @@ def config(scale: str = "cpu") -> Experiment:
         name="dark_room_hard",
         env=Plugin("dark_room_hard"),
         source=Plugin("noisy_oracle", {"noise_episodes": 22.0, "persistence": 3.0}),
-        model=Plugin("transformer", {"layers": 4, "width": 64, "heads": 2, "window": 80, "token_mask": 0.3}),
+        model=Plugin("transformer", {"layers": 4, "width": 64, "heads": 4, "window": 80, "token_mask": 0.1}),
         tasks=TaskConfig(train=231, held_out=58),
         collect=CollectConfig(seeds=32, episodes=30, chunk_learners=231),
         replay=ReplayConfig(keep_every=1, segment=80, batch=64),
-        distill=DistillConfig(updates=3000, learning_rate=6e-3, warmup_updates=100, evaluate_every=500),
+        distill=DistillConfig(updates=3000, learning_rate=8e-3, warmup_updates=100, evaluate_every=500),
         evaluate=EvaluateConfig(episodes=400, seeds=4, source_seeds=4),
     )
     smoke = dataclasses.replace(
