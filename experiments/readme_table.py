@@ -43,8 +43,8 @@ def markdown(name: str) -> str:
 def summary() -> str:
     """Markdown of every experiment with results: a row per set of held-out tasks, over all training seeds."""
     lines = [
-        "| experiment | source | held-out tasks, training seeds | episodes | first | last 10 %, 95 % interval "
-        "| optimum | source at the same steps |",
+        "| experiment | compared with | held-out tasks, training seeds | episodes | first | last 10 %, 95 % interval "
+        "| optimum | the other at the same steps |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for folder in sorted(path.parent for path in FOLDER.glob("*/results.json")):
@@ -60,7 +60,7 @@ def row(experiment: str, name: str, stats: dict[str, Any], episodes: int, sets: 
     seeds = sum(line["seed"] != "all" for line in stats["rows"])
     cells = (
         f"[{experiment}](experiments/{experiment})" + (f", {name}" if sets > 1 else ""),
-        "-" if source is None else f"`{source['name']}`",
+        "-" if source is None else f"{source['role']} `{source['name']}`",
         f"{stats['tasks']}, {seeds}",
         str(episodes),
         number(last["first"]),

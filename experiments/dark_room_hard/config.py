@@ -1,8 +1,8 @@
 """Dark Room (Hard): 17x17 cells, the goal pays once an episode; learned in context on goals never trained on.
 
 Claim    frozen, on 58 held-out goals, return rises in context from 0.04 to at least 0.65 of 1 in the last 40 of 400
-         episodes, sampled actions; measured 0.92 (95 % interval 0.89 to 0.94, over goals and 3 training seeds: 0.91, 0.91
-         and 0.93). Laskin et al. 2022, Fig. 4: 0.68 after 1000 episodes.
+         episodes, sampled actions; measured 0.92 (95 % interval 0.89 to 0.94, over goals and 3 training seeds: 0.91,
+         0.91 and 0.93). Laskin et al. 2022, Fig. 4: 0.68 after 1000 episodes.
 Command  ad-jax run dark_room_hard seed=0     (1, 2; 9 minutes each on one CPU core)
 Variant  20 steps, start in the centre, reward 1 at the goal once an episode, observation = own position (the paper's).
          Histories are of a noisy oracle, 30 episodes each, every one kept: no reinforcement learning.

@@ -1,14 +1,14 @@
 """Watermaze from pixels: learn to find a platform that no picture shows, in context.
 
 Claim    frozen, on 32 held-out platforms, the share of episodes that reach the platform rises in context from
-         0.28 in the first three to at least three times that in the last 16 of 160, and lies above DQN's after as
-         many environment steps, however many; measured 0.95 (95 % interval 0.93 to 0.96, over
-         platforms and 3 training seeds: 0.95, 0.94), DQN 0.88 at the end. Laskin et al. 2022, Fig. 4: from
-         about 0.3 to 0.84 in 160 episodes (source 0.998).
-Command  ad-jax run watermaze seed=0     (1, 2; 35 minutes each on one CPU core, 10 of them DQN's)
+         0.26 in the first three to at least three times that in the last 16 of 160, and lies above DQN's after as many
+         environment steps, however many; measured 0.94 (95 % interval 0.93 to 0.95, over platforms and 3 training
+         seeds: 0.95, 0.94 and 0.94), DQN 0.88 at the end. Laskin et al. 2022, Fig. 4: from about 0.3 to 0.84 in 160
+         episodes (source 0.998).
+Command  ad-jax run watermaze seed=0     (1, 2; 40 minutes each on one CPU core, a third of them DQN's)
 Variant  `cpu`: pictures of 24 x 32, start in the centre with a fixed heading, reward 1 the first time the platform is
          reached, 50 steps; histories of a noisy oracle that turns and then walks, and so no reinforcement learning.
-         `paper`: 72 x 96, a random heading, histories of DQN. The pool is ours, not DMLab's: see docs/envs/watermaze.md.
+         `paper`: 72 x 96, a random heading, histories of DQN. The pool is ours, not DMLab's (docs/envs/watermaze.md).
 Paper    training takes about 11 GB and 487 PFLOP (50,000 updates)
 """
 
