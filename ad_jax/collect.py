@@ -193,12 +193,12 @@ def learning_curve(
     task_ids: Sequence[str],
     seeds: int,
     seed: int,
-    show: Callable[[int, float], None] = lambda done, end: None,
+    show: Callable[[int, np.ndarray], None] = lambda done, returns: None,
 ) -> np.ndarray:
     """The source itself on `tasks`: return of each episode, mean over actors, `[N, seeds, E]` float32.
 
-    E is the number of episodes that every history completes. `show(done, end)` is called after each chunk: learners
-    done, and the mean return of their last tenth of episodes.
+    E is the number of episodes that every history completes. `show(done, returns)` is called after each chunk: the
+    learners done, and the returns `[C, E]` of those of this chunk.
     """
     total, curves = len(task_ids) * seeds, []
     for first in range(0, total, learners.chunk):
@@ -207,7 +207,7 @@ def learning_curve(
         histories = as_histories(life, tasks, task_ids, seeds, first, count)
         returns = returns_by_episode(histories.transition)
         curves.append(returns.reshape(count, learners.source.actors, -1).mean(1))
-        show(first + count, float(curves[-1][:, -max(1, curves[-1].shape[1] // 10) :].mean()))
+        show(first + count, curves[-1])
     shortest = min(curve.shape[1] for curve in curves)
     return np.concatenate([curve[:, :shortest] for curve in curves]).reshape(len(task_ids), seeds, shortest)
 

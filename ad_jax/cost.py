@@ -44,7 +44,8 @@ class Cost:
     update_flops: float | None
     rollouts: int  # side by side, of the largest held-out set
     rollout_steps: int  # of all sets and modes
-    source_steps: int  # of the source's own curves on the held-out tasks
+    source_steps: int  # of the curves of what learns beside the model on the held-out tasks
+    source_role: str  # what that is: the source, or the experiment's reference
     cache_bytes: int
     refill_bytes: int | None  # working memory of a context that is encoded anew, estimated; 0 for a ring
 
@@ -69,7 +70,7 @@ class Cost:
         if self.update_flops is not None:
             flops = f"{of(self.update_flops, 'FLOP')} an update, {of(self.updates * self.update_flops, 'FLOP')} in all"
         refill = f", about {estimate(self.refill_bytes)} more to refill it" if self.refill_bytes else ""
-        source = f" and {self.source_steps:,} of the source's own curves" if self.source_steps else ""
+        source = f" and {self.source_steps:,} of the {self.source_role}'s own curves" if self.source_steps else ""
         return [
             f"collect  {self.env_steps:,} environment steps in {self.histories:,} histories; "
             f"{of(self.disk_bytes, 'B')} on disk before compression, {of(self.resident_bytes, 'B')} on the device",
@@ -120,6 +121,8 @@ def count(experiment: Experiment, parts: Parts) -> Cost:
     e, p = experiment, parts
     steps, actors = life_updates(p.source, p.family, e.collect.episodes) * p.source.steps_per_update, p.source.actors
     histories = e.tasks.train * e.collect.seeds * actors
+    beside = life_updates(p.reference, p.family, (e.reference or e.collect).episodes)
+    beside *= p.reference.steps_per_update * p.reference.actors
     params = jax.eval_shape(lambda: p.model.init(jax.random.key(0)))
     optimiser = jax.eval_shape(make_optimiser(e.distill).init, params)
     gradients = tree_bytes(params) * (1 if e.distill.accumulate == 1 else 2)  # of a part, and the sum so far
@@ -144,7 +147,8 @@ def count(experiment: Experiment, parts: Parts) -> Cost:
         update_flops=train_flops(params, config, p.seen_spec, e.replay.batch, segment) if known else None,
         rollouts=rollouts,
         rollout_steps=modes * sum(held_out) * e.evaluate.seeds * e.evaluate.episodes * episode,
-        source_steps=sum(held_out) * e.evaluate.source_seeds * actors * steps,
+        source_steps=sum(held_out) * e.evaluate.source_seeds * beside,
+        source_role="source" if e.reference is None else "reference",
         cache_bytes=cache,
         refill_bytes=(cache + encoding_bytes(config, p.seen_spec, rollouts) if refilled else 0) if known else None,
     )

@@ -50,6 +50,12 @@ class ReferenceConfig:
     episodes: int  # of full length, of each of its actors
     chunk_learners: int = 8  # learners at once: bounds memory
 
+    def validate(self) -> None:
+        """Raises ConfigError where a number cannot be meant."""
+        for name in ("episodes", "chunk_learners"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"reference.{name} must be at least 1; got {getattr(self, name)}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -233,8 +239,9 @@ def build(experiment: Experiment) -> Parts:
     for name, seed in (("seed", e.seed), ("tasks.split_seed", e.tasks.split_seed)):
         if not 0 <= seed < 2**32:
             raise ConfigError(f"{name} must be in [0, 2**32); got {seed}")
-    for part in (e.collect, e.evaluate, e.replay, e.logging):
-        part.validate()
+    for part in (e.collect, e.evaluate, e.replay, e.logging, e.reference):
+        if part is not None:
+            part.validate()
     e.distill.validate(e.replay.batch, e.replay.groups)
     if e.tasks.held_out < 1:
         raise ConfigError(f"the held-out set is empty: tasks.held_out={e.tasks.held_out}; it must be at least 1")
@@ -248,9 +255,6 @@ def build(experiment: Experiment) -> Parts:
         if e.reference is not None:
             plugin = e.reference.source
             reference = sources.make(plugin.name, sources.make_config(plugin.name, plugin.options), family)
-            for name in ("episodes", "chunk_learners"):
-                if getattr(e.reference, name) < 1:
-                    raise ConfigError(f"reference.{name} must be at least 1; got {getattr(e.reference, name)}")
     except (TypeError, ValueError) as error:
         raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
     model_config = models.for_family(models.make_config(e.model.name, e.model.options), family)

@@ -234,20 +234,19 @@ class Run:
         e, p = self.experiment, self.parts
         if not e.evaluate.source_seeds:
             return None
-        role, name, asked = "source", e.source.name, e.collect
-        if e.reference is not None:
-            role, name, asked = "reference", e.reference.source.name, e.reference
+        role, name = ("source", e.source.name) if e.reference is None else ("reference", e.reference.source.name)
+        asked = e.reference or e.collect
         total = len(ids) * e.evaluate.source_seeds
         chunk = min(asked.chunk_learners, total)
         learners = collect.Learners(p.family, p.reference, asked.episodes, self.mesh, chunk)
         steps = learners.steps * p.reference.actors
         bar = metrics.Progress("evaluate", total, f"learners of {name}", 0, e.logging.progress_seconds, steps)
-        returns = collect.learning_curve(
-            learners, tasks, ids, e.evaluate.source_seeds, e.seed, lambda done, end: bar.update(done, **{"return": end})
-        )
+        at_the_end = lambda returns: float(returns[..., -max(1, returns.shape[-1] // 10) :].mean())
+        show = lambda done, returns: bar.update(done, **{"return": at_the_end(returns)})
+        returns = collect.learning_curve(learners, tasks, ids, e.evaluate.source_seeds, e.seed, show)
         say(
             f"evaluate {name} itself, the {role}, on the same tasks: {returns.shape[2]} episodes, return at the end "
-            f"{returns[:, :, -max(1, returns.shape[2] // 10) :].mean():.2f}"
+            f"{at_the_end(returns):.2f}"
         )
         return {
             "name": name,

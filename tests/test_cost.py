@@ -12,8 +12,9 @@ from helpers import GRID, mesh_of, numbered_histories
 
 from ad_jax import cost, distill, envs, history_store, models, replay
 from ad_jax.__main__ import main
+from ad_jax.collect import Learners
 from ad_jax.envs.base import seen_spec_of, spec_of
-from ad_jax.experiment import build, docstring, known, load, override
+from ad_jax.experiment import Plugin, ReferenceConfig, build, docstring, known, load, override
 from ad_jax.pipeline import Run
 from ad_jax.types import Steps
 
@@ -156,6 +157,26 @@ def test_a_backbone_of_another_kind_is_counted_as_far_as_it_is_known():
         whole.cache_bytes,
     )
     assert "FLOP not counted" in other.lines()[1]
+
+
+def test_the_curves_of_a_reference_are_counted_by_its_own_life(smoke):
+    run, _, counted = smoke
+    plain = run.experiment
+    e = dataclasses.replace(plain, reference=ReferenceConfig(Plugin("actor_critic", {"actors": 3}), episodes=5))
+    p = build(e)
+    lives = [
+        learners.steps * learners.source.actors
+        for learners in (
+            Learners(p.family, p.source, plain.collect.episodes, mesh_of(), 1),
+            Learners(p.family, p.reference, 5, mesh_of(), 1),
+        )
+    ]
+    compared = cost.count(e, p)
+    times = 16 * e.evaluate.source_seeds
+    assert (counted.source_steps, compared.source_steps) == (times * lives[0], times * lives[1])
+    assert lives[0] != lives[1]
+    assert "of the source's own curves" in counted.lines()[2]
+    assert "of the reference's own curves" in compared.lines()[2]
 
 
 @pytest.mark.parametrize(
