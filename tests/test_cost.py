@@ -162,7 +162,7 @@ def test_a_backbone_of_another_kind_is_counted_as_far_as_it_is_known():
 def test_the_curves_of_a_reference_are_counted_by_its_own_life(smoke):
     run, _, counted = smoke
     plain = run.experiment
-    e = dataclasses.replace(plain, reference=ReferenceConfig(Plugin("actor_critic", {"actors": 3}), episodes=5))
+    e = dataclasses.replace(plain, reference=ReferenceConfig(Plugin("actor_critic", {"actors": 3, "unroll": 7}), 5))
     p = build(e)
     lives = [
         learners.steps * learners.source.actors
