@@ -95,6 +95,17 @@ def parser() -> argparse.ArgumentParser:
         "--torch", action="store_true", help="also the same model in PyTorch (pip install 'ad_jax[torch]')"
     )
 
+    again = commands.add_parser(
+        "reproduce",
+        help="run every study of the paper's claims, and draw one page with verdicts",
+        description="Make what is missing of every study: histories, models (each trained once), evaluations; decide its "
+        "claims; draw one page. Killed, the same command goes on. A second process on the same directory shares the work.",
+    )
+    again.add_argument("studies", nargs="*", help="names of studies (default: all, in the paper's order)")
+    again.add_argument("--scale", default="cpu", help="size of every study: cpu (default) or another it defines")
+    again.add_argument("--dir", type=Path, help="where pieces are kept (default runs/reproduce/SCALE)")
+    again.add_argument("--out", type=Path, help="where claims, figures and page go (default DIR/page)")
+
     check = commands.add_parser("check", help="run the public contract checks on a task family or source of your own")
     check.add_argument("plugin", help="a registered name, or my_pkg.my_env:MyEnv")
     return top
@@ -122,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "check": _check,
         "show": _show,
         "bench": _bench,
+        "reproduce": _reproduce,
     }.get(args.command, _stage)
     try:
         if "" not in sys.path:
@@ -196,6 +208,18 @@ def _histories(args: argparse.Namespace) -> int:
         print(problem, file=sys.stderr)
     print("every byte is as it was written" if not problems else f"{len(problems)} damaged part(s)")
     return 2 if problems else 0
+
+
+def _reproduce(args: argparse.Namespace) -> int:
+    from ad_jax import provenance, study
+    from ad_jax.reproduce import reproduce
+
+    provenance.use_compilation_cache()
+    folder = args.dir or Path("runs/reproduce") / args.scale
+    studies = [study.load(name, args.scale) for name in args.studies or study.known()]
+    page = reproduce(studies, folder, args.out or folder / "page", args.scale, study.known())
+    print(f"\npage     {page}")
+    return 0
 
 
 def _check(args: argparse.Namespace) -> int:

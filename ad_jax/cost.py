@@ -120,7 +120,7 @@ def count(experiment: Experiment, parts: Parts) -> Cost:
     """The cost of an experiment whose plug-ins are `parts`."""
     e, p = experiment, parts
     steps, actors = life_updates(p.source, p.family, e.collect.episodes) * p.source.steps_per_update, p.source.actors
-    histories = e.tasks.train * e.collect.seeds * actors
+    histories = e.tasks.trained * e.collect.seeds * actors
     beside = life_updates(p.reference, p.family, (e.reference or e.collect).episodes)
     beside *= p.reference.steps_per_update * p.reference.actors
     params = jax.eval_shape(lambda: p.model.init(jax.random.key(0)))

@@ -22,6 +22,7 @@ from ad_jax.envs.base import TaskFamily, advance, num_tasks, spec_of, take
 from ad_jax.errors import AdJaxError, ConfigError
 from ad_jax.keys import task_keys
 from ad_jax.models.base import Model
+from ad_jax.prompts import Prompt, demonstrate
 from ad_jax.sharding import batch_devices, on_batch, replicated
 from ad_jax.types import Steps
 
@@ -38,12 +39,16 @@ class Config:
     episodes_per_dispatch: int = 10
     checkpoint: Literal["last", "best"] = "last"
     source_seeds: int = 8  # learners per held-out task for the source's reference curve; 0 for none
+    prompt: float | None = None  # fill the context with a demonstrator that earns this share of the optimal return
+    prompt_episodes: int = 4  # of the demonstrator, before the first in-context episode
 
     def validate(self) -> None:
         """Raises ConfigError where a number cannot be meant."""
-        for name in ("episodes", "seeds", "episodes_per_dispatch"):
+        for name in ("episodes", "seeds", "episodes_per_dispatch", "prompt_episodes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"evaluate.{name} must be at least 1; got {getattr(self, name)}")
+        if self.prompt is not None and not 0 <= self.prompt <= 1:
+            raise ConfigError(f"evaluate.prompt is a share of the optimal return, 0 to 1; got {self.prompt}")
 
 
 @struct.dataclass
@@ -75,9 +80,15 @@ class Evaluator(NamedTuple):
 
 
 def make_evaluator(
-    model: Model, family: TaskFamily, mesh: Mesh, mode: Mode, episodes: int, steps_per_run: int
+    model: Model,
+    family: TaskFamily,
+    mesh: Mesh,
+    mode: Mode,
+    episodes: int,
+    steps_per_run: int,
+    prompt: Prompt | None = None,
 ) -> Evaluator:
-    """An `Evaluator` that counts returns of the first `episodes` episodes."""
+    """An `Evaluator` that counts returns of the first `episodes` episodes; in those of a prompt the model only looks."""
     spec = spec_of(family)
     rows, one = on_batch(mesh), replicated(mesh)
     place = lambda tree: jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, rows if x.ndim else one), tree)
@@ -97,7 +108,14 @@ def make_evaluator(
         logits, cache = model.decode(params, rollouts.cache, seen)
         key = jax.vmap(jax.random.fold_in, (0, None))(keys, rollouts.time)
         key_action, key_env = jnp.moveaxis(jax.vmap(jax.random.split)(key), 1, 0)
-        action = choose(logits, key_action, mode)
+        if prompt is None:
+            action = choose(logits, key_action, mode)
+        else:
+            key_action, key_prompt = jnp.moveaxis(jax.vmap(jax.random.split)(key_action), 1, 0)
+            shown = jax.vmap(functools.partial(demonstrate, family, prompt.noise))(
+                key_prompt, rollouts.env_state, tasks
+            )
+            action = jnp.where(rollouts.episode < prompt.episodes, shown, choose(logits, key_action, mode))
         trace = jax.vmap(family.trace)(rollouts.env_state, action)
         observation, env_state, outcome = jax.vmap(functools.partial(advance, family))(
             key_env, rollouts.env_state, action, tasks
@@ -187,6 +205,14 @@ def evaluate(
     returns = np.asarray(rollouts.returns)[:batch, :episodes].reshape(count, seeds, episodes)
     full_length = int(rollouts.episode.max()) == int(rollouts.time) // family.episode_length
     return Curve(returns, np.concatenate(traces)[:total], batch * total, full_length)
+
+
+def after_prompt(curve: Curve, prompt: Prompt, episode_length: int) -> tuple[Curve, dict[str, Any]]:
+    """The curve of the episodes in which the model acts, and what it was shown before, as plain data."""
+    shown, returns = np.split(curve.returns, [prompt.episodes], axis=-1)
+    data = {"noise": prompt.noise, "episodes": prompt.episodes, "return": float(shown.mean())}
+    trace = curve.trace[prompt.episodes * episode_length :]
+    return dataclasses.replace(curve, returns=returns, trace=trace), data
 
 
 def tasks_as_data(family: TaskFamily, tasks: Any) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ad_jax import envs, models, sources
+from ad_jax import envs, models, prompts, sources
 from ad_jax.collect import Config as CollectConfig
 from ad_jax.distill import Config as DistillConfig
 from ad_jax.errors import AdJaxError, ConfigError, unknown
@@ -39,7 +39,13 @@ class TaskConfig:
 
     train: int = 65
     held_out: int = 16
+    used: int | None = None  # train on only so many of them; the held-out tasks stay the same
     split_seed: int = 0  # apart from the experiment's seed, so that training seeds share their held-out tasks
+
+    @property
+    def trained(self) -> int:
+        """How many tasks are trained on."""
+        return self.train if self.used is None else self.used
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,23 +120,34 @@ def load(name_or_path: str, scale: str = "cpu") -> Experiment:
         ConfigError: if there is none (near matches are listed), or it has no `config(scale)`.
     """
     path = find(name_or_path)
+    experiment = call(path, "config", scale)
+    if not isinstance(experiment, Experiment):
+        raise ConfigError(f"{path}: config() must return an Experiment; got {type(experiment).__name__}")
+    return experiment
+
+
+def call(path: Path, function: str, scale: str) -> Any:
+    """What a function of an experiment's file gives for a scale.
+
+    Raises:
+        ConfigError: if the file has no such function or no such scale, or cannot be loaded.
+    """
     spec = importlib.util.spec_from_file_location(f"ad_jax_experiment_{path.parent.name}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        if not callable(getattr(module, "config", None)):
-            raise ConfigError(f'{path} has no function `config(scale="cpu") -> Experiment`')
-        experiment = module.config(scale=scale)
+        if not callable(getattr(module, function, None)):
+            kind = {"config": "Experiment", "study": "Study"}[function]
+            raise ConfigError(f'{path} has no function `{function}(scale="cpu") -> {kind}`')
+        return getattr(module, function)(scale=scale)
     except AdJaxError:
         raise
     except Exception as error:
         if isinstance(error, KeyError) and error.args == (scale,):
-            raise ConfigError(f"{path} has no scale {scale!r}. {module.config.__doc__ or ''}".rstrip()) from error
+            about = getattr(module, function).__doc__ or ""
+            raise ConfigError(f"{path} has no scale {scale!r}. {about}".rstrip()) from error
         raise ConfigError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
-    if not isinstance(experiment, Experiment):
-        raise ConfigError(f"{path}: config() must return an Experiment; got {type(experiment).__name__}")
-    return experiment
 
 
 def find(name_or_path: str) -> Path:
@@ -233,7 +250,7 @@ def build(experiment: Experiment) -> Parts:
     Raises:
         ConfigError: for an unknown plug-in or option, or options that contradict each other.
     """
-    from ad_jax.envs.base import seen_spec_of, spec_of
+    from ad_jax.envs.base import seen_spec_of, spec_of, take
 
     e = experiment
     for name, seed in (("seed", e.seed), ("tasks.split_seed", e.tasks.split_seed)):
@@ -242,13 +259,18 @@ def build(experiment: Experiment) -> Parts:
     for part in (e.collect, e.evaluate, e.replay, e.logging, e.reference):
         if part is not None:
             part.validate()
+    if e.tasks.used is not None and not 1 <= e.tasks.used <= e.tasks.train:
+        raise ConfigError(f"tasks.used must be from 1 to tasks.train={e.tasks.train}; got {e.tasks.used}")
     e.distill.validate(e.replay.batch, e.replay.groups)
     if e.tasks.held_out < 1:
         raise ConfigError(f"the held-out set is empty: tasks.held_out={e.tasks.held_out}; it must be at least 1")
     try:
         family = envs.make(e.env.name, e.env.options)
         spec, seen_spec = spec_of(family), seen_spec_of(family)
+        if e.evaluate.prompt is not None:
+            prompts.check(family)
         split = family.split(e.tasks.split_seed, e.tasks.train, e.tasks.held_out)
+        split = dataclasses.replace(split, train=take(split.train, slice(e.tasks.trained)))
         source_config = sources.make_config(e.source.name, e.source.options)
         source = sources.make(e.source.name, source_config, family)
         reference = source

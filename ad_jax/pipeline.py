@@ -23,12 +23,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from ad_jax import checkpoint, collect, distill, evaluate, history_store, metrics, provenance, replay, report
+from ad_jax import checkpoint, collect, distill, evaluate, history_store, metrics, prompts, provenance, replay, report
 from ad_jax.envs.base import take
 from ad_jax.errors import HistoryError
 from ad_jax.evaluate import Mode
 from ad_jax.experiment import Experiment, Parts, build
 from ad_jax.metrics import say
+from ad_jax.prompts import Prompt
 from ad_jax.run_directory import canonical, claim, digest, read_json, write_json
 from ad_jax.sharding import batch_devices, make_mesh, replicated
 
@@ -42,15 +43,23 @@ class Run:
         experiment: what to run; equal to the directory's if it holds one already.
         folder: the run directory; default `runs/<name>/<hash of the config>`.
         histories: where the collection is; default `folder/histories`.
+        trained: the run directory whose trained model is evaluated; default `folder` itself.
 
     Raises:
         ConfigError: if the experiment is refused, or the directory holds something else.
     """
 
-    def __init__(self, experiment: Experiment, folder: str | Path | None = None, histories: str | None = None):
+    def __init__(
+        self,
+        experiment: Experiment,
+        folder: str | Path | None = None,
+        histories: str | None = None,
+        trained: str | Path | None = None,
+    ):
         self.experiment, self.parts = experiment, build(experiment)
         self.folder = Path(folder or Path("runs") / experiment.name / digest(experiment)).absolute()
         self.histories, self.given = histories or str(self.folder / "histories"), histories is not None
+        self.trained = Path(trained or self.folder)
         self.mesh = make_mesh(experiment.mesh)
         experiment.replay.validate(batch_devices(self.mesh))
         claim(self.folder, experiment)
@@ -148,9 +157,9 @@ class Run:
     def evaluate(self) -> None:
         """Stage 3."""
         e, p = self.experiment, self.parts
-        step, state, meta = checkpoint.load(self.folder, e.evaluate.checkpoint)
+        step, state, meta = checkpoint.load(self.trained, e.evaluate.checkpoint)
         expected = checkpoint.architecture_of(jax.eval_shape(p.model.init, jax.random.key(0)))
-        checkpoint.check_architecture(meta, expected, self.folder)
+        checkpoint.check_architecture(meta, expected, self.trained)
         params = jax.device_put(state["params"], replicated(self.mesh))
         seconds, env_steps, sets = 0.0, 0, []
         for name, tasks in p.split.held_out.items():
@@ -163,6 +172,7 @@ class Run:
                 )
                 data["returns"][mode] = part["returns"]
                 data.setdefault("paths", part["paths"])
+                data.setdefault("prompt", part.get("prompt"))
                 env_steps, seconds = env_steps + part["env_steps"], seconds + took
             data["source"], took = self._part(
                 f"{name}-source", meta, step, functools.partial(self._source_curve, tasks, ids)
@@ -185,7 +195,7 @@ class Run:
             "seed": e.seed,
             "config": e.to_json(),
             "provenance": read_json(self.folder / "environment.json"),
-            "stages": read_json(self.folder / "stages.json"),
+            "stages": self._stages(),
             "episode_length": self.parts.family.episode_length,
             "checkpoint": which,
             "sets": sets,
@@ -195,15 +205,20 @@ class Run:
     def _curve(self, data: dict[str, Any], tasks: Any, params: Any, mode: Mode) -> dict[str, Any]:
         c, family = self.experiment.evaluate, self.parts.family
         name, ids = data["name"], [task["id"] for task in data["tasks"]]
+        prompt = None
+        if c.prompt is not None:
+            prompt = Prompt(prompts.noise_for(family, tasks, c.prompt, self.experiment.seed), c.prompt_episodes)
+        episodes = c.episodes + (prompt.episodes if prompt else 0)
         runner = evaluate.make_evaluator(
             self.parts.model,
             family,
             self.mesh,
             mode,
-            c.episodes,
-            min(c.episodes, c.episodes_per_dispatch) * family.episode_length,
+            episodes,
+            min(episodes, c.episodes_per_dispatch) * family.episode_length,
+            prompt,
         )
-        total = c.episodes * family.episode_length
+        total = episodes * family.episode_length
         bar = metrics.Progress(
             "evaluate",
             total,
@@ -218,17 +233,21 @@ class Run:
             tasks,
             ids,
             c.seeds,
-            c.episodes,
+            episodes,
             family,
             self.mesh,
             self.experiment.seed,
             functools.partial(_show, bar),
         )
+        shown = {}
+        if prompt:
+            curve, seen = evaluate.after_prompt(curve, prompt, family.episode_length)
+            shown = {"prompt": {"share": c.prompt, **seen}}
         self.log.forget_after(f"evaluate/{name}/{mode}", 0)
         for episode, value in enumerate(curve.returns.mean((0, 1))):
             self.log.write(f"evaluate/{name}/{mode}", episode + 1, {"return": value})
         paths = evaluate.paths_as_data(curve, data["tasks"], family.episode_length, mode)
-        return {"returns": _numbers(curve.returns), "paths": paths, "env_steps": curve.env_steps}
+        return {"returns": _numbers(curve.returns), "paths": paths, "env_steps": curve.env_steps, **shown}
 
     def _source_curve(self, tasks: Any, ids: list[str]) -> dict[str, Any] | None:
         e, p = self.experiment, self.parts
@@ -258,7 +277,7 @@ class Run:
     def _in_loop(self) -> Callable[[Any], float]:
         """In-context return on training tasks, for choosing a checkpoint: the held-out tasks must not choose it."""
         e, family = self.experiment, self.parts.family
-        count = min(16, e.tasks.train)
+        count = min(16, e.tasks.trained)
         tasks, ids = take(self.parts.split.train, slice(count)), self.train_ids[:count]
         episodes = e.distill.evaluate_episodes
         runner = evaluate.make_evaluator(
@@ -285,6 +304,11 @@ class Run:
         seconds = time.monotonic() - started
         write_json(path, {"key": key, "seconds": seconds, "value": value})
         return value, seconds
+
+    def _stages(self) -> dict[str, Any]:
+        """The facts of every stage; those of training may be another directory's."""
+        files = (folder / "stages.json" for folder in (self.trained, self.folder))
+        return {stage: facts for file in files if file.exists() for stage, facts in read_json(file).items()}
 
     def _finish(self, stage: str, **facts: float) -> None:
         """Record a stage's facts; a stage that had nothing left to do keeps the facts of when it did."""
@@ -323,7 +347,7 @@ def make_manifest(e: Experiment, p: Parts, learners: collect.Learners) -> histor
         spec=p.spec,
         task_leaves=leaves,
         reward_dtype=str(p.family.reward_dtype),
-        histories=e.tasks.train * e.collect.seeds * p.source.actors,
+        histories=e.tasks.trained * e.collect.seeds * p.source.actors,
         steps=learners.steps,
         episode_length=p.family.episode_length,
         chunk_histories=learners.chunk * p.source.actors,

@@ -36,7 +36,7 @@ def bootstrap(values: np.ndarray, n: int = 1000, seed: int = 0) -> tuple[np.ndar
     Returns:
         mean, low, high: `[E]` each.
     """
-    low, high = np.percentile(_resampled(values, n, seed), [2.5, 97.5], axis=0)
+    low, high = np.percentile(resampled(values, n, seed), [2.5, 97.5], axis=0)
     return values.mean((0, 1)), low, high
 
 
@@ -56,7 +56,7 @@ def share_of_source(s: Set, mode: str, runs: slice = slice(None)) -> dict[str, f
         return None
     chance = episodes * s.random[runs]
     gains = np.stack([x.sum(-1) - chance for x in (values, s.source[runs, :, :episodes])], axis=-1)  # [R, N, 2]
-    drawn = _resampled(gains)
+    drawn = resampled(gains)
     if drawn[:, 1].min() <= 0:
         return None
     learner, source = gains.mean((0, 1))
@@ -68,7 +68,7 @@ def summary(results: dict[str, Any]) -> str:
     """One line: return of the first episode → final, of the optimum where known, on the first set."""
     first = gather(results)[0]
     values = first.returns[first.mode]
-    start, end = values[..., 0].mean(), _final(values).mean()
+    start, end = values[..., 0].mean(), final_of(values).mean()
     scale = max(abs(start), abs(end), 0 if first.optimal is None else abs(first.optimal.mean()))
     of = "" if first.optimal is None else f" of {number(first.optimal.mean(), scale)}"
     name = first.name.replace("_", "-")
@@ -165,8 +165,11 @@ def write(results: dict[str, Any], folder: Path) -> Path:
     return folder / "index.html"
 
 
-def _resampled(values: np.ndarray, n: int = 1000, seed: int = 0) -> np.ndarray:
-    """Means `[n, E]` of `[R, N, E]` over runs and tasks: runs drawn anew, then tasks inside each."""
+def resampled(values: np.ndarray, n: int = 1000, seed: int = 0) -> np.ndarray:
+    """Means `[n, E]` of `[R, N, E]` over runs and tasks: runs drawn anew, then tasks inside each.
+
+    The draws depend on R, N, `n` and `seed` alone: two arrays of as many runs and tasks are resampled alike.
+    """
     runs, tasks, episodes = values.shape
     rng = np.random.default_rng(seed)
     run = rng.integers(runs, size=(n, runs, 1))
@@ -177,7 +180,7 @@ def _resampled(values: np.ndarray, n: int = 1000, seed: int = 0) -> np.ndarray:
     return drawn.astype(float) @ values.reshape(-1, episodes) / (runs * tasks)
 
 
-def _final(values: np.ndarray) -> np.ndarray:
+def final_of(values: np.ndarray) -> np.ndarray:
     """[..., E] -> [...], the mean of the last 10 % of episodes."""
     return values[..., -max(1, values.shape[-1] // 10) :].mean(-1)
 
@@ -194,7 +197,7 @@ def _row(s: Set, runs: slice) -> dict[str, Any]:
     optimal = None if s.optimal is None else float(s.optimal[runs].mean())
     for mode, every in s.returns.items():
         values = every[runs]
-        curve, (final, low, high) = values.mean((0, 1)), bootstrap(_final(values)[..., None])
+        curve, (final, low, high) = values.mean((0, 1)), bootstrap(final_of(values)[..., None])
         levels = {"final": float(final[0])} | ({} if optimal is None else {"optimal": optimal})
         row[mode] = {
             "first": float(curve[0]),
@@ -221,7 +224,7 @@ def _against_source(s: Set) -> dict[str, Any] | None:
     if s.source is None:
         return None
     learner, source = s.returns[s.mode].mean((0, 1)), s.source.mean((0, 1))
-    final = float(_final(learner))
+    final = float(final_of(learner))
     wanted: list[tuple[str, float, int | None]] = [("AD's final return", final, len(learner))]
     if s.optimal is not None and s.optimal.mean() > 0:
         level = 0.75 * float(s.optimal.mean())
@@ -248,7 +251,7 @@ def _against_source(s: Set) -> dict[str, Any] | None:
         "name": s.source_name,
         "role": s.source_role,
         "same_steps": same,
-        "final": float(_final(source)),
+        "final": float(final_of(source)),
         "levels": levels,
     }
 
@@ -305,7 +308,7 @@ def _by_task(s: Set) -> tuple[Figure, str]:
     """Final return by goal where every task is a goal on one grid, else by task."""
     flat = [task for tasks in s.tasks for task in tasks]
     pictures = [task["picture"] or {} for task in flat]
-    final, early = (_final(values).ravel() for values in (s.returns[s.mode], s.returns[s.mode][..., ::-1]))  # [R * N]
+    final, early = (final_of(values).ravel() for values in (s.returns[s.mode], s.returns[s.mode][..., ::-1]))  # [R * N]
     is_goal = lambda picture: picture.get("kind") == "grid" and picture.get("key") is None
     sizes = {picture["size"] if is_goal(picture) else None for picture in pictures}
     if len(sizes) == 1 and None not in sizes:

@@ -38,12 +38,20 @@ MAY_IMPORT = {
         "report",
         "testing",
     },
-    "pipeline": BASE | TOOLS | STAGES | {"envs.base", "experiment", "history_store", "replay", "run_directory"},
+    "pipeline": BASE
+    | TOOLS
+    | STAGES
+    | {"envs.base", "experiment", "history_store", "prompts", "replay", "run_directory"},
     "run_directory": {"errors", "experiment"},
-    "experiment": BASE | PLUGINS | {"collect", "distill", "evaluate", "replay", "metrics", "sharding"},
+    "experiment": BASE | PLUGINS | {"collect", "distill", "evaluate", "prompts", "replay", "metrics", "sharding"},
     "collect": BASE | {"envs", "sources", "history_returns", "history_store", "sharding", "metrics"},
     "distill": BASE | {"replay", "models", "sharding", "checkpoint", "metrics"},
-    "evaluate": BASE | {"envs", "models", "sharding", "checkpoint", "metrics"},
+    "evaluate": BASE | {"envs", "models", "prompts", "sharding", "checkpoint", "metrics"},
+    "prompts": BASE | {"envs.base"},
+    "claims": {"errors", "report", "report_input"},
+    "study": {"claims", "errors", "experiment"},
+    "study_page": REPORT | {"claims", "errors"},
+    "reproduce": BASE | REPORT | {"claims", "experiment", "metrics", "pipeline", "run_directory", "study", "study_page"},
     "cost": BASE | {"collect", "distill", "envs.base", "experiment", "models", "replay"},
     "bench": BASE | TOOLS | PLUGINS | {"collect", "cost", "distill", "evaluate", "history_store", "replay"},
     "agent": BASE | {"checkpoint", "models", "evaluate"},

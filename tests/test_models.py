@@ -34,6 +34,9 @@ CONFIGS = {
         dataclasses.replace(STREAMING, pixel_channels=(4, 8), pixel_width=8, pixel_kernel=4, pixel_stride=4),
         PIXELS,
     ),
+    "streaming, strict": (dataclasses.replace(STREAMING, strict=True), GRID),
+    "streaming, strict, pixels": (dataclasses.replace(STREAMING, strict=True, pixel_channels=(4, 8)), PIXELS),
+    "paper, strict": (dataclasses.replace(PAPER, strict=True), GRID),
     "paper, pixels": (dataclasses.replace(PAPER, pixel_channels=(4, 4, 8), pixel_width=8), PIXELS),
     "paper, one token": (dataclasses.replace(PAPER, layout="step"), GRID),
     "paper, window of one episode": (dataclasses.replace(PAPER, window=5), GRID),
@@ -53,6 +56,16 @@ def test_every_registered_model_keeps_the_contract(name):
         options = {"width": 16, "hidden": 16, "mlp_width": 32}
     model = models.make(name, models.make_config(name, options), GRID)
     assert len(check_model(model, GRID, episode_length=5)) == 8
+
+
+def test_a_strict_context_is_the_last_window_of_steps_and_the_usual_one_reaches_further():
+    steps, changed = random_steps(GRID, 1, 12, 5), random_steps(GRID, 1, 12, 5)
+    changed.prev_reward[:, 12 - 6 - 1] += 1  # one step before the window of the last one
+    for strict, same in ((True, True), (False, False)):
+        model = make(dataclasses.replace(STREAMING, strict=strict), GRID)
+        params = model.init(jax.random.key(0))
+        one, other = (decode_all(model, params, x)[:, -1] for x in (steps, changed))
+        assert np.array_equal(one, other) == same
 
 
 def broken_decode(model):

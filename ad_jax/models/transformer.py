@@ -23,6 +23,7 @@ from ad_jax.models.attention import rotary_period, rotate, segment_attention
 from ad_jax.models.base import Model
 from ad_jax.models.cache import episode_cache, ring_cache
 from ad_jax.models.dropout import keep
+from ad_jax.models.queue import with_queue
 from ad_jax.models.tokens import Layout, PixelConfig, Tokenizer, masked, tokens_per_step
 from ad_jax.types import Spec, Steps
 
@@ -51,13 +52,15 @@ class Config:
     pixel_width: int = 256  # what they are mapped to
     pixel_pool: bool = False  # halve the picture once more in each block
     pixel_dropout: float = 0.0  # after each block
+    strict: bool = False  # the context is the last `window` steps exactly, encoded anew at each step; see `queue`
     episode_length: int | None = None  # absolute positions only: most steps of an episode, to know when to refill
 
     def validate(self) -> None:
         """Raises ConfigError where options contradict each other."""
         if self.width % (2 * self.heads):
             raise ConfigError(f"model.width must be a multiple of 2 * heads = {2 * self.heads}; got {self.width}")
-        if self.positions == "absolute" and not 0 < (self.episode_length or 0) <= self.window:
+        moves = self.positions == "absolute" and not self.strict
+        if moves and not 0 < (self.episode_length or 0) <= self.window:
             raise ConfigError(
                 "absolute positions need model.episode_length, at least 1 and at most the window "
                 f"({self.window}): the context moves by episodes; got {self.episode_length}"
@@ -212,6 +215,8 @@ def make(config: Config, spec: Spec) -> Model:
 
         return network(params, steps, position, attend, key)
 
+    if config.strict:
+        return with_queue(apply, init, window, spec)
     if config.positions == "rotary":
         init_cache, decode, context_start = ring_cache(config, n, network, turn)
     else:

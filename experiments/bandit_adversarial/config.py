@@ -16,6 +16,7 @@ A pull is an episode, and a window holds a whole life. The score is (r - r_rando
 
 import dataclasses
 
+from ad_jax.claims import Claim, at_least, at_most, quantity
 from ad_jax.experiment import (
     CollectConfig,
     DistillConfig,
@@ -24,7 +25,9 @@ from ad_jax.experiment import (
     Plugin,
     ReplayConfig,
     TaskConfig,
+    override,
 )
+from ad_jax.study import Arm, Study
 
 
 def config(scale: str = "cpu") -> Experiment:
@@ -67,3 +70,24 @@ def config(scale: str = "cpu") -> Experiment:
         evaluate=EvaluateConfig(episodes=100, seeds=20, episodes_per_dispatch=100),
     )
     return {"cpu": cpu, "smoke": smoke, "paper": paper}[scale]
+
+
+def study(scale: str = "cpu") -> Study:
+    """Figure 3: AD beside expert distillation and RL², on odd arms as in training, and on even ones."""
+    arms = {"AD": Arm(config(scale)), "ED": Arm(expert(scale))}
+    score = lambda arm, name: quantity("score", arm, set=name)
+    claims = (
+        Claim("AD is near UCB where the good arm is odd", "0.99 (Fig. 3)", score("AD", "odd"), at_least(0.9)),
+        Claim("AD keeps most of it where the good arm is even", "0.84 (Fig. 3)", score("AD", "even"), at_least(0.8)),
+        Claim("AD keeps most of it on uniform tasks", "0.87 (Fig. 3)", score("AD", "uniform"), at_least(0.8)),
+        Claim("Expert distillation is far below UCB on odd arms", "0.49 (Fig. 3)", score("ED", "odd"), at_most(0.7)),
+        Claim("Expert distillation falls to a random policy on even arms", "-0.48 (Fig. 3)", score("ED", "even"), at_most(0.2)),
+    )
+    sets = () if scale == "smoke" else ("odd", "even", "uniform")
+    return Study("bandit_adversarial", "Adversarial bandit (Fig. 3)", arms, claims, sets=sets)
+
+
+def expert(scale: str = "cpu") -> Experiment:
+    """Expert distillation: the last quarter of each of UCB's lives."""
+    ad = config(scale)
+    return override(ad, ["replay.tail=0.25", f"replay.segment={ad.replay.segment // 4}"])

@@ -10,6 +10,7 @@ Paper    training takes about 3.5 GB and 11.4 PFLOP (50,000 updates)
 
 import dataclasses
 
+from ad_jax.claims import Claim, at_least, at_most, quantity
 from ad_jax.experiment import (
     CollectConfig,
     DistillConfig,
@@ -18,7 +19,9 @@ from ad_jax.experiment import (
     Plugin,
     ReplayConfig,
     TaskConfig,
+    override,
 )
+from ad_jax.study import Arm, Study
 
 
 def config(scale: str = "cpu") -> Experiment:
@@ -68,3 +71,32 @@ def config(scale: str = "cpu") -> Experiment:
         evaluate=EvaluateConfig(episodes=1000, seeds=20, source_seeds=2),
     )
     return {"cpu": cpu, "demo": demo, "smoke": smoke, "paper": paper}[scale]
+
+
+def study(scale: str = "cpu") -> Study:
+    """Figure 4, Dark Room: AD beside expert distillation, RL², its source, and the best that can be done."""
+    ad = config(scale)
+    arms = {"AD": Arm(ad), "ED": Arm(expert(scale))}
+    final = lambda arm: quantity("final", arm)
+    claims = (
+        Claim(
+            "AD improves in context on held-out goals",
+            "from 0.5 to 14.1 of 16.9 (Fig. 4)",
+            final("AD") - quantity("first", "AD"),
+            at_least(12),
+        ),
+        Claim("Expert distillation does not", "ends at 0.73 of 16.9 (Fig. 4)", final("ED"), at_most(3)),
+        Claim(
+            "AD needs several times fewer environment steps than its source to a return of 12.7",
+            "7,500 beside 124,000, 16 times fewer (Fig. 4)",
+            quantity("source_steps_to", "AD", 12.7) / quantity("steps_to", "AD", 12.7),
+            at_least(8),
+        ),
+    )
+    return Study("dark_room", "Dark Room (Fig. 4)", arms, claims)
+
+
+def expert(scale: str = "cpu") -> Experiment:
+    """Expert distillation: half the training, on the last quarter of the same histories, when the source has learned."""
+    ad = config("demo" if scale == "cpu" else scale)
+    return override(ad, ["replay.tail=0.25", "replay.keep_every=1", "replay.phases=1", "evaluate.source_seeds=0"])

@@ -11,6 +11,7 @@ Paper    training takes about 3.5 GB and 11.4 PFLOP (50,000 updates)
 
 import dataclasses
 
+from ad_jax.claims import Claim, at_least, at_most, quantity
 from ad_jax.experiment import (
     CollectConfig,
     DistillConfig,
@@ -19,7 +20,9 @@ from ad_jax.experiment import (
     Plugin,
     ReplayConfig,
     TaskConfig,
+    override,
 )
+from ad_jax.study import Arm, Study
 
 
 def config(scale: str = "cpu") -> Experiment:
@@ -62,3 +65,29 @@ def config(scale: str = "cpu") -> Experiment:
         evaluate=EvaluateConfig(episodes=1000, seeds=20, source_seeds=2),
     )
     return {"cpu": cpu, "smoke": smoke, "paper": paper}[scale]
+
+
+def study(scale: str = "cpu") -> Study:
+    """Figure 4, Dark Room (Hard): AD beside expert distillation and RL²."""
+    ad = config(scale)
+    arms = {"AD": Arm(ad), "ED": Arm(expert(scale))}
+    claims = (
+        Claim(
+            "AD improves in context on held-out goals",
+            "from 0.03 to 0.68 of 1 (Fig. 4)",
+            quantity("final", "AD") - quantity("first", "AD"),
+            at_least(0.6),
+        ),
+        Claim("Expert distillation does not", "ends at 0.07 of 1 (Fig. 4)", quantity("final", "ED"), at_most(0.15)),
+    )
+    return Study("dark_room_hard", "Dark Room, hard (Fig. 4)", arms, claims)
+
+
+def expert(scale: str = "cpu") -> Experiment:
+    """Expert distillation: half the training, on the last fifth of the same histories, when there is no noise any more."""
+    ad = config(scale)
+    updates = [] if scale == "smoke" else [f"distill.updates={ad.distill.updates // 2}"]
+    last = ["replay.tail=0.2", f"replay.segment={min(ad.replay.segment, 80)}", "evaluate.source_seeds=0"]
+    if scale == "smoke":
+        last = ["replay.tail=0.5", "replay.segment=40", "evaluate.source_seeds=0"]
+    return override(ad, [*last, *updates])

@@ -1,0 +1,225 @@
+"""Claims as data: a number of some learning curves, its interval, and the rule that decides whether the claim holds.
+
+A claim's number is built of statistics of curves, such as `final("AD") - final("ED")`. Its interval is a 95 % bootstrap
+over training seeds, then tasks. Curves of as many seeds and tasks are drawn together, so what their tasks have in common
+leaves a difference. A rule asks for the whole interval: a claim "above 0" holds where the interval's low end is above
+0. Rules are written before the runs that they decide. Imports no JAX.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from ad_jax.errors import ConfigError, unknown
+from ad_jax.report import final_of, resampled
+from ad_jax.report_input import Set
+
+
+class Curves(NamedTuple):
+    """Mean curves of one arm on one set; the first entry of each is that of all data, the rest are resampled."""
+
+    learner: np.ndarray  # [1 + n, E] return of each in-context episode
+    source: np.ndarray  # [1 + n, E2] of each episode of what is compared with; E2 = 0 where nothing is
+    optimal: np.ndarray  # [1 + n], NaN where it is unknown
+    random: np.ndarray  # [1 + n]
+    episode_steps: int  # environment steps of an in-context episode
+    source_steps: int  # of one of the source, over its actors
+
+
+def curves_of(s: Set, mode: str, n: int = 1000) -> Curves:
+    """The curves of a set, and `n` resampled ones of all of them together."""
+    shape = s.returns[mode].shape[:2]
+    known = lambda x: np.full((*shape, 1), np.nan) if x is None else x[..., None]
+    source = np.zeros((*shape, 0)) if s.source is None else s.source
+    parts = [s.returns[mode], source, known(s.optimal), known(s.random)]
+    whole = np.concatenate(parts, axis=-1)
+    drawn = np.concatenate([whole.mean((0, 1))[None], resampled(whole, n)])
+    learner, source, optimal, random = np.split(drawn, np.cumsum([p.shape[-1] for p in parts])[:-1], axis=-1)
+    return Curves(learner, source, optimal[:, 0], random[:, 0], s.episode_length, s.source_steps)
+
+
+def _between(curve: np.ndarray, first: float, last: float) -> np.ndarray:
+    """Mean of episodes first..last, counted from 1."""
+    return curve[:, int(first) - 1 : int(last)].mean(-1)
+
+
+def _episodes_to(curve: np.ndarray, level: float | np.ndarray) -> np.ndarray:
+    """The first episode, from 1, at `level`; one more than there are where it is never reached, a lower bound."""
+    there = curve >= np.asarray(level).reshape(-1, 1) - 1e-9
+    return np.where(there.any(-1), there.argmax(-1) + 1, curve.shape[-1] + 1)
+
+
+def _score(c: Curves) -> np.ndarray:
+    episodes = c.learner.shape[-1]
+    return (c.learner.mean(-1) - c.random) / (c.source[:, :episodes].mean(-1) - c.random)
+
+
+# What can be asked of one arm's curves: name -> (function, words with {} for its arguments).
+STATISTICS: dict[str, tuple[Callable[..., np.ndarray], str]] = {
+    "final": (lambda c: final_of(c.learner), "return in the last tenth of episodes"),
+    "first": (lambda c: c.learner[:, 0], "return in episode 1"),
+    "between": (lambda c, a, b: _between(c.learner, a, b), "mean return of episodes {:g} to {:g}"),
+    "share": (lambda c: final_of(c.learner) / c.optimal, "last tenth of episodes, as a share of the optimum"),
+    "area": (lambda c: c.learner.mean(-1) / c.optimal, "area under the curve, as a share of the optimal policy's"),
+    "regret": (
+        lambda c: c.learner.shape[-1] * (c.optimal - c.learner.mean(-1)),
+        "regret: what the optimal policy earns more, over all episodes",
+    ),
+    "score": (_score, "(r - random) / (source - random), summed over all episodes"),
+    "episodes_to": (lambda c, level: _episodes_to(c.learner, level), "in-context episodes to a return of {:g}"),
+    "steps_to": (
+        lambda c, level: _episodes_to(c.learner, level) * c.episode_steps,
+        "environment steps to a return of {:g}",
+    ),
+    "source_final": (lambda c: final_of(c.source), "return of the source in the last tenth of its life"),
+    "source_between": (lambda c, a, b: _between(c.source, a, b), "mean return of the source's episodes {:g} to {:g}"),
+    "source_steps_to": (
+        lambda c, level: _episodes_to(c.source, level) * c.source_steps,
+        "environment steps of the source to a return of {:g}",
+    ),
+    "source_regret": (
+        lambda c: c.learner.shape[-1] * (c.optimal - c.source[:, : c.learner.shape[-1]].mean(-1)),
+        "regret of the source over as many episodes",
+    ),
+    "random": (lambda c: c.random, "return of a random policy"),
+    "optimum": (lambda c: c.optimal, "return of the optimal policy"),
+}
+
+
+class Quantity:
+    """A number that a claim is about. Quantities subtract and divide."""
+
+    def __sub__(self, other: "Quantity") -> "Pair":
+        return Pair(self, "-", other)
+
+    def __truediv__(self, other: "Quantity") -> "Pair":
+        return Pair(self, "/", other)
+
+    def value(self, arms: Mapping[str, Sequence[Set]], n: int = 1000) -> np.ndarray:
+        """`[1 + n]`: the number, and resampled ones."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistic(Quantity):
+    """A statistic of one arm, on one of its sets of tasks (by default the first), in one mode.
+
+    Raises:
+        ConfigError: for an unknown statistic.
+    """
+
+    name: str
+    arm: str
+    arguments: tuple[float, ...] = ()
+    set: str | None = None
+    mode: Literal["sampled", "greedy"] = "sampled"
+
+    def __post_init__(self) -> None:
+        if self.name not in STATISTICS:
+            raise unknown("statistic", self.name, STATISTICS)
+
+    def __str__(self) -> str:
+        where = "".join(f", {part}" for part in (self.set, None if self.mode == "sampled" else self.mode) if part)
+        return f"{STATISTICS[self.name][1].format(*self.arguments)} [{self.arm}{where}]"
+
+    def value(self, arms: Mapping[str, Sequence[Set]], n: int = 1000) -> np.ndarray:
+        if self.arm not in arms:
+            raise unknown("arm", self.arm, arms)
+        sets = {s.name: s for s in arms[self.arm]}
+        name = self.set or next(iter(sets))
+        if name not in sets:
+            raise unknown(f"set of arm {self.arm}", name, sets)
+        if self.name.startswith(("source", "score")) and sets[name].source is None:
+            raise ConfigError(f"{self}: no source was run beside this arm; set its evaluate.source_seeds above 0")
+        return STATISTICS[self.name][0](curves_of(sets[name], self.mode, n), *self.arguments)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair(Quantity):
+    """A difference or a ratio of two quantities, draw by draw."""
+
+    left: Quantity
+    sign: Literal["-", "/"]
+    right: Quantity
+
+    def __str__(self) -> str:
+        return f"{self.left} {'minus' if self.sign == '-' else 'divided by'} {self.right}"
+
+    def value(self, arms: Mapping[str, Sequence[Set]], n: int = 1000) -> np.ndarray:
+        left, right = self.left.value(arms, n), self.right.value(arms, n)
+        return left - right if self.sign == "-" else left / right
+
+
+def quantity(name: str, arm: str, *arguments: float, set: str | None = None, mode: Any = "sampled") -> Statistic:
+    """`quantity("steps_to", "AD", 12.7)`: the statistic `name` of `arm`. See `STATISTICS` for names."""
+    return Statistic(name, arm, arguments, set, mode)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Where the whole interval has to be."""
+
+    least: float = -math.inf
+    most: float = math.inf
+
+    def __str__(self) -> str:
+        if math.isinf(self.most):
+            return f"at least {self.least:g}"
+        return f"at most {self.most:g}" if math.isinf(self.least) else f"from {self.least:g} to {self.most:g}"
+
+    def holds(self, low: float, high: float) -> bool:
+        """Whether the interval obeys it."""
+        return self.least <= low and high <= self.most
+
+
+def at_least(value: float) -> Rule:
+    """The interval's low end is at or above `value`."""
+    return Rule(least=value)
+
+
+def at_most(value: float) -> Rule:
+    """The interval's high end is at or below `value`."""
+    return Rule(most=value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """One thing that the paper, or this project, says, and how it is decided here."""
+
+    text: str  # what is claimed, one sentence
+    paper: str  # what the paper found, with figure
+    quantity: Quantity
+    rule: Rule
+    note: str = ""  # where it does not hold: what was tried, and the measurement that explains it
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """A claim with the number that decided it."""
+
+    claim: Claim
+    value: float
+    low: float
+    high: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the claim holds."""
+        return self.claim.rule.holds(self.low, self.high)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: the claim in words, its number and interval, and whether it holds."""
+        c = self.claim
+        words = {"text": c.text, "paper": c.paper, "statistic": str(c.quantity), "rule": str(c.rule)}
+        numbers = {"value": self.value, "low": self.low, "high": self.high}
+        return words | {k: round(v, 5) for k, v in numbers.items()} | {"holds": self.holds, "note": c.note}
+
+
+def decide(claim: Claim, arms: Mapping[str, Sequence[Set]], n: int = 1000) -> Verdict:
+    """The verdict on `claim` from the sets of every arm, by name."""
+    drawn = claim.quantity.value(arms, n)
+    low, high = np.percentile(drawn[1:], [2.5, 97.5])
+    return Verdict(claim, float(drawn[0]), float(low), float(high))

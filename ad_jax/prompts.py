@@ -1,0 +1,81 @@
+"""Demonstrations that fill a context before the model acts: a policy that earns a chosen share of the optimal return.
+
+The demonstrator takes the family's optimal action, or with probability `noise` a uniformly random one. Which noise
+earns which share of the optimum is found by simulation on the tasks themselves, before the model is asked anything.
+
+Source: Laskin et al. 2022 (arXiv 2210.14215), section 4 and figure 5, where demonstrators are half-trained policies.
+"""
+
+import functools
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ad_jax.envs.base import TaskFamily, advance, num_tasks
+from ad_jax.errors import ConfigError
+from ad_jax.keys import named_key
+
+LEVELS, EPISODES = 41, 64  # noises tried, and episodes of each task at each of them
+
+
+class Prompt(NamedTuple):
+    """What fills a context: `episodes` episodes of the demonstrator with `noise`."""
+
+    noise: float
+    episodes: int
+
+
+def demonstrate(family: TaskFamily, noise: float | jax.Array, key: jax.Array, state: Any, task: Any) -> jax.Array:
+    """The demonstrator's action in `state`, `[]` int32. The key is consumed."""
+    key_noise, key_action = jax.random.split(key)
+    best = cast(jax.Array, family.optimal_action(state, task))
+    by_chance = jax.random.randint(key_action, (), 0, family.num_actions)
+    return jnp.where(jax.random.uniform(key_noise) < noise, by_chance, best).astype(jnp.int32)
+
+
+def check(family: TaskFamily) -> None:
+    """Raises ConfigError where nothing can be demonstrated: the family knows no optimal action or return."""
+    task = family.default_params
+    state = jax.eval_shape(family.reset_env, jax.random.key(0), task)[1]
+    optimal = family.optimal_return(jax.tree.map(lambda x: jnp.asarray(x)[None], task))
+    if jax.eval_shape(family.optimal_action, state, task) is None or optimal is None:
+        raise ConfigError(
+            f"evaluate.prompt needs a family with optimal_action and optimal_return; {family.name} has not both. "
+            "Leave evaluate.prompt at None"
+        )
+
+
+def noise_for(family: TaskFamily, tasks: Any, share: float, seed: int) -> float:
+    """The noise with which the demonstrator earns `share` of the mean optimal return of `tasks`, by simulation.
+
+    Returns:
+        In [0, 1]; 1 where even random actions earn more than `share`.
+    """
+    levels = np.linspace(0, 1, LEVELS, dtype=np.float32)
+    optimal = float(cast(np.ndarray, family.optimal_return(tasks)).mean())
+    shares = _returns(family, tasks, levels, seed).mean(1) / optimal  # falls as noise rises, but for chance
+    falling = np.minimum.accumulate(shares)
+    return float(np.interp(share, falling[::-1], levels[::-1]))
+
+
+def _returns(family: TaskFamily, tasks: Any, levels: np.ndarray, seed: int) -> np.ndarray:
+    """Mean return of an episode at each noise, `[levels, N]`. The same random numbers serve every level."""
+    keys = jax.random.split(named_key(seed, "prompt"), (num_tasks(tasks), EPISODES))
+
+    def episode(noise, task, key):
+        _, state = family.reset_env(jax.random.fold_in(key, 0), task)
+
+        def step(carry, t):
+            state, ended = carry
+            key_act, key_env = jax.random.split(jax.random.fold_in(key, t + 1))
+            action = demonstrate(family, noise, key_act, state, task)
+            _, state, outcome = advance(family, key_env, state, action, task)
+            return (state, ended | outcome.done), jnp.where(ended, 0.0, outcome.reward)
+
+        _, rewards = jax.lax.scan(step, (state, jnp.bool_(False)), jnp.arange(family.episode_length))
+        return rewards.sum()
+
+    every = jax.vmap(jax.vmap(jax.vmap(episode, (None, None, 0)), (None, 0, 0)), (0, None, None))
+    return np.asarray(functools.partial(jax.jit(every), levels)(tasks, keys)).mean(-1)

@@ -1,0 +1,237 @@
+"""Every study of this project, from nothing to verdicts: `ad-jax reproduce`, `make reproduce`.
+
+    DIR/histories/<key>/   collections of learning histories
+    DIR/models/<key>/      run directories, each with a trained model
+    DIR/curves/<key>/      run directories, each with an evaluation of one of them
+    OUT/<study>/           claims.json and claims.png, as soon as a study's last curve is there
+    OUT/claims.html        one page: every claim with its verdict, beside its figure; OUT/claims.md holds its tables
+
+A key is a digest of what decides the content, so arms of different studies that collect or train the same share it, and
+what is there is never done again. Killed at any instant, the same command goes on. Several processes may work on one
+DIR: each takes what no other one is at (a lock per piece, which the system drops when its process ends).
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ad_jax import report, study_page
+from ad_jax.claims import decide
+from ad_jax.experiment import Experiment, Parts, build
+from ad_jax.metrics import say
+from ad_jax.pipeline import Run
+from ad_jax.report_input import gather
+from ad_jax.run_directory import canonical, read_json, write_json
+from ad_jax.study import Study
+
+WAIT_SECONDS = 2.0  # between two looks at what other processes are at
+
+
+def changes(value: Any) -> Any:
+    """A config as plain data, without what is at its default: a new option with a default changes no key."""
+    if not dataclasses.is_dataclass(value):
+        return canonical(json.loads(json.dumps(value)))
+    fields = {field.name: field for field in dataclasses.fields(value)}
+    at_default = lambda name: getattr(value, name) == fields[name].default
+    return {name: changes(getattr(value, name)) for name in fields if not at_default(name)}
+
+
+def key(experiment: Experiment) -> str:
+    """Twelve hex digits of everything that the experiment changes."""
+    text = json.dumps(changes(experiment), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def collected_by(e: Experiment) -> Experiment:
+    """What of an experiment decides its histories."""
+    return Experiment("histories", e.env, e.source, seed=e.seed, tasks=e.tasks, collect=e.collect)
+
+
+def trained_by(e: Experiment) -> Experiment:
+    """What of an experiment decides its trained model."""
+    defaults = {"evaluate": type(e.evaluate)(), "reference": None, "logging": type(e.logging)()}
+    return dataclasses.replace(e, name="model", **defaults)
+
+
+class Workshop:
+    """Where the pieces lie, and how each is made."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+
+    def curve(self, e: Experiment) -> Path:
+        """The run directory of an evaluation."""
+        return self.folder / "curves" / key(e)
+
+    def model(self, e: Experiment) -> Path:
+        """The run directory of a trained model."""
+        return self.folder / "models" / key(trained_by(e))
+
+    def histories(self, e: Experiment) -> Path:
+        """Where a collection is."""
+        return self.folder / "histories" / key(collected_by(e))
+
+    def done(self, e: Experiment) -> bool:
+        """Whether the evaluation is there, in full."""
+        return (self.curve(e) / "results.json").exists()
+
+    def make(self, e: Experiment) -> bool:
+        """Collect, train and evaluate what is missing; False where another process is at a piece of it."""
+        histories = str(self.histories(e))
+        with self._lock(self.curve(e)) as mine:
+            if not mine or (trains(build(e)) and not self._train(e, histories)):
+                return False
+            Run(e, self.curve(e), histories, trained=self.model(e)).evaluate()
+        return True
+
+    def _train(self, e: Experiment, histories: str) -> bool:
+        """Make the model of `e`; False where another process is at it or at its histories."""
+        folder = self.model(e)
+        if (folder / "trained.json").exists():
+            return True
+        with self._lock(folder) as mine:
+            if not mine:
+                return False
+            run = Run(trained_by(e), folder, histories)
+            with self._lock(self.histories(e)) as mine_too:
+                if not mine_too:
+                    return False
+                run.collect()
+            run.distill()
+            # Opening a run directory anew says what code opened it; this says what code trained.
+            write_json(folder / "trained.json", read_json(folder / "environment.json"))
+        return True
+
+    @contextlib.contextmanager
+    def _lock(self, piece: Path) -> Iterator[bool]:
+        piece.parent.mkdir(parents=True, exist_ok=True)
+        with piece.with_suffix(".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+
+def trains(parts: Parts) -> bool:
+    """Whether the experiment's model has anything to train."""
+    return bool(jax.tree.leaves(jax.eval_shape(parts.model.init, jax.random.key(0))))
+
+
+def work(e: Experiment) -> dict[str, float]:
+    """What training and evaluating take, in FLOP by a rough count: weights for progress over many runs."""
+    parts = build(e)
+    shapes = jax.tree.leaves(jax.eval_shape(parts.model.init, jax.random.key(0)))
+    size = sum(x.size for x in shapes) + 100_000  # what a step costs beside its products
+    rollouts = sum(len(parts.family.task_ids(tasks)) for tasks in parts.split.held_out.values()) * e.evaluate.seeds
+    steps = rollouts * e.evaluate.episodes * parts.family.episode_length * (1 + e.evaluate.greedy)
+    positions = e.distill.updates * e.replay.batch * e.replay.segment if shapes else 0
+    return {"model": 6.0 * size * positions, "curve": 6.0 * size * steps}
+
+
+def reproduce(studies: Sequence[Study], folder: Path, out: Path, scale: str, order: Sequence[str]) -> Path:
+    """Make every piece of `studies` that is missing, decide their claims, and draw the page.
+
+    Args:
+        studies: in the order in which they are made.
+        folder: where pieces are kept.
+        out: where each study's files and the page go.
+        scale: of the studies, for the page.
+        order: names of all studies there are: the page shows those of them that `out` holds.
+
+    Returns:
+        The page.
+    """
+    workshop = Workshop(folder)
+    plan = [(study, arm, e) for study in studies for arm in study.arms for e in study.runs(arm)]
+    progress = Progress(workshop, [e for _, _, e in plan])
+    finished: set[str] = set()
+    while len(finished) < len(studies):
+        advanced = False
+        for study, arm, e in plan:
+            if not workshop.done(e):
+                say(f"\n{study.name}, {arm}, seed {e.seed}: {progress.line()}")
+                advanced |= workshop.make(e)
+        for study in studies:
+            ready = all(workshop.done(e) for s, _, e in plan if s is study)
+            if ready and study.name not in finished:
+                finish(study, workshop, out, scale)
+                finished.add(study.name)
+                study_page.write(out, order)
+        if not advanced and len(finished) < len(studies):
+            say("waiting for what other processes are at")
+            time.sleep(WAIT_SECONDS)
+    return study_page.write(out, order)
+
+
+class Progress:
+    """How much of all the work is done, and how long the rest may take at the rate so far."""
+
+    def __init__(self, workshop: Workshop, experiments: Sequence[Experiment]):
+        self.pieces: dict[Path, tuple[float, Callable[[], bool]]] = {}
+        for e in experiments:
+            model, curve, weights = workshop.model(e), workshop.curve(e), work(e)
+            self.pieces[model] = weights["model"], lambda folder=model: (folder / "trained.json").exists()
+            self.pieces[curve] = weights["curve"], lambda folder=curve: (folder / "results.json").exists()
+        self.total = sum(weight for weight, _ in self.pieces.values())
+        self.started, self.before = time.monotonic(), self.done()
+
+    def done(self) -> float:
+        """The weight of the pieces that are there."""
+        return sum(weight for weight, done in self.pieces.values() if done())
+
+    def line(self) -> str:
+        """For the terminal."""
+        done = self.done()
+        made, elapsed = done - self.before, time.monotonic() - self.started
+        left = "" if made <= 0 else f", about {_clock((self.total - done) * elapsed / made)} left"
+        return f"{done / max(self.total, 1):.0%} of the work is done{left}"
+
+
+def finish(study: Study, workshop: Workshop, out: Path, scale: str) -> None:
+    """Decide the study's claims and write its files into `out/<name>`."""
+    arms, sets = {}, {}
+    for name in study.arms:
+        experiments = study.runs(name)
+        results = report.load([workshop.curve(e) for e in experiments])
+        sets[name] = gather(results)
+        trained = [workshop.model(e) / "trained.json" for e in experiments]
+        arms[name] = {
+            "changes": changes(dataclasses.replace(experiments[0], seed=0)),
+            "x": study.arms[name].x,
+            "group": study.arms[name].group,
+            "seeds": [e.seed for e in experiments],
+            "trained": [read_json(file) if file.exists() else None for file in trained],
+            "evaluated": [run["provenance"] for run in results["runs"]],
+            "prompts": [run["sets"][0].get("prompt") for run in results["runs"]],
+            "statistics": report.statistics(results)["sets"],
+        }
+    verdicts = [decide(claim, sets) for claim in study.claims]
+    data = {
+        "schema": study_page.SCHEMA,
+        "study": study.name,
+        "title": study.title,
+        "scale": scale,
+        "seeds": study.seeds,
+        "claims": [verdict.to_json() for verdict in verdicts],
+        "arms": arms,
+    }
+    study_page.write_study(out / study.name, data, study.figure, sets, study.axis, study.log, study.sets)
+    held = sum(verdict.holds for verdict in verdicts)
+    say(f"\n{study.name}: {held} of {len(verdicts)} claims hold")
+    for verdict in verdicts:
+        say(f"  {'holds        ' if verdict.holds else 'does not hold'}  {study_page.sentence(verdict.to_json())}")
+
+
+def _clock(seconds: float) -> str:
+    minutes = int(seconds // 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"

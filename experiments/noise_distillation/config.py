@@ -1,0 +1,55 @@
+"""Noise distillation, AD^eps: histories of a demonstrator whose noise falls, without reinforcement learning (Zisman et al. 2023).
+
+Claim    from demonstrations alone AD learns in context; from a demonstrator that errs, it ends above that demonstrator.
+Command  ad-jax reproduce noise_distillation     (`ad-jax run noise_distillation` is the arm of the optimal demonstrator)
+Variant  Dark Room 9x9, 20 steps, start in the centre, reward 1 on every step at the goal, observation = own position. Histories of
+         30 episodes, noise from 1 to 0 over 22. A demonstrator of optimality p knows the optimal action in a share p of
+         the cells and has one fixed action in each of the others, drawn for every history anew.
+Paper    PAPERLINE
+"""
+
+import dataclasses
+
+from ad_jax.claims import Claim, at_least, quantity
+from ad_jax.experiment import Experiment, Plugin, load, override
+from ad_jax.study import Arm, Study
+
+
+def config(scale: str = "cpu") -> Experiment:
+    """`cpu`: the claim above. `smoke`: every part in seconds, learns nothing. `paper`: the paper's own model."""
+    base = dataclasses.replace(load("dark_room", "demo" if scale == "cpu" else scale), name="noise_distillation")
+    hard = load("dark_room_hard", "cpu" if scale == "cpu" else "smoke")
+    collect = dataclasses.replace(hard.collect, seeds=base.collect.seeds)
+    if scale == "cpu":
+        model = Plugin("transformer", {**base.model.options, "heads": 4, "token_mask": 0.1})
+        distill = dataclasses.replace(base.distill, learning_rate=8e-3)
+        base = dataclasses.replace(base, model=model, distill=distill)
+    source = load("dark_room_hard", "cpu").source
+    replay = dataclasses.replace(base.replay, keep_every=hard.replay.keep_every, phases=1)
+    return dataclasses.replace(base, source=source, collect=collect, replay=replay)
+
+
+def study(scale: str = "cpu") -> Study:
+    """AD^eps with demonstrators that know the optimal action everywhere, or in a share of the cells."""
+    base = config(scale)
+    arms = {f"{p:.0%}": Arm(override(base, [f"source.optimality={p}"]), x=p) for p in (1.0, 0.8, 0.6)}
+    above = lambda arm: quantity("final", arm) - quantity("source_final", arm)
+    claims = (
+        Claim(
+            "From an optimal demonstrator's histories AD learns in context",
+            "not in Laskin et al.; AD^eps, Zisman et al. 2023, figure 3",
+            quantity("share", "100%"),
+            at_least(0.8),
+        ),
+        *(
+            Claim(
+                f"From a demonstrator that is right in {arm} of the cells, AD ends above it",
+                "AD^eps ends above its demonstrator (Zisman et al. 2023, figure 4)",
+                above(arm),
+                at_least(0.5),
+            )
+            for arm in ("80%", "60%")
+        ),
+    )
+    title, axis = "Noise distillation (AD^eps)", "share of the cells in which the demonstrator knows the optimal action"
+    return Study("noise_distillation", title, arms, claims, seeds=2, figure="sweep", axis=axis, log=False)
