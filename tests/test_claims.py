@@ -1,0 +1,128 @@
+"""Claims: every statistic against a plain one, intervals that are paired, rules that ask for the whole interval."""
+
+import numpy as np
+import pytest
+import report_helpers as made
+
+from ad_jax import report
+from ad_jax.claims import STATISTICS, Claim, Rule, at_least, at_most, curves_of, decide, quantity
+from ad_jax.errors import ConfigError
+from ad_jax.report_input import gather
+
+RNG = np.random.default_rng(0)
+
+
+def arm(learner, source=None, optimal=10.0):
+    """The sets of one run with the given returns `[tasks][rollouts][episodes]`."""
+    one = made.grid_set(tasks=len(learner), **({} if source is None else {"returns": source}))
+    one["returns"] = {"sampled": np.asarray(learner).tolist()}
+    for task in one["tasks"]:
+        task["optimal"] = optimal
+    return gather(made.results(one, seeds=(0,)))
+
+
+LEARNER, SOURCE = RNG.uniform(0, 9, (3, 2, 20)), RNG.uniform(0, 9, (3, 2, 40))
+CURVE, LIFE = LEARNER.mean((0, 1)), SOURCE.mean((0, 1))
+
+
+def first_at(curve, level):
+    return next((i + 1 for i, y in enumerate(curve) if y >= level), len(curve) + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        ("final", (), CURVE[18:].mean()),
+        ("first", (), CURVE[0]),
+        ("between", (3, 5), CURVE[2:5].mean()),
+        ("share", (), CURVE[18:].mean() / 10),
+        ("area", (), CURVE.mean() / 10),
+        ("regret", (), sum(10 - y for y in CURVE)),
+        ("score", (), (CURVE.sum() - 20 * 0.2) / (LIFE[:20].sum() - 20 * 0.2)),
+        ("episodes_to", (5.5,), first_at(CURVE, 5.5)),
+        ("episodes_to", (99.0,), 21),
+        ("steps_to", (5.5,), 20 * first_at(CURVE, 5.5)),
+        ("source_final", (), LIFE[36:].mean()),
+        ("source_between", (3, 5), LIFE[2:5].mean()),
+        ("source_steps_to", (5.5,), 100 * first_at(LIFE, 5.5)),
+        ("source_steps_to", (99.0,), 100 * 41),
+        ("source_regret", (), sum(10 - y for y in LIFE[:20])),
+        ("random", (), 0.2),
+        ("optimum", (), 10.0),
+    ],
+)
+def test_statistics_are_what_their_words_say(name, arguments, expected):
+    claim = Claim("", "", quantity(name, "A", *arguments), at_least(0))
+    assert decide(claim, {"A": arm(LEARNER, SOURCE)}).value == pytest.approx(expected)
+
+
+def test_every_statistic_is_tested_here():
+    marks = test_statistics_are_what_their_words_say.pytestmark[0].args[1]
+    assert {case[0] for case in marks} == set(STATISTICS)
+
+
+def test_the_interval_of_the_final_return_is_the_reports():
+    results = made.results(made.grid_set(), seeds=(0, 1, 2))
+    for i, run in enumerate(results["runs"]):
+        run["sets"][0]["returns"]["sampled"] = made.curve(noise=2.0, seed=i)
+    found = decide(Claim("", "", quantity("final", "A"), at_least(0)), {"A": gather(results)})
+    row = report.statistics(results)["sets"]["held_out"]["rows"][-1]["sampled"]
+    assert (found.value, found.low, found.high) == pytest.approx((row["final"], row["low"], row["high"]))
+
+
+def test_arms_on_the_same_tasks_are_resampled_together():
+    """Tasks differ by much more than the arms do: the difference is sure although neither return is."""
+    tasks = np.linspace(0, 8, 6)[:, None, None] * np.ones((6, 2, 20))
+    arms = {"low": arm(tasks), "high": arm(tasks + 0.5)}
+    final = lambda name: quantity("final", name)
+    alone = decide(Claim("", "", final("high"), at_least(0)), arms)
+    apart = decide(Claim("", "", final("high") - final("low"), at_least(0.4)), arms)
+    assert alone.high - alone.low > 2
+    assert (apart.low, apart.high) == pytest.approx((0.5, 0.5))
+    assert apart.holds
+    ratio = decide(Claim("", "", final("low") / final("low"), at_least(1)), arms)
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((1, 1, 1))
+
+
+def test_a_claim_holds_where_the_whole_interval_obeys_its_rule():
+    assert at_least(2).holds(2, 9)
+    assert not at_least(2).holds(1.9, 9)
+    assert at_most(2).holds(-1, 2)
+    assert not at_most(2).holds(-1, 2.1)
+    assert Rule(1, 2).holds(1, 2)
+    assert not Rule(1, 2).holds(0.9, 1.5)
+    assert [str(rule) for rule in (at_least(2.5), at_most(0), Rule(1, 2))] == ["at least 2.5", "at most 0", "from 1 to 2"]
+    arms = {"A": arm(RNG.uniform(0, 9, (5, 2, 20)))}
+    found = decide(Claim("it is", "so they say", quantity("final", "A"), at_most(4.5)), arms)
+    assert found.low < 4.5 < found.high
+    assert not found.holds
+    assert found.to_json()["holds"] is False
+    assert "last tenth of episodes [A]" in found.to_json()["statistic"]
+
+
+def test_sets_and_modes_are_chosen_by_name():
+    results = made.results(made.grid_set(), made.grid_set("other"))
+    results["runs"][0]["sets"][1]["returns"]["sampled"] = made.curve(high=3.0)
+    arms = {"A": gather(results)}
+    value = lambda **options: decide(Claim("", "", quantity("final", "A", **options), at_least(0)), arms).value
+    assert (value(), value(set="other"), value(mode="greedy")) == (8, 3, 7)
+    assert curves_of(arms["A"][0], "greedy").learner.shape == (1001, 20)
+
+
+@pytest.mark.parametrize(
+    ("build", "part"),
+    [
+        (lambda: quantity("finall", "A"), "final"),
+        (lambda: quantity("final", "B").value({"A": arm(LEARNER)}), "'B'"),
+        (lambda: quantity("final", "A", set="held").value({"A": arm(LEARNER)}), "held_out"),
+    ],
+)
+def test_unknown_names_are_refused_with_near_matches(build, part):
+    with pytest.raises(ConfigError, match=part):
+        build()
+
+
+def test_a_number_of_the_source_needs_one():
+    one = made.grid_set() | {"source": None}
+    with pytest.raises(ConfigError, match="source_seeds above 0"):
+        quantity("source_final", "A").value({"A": gather(made.results(one))})
