@@ -1,4 +1,4 @@
-"""The search for a hidden goal in a known room, planned ahead, and bounds on what any search can earn. NumPy, on the host.
+"""The search for a hidden goal in a known room, planned ahead, and bounds on any search. NumPy, on the host.
 
 Before the goal is found one learns nothing but "not in these cells", so everything that an explorer can decide until
 then is one walk: `steps` moves from the start cell in every episode. A goal on a cell that the walk first steps on at
@@ -20,7 +20,7 @@ from ad_jax.envs.grid import MOVES, cells, distance
 
 # Price of leaving a cell behind, by its unseen neighbours: one without any costs a journey of its own.
 ISOLATION = np.array([4.0, 2.0, 1.0, 0.3, 0.0])
-# (weight of isolation, weight of distance) as shares of the horizon: which walks a beam keeps. The best result is taken.
+# (weight of isolation, weight of distance) as shares of the horizon: which walks a beam keeps. The best is taken.
 KEEPS = {"every_step": ((0.6, 0.0), (0.45, 0.0)), "once": ((0.1, 0.03), (0.01, 0.01))}
 
 
@@ -61,7 +61,7 @@ class Room:
 
 
 def returns(room: Room, actions: np.ndarray, episodes: int) -> np.ndarray:
-    """Return of each episode, for each goal: exact, `[E, C]`, of `actions [episodes planned, T]` and then the best way."""
+    """Return of each episode for each goal, `[E, C]`: exact, of `actions [episodes planned, T]`, then the best way."""
     earned, seen = np.zeros((episodes, room.size**2), int), np.zeros(room.size**2, bool)
     optimal, pays, reached = room.optimal, room.pays, room.reached
     for episode in range(episodes):

@@ -9,8 +9,9 @@ probability of that is computed, because `decode` draws nothing:
 
     P(a is best) = integral of f_a(x) prod_{b != a} F_b(x) dx
 
-with densities f and distributions F, over the midpoints of `points` equal intervals; two arms in one interval are each
-the better one half of the time. Not the Bayes-optimal policy of a bandit, which is known for discounted returns only
+with densities f and distributions F, over the midpoints of `points` equal intervals of the angle whose squared sine is
+x: in it a posterior of n pulls is about 1 / (2 sqrt(n)) wide wherever it lies. Two arms in one interval are each the
+better one half of the time. Not the Bayes-optimal policy of a bandit, which is known for discounted returns only
 (Gittins) and plans ahead; and of the adversarial bandit's parity of good arms it knows nothing.
 """
 
@@ -33,7 +34,7 @@ TINY = 1e-30  # probabilities below count as this, so that logits are finite
 class Config:
     """How finely the posterior is looked at."""
 
-    points: int = 512  # intervals of [0, 1]
+    points: int = 512  # intervals
 
     def for_family(self, family: Any) -> "Config":
         """Itself.
@@ -81,8 +82,9 @@ def make(config: Config, spec: Spec) -> Model:
 
 def log_best(ones: jax.Array, zeros: jax.Array, points: int) -> jax.Array:
     """Log-probability of each arm to have the largest mean, `[B, A]`, after that many ones and zeros."""
-    x = (jnp.arange(points, dtype=jnp.float32) + 0.5) / points
-    weight = ones[:, :, None] * jnp.log(x)[None, None] + zeros[:, :, None] * jnp.log1p(-x)[None, None]
+    angle = (jnp.arange(points, dtype=jnp.float32) + 0.5) / points * (jnp.pi / 2)
+    one, zero = jnp.log(jnp.sin(angle))[None, None], jnp.log(jnp.cos(angle))[None, None]
+    weight = (2 * ones + 1)[:, :, None] * one + (2 * zeros + 1)[:, :, None] * zero
     mass = jax.nn.softmax(weight, axis=-1)  # [B, A, points]
     below = jnp.log(jnp.maximum(jnp.cumsum(mass, axis=-1) - mass / 2, TINY))
     others = below.sum(axis=1, keepdims=True) - below
