@@ -70,11 +70,16 @@ class Cost:
         if self.update_flops is not None:
             flops = f"{of(self.update_flops, 'FLOP')} an update, {of(self.updates * self.update_flops, 'FLOP')} in all"
         refill = f", about {estimate(self.refill_bytes)} more to refill it" if self.refill_bytes else ""
-        source = f" and {self.source_steps:,} of the {self.source_role}'s own curves" if self.source_steps else ""
-        return [
+        training = [
             f"collect  {self.env_steps:,} environment steps in {self.histories:,} histories; "
             f"{of(self.disk_bytes, 'B')} on disk before compression, {of(self.resident_bytes, 'B')} on the device",
             f"distill  {self.parameters:,} parameters; {flops}; {'; '.join(memory)}",
+        ]
+        if not self.parameters:
+            training = ["collect  nothing: the model has no parameters", "distill  nothing"]
+        source = f" and {self.source_steps:,} of the {self.source_role}'s own curves" if self.source_steps else ""
+        return [
+            *training,
             f"evaluate {self.rollout_steps:,} environment steps{source}; {self.rollouts:,} rollouts side by side, "
             f"cache {of(self.cache_bytes, 'B')}{refill}",
         ]
@@ -120,7 +125,7 @@ def count(experiment: Experiment, parts: Parts) -> Cost:
     """The cost of an experiment whose plug-ins are `parts`."""
     e, p = experiment, parts
     steps, actors = life_updates(p.source, p.family, e.collect.episodes) * p.source.steps_per_update, p.source.actors
-    histories = e.tasks.trained * e.collect.seeds * actors
+    histories = e.tasks.trained * e.collect.seeds * actors if p.trained else 0
     beside = life_updates(p.reference, p.family, (e.reference or e.collect).episodes)
     beside *= p.reference.steps_per_update * p.reference.actors
     params = jax.eval_shape(lambda: p.model.init(jax.random.key(0)))
@@ -143,7 +148,7 @@ def count(experiment: Experiment, parts: Parts) -> Cost:
         batch_bytes=e.replay.batch * segment * (p.seen_spec.size * p.seen_spec.compute_dtype.itemsize + 3 * FLOAT + 1),
         accumulate=e.distill.accumulate,
         activation_bytes=activation_bytes(config, p.seen_spec, rows, segment) if known else None,
-        updates=e.distill.updates,
+        updates=e.distill.updates if p.trained else 0,
         update_flops=train_flops(params, config, p.seen_spec, e.replay.batch, segment) if known else None,
         rollouts=rollouts,
         rollout_steps=modes * sum(held_out) * e.evaluate.seeds * e.evaluate.episodes * episode,

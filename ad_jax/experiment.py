@@ -20,6 +20,7 @@ from ad_jax.distill import Config as DistillConfig
 from ad_jax.errors import AdJaxError, ConfigError, unknown
 from ad_jax.evaluate import Config as EvaluateConfig
 from ad_jax.metrics import Config as LoggingConfig
+from ad_jax.models.base import has_parameters
 from ad_jax.plugins import conform
 from ad_jax.replay import Config as ReplayConfig
 from ad_jax.sharding import MeshConfig
@@ -243,6 +244,11 @@ class Parts:
     split: Any
     reference: Any  # what learns beside the frozen model: the experiment's reference, or its source
 
+    @property
+    def trained(self) -> bool:
+        """Whether histories are collected and distilled: not for a model without parameters."""
+        return has_parameters(self.model)
+
 
 def build(experiment: Experiment) -> Parts:
     """The experiment's plug-ins and its task split; everything that can be refused is refused here.
@@ -281,17 +287,25 @@ def build(experiment: Experiment) -> Parts:
         raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
     model_config = models.for_family(models.make_config(e.model.name, e.model.options), family)
     model = models.make(e.model.name, model_config, seen_spec)
+    parts = Parts(family, source_config, source, model_config, model, spec, seen_spec, split, reference)
+    if parts.trained:
+        _check_segment(e, parts)
+    return parts
+
+
+def _check_segment(e: Experiment, p: Parts) -> None:
+    """Raises ConfigError unless windows fit into the histories and into the model."""
     episodes = e.collect.episodes - e.replay.first_episode(e.collect.episodes)
-    kept = episodes // e.replay.keep_every * family.episode_length
+    kept = episodes // e.replay.keep_every * p.family.episode_length
     if kept < e.replay.segment:
         raise ConfigError(
             f"replay.segment={e.replay.segment} steps is longer than a history: {episodes} of {e.collect.episodes} "
-            f"episodes of at most {family.episode_length} steps, every {e.replay.keep_every}th kept, make {kept}. "
+            f"episodes of at most {p.family.episode_length} steps, every {e.replay.keep_every}th kept, make {kept}. "
             "Lower replay.segment or replay.keep_every, or raise collect.episodes"
         )
-    if model.max_segment is not None and e.replay.segment > model.max_segment:
-        raise ConfigError(f"replay.segment={e.replay.segment} is longer than this model's window, {model.max_segment}")
-    return Parts(family, source_config, source, model_config, model, spec, seen_spec, split, reference)
+    longest = p.model.max_segment
+    if longest is not None and e.replay.segment > longest:
+        raise ConfigError(f"replay.segment={e.replay.segment} is longer than this model's window, {longest}")
 
 
 def docstring(name_or_path: str) -> str:

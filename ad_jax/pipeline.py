@@ -3,7 +3,7 @@
     config.json        the experiment; a run directory holds one
     environment.json   versions, device, commit
     histories/         stage 1, a collection (or `histories` names one elsewhere: a directory, gs:// or s3:// URL)
-    checkpoints/       stage 2
+    checkpoints/       stage 2; a model without parameters has neither these nor histories
     evaluation/        stage 3, one file per finished part
     stages.json        seconds and counts of each finished stage
     results.json       stage 3, everything that the report is drawn from
@@ -82,6 +82,8 @@ class Run:
     def collect(self) -> None:
         """Stage 1. Complete histories that the caller names are used as they are, also those of another seed."""
         e, p = self.experiment, self.parts
+        if not p.trained:
+            return say(f"collect  nothing to do: model {e.model.name} has no parameters, so no histories are needed")
         if self.given:
             # Unfinished or damaged ones go on to the writer, which resumes them or says what is wrong.
             with contextlib.suppress(HistoryError):
@@ -116,6 +118,8 @@ class Run:
     def distill(self) -> None:
         """Stage 2."""
         e, p = self.experiment, self.parts
+        if not p.trained:
+            return say(f"distil   nothing to do: model {e.model.name} has no parameters")
         store = history_store.open_store(self.histories)
         check_histories(store.manifest, e, p)
         started = time.monotonic()
@@ -157,10 +161,7 @@ class Run:
     def evaluate(self) -> None:
         """Stage 3."""
         e, p = self.experiment, self.parts
-        step, state, meta = checkpoint.load(self.trained, e.evaluate.checkpoint)
-        expected = checkpoint.architecture_of(jax.eval_shape(p.model.init, jax.random.key(0)))
-        checkpoint.check_architecture(meta, expected, self.trained)
-        params = jax.device_put(state["params"], replicated(self.mesh))
+        step, params, meta = self._trained() if p.trained else (0, {}, {"train_task_ids": []})
         seconds, env_steps, sets = 0.0, 0, []
         for name, tasks in p.split.held_out.items():
             ids = p.family.task_ids(tasks)
@@ -188,6 +189,13 @@ class Run:
         page = report.write(results, self.folder / "report")
         say(f"\n{report.summary(results)}\n\n{report.table(results)}\n\nreport   {page}")
         return page
+
+    def _trained(self) -> tuple[int, Any, dict[str, Any]]:
+        """Step, parameters and metadata of the checkpoint that is evaluated."""
+        step, state, meta = checkpoint.load(self.trained, self.experiment.evaluate.checkpoint)
+        expected = checkpoint.architecture_of(jax.eval_shape(self.parts.model.init, jax.random.key(0)))
+        checkpoint.check_architecture(meta, expected, self.trained)
+        return step, jax.device_put(state["params"], replicated(self.mesh)), meta
 
     def _write_results(self, sets: list[dict[str, Any]], which: dict[str, Any]) -> None:
         e = self.experiment

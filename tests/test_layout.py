@@ -58,7 +58,7 @@ MAY_IMPORT = {
     "testing": BASE | PLUGINS,
     "envs": BASE,
     "sources": BASE | {"envs.base"},
-    "models": BASE,
+    "models": BASE | {"envs.bandit", "envs.dark_room", "envs.grid"},  # whose limits there are, and which they know
     "history_store": BASE | {"history_ledger", "history_returns", "sharding"},
     "history_ledger": BASE | {"history_returns"},
     "history_returns": BASE,

@@ -52,8 +52,9 @@ def test_contract(name):
 @pytest.mark.parametrize("name", models.MODELS)
 def test_every_registered_model_keeps_the_contract(name):
     options = SMALL | {"window": 12} | ({"episode_length": 5} if name == "paper" else {})
-    if name == "lstm":
-        options = {"width": 16, "hidden": 16, "mlp_width": 32}
+    others = {"lstm": {"width": 16, "hidden": 16, "mlp_width": 32}, "random": {}, "thompson": {"points": 16}}
+    others["explorer"] = {"size": 9, "steps": 5, "start": "centre", "reward": "once", "episodes": 9, "beam": 9}
+    options = others.get(name, options)
     model = models.make(name, models.make_config(name, options), GRID)
     assert len(check_model(model, GRID, episode_length=5)) == 8
 

@@ -7,8 +7,11 @@ from typing import Any
 from ad_jax.plugins import build, config_class, resolve
 
 MODELS = {
+    "explorer": "ad_jax.models.explorer:make",
     "lstm": "ad_jax.models.lstm:make",
     "paper": "ad_jax.models.transformer:make_paper",
+    "random": "ad_jax.models.scripted:make_random",
+    "thompson": "ad_jax.models.thompson:make",
     "transformer": "ad_jax.models.transformer:make",
 }
 
@@ -23,7 +26,16 @@ def make_config(name: str, options: Mapping[str, Any] | None = None) -> Any:
 
 
 def for_family(config: Any, family: Any) -> Any:
-    """The config with what it leaves open and only the family knows: how long an episode can be."""
+    """The config with what it leaves open and only the family knows.
+
+    That is `config.for_family(family)` where a config has this method, which may also refuse the family; and for
+    others how long an episode can be, where they have `episode_length` and it is None.
+
+    Raises:
+        ConfigError: if the model is none for this family.
+    """
+    if hasattr(config, "for_family"):
+        return config.for_family(family)
     if getattr(config, "episode_length", 0) is None:
         return dataclasses.replace(config, episode_length=family.episode_length)
     return config

@@ -39,3 +39,8 @@ class Model(NamedTuple):
     context_start: Callable[[Any], int]
     window: int
     max_segment: int | None
+
+
+def has_parameters(model: Model) -> bool:
+    """Whether there is anything to train; nothing is computed."""
+    return bool(jax.tree.leaves(jax.eval_shape(lambda: model.init(jax.random.key(0)))))

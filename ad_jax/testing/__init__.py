@@ -22,7 +22,8 @@ __all__ = ["ContractError", "check_env", "check_model", "check_plugin", "check_s
 def check_plugin(name: str) -> list[str]:
     """Check a plug-in, with its default options, by its registered name or as `"package.module:attribute"`.
 
-    A source is checked on each of two small built-in families that it accepts, a backbone on Dark Room's spec.
+    A source is checked on each of two small built-in families that it accepts, a backbone on Dark Room's spec, or where
+    it is none for that on the bandit's.
 
     Returns:
         The names of the checks, all passed.
@@ -41,10 +42,7 @@ def check_plugin(name: str) -> list[str]:
     if arguments == ["config", "family"]:
         return _check_source(name, plugin)
     if arguments == ["config", "spec"]:
-        room = envs.make("dark_room")
-        config = models.for_family(config_class(plugin)(), room)
-        model = resolve("model", name, registry)(config, spec_of(room))
-        return check_model(model, spec_of(room), episode_length=room.episode_length)
+        return _check_model(name, plugin)
     raise ConfigError(
         f"cannot check {name!r}: expected a TaskFamily, make(config: Config, family) of a source, or "
         f"make(config: Config, spec) of a backbone; got {plugin!r}"
@@ -64,3 +62,14 @@ def _check_source(name: str, plugin: Any) -> list[str]:
             f"source {name!r} accepts neither Bandit nor DarkRoom; call check_source on a family of its own"
         )
     return passed
+
+
+def _check_model(name: str, plugin: Any) -> list[str]:
+    for family in (envs.make("dark_room"), envs.make("bandit")):
+        try:
+            config = models.for_family(config_class(plugin)(), family)
+        except ConfigError:  # how a model says that a family does not suit it
+            continue
+        spec = spec_of(family)
+        return check_model(plugin(config, spec), spec, episode_length=family.episode_length)
+    raise ConfigError(f"model {name!r} accepts neither DarkRoom nor Bandit; call check_model on a family of its own")

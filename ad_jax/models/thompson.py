@@ -1,0 +1,92 @@
+"""Thompson sampling for Bernoulli bandits: an arm is pulled as often as it is likely to be the best one.
+
+The prior of each arm is Beta(1, 1), independent of the others; after w ones and l zeros it is Beta(1 + w, 1 + l). The
+logits are log P(arm is best | counts), so an action sampled from them is Thompson's, to the error of the quadrature,
+and the greedy one is the arm that is most likely the best.
+
+Source: Thompson 1933; Chapelle and Li 2011. Usually one draws a mean for each arm and takes the largest; here the
+probability of that is computed, because `decode` draws nothing:
+
+    P(a is best) = integral of f_a(x) prod_{b != a} F_b(x) dx
+
+with densities f and distributions F, over the midpoints of `points` equal intervals of the angle whose squared sine is
+x: in it a posterior of n pulls is about 1 / (2 sqrt(n)) wide wherever it lies. Two arms in one interval are each the
+better one half of the time. Not the Bayes-optimal policy of a bandit, which is known for discounted returns only
+(Gittins) and plans ahead; and of the adversarial bandit's parity of good arms it knows nothing.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ad_jax.envs.bandit import Bandit
+from ad_jax.errors import ConfigError
+from ad_jax.models.base import Model
+from ad_jax.models.scripted import scripted
+from ad_jax.types import Spec
+
+TINY = 1e-30  # probabilities below count as this, so that logits are finite
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """How finely the posterior is looked at."""
+
+    points: int = 512  # intervals
+
+    def for_family(self, family: Any) -> "Config":
+        """Itself.
+
+        Raises:
+            ConfigError: if `family` is no bandit of ones and zeros.
+        """
+        if not (isinstance(family, Bandit) and type(family).step_env is Bandit.step_env):
+            raise ConfigError(f"Thompson sampling is of bandits; got {family!r}. Use env=bandit, or another model")
+        if family.reward != "bernoulli":
+            raise ConfigError(
+                f"Thompson sampling counts ones and zeros; got env.reward={family.reward!r}. Use env.reward=bernoulli"
+            )
+        return self
+
+
+class Counts(NamedTuple):
+    """What B lives have seen of each arm, `[B, A]` float32 each."""
+
+    ones: jax.Array
+    zeros: jax.Array
+
+
+def make(config: Config, spec: Spec) -> Model:
+    """Thompson sampling over `spec`'s actions; observations are ignored.
+
+    Raises:
+        ConfigError: for fewer than 2 points.
+    """
+    if config.points < 2:
+        raise ConfigError(f"model.points must be at least 2; got {config.points}")
+
+    def init_cache(batch):
+        none = jnp.zeros((batch, spec.num_actions), jnp.float32)
+        return Counts(none, none)
+
+    def decode(counts, steps):
+        pulled = jax.nn.one_hot(steps.prev_action, spec.num_actions)  # the first step's "none" is no arm: all zero
+        reward = steps.prev_reward[:, None]
+        counts = Counts(counts.ones + pulled * reward, counts.zeros + pulled * (1 - reward))
+        return log_best(counts.ones, counts.zeros, config.points), counts
+
+    return scripted(init_cache, decode)
+
+
+def log_best(ones: jax.Array, zeros: jax.Array, points: int) -> jax.Array:
+    """Log-probability of each arm to have the largest mean, `[B, A]`, after that many ones and zeros."""
+    angle = (jnp.arange(points, dtype=jnp.float32) + 0.5) / points * (jnp.pi / 2)
+    one, zero = jnp.log(jnp.sin(angle))[None, None], jnp.log(jnp.cos(angle))[None, None]
+    weight = (2 * ones + 1)[:, :, None] * one + (2 * zeros + 1)[:, :, None] * zero
+    mass = jax.nn.softmax(weight, axis=-1)  # [B, A, points]
+    below = jnp.log(jnp.maximum(jnp.cumsum(mass, axis=-1) - mass / 2, TINY))
+    others = below.sum(axis=1, keepdims=True) - below
+    best = (mass * jnp.exp(others)).sum(axis=-1)
+    return jnp.log(jnp.maximum(best / best.sum(axis=-1, keepdims=True), TINY))
