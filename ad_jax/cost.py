@@ -172,7 +172,8 @@ def resident_bytes(
     """Bytes of a `replay.Replay` of histories whose episodes all have full length.
 
     Rows of 1 + T' steps, T' those of the kept episodes of the longest phase; a step is observation, action (which also
-    holds "none"), reward and one bool, and the label where it is not the action. Rows are padded to a multiple of the groups.
+    holds "none"), reward and one bool, and the label where it is not the action. Rows are padded to a multiple of the
+    groups.
     """
     length = np.minimum(episode, steps - np.arange(-(-steps // episode)) * episode)  # of each episode
     offsets = [config.keep_every - 1 - i * config.keep_every // config.phases for i in range(config.phases)]

@@ -7,9 +7,10 @@ histories.
 
 Episode subsampling (keep every k-th, Laskin et al. 2022, section 4) happens on load. A history has k such thinned
 versions, one for each first episode ("phase"); by default one is kept, with `phases=k` all are, and no data is lost.
-With `labels="optimal"` the targets are not the source's actions but the family's optimal ones, which `load` is given;
-the context still holds what the source did (Lee et al. 2023, arXiv 2306.14892). With `tail` below 1 the histories' beginnings are left out: what is then distilled is the expert at their end, and not
-how it came to be (expert distillation, the baseline ED of Laskin et al. 2022, section 4).
+With `tail` below 1 the histories' beginnings are left out: what is then distilled is the expert at their end, and not
+how it came to be (expert distillation, the baseline ED of Laskin et al. 2022, section 4). With `labels="optimal"` the
+targets are not the source's actions but the family's optimal ones, which `load` is given; the context still holds what
+the source did (the baseline DPT: Lee et al. 2023, arXiv 2306.14892).
 """
 
 import dataclasses

@@ -17,7 +17,8 @@ from ad_jax.testing import check_plugin
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = {
-    name: (ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/sources.md")
+    name: (ROOT / name).read_text()
+    for name in ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/dpt.md", "docs/sources.md")
 }
 EXAMPLE = (ROOT / "examples/corridor.py").read_text()
 

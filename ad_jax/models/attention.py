@@ -179,8 +179,7 @@ def ring_attention(
         q: `[B, n, K, h]`, the new step's tokens.
         k, v: `[B, K, W * n, h]`, the ring; slots not yet written hold anything finite.
         slot: `[1 or B, 1]` int32, the slot of the new step.
-        filled: `[1 or B, 1]` int32, slots written so far, at most W; slots are written in order. It may be 0 where there
-            is an `own`.
+        filled: `[1 or B, 1]` int32, slots written so far, at most W; slots are written in order. 0 only with an `own`.
         own: as in `segment_attention`, `[B, n, K, h]`.
 
     Returns:

@@ -115,7 +115,9 @@ class Network(nnx.Module):
 
     def __init__(self, c: Config, spec: Spec, *, rngs: nnx.Rngs):
         self.c = c
-        pixels = PixelConfig(c.pixel_channels, c.pixel_width, False, 0.0, c.compute_dtype, c.pixel_kernel, c.pixel_stride)
+        pixels = PixelConfig(
+            c.pixel_channels, c.pixel_width, False, 0.0, c.compute_dtype, c.pixel_kernel, c.pixel_stride
+        )
         self.tokens = Tokenizer(spec, c.width, "step", c.embedding_scale, pixels, rngs=rngs)
         self.after = nnx.Linear(c.width, c.width, use_bias=False, rngs=rngs)  # an observation as what came next
         self.asked = nnx.Linear(c.width, c.width, rngs=rngs)  # and as a query
@@ -125,7 +127,7 @@ class Network(nnx.Module):
         self.head = nnx.Linear(c.width, spec.num_actions, rngs=rngs)
 
     def embed(self, steps: Steps, before: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Transition tokens `[B, T, D]`, query tokens `[B, L, D]` and the embedding `[B, 1, D]` of the last observation.
+        """Tokens of transitions `[B, T, D]` and queries `[B, L, D]`, and the embedding `[B, 1, D]` of the last observation.
 
         T is L where the embedding `before [B, 1, D]` of the observation before the segment is given. Else it is L - 1:
         what led to a segment's first step began before it.
