@@ -25,17 +25,8 @@ from ad_jax.testing.model import random_steps
 from ad_jax.types import Histories, Spec
 
 ONE, PIXELS = Spec(10, (), (1,)), Spec(4, (9, 12, 3), None, pixels=True)
-SMALL = Config(
-    layers=2,
-    width=16,
-    heads=2,
-    mlp_width=32,
-    window=6,
-    pixel_channels=(4,),
-    pixel_kernel=4,
-    pixel_stride=4,
-    pixel_width=8,
-)
+SMALL = Config(layers=2, width=16, heads=2, mlp_width=32, window=6)
+PICTURES = {"pixel_channels": (4,), "pixel_kernel": 4, "pixel_stride": 4, "pixel_width": 8}
 FLAT = dataclasses.replace(SMALL, layers=1)
 
 
@@ -50,7 +41,7 @@ def built(config, spec):
 
 @pytest.mark.parametrize(
     ("changes", "spec"),
-    [({"layers": 3, "window": 4, "heads": 16}, ONE), ({"layers": 1, "window": 3}, PIXELS)],
+    [({"layers": 3, "window": 4, "heads": 16}, ONE), ({"layers": 1, "window": 3} | PICTURES, PIXELS)],
     ids=["one-step episodes", "pixels"],
 )
 def test_contract(changes, spec):
@@ -174,24 +165,21 @@ def seeking(count, steps) -> Histories:
     return dataclasses.replace(numbered_histories(count, steps), tasks={"max_steps_in_episode": limit, "goal": goals})
 
 
-@pytest.mark.parametrize(("keep_every", "phases", "tail"), [(1, 1, 1.0), (3, 3, 1.0), (2, 1, 0.5)])
+@pytest.mark.parametrize(("keep_every", "phases", "tail"), [(3, 3, 1.0), (2, 1, 0.5)])
 def test_optimal_labels_go_with_their_steps(keep_every, phases, tail):
-    """Against a plain loop, in every drawn window: the context is what the source did, the targets are not."""
+    """Against a plain loop, in every drawn window; the context is still what the source did."""
     histories = seeking(9, 60)
+    config = replay.Config(tail, keep_every, phases, segment=6, batch=32, labels="optimal")
     relabel = lambda h: optimal_labels(DarkRoom(), h.transition.observation, h.tasks)
-    options = {"keep_every": keep_every, "phases": phases, "tail": tail, "segment": 6, "batch": 32}
-    batches = []
-    for labels in ("optimal", "source"):
-        config = replay.Config(labels=labels, **options)
-        resident = replay.load(histories, GRID, config, mesh_of(), relabel)
-        draw = jax.jit(lambda r, key, config=config: replay.sample(r, key, GRID, config, mesh_of()))
-        batches.append(jax.device_get(draw(resident, jax.random.key(3))))
-    jax.tree.map(np.testing.assert_array_equal, batches[0].steps, batches[1].steps)
-    batch = batches[0]
+    resident = replay.load(histories, GRID, config, mesh_of(), relabel)
+    batch = jax.device_get(
+        jax.jit(lambda r, k: replay.sample(r, k, GRID, config, mesh_of()))(resident, jax.random.key(3))
+    )
+    earned = batch.steps.prev_reward.astype(int)
     for row in range(32):
-        goal = histories.tasks["goal"][int(batch.steps.prev_reward[row, -1]) // 1000]
+        goal = histories.tasks["goal"][earned[row, -1] // 1000]
         assert batch.action[row].tolist() == [the_way(cell, goal) for cell in batch.steps.observation[row]]
-    np.testing.assert_array_equal(batches[1].action[:, :-1], batches[1].steps.prev_action[:, 1:])
+    np.testing.assert_array_equal(batch.steps.prev_action[:, 1:], earned[:, 1:] % 1000 % 5)
 
 
 def test_labels_are_stored_narrow_and_only_where_they_are_asked_for():
@@ -207,7 +195,7 @@ def test_families_say_whether_what_is_stored_decides_the_optimal_action():
 
 def test_labels_that_nobody_knows_are_refused():
     e = override(load("dark_key_to_door", "smoke"), ["replay.labels=optimal"])
-    with pytest.raises(ConfigError, match="DarkKeyToDoor.* has no optimal_label"):
+    with pytest.raises(ConfigError, match=r"DarkKeyToDoor.* has no optimal_label"):
         build(e)
     with pytest.raises(ConfigError, match="give `load` a `relabel`"):
         replay.load(seeking(8, 20), GRID, replay.Config(segment=5, batch=8, labels="optimal"), mesh_of())

@@ -127,7 +127,7 @@ class Network(nnx.Module):
         self.head = nnx.Linear(c.width, spec.num_actions, rngs=rngs)
 
     def embed(self, steps: Steps, before: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Tokens of transitions `[B, T, D]` and queries `[B, L, D]`, and the embedding `[B, 1, D]` of the last observation.
+        """Tokens of transitions `[B, T, D]` and queries `[B, L, D]`; the last observation's embedding `[B, 1, D]`.
 
         T is L where the embedding `before [B, 1, D]` of the observation before the segment is given. Else it is L - 1:
         what led to a segment's first step began before it.
