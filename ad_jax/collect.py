@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ad_jax import history_returns
-from ad_jax.envs.base import TaskFamily, spec_of, take
+from ad_jax.envs.base import TaskFamily, path_name, spec_of, take
 from ad_jax.errors import ConfigError
 from ad_jax.history_store import HistoryWriter, Manifest
 from ad_jax.keys import task_keys
@@ -182,9 +182,7 @@ def as_histories(
 def task_leaves(tasks: Any) -> dict[str, Any]:
     """The leaves of batched `EnvParams` by dotted path, e.g. `{"goal": [N, 2]}`."""
     paths = jax.tree_util.tree_flatten_with_path(tasks)[0]
-    return {
-        ".".join(str(getattr(part, "name", getattr(part, "key", part))) for part in path): leaf for path, leaf in paths
-    }
+    return {path_name(path): leaf for path, leaf in paths}
 
 
 def learning_curve(

@@ -177,7 +177,8 @@ def resident_bytes(
     """Bytes of a `replay.Replay` of histories whose episodes all have full length.
 
     Rows of 1 + T' steps, T' those of the kept episodes of the longest phase; a step is observation, action (which also
-    holds "none"), reward and one bool. Rows are padded to a multiple of the groups.
+    holds "none"), reward and one bool, and the label where it is not the action. Rows are padded to a multiple of the
+    groups.
     """
     length = np.minimum(episode, steps - np.arange(-(-steps // episode)) * episode)  # of each episode
     offsets = [config.keep_every - 1 - i * config.keep_every // config.phases for i in range(config.phases)]
@@ -186,7 +187,8 @@ def resident_bytes(
     kept = max(int(length[tail & (index % config.keep_every == offset)].sum()) for offset in offsets)
     rows = -(-histories * config.phases // config.groups) * config.groups
     action = narrowest(spec.num_actions).itemsize - spec.action_dtype.itemsize
-    step = step_bytes(spec, reward_dtype) + action - 1
+    label = spec.action_dtype.itemsize if config.labels == "optimal" else 0
+    step = step_bytes(spec, reward_dtype) + action - 1 + label
     return rows * ((1 + kept) * step + FLOAT) + 2 * config.groups * FLOAT
 
 

@@ -1,4 +1,4 @@
-"""Stage 2: train a causal transformer to predict the source's actions from the history so far.
+"""Stage 2: train a sequence model to predict the source's actions, or optimal ones, from the history so far.
 
 Input: histories on the devices (`replay`) and a backbone (`models`). Output: checkpoints and metrics. Knows neither
 environments nor sources; in-context evaluation during training comes in as a callable.
@@ -162,7 +162,7 @@ def make_optimiser(config: Config) -> optax.GradientTransformation:
 
 
 def loss_of(model: Model, params: Any, batch: Batch, key: jax.Array | None, label_smoothing: float) -> jax.Array:
-    """Mean cross-entropy of the source's actions over all steps, nats. `[]` float32."""
+    """Mean cross-entropy of the actions to learn over all steps, nats. `[]` float32."""
     logits = model.apply(params, batch.steps, key)
     if label_smoothing == 0:
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch.action).mean()

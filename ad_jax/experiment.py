@@ -256,7 +256,7 @@ def build(experiment: Experiment) -> Parts:
     Raises:
         ConfigError: for an unknown plug-in or option, or options that contradict each other.
     """
-    from ad_jax.envs.base import seen_spec_of, spec_of, take
+    from ad_jax.envs.base import has_labels, seen_spec_of, spec_of, take
 
     e = experiment
     for name, seed in (("seed", e.seed), ("tasks.split_seed", e.tasks.split_seed)):
@@ -285,6 +285,11 @@ def build(experiment: Experiment) -> Parts:
             reference = sources.make(plugin.name, sources.make_config(plugin.name, plugin.options), family)
     except (TypeError, ValueError) as error:
         raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
+    if e.replay.labels == "optimal" and not has_labels(family):
+        raise ConfigError(
+            f'replay.labels="optimal": {family} has no optimal_label, because the observations that are stored do not '
+            'decide its optimal actions, or they are not known. Use replay.labels="source"'
+        )
     model_config = models.for_family(models.make_config(e.model.name, e.model.options), family)
     model = models.make(e.model.name, model_config, seen_spec)
     parts = Parts(family, source_config, source, model_config, model, spec, seen_spec, split, reference)

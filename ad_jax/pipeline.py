@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from ad_jax import checkpoint, collect, distill, evaluate, history_store, metrics, prompts, provenance, replay, report
-from ad_jax.envs.base import take
+from ad_jax.envs.base import optimal_labels, take
 from ad_jax.errors import HistoryError
 from ad_jax.evaluate import Mode
 from ad_jax.experiment import Experiment, Parts, build
@@ -123,7 +123,8 @@ class Run:
         store = history_store.open_store(self.histories)
         check_histories(store.manifest, e, p)
         started = time.monotonic()
-        resident = replay.load(store.read(), p.spec, e.replay, self.mesh)
+        relabel = lambda histories: optimal_labels(p.family, histories.transition.observation, histories.tasks)
+        resident = replay.load(store.read(), p.spec, e.replay, self.mesh, relabel)
         say(f"distil   {store.manifest.histories} histories loaded in {time.monotonic() - started:.1f} s")
         trainer = distill.Trainer(p.model, p.spec, e.distill, e.replay, self.mesh, e.seed, p.family.render)
         meta = {

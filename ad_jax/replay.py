@@ -8,12 +8,14 @@ histories.
 Episode subsampling (keep every k-th, Laskin et al. 2022, section 4) happens on load. A history has k such thinned
 versions, one for each first episode ("phase"); by default one is kept, with `phases=k` all are, and no data is lost.
 With `tail` below 1 the histories' beginnings are left out: what is then distilled is the expert at their end, and not
-how it came to be (expert distillation, the baseline ED of Laskin et al. 2022, section 4).
+how it came to be (expert distillation, the baseline ED of Laskin et al. 2022, section 4). With `labels="optimal"` the
+targets are not the source's actions but the family's optimal ones, which `load` is given; the context still holds what
+the source did (the baseline DPT: Lee et al. 2023, arXiv 2306.14892).
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +37,7 @@ class Config:
     phases: int = 1  # how many of the k thinned versions of each history are kept
     segment: int = 160  # L, steps in a training window
     batch: int = 64  # B, windows in an update
+    labels: Literal["source", "optimal"] = "source"  # whose actions are the targets
     groups: int = 8  # G; must be a multiple of the devices that split the batch, and divide the batch
 
     def validate(self, split: int = 1) -> None:
@@ -72,16 +75,32 @@ class Replay(struct.PyTreeNode):
     length: Array  # [G, M] int32, steps of each history; 0 for padding
     count: Array  # [G] int32, histories in each group
     group: Array  # [G] int32, 0..G-1
+    label: Array | None = None  # [G, M, 1 + T], the targets where they are not the actions
 
 
-def load(histories: Histories, spec: Spec, config: Config, mesh: Mesh) -> Replay:
+def load(
+    histories: Histories,
+    spec: Spec,
+    config: Config,
+    mesh: Mesh,
+    relabel: Callable[[Histories], np.ndarray] | None = None,
+) -> Replay:
     """Thin `histories` and put them on the devices of `mesh`.
 
+    Args:
+        relabel: gives the optimal action at each step, `[H, T]`; called where `config.labels` asks for that.
+
     Raises:
-        ConfigError: if a thinned history is shorter than a window, or there are fewer histories than groups.
+        ConfigError: if a thinned history is shorter than a window, or there are fewer histories than groups, or
+            labels are asked for that nobody can give.
     """
     config.validate(batch_devices(mesh))
-    arrays, length = thin(histories, config)
+    label = None
+    if config.labels == "optimal":
+        if relabel is None:
+            raise ConfigError('replay.labels="optimal" needs to be told the optimal actions; give `load` a `relabel`')
+        label = relabel(histories)
+    arrays, length = thin(histories, config, label)
     shortest = int(length.min())
     if shortest < config.segment:
         raise ConfigError(
@@ -92,7 +111,7 @@ def load(histories: Histories, spec: Spec, config: Config, mesh: Mesh) -> Replay
     rows = len(length)
     if rows < config.groups:
         raise ConfigError(f"{rows} histories cannot fill replay.groups={config.groups}; lower replay.groups")
-    none = {"action": spec.num_actions, "reward": 0, "done": False, "observation": 0}
+    none = {"action": spec.num_actions, "reward": 0, "done": False, "observation": 0, "label": 0}
     arrays["action"] = arrays["action"].astype(narrowest(spec.num_actions))  # has to hold "none" as well
     deal = lambda x: _deal(x, config.groups)
     shifted = {name: deal(_prepend(x, none[name])) for name, x in arrays.items()}
@@ -122,8 +141,10 @@ def sample(
     return jax.tree.map(lambda x: x.reshape(config.batch, *x.shape[2:]), windows)
 
 
-def thin(histories: Histories, config: Config) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Keep every k-th episode of each history, in each of the phases asked for.
+def thin(
+    histories: Histories, config: Config, label: np.ndarray | None = None
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Keep every k-th episode of each history, in each of the phases asked for, with the labels `[H, T]` if any.
 
     Returns:
         Arrays by name, `[H * phases, T', ...]`, valid up to `length [H * phases]` int32 and arbitrary after it.
@@ -133,6 +154,8 @@ def thin(histories: Histories, config: Config) -> tuple[dict[str, np.ndarray], n
     episode = np.cumsum(done, axis=1) - done  # [H, T], which episode each step belongs to
     in_tail = episode >= config.first_episode(episode[:, -1:] + 1)
     arrays = {"observation": t.observation, "action": t.action, "reward": t.reward, "done": done}
+    if label is not None:
+        arrays["label"] = label
     versions, lengths = [], []
     for phase in range(config.phases):
         # Counted from the end of each group of k, so that phase 0 holds the last episode, the one learned best.
@@ -170,7 +193,8 @@ def _sample_group(replay: Replay, key: jax.Array, spec: Spec, rows: int, segment
         window(replay.reward)[:, :-1].astype(jnp.float32),
         window(replay.done)[:, :-1],
     )
-    return Batch(steps, action[:, 1:])
+    target = action if replay.label is None else window(replay.label).astype(jnp.int32)
+    return Batch(steps, target[:, 1:])
 
 
 def _prepend(x: np.ndarray, value: Any) -> np.ndarray:

@@ -41,7 +41,7 @@ class Steps(struct.PyTreeNode):
 
 
 class Batch(struct.PyTreeNode):
-    """Training windows: inputs and the source's actions."""
+    """Training windows: inputs and the actions to learn, the source's or optimal ones."""
 
     steps: Steps
     action: Array  # [B, L] int32, the targets

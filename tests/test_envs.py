@@ -12,7 +12,9 @@ from gymnax.environments import spaces
 from ad_jax import envs
 from ad_jax.envs.bandit import Bandit
 from ad_jax.envs.base import take
+from ad_jax.envs.dark_key_to_door import DarkKeyToDoor
 from ad_jax.envs.dark_room import DarkRoom, Params, State
+from ad_jax.envs.grid import towards
 from ad_jax.errors import ConfigError
 from ad_jax.testing import ContractError, check_env, check_plugin
 
@@ -31,7 +33,7 @@ BANDITS = [
 
 @pytest.mark.parametrize("name", envs.FAMILIES)
 def test_registered_families_keep_the_contract(name):
-    assert len(check_plugin(name)) == 17
+    assert len(check_plugin(name)) == 18
 
 
 @pytest.mark.parametrize("family", [*DARK_ROOMS, *BANDITS, Probes()], ids=repr)
@@ -299,6 +301,25 @@ class AvoidsAGoalOfUnknownWorth(DarkRoom):
 
 
 @dataclasses.dataclass(frozen=True)
+class LabelsAnotherGoal(DarkRoom):
+    """Its labels lead past the goal's row."""
+
+    def optimal_action(self, state, task):
+        return super().optimal_label(state.position, task)
+
+    def optimal_label(self, observation, task):
+        return super().optimal_label(observation, task.replace(goal=task.goal + jnp.array([1, 0])))
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelsWhatItHides(DarkKeyToDoor):
+    """Labels as if the key had been taken, which its observations do not say."""
+
+    def optimal_label(self, observation, task):
+        return towards(observation, task.door)
+
+
+@dataclasses.dataclass(frozen=True)
 class HidesMoreThanItSays(DarkRoom):
     """What it gives a privileged source is outside of the space stated for that."""
 
@@ -353,6 +374,8 @@ BROKEN = {
     BoastsOfChance: "stated returns agree with simulated ones",
     GoesTheWrongWay: "optimal_action earns optimal_return",
     AvoidsAGoalOfUnknownWorth: "optimal_action earns optimal_return",
+    LabelsAnotherGoal: "optimal_label is optimal_action",
+    LabelsWhatItHides: "optimal_label is optimal_action",
     HidesMoreThanItSays: "source observations are in their own space",
     SaysItHidesNothing: "source observations are in their own space",
     PaintsAnew: "render shows the same, bit for bit, alone and in a batch",

@@ -17,8 +17,8 @@ from ad_jax.testing import check_plugin
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = {
-    name: (ROOT / name).read_text()
-    for name in ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/limits.md", "docs/sources.md")
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")))
 }
 EXAMPLE = (ROOT / "examples/corridor.py").read_text()
 

@@ -135,6 +135,9 @@ class Bandit(TaskFamily[State, Params]):
     def optimal_action(self, state: State, task: Params) -> jax.Array:
         return jnp.argmax(task.means).astype(jnp.int32)
 
+    def optimal_label(self, observation: jax.Array, task: Params) -> jax.Array:
+        return jnp.argmax(task.means).astype(jnp.int32)
+
     def picture(self, task: Params) -> dict[str, Any]:
         return {"kind": "arms", "means": np.asarray(task.means).tolist()}
 

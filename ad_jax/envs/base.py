@@ -142,6 +142,13 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
         """
         return None
 
+    def optimal_label(self, observation: jax.Array, task: TEnvParams) -> jax.Array | None:
+        """`optimal_action` where a stored observation and the task decide it, `[]` int32, else None.
+
+        It is what stored histories are relabelled with, which hold no states.
+        """
+        return None
+
     def source_observation_space(self, params: TEnvParams) -> spaces.Discrete | spaces.Box | None:
         """The space of `source_observation`, or None where that is the observation itself."""
         return None
@@ -206,6 +213,37 @@ def advance(
     pick = lambda new, old: jnp.where(outcome.done, jnp.asarray(new, jnp.asarray(old).dtype), old)
     observation, state = jax.tree.map(pick, fresh, (observation, state))
     return observation, state, outcome
+
+
+def has_labels(family: TaskFamily) -> bool:
+    """Whether the family has an `optimal_label`. Compiles nothing."""
+    spec = spec_of(family)
+    observation = jax.ShapeDtypeStruct(spec.shape, spec.compute_dtype)
+    return jax.eval_shape(family.optimal_label, observation, family.default_params) is not None
+
+
+def optimal_labels(family: TaskFamily, observation: Array, leaves: Mapping[str, Array]) -> np.ndarray:
+    """The family's `optimal_label` at every step of histories, `[H, T]` in the narrowest dtype.
+
+    Args:
+        observation: `[H, T, *O]`, as stored.
+        leaves: of each history's task, `[H, ...]` by dotted path, as stored.
+    """
+    spec, default = spec_of(family), family.default_params
+    paths, structure = jax.tree_util.tree_flatten_with_path(default)
+    task_of = jax.tree_util.tree_unflatten(structure, [jnp.asarray(leaves[path_name(path)]) for path, _ in paths])
+
+    def of_history(history):
+        observation, task = history
+        label = jax.vmap(lambda o: jnp.asarray(family.optimal_label(o, task)))(observation.astype(spec.compute_dtype))
+        return label.astype(spec.action_dtype)
+
+    return np.asarray(jax.jit(lambda x: jax.lax.map(of_history, x))((jnp.asarray(observation), task_of)))
+
+
+def path_name(path: Any) -> str:
+    """The dotted path of a task's leaf, by which stores name it."""
+    return ".".join(str(getattr(part, "name", getattr(part, "key", part))) for part in path)
 
 
 def spec_of(family: TaskFamily) -> Spec:

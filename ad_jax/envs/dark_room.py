@@ -114,7 +114,10 @@ class DarkRoom(Grid[State, Params]):
         return total
 
     def optimal_action(self, state: State, task: Params) -> jax.Array:
-        return towards(state.position, task.goal)
+        return self.optimal_label(state.position, task)
+
+    def optimal_label(self, observation: jax.Array, task: Params) -> jax.Array:
+        return towards(observation, task.goal)
 
     def picture(self, task: Params) -> dict[str, Any]:
         return {"kind": "grid", "size": self.size, "goal": np.asarray(task.goal).tolist()}

@@ -64,5 +64,5 @@ class DarkRoomPermuted(DarkRoom):
         names = ", ".join(NAMES[move] for move in np.asarray(cast(Params, task).moves))
         return f"{super().describe(task)}; the actions are {names}"
 
-    def optimal_action(self, state: State, task: dark_room.Params) -> jax.Array:
-        return jnp.argmax(cast(Params, task).moves == super().optimal_action(state, task)).astype(jnp.int32)
+    def optimal_label(self, observation: jax.Array, task: dark_room.Params) -> jax.Array:
+        return jnp.argmax(cast(Params, task).moves == super().optimal_label(observation, task)).astype(jnp.int32)

@@ -180,6 +180,10 @@ class Watermaze(TaskFamily[State, Params]):
         nearest = jnp.argmin(jax.vmap(self._away, (0, None))(after, task))
         return jnp.where(at_platform, TURN_LEFT, nearest).astype(jnp.int32)
 
+    def optimal_label(self, observation: jax.Array, task: Params) -> jax.Array:
+        pose = observation - jnp.array([RADIUS, RADIUS, 0], jnp.int32)
+        return self.optimal_action(State(jnp.int32(0), pose, jnp.bool_(False)), task)
+
     def trace(self, state: State, action: jax.Array) -> jax.Array:
         return state.pose[:2] + RADIUS
 

@@ -7,6 +7,7 @@ from typing import Any
 from ad_jax.plugins import build, config_class, resolve
 
 MODELS = {
+    "dpt": "ad_jax.models.dpt:make",
     "explorer": "ad_jax.models.explorer:make",
     "lstm": "ad_jax.models.lstm:make",
     "paper": "ad_jax.models.transformer:make_paper",

@@ -57,7 +57,15 @@ class Band:
 
 
 def segment_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, *, window: int, n: int, dropout: float = 0.0, key: jax.Array | None = None
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    window: int,
+    n: int,
+    dropout: float = 0.0,
+    key: jax.Array | None = None,
+    own: tuple[jax.Array, jax.Array] | None = None,
 ) -> jax.Array:
     """Attention over a whole segment.
 
@@ -66,6 +74,7 @@ def segment_attention(
         window: W, in steps.
         n: tokens per step.
         dropout: probability of dropping an attention weight; needs `key`, which is consumed.
+        own: one more key and value `[B, L * n, K, h]` for each query, which it alone sees; not with dropout.
 
     Returns:
         `[B, L * n, K, h]`.
@@ -78,14 +87,27 @@ def segment_attention(
     both = lambda x: x if band.blocks == 1 else jnp.concatenate([before(x), x], axis=2)
     # One leading axis: products with two are not the fast ones on a CPU.
     by_head = lambda x: x.reshape(-1, *x.shape[2:]).swapaxes(1, 2)  # [B * blocks, K, tokens, h]
-    q, k, v = by_head(fold(q * width**-0.5)), by_head(both(fold(k))), by_head(both(fold(v)))
-    out = jnp.asarray(_banded(band, dropout if key is not None else 0.0, q, k, v, key))
-    return out.swapaxes(1, 2).reshape(batch, -1, heads, width)[:, :length]
+    banded = by_head(fold(q * width**-0.5)), by_head(both(fold(k))), by_head(both(fold(v)))
+    out, total = _banded(band, dropout if key is not None else 0.0, *banded, key)
+    whole = lambda x: jnp.asarray(x).swapaxes(1, 2).reshape(batch, -1, heads, x.shape[-1])[:, :length]
+    return whole(out) if own is None else with_own(whole(out), whole(total), q, *own)
+
+
+def with_own(out: jax.Array, total: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Attention `out` of queries `q` to other keys, joined by each query's own key `k` and value `v`, all `[..., h]`.
+
+    `total [..., 1]` is the logarithm of the sum of the others' weights, before it is divided by.
+    """
+    score = (q * k).sum(-1, keepdims=True).astype(jnp.float32) * q.shape[-1] ** -0.5
+    share = jax.nn.sigmoid(score - total)
+    return (out.astype(jnp.float32) * (1 - share) + v.astype(jnp.float32) * share).astype(v.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _banded(band, dropout, q, k, v, key):
     """Softmax attention: q `[N, K, T, h]`, scaled; k and v `[N, K, S, h]`; N blocks; key unused without dropout.
+
+    Returns the output and the logarithm of the sum of each query's weights, `[N, K, T, 1]` float32.
 
     The backward pass is written out, and both divide by the sum of the weights last, on the narrow side. So every
     product meets its operands in the order that a CPU is fastest with, and only operands of width h are transposed,
@@ -96,26 +118,29 @@ def _banded(band, dropout, q, k, v, key):
 
 def _banded_forward(band, dropout, q, k, v, key):
     k_t = _transpose(k)
-    weights, kept, sums, outs = [], [], [], []
+    weights, kept, sums, outs, logs = [], [], [], [], []
     for i, (queries, keys) in enumerate(band.spans):
         scores = jnp.matmul(q[..., queries, :], k_t[..., keys], preferred_element_type=jnp.float32)
         bias = jnp.asarray(band.bias(queries, keys))  # [blocks, 1, queries, keys]
         scores = (scores.reshape(-1, *bias.shape[:1], *scores.shape[1:]) + bias[None]).reshape(scores.shape)
-        weight = jnp.exp(scores - scores.max(-1, keepdims=True))
+        most = scores.max(-1, keepdims=True)
+        weight = jnp.exp(scores - most)
         sums.append(weight.sum(-1, keepdims=True))
+        logs.append(most + jnp.log(sums[-1]))
         weights.append(weight.astype(v.dtype))
         kept.append(keep(jax.random.fold_in(key, i), dropout, weight.shape) if dropout else None)
         outs.append(_drop(kept[-1], weights[-1]) @ v[..., keys, :])
     total = jnp.concatenate(sums, axis=-2)
     out = (jnp.concatenate(outs, axis=-2).astype(jnp.float32) / (total * (1 - dropout))).astype(v.dtype)
-    return out, (q, k_t, v, weights, kept, total, out)
+    return (out, jnp.concatenate(logs, axis=-2)), (q, k_t, v, weights, kept, total, out)
 
 
-def _banded_backward(band, dropout, saved, g):
-    q, k_t, v, weights, kept, total, out = saved
+def _banded_backward(band, dropout, saved, gradients):
+    (g, g_log), (q, k_t, v, weights, kept, total, out) = gradients, saved
     k, v_t, q_t = _transpose(k_t), _transpose(v), _transpose(q)
     wide = g.astype(jnp.float32) / total
-    along = (wide * out.astype(jnp.float32)).sum(-1, keepdims=True).astype(v.dtype)
+    along = (wide * out.astype(jnp.float32)).sum(-1, keepdims=True)
+    along = (along - g_log / total).astype(v.dtype)
     g = (wide / (1 - dropout)).astype(v.dtype)
     g_t = _transpose(g)
     dq, dk_t, dv_t = [], 0, 0
@@ -139,14 +164,23 @@ def _drop(mask, x):
     return x if mask is None else jnp.where(mask, x, 0)
 
 
-def ring_attention(q: jax.Array, k: jax.Array, v: jax.Array, *, slot: jax.Array, filled: jax.Array) -> jax.Array:
+def ring_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    slot: jax.Array,
+    filled: jax.Array,
+    own: tuple[jax.Array, jax.Array] | None = None,
+) -> jax.Array:
     """Attention of one new step to a ring of W past steps that already holds it.
 
     Args:
         q: `[B, n, K, h]`, the new step's tokens.
         k, v: `[B, K, W * n, h]`, the ring; slots not yet written hold anything finite.
         slot: `[1 or B, 1]` int32, the slot of the new step.
-        filled: `[1 or B, 1]` int32, slots written so far, at most W; slots are written in order.
+        filled: `[1 or B, 1]` int32, slots written so far, at most W; slots are written in order. 0 only with an `own`.
+        own: as in `segment_attention`, `[B, n, K, h]`.
 
     Returns:
         `[B, n, K, h]`.
@@ -159,11 +193,14 @@ def ring_attention(q: jax.Array, k: jax.Array, v: jax.Array, *, slot: jax.Array,
     not_later = jnp.asarray(np.tril(np.ones((n, n), bool)))
     seen = (~newest[:, None, :, None] | not_later[None, :, None, :]) & written[:, None, :, None]  # [1 or B, n, W, n]
     bias = jnp.where(seen.reshape(len(seen), 1, n, window * n), 0.0, MASKED)
-    q = q.swapaxes(1, 2) * width**-0.5
-    scores = jnp.einsum("bknh,bksh->bkns", q, k, preferred_element_type=jnp.float32) + bias
-    weights = jnp.exp(scores - scores.max(-1, keepdims=True))
+    scaled = q.swapaxes(1, 2) * width**-0.5
+    scores = jnp.einsum("bknh,bksh->bkns", scaled, k, preferred_element_type=jnp.float32) + bias
+    most = scores.max(-1, keepdims=True)
+    weights = jnp.exp(scores - most)
     out = jnp.einsum("bkns,bksh->bknh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    return (out / weights.sum(-1, keepdims=True)).astype(v.dtype).swapaxes(1, 2)
+    total = weights.sum(-1, keepdims=True)
+    out = (out / total).astype(v.dtype).swapaxes(1, 2)
+    return out if own is None else with_own(out, (most + jnp.log(total)).swapaxes(1, 2), q, *own)
 
 
 def rotary_period(window: int, n: int) -> int:

@@ -293,6 +293,26 @@ def _splits(s: _Sample) -> None:
         require(False, f"ValueError from split(seed, train={sizes[0]}, held_out={sizes[1]})", "a split", "")
 
 
+def _labels(s: _Sample) -> None:
+    """What `optimal_label` makes of an observation is what `optimal_action` does in the state."""
+    flat = lambda tree: jax.tree.map(lambda x: jnp.asarray(x.reshape(-1, *x.shape[2:])), tree)
+    observation, state = flat(s.lives["observation"]), flat(s.lives["state"])
+    task = jax.tree.map(lambda x: jnp.repeat(x, s.steps, axis=0), s.tasks)
+    if jax.eval_shape(jax.vmap(s.family.optimal_label), observation, task) is None:
+        return
+    label, action = (jax.jit(jax.vmap(f)) for f in (s.family.optimal_label, s.family.optimal_action))
+    found, best = label(observation, task), action(state, task)
+    require(best is not None, "an optimal_action that labels are of", None, "Define it, or drop optimal_label.")
+    require(types_of(found) == types_of(best), f"labels of {types_of(best)}", types_of(found), "Cast them.")
+    wrong = np.flatnonzero(np.asarray(found) != np.asarray(best))
+    require(
+        not len(wrong),
+        "optimal_label to be optimal_action",
+        f"another at {observation[wrong[0]] if len(wrong) else None}",
+        "Return None where the observation does not decide it.",
+    )
+
+
 def _source_observations(s: _Sample) -> None:
     """What a privileged source is given has the stated space."""
     lives, task = s.lives, take(s.tasks, 0)
@@ -337,6 +357,7 @@ CHECKS = {
     "splits are disjoint and fixed by the seed": _splits,
     "stated returns agree with simulated ones": random_returns,
     "optimal_action earns optimal_return": optimal_actions,
+    "optimal_label is optimal_action": _labels,
     "source observations are in their own space": _source_observations,
     "traces and pictures are plain data": _pictures,
 }

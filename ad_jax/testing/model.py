@@ -114,8 +114,9 @@ def _causal(s: Sample) -> None:
         else ""
     )
     require(not slope[middle + 1 :].any(), "no gradient from later steps", later, "Mask the attention causally.")
+    # But for the first: before a life's first step there was no reward.
     require(
-        slope[: middle + 1].all(),
+        slope[1 : middle + 1].all(),
         "a gradient from each step up to now",
         np.flatnonzero(slope == 0).tolist(),
         "Every step of the window must reach the logits.",
