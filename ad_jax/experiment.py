@@ -20,8 +20,10 @@ from ad_jax.distill import Config as DistillConfig
 from ad_jax.errors import AdJaxError, ConfigError, unknown
 from ad_jax.evaluate import Config as EvaluateConfig
 from ad_jax.metrics import Config as LoggingConfig
+from ad_jax.models.lstm import Config as Lstm
 from ad_jax.plugins import conform
 from ad_jax.replay import Config as ReplayConfig
+from ad_jax.rl2 import Config as Rl2Config
 from ad_jax.sharding import MeshConfig
 
 
@@ -72,6 +74,7 @@ class Experiment:
     distill: DistillConfig = DistillConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     reference: ReferenceConfig | None = None  # None: the source itself
+    rl2: Rl2Config | None = None  # trains the model by RL² in the place of collecting and distilling
     mesh: MeshConfig = MeshConfig()
     logging: LoggingConfig = LoggingConfig()
 
@@ -239,10 +242,12 @@ def build(experiment: Experiment) -> Parts:
     for name, seed in (("seed", e.seed), ("tasks.split_seed", e.tasks.split_seed)):
         if not 0 <= seed < 2**32:
             raise ConfigError(f"{name} must be in [0, 2**32); got {seed}")
-    for part in (e.collect, e.evaluate, e.replay, e.logging, e.reference):
+    for part in (e.collect, e.evaluate, e.logging, e.reference, e.rl2):
         if part is not None:
             part.validate()
-    e.distill.validate(e.replay.batch, e.replay.groups)
+    if e.rl2 is None:
+        e.replay.validate()
+        e.distill.validate(e.replay.batch, e.replay.groups)
     if e.tasks.held_out < 1:
         raise ConfigError(f"the held-out set is empty: tasks.held_out={e.tasks.held_out}; it must be at least 1")
     try:
@@ -259,6 +264,19 @@ def build(experiment: Experiment) -> Parts:
         raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
     model_config = models.for_family(models.make_config(e.model.name, e.model.options), family)
     model = models.make(e.model.name, model_config, seen_spec)
+    check_fit(e, family, model_config, model)
+    return Parts(family, source_config, source, model_config, model, spec, seen_spec, split, reference)
+
+
+def check_fit(e: Experiment, family: Any, model_config: Any, model: Any) -> None:
+    """Raises ConfigError where the model cannot be trained as is asked for: by RL², or on windows of histories."""
+    if e.rl2 is not None:
+        if not (isinstance(model_config, Lstm) and model_config.value_head):
+            raise ConfigError(
+                f"rl2 trains an LSTM with a value: set model=lstm and model.value_head=True, or rl2=None to distil; got "
+                f"model {e.model.name}{' without value_head' if isinstance(model_config, Lstm) else ''}"
+            )
+        return
     episodes = e.collect.episodes - e.replay.first_episode(e.collect.episodes)
     kept = episodes // e.replay.keep_every * family.episode_length
     if kept < e.replay.segment:
@@ -269,7 +287,6 @@ def build(experiment: Experiment) -> Parts:
         )
     if model.max_segment is not None and e.replay.segment > model.max_segment:
         raise ConfigError(f"replay.segment={e.replay.segment} is longer than this model's window, {model.max_segment}")
-    return Parts(family, source_config, source, model_config, model, spec, seen_spec, split, reference)
 
 
 def docstring(name_or_path: str) -> str:

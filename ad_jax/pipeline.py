@@ -23,12 +23,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from ad_jax import checkpoint, collect, distill, evaluate, history_store, metrics, provenance, replay, report
+from ad_jax import checkpoint, collect, distill, evaluate, history_store, metrics, provenance, replay, report, rl2
 from ad_jax.envs.base import take
 from ad_jax.errors import HistoryError
 from ad_jax.evaluate import Mode
 from ad_jax.experiment import Experiment, Parts, build
 from ad_jax.metrics import say
+from ad_jax.models import lstm
 from ad_jax.run_directory import canonical, claim, digest, read_json, write_json
 from ad_jax.sharding import batch_devices, make_mesh, replicated
 
@@ -52,7 +53,10 @@ class Run:
         self.folder = Path(folder or Path("runs") / experiment.name / digest(experiment)).absolute()
         self.histories, self.given = histories or str(self.folder / "histories"), histories is not None
         self.mesh = make_mesh(experiment.mesh)
-        experiment.replay.validate(batch_devices(self.mesh))
+        if experiment.rl2 is None:
+            experiment.replay.validate(batch_devices(self.mesh))
+        else:
+            experiment.rl2.check_devices(batch_devices(self.mesh))
         claim(self.folder, experiment)
         provenance.use_compilation_cache()
         self.log = metrics.MetricsLog(self.folder, experiment.logging, experiment.name)
@@ -73,6 +77,8 @@ class Run:
     def collect(self) -> None:
         """Stage 1. Complete histories that the caller names are used as they are, also those of another seed."""
         e, p = self.experiment, self.parts
+        if e.rl2 is not None:
+            return say("collect  nothing to do: RL² learns from the training tasks themselves")
         if self.given:
             # Unfinished or damaged ones go on to the writer, which resumes them or says what is wrong.
             with contextlib.suppress(HistoryError):
@@ -105,22 +111,17 @@ class Run:
         )
 
     def distill(self) -> None:
-        """Stage 2."""
+        """Stage 2, or RL² in its place."""
         e, p = self.experiment, self.parts
+        if e.rl2 is not None:
+            return self._rl2()
         store = history_store.open_store(self.histories)
         check_histories(store.manifest, e, p)
         started = time.monotonic()
         resident = replay.load(store.read(), p.spec, e.replay, self.mesh)
         say(f"distil   {store.manifest.histories} histories loaded in {time.monotonic() - started:.1f} s")
         trainer = distill.Trainer(p.model, p.spec, e.distill, e.replay, self.mesh, e.seed, p.family.render)
-        meta = {
-            "architecture": checkpoint.architecture_of(trainer.like.params),
-            "spec": p.seen_spec.to_json(),  # what an `Agent` is fed
-            "model": {"name": e.model.name, "options": dataclasses.asdict(p.model_config)},
-            "seed": e.seed,
-            "train_task_ids": sorted(set(store.task_ids)),
-            "experiment": e.to_json(),
-        }
+        meta = self._meta(trainer.like.params, store.task_ids)
         in_loop = self._in_loop() if e.distill.evaluate_every else None
         result = distill.distill(
             trainer,
@@ -144,6 +145,36 @@ class Run:
             parameters=parameters,
             positions=result.step * e.replay.batch * e.replay.segment,
         )
+
+    def _rl2(self) -> None:
+        """Training without histories."""
+        e, p = self.experiment, self.parts
+        network = lstm.actor_critic(p.model_config, p.seen_spec)
+        trainer = rl2.Trainer(network, p.family, p.split.train, e.rl2, self.mesh, e.seed)
+        meta, folder = self._meta(trainer.like.params, self.train_ids), self.folder / "checkpoints"
+        result = rl2.train(trainer, p.family, e.rl2, folder, meta, self.log, e.logging.progress_seconds)
+        self._finish(
+            "distill",
+            seconds=result.seconds,
+            compile_seconds=result.compile_seconds,
+            updates=result.step,
+            resumed_from=result.resumed_from,
+            parameters=sum(x.size for x in jax.tree.leaves(result.params)),
+            env_steps=result.env_steps,
+            **result.facts,
+        )
+
+    def _meta(self, params: Any, train_task_ids: list[str]) -> dict[str, Any]:
+        """What every checkpoint says of itself."""
+        e, p = self.experiment, self.parts
+        return {
+            "architecture": checkpoint.architecture_of(params),
+            "spec": p.seen_spec.to_json(),  # what an `Agent` is fed
+            "model": {"name": e.model.name, "options": dataclasses.asdict(p.model_config)},
+            "seed": e.seed,
+            "train_task_ids": sorted(set(train_task_ids)),
+            "experiment": e.to_json(),
+        }
 
     def evaluate(self) -> None:
         """Stage 3."""
@@ -234,7 +265,8 @@ class Run:
         e, p = self.experiment, self.parts
         if not e.evaluate.source_seeds:
             return None
-        role, name = ("source", e.source.name) if e.reference is None else ("reference", e.reference.source.name)
+        name = (e.reference or e).source.name
+        role = "source" if e.reference is None and e.rl2 is None else "reference"  # which made no histories
         asked = e.reference or e.collect
         total = len(ids) * e.evaluate.source_seeds
         chunk = min(asked.chunk_learners, total)

@@ -22,7 +22,7 @@ BASE = {"errors", "keys", "plugins", "types"}
 REPORT = {"figures", "report", "report_input", "report_page"}
 TOOLS = {"checkpoint", "metrics", "provenance", "sharding"}
 PLUGINS = {"envs", "models", "sources"}
-STAGES = {"collect", "distill", "evaluate", "report"}
+STAGES = {"collect", "distill", "evaluate", "report", "rl2"}
 
 # What each module, or folder of plug-ins, may import of this package besides itself. A new one needs a line here.
 MAY_IMPORT = {
@@ -40,12 +40,13 @@ MAY_IMPORT = {
     },
     "pipeline": BASE | TOOLS | STAGES | {"envs.base", "experiment", "history_store", "replay", "run_directory"},
     "run_directory": {"errors", "experiment"},
-    "experiment": BASE | PLUGINS | {"collect", "distill", "evaluate", "replay", "metrics", "sharding"},
+    "experiment": BASE | PLUGINS | {"collect", "distill", "evaluate", "replay", "rl2", "metrics", "sharding"},
     "collect": BASE | {"envs", "sources", "history_returns", "history_store", "sharding", "metrics"},
     "distill": BASE | {"replay", "models", "sharding", "checkpoint", "metrics"},
+    "rl2": BASE | {"envs.base", "models", "sharding", "checkpoint", "metrics"},
     "evaluate": BASE | {"envs", "models", "sharding", "checkpoint", "metrics"},
-    "cost": BASE | {"collect", "distill", "envs.base", "experiment", "models", "replay"},
-    "bench": BASE | TOOLS | PLUGINS | {"collect", "cost", "distill", "evaluate", "history_store", "replay"},
+    "cost": BASE | {"collect", "distill", "envs.base", "experiment", "models", "replay", "rl2"},
+    "bench": BASE | TOOLS | PLUGINS | {"collect", "cost", "distill", "evaluate", "history_store", "replay", "rl2"},
     "agent": BASE | {"checkpoint", "models", "evaluate"},
     "testing": BASE | PLUGINS,
     "envs": BASE,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from ad_jax.types import Steps
 
@@ -39,3 +40,10 @@ class Model(NamedTuple):
     context_start: Callable[[Any], int]
     window: int
     max_segment: int | None
+
+
+def first_steps(observation: jax.Array, num_actions: int) -> Steps:
+    """The model's input `[B]` at the start of a life."""
+    batch = len(observation)
+    none = jnp.full((batch,), num_actions, jnp.int32)
+    return Steps(observation, none, jnp.zeros((batch,), jnp.float32), jnp.zeros((batch,), jnp.bool_))
