@@ -273,8 +273,8 @@ def check_fit(e: Experiment, family: Any, model_config: Any, model: Any) -> None
     if e.rl2 is not None:
         if not (isinstance(model_config, Lstm) and model_config.value_head):
             raise ConfigError(
-                f"rl2 trains an LSTM with a value: set model=lstm and model.value_head=True, or rl2=None to distil; got "
-                f"model {e.model.name}{' without value_head' if isinstance(model_config, Lstm) else ''}"
+                "rl2 trains an LSTM with a value: set model=lstm and model.value_head=True, or rl2=None to distil; "
+                f"got model {e.model.name}{' without value_head' if isinstance(model_config, Lstm) else ''}"
             )
         return
     episodes = e.collect.episodes - e.replay.first_episode(e.collect.episodes)

@@ -114,7 +114,7 @@ class Run:
         """Stage 2, or RL² in its place."""
         e, p = self.experiment, self.parts
         if e.rl2 is not None:
-            return self._rl2()
+            return self._rl2(e.rl2)
         store = history_store.open_store(self.histories)
         check_histories(store.manifest, e, p)
         started = time.monotonic()
@@ -146,13 +146,13 @@ class Run:
             positions=result.step * e.replay.batch * e.replay.segment,
         )
 
-    def _rl2(self) -> None:
+    def _rl2(self, config: rl2.Config) -> None:
         """Training without histories."""
         e, p = self.experiment, self.parts
         network = lstm.actor_critic(p.model_config, p.seen_spec)
-        trainer = rl2.Trainer(network, p.family, p.split.train, e.rl2, self.mesh, e.seed)
+        trainer = rl2.Trainer(network, p.family, p.split.train, config, self.mesh, e.seed)
         meta, folder = self._meta(trainer.like.params, self.train_ids), self.folder / "checkpoints"
-        result = rl2.train(trainer, p.family, e.rl2, folder, meta, self.log, e.logging.progress_seconds)
+        result = rl2.train(trainer, p.family, config, folder, meta, self.log, e.logging.progress_seconds)
         self._finish(
             "distill",
             seconds=result.seconds,

@@ -1,7 +1,11 @@
 """RL²: acting is decoding, the state's life is the trial's, gradients against plain formulas, eight devices are one."""
 
+import ast
+import copy
 import dataclasses
+import functools
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +14,10 @@ import pytest
 from helpers import mesh_of
 from probes import Probes
 
-from ad_jax import Agent, checkpoint, cost, envs, evaluate, metrics, rl2
-from ad_jax.envs.base import num_tasks, seen_spec_of
+from ad_jax import Agent, checkpoint, cost, envs, evaluate, metrics, rl2, trials
+from ad_jax.envs.base import seen_spec_of
 from ad_jax.errors import ConfigError, TrainingDiverged
-from ad_jax.experiment import Experiment, Plugin, build, load
+from ad_jax.experiment import Experiment, Plugin, TaskConfig, build, load
 from ad_jax.models import lstm
 from ad_jax.pipeline import Run
 from ad_jax.run_directory import identity, read_json
@@ -33,19 +37,31 @@ def trainer_of(config=PARTS, mesh=None, family=ROOM, tasks=TASKS.train, network=
 
 @pytest.fixture(scope="module")
 def trained():
-    """One trainer of trials in parts, on one device, for every test that needs no other."""
-    return trainer_of()
+    """One trainer of trials in parts, on one device, for every test that needs no other; it compiles once."""
+    trainer = trainer_of()
+    trainer.compiled = trainer.run
+    return trainer
+
+
+def acted(params, config, family=ROOM, tasks=TASKS.train, network=NETWORK):
+    """A whole unroll of new trials, with the trials and the values after it."""
+
+    @jax.jit
+    def go(params):
+        start = trials.begin(network, family, config, jax.random.key(0), tasks)
+        return trials.roll(network, family, config, params, start, tasks, jax.random.key(1))
+
+    return go(params)
 
 
 @pytest.fixture(scope="module")
 def rolled():
     """Parameters, and three whole episodes of 16 trials with the trials and the values after them."""
     params = jax.jit(NETWORK.init)(jax.random.key(3))
-    trials = rl2.begin(NETWORK, ROOM, WHOLE, jax.random.key(0), TASKS.train)
-    roll = jax.jit(lambda trials: rl2.roll(NETWORK, ROOM, WHOLE, params, trials, TASKS.train, jax.random.key(1)))
-    return params, roll(trials)
+    return params, acted(params, WHOLE)
 
 
+@functools.partial(jax.jit, static_argnames="model")
 def decoded(params, steps, model=DECODER):
     """Logits `[B, L, A]` of steps `[B, L]`, by the contract's `decode` from an empty context."""
 
@@ -63,29 +79,29 @@ def assert_equal(a, b):
 
 def test_acting_is_decoding_the_stream_of_a_whole_trial(rolled):
     """And the stream is what an evaluation feeds: previous action, reward and end, across the ends of episodes."""
-    params, (unroll, trials, ahead) = rolled
+    params, (unroll, after, ahead) = rolled
     steps, done = unroll.steps, np.asarray(unroll.done)
     assert done.sum() == 16 * 3
     assert np.all(np.asarray(steps.prev_action)[:, 0] == ROOM.num_actions)
     assert_equal(steps.prev_action[:, 1:], unroll.action[:, :-1])
     assert_equal(steps.prev_reward[:, 1:], unroll.reward[:, :-1])
     assert_equal(steps.prev_done[:, 1:], done[:, :-1])
-    expected = rl2.log_prob_of(decoded(params, steps), unroll.action)
+    expected = trials.log_prob_of(decoded(params, steps), unroll.action)
     np.testing.assert_allclose(unroll.log_prob, expected, atol=1e-5)
-    whole = jax.tree.map(lambda x, last: jnp.concatenate([x, last[:, None]], 1), steps, trials.steps)
-    _, values, _ = NETWORK.segment(params, NETWORK.init_cache(16), whole)
+    whole = jax.tree.map(lambda x, last: jnp.concatenate([x, last[:, None]], 1), steps, after.steps)
+    _, values, _ = jax.jit(NETWORK.segment)(params, NETWORK.init_cache(16), whole)
     np.testing.assert_allclose(unroll.value, values[:, :-1], atol=1e-5)
     np.testing.assert_allclose(ahead, values[:, -1], atol=1e-5)
 
 
 def test_rewards_are_those_of_each_trials_task(rolled):
-    _, (unroll, trials, _) = rolled
-    goal = np.asarray(TASKS.train.goal)[np.asarray(trials.task)]
+    _, (unroll, end, _) = rolled
+    goal = np.asarray(TASKS.train.goal)[np.asarray(end.task)]
     after = np.where(np.asarray(unroll.done)[:, :-1, None], -1, np.asarray(unroll.steps.observation)[:, 1:])
     reached = np.all(after == goal[:, None], axis=-1)
     inside = ~np.asarray(unroll.done)[:, :-1]
     np.testing.assert_array_equal(np.asarray(unroll.reward)[:, :-1][inside], reached[inside])
-    assert len(set(np.asarray(trials.task).tolist())) > 3
+    assert len(set(np.asarray(end.task).tolist())) > 3
 
 
 def test_the_state_crosses_episodes_inside_a_trial_and_is_empty_at_the_next(trained):
@@ -119,13 +135,13 @@ def test_advantages_are_the_sources_without_an_end_of_episodes():
     rng, config = np.random.default_rng(0), rl2.Config(discount=0.9, trace_decay=0.7)
     reward, value = rng.normal(size=(2, 3, 8)).astype(np.float32)
     ahead = rng.normal(size=3).astype(np.float32)
-    found = rl2.advantages(jnp.asarray(reward), jnp.asarray(value), jnp.asarray(ahead), config)
+    found = trials.advantages(jnp.asarray(reward), jnp.asarray(value), jnp.asarray(ahead), config)
     following = np.concatenate([value[:, 1:], ahead[:, None]], axis=1)
     never = np.zeros((8, 3), bool)
     np.testing.assert_allclose(found.T, gae(reward.T, value.T, following.T, never, never, 0.9, 0.7), rtol=1e-5)
     for t in range(8):  # lambda = 1: what came, and the value after it
         worth = sum(0.9 ** (k - t) * reward[:, k] for k in range(t, 8)) + 0.9 ** (8 - t) * ahead
-        one = rl2.advantages(reward, value, ahead, dataclasses.replace(config, trace_decay=1.0))
+        one = trials.advantages(reward, value, ahead, dataclasses.replace(config, trace_decay=1.0))
         np.testing.assert_allclose(one[:, t], worth - value[:, t], rtol=1e-4)
 
 
@@ -136,8 +152,10 @@ def test_the_loss_is_that_of_a_loop_in_numpy(rolled):
     advantage, target, moved = rng.normal(size=(3, *shape)).astype(np.float32)
     unroll = unroll.replace(log_prob=unroll.log_prob + 0.2 * moved, free=jnp.asarray(rng.random(shape) < 0.7))
     cache = NETWORK.init_cache(16)
-    found, entropy = rl2.loss(params, NETWORK, ROOM, config, jnp.float32(0.05), cache, unroll, advantage, target)
-    logits, value, _ = jax.device_get(NETWORK.segment(params, cache, unroll.steps))
+    loss = jax.jit(lambda *batch: trials.loss(params, NETWORK, ROOM, config, jnp.float32(0.05), *batch))
+    found, entropy = loss(cache, unroll, advantage, target)
+    unroll = jax.device_get(unroll)
+    logits, value, _ = jax.device_get(jax.jit(NETWORK.segment)(params, cache, unroll.steps))
     total = entropies = 0.0
     for b, t in np.ndindex(shape):
         p = np.exp(logits[b, t]) / np.exp(logits[b, t]).sum()
@@ -153,22 +171,19 @@ def test_the_first_gradient_is_the_policy_gradient_through_the_whole_trial(rolle
     params, (unroll, _, _) = rolled
     advantage = jnp.asarray(np.random.default_rng(2).normal(size=unroll.reward.shape).astype(np.float32))
     config = dataclasses.replace(WHOLE, value_cost=0.0)
-    found, _ = jax.grad(rl2.loss, has_aux=True)(
-        params, NETWORK, ROOM, config, jnp.float32(0), NETWORK.init_cache(16), unroll, advantage, advantage
-    )
-    plain = lambda params: -(rl2.log_prob_of(decoded(params, unroll.steps), unroll.action) * advantage).mean()
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, jax.grad(plain)(params))
+    batch = (NETWORK.init_cache(16), unroll, advantage, advantage)
+    ours = lambda params: trials.loss(params, NETWORK, ROOM, config, jnp.float32(0), *batch)[0]
+    plain = lambda params: -(trials.log_prob_of(decoded(params, unroll.steps), unroll.action) * advantage).mean()
+    found, expected = jax.jit(lambda params: (jax.grad(ours)(params), jax.grad(plain)(params)))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
 
 
 def test_random_steps_open_each_episode_and_no_other(rolled):
     params, _ = rolled
     config = dataclasses.replace(WHOLE, random_steps=2)
-    sure = jax.tree.map(lambda x: x, params)
-    sure["head"]["bias"] = sure["head"]["bias"] + jnp.asarray([50.0, 0, 0, 0, 0])  # left alone, it stays
-    trials = rl2.begin(NETWORK, ROOM, config, jax.random.key(0), TASKS.train)
-    unroll = jax.device_get(
-        rl2.roll(NETWORK, ROOM, config, sure, trials, TASKS.train, jax.random.key(1))[0]
-    )
+    bias = params["head"]["bias"] + jnp.asarray([50.0, 0, 0, 0, 0])  # left alone, it stays
+    sure = params | {"head": params["head"] | {"bias": bias}}
+    unroll = jax.device_get(acted(sure, config)[0])
     free = unroll.free.reshape(-1, ROOM.episode_length)
     assert {tuple(row) for row in free.tolist()} == {(True,) * 4, (False, True, True, True), (False, False, True, True)}
     assert (unroll.action[unroll.free] == 0).all()
@@ -180,31 +195,28 @@ def test_returns_of_first_and_last_episodes_where_episodes_end_early():
     """Rows of 6 steps; the second trial did not begin here, the third is not over."""
     reward = jnp.asarray([[1, 2, 4, 8, 16, 32]] * 3, jnp.float32)
     done = jnp.asarray([[0, 1, 0, 0, 1, 0], [1, 0, 0, 0, 0, 1], [0, 0, 1, 0, 0, 0]], bool)
-    unroll = rl2.Unroll(None, None, None, None, reward, done, None)
+    unroll = trials.Unroll(None, None, None, None, reward, done, None)
     began, over = jnp.asarray([True, False, True]), jnp.asarray([True, True, False])
-    first, last = rl2.episodes(unroll, began, over)
+    first, last = trials.episodes(unroll, began, over)
     assert float(first) == ((1 + 2) + (1 + 2 + 4)) / 2
     assert float(last) == ((4 + 8 + 16) + (2 + 4 + 8 + 16 + 32)) / 2
 
 
-def test_the_end_of_an_episode_in_the_middle_of_a_trial_cuts_nothing(rolled):
+def test_the_end_of_an_episode_in_the_middle_of_a_trial_cuts_nothing():
     """Trials of the probes, whose episodes end early: an unroll has the same number of steps, so more episodes."""
     family, config = Probes(), dataclasses.replace(WHOLE, trial_episodes=4)
     network = lstm.actor_critic(MODEL, seen_spec_of(family))
     params = jax.jit(network.init)(jax.random.key(0))
-    trials = rl2.begin(network, family, config, jax.random.key(0), family.all_tasks())
-    unroll = rl2.roll(network, family, config, params, trials, family.all_tasks(), jax.random.key(1))[0]
+    unroll = acted(params, config, family, family.all_tasks(), network)[0]
     assert unroll.reward.shape == (16, 8)
     assert {4, 8} >= set(np.asarray(unroll.done).sum(1).tolist()) > {8}
-    expected = rl2.log_prob_of(decoded(params, unroll.steps, lstm.make(MODEL, seen_spec_of(family))), unroll.action)
+    expected = trials.log_prob_of(decoded(params, unroll.steps, lstm.make(MODEL, seen_spec_of(family))), unroll.action)
     np.testing.assert_allclose(unroll.log_prob, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 2, 2)])
-def test_eight_devices_train_like_one(trained, axes):
+def test_eight_devices_train_like_one(trained):
     one, facts = trained.run(trained.init(trained.tasks), trained.tasks, jnp.int32(2))
-    config = dataclasses.replace(PARTS, trials=16, minibatches=2)
-    other = trainer_of(config, mesh_of(*axes))
+    other = trainer_of(mesh=mesh_of(4, 2, 1))
     many, others = other.run(other.init(other.tasks), other.tasks, jnp.int32(2))
     assert_equal(one.trials.task, many.trials.task)
     assert_equal(one.trials.steps, many.trials.steps)
@@ -248,16 +260,20 @@ def test_killed_after_every_update_and_resumed_ends_bit_equal(trained, tmp_path)
     assert meta["facts"] == others["facts"]
 
 
-def test_a_diverged_run_names_the_update_and_keeps_the_last_good_checkpoint(tmp_path):
-    """Rewards without bound from the third update on."""
+def test_a_diverged_run_names_the_update_and_keeps_the_last_good_checkpoint(trained, tmp_path):
     config = dataclasses.replace(PARTS, checkpoint_every=2)
-    trainer = trainer_of(config)
-    train(trainer, tmp_path, dataclasses.replace(config, updates=2))
-    before = final_state(trainer, tmp_path)
-    worse = trainer_of(dataclasses.replace(config, reward_scale=float("inf")))
-    with pytest.raises(TrainingDiverged, match="update 3: loss nan.*lower rl2.learning_rate"):
+    train(trained, tmp_path, dataclasses.replace(config, updates=2))
+    before = final_state(trained, tmp_path)
+    worse = copy.copy(trained)
+
+    def run(state, tasks, count):
+        state, facts = trained.run(state, tasks, count)
+        return state, facts | {"loss": facts["loss"].at[1].set(jnp.nan)}
+
+    worse.compiled = run
+    with pytest.raises(TrainingDiverged, match=r"update 4: loss nan.*lower rl2.learning_rate"):
         train(worse, tmp_path, config)
-    assert_equal(before[1], final_state(trainer, tmp_path)[1])
+    assert_equal(before[1], final_state(trained, tmp_path)[1])
 
 
 def test_the_learning_rate_and_the_entropys_weight_fall_to_the_last_update():
@@ -276,12 +292,12 @@ def test_the_learning_rate_and_the_entropys_weight_fall_to_the_last_update():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"updates": 0}, "rl2.updates must be at least 1; got 0"),
-        ({"checkpoint_every": 0}, "rl2.checkpoint_every must be at least 1"),
-        ({"unroll_episodes": 2}, "rl2.unroll_episodes=2 must divide rl2.trial_episodes=3"),
+        ({"updates": 0}, r"rl2.updates must be at least 1; got 0"),
+        ({"checkpoint_every": 0}, r"rl2.checkpoint_every must be at least 1"),
+        ({"unroll_episodes": 2}, r"rl2.unroll_episodes=2 must divide rl2.trial_episodes=3"),
         ({"discount": 1.1}, r"rl2.discount is in \[0, 1\]; got 1.1"),
-        ({"random_steps": -1}, "rl2.random_steps must be at least 0"),
-        ({"trials": 15}, "rl2.trials=15 must be a multiple of .* 2 x 1"),
+        ({"random_steps": -1}, r"rl2.random_steps must be at least 0"),
+        ({"trials": 15}, r"rl2.trials=15 must be a multiple of .* 2 x 1"),
     ],
 )
 def test_numbers_that_cannot_be_meant_are_refused(change, words):
@@ -289,19 +305,29 @@ def test_numbers_that_cannot_be_meant_are_refused(change, words):
         trainer_of(dataclasses.replace(WHOLE, **change))
 
 
+def test_the_page_names_every_option_with_its_default():
+    page = (Path(__file__).parent.parent / "docs/rl2.md").read_text()
+    told = {}
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) == 5 and cells[1].startswith("`"):
+            told |= dict(zip(cells[1].replace("`", "").split(", "), cells[2].replace("`", "").split(", "), strict=True))
+    assert {name: ast.literal_eval(value) for name, value in told.items()} == dataclasses.asdict(rl2.Config())
+
+
 def experiment(**changes) -> Experiment:
     small = {"width": 8, "hidden": 12, "mlp_width": 8, "value_head": True}
     e = load("dark_room", "smoke")
-    return dataclasses.replace(e, model=Plugin("lstm", small), **{"rl2": PARTS, **changes})
+    return dataclasses.replace(e, **{"model": Plugin("lstm", small), "rl2": PARTS, **changes})
 
 
 def test_other_models_are_refused_with_the_remedy():
     for model in (Plugin("transformer"), Plugin("lstm")):
-        with pytest.raises(ConfigError, match="set model=lstm and model.value_head=True.*got model " + model.name):
-            build(experiment(**{"rl2": WHOLE}).__class__(**{**vars(experiment()), "model": model}))
-    with pytest.raises(ConfigError, match="needs model.value_head=True"):
+        with pytest.raises(ConfigError, match=r"set model=lstm and model.value_head=True.*got model " + model.name):
+            build(experiment(model=model))
+    with pytest.raises(ConfigError, match=r"needs model.value_head=True"):
         lstm.actor_critic(dataclasses.replace(MODEL, value_head=False), seen_spec_of(ROOM))
-    with pytest.raises(ConfigError, match="rl2.updates must be at least 1"):
+    with pytest.raises(ConfigError, match=r"rl2.updates must be at least 1"):
         build(experiment(rl2=dataclasses.replace(WHOLE, updates=0)))
     build(experiment(replay=dataclasses.replace(experiment().replay, segment=10**6)))  # there is nothing to replay
 
@@ -315,7 +341,7 @@ def test_an_experiment_says_rl2_and_those_without_keep_their_directory():
 
 def test_what_training_takes_is_counted(rolled):
     _, (unroll, _, _) = rolled
-    e = experiment(rl2=WHOLE, env=Plugin("dark_room", ROOM.options), tasks=dataclasses.replace(load("dark_room").tasks, train=7, held_out=2))
+    e = experiment(rl2=WHOLE, env=Plugin("dark_room", ROOM.options), tasks=TaskConfig(train=7, held_out=2))
     parts = build(e)
     counted = cost.count(e, parts)
     assert (counted.histories, counted.env_steps) == (0, 0)
@@ -329,8 +355,7 @@ def test_what_training_takes_is_counted(rolled):
 
 def test_rl2_runs_through_every_stage(tmp_path, capsys):
     e = experiment(rl2=dataclasses.replace(PARTS, checkpoint_every=2, updates=3))
-    run = Run(e, tmp_path / "run")
-    assert run.all().exists()
+    assert Run(e, tmp_path / "run").all().exists()
     assert "nothing to do" in capsys.readouterr().out
     assert not (tmp_path / "run/histories").exists()
     (one,) = read_json(tmp_path / "run/results.json")["runs"]
@@ -338,10 +363,7 @@ def test_rl2_runs_through_every_stage(tmp_path, capsys):
     assert np.shape(one["sets"][0]["returns"]["sampled"]) == (16, e.evaluate.seeds, e.evaluate.episodes)
     agent = Agent.load(tmp_path / "run")
     assert agent.act([[4, 4]]).shape == (1,)
-    (tmp_path / "run/stages.json").unlink()
-    again = Run(e, tmp_path / "run")
-    again.distill()
-    assert read_json(tmp_path / "run/stages.json")["distill"]["resumed_from"] == 3
+    Run(e, tmp_path / "run").evaluate()  # again, from what is there
 
 
 def test_it_learns_to_find_a_cell_and_to_go_there_at_once():
@@ -356,10 +378,9 @@ def test_it_learns_to_find_a_cell_and_to_go_there_at_once():
     )  # fmt: skip
     trainer = trainer_of(config, family=family, tasks=table, network=network)
     state, _ = trainer.run(trainer.init(table), trainer.tasks, jnp.int32(120))
-    runner = evaluate.make_evaluator(lstm.make(model, network_spec := seen_spec_of(family)), family, mesh_of(), "sampled", 8, 40)
-    ids = family.task_ids(table)
+    decoder = lstm.make(model, seen_spec_of(family))
+    runner = evaluate.make_evaluator(decoder, family, mesh_of(), "sampled", 8, 40)
+    ids, chance = family.task_ids(table), family.random_return(table).mean()
     returns = evaluate.evaluate(runner, state.params, table, ids, 8, 8, family, mesh_of(), 0).returns.mean((0, 1))
-    chance, best = family.random_return(table).mean(), family.optimal_return(table).mean()
-    print(returns, chance, best, num_tasks(table))
-    assert returns[0] > chance
-    assert returns[-3:].mean() > 0.8 * best
+    assert returns[0] > 1.5 * chance
+    assert returns[-3:].mean() > 0.8 * family.optimal_return(table).mean()
