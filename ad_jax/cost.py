@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ad_jax import distill, rl2
 from ad_jax.collect import life_updates
-from ad_jax.distill import make_optimiser
 from ad_jax.envs.base import num_tasks
 from ad_jax.experiment import Experiment, Parts
 from ad_jax.models.attention import Band
@@ -29,7 +29,10 @@ FLOAT = 4  # bytes of a float32, and of an int32
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What `count` gives. None: not known, because the backbone is not our transformer."""
+    """What `count` gives. None: not known, because the backbone is not our transformer.
+
+    Where RL² trains the model there are no histories, and an update's batch is what its trials did.
+    """
 
     histories: int
     env_steps: int  # of collecting
@@ -38,6 +41,7 @@ class Cost:
     parameters: int
     state_bytes: int  # parameters, optimiser state and gradients
     batch_bytes: int  # windows as the model sees them
+    trial_steps: int  # environment steps of training by RL²; 0 where the model is distilled
     accumulate: int  # parts of a batch
     activation_bytes: int | None  # of one part, estimated
     updates: int
@@ -70,14 +74,19 @@ class Cost:
         if self.update_flops is not None:
             flops = f"{of(self.update_flops, 'FLOP')} an update, {of(self.updates * self.update_flops, 'FLOP')} in all"
         refill = f", about {estimate(self.refill_bytes)} more to refill it" if self.refill_bytes else ""
+        source = f" and {self.source_steps:,} of the {self.source_role}'s own curves" if self.source_steps else ""
+        collect = (
+            f"{self.env_steps:,} environment steps in {self.histories:,} histories; "
+            f"{of(self.disk_bytes, 'B')} on disk before compression, {of(self.resident_bytes, 'B')} on the device"
+        )
+        if self.trial_steps:
+            collect = f"nothing; RL² takes {self.trial_steps:,} environment steps in {self.updates:,} updates"
         training = [
-            f"collect  {self.env_steps:,} environment steps in {self.histories:,} histories; "
-            f"{of(self.disk_bytes, 'B')} on disk before compression, {of(self.resident_bytes, 'B')} on the device",
+            f"collect  {collect}",
             f"distill  {self.parameters:,} parameters; {flops}; {'; '.join(memory)}",
         ]
         if not self.parameters:
             training = ["collect  nothing: the model has no parameters", "distill  nothing"]
-        source = f" and {self.source_steps:,} of the {self.source_role}'s own curves" if self.source_steps else ""
         return [
             *training,
             f"evaluate {self.rollout_steps:,} environment steps{source}; {self.rollouts:,} rollouts side by side, "
@@ -125,18 +134,21 @@ def count(experiment: Experiment, parts: Parts) -> Cost:
     """The cost of an experiment whose plug-ins are `parts`."""
     e, p = experiment, parts
     steps, actors = life_updates(p.source, p.family, e.collect.episodes) * p.source.steps_per_update, p.source.actors
-    histories = e.tasks.trained * e.collect.seeds * actors if p.trained else 0
+    histories = e.tasks.trained * e.collect.seeds * actors if p.trained and e.rl2 is None else 0
     beside = life_updates(p.reference, p.family, (e.reference or e.collect).episodes)
     beside *= p.reference.steps_per_update * p.reference.actors
     params = jax.eval_shape(lambda: p.model.init(jax.random.key(0)))
-    optimiser = jax.eval_shape(make_optimiser(e.distill).init, params)
-    gradients = tree_bytes(params) * (1 if e.distill.accumulate == 1 else 2)  # of a part, and the sum so far
+    rule = distill.make_optimiser(e.distill) if e.rl2 is None else rl2.make_optimiser(e.rl2)
+    optimiser = jax.eval_shape(rule.init, params)
+    accumulate = e.distill.accumulate if e.rl2 is None else 1
+    gradients = tree_bytes(params) * (1 if accumulate == 1 else 2)  # of a part, and the sum so far
     held_out = [num_tasks(tasks) for tasks in p.split.held_out.values()]
     rollouts, episode = max(held_out) * e.evaluate.seeds, p.family.episode_length
     modes = 2 if e.evaluate.greedy else 1
     cache = tree_bytes(jax.eval_shape(lambda: p.model.init_cache(rollouts)))
     known, config = isinstance(p.model_config, Transformer), p.model_config
-    rows, segment = e.replay.batch // e.distill.accumulate, e.replay.segment
+    rows, segment = e.replay.batch // accumulate, e.replay.segment
+    trial_steps = 0 if e.rl2 is None else e.rl2.trials * e.rl2.unroll * episode  # of an update
     refilled = known and config.positions == "absolute"
     return Cost(
         histories=histories,
@@ -145,15 +157,17 @@ def count(experiment: Experiment, parts: Parts) -> Cost:
         resident_bytes=resident_bytes(p.spec, p.family.reward_dtype, histories, steps, episode, e.replay),
         parameters=sum(math.prod(x.shape) for x in jax.tree.leaves(params)),
         state_bytes=tree_bytes((params, optimiser)) + gradients,
-        batch_bytes=e.replay.batch * segment * (p.seen_spec.size * p.seen_spec.compute_dtype.itemsize + 3 * FLOAT + 1),
-        accumulate=e.distill.accumulate,
+        batch_bytes=trial_steps * trial_step_bytes(p.spec)
+        or e.replay.batch * segment * (p.seen_spec.size * p.seen_spec.compute_dtype.itemsize + 3 * FLOAT + 1),
+        trial_steps=trial_steps * (0 if e.rl2 is None else e.rl2.updates),
+        accumulate=accumulate,
         activation_bytes=activation_bytes(config, p.seen_spec, rows, segment) if known else None,
-        updates=e.distill.updates if p.trained else 0,
+        updates=(e.rl2 or e.distill).updates if p.trained else 0,
         update_flops=train_flops(params, config, p.seen_spec, e.replay.batch, segment) if known else None,
         rollouts=rollouts,
         rollout_steps=modes * sum(held_out) * e.evaluate.seeds * e.evaluate.episodes * episode,
         source_steps=sum(held_out) * e.evaluate.source_seeds * beside,
-        source_role="source" if e.reference is None else "reference",
+        source_role="source" if e.reference is None and e.rl2 is None else "reference",
         cache_bytes=cache,
         refill_bytes=(cache + encoding_bytes(config, p.seen_spec, rollouts) if refilled else 0) if known else None,
     )
@@ -169,6 +183,11 @@ def step_bytes(spec: Spec, reward_dtype: Any) -> int:
     return (
         spec.size * spec.observation_dtype.itemsize + spec.action_dtype.itemsize + np.dtype(reward_dtype).itemsize + 2
     )
+
+
+def trial_step_bytes(spec: Spec) -> int:
+    """Bytes of a step of `rl2.Unroll` with its advantage and its target."""
+    return spec.size * spec.compute_dtype.itemsize + 8 * FLOAT + 3
 
 
 def resident_bytes(

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from ad_jax.envs.base import TaskFamily, advance, num_tasks, spec_of, take
 from ad_jax.errors import AdJaxError, ConfigError
 from ad_jax.keys import task_keys
-from ad_jax.models.base import Model
+from ad_jax.models.base import Model, first_steps
 from ad_jax.prompts import Prompt, demonstrate
 from ad_jax.sharding import batch_devices, on_batch, replicated
 from ad_jax.types import Steps
@@ -138,13 +138,6 @@ def choose(logits: jax.Array, keys: jax.Array, mode: Mode) -> jax.Array:
     if mode == "greedy":
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
-
-
-def first_steps(observation: jax.Array, num_actions: int) -> Steps:
-    """The model's input `[B]` at the start of a life."""
-    batch = len(observation)
-    none = jnp.full((batch,), num_actions, jnp.int32)
-    return Steps(observation, none, jnp.zeros((batch,), jnp.float32), jnp.zeros((batch,), jnp.bool_))
 
 
 def check_unseen(task_ids: Sequence[str], trained_ids: Sequence[str]) -> None:

@@ -21,8 +21,10 @@ from ad_jax.errors import AdJaxError, ConfigError, unknown
 from ad_jax.evaluate import Config as EvaluateConfig
 from ad_jax.metrics import Config as LoggingConfig
 from ad_jax.models.base import has_parameters
+from ad_jax.models.lstm import Config as Lstm
 from ad_jax.plugins import conform
 from ad_jax.replay import Config as ReplayConfig
+from ad_jax.rl2 import Config as Rl2Config
 from ad_jax.sharding import MeshConfig
 
 
@@ -79,6 +81,7 @@ class Experiment:
     distill: DistillConfig = DistillConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     reference: ReferenceConfig | None = None  # None: the source itself
+    rl2: Rl2Config | None = None  # trains the model by RL² in the place of collecting and distilling
     mesh: MeshConfig = MeshConfig()
     logging: LoggingConfig = LoggingConfig()
 
@@ -262,12 +265,14 @@ def build(experiment: Experiment) -> Parts:
     for name, seed in (("seed", e.seed), ("tasks.split_seed", e.tasks.split_seed)):
         if not 0 <= seed < 2**32:
             raise ConfigError(f"{name} must be in [0, 2**32); got {seed}")
-    for part in (e.collect, e.evaluate, e.replay, e.logging, e.reference):
+    for part in (e.collect, e.evaluate, e.logging, e.reference, e.rl2):
         if part is not None:
             part.validate()
     if e.tasks.used is not None and not 1 <= e.tasks.used <= e.tasks.train:
         raise ConfigError(f"tasks.used must be from 1 to tasks.train={e.tasks.train}; got {e.tasks.used}")
-    e.distill.validate(e.replay.batch, e.replay.groups)
+    if e.rl2 is None:
+        e.replay.validate()
+        e.distill.validate(e.replay.batch, e.replay.groups)
     if e.tasks.held_out < 1:
         raise ConfigError(f"the held-out set is empty: tasks.held_out={e.tasks.held_out}; it must be at least 1")
     try:
@@ -294,12 +299,19 @@ def build(experiment: Experiment) -> Parts:
     model = models.make(e.model.name, model_config, seen_spec)
     parts = Parts(family, source_config, source, model_config, model, spec, seen_spec, split, reference)
     if parts.trained:
-        _check_segment(e, parts)
+        _check_fit(e, parts)
     return parts
 
 
-def _check_segment(e: Experiment, p: Parts) -> None:
-    """Raises ConfigError unless windows fit into the histories and into the model."""
+def _check_fit(e: Experiment, p: Parts) -> None:
+    """Raises ConfigError where the model cannot be trained as is asked for: by RL², or on windows of histories."""
+    if e.rl2 is not None:
+        if not (isinstance(p.model_config, Lstm) and p.model_config.value_head):
+            raise ConfigError(
+                "rl2 trains an LSTM with a value: set model=lstm and model.value_head=True, or rl2=None to distil; "
+                f"got model {e.model.name}{' without value_head' if isinstance(p.model_config, Lstm) else ''}"
+            )
+        return
     episodes = e.collect.episodes - e.replay.first_episode(e.collect.episodes)
     kept = episodes // e.replay.keep_every * p.family.episode_length
     if kept < e.replay.segment:

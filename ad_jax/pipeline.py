@@ -23,14 +23,28 @@ from typing import Any
 import jax
 import numpy as np
 
-from ad_jax import checkpoint, collect, distill, evaluate, history_store, metrics, prompts, provenance, replay, report
+from ad_jax import (
+    checkpoint,
+    collect,
+    distill,
+    evaluate,
+    history_store,
+    metrics,
+    prompts,
+    provenance,
+    replay,
+    report,
+    rl2,
+)
+from ad_jax.collection import check_histories, make_manifest
 from ad_jax.envs.base import optimal_labels, take
 from ad_jax.errors import HistoryError
 from ad_jax.evaluate import Mode
-from ad_jax.experiment import Experiment, Parts, build
+from ad_jax.experiment import Experiment, build
 from ad_jax.metrics import say
+from ad_jax.models import lstm
 from ad_jax.prompts import Prompt
-from ad_jax.run_directory import canonical, claim, digest, read_json, write_json
+from ad_jax.run_directory import claim, digest, read_json, write_json
 from ad_jax.sharding import batch_devices, make_mesh, replicated
 
 IN_LOOP_SEEDS = 2  # rollouts per task of the in-context evaluation during training
@@ -61,7 +75,10 @@ class Run:
         self.histories, self.given = histories or str(self.folder / "histories"), histories is not None
         self.trained = Path(trained or self.folder)
         self.mesh = make_mesh(experiment.mesh)
-        experiment.replay.validate(batch_devices(self.mesh))
+        if experiment.rl2 is None:
+            experiment.replay.validate(batch_devices(self.mesh))
+        else:
+            experiment.rl2.check_devices(batch_devices(self.mesh))
         claim(self.folder, experiment)
         provenance.use_compilation_cache()
         self.log = metrics.MetricsLog(self.folder, experiment.logging, experiment.name)
@@ -84,6 +101,8 @@ class Run:
         e, p = self.experiment, self.parts
         if not p.trained:
             return say(f"collect  nothing to do: model {e.model.name} has no parameters, so no histories are needed")
+        if e.rl2 is not None:
+            return say("collect  nothing to do: RL² learns from the training tasks themselves")
         if self.given:
             # Unfinished or damaged ones go on to the writer, which resumes them or says what is wrong.
             with contextlib.suppress(HistoryError):
@@ -116,8 +135,10 @@ class Run:
         )
 
     def distill(self) -> None:
-        """Stage 2."""
+        """Stage 2, or RL² in its place."""
         e, p = self.experiment, self.parts
+        if e.rl2 is not None:
+            return self._rl2(e.rl2)
         if not p.trained:
             return say(f"distil   nothing to do: model {e.model.name} has no parameters")
         store = history_store.open_store(self.histories)
@@ -127,14 +148,7 @@ class Run:
         resident = replay.load(store.read(), p.spec, e.replay, self.mesh, relabel)
         say(f"distil   {store.manifest.histories} histories loaded in {time.monotonic() - started:.1f} s")
         trainer = distill.Trainer(p.model, p.spec, e.distill, e.replay, self.mesh, e.seed, p.family.render)
-        meta = {
-            "architecture": checkpoint.architecture_of(trainer.like.params),
-            "spec": p.seen_spec.to_json(),  # what an `Agent` is fed
-            "model": {"name": e.model.name, "options": dataclasses.asdict(p.model_config)},
-            "seed": e.seed,
-            "train_task_ids": sorted(set(store.task_ids)),
-            "experiment": e.to_json(),
-        }
+        meta = self._meta(trainer.like.params, store.task_ids)
         in_loop = self._in_loop() if e.distill.evaluate_every else None
         result = distill.distill(
             trainer,
@@ -158,6 +172,36 @@ class Run:
             parameters=parameters,
             positions=result.step * e.replay.batch * e.replay.segment,
         )
+
+    def _rl2(self, config: rl2.Config) -> None:
+        """Training without histories."""
+        e, p = self.experiment, self.parts
+        network = lstm.actor_critic(p.model_config, p.seen_spec)
+        trainer = rl2.Trainer(network, p.family, p.split.train, config, self.mesh, e.seed)
+        meta, folder = self._meta(trainer.like.params, self.train_ids), self.folder / "checkpoints"
+        result = rl2.train(trainer, p.family, config, folder, meta, self.log, e.logging.progress_seconds)
+        self._finish(
+            "distill",
+            seconds=result.seconds,
+            compile_seconds=result.compile_seconds,
+            updates=result.step,
+            resumed_from=result.resumed_from,
+            parameters=sum(x.size for x in jax.tree.leaves(result.params)),
+            env_steps=result.env_steps,
+            **result.facts,
+        )
+
+    def _meta(self, params: Any, train_task_ids: list[str]) -> dict[str, Any]:
+        """What every checkpoint says of itself."""
+        e, p = self.experiment, self.parts
+        return {
+            "architecture": checkpoint.architecture_of(params),
+            "spec": p.seen_spec.to_json(),  # what an `Agent` is fed
+            "model": {"name": e.model.name, "options": dataclasses.asdict(p.model_config)},
+            "seed": e.seed,
+            "train_task_ids": sorted(set(train_task_ids)),
+            "experiment": e.to_json(),
+        }
 
     def evaluate(self) -> None:
         """Stage 3."""
@@ -262,7 +306,8 @@ class Run:
         e, p = self.experiment, self.parts
         if not e.evaluate.source_seeds:
             return None
-        role, name = ("source", e.source.name) if e.reference is None else ("reference", e.reference.source.name)
+        name = (e.reference or e).source.name
+        role = "source" if e.reference is None and e.rl2 is None else "reference"  # which made no histories
         asked = e.reference or e.collect
         total = len(ids) * e.evaluate.source_seeds
         chunk = min(asked.chunk_learners, total)
@@ -343,49 +388,6 @@ def _source_at_the_end(store: history_store.HistoryStore) -> dict[str, float]:
         return {}
     say("collect  source " + "; ".join(f"{what}: {how_much}" for what, how_much in store.returns.lines()))
     return store.returns.facts()
-
-
-def make_manifest(e: Experiment, p: Parts, learners: collect.Learners) -> history_store.Manifest:
-    """The manifest of the collection that `e` asks for."""
-    leaves = {
-        name: {"shape": list(np.shape(leaf)[1:]), "dtype": str(np.asarray(leaf).dtype)}
-        for name, leaf in collect.task_leaves(p.split.train).items()
-    }
-    return history_store.Manifest(
-        **origin(e, p),
-        spec=p.spec,
-        task_leaves=leaves,
-        reward_dtype=str(p.family.reward_dtype),
-        histories=e.tasks.trained * e.collect.seeds * p.source.actors,
-        steps=learners.steps,
-        episode_length=p.family.episode_length,
-        chunk_histories=learners.chunk * p.source.actors,
-        provenance={
-            "seed": e.seed,
-            "tasks": dataclasses.asdict(e.tasks),
-            "split": p.split.kind,
-            "ad_jax": provenance.version(),
-        },
-    )
-
-
-def origin(e: Experiment, p: Parts) -> dict[str, dict[str, Any]]:
-    """Family and source of the experiment's histories, as a manifest holds them."""
-    return {
-        "family": {"name": e.env.name, "options": p.family.options},
-        "source": {"name": e.source.name, "config": dataclasses.asdict(p.source_config), "actors": p.source.actors},
-    }
-
-
-def check_histories(manifest: history_store.Manifest, e: Experiment, p: Parts) -> None:
-    """Raises HistoryError if the collection is of another family or source than the experiment's."""
-    for field, expected in canonical(origin(e, p)).items():
-        found = canonical(getattr(manifest, field))
-        if found != expected:
-            raise HistoryError(
-                f"these histories are of {field} {found}; the experiment's is {expected}. Collect them anew in another "
-                f"directory, or set {'env' if field == 'family' else field} to match"
-            )
 
 
 def _numbers(x: np.ndarray) -> list[Any]:

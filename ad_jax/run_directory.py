@@ -14,10 +14,12 @@ def identity(experiment: Experiment) -> dict[str, Any]:
     """What a run directory is held to: all that shapes the trained model.
 
     Not the mesh (the same to rounding), not logging, and not how the model is evaluated, so that a trained model can
-    be evaluated again for longer.
+    be evaluated again for longer. A field that is None says nothing, so that those that came later leave the
+    directories of before theirs.
     """
     apart = ("mesh", "logging", "evaluate", "reference")
-    return {name: value for name, value in canonical(experiment.to_json()).items() if name not in apart}
+    data = canonical(experiment.to_json())
+    return {name: value for name, value in data.items() if name not in apart and value is not None}
 
 
 def digest(experiment: Experiment) -> str:

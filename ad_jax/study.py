@@ -100,4 +100,3 @@ def known() -> list[str]:
     """Names of the experiments that have a study: the paper's in its order, then others by name."""
     names = [name for name in experiments.known() if "def study(" in experiments.find(name).read_text()]
     return sorted(names, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
-

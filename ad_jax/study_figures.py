@@ -54,7 +54,7 @@ def sweep(arms: Mapping[str, Drawn], axis: str, log: bool) -> Figure:
         left, right = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
         groups = dict.fromkeys(drawn.group for drawn in arms.values() if drawn.x is not None)
         for colour, group in zip(_cycle(len(groups)), groups):
-            points = sorted(((d.x, *d.final) for d in arms.values() if d.x is not None and d.group == group))
+            points = sorted((d.x, *d.final) for d in arms.values() if d.x is not None and d.group == group)
             x, mean, low, high = np.array(points, float).T
             bars = np.maximum([mean - low, high - mean], 0)
             left.errorbar(x, mean, bars, fmt="o-", color=colour, ms=4, lw=1.4, capsize=2.5, label=plain(group or "AD"))

@@ -51,9 +51,7 @@ def write_study(
         data["arms"][arm]["curves"] = {s.name: _thinned(s) for s in every}
     names = list(drawn_sets) or [next(iter(sets.values()))[0].name]
     panels = {
-        name: {
-            arm: _drawn(s, data["arms"][arm]) for arm, every in sets.items() for s in every if s.name == name
-        }
+        name: {arm: _drawn(s, data["arms"][arm]) for arm, every in sets.items() for s in every if s.name == name}
         for name in names
     }
     figure = study_figures.curves(panels) if kind == "curves" else study_figures.sweep(panels[names[0]], axis, log)
@@ -106,7 +104,9 @@ def markdown(studies: Mapping[str, Mapping[str, Any]]) -> str:
     for name, study in studies.items():
         parts += ["", f"## {study['title']}", "", f"[{name}]({name}/config.py), `ad-jax reproduce {name}`, "
                   f"scale {study['scale']}.", "", *table(study)]  # fmt: skip
-        parts += [f"\n*{c['text']}* does not hold: {c['note']}" for c in study["claims"] if c["note"] and not c["holds"]]
+        parts += [
+            f"\n*{c['text']}* does not hold: {c['note']}" for c in study["claims"] if c["note"] and not c["holds"]
+        ]
         parts += ["", f"![{study['title']}]({name}/claims.png)"]
     return "\n".join(parts) + "\n"
 
@@ -123,7 +123,9 @@ def table(study: Mapping[str, Any]) -> list[str]:
     for claim in study["claims"]:
         told = sentence(claim)[len(claim["text"]) + 2 :].removesuffix(f", {claim['rule']}")
         verdict = "holds" if claim["holds"] else "**does not hold**"
-        rows.append(f"| {claim['text']} | {claim['paper']} | {told}: {claim['statistic']} | {claim['rule']} | {verdict} |")
+        rows.append(
+            f"| {claim['text']} | {claim['paper']} | {told}: {claim['statistic']} | {claim['rule']} | {verdict} |"
+        )
     return rows
 
 
@@ -156,7 +158,7 @@ def _page(studies: Mapping[str, Mapping[str, Any]], out: Path) -> str:
             f"<h2>{e(study['title'])}</h2><figure><img alt='' src='data:image/png;base64,{image}'></figure>"
             f"<div class=scroll><table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table></div>{_arms(study)}"
         )
-    title = f"<meta charset=utf-8><meta http-equiv=Content-Security-Policy content=\"{POLICY}\"><title>Claims</title>"
+    title = f'<meta charset=utf-8><meta http-equiv=Content-Security-Policy content="{POLICY}"><title>Claims</title>'
     wide = CSS.replace("860px", "1080px")
     return f"<!doctype html><html lang=en><head>{title}<style>{wide}</style></head><body>{''.join(body)}</body></html>"
 

@@ -64,7 +64,7 @@ def test_every_row_has_a_figure_and_a_share_of_a_limit(tmp_path, capsys):
     assert read["provenance"]["jax"] == jax.__version__
     keys = [row.key for row in read["rows"]]
     assert len(set(keys)) == len(keys)
-    assert {key.split("/")[0] for key in keys} == {"limits", "collect", "distill", "evaluate", "attention", "scaling"}
+    assert {key.split("/")[0] for key in keys} == set(suite.STAGES) - {"demo"}
     for row in read["rows"]:
         numbers = [row.value, row.best, row.share, *row.facts.values()]
         assert all(math.isfinite(number) for number in numbers), row
@@ -131,6 +131,12 @@ def test_flop_of_actor_critic_against_the_compilers_count():
     found = gradient.lower(params, stream, stream.observation).compile().cost_analysis()["flops"]
     acting = 2 * (by_hand + 2 * 18 * 128) / 10
     assert 0.9 < found / (256 * (by_hand - acting)) < 1.2
+
+
+def test_flop_of_rl2_by_hand():
+    _, _, params = built("lstm", {"width": 4, "hidden": 6, "mlp_width": 3, "layers": 2, "value_head": True})
+    layers = 4 * 6 * (4 + 6) + 4 * 6 * (6 + 6)
+    assert count.rl2_flops(params, 3) == (2 + 6 * 3) * (layers + 6 * 3 + 3 * 3 + 3 * (5 + 1))
 
 
 def test_cost_of_a_decoded_step_by_hand():

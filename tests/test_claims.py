@@ -91,7 +91,11 @@ def test_a_claim_holds_where_the_whole_interval_obeys_its_rule():
     assert not at_most(2).holds(-1, 2.1)
     assert Rule(1, 2).holds(1, 2)
     assert not Rule(1, 2).holds(0.9, 1.5)
-    assert [str(rule) for rule in (at_least(2.5), at_most(0), Rule(1, 2))] == ["at least 2.5", "at most 0", "from 1 to 2"]
+    assert [str(rule) for rule in (at_least(2.5), at_most(0), Rule(1, 2))] == [
+        "at least 2.5",
+        "at most 0",
+        "from 1 to 2",
+    ]
     arms = {"A": arm(RNG.uniform(0, 9, (5, 2, 20)))}
     found = decide(Claim("it is", "so they say", quantity("final", "A"), at_most(4.5)), arms)
     assert found.low < 4.5 < found.high

@@ -41,7 +41,7 @@ def run(folder, learners, seeds=SEEDS):
     """Collect into `folder/h` and read it back."""
     folder.mkdir(exist_ok=True)
     e = dataclasses.replace(PLAIN, collect=dataclasses.replace(PLAIN.collect, seeds=seeds))
-    manifest = pipeline.make_manifest(e, dataclasses.replace(PARTS, source=learners.source), learners)
+    manifest = make_manifest(e, dataclasses.replace(PARTS, source=learners.source), learners)
     log = MetricsLog(folder, PLAIN.logging)
     result = collect(learners, TASKS, IDS, Config(seeds=seeds), SEED, str(folder / "h"), manifest, log)
     return result, open_store(folder / "h").read()

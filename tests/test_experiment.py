@@ -146,7 +146,14 @@ def test_equal_experiments_have_equal_digests_and_what_shapes_the_model_counts()
         for name in path[:-1]:
             inner = inner[name]
         old = inner[path[-1]]
-        literal = {"optimiser": "muon", "checkpoint": "best", "wandb": "x", "reference": REFERENCE}.get(path[-1])
+        literals = {
+            "optimiser": "muon",
+            "checkpoint": "best",
+            "wandb": "x",
+            "reference": REFERENCE,
+            "rl2": {"trials": 8},
+        }
+        literal = literals.get(path[-1])
         inner[path[-1]] = literal or (not old if isinstance(old, bool) else old * 2 or 1)
         assert (digest(Experiment.from_json(data)) == digest(PLAIN)) == (path[0] in APART), path
         digests.add(digest(Experiment.from_json(data)))

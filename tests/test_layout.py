@@ -19,10 +19,10 @@ TESTS = pathlib.Path(__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "_experiments" not in path.parts)
 
 BASE = {"errors", "keys", "plugins", "types"}
-REPORT = {"figures", "report", "report_input", "report_page"}
+REPORT = {"figures", "report", "report_input", "report_page", "study_figures", "study_page"}
 TOOLS = {"checkpoint", "metrics", "provenance", "sharding"}
 PLUGINS = {"envs", "models", "sources"}
-STAGES = {"collect", "distill", "evaluate", "report"}
+STAGES = {"collect", "distill", "evaluate", "report", "rl2"}
 
 # What each module, or folder of plug-ins, may import of this package besides itself. A new one needs a line here.
 MAY_IMPORT = {
@@ -36,24 +36,33 @@ MAY_IMPORT = {
         "pipeline",
         "provenance",
         "report",
+        "reproduce",
+        "study",
         "testing",
     },
     "pipeline": BASE
+    | {"collection", "models.lstm", "rl2"}
     | TOOLS
     | STAGES
     | {"envs.base", "experiment", "history_store", "prompts", "replay", "run_directory"},
     "run_directory": {"errors", "experiment"},
-    "experiment": BASE | PLUGINS | {"collect", "distill", "evaluate", "prompts", "replay", "metrics", "sharding"},
+    "experiment": BASE
+    | PLUGINS
+    | {"collect", "distill", "evaluate", "prompts", "replay", "rl2", "metrics", "sharding"},
     "collect": BASE | {"envs", "sources", "history_returns", "history_store", "sharding", "metrics"},
     "distill": BASE | {"replay", "models", "sharding", "checkpoint", "metrics"},
+    "rl2": BASE | {"envs.base", "models", "sharding", "checkpoint", "metrics", "trials"},
+    "trials": BASE | {"envs.base", "models"},
     "evaluate": BASE | {"envs", "models", "prompts", "sharding", "checkpoint", "metrics"},
     "prompts": BASE | {"envs.base"},
+    "collection": {"collect", "errors", "experiment", "history_store", "provenance", "run_directory"},
     "claims": {"errors", "report", "report_input"},
     "study": {"claims", "errors", "experiment"},
-    "study_page": REPORT | {"claims", "errors"},
-    "reproduce": BASE | REPORT | {"claims", "experiment", "metrics", "pipeline", "run_directory", "study", "study_page"},
-    "cost": BASE | {"collect", "distill", "envs.base", "experiment", "models", "replay"},
-    "bench": BASE | TOOLS | PLUGINS | {"collect", "cost", "distill", "evaluate", "history_store", "replay"},
+    "reproduce": BASE
+    | REPORT
+    | {"claims", "experiment", "metrics", "pipeline", "run_directory", "study", "study_page"},
+    "cost": BASE | {"collect", "distill", "envs.base", "experiment", "models", "replay", "rl2"},
+    "bench": BASE | TOOLS | PLUGINS | {"collect", "cost", "distill", "evaluate", "history_store", "replay", "rl2"},
     "agent": BASE | {"checkpoint", "models", "evaluate"},
     "testing": BASE | PLUGINS,
     "envs": BASE,

@@ -95,7 +95,10 @@ def test_a_key_tells_what_was_changed_and_nothing_else():
 )
 def test_pieces_are_shared_by_whatever_makes_the_same_of_them(change, same):
     other = override(TINY, [change])
-    assert (key(collected_by(TINY)) == key(collected_by(other)), key(trained_by(TINY)) == key(trained_by(other))) == same
+    assert (
+        key(collected_by(TINY)) == key(collected_by(other)),
+        key(trained_by(TINY)) == key(trained_by(other)),
+    ) == same
     assert key(TINY) != key(other)
 
 

@@ -20,7 +20,8 @@ from ad_jax.envs.watermaze import BODY, Watermaze
 from ad_jax.errors import AdJaxError, ConfigError
 from ad_jax.experiment import build, load, override
 from ad_jax.models.base import Model
-from ad_jax.pipeline import Run, make_manifest
+from ad_jax.collection import make_manifest
+from ad_jax.pipeline import Run
 from ad_jax.testing import check_env, check_source
 from ad_jax.types import Histories, Transition
 

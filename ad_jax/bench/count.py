@@ -1,4 +1,4 @@
-"""Operations and bytes, counted on paper: FLOP of decoding and of actor-critic, and collectives.
+"""Operations and bytes, counted on paper: FLOP of decoding, of actor-critic and of RL², and collectives.
 
 Those of a training step are in `ad_jax/cost.py`.
 """
@@ -8,6 +8,8 @@ import itertools
 import math
 import re
 from typing import Any
+
+import jax
 
 from ad_jax.cost import matmul_params
 from ad_jax.models.tokens import tokens_per_step
@@ -42,6 +44,17 @@ def actor_critic_flops(inputs: int, hidden: tuple[int, ...], actions: int) -> fl
     sizes = (inputs, *hidden)
     params = sum(a * b for a, b in itertools.pairwise(sizes)) + hidden[-1] * (actions + 1)
     return float(10 * params - 2 * sizes[0] * sizes[1])
+
+
+def rl2_flops(params: Any, epochs: int) -> float:
+    """FLOP per environment step of RL² on an LSTM, products with weights only.
+
+    (2 + 6 epochs) P, P the weights of LSTM, MLP and heads: 2 P to act, and forward and backward in each epoch.
+    Embedding tables and the 1 x D reward map are not counted.
+    """
+    tables = ("tokens", "mask_token")
+    inside = [leaf for name, part in params.items() if name not in tables for leaf in jax.tree.leaves(part)]
+    return float((2 + 6 * epochs) * sum(math.prod(leaf.shape) for leaf in inside if len(leaf.shape) > 1))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,6 +43,7 @@ class Sizes:
     q_learners: tuple[int, ...]
     ucb_learners: tuple[int, ...]
     actor_critic_learners: tuple[int, ...]
+    trials: tuple[int, ...]  # of RL², side by side
     cases: tuple[Case, ...]
     rollouts: tuple[int, ...]
     rollout_steps: int  # about how many environment steps in one timed call of evaluating
@@ -70,6 +71,7 @@ QUICK = Sizes(
     q_learners=(64,),
     ucb_learners=(64,),
     actor_critic_learners=(1,),
+    trials=(16,),
     cases=(Case("small", "transformer", {**SMALL, "layers": 2, "window": 40}, 16, 40, 3, compiles=True),),
     rollouts=(16,),
     rollout_steps=1000,
@@ -91,6 +93,7 @@ FULL = Sizes(
     q_learners=(64, 256, 1024, 8192, 65_536),
     ucb_learners=(64, 1024),
     actor_critic_learners=(1, 16),
+    trials=(64, 256),
     cases=(
         Case("small", "transformer", SMALL, 64, 100, 10, compiles=True),
         Case("small, attention dropout 0.5", "transformer", DROPOUT, 64, 100, 5),
@@ -117,6 +120,7 @@ ACCELERATOR = dataclasses.replace(
     q_learners=(1024, 8192, 65_536),
     ucb_learners=(65_536,),
     actor_critic_learners=(16, 256),
+    trials=(256, 4096),
     cases=(
         *(dataclasses.replace(case, batch=64, updates=50) for case in FULL.cases),
         Case("25M bfloat16", "transformer", {**M25, "compute_dtype": "bfloat16"}, 64, 100, 50),

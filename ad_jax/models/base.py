@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from ad_jax.types import Steps
 
@@ -44,3 +45,10 @@ class Model(NamedTuple):
 def has_parameters(model: Model) -> bool:
     """Whether there is anything to train; nothing is computed."""
     return bool(jax.tree.leaves(jax.eval_shape(lambda: model.init(jax.random.key(0)))))
+
+
+def first_steps(observation: jax.Array, num_actions: int) -> Steps:
+    """The model's input `[B]` at the start of a life."""
+    batch = len(observation)
+    none = jnp.full((batch,), num_actions, jnp.int32)
+    return Steps(observation, none, jnp.zeros((batch,), jnp.float32), jnp.zeros((batch,), jnp.bool_))

@@ -4,6 +4,9 @@ One token a step, as the streaming transformer has, through a stack of LSTM laye
 fixed size and no window: what is remembered is what training on segments has taught it to keep. A segment starts from
 the state of an empty context.
 
+With `value_head` the network also estimates the return to come, which `ad_jax.rl2` trains it with (`actor_critic`); as
+a `Model` it is the same function of its other parameters as without.
+
 Source: Laskin et al. 2022 (arXiv 2210.14215), appendix (hidden 512, MLP 2 x 256: `hidden=512`, `mlp_width=256`);
 Hochreiter and Schmidhuber 1997; the forget gate's bias starts at 1 (Jozefowicz et al. 2015).
 
@@ -11,14 +14,15 @@ Letters: B batch, L steps, D token width, H hidden, A actions.
 """
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from ad_jax.errors import ConfigError
-from ad_jax.models.base import Model
+from ad_jax.models.base import Model, Params
 from ad_jax.models.tokens import PixelConfig, Tokenizer, masked
 from ad_jax.types import Spec, Steps
 
@@ -35,6 +39,7 @@ class Config:
     mlp_width: int = 256  # of the two layers between the LSTM and the logits
     token_mask: float = 0.0  # probability that a training token is replaced by the mask embedding
     embedding_scale: float = 1.0  # standard deviation of the embedding tables at the start
+    value_head: bool = False  # one more output, an estimate of the return to come, for training by RL²
     pixel_channels: tuple[int, ...] = (32, 32, 32)  # pixel observations only: as in `transformer`
     pixel_kernel: int = 5
     pixel_stride: int = 2
@@ -100,9 +105,21 @@ class Recurrent(nnx.Module):
         self.mlp_in = nnx.Linear(c.hidden, c.mlp_width, rngs=rngs)
         self.mlp_out = nnx.Linear(c.mlp_width, c.mlp_width, rngs=rngs)
         self.head = nnx.Linear(c.mlp_width, spec.num_actions, rngs=rngs)
+        if c.value_head:  # made last, so that the others start as they do without it
+            self.value_head = nnx.Linear(c.mlp_width, 1, rngs=rngs)
 
     def __call__(self, steps: Steps, carries: tuple[Carry, ...], key=None):
         """Logits `[B, L, A]` for steps `[B, L]`, and the state after them; with `key`, training mode."""
+        x, after = self.features(steps, carries, key)
+        return self.head(x), after
+
+    def with_value(self, steps: Steps, carries: tuple[Carry, ...]):
+        """Logits `[B, L, A]`, values `[B, L]` and the state after the steps; needs a value head."""
+        x, after = self.features(steps, carries)
+        return self.head(x), self.value_head(x)[..., 0], after
+
+    def features(self, steps: Steps, carries: tuple[Carry, ...], key=None):
+        """What the heads see, `[B, L, mlp_width]`, and the state after the steps."""
         key_tokens = None if key is None else jax.random.fold_in(key, 0)
         x = self.tokens(steps, key_tokens)[:, :, 0]
         if key is not None and self.c.token_mask > 0:
@@ -111,12 +128,56 @@ class Recurrent(nnx.Module):
         for layer, carry in enumerate(carries):
             x, carry = getattr(self, f"layer_{layer}")(x, carry)
             after.append(carry)
-        x = jax.nn.relu(self.mlp_out(jax.nn.relu(self.mlp_in(x))))
-        return self.head(x), tuple(after)
+        return jax.nn.relu(self.mlp_out(jax.nn.relu(self.mlp_in(x)))), tuple(after)
+
+
+class ActorCritic(NamedTuple):
+    """The LSTM as a policy with a value, for training by reinforcement.
+
+    Attributes:
+        init: as of the `Model`, and so are the parameters.
+        init_cache: as of the `Model`.
+        segment: `(params, cache, steps [B, L]) -> (logits [B, L, A], values [B, L], cache)`, the logits those that
+            `decode` would give from that cache on.
+    """
+
+    init: Callable[[jax.Array], Params]
+    init_cache: Callable[[int], tuple[Carry, ...]]
+    segment: Callable[[Params, tuple[Carry, ...], Steps], tuple[jax.Array, jax.Array, tuple[Carry, ...]]]
 
 
 def make(config: Config, spec: Spec) -> Model:
     """The LSTM of `config` for observations and actions of `spec`.
+
+    Raises:
+        ConfigError: if an option cannot be.
+    """
+    init, init_cache, network = parts(config, spec)
+
+    def apply(params, steps, key=None):
+        return network(params)(steps, init_cache(len(steps.prev_action)), key)[0]
+
+    def decode(params, cache, steps):
+        logits, cache = network(params)(jax.tree.map(lambda x: x[:, None], steps), cache)
+        return logits[:, 0], cache
+
+    return Model(init, apply, init_cache, decode, lambda prev_done: 0, SPAN, None)
+
+
+def actor_critic(config: Config, spec: Spec) -> ActorCritic:
+    """The same network with its value.
+
+    Raises:
+        ConfigError: if an option cannot be, or there is no value head.
+    """
+    if not config.value_head:
+        raise ConfigError("a policy with a value needs model.value_head=True; got False")
+    init, init_cache, network = parts(config, spec)
+    return ActorCritic(init, init_cache, lambda params, cache, steps: network(params).with_value(steps, cache))
+
+
+def parts(config: Config, spec: Spec) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Recurrent]]:
+    """`init` and `init_cache` of the model, and the network of given parameters.
 
     Raises:
         ConfigError: if an option cannot be.
@@ -129,14 +190,7 @@ def make(config: Config, spec: Spec) -> Model:
         return nnx.to_pure_dict(nnx.split(build(key))[1])
 
     def init_cache(batch):
-        zeros = jnp.zeros((batch, config.hidden), jnp.float32)
-        return (Carry(zeros, zeros),) * config.layers
+        empty = lambda: jnp.zeros((batch, config.hidden), jnp.float32)  # one each: a buffer is donated only once
+        return tuple(Carry(empty(), empty()) for _ in range(config.layers))
 
-    def apply(params, steps, key=None):
-        return nnx.merge(graph, params)(steps, init_cache(len(steps.prev_action)), key)[0]
-
-    def decode(params, cache, steps):
-        logits, cache = nnx.merge(graph, params)(jax.tree.map(lambda x: x[:, None], steps), cache)
-        return logits[:, 0], cache
-
-    return Model(init, apply, init_cache, decode, lambda prev_done: 0, SPAN, None)
+    return init, init_cache, lambda params: nnx.merge(graph, params)

@@ -81,7 +81,12 @@ def study(scale: str = "cpu") -> Study:
         Claim("AD keeps most of it where the good arm is even", "0.84 (Fig. 3)", score("AD", "even"), at_least(0.8)),
         Claim("AD keeps most of it on uniform tasks", "0.87 (Fig. 3)", score("AD", "uniform"), at_least(0.8)),
         Claim("Expert distillation is far below UCB on odd arms", "0.49 (Fig. 3)", score("ED", "odd"), at_most(0.7)),
-        Claim("Expert distillation falls to a random policy on even arms", "-0.48 (Fig. 3)", score("ED", "even"), at_most(0.2)),
+        Claim(
+            "Expert distillation falls to a random policy on even arms",
+            "-0.48 (Fig. 3)",
+            score("ED", "even"),
+            at_most(0.2),
+        ),
     )
     sets = () if scale == "smoke" else ("odd", "even", "uniform")
     return Study("bandit_adversarial", "Adversarial bandit (Fig. 3)", arms, claims, sets=sets)

@@ -26,7 +26,9 @@ def config(scale: str = "cpu") -> Experiment:
 
 def study(scale: str = "cpu") -> Study:
     """The appendix' comparison."""
-    transformer = dataclasses.replace(load("dark_key_to_door", "small" if scale == "cpu" else scale), name="lstm_backbone")
+    transformer = dataclasses.replace(
+        load("dark_key_to_door", "small" if scale == "cpu" else scale), name="lstm_backbone"
+    )
     arms = {"transformer": Arm(transformer), "LSTM": Arm(config(scale))}
     claims = (
         Claim(

@@ -29,21 +29,33 @@ def study(scale: str = "cpu") -> Study:
             arms[f"{option} {value}"] = Arm(changed, x=value, group=option)
     final = lambda arm: quantity("final", arm)
     claims = (
-        Claim("A wider model is better", "1.01 of 2 at 16, 1.91 at 64", final("width 64") - final("width 16"), at_least(0.05)),
+        Claim(
+            "A wider model is better",
+            "1.01 of 2 at 16, 1.91 at 64",
+            final("width 64") - final("width 16"),
+            at_least(0.05),
+        ),
         Claim(
             "Width saturates at 64",
             "1.91 at 64, 1.89 at 128",
             final("width 128") - final("width 64"),
             at_most(0.15),
         ),
-        Claim("A deeper model is better", "1.61 of 2 with 2 layers, 1.89 with 4", final("layers 4") - final("layers 1"), at_least(0.05)),
+        Claim(
+            "A deeper model is better",
+            "1.61 of 2 with 2 layers, 1.89 with 4",
+            final("layers 4") - final("layers 1"),
+            at_least(0.05),
+        ),
         Claim(
             "Depth saturates at 4 layers",
             "1.89 with 4, 1.93 with 6",
             final("layers 6") - final("layers 4"),
             at_most(0.15),
         ),
-        Claim("More heads are better", "1.71 of 2 with 1, 1.92 with 4", final("heads 4") - final("heads 1"), at_least(0.0)),
+        Claim(
+            "More heads are better", "1.71 of 2 with 1, 1.92 with 4", final("heads 4") - final("heads 1"), at_least(0.0)
+        ),
     )
     title = "Size of the model (appendix)"
     return Study("model_size", title, arms, claims, seeds=2, figure="sweep", axis="width, layers or heads")

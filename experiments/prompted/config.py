@@ -33,7 +33,9 @@ def study(scale: str = "cpu") -> Study:
     arms = {}
     for name, e in (("AD", ad), ("ED", ed)):
         for share in (0.05, 0.25, 0.5, 0.75, 0.95):
-            arms[f"{name}, {share:.0%}"] = Arm(shown(dataclasses.replace(e, name="prompted"), share), x=share, group=name)
+            arms[f"{name}, {share:.0%}"] = Arm(
+                shown(dataclasses.replace(e, name="prompted"), share), x=share, group=name
+            )
     final, early = lambda arm: quantity("final", arm), lambda arm: quantity("between", arm, 1, 5)
     claims = [
         Claim(

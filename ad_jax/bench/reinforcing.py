@@ -1,0 +1,53 @@
+"""Environment steps per second of RL², learning included: acting, and the gradient steps on what was done.
+
+The work is products of matrices, so the limit is the large product, by `count.rl2_flops`.
+"""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+
+from ad_jax import envs, rl2
+from ad_jax.bench.count import rl2_flops
+from ad_jax.bench.limits import large
+from ad_jax.bench.rows import Row, rate
+from ad_jax.bench.sizes import Sizes
+from ad_jax.bench.timing import Work, measure
+from ad_jax.envs.base import seen_spec_of
+from ad_jax.models import lstm
+from ad_jax.sharding import MeshConfig, make_mesh
+
+UPDATES = 2  # in one timed call
+MODEL = lstm.Config(width=32, hidden=128, mlp_width=64, value_head=True)
+
+
+def rows(sizes: Sizes) -> Iterator[Row]:
+    """All rows of the stage."""
+    for trials in sizes.trials:
+        yield row(trials, sizes)
+
+
+def row(trials: int, sizes: Sizes) -> Row:
+    """One trainer on Dark Room, in its default configuration but for the trials side by side."""
+    family = envs.make("dark_room", {})
+    config = rl2.Config(trials=trials, minibatches=2, updates=10**6, updates_per_dispatch=UPDATES)
+    network = lstm.actor_critic(MODEL, seen_spec_of(family))
+    table = family.all_tasks()
+    assert table is not None  # a room's goals can be counted
+    trainer = rl2.Trainer(network, family, table, config, make_mesh(MeshConfig()), 0)
+    state = [trainer.init(trainer.tasks)]
+
+    def call():
+        state[0], _ = trainer.run(state[0], trainer.tasks, jnp.int32(UPDATES))
+        return jax.block_until_ready(state[0].step)
+
+    steps = float(UPDATES * trials * config.unroll * family.episode_length)
+    works = {"learn": Work(call, steps), "peak": large(sizes)}
+    seconds = measure(works, sizes.rounds, sizes.budget)
+    flops = rl2_flops(state[0].params, config.epochs)
+    return rate(
+        f"rl2/lstm {MODEL.hidden} on dark_room/{trials} trials", "env steps/s", steps, seconds["learn"],
+        f"limits/matmul float32 {sizes.matmul}", works["peak"].amount, seconds["peak"], flops * steps,
+        flop_per_env_step=flops, env_steps=steps,
+    )  # fmt: skip

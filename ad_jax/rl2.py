@@ -1,0 +1,251 @@
+"""RL², the baseline without histories: a recurrent policy trained by reinforcement over trials of several episodes.
+
+A trial is one task, played for `trial_episodes` episodes. The LSTM's state survives the ends of episodes inside a trial
+and is empty at the start of the next one, for which another training task is drawn; what is maximised is the discounted
+return of the whole trial. So the policy is paid for learning the task inside its state, and frozen it goes through
+`evaluate` like any other model. Stands in the place of collecting and distilling. Input: a family, its training tasks
+and an LSTM with a value head. Output: checkpoints and metrics. Knows neither sources nor histories.
+
+Source: Duan et al. 2016 (arXiv 1611.02779) and Wang et al. 2016 (arXiv 1611.05763), as the baseline of Laskin et al.
+2022 (arXiv 2210.14215). The gradient is that of clipped policy optimisation (Schulman et al. 2017, arXiv 1707.06347,
+equations 7 and 9) through time, advantages are generalised (Schulman et al. 2016, arXiv 1506.02438, equation 16).
+Differences from these stand in docs/rl2.md.
+
+Letters: B trials side by side, L steps of each in an update.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jax.sharding import Mesh
+
+from ad_jax import checkpoint
+from ad_jax.checkpoint import Checkpoints
+from ad_jax.envs.base import TaskFamily
+from ad_jax.errors import TrainingDiverged
+from ad_jax.keys import named_key
+from ad_jax.metrics import MetricsLog, Progress
+from ad_jax.models.lstm import ActorCritic
+from ad_jax.sharding import batch_devices, on_batch, optimiser_shardings, param_shardings, replicated
+from ad_jax.trials import Config, Trials, advantages, begin, episodes, loss, roll
+from ad_jax.types import Array
+
+FACTS = ("loss", "grad_norm", "entropy", "first_return", "last_return")  # of an update
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that training carries from one update to the next."""
+
+    params: Any
+    opt_state: Any
+    step: Array  # [] int32, updates done
+    trials: Trials
+
+
+class Trainer:
+    """The compiled parts of training for one network, family, configuration and mesh.
+
+    Attributes:
+        init: `tasks -> TrainState`, born sharded.
+        run: `(state, tasks, count) -> (state, facts)`: `count` updates, at most P = `updates_per_dispatch`; facts are
+            those of `update`, `[P]` each; entries past `count` are 0. The state is donated.
+        like: shapes and shardings of the state.
+        tasks: the training tasks, a copy on every device.
+    """
+
+    def __init__(self, network: ActorCritic, family: TaskFamily, tasks: Any, config: Config, mesh: Mesh, seed: int):
+        config.validate()
+        config.check_devices(batch_devices(mesh))
+        self.tasks = jax.device_put(tasks, replicated(mesh))
+        optimiser = make_optimiser(config)
+
+        def init(tasks) -> TrainState:
+            params = network.init(named_key(seed, "params"))
+            trials = begin(network, family, config, named_key(seed, "rl2-start"), tasks)
+            # Parts of trials: their ends are spread over the updates, and over the trials of each minibatch.
+            place = jnp.arange(config.trials) // config.minibatches
+            trials = trials.replace(age=place.astype(jnp.int32) % (config.trial_episodes // config.unroll))
+            return TrainState(params, optimiser.init(params), jnp.int32(0), trials)
+
+        shapes, one = jax.eval_shape(init, self.tasks), replicated(mesh)
+        self.shardings = TrainState(
+            param_shardings(shapes.params, mesh),
+            optimiser_shardings(optimiser, shapes.params, mesh),
+            one,
+            jax.tree.map(lambda _: on_batch(mesh), shapes.trials),
+        )
+        self.like = jax.tree.map(
+            lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, self.shardings
+        )
+        self.init = jax.jit(init, out_shardings=self.shardings)
+        step = functools.partial(update, network, family, config, optimiser, mesh, seed)
+
+        def run(state, tasks, count):
+            def body(i, carry):
+                state, facts = carry
+                state, new = step(state, tasks)
+                return state, jax.tree.map(lambda all, value: all.at[i].set(value), facts, new)
+
+            empty = dict.fromkeys(FACTS, jnp.zeros((config.updates_per_dispatch,), jnp.float32))
+            # A dynamic count: one program for every length, so where a run was cut cannot change its bits.
+            return jax.lax.fori_loop(0, count, body, (state, empty))
+
+        self.run = jax.jit(run, donate_argnums=0, out_shardings=(self.shardings, one))
+
+    @functools.cached_property
+    def compiled(self) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+        """`run`, compiled when it is first asked for."""
+        return self.run.lower(self.like, self.tasks, jnp.int32(1)).compile()
+
+
+def make_optimiser(config: Config) -> optax.GradientTransformation:
+    """Adam after clipping by the global norm; the learning rate falls linearly to 0 at the last gradient step."""
+    rate = optax.linear_schedule(config.learning_rate, 0.0, config.updates * config.epochs * config.minibatches)
+    matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
+    adam = optax.adamw(rate, eps=config.adam_epsilon, weight_decay=config.weight_decay, mask=matrices)
+    chain = optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
+
+    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, Any]:
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an int32 power, which strict JAX refuses
+            return chain.update(updates, state, params)
+
+    return optax.GradientTransformationExtraArgs(chain.init, update)
+
+
+def update(
+    network: ActorCritic,
+    family: TaskFamily,
+    config: Config,
+    optimiser: optax.GradientTransformation,
+    mesh: Mesh,
+    seed: int,
+    state: TrainState,
+    tasks: Any,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Some steps of every trial, the gradient steps on them, and new trials where some are over.
+
+    Returns:
+        The state after it, and as float32 scalars: loss, gradient norm and entropy, means over the gradient steps, and
+        the mean return of the first and of the last episode of a trial, over the trials that began and ended here.
+    """
+    # Built from Python numbers inside the jit, so that a resumed run has the same keys.
+    key = jax.random.fold_in(named_key(seed, "rl2"), state.step)
+    key_roll, key_begin = jax.random.split(key)
+    over = state.trials.age + 1 >= config.trial_episodes // config.unroll
+    unroll, trials, ahead = roll(network, family, config, state.params, state.trials, tasks, key_roll)
+    ahead = jnp.where(over, 0.0, ahead)
+    advantage = advantages(unroll.reward * config.reward_scale, unroll.value, ahead, config)
+    target = advantage + unroll.value
+    advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    progress = state.step.astype(jnp.float32) / config.updates
+    entropy_cost = config.entropy_cost + progress * (config.entropy_cost_end - config.entropy_cost)
+
+    def deal(x):  # [B, ...] -> [minibatches, B / minibatches, ...], of every device's rows as many to each
+        return x.reshape(-1, config.minibatches, *x.shape[1:]).swapaxes(0, 1)
+
+    def minibatch(carry, batch):
+        params, opt_state = carry
+        batch = jax.lax.with_sharding_constraint(batch, on_batch(mesh))
+        (value, entropy), grads = jax.value_and_grad(loss, has_aux=True)(
+            params, network, family, config, entropy_cost, *batch
+        )
+        changes, opt_state = optimiser.update(grads, opt_state, params)
+        return (optax.apply_updates(params, changes), opt_state), (value, optax.tree.norm(grads), entropy)
+
+    batches = jax.tree.map(deal, (state.trials.cache, unroll, advantage, target))
+    epoch = lambda carry, _: jax.lax.scan(minibatch, carry, batches)
+    (params, opt_state), facts = jax.lax.scan(epoch, (state.params, state.opt_state), None, config.epochs)
+    fresh = begin(network, family, config, key_begin, tasks)
+    choose = lambda new, old: jnp.where(over.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+    trials = jax.tree.map(choose, fresh, trials.replace(age=state.trials.age + 1))
+    first, last = episodes(unroll, state.trials.age == 0, over)
+    return TrainState(params, opt_state, state.step + 1, trials), dict(zip(FACTS, (*map(jnp.mean, facts), first, last)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What training reports: seconds of this process without compilation, and where it began and ended."""
+
+    step: int
+    resumed_from: int
+    params: Any
+    seconds: float
+    compile_seconds: float
+    facts: dict[str, float]  # of the last dispatch
+    env_steps: int  # of all updates
+
+
+def train(
+    trainer: Trainer,
+    family: TaskFamily,
+    config: Config,
+    folder: Path,
+    meta: dict[str, Any],
+    log: MetricsLog,
+    progress_seconds: float = 5.0,
+) -> Result:
+    """Train to `config.updates`, from the latest checkpoint in `folder` if there is one.
+
+    Args:
+        meta: plain data saved with every checkpoint; `meta["architecture"]` must equal a found checkpoint's.
+
+    Raises:
+        CheckpointError: if the checkpoint there is of another architecture.
+        TrainingDiverged: if the loss or the gradient stops being finite; the last good checkpoint stays.
+    """
+    each = config.trials * config.unroll * family.episode_length
+    with Checkpoints(folder, config.keep_checkpoints) as checkpoints:
+        state, step, facts = _start(trainer, checkpoints, meta)
+        log.forget_after("rl2", step)
+        progress = Progress("rl2", config.updates, "updates", step, progress_seconds, each)
+        started = time.monotonic()
+        run = trainer.compiled
+        compile_seconds = time.monotonic() - started
+        progress.note(f"compiled in {compile_seconds:.1f} s" + (f", going on from update {step}" if step else ""))
+        started, first = time.monotonic(), step
+        while step < config.updates:
+            until = config.checkpoint_every - step % config.checkpoint_every
+            count = min(config.updates_per_dispatch, until, config.updates - step)
+            state, new = run(state, trainer.tasks, jnp.int32(count))
+            new = {name: np.asarray(values)[:count] for name, values in new.items()}
+            _check_finite(new["loss"], new["grad_norm"], step)
+            step += count
+            facts = {name: float(values.mean()) for name, values in new.items()}
+            # Logged before anything is saved: what a checkpoint has passed must not be missing from the log.
+            log.write("rl2", step, facts)
+            if step % config.checkpoint_every == 0 or step == config.updates:
+                checkpoints.save(step, state, meta | {"facts": facts})
+            shown = {"first_episode": facts["first_return"], "last": facts["last_return"]}
+            progress.update(step, **shown, entropy=facts["entropy"])
+        seconds = time.monotonic() - started
+        return Result(step, first, state.params, seconds, compile_seconds, facts, step * each)
+
+
+def _start(
+    trainer: Trainer, checkpoints: Checkpoints, meta: dict[str, Any]
+) -> tuple[TrainState, int, dict[str, float]]:
+    """State, step and facts: fresh, or of the latest checkpoint."""
+    if checkpoints.latest() is None:
+        return trainer.init(trainer.tasks), 0, {}
+    checkpoint.check_architecture(checkpoints.meta(), meta["architecture"], checkpoints.folder)
+    step, state, saved = checkpoints.restore(trainer.like)
+    return state, step, saved["facts"]
+
+
+def _check_finite(loss: np.ndarray, norm: np.ndarray, step: int) -> None:
+    bad = np.flatnonzero(~(np.isfinite(loss) & np.isfinite(norm)))
+    if len(bad):
+        raise TrainingDiverged(
+            f"update {step + int(bad[0]) + 1}: loss {loss[bad[0]]}, gradient norm {norm[bad[0]]}. The last "
+            "good checkpoint is kept; lower rl2.learning_rate or rl2.clip_norm"
+        )
