@@ -97,8 +97,9 @@ def parser() -> argparse.ArgumentParser:
     again = commands.add_parser(
         "reproduce",
         help="run every study of the paper's claims, and draw one page with verdicts",
-        description="Make what is missing of every study: histories, models (each trained once), evaluations; decide its "
-        "claims; draw one page. Killed, the same command goes on. A second process on the same directory shares the work.",
+        description="Make what is missing of every study: histories, models (each trained once), evaluations; decide "
+        "its claims; draw one page. Killed, the same command goes on. A second process on the same directory shares "
+        "the work.",
     )
     again.add_argument("studies", nargs="*", help="names of studies (default: all, in the paper's order)")
     again.add_argument("--scale", default="cpu", help="size of every study: cpu (default) or another it defines")

@@ -1,9 +1,9 @@
 """Claims as data: a number of some learning curves, its interval, and the rule that decides whether the claim holds.
 
 A claim's number is built of statistics of curves, such as `final("AD") - final("ED")`. Its interval is a 95 % bootstrap
-over training seeds, then tasks. Curves of as many seeds and tasks are drawn together, so what their tasks have in common
-leaves a difference. A rule asks for the whole interval: a claim "above 0" holds where the interval's low end is above
-0. Rules are written before the runs that they decide. Imports no JAX.
+over training seeds, then tasks. Curves of as many seeds and tasks are drawn together, so what their tasks have in
+common leaves a difference. A rule asks for the whole interval: a claim "above 0" holds where the interval's low end is
+above 0. Rules are written before the runs that they decide. Imports no JAX.
 """
 
 import dataclasses

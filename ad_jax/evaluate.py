@@ -88,7 +88,7 @@ def make_evaluator(
     steps_per_run: int,
     prompt: Prompt | None = None,
 ) -> Evaluator:
-    """An `Evaluator` that counts returns of the first `episodes` episodes; in those of a prompt the model only looks."""
+    """An `Evaluator` that counts returns of the first `episodes` episodes; in a prompt's the model only looks."""
     spec = spec_of(family)
     rows, one = on_batch(mesh), replicated(mesh)
     place = lambda tree: jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, rows if x.ndim else one), tree)

@@ -19,7 +19,7 @@ from ad_jax import figures, report, study_figures
 from ad_jax.errors import AdJaxError
 from ad_jax.figures import Band, number
 from ad_jax.report_input import Set
-from ad_jax.report_page import CSS, POLICY
+from ad_jax.report_page import CSS, POLICY, ratio
 from ad_jax.study_figures import Drawn
 
 SCHEMA = 1
@@ -168,28 +168,44 @@ def _arms(study: Mapping[str, Any]) -> str:
     rows = []
     for name, arm in study["arms"].items():
         for set_name, stats in arm["statistics"].items():
-            everything = stats["rows"][-1]
-            for mode in ("sampled", "greedy"):
-                if mode not in everything:
-                    continue
-                one, size = everything[mode], max(abs(everything[mode]["final"]), abs(stats["optimal"] or 0))
-                to_final = one["episodes_to"].get("90 % of final")
-                source = stats["source"]
-                same = "-" if source is None or source["same_steps"] is None else number(source["same_steps"], size)
-                ratio = "-"
-                if mode == "sampled" and source is not None and source["levels"]:
-                    level = source["levels"][0]
-                    ratio = "-" if level["ratio"] is None else f"{'' if level['reached'] else '> '}{level['ratio']:.1f}"
-                cells = (name, set_name, mode, str(stats["runs"]), number(one["first"], size), number(one["final"], size),
-                         f"{number(one['low'], size)} to {number(one['high'], size)}",
-                         "-" if one["area"] is None else f"{one['area']:.3f}",
-                         "never" if to_final is None else str(to_final), same, ratio)  # fmt: skip
-                rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
-    names = ("arm", "tasks", "actions", "seeds", "episode 1", "last 10 %", "95 % interval", "area / optimal",
-             "episodes to 90 % of final", "the source after as many steps", "its steps for the same return")  # fmt: skip
-    head = "<tr>" + "".join(f"<th>{name}</th>" for name in names) + "</tr>"
-    inner = f"<div class=scroll><table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table></div>"
-    return f"<details><summary>every curve</summary>{inner}</details>"
+            modes = [mode for mode in ("sampled", "greedy") if mode in stats["rows"][-1]]
+            rows += [[name, set_name, mode, *_numbers(stats, mode)] for mode in modes]
+    names = (
+        "arm",
+        "tasks",
+        "actions",
+        "seeds",
+        "episode 1",
+        "last 10 %",
+        "95 % interval",
+        "area / optimal",
+        "episodes to 90 % of final",
+        "the source after as many steps",
+        "its steps for the same return / AD's",
+    )
+    cells = lambda tag, row: "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    table = f"<table><thead><tr>{cells('th', names)}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<details><summary>every curve</summary><div class=scroll>{table}</div></details>"
+
+
+def _numbers(stats: Mapping[str, Any], mode: str) -> list[str]:
+    """One curve: what `report.statistics` says of it."""
+    one, source = stats["rows"][-1][mode], stats["source"]
+    size = max(abs(one["final"]), abs(stats["optimal"] or 0))
+    or_none = lambda value, text: "-" if value is None else text(value)
+    told = lambda value: or_none(value, lambda x: number(x, size))
+    levels = source["levels"] if source and mode == "sampled" else []
+    return [
+        str(stats["runs"]),
+        number(one["first"], size),
+        number(one["final"], size),
+        f"{number(one['low'], size)} to {number(one['high'], size)}",
+        or_none(one["area"], lambda x: f"{x:.3f}"),
+        or_none(one["episodes_to"].get("90 % of final"), str),
+        told(source["same_steps"] if source else None),
+        ratio(levels[0]) if levels else "-",
+    ]
 
 
 def _thinned(s: Set) -> dict[str, Any]:

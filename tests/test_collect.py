@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from helpers import mesh_of
 
-from ad_jax import pipeline, sources
+from ad_jax import sources
 from ad_jax.collect import Config, Learners, as_histories, collect, learning_curve, returns_by_episode
+from ad_jax.collection import make_manifest
 from ad_jax.envs.base import take
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import CollectConfig, Experiment, Plugin, ReplayConfig, TaskConfig, build

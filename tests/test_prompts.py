@@ -82,5 +82,5 @@ def test_demonstrations_that_cannot_be_are_refused(changes, part):
 
 
 def test_a_family_that_knows_no_optimal_action_has_no_demonstrator():
-    with pytest.raises(ConfigError, match="evaluate.prompt needs a family with optimal_action"):
+    with pytest.raises(ConfigError, match=r"evaluate\.prompt needs a family with optimal_action"):
         build(override(load("gymnax_cartpole", "smoke"), ["evaluate.prompt=0.5"]))

@@ -1,4 +1,4 @@
-"""Studies: every one loads and builds at every scale; keys of pieces; a whole one from nothing, killed, shared, redone."""
+"""Studies: every one builds at every scale; keys of pieces; a whole one from nothing, killed, shared, redone."""
 
 import dataclasses
 import json

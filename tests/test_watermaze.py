@@ -13,6 +13,7 @@ from helpers import mesh_of
 from ad_jax import envs, evaluate, history_store, replay, sources
 from ad_jax.agent import Agent
 from ad_jax.collect import Learners
+from ad_jax.collection import make_manifest
 from ad_jax.envs import raycast
 from ad_jax.envs.base import advance, seen_spec_of, spec_of, take
 from ad_jax.envs.raycast import RADIUS, TURN
@@ -20,7 +21,6 @@ from ad_jax.envs.watermaze import BODY, Watermaze
 from ad_jax.errors import AdJaxError, ConfigError
 from ad_jax.experiment import build, load, override
 from ad_jax.models.base import Model
-from ad_jax.collection import make_manifest
 from ad_jax.pipeline import Run
 from ad_jax.testing import check_env, check_source
 from ad_jax.types import Histories, Transition

@@ -1,12 +1,12 @@
 """In-context learning against the length of the context (Laskin et al. 2022, Fig. 7).
 
-Claim    AD learns in its context only once that spans about two episodes: the return in the last tenth of episodes rises
-         with the context and hardly at all beyond two episodes.
+Claim    AD learns in its context only once that spans about two episodes: the return in the last tenth of episodes
+         rises with the context and hardly at all beyond two episodes.
 Command  ad-jax reproduce context_length     (`ad-jax run context_length` is the arm of four episodes)
-Variant  Dark Key-to-Door with 5x5 cells and 20 steps (`dark_key_to_door` at scale `small`): random start, 1 for the key and
-         then 1 for the door, observation = own position. The paper has 9x9 cells and 50 steps.
-         The context is the last steps exactly (`model.strict`); its lengths are the paper's, in episodes.
-Paper    PAPERLINE
+Variant  Dark Key-to-Door with 5x5 cells and 20 steps (`dark_key_to_door` at scale `small`): random start, 1 for the
+         key and then 1 for the door, observation = own position. The paper has 9x9 cells and 50 steps. The context is
+         the last steps exactly (`model.strict`); its lengths are the paper's, in episodes.
+Paper    training takes about 10 GB and 32.7 PFLOP (50,000 updates)
 """
 
 import dataclasses

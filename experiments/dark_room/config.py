@@ -97,6 +97,6 @@ def study(scale: str = "cpu") -> Study:
 
 
 def expert(scale: str = "cpu") -> Experiment:
-    """Expert distillation: half the training, on the last quarter of the same histories, when the source has learned."""
+    """Expert distillation: half the training, on the last quarter of the same histories."""
     ad = config("demo" if scale == "cpu" else scale)
     return override(ad, ["replay.tail=0.25", "replay.keep_every=1", "replay.phases=1", "evaluate.source_seeds=0"])

@@ -84,7 +84,7 @@ def study(scale: str = "cpu") -> Study:
 
 
 def expert(scale: str = "cpu") -> Experiment:
-    """Expert distillation: half the training, on the last fifth of the same histories, when there is no noise any more."""
+    """Expert distillation: half the training, on the last fifth of the same histories."""
     ad = config(scale)
     updates = [] if scale == "smoke" else [f"distill.updates={ad.distill.updates // 2}"]
     last = ["replay.tail=0.2", f"replay.segment={min(ad.replay.segment, 80)}", "evaluate.source_seeds=0"]

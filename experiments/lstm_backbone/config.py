@@ -2,9 +2,9 @@
 
 Claim    an LSTM distils a learning algorithm too, and the transformer does it better.
 Command  ad-jax reproduce lstm_backbone     (`ad-jax run lstm_backbone` is the arm of the LSTM)
-Variant  Dark Key-to-Door with 5x5 cells and 20 steps (`dark_key_to_door` at scale `small`): random start, 1 for the key and
-         then 1 for the door, observation = own position. The paper has 9x9 cells and 50 steps.
-Paper    PAPERLINE
+Variant  Dark Key-to-Door with 5x5 cells and 20 steps (`dark_key_to_door` at scale `small`): random start, 1 for the
+         key and then 1 for the door, observation = own position. The paper has 9x9 cells and 50 steps.
+Paper    1,381,893 parameters
 """
 
 import dataclasses

@@ -1,11 +1,13 @@
-"""Noise distillation, AD^eps: histories of a demonstrator whose noise falls, without reinforcement learning (Zisman et al. 2023).
+"""Noise distillation, AD^eps: histories of a demonstrator whose noise falls (Zisman et al. 2023).
 
-Claim    from demonstrations alone AD learns in context; from a demonstrator that errs, it ends above that demonstrator.
-Command  ad-jax reproduce noise_distillation     (`ad-jax run noise_distillation` is the arm of the optimal demonstrator)
-Variant  Dark Room 9x9, 20 steps, start in the centre, reward 1 on every step at the goal, observation = own position. Histories of
-         30 episodes, noise from 1 to 0 over 22. A demonstrator of optimality p knows the optimal action in a share p of
-         the cells and has one fixed action in each of the others, drawn for every history anew.
-Paper    PAPERLINE
+Claim    from demonstrations alone AD learns in context; from a demonstrator that errs, it ends above that
+         demonstrator.
+Command  ad-jax reproduce noise_distillation     (`ad-jax run noise_distillation` is the arm of the optimal
+         demonstrator)
+Variant  Dark Room 9x9, 20 steps, start in the centre, reward 1 on every step at the goal, observation = own position.
+         Histories of 30 episodes, noise from 1 to 0 over 22. A demonstrator of optimality p knows the optimal action
+         in a share p of the cells and has one fixed action in each of the others, drawn for every history anew.
+Paper    training takes about 3.4 GB and 11.4 PFLOP (50,000 updates)
 """
 
 import dataclasses

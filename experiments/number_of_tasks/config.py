@@ -1,12 +1,12 @@
 """In-context learning against the number of training tasks (Laskin et al. 2022, appendix).
 
-Claim    AD learns new tasks in its context only when it was trained on enough of them: the return on held-out tasks rises
-         with their number, from about a random policy's.
+Claim    AD learns new tasks in its context only when it was trained on enough of them: the return on held-out tasks
+         rises with their number, from about a random policy's.
 Command  ad-jax reproduce number_of_tasks     (`ad-jax run number_of_tasks` is the arm of 512 tasks)
-Variant  Dark Key-to-Door with 5x5 cells and 20 steps (`dark_key_to_door` at scale `small`): random start, 1 for the key and
-         then 1 for the door, observation = own position. The paper has 9x9 cells and 50 steps.
-         Every arm has 1024 histories: fewer tasks have more learners each.
-Paper    PAPERLINE
+Variant  Dark Key-to-Door with 5x5 cells and 20 steps (`dark_key_to_door` at scale `small`): random start, 1 for the
+         key and then 1 for the door, observation = own position. The paper has 9x9 cells and 50 steps. Every arm has
+         1024 histories: fewer tasks have more learners each.
+Paper    training takes about 10 GB and 32.7 PFLOP (50,000 updates)
 """
 
 import dataclasses

@@ -1,11 +1,11 @@
-"""Demonstrations in the context: AD improves on what it is shown, expert distillation keeps its level (Laskin et al. 2022, Fig. 5).
+"""Demonstrations in the context: AD improves on what it is shown (Laskin et al. 2022, Fig. 5).
 
-Claim    shown four episodes of a policy that earns 5 % to 95 % of the optimum, AD improves on it in its context, the faster the
-         better the policy, and from 25 % up ends above 15.5 of 16.9.
+Claim    shown four episodes of a policy that earns 5 % to 95 % of the optimum, AD improves on it in its context, the
+         faster the better the policy, and from 25 % up ends above 15.5 of 16.9.
 Command  ad-jax reproduce prompted     (`ad-jax run prompted` is the arm of AD and 50 %)
-Variant  Dark Room 9x9 as in `dark_room`, whose trained models these are. The demonstrator takes the optimal action but for a
-         share of random ones, found by simulation; the paper's are half-trained policies.
-Paper    PAPERLINE
+Variant  Dark Room 9x9 as in `dark_room`, whose trained models these are. The demonstrator takes the optimal action
+         but for a share of random ones, found by simulation; the paper's are half-trained policies.
+Paper    training takes about 3.5 GB and 11.4 PFLOP (50,000 updates)
 """
 
 import dataclasses

@@ -1,12 +1,12 @@
-"""From the stream of a single learner: AD on every k-th episode of it learns faster than that learner (Laskin et al. 2022, Fig. 6).
+"""AD from the stream of a single learner learns faster than that learner (Laskin et al. 2022, Fig. 6).
 
-Claim    trained on every k-th episode of one learner's stream, AD learns new tasks in several times fewer episodes than the
-         learner, and the larger k, the faster.
+Claim    trained on every k-th episode of one learner's stream, AD learns new tasks in several times fewer episodes
+         than the learner, and the larger k, the faster.
 Command  ad-jax reproduce single_stream     (`ad-jax run single_stream` is the arm of k = 8)
-Variant  Dark Key-to-Door with 5x5 cells and 20 steps (`dark_key_to_door` at scale `small`): random start, 1 for the key and
-         then 1 for the door, observation = own position. The paper has 9x9 cells and 50 steps.
-         A stream is the whole life of one tabular Q-learner, 160 episodes, which is given whether it has the key.
-Paper    PAPERLINE
+Variant  Dark Key-to-Door with 5x5 cells and 20 steps (`dark_key_to_door` at scale `small`): random start, 1 for the
+         key and then 1 for the door, observation = own position. The paper has 9x9 cells and 50 steps. A stream is
+         the whole life of one tabular Q-learner, 160 episodes, which is given whether it has the key.
+Paper    training takes about 10 GB and 32.7 PFLOP (50,000 updates)
 """
 
 import dataclasses

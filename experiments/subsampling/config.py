@@ -1,10 +1,11 @@
 """How many episodes of the source's histories should be left out (Laskin et al. 2022, section 4).
 
-Claim    keeping every k-th episode makes AD that much faster in its context, up to a best k; too large a k costs return.
+Claim    keeping every k-th episode makes AD that much faster in its context, up to a best k; too large a k costs
+         return.
 Command  ad-jax reproduce subsampling     (`ad-jax run subsampling` is the arm of k = 40)
-Variant  Dark Room 9x9, 20 steps, start in the centre, reward 1 on every step at the goal, observation = own position (the
-         paper's). Histories of 400 episodes; half the training of `dark_room`.
-Paper    PAPERLINE
+Variant  Dark Room 9x9, 20 steps, start in the centre, reward 1 on every step at the goal, observation = own position
+         (the paper's). Histories of 400 episodes; half the training of `dark_room`.
+Paper    training takes about 3.5 GB and 11.4 PFLOP (50,000 updates)
 """
 
 import dataclasses

@@ -2,9 +2,9 @@
 
 Claim    masking some tokens does no harm and masking most of them destroys in-context learning.
 Command  ad-jax reproduce token_masking     (`ad-jax run token_masking` is the arm of 0.1)
-Variant  Dark Key-to-Door with 5x5 cells and 20 steps (`dark_key_to_door` at scale `small`): random start, 1 for the key and
-         then 1 for the door, observation = own position. The paper has 9x9 cells and 50 steps.
-Paper    PAPERLINE
+Variant  Dark Key-to-Door with 5x5 cells and 20 steps (`dark_key_to_door` at scale `small`): random start, 1 for the
+         key and then 1 for the door, observation = own position. The paper has 9x9 cells and 50 steps.
+Paper    training takes about 10 GB and 32.7 PFLOP (50,000 updates)
 """
 
 import dataclasses
