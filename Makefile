@@ -1,5 +1,6 @@
 # make demo    the main job: Dark Room, from nothing to in-context learning, and a report
 # make test    the tests (slow ones: make test-all)
+# make reproduce   every claim of the paper, with verdicts; hours (SCALE=smoke: seconds each; ONLY=prompted: one study)
 # make check   lint, types
 # make bench   throughput of every stage, and the limits of this machine; minutes
 # Each sets up .venv by itself; nothing but python3 (3.11+, with venv) and make is needed.
@@ -8,7 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(shell find ad_jax experiments -name '*.py' -o -name '*.html') pyproject.toml README.md
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke bench test test-all check format clean
+.PHONY: help demo smoke reproduce bench test test-all check format clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -30,6 +31,10 @@ demo: .venv/installed
 
 smoke: .venv/installed
 	$(BIN)/ad-jax run dark_room --scale smoke --dir runs/dark_room/smoke
+
+SCALE ?= cpu
+reproduce: .venv/installed
+	$(BIN)/ad-jax reproduce $(ONLY) --scale $(SCALE)
 
 bench: .venv/installed
 	$(BIN)/ad-jax bench

@@ -3,8 +3,8 @@
     python experiments/readme_table.py dark_room            prints it
     python experiments/readme_table.py dark_room --write    puts it between the markers in README.md
 
-A row is a training seed; of `all`, a set of held-out tasks of an experiment that has results. `tests/test_readme.py`
-fails where README.md shows anything else than this prints.
+A row is a training seed; of `all`, a set of held-out tasks of an experiment that has results; of `claims`, a study with
+its verdicts, from its `claims.json`. `tests/test_readme.py` fails where README.md shows anything else than this prints.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ad_jax import report
+from ad_jax import report, study, study_page
 
 FOLDER = Path(__file__).resolve().parent
 README = FOLDER.parent / "README.md"
@@ -37,7 +37,19 @@ def read(experiment: str) -> tuple[dict[str, Any], dict[str, int]]:
 
 def markdown(name: str) -> str:
     """What stands between the markers of `name` in README.md."""
-    return summary() if name == "all" else table(name)
+    return {"all": summary, "claims": claims}.get(name, lambda: table(name))()
+
+
+def claims() -> str:
+    """Markdown of every study that has been run: how many of its claims hold, and the first of them in numbers."""
+    studies = study_page.load(FOLDER, study.known())
+    lines = ["| study | claims that hold | its first claim | here (95 % interval), rule | the paper |", "|---|---|---|---|---|"]
+    for name, one in studies.items():
+        held, first = sum(claim["holds"] for claim in one["claims"]), one["claims"][0]
+        here = study_page.sentence(first)[len(first["text"]) + 2 :]
+        what = f"[{one['title']}](experiments/{name})"
+        lines.append(f"| {what} | {held} of {len(one['claims'])} | {first['text']} | {here} | {first['paper']} |")
+    return "\n".join([study_page.counted(studies), "", *lines])
 
 
 def summary() -> str:
