@@ -38,7 +38,10 @@ MAY_IMPORT = {
         "report",
         "testing",
     },
-    "pipeline": BASE | TOOLS | STAGES | {"envs.base", "experiment", "history_store", "replay", "run_directory"},
+    "pipeline": BASE
+    | TOOLS
+    | STAGES
+    | {"envs.base", "experiment", "history_store", "models.lstm", "replay", "run_directory"},
     "run_directory": {"errors", "experiment"},
     "experiment": BASE | PLUGINS | {"collect", "distill", "evaluate", "replay", "rl2", "metrics", "sharding"},
     "collect": BASE | {"envs", "sources", "history_returns", "history_store", "sharding", "metrics"},
