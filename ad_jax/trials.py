@@ -108,8 +108,15 @@ def begin(network: ActorCritic, family: TaskFamily, config: Config, key: jax.Arr
     keys = jax.random.split(key_reset, config.trials)
     observation, env_state = jax.vmap(family.reset_env)(keys, take(tasks, task))
     steps = first_steps(observation, family.num_actions)
-    forced = jax.random.randint(key_forced, task.shape, 0, config.random_steps + 1)
+    forced = random_steps(config, key_forced, task.shape)
     return Trials(jnp.zeros_like(task), task, network.init_cache(config.trials), steps, env_state, forced)
+
+
+def random_steps(config: Config, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """How many random actions open an episode, `shape` int32. The key is consumed."""
+    if config.random_steps == 0:
+        return jnp.zeros(shape, jnp.int32)
+    return jax.random.randint(key, shape, 0, config.random_steps + 1)
 
 
 def roll(
@@ -124,7 +131,7 @@ def roll(
     # All at once, because splitting keys step by step would cost more than acting.
     noise = jax.random.gumbel(key_act, (length, batch, family.num_actions))
     keys = jax.random.split(key_env, (length, batch))
-    forced = jax.random.randint(key_forced, (length, batch), 0, config.random_steps + 1)  # of an episode begun here
+    forced = random_steps(config, key_forced, (length, batch))  # of an episode that the step before ended
     own, go = take(tasks, trials.task), jax.vmap(functools.partial(advance, family))
 
     def think(cache, steps):

@@ -41,10 +41,9 @@ MAY_IMPORT = {
         "testing",
     },
     "pipeline": BASE
-    | {"collection", "models.lstm", "rl2"}
     | TOOLS
     | STAGES
-    | {"envs.base", "experiment", "history_store", "prompts", "replay", "run_directory"},
+    | {"collection", "envs.base", "experiment", "history_store", "models.lstm", "prompts", "replay", "run_directory"},
     "run_directory": {"errors", "experiment"},
     "experiment": BASE
     | PLUGINS
