@@ -43,7 +43,10 @@ def markdown(name: str) -> str:
 def claims() -> str:
     """Markdown of every study that has been run: how many of its claims hold, and the first of them in numbers."""
     studies = study_page.load(FOLDER, study.known())
-    lines = ["| study | claims that hold | its first claim | here (95 % interval), rule | the paper |", "|---|---|---|---|---|"]
+    lines = [
+        "| study | claims that hold | its first claim | here (95 % interval), rule | the paper |",
+        "|---|---|---|---|---|",
+    ]
     for name, one in studies.items():
         held, first = sum(claim["holds"] for claim in one["claims"]), one["claims"][0]
         here = study_page.sentence(first)[len(first["text"]) + 2 :]

@@ -74,7 +74,8 @@ def config(scale: str = "cpu") -> Experiment:
 
 def study(scale: str = "cpu") -> Study:
     """Figure 3: AD beside expert distillation and RL², on odd arms as in training, and on even ones."""
-    arms = {"AD": Arm(config(scale)), "ED": Arm(expert(scale))}
+    ad = config(scale)
+    arms = {"AD": Arm(ad), "ED": Arm(expert(scale)), "Thompson": Arm(override(ad, ["model=thompson"]), seeds=1)}
     score = lambda arm, name: quantity("score", arm, set=name)
     claims = (
         Claim("AD is near UCB where the good arm is odd", "0.99 (Fig. 3)", score("AD", "odd"), at_least(0.9)),

@@ -1,11 +1,12 @@
 """The decision-pretrained transformer beside AD, on the bandit and in Dark Room (Lee et al. 2023, arXiv 2306.14892).
 
-Claim    trained on optimal actions and contexts in no order, DPT explores like Thompson sampling on a bandit, and learns in
-         its context in Dark Room.
+Claim    trained on optimal actions and contexts in no order, DPT explores like Thompson sampling on a bandit, and
+         learns in its context in Dark Room.
 Command  ad-jax reproduce dpt     (`ad-jax run dpt` is DPT on the bandit)
-Variant  the bandit of `bandit_adversarial` and the Dark Room of `dark_room`. DPT's histories are of sources that do not know
-         the task: on the bandit a random arm that is repeated more and more often, in the room a random walk.
-Paper    -
+Variant  the bandit of `bandit_adversarial` and the Dark Room of `dark_room`. DPT's histories are of sources that do
+         not know the task: on the bandit a random arm that is repeated more and more often, in the room exploration
+         that never ends.
+Paper    85,098 parameters
 
 The paper's bandit has Gaussian rewards and 5 arms of uniform means; its Dark Room is 10x10 with 100 steps.
 """
@@ -16,7 +17,10 @@ from ad_jax.claims import Claim, at_least, at_most, quantity
 from ad_jax.experiment import Experiment, Plugin, load, override
 from ad_jax.study import Arm, Study
 
-SIZES = {"cpu": {"layers": 3, "width": 32, "heads": 2, "mlp_width": 128}, "paper": {"layers": 4, "width": 32, "heads": 4}}
+SIZES = {
+    "cpu": {"layers": 3, "width": 32, "heads": 2, "mlp_width": 128},
+    "paper": {"layers": 4, "width": 32, "heads": 4},
+}
 
 
 def config(scale: str = "cpu") -> Experiment:
@@ -27,9 +31,9 @@ def config(scale: str = "cpu") -> Experiment:
 
 
 def room(scale: str = "cpu") -> Experiment:
-    """The same in Dark Room, from random walks."""
+    """The same in Dark Room, from exploration that never ends."""
     base = load("dark_room", scale)
-    walk = {**base.source.options, "epsilon_start": 1.0, "epsilon_end": 1.0}
+    walk = {**load("dark_room", "cpu").source.options, "epsilon_start": 1.0, "epsilon_end": 1.0}
     if scale != "smoke":
         base = override(base, ["collect.episodes=40", "replay.batch=32"])
     base = dataclasses.replace(base, source=Plugin("q_learning", walk))
