@@ -25,7 +25,7 @@ import jax
 
 from ad_jax import report, study_page
 from ad_jax.claims import decide
-from ad_jax.experiment import Experiment, Parts, build
+from ad_jax.experiment import Experiment, build
 from ad_jax.metrics import say
 from ad_jax.pipeline import Run
 from ad_jax.report_input import gather
@@ -87,7 +87,7 @@ class Workshop:
         """Collect, train and evaluate what is missing; False where another process is at a piece of it."""
         histories = str(self.histories(e))
         with self._lock(self.curve(e)) as mine:
-            if not mine or (trains(build(e)) and not self._train(e, histories)):
+            if not mine or (build(e).trained and not self._train(e, histories)):
                 return False
             Run(e, self.curve(e), histories, trained=self.model(e)).evaluate()
         return True
@@ -122,11 +122,6 @@ class Workshop:
             yield True
 
 
-def trains(parts: Parts) -> bool:
-    """Whether the experiment's model has anything to train."""
-    return bool(jax.tree.leaves(jax.eval_shape(parts.model.init, jax.random.key(0))))
-
-
 def work(e: Experiment) -> dict[str, float]:
     """What training and evaluating take, in FLOP by a rough count: weights for progress over many runs."""
     parts = build(e)
@@ -134,8 +129,10 @@ def work(e: Experiment) -> dict[str, float]:
     size = sum(x.size for x in shapes) + 100_000  # what a step costs beside its products
     rollouts = sum(len(parts.family.task_ids(tasks)) for tasks in parts.split.held_out.values()) * e.evaluate.seeds
     steps = rollouts * e.evaluate.episodes * parts.family.episode_length * (1 + e.evaluate.greedy)
-    positions = e.distill.updates * e.replay.batch * e.replay.segment if shapes else 0
-    return {"model": 6.0 * size * positions, "curve": 6.0 * size * steps}
+    positions = e.distill.updates * e.replay.batch * e.replay.segment
+    if e.rl2 is not None:
+        positions = e.rl2.updates * e.rl2.epochs * e.rl2.trials * e.rl2.unroll * parts.family.episode_length
+    return {"model": 6.0 * size * positions * parts.trained, "curve": 6.0 * size * steps}
 
 
 def reproduce(studies: Sequence[Study], folder: Path, out: Path, scale: str, order: Sequence[str]) -> Path:
@@ -151,26 +148,24 @@ def reproduce(studies: Sequence[Study], folder: Path, out: Path, scale: str, ord
     Returns:
         The page.
     """
-    workshop = Workshop(folder)
-    plan = [(study, arm, e) for study in studies for arm in study.arms for e in study.runs(arm)]
-    progress = Progress(workshop, [e for _, _, e in plan])
-    finished: set[str] = set()
-    while len(finished) < len(studies):
+    workshop, todo = Workshop(folder), list(studies)
+    progress = Progress(workshop, [e for study in todo for arm in study.arms for e in study.runs(arm)])
+    while todo:
         advanced = False
-        for study, arm, e in plan:
-            if not workshop.done(e):
+        for study in list(todo):
+            waiting = [(arm, e) for arm in study.arms for e in study.runs(arm) if not workshop.done(e)]
+            for arm, e in waiting:
                 say(f"\n{study.name}, {arm}, seed {e.seed}: {progress.line()}")
                 advanced |= workshop.make(e)
-        for study in studies:
-            ready = all(workshop.done(e) for s, _, e in plan if s is study)
-            if ready and study.name not in finished:
+            if all(workshop.done(e) for _, e in waiting):
                 finish(study, workshop, out, scale)
-                finished.add(study.name)
                 study_page.write(out, order)
-        if not advanced and len(finished) < len(studies):
+                todo.remove(study)
+                advanced = True
+        if todo and not advanced:
             say("waiting for what other processes are at")
             time.sleep(WAIT_SECONDS)
-    return study_page.write(out, order)
+    return out / "claims.html"
 
 
 class Progress:
