@@ -23,6 +23,7 @@ from ad_jax.models.search_plan import Room, bounds, plan, returns
 from ad_jax.models.thompson import log_best
 from ad_jax.pipeline import Run
 from ad_jax.run_directory import read_json
+from ad_jax.testing import ContractError, check_model
 from ad_jax.testing.model import decode_all, random_steps
 from ad_jax.types import Spec, Steps
 
@@ -189,6 +190,14 @@ def test_limits_have_no_parameters_and_decode_what_they_apply(name):
     steps = random_steps(spec, 3, 25, 6)
     np.testing.assert_allclose(model.apply({}, steps), decode_all(model, {}, steps), atol=1e-5)
     assert model.context_start(steps.prev_done[0]) == 0
+
+
+def test_the_contract_finds_a_model_without_parameters_that_sees_the_future():
+    spec = Spec(5, (2,), (4, 4))
+    model = models.make("random", models.make_config("random"), spec)
+    leaky = lambda params, steps, key=None: model.apply(params, steps, key) + steps.prev_reward[:, -1][:, None, None]
+    with pytest.raises(ContractError, match="see the future"):
+        check_model(model._replace(apply=leaky), spec, episode_length=5)
 
 
 def better(a, b, c, d):
