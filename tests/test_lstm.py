@@ -11,7 +11,7 @@ from flax import nnx
 from ad_jax import models
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import Plugin, build, load
-from ad_jax.models.lstm import Carry, Config, Layer, make
+from ad_jax.models.lstm import Carry, Config, Layer, actor_critic, as_numbers, make
 from ad_jax.pipeline import Run
 from ad_jax.run_directory import read_json
 from ad_jax.testing import check_model
@@ -24,6 +24,7 @@ SMALL = Config(width=8, hidden=12, mlp_width=8)
 CONFIGS = {
     "grid": (SMALL, GRID),
     "two layers, masked": (dataclasses.replace(SMALL, layers=2, token_mask=0.3), REAL),
+    "with a value, observations as numbers": (dataclasses.replace(SMALL, value_head=True, ordinal=True), GRID),
     "pixels": (dataclasses.replace(SMALL, pixel_channels=(4, 8), pixel_width=8), PIXELS),
 }
 
@@ -59,6 +60,38 @@ def test_all_of_the_past_reaches_a_logit_and_a_segment_starts_empty():
     assert np.all(np.asarray(first(jnp.asarray(steps.prev_reward))) != 0)
     assert model.context_start(steps.prev_done[0]) == 0
     assert all(not leaf.any() for leaf in jax.tree.leaves(model.init_cache(2)))
+
+
+def test_a_value_head_leaves_the_model_as_it_was():
+    """Its parameters come beside the others, which are the same as without it, and logits do not see it."""
+    plain, valued = make(SMALL, GRID), dataclasses.replace(SMALL, value_head=True)
+    params, more = (jax.jit(make(c, GRID).init)(jax.random.key(0)) for c in (SMALL, valued))
+    assert more.keys() - params.keys() == {"value_head"}
+    jax.tree.map(np.testing.assert_array_equal, params, {name: more[name] for name in params})
+    steps = random_steps(GRID, 3, 7, 5)
+    np.testing.assert_array_equal(make(valued, GRID).apply(more, steps), plain.apply(params, steps))
+    network = actor_critic(valued, GRID)
+    logits, value, cache = network.segment(more, network.init_cache(3), steps)
+    np.testing.assert_array_equal(logits, plain.apply(params, steps))
+    assert value.shape == (3, 7)
+    half = lambda part: jax.tree.map(lambda x: x[:, part], steps)
+    _, first, middle = network.segment(more, network.init_cache(3), half(slice(4)))
+    _, second, end = network.segment(more, middle, half(slice(4, None)))
+    np.testing.assert_allclose(np.concatenate([first, second], axis=1), value, atol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), end, cache)
+
+
+def test_observations_as_numbers_lie_between_minus_one_and_one():
+    observation = jnp.asarray([[[0, 8], [4, 2]]])
+    np.testing.assert_allclose(as_numbers(observation, (9, 9)), [[[-1, 1], [0, -0.5]]])
+    np.testing.assert_allclose(as_numbers(jnp.asarray([[3]]), (4,)), [[1]])
+    assert as_numbers(jnp.asarray([[0]]), (1,)).shape == (1, 1)
+    middle = lambda cell: jnp.asarray([[[cell, 0]]])
+    model, steps = make(dataclasses.replace(SMALL, ordinal=True), GRID), random_steps(GRID, 1, 1, 5)
+    params = jax.jit(model.init)(jax.random.key(0))
+    assert params["tokens"]["observation"]["kernel"].shape == (2, 8)
+    seen = [model.apply(params, steps.replace(observation=middle(cell)))[0, 0] for cell in (0, 4, 8)]
+    assert len({float(logits[0]) for logits in seen}) == 3
 
 
 def test_masked_tokens_change_training_alone():
