@@ -27,6 +27,7 @@ from ad_jax.experiment import (
     TaskConfig,
     override,
 )
+from ad_jax.rl2 import Config as Rl2Config
 from ad_jax.study import Arm, Study
 
 
@@ -75,12 +76,24 @@ def config(scale: str = "cpu") -> Experiment:
 def study(scale: str = "cpu") -> Study:
     """Figure 3: AD beside expert distillation and RL², on odd arms as in training, and on even ones."""
     ad = config(scale)
-    arms = {"AD": Arm(ad), "ED": Arm(expert(scale)), "Thompson": Arm(override(ad, ["model=thompson"]), seeds=1)}
+    arms = {
+        "AD": Arm(ad),
+        "ED": Arm(expert(scale)),
+        "RL2": Arm(reinforced(scale)),
+        "Thompson": Arm(override(ad, ["model=thompson"]), seeds=1),
+    }
     score = lambda arm, name: quantity("score", arm, set=name)
     claims = (
         Claim("AD is near UCB where the good arm is odd", "0.99 (Fig. 3)", score("AD", "odd"), at_least(0.9)),
         Claim("AD keeps most of it where the good arm is even", "0.84 (Fig. 3)", score("AD", "even"), at_least(0.8)),
         Claim("AD keeps most of it on uniform tasks", "0.87 (Fig. 3)", score("AD", "uniform"), at_least(0.8)),
+        Claim("RL² is near UCB where the good arm is odd", "1.05 (Fig. 3)", score("RL2", "odd"), at_least(0.9)),
+        Claim(
+            "RL² falls to a random policy or below where the good arm is even",
+            "-0.48 (Fig. 3)",
+            score("RL2", "even"),
+            at_most(0.2),
+        ),
         Claim("Expert distillation is far below UCB on odd arms", "0.49 (Fig. 3)", score("ED", "odd"), at_most(0.7)),
         Claim(
             "Expert distillation falls to a random policy on even arms",
@@ -91,6 +104,17 @@ def study(scale: str = "cpu") -> Study:
     )
     sets = () if scale == "smoke" else ("odd", "even", "uniform")
     return Study("bandit_adversarial", "Adversarial bandit (Fig. 3)", arms, claims, sets=sets)
+
+
+def reinforced(scale: str = "cpu") -> Experiment:
+    """RL² over trials of a whole life of pulls, on the same training tasks."""
+    sizes = {"cpu": (16, 96, 64, 200), "smoke": (8, 8, 8, 2), "paper": (64, 256, 256, 39_062)}[scale]
+    model = Plugin("lstm", dict(zip(("width", "hidden", "mlp_width"), sizes)) | {"value_head": True})
+    ad = config(scale)
+    trials = {"trial_episodes": ad.evaluate.episodes, "minibatches": 4, "discount": 0.98}
+    trials |= {"entropy_cost": 0.01, "entropy_cost_end": 0.0}
+    rl2 = Rl2Config(**trials, updates=sizes[-1], trials=8 if scale == "smoke" else 256)  # `paper`: 1e9 steps
+    return dataclasses.replace(ad, model=model, rl2=rl2, evaluate=ad.evaluate)
 
 
 def expert(scale: str = "cpu") -> Experiment:

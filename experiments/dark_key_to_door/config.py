@@ -22,6 +22,7 @@ from ad_jax.experiment import (
     TaskConfig,
     override,
 )
+from ad_jax.rl2 import Config as Rl2Config
 from ad_jax.study import Arm, Study
 
 
@@ -93,13 +94,19 @@ def config(scale: str = "cpu") -> Experiment:
 def study(scale: str = "cpu") -> Study:
     """Figure 4, Dark Key-to-Door: AD beside expert distillation and RL²."""
     ad = config(scale)
-    arms = {"AD": Arm(ad), "ED": Arm(expert(scale))}
+    arms = {"AD": Arm(ad), "ED": Arm(expert(scale)), "RL2": Arm(reinforced(scale))}
     claims = (
         Claim(
             "AD improves in context on held-out keys and doors",
             "from 0.4 to 1.81 of 2 (Fig. 4)",
             quantity("final", "AD") - quantity("first", "AD"),
             at_least(1.2),
+        ),
+        Claim(
+            "AD ends near RL²",
+            "1.81 beside 1.87 of 2 (Fig. 4)",
+            quantity("share", "AD") - quantity("share", "RL2"),
+            at_least(-0.05),
         ),
         Claim("Expert distillation does not", "ends at 0.58 of 2 (Fig. 4)", quantity("final", "ED"), at_most(0.8)),
         Claim(
@@ -110,6 +117,16 @@ def study(scale: str = "cpu") -> Study:
         ),
     )
     return Study("dark_key_to_door", "Dark Key-to-Door (Fig. 4)", arms, claims)
+
+
+def reinforced(scale: str = "cpu") -> Experiment:
+    """RL² over trials of 10 episodes, on the same training tasks."""
+    sizes = {"cpu": (16, 128, 64, 300), "smoke": (8, 8, 8, 2), "paper": (64, 256, 256, 31_250)}[scale]
+    model = Plugin("lstm", dict(zip(("width", "hidden", "mlp_width"), sizes)) | {"ordinal": True, "value_head": True})
+    trials = {"trial_episodes": 10, "discount": 0.98, "random_steps": 3, "entropy_cost": 0.02}
+    rl2 = Rl2Config(**trials, updates=sizes[-1], trials=8 if scale == "smoke" else 64)  # `paper`: 1e9 steps
+    ad = config(scale)
+    return dataclasses.replace(ad, model=model, rl2=rl2, evaluate=dataclasses.replace(ad.evaluate, source_seeds=0))
 
 
 def expert(scale: str = "cpu") -> Experiment:

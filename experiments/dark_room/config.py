@@ -117,15 +117,14 @@ def study(scale: str = "cpu") -> Study:
 
 
 def reinforced(scale: str = "cpu") -> Experiment:
-    """RL², on the same training goals. The gradient reaches back 10 episodes, the state 40 (the paper: 10 and 10)."""
-    sizes = {"cpu": (16, 128, 64, 1000), "smoke": (8, 8, 8, 2), "paper": (64, 256, 256, 78_125)}  # the last: 1e9 steps
-    width, hidden, mlp, updates = sizes[scale]
-    model = {"width": width, "hidden": hidden, "mlp_width": mlp, "layers": 1 + (scale == "paper"), "value_head": True}
-    trials = {"trial_episodes": 40, "unroll_episodes": 10, "random_steps": 5, "reward_scale": 0.1}
-    rl2 = Rl2Config(**trials, updates=updates, trials=8 if scale == "smoke" else 64)
+    """RL² over trials of 10 episodes, on the same training goals."""
+    sizes = {"cpu": (16, 128, 64, 300), "smoke": (8, 8, 8, 2), "paper": (64, 256, 256, 78_125)}[scale]
+    options = {"layers": 1 + (scale == "paper"), "ordinal": True, "value_head": True}
+    model = Plugin("lstm", dict(zip(("width", "hidden", "mlp_width"), sizes)) | options)
+    trials = {"trial_episodes": 10, "random_steps": 3, "reward_scale": 0.1, "entropy_cost": 0.02}
+    rl2 = Rl2Config(**trials, updates=sizes[-1], trials=8 if scale == "smoke" else 64)  # `paper`: 1e9 steps
     ad = config(scale)
-    evaluate = dataclasses.replace(ad.evaluate, source_seeds=0)
-    return dataclasses.replace(ad, model=Plugin("lstm", model), rl2=rl2, evaluate=evaluate)
+    return dataclasses.replace(ad, model=model, rl2=rl2, evaluate=dataclasses.replace(ad.evaluate, source_seeds=0))
 
 
 def expert(scale: str = "cpu") -> Experiment:

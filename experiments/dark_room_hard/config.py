@@ -22,6 +22,7 @@ from ad_jax.experiment import (
     TaskConfig,
     override,
 )
+from ad_jax.rl2 import Config as Rl2Config
 from ad_jax.study import Arm, Study
 
 
@@ -70,7 +71,7 @@ def config(scale: str = "cpu") -> Experiment:
 def study(scale: str = "cpu") -> Study:
     """Figure 4, Dark Room (Hard): AD beside expert distillation and RL²."""
     ad = config(scale)
-    arms = {"AD": Arm(ad), "ED": Arm(expert(scale))}
+    arms = {"AD": Arm(ad), "ED": Arm(expert(scale)), "RL2": Arm(reinforced(scale))}
     claims = (
         Claim(
             "AD improves in context on held-out goals",
@@ -78,9 +79,25 @@ def study(scale: str = "cpu") -> Study:
             quantity("final", "AD") - quantity("first", "AD"),
             at_least(0.6),
         ),
+        Claim(
+            "AD ends near RL²",
+            "0.68 beside 0.70 of 1 (Fig. 4)",
+            quantity("share", "AD") - quantity("share", "RL2"),
+            at_least(-0.05),
+        ),
         Claim("Expert distillation does not", "ends at 0.07 of 1 (Fig. 4)", quantity("final", "ED"), at_most(0.15)),
     )
     return Study("dark_room_hard", "Dark Room, hard (Fig. 4)", arms, claims)
+
+
+def reinforced(scale: str = "cpu") -> Experiment:
+    """RL² over trials of 20 episodes, the gradient reaching back 10, on the same training tasks."""
+    sizes = {"cpu": (16, 128, 64, 500), "smoke": (8, 8, 8, 2), "paper": (64, 256, 256, 78_125)}[scale]
+    model = Plugin("lstm", dict(zip(("width", "hidden", "mlp_width"), sizes)) | {"ordinal": True, "value_head": True})
+    trials = {"trial_episodes": 20, "unroll_episodes": 10, "discount": 0.98, "random_steps": 3, "entropy_cost": 0.02}
+    rl2 = Rl2Config(**trials, updates=sizes[-1], trials=8 if scale == "smoke" else 64)  # `paper`: 1e9 steps
+    ad = config(scale)
+    return dataclasses.replace(ad, model=model, rl2=rl2, evaluate=dataclasses.replace(ad.evaluate, source_seeds=0))
 
 
 def expert(scale: str = "cpu") -> Experiment:
