@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ad_jax import models
+from ad_jax import Agent, models
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import Plugin, build, load
 from ad_jax.models.lstm import Carry, Config, Layer, actor_critic, as_numbers, make
@@ -79,6 +79,14 @@ def test_a_value_head_leaves_the_model_as_it_was():
     _, second, end = network.segment(more, middle, half(slice(4, None)))
     np.testing.assert_allclose(np.concatenate([first, second], axis=1), value, atol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), end, cache)
+
+
+def test_an_agent_acts_with_it():
+    """It donates the cache, in which each buffer may stand but once."""
+    model = make(dataclasses.replace(SMALL, layers=2), GRID)
+    agent = Agent(model, jax.jit(model.init)(jax.random.key(0)), GRID)
+    agent.act([[4, 4]])
+    assert agent.act([[4, 5]], reward=[0], done=[False]).shape == (1,)
 
 
 def test_observations_as_numbers_lie_between_minus_one_and_one():

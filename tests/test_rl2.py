@@ -353,6 +353,7 @@ def test_what_training_takes_is_counted(rolled):
     assert "RL² takes 960 environment steps in 5 updates" in counted.lines()[0]
 
 
+@pytest.mark.slow
 def test_rl2_runs_through_every_stage(tmp_path, capsys):
     e = experiment(rl2=dataclasses.replace(PARTS, checkpoint_every=2, updates=3))
     assert Run(e, tmp_path / "run").all().exists()
