@@ -67,8 +67,8 @@ def study(scale: str = "cpu") -> Study:
             "it keeps the demonstration's level (Fig. 5)",
             quantity("share", "ED, 5%"),
             at_most(0.2),
-            "ED is at 16 % in its first episode and at 26 % in the last tenth (AD: 23 % and 99 %): sampled actions come "
-            "upon the goal now and then, and where that was in the last four episodes ED goes back to it.",
+            "ED is at 16 % in its first episode and at 26 % in the last tenth (AD: 23 % and 99 %): sampled actions "
+            "come upon the goal now and then, and where that was in the last four episodes ED goes back to it.",
         ),
     ]
     title, axis = "Demonstrations in the context (Fig. 5)", "what the demonstration earns, as a share of the optimum"
