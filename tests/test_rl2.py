@@ -124,13 +124,6 @@ def test_the_state_crosses_episodes_inside_a_trial_and_is_empty_at_the_next(trai
     assert (after.task[~goes_on] != before.task[~goes_on]).any()
 
 
-def test_what_was_rewarded_in_the_first_episode_reaches_the_policy_of_the_last(rolled):
-    params, (unroll, _, _) = rolled
-    steps = jax.tree.map(lambda x: x[:1], unroll.steps)
-    last = jax.grad(lambda reward: decoded(params, steps.replace(prev_reward=reward))[0, -1, 0])
-    assert np.all(np.asarray(last(steps.prev_reward)) != 0)
-
-
 def test_advantages_are_the_sources_without_an_end_of_episodes():
     rng, config = np.random.default_rng(0), rl2.Config(discount=0.9, trace_decay=0.7)
     reward, value = rng.normal(size=(2, 3, 8)).astype(np.float32)
