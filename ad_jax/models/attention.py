@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -88,8 +89,8 @@ def segment_attention(
     # One leading axis: products with two are not the fast ones on a CPU.
     by_head = lambda x: x.reshape(-1, *x.shape[2:]).swapaxes(1, 2)  # [B * blocks, K, tokens, h]
     banded = by_head(fold(q * width**-0.5)), by_head(both(fold(k))), by_head(both(fold(v)))
-    out, total = _banded(band, dropout if key is not None else 0.0, *banded, key)
-    whole = lambda x: jnp.asarray(x).swapaxes(1, 2).reshape(batch, -1, heads, x.shape[-1])[:, :length]
+    out, total = cast(Any, _banded(band, dropout if key is not None else 0.0, *banded, key))
+    whole = lambda x: x.swapaxes(1, 2).reshape(batch, -1, heads, x.shape[-1])[:, :length]
     return whole(out) if own is None else with_own(whole(out), whole(total), q, *own)
 
 

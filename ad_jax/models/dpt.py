@@ -98,16 +98,20 @@ class Ring:
         self.keys, self.values = list(cache.keys), list(cache.values)
         # The first step has no transition: what it writes is in no slot that is read, until it is overwritten.
         self.slot = (cache.time - 1) % window
-        self.where = {"slot": self.slot[None, None], "filled": jnp.minimum(cache.time, window)[None, None]}
+        self.filled = jnp.minimum(cache.time, window)
 
     def transitions(self, layer, q, k, v):
         at = (0, 0, self.slot, 0)
         self.keys[layer] = jax.lax.dynamic_update_slice(self.keys[layer], k.swapaxes(1, 2), at)
         self.values[layer] = jax.lax.dynamic_update_slice(self.values[layer], v.swapaxes(1, 2), at)
-        return ring_attention(q, self.keys[layer], self.values[layer], **self.where)
+        return self.attend(layer, q)
 
     def queries(self, layer, q, k, v):
-        return ring_attention(q, self.keys[layer], self.values[layer], **self.where, own=(k, v))
+        return self.attend(layer, q, (k, v))
+
+    def attend(self, layer, q, own=None):
+        slot, filled = self.slot[None, None], self.filled[None, None]
+        return ring_attention(q, self.keys[layer], self.values[layer], slot=slot, filled=filled, own=own)
 
 
 class Network(nnx.Module):
