@@ -35,7 +35,6 @@ CONFIGS = {
         PIXELS,
     ),
     "streaming, strict": (dataclasses.replace(STREAMING, strict=True), GRID),
-    "streaming, strict, pixels": (dataclasses.replace(STREAMING, strict=True, pixel_channels=(4, 8)), PIXELS),
     "paper, strict": (dataclasses.replace(PAPER, strict=True), GRID),
     "paper, pixels": (dataclasses.replace(PAPER, pixel_channels=(4, 4, 8), pixel_width=8), PIXELS),
     "paper, one token": (dataclasses.replace(PAPER, layout="step"), GRID),

@@ -40,9 +40,9 @@ def test_every_study_loads_and_builds_at_every_scale(name, scale):
     found = study.load(name, scale)
     assert found.name == name
     for arm in found.arms:
-        first, *others = found.runs(arm)
-        build(first)
-        assert [e.seed for e in (first, *others)] == list(range(1 + len(others)))
+        assert [e.seed for e in found.runs(arm)] == list(range(found.arms[arm].seeds or found.seeds))
+    for arm in list(found.arms) if scale == "smoke" else (list(found.arms)[0], list(found.arms)[-1]):
+        build(found.runs(arm)[0])  # the ends of a sweep stand for what is between
     figures_3_to_7 = ORDER.index("context_length") + 1
     if name in ORDER and scale == "cpu":
         assert found.seeds >= (3 if ORDER.index(name) < figures_3_to_7 else 2)
