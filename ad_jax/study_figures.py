@@ -1,11 +1,12 @@
 """The figure of a study: learning curves of its arms side by side, or a sweep. Knows no files; see `figures`."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -50,7 +51,7 @@ def curves(panels: Mapping[str, Mapping[str, Drawn]]) -> Figure:
 def sweep(arms: Mapping[str, Drawn], axis: str, log: bool) -> Figure:
     """Left, the last tenth's return against `x`, a line for each group; right, the arms' curves."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.4, 3.6), layout="constrained")
+        figure = Figure(figsize=(9.2, 3.6), layout="constrained")
         left, right = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
         groups = dict.fromkeys(drawn.group for drawn in arms.values() if drawn.x is not None)
         for colour, group in zip(_cycle(len(groups)), groups):
@@ -68,16 +69,26 @@ def sweep(arms: Mapping[str, Drawn], axis: str, log: bool) -> Figure:
         ticks = sorted({drawn.x for drawn in arms.values() if drawn.x is not None})
         left.set_xticks(ticks)
         left.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        left.set(xlabel=plain(axis), ylabel="return, last tenth of episodes")
+        left.set(xlabel=plain(axis, 80), ylabel="return, last tenth of episodes")
         left.grid(axis="y")
         left.legend(fontsize=7.5)
-        shades = mpl.colormaps["viridis"](np.linspace(0, 0.9, max(len(arms), 2)))
-        for shade, (name, drawn) in zip(shades, arms.items()):
+        for (name, drawn), shade in zip(arms.items(), _shades(arms, list(groups))):
             right.plot(drawn.band.x, drawn.band.mean, color=shade, lw=1.3, label=plain(name))
         right.set(xlabel="in-context episode, weights frozen")
         right.grid(axis="y")
-        right.legend(fontsize=6.5, ncols=1 + (len(arms) > 8))
+        right.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=7)
         return figure
+
+
+def _shades(arms: Mapping[str, Drawn], groups: Sequence[str]) -> list[Any]:
+    """A colour for each arm: by x from dark to light, in the colour of its group where there are several."""
+    place = {name: i for i, name in enumerate(sorted(arms, key=lambda name: arms[name].x or 0))}
+    shares = {name: place[name] / max(len(arms) - 1, 1) for name in arms}
+    if len(groups) < 2:
+        return [mpl.colormaps["viridis"](0.9 * shares[name]) for name in arms]
+    base = dict(zip(groups, _cycle(len(groups))))
+    towards_white = lambda colour, share: tuple(share + (1 - share) * x for x in to_rgb(colour))
+    return [towards_white(base.get(drawn.group, "#444444"), 0.65 * shares[name]) for name, drawn in arms.items()]
 
 
 def _without_x(arms: Mapping[str, Drawn]) -> list[tuple[str, Drawn]]:
