@@ -208,6 +208,7 @@ def test_the_uncached_evaluator_is_the_cached_one(context):
     assert len(np.unique(traces[0])) > 2
 
 
+@pytest.mark.slow
 def test_an_uncached_context_of_one_window_is_another_function_past_it():
     """Or the test above could not fail."""
     spec, config = GRID, models.make_config("transformer", MODEL)

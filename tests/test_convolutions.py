@@ -97,6 +97,7 @@ def test_only_pixels_get_convolutions_and_none_where_no_channels_are_asked_for()
     assert flat.max() <= 0.5
 
 
+@pytest.mark.slow
 def test_dqn_on_pixels_keeps_the_contract():
     """So does actor-critic: tests/test_watermaze.py."""
     sizes = {"actors": 2, "unroll": 5, "capacity": 10, "warmup": 5, "gradient_steps": 1, "batch": 2, "sequence": 3}

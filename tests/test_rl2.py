@@ -360,6 +360,7 @@ def test_rl2_runs_through_every_stage(tmp_path, capsys):
     Run(e, tmp_path / "run").evaluate()  # again, from what is there
 
 
+@pytest.mark.slow
 def test_it_learns_to_find_a_cell_and_to_go_there_at_once():
     """3 x 3 cells, 8 episodes of 5 steps a trial: frozen, later episodes earn more than the first and than chance."""
     family = envs.make("dark_room", {"size": 3, "steps": 5})

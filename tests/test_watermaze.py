@@ -174,7 +174,10 @@ def test_pictures_equal_a_plain_ray_tracer():
     assert min(shares) > 0.98, shares
 
 
-@pytest.mark.parametrize(("height", "width"), [(72, 96), (24, 32), (7, 9)])
+LARGE = pytest.param(72, 96, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("height", "width"), [LARGE, (24, 32), (7, 9)])
 def test_pictures_are_the_same_bits_in_any_batch_and_context(height, width):
     family, stored = Watermaze(height=height, width=width), poses(2520)
     render = family.render
@@ -224,6 +227,7 @@ def test_a_picture_tells_the_pose(height, width):
 # --- Contract ---
 
 
+@pytest.mark.slow
 def test_small_variants_keep_the_contract():
     check_env(dataclasses.replace(TINY, heading="fixed", reward="terminate"))
     family = dataclasses.replace(TINY, heading="fixed")

@@ -21,7 +21,7 @@ def config(scale: str = "cpu") -> Experiment:
     base = dataclasses.replace(load("dark_key_to_door", "small" if scale == "cpu" else scale), name="context_length")
     if scale == "cpu":  # every step encodes its context anew, so fewer are taken
         base = dataclasses.replace(base, evaluate=EvaluateConfig(episodes=40, seeds=2, source_seeds=2))
-    return override(base, ["model.strict=True"])
+    return override(base, ["model.strict=True", f"replay.segment={base.model.options['window']}"])
 
 
 def study(scale: str = "cpu") -> Study:

@@ -101,10 +101,9 @@ def reinforced(scale: str = "cpu") -> Experiment:
 
 
 def expert(scale: str = "cpu") -> Experiment:
-    """Expert distillation: half the training, on the last fifth of the same histories."""
+    """Expert distillation: the same training, on the last fifth of the same histories."""
     ad = config(scale)
-    updates = [] if scale == "smoke" else [f"distill.updates={ad.distill.updates // 2}"]
     last = ["replay.tail=0.2", f"replay.segment={min(ad.replay.segment, 80)}", "evaluate.source_seeds=0"]
     if scale == "smoke":
         last = ["replay.tail=0.5", "replay.segment=40", "evaluate.source_seeds=0"]
-    return override(ad, [*last, *updates])
+    return override(ad, last)

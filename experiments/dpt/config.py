@@ -18,7 +18,7 @@ from ad_jax.experiment import Experiment, Plugin, load, override
 from ad_jax.study import Arm, Study
 
 SIZES = {
-    "cpu": {"layers": 3, "width": 32, "heads": 2, "mlp_width": 128},
+    "cpu": {"layers": 3, "width": 32, "heads": 4, "mlp_width": 128},
     "paper": {"layers": 4, "width": 32, "heads": 4},
 }
 
