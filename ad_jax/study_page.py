@@ -132,8 +132,8 @@ def table(study: Mapping[str, Any]) -> list[str]:
 def _preface() -> str:
     return (
         "Every number is of tasks never trained on, with frozen weights, and of sampled actions where nothing else is "
-        "said. Intervals are bootstraps over training seeds, then tasks; a rule asks for the whole interval and was "
-        "written before the run."
+        "said. Intervals are bootstraps over training seeds, then tasks; a rule asks for the whole interval and "
+        "stands in the study's config.py."
     )
 
 

@@ -108,7 +108,9 @@ def study(scale: str = "cpu") -> Study:
             quantity("share", "AD") - quantity("share", "RL2"),
             at_least(-0.05),
         ),
-        Claim("Expert distillation does not", "ends at 0.58 of 2 (Fig. 4)", quantity("final", "ED"), at_most(0.8)),
+        Claim(
+            "Expert distillation does not improve", "ends at 0.58 of 2 (Fig. 4)", quantity("final", "ED"), at_most(0.8)
+        ),
         Claim(
             "AD needs several times fewer environment steps than its source to a return of 1",
             "about 220 times fewer to 1.63 (Fig. 4), the steps of the source's 100 actors counted; here it has one",

@@ -99,7 +99,7 @@ def study(scale: str = "cpu") -> Study:
             quantity("share", "RL2"),
             at_least(0.82),
         ),
-        Claim("Expert distillation does not", "ends at 0.73 of 16.9 (Fig. 4)", final("ED"), at_most(3)),
+        Claim("Expert distillation does not improve", "ends at 0.73 of 16.9 (Fig. 4)", final("ED"), at_most(3)),
         Claim(
             "AD needs several times fewer environment steps than its source to a return of 12.7",
             "7,500 beside 124,000, 16 times fewer (Fig. 4)",

@@ -85,7 +85,9 @@ def study(scale: str = "cpu") -> Study:
             quantity("share", "AD") - quantity("share", "RL2"),
             at_least(-0.05),
         ),
-        Claim("Expert distillation does not", "ends at 0.07 of 1 (Fig. 4)", quantity("final", "ED"), at_most(0.15)),
+        Claim(
+            "Expert distillation does not improve", "ends at 0.07 of 1 (Fig. 4)", quantity("final", "ED"), at_most(0.15)
+        ),
     )
     return Study("dark_room_hard", "Dark Room, hard (Fig. 4)", arms, claims)
 

@@ -140,7 +140,7 @@ def study(scale: str = "cpu") -> Study:
             at_least(0.5),
         ),
         Claim(
-            "Expert distillation does not",
+            "Expert distillation does not improve",
             "ends at 0.18 of 1 (Fig. 4)",
             quantity("final", "ED") - quantity("first", "ED"),
             at_most(0.15),
