@@ -56,7 +56,7 @@ def write_study(
     }
     figure = study_figures.curves(panels) if kind == "curves" else study_figures.sweep(panels[names[0]], axis, log)
     _replace(folder / "claims.png", figures.png(figure))
-    _replace(folder / "claims.json", (json.dumps(data, indent=1) + "\n").encode())
+    _replace(folder / "claims.json", json.dumps(data, separators=(",", ":")).encode())
 
 
 def sentence(claim: Mapping[str, Any]) -> str:
