@@ -30,7 +30,7 @@ def study(scale: str = "cpu") -> Study:
     length = base.env.options["steps"]
     for share in (0.4, 0.6, 0.8, 1, 2, 4):
         context = round(share * length)
-        batch = base.replay.batch * base.replay.segment // context // 8 * 8
+        batch = max(8, base.replay.batch * base.replay.segment // context // 8 * 8)
         sizes = [f"model.window={context}", f"replay.segment={context}", f"replay.batch={batch}"]
         arms[f"{share:g} episodes"] = Arm(override(base, sizes), x=share)
     final = lambda arm: quantity("final", arm)
