@@ -21,10 +21,10 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from ad_jax import checkpoint
 from ad_jax import replay as replay_lib
+from ad_jax import training
 from ad_jax.checkpoint import Checkpoints
-from ad_jax.errors import ConfigError, TrainingDiverged
+from ad_jax.errors import ConfigError
 from ad_jax.keys import named_key
 from ad_jax.metrics import MetricsLog, Progress
 from ad_jax.models.base import Model
@@ -115,9 +115,7 @@ class Trainer:
         self.shardings = TrainState(
             param_shardings(shapes.params, mesh), optimiser_shardings(optimiser, shapes.params, mesh), replicated(mesh)
         )
-        self.like = jax.tree.map(
-            lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, self.shardings
-        )
+        self.like = training.like(shapes, self.shardings)
         self.init = jax.jit(init, out_shardings=self.shardings)
 
         def update(state: TrainState, replay: Replay) -> tuple[TrainState, jax.Array, jax.Array]:
@@ -147,18 +145,11 @@ class Trainer:
 def make_optimiser(config: Config) -> optax.GradientTransformation:
     """Global-norm clipping, then AdamW or Muon, on a warm-up and cosine schedule."""
     rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, config.warmup_updates, config.updates)
-    matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
     if config.optimiser == "muon":
         rule = optax.contrib.muon(rate, weight_decay=config.weight_decay, adam_b1=config.b1, adam_b2=config.b2)
     else:
-        rule = optax.adamw(rate, config.b1, config.b2, weight_decay=config.weight_decay, mask=matrices)
-    chain = optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)
-
-    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, Any]:
-        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an int32 power, which strict JAX refuses
-            return chain.update(updates, state, params)
-
-    return optax.GradientTransformationExtraArgs(chain.init, update)
+        rule = optax.adamw(rate, config.b1, config.b2, weight_decay=config.weight_decay, mask=training.matrices)
+    return training.clipped(rule, config.clip_norm)
 
 
 def loss_of(model: Model, params: Any, batch: Batch, key: jax.Array | None, label_smoothing: float) -> jax.Array:
@@ -226,7 +217,9 @@ def distill(
         TrainingDiverged: if the loss or the gradient stops being finite; the last good checkpoint stays.
     """
     with Checkpoints(folder, config.keep_checkpoints) as checkpoints:
-        state, step, history = _start(trainer, checkpoints, meta)
+        found = training.latest(checkpoints, trainer.like, meta)
+        step, state, saved = found or (0, trainer.init(), dataclasses.asdict(_History()))
+        history = _History(saved["best"], saved["loss"])
         for stage in ("distill", "in_context"):
             log.forget_after(stage, step)
         positions = sampling.batch * sampling.segment
@@ -240,7 +233,7 @@ def distill(
             count = min(config.updates_per_dispatch, _until(step, config), config.updates - step)
             state, losses, norms = run(state, replay, jnp.int32(count))
             loss, norm = np.asarray(losses)[:count], np.asarray(norms)[:count]
-            _check_finite(loss, norm, step)
+            training.check_finite("distill", loss, norm, step)
             step += count
             history.loss = float(loss.mean())
             # Logged before anything is saved: what a checkpoint has passed must not be missing from the log.
@@ -265,15 +258,6 @@ class _History:
     loss: float = float("nan")  # mean over the last dispatch
 
 
-def _start(trainer: Trainer, checkpoints: Checkpoints, meta: dict[str, Any]) -> tuple[TrainState, int, _History]:
-    """State, step and history: fresh, or of the latest checkpoint."""
-    if checkpoints.latest() is None:
-        return trainer.init(), 0, _History()
-    checkpoint.check_architecture(checkpoints.meta(), meta["architecture"], checkpoints.folder)
-    step, state, saved = checkpoints.restore(trainer.like)
-    return state, step, _History(saved["best"], saved["loss"])
-
-
 def _until(step: int, config: Config) -> int:
     """Updates until the host has something to do."""
     periods = [p for p in (config.checkpoint_every, config.evaluate_every) if p]
@@ -282,12 +266,3 @@ def _until(step: int, config: Config) -> int:
 
 def _due(step: int, every: int, end: int) -> bool:
     return bool(every) and (step % every == 0 or step == end)
-
-
-def _check_finite(loss: np.ndarray, norm: np.ndarray, step: int) -> None:
-    bad = np.flatnonzero(~(np.isfinite(loss) & np.isfinite(norm)))
-    if len(bad):
-        raise TrainingDiverged(
-            f"update {step + int(bad[0]) + 1}: loss {loss[bad[0]]}, gradient norm {norm[bad[0]]}. The last "
-            "good checkpoint is kept; lower distill.learning_rate or distill.clip_norm"
-        )

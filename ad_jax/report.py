@@ -158,10 +158,10 @@ def write(results: dict[str, Any], folder: Path) -> Path:
         for stem, (figure, caption) in _figures(s, stats["sets"][s.name]).items():
             image = None if figure is None else figures.png(figure)
             if image is not None:
-                _replace(folder / f"{stem}{f'-{s.name}' if index else ''}.png", image)
+                write_whole(folder / f"{stem}{f'-{s.name}' if index else ''}.png", image)
             shown.append((stem, image, caption))
         sections.append(report_page.section(s.name, stats["sets"][s.name], shown))
-    _replace(folder / "index.html", report_page.render(results, summary(results), sections))
+    write_whole(folder / "index.html", report_page.render(results, summary(results), sections))
     return folder / "index.html"
 
 
@@ -378,10 +378,10 @@ def _band(s: Set) -> str:
 def pool(results: dict[str, Any], path: Path) -> None:
     """Write what `load` gave, several seeds as one file that `load` reads again."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    _replace(Path(path), json.dumps(results, separators=(",", ":")).encode())
+    write_whole(Path(path), json.dumps(results, separators=(",", ":")).encode())
 
 
-def _replace(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Write beside the file, then rename: a reader never sees half a file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -28,10 +28,9 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from ad_jax import checkpoint
+from ad_jax import training
 from ad_jax.checkpoint import Checkpoints
 from ad_jax.envs.base import TaskFamily
-from ad_jax.errors import TrainingDiverged
 from ad_jax.keys import named_key
 from ad_jax.metrics import MetricsLog, Progress
 from ad_jax.models.lstm import ActorCritic
@@ -84,9 +83,7 @@ class Trainer:
             one,
             jax.tree.map(lambda _: on_batch(mesh), shapes.trials),
         )
-        self.like = jax.tree.map(
-            lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, self.shardings
-        )
+        self.like = training.like(shapes, self.shardings)
         self.init = jax.jit(init, out_shardings=self.shardings)
         step = functools.partial(update, network, family, config, optimiser, mesh, seed)
 
@@ -111,15 +108,8 @@ class Trainer:
 def make_optimiser(config: Config) -> optax.GradientTransformation:
     """Adam after clipping by the global norm; the learning rate falls linearly to 0 at the last gradient step."""
     rate = optax.linear_schedule(config.learning_rate, 0.0, config.updates * config.epochs * config.minibatches)
-    matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
-    adam = optax.adamw(rate, eps=config.adam_epsilon, weight_decay=config.weight_decay, mask=matrices)
-    chain = optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
-
-    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, Any]:
-        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an int32 power, which strict JAX refuses
-            return chain.update(updates, state, params)
-
-    return optax.GradientTransformationExtraArgs(chain.init, update)
+    adam = optax.adamw(rate, eps=config.adam_epsilon, weight_decay=config.weight_decay, mask=training.matrices)
+    return training.clipped(adam, config.clip_norm)
 
 
 def update(
@@ -205,7 +195,9 @@ def train(
     """
     each = config.trials * config.unroll * family.episode_length
     with Checkpoints(folder, config.keep_checkpoints) as checkpoints:
-        state, step, facts = _start(trainer, checkpoints, meta)
+        found = training.latest(checkpoints, trainer.like, meta)
+        step, state, saved = found or (0, trainer.init(trainer.tasks), {"facts": {}})
+        facts = saved["facts"]
         log.forget_after("rl2", step)
         progress = Progress("rl2", config.updates, "updates", step, progress_seconds, each)
         started = time.monotonic()
@@ -218,7 +210,7 @@ def train(
             count = min(config.updates_per_dispatch, until, config.updates - step)
             state, new = run(state, trainer.tasks, jnp.int32(count))
             new = {name: np.asarray(values)[:count] for name, values in new.items()}
-            _check_finite(new["loss"], new["grad_norm"], step)
+            training.check_finite("rl2", new["loss"], new["grad_norm"], step)
             step += count
             facts = {name: float(values.mean()) for name, values in new.items()}
             # Logged before anything is saved: what a checkpoint has passed must not be missing from the log.
@@ -229,23 +221,3 @@ def train(
             progress.update(step, **shown, entropy=facts["entropy"])
         seconds = time.monotonic() - started
         return Result(step, first, state.params, seconds, compile_seconds, facts, step * each)
-
-
-def _start(
-    trainer: Trainer, checkpoints: Checkpoints, meta: dict[str, Any]
-) -> tuple[TrainState, int, dict[str, float]]:
-    """State, step and facts: fresh, or of the latest checkpoint."""
-    if checkpoints.latest() is None:
-        return trainer.init(trainer.tasks), 0, {}
-    checkpoint.check_architecture(checkpoints.meta(), meta["architecture"], checkpoints.folder)
-    step, state, saved = checkpoints.restore(trainer.like)
-    return state, step, saved["facts"]
-
-
-def _check_finite(loss: np.ndarray, norm: np.ndarray, step: int) -> None:
-    bad = np.flatnonzero(~(np.isfinite(loss) & np.isfinite(norm)))
-    if len(bad):
-        raise TrainingDiverged(
-            f"update {step + int(bad[0]) + 1}: loss {loss[bad[0]]}, gradient norm {norm[bad[0]]}. The last "
-            "good checkpoint is kept; lower rl2.learning_rate or rl2.clip_norm"
-        )

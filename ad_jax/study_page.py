@@ -8,7 +8,6 @@ alone, as HTML that loads nothing (`claims.html`) and as Markdown (`claims.md`).
 import base64
 import html
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,8 +54,8 @@ def write_study(
         for name in names
     }
     figure = study_figures.curves(panels) if kind == "curves" else study_figures.sweep(panels[names[0]], axis, log)
-    _replace(folder / "claims.png", figures.png(figure))
-    _replace(folder / "claims.json", json.dumps(data, separators=(",", ":")).encode())
+    report.write_whole(folder / "claims.png", figures.png(figure))
+    report.write_whole(folder / "claims.json", json.dumps(data, separators=(",", ":")).encode())
 
 
 def sentence(claim: Mapping[str, Any]) -> str:
@@ -93,8 +92,8 @@ def load(out: Path, order: Sequence[str]) -> dict[str, dict[str, Any]]:
 def write(out: Path, order: Sequence[str]) -> Path:
     """Draw the page of all studies in `out`; returns it."""
     studies = load(out, order)
-    _replace(out / "claims.md", markdown(studies).encode())
-    _replace(out / "claims.html", _page(studies, out).encode())
+    report.write_whole(out / "claims.md", markdown(studies).encode())
+    report.write_whole(out / "claims.html", _page(studies, out).encode())
     return out / "claims.html"
 
 
@@ -241,13 +240,3 @@ def _drawn(s: Set, arm: Mapping[str, Any]) -> Drawn:
         arm["x"],
         arm["group"],
     )
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside the file, then rename: a reader never sees half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -49,8 +49,9 @@ MAY_IMPORT = {
     | PLUGINS
     | {"collect", "distill", "evaluate", "prompts", "replay", "rl2", "metrics", "sharding"},
     "collect": BASE | {"envs", "sources", "history_returns", "history_store", "sharding", "metrics"},
-    "distill": BASE | {"replay", "models", "sharding", "checkpoint", "metrics"},
-    "rl2": BASE | {"envs.base", "models", "sharding", "checkpoint", "metrics", "trials"},
+    "distill": BASE | {"replay", "models", "sharding", "checkpoint", "metrics", "training"},
+    "rl2": BASE | {"envs.base", "models", "sharding", "checkpoint", "metrics", "training", "trials"},
+    "training": {"checkpoint", "errors"},
     "trials": BASE | {"envs.base", "models"},
     "evaluate": BASE | {"envs", "models", "prompts", "sharding", "checkpoint", "metrics"},
     "prompts": BASE | {"envs.base"},

@@ -27,7 +27,7 @@ from flax import nnx, struct
 from ad_jax.errors import ConfigError
 from ad_jax.models import transformer
 from ad_jax.models.attention import ring_attention, segment_attention
-from ad_jax.models.base import Model
+from ad_jax.models.base import Model, functional
 from ad_jax.models.tokens import PixelConfig, Tokenizer
 from ad_jax.types import Spec, Steps
 
@@ -176,15 +176,11 @@ def make(config: Config, spec: Spec) -> Model:
         ConfigError: if the options contradict each other.
     """
     config.validate()
-    build = lambda key: Network(config, spec, rngs=nnx.Rngs(key))
-    graph, _ = nnx.split(nnx.eval_shape(lambda: build(jax.random.key(0))))
+    init, network = functional(lambda key: Network(config, spec, rngs=nnx.Rngs(key)))
     window = config.window
 
-    def init(key):
-        return nnx.to_pure_dict(nnx.split(build(key))[1])
-
     def apply(params, steps, key=None):
-        return nnx.merge(graph, params)(steps, Segment(window), key=key if config.shuffle else None)[0]
+        return network(params)(steps, Segment(window), key=key if config.shuffle else None)[0]
 
     def init_cache(batch):
         shape = (batch, config.heads, window, config.width // config.heads)
@@ -194,7 +190,7 @@ def make(config: Config, spec: Spec) -> Model:
     def decode(params, cache, steps):
         ring = Ring(cache, window)
         one = jax.tree.map(lambda x: x[:, None], steps)
-        logits, observed = nnx.merge(graph, params)(one, ring, before=cache.observed)
+        logits, observed = network(params)(one, ring, before=cache.observed)
         return logits[:, 0], Cache(tuple(ring.keys), tuple(ring.values), observed, cache.time + 1)
 
     def context_start(prev_done):

@@ -23,7 +23,7 @@ import numpy as np
 from flax import nnx
 
 from ad_jax.errors import ConfigError
-from ad_jax.models.base import Model, Params
+from ad_jax.models.base import Model, Params, functional
 from ad_jax.models.tokens import PixelConfig, Tokenizer, masked
 from ad_jax.types import Spec, Steps
 
@@ -195,14 +195,10 @@ def parts(config: Config, spec: Spec) -> tuple[Callable[..., Any], Callable[...,
         ConfigError: if an option cannot be.
     """
     config.validate()
-    build = lambda key: Recurrent(config, spec, rngs=nnx.Rngs(key))
-    graph, _ = nnx.split(nnx.eval_shape(lambda: build(jax.random.key(0))))
-
-    def init(key):
-        return nnx.to_pure_dict(nnx.split(build(key))[1])
+    init, network = functional(lambda key: Recurrent(config, spec, rngs=nnx.Rngs(key)))
 
     def init_cache(batch):
         empty = lambda: jnp.zeros((batch, config.hidden), jnp.float32)  # one each: a buffer is donated only once
         return tuple(Carry(empty(), empty()) for _ in range(config.layers))
 
-    return init, init_cache, lambda params: nnx.merge(graph, params)
+    return init, init_cache, network

@@ -20,7 +20,7 @@ from flax import nnx
 
 from ad_jax.errors import ConfigError
 from ad_jax.models.attention import rotary_period, rotate, segment_attention
-from ad_jax.models.base import Model
+from ad_jax.models.base import Model, functional
 from ad_jax.models.cache import episode_cache, ring_cache
 from ad_jax.models.dropout import keep
 from ad_jax.models.queue import with_queue
@@ -190,17 +190,13 @@ def make(config: Config, spec: Spec) -> Model:
         ConfigError: if the options contradict each other.
     """
     config.validate()
-    build = lambda key: Transformer(config, spec, rngs=nnx.Rngs(key))
-    graph, _ = nnx.split(nnx.eval_shape(lambda: build(jax.random.key(0))))
+    init, module = functional(lambda key: Transformer(config, spec, rngs=nnx.Rngs(key)))
     n, window = tokens_per_step(config.layout), config.window
     period = rotary_period(window, n) if config.positions == "rotary" else None
     turn = lambda x, position: x if period is None else rotate(x, position, period)
 
     def network(params, steps, position, attend, key=None):
-        return nnx.merge(graph, params)(steps, position, attend, key)
-
-    def init(key):
-        return nnx.to_pure_dict(nnx.split(build(key))[1])
+        return module(params)(steps, position, attend, key)
 
     def apply(params, steps, key=None):
         length = steps.prev_action.shape[1]
