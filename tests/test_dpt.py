@@ -43,6 +43,17 @@ def test_contract():
     check_model(make(dataclasses.replace(SMALL, window=4, heads=16), ONE), ONE, episode_length=1)
 
 
+def test_a_cell_can_go_in_as_numbers():
+    model = make(dataclasses.replace(SMALL, ordinal=True), GRID)
+    params = jax.jit(model.init)(jax.random.key(0))
+    assert params["tokens"]["observation"]["kernel"].shape == (2, 16)
+    steps = random_steps(GRID, 1, 7, 5)
+    logits = model.apply(params, steps)
+    far = steps.replace(observation=jnp.asarray(steps.observation).at[0, -1].add(1))
+    assert not np.array_equal(model.apply(params, far)[0, -1], logits[0, -1])
+    check_model(model, GRID, episode_length=4)
+
+
 def test_pictures_go_in():
     model = make(dataclasses.replace(SMALL, pixel_channels=(4,), pixel_width=8), PIXELS)
     params, steps = jax.eval_shape(model.init, jax.random.key(0)), random_steps(PIXELS, 2, 7, 3)

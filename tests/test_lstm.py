@@ -11,7 +11,8 @@ from flax import nnx
 from ad_jax import Agent, models
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import Plugin, build, load
-from ad_jax.models.lstm import Carry, Config, Layer, actor_critic, as_numbers, make
+from ad_jax.models.lstm import Carry, Config, Layer, actor_critic, make
+from ad_jax.models.tokens import as_numbers
 from ad_jax.pipeline import Run
 from ad_jax.run_directory import read_json
 from ad_jax.testing import check_model

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from ad_jax.errors import ConfigError
@@ -100,9 +99,7 @@ class Recurrent(nnx.Module):
     def __init__(self, c: Config, spec: Spec, *, rngs: nnx.Rngs):
         self.c = c
         pixels = PixelConfig(c.pixel_channels, c.pixel_width, False, 0.0, "float32", c.pixel_kernel, c.pixel_stride)
-        self.values = spec.values if c.ordinal else None
-        spec = dataclasses.replace(spec, values=None) if c.ordinal else spec
-        self.tokens = Tokenizer(spec, c.width, "step", c.embedding_scale, pixels, rngs=rngs)
+        self.tokens = Tokenizer(spec, c.width, "step", c.embedding_scale, pixels, c.ordinal, rngs=rngs)
         self.mask_token = nnx.Param(jnp.zeros((c.width,), jnp.float32))
         for layer in range(c.layers):  # by name, so that parameter paths are strings all the way to the checkpoint
             setattr(self, f"layer_{layer}", Layer(c.hidden if layer else c.width, c.hidden, rngs=rngs))
@@ -125,8 +122,6 @@ class Recurrent(nnx.Module):
     def features(self, steps: Steps, carries: tuple[Carry, ...], key=None):
         """What the heads see, `[B, L, mlp_width]`, and the state after the steps."""
         key_tokens = None if key is None else jax.random.fold_in(key, 0)
-        if self.values is not None:
-            steps = steps.replace(observation=as_numbers(steps.observation, self.values))
         x = self.tokens(steps, key_tokens)[:, :, 0]
         if key is not None and self.c.token_mask > 0:
             x = masked(jax.random.fold_in(key, 1), self.c.token_mask, x, self.mask_token[...])
@@ -135,12 +130,6 @@ class Recurrent(nnx.Module):
             x, carry = getattr(self, f"layer_{layer}")(x, carry)
             after.append(carry)
         return jax.nn.relu(self.mlp_out(jax.nn.relu(self.mlp_in(x)))), tuple(after)
-
-
-def as_numbers(observation: jax.Array, values: tuple[int, ...]) -> jax.Array:
-    """Whole observations `[B, L, *O]` as float32, each component from -1 to 1 over its `values`."""
-    most = np.maximum(np.array(values, np.float32) - 1, 1).reshape(observation.shape[2:])
-    return 2 * observation.astype(jnp.float32) / jnp.broadcast_to(most, observation.shape) - 1
 
 
 class ActorCritic(NamedTuple):

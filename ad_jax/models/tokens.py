@@ -86,21 +86,33 @@ def patches(x: jax.Array, size: int) -> jax.Array:
 class Tokenizer(nnx.Module):
     """Embeds steps `[..., ]` as tokens `[..., n, D]`, n = `tokens_per_step(layout)`.
 
-    `pixels` is used where observations are pixels.
+    `pixels` is used where observations are pixels. With `ordinal`, whole observations enter as numbers, so that unseen
+    ones lie between seen ones, and not each component by a table of its values.
     """
 
-    def __init__(self, spec: Spec, width: int, layout: Layout, scale: float, pixels: PixelConfig, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        spec: Spec,
+        width: int,
+        layout: Layout,
+        scale: float,
+        pixels: PixelConfig,
+        ordinal: bool = False,
+        *,
+        rngs: nnx.Rngs,
+    ):
         table = lambda rows: nnx.Embed(rows, width, embedding_init=nnx.initializers.normal(scale), rngs=rngs)
         dense = lambda rows, scale=scale: nnx.Linear(
             rows, width, kernel_init=nnx.initializers.normal(scale), use_bias=False, rngs=rngs
         )
-        self.spec, self.layout = spec, layout
+        self.spec, self.layout, self.ordinal = spec, layout, ordinal
         if spec.pixels:
             self.encoder = PixelEncoder(spec.shape, pixels, rngs=rngs)
             # Of the size of the other parts, which a sum over so many features would drown.
             self.observation = dense(pixels.width, scale / pixels.width**0.5)
         else:
-            self.observation = dense(spec.size) if spec.values is None else table(sum(spec.values))
+            numbers = spec.values is None or ordinal
+            self.observation = dense(spec.size) if numbers else table(sum(spec.values))
         self.action = table(spec.num_actions + 1)  # the last row is "none", before the first action
         self.reward = dense(1)
         self.done = table(2)
@@ -123,9 +135,17 @@ class Tokenizer(nnx.Module):
         flat = observation.reshape(*observation.shape[:lead], self.spec.size)
         if self.spec.values is None:
             return self.observation(flat.astype(jnp.float32))
+        if self.ordinal:
+            return self.observation(as_numbers(flat, self.spec.values))
         first_row = np.cumsum((0, *self.spec.values[:-1]), dtype=np.int32)
         rows = flat.astype(jnp.int32) + jnp.asarray(first_row).reshape((1,) * lead + (-1,))
         return self.observation(rows).sum(axis=-2)
+
+
+def as_numbers(observation: jax.Array, values: tuple[int, ...]) -> jax.Array:
+    """Whole observations `[..., n]` as float32, each of the n components from -1 to 1 over its `values`."""
+    most = np.maximum(np.array(values, np.float32) - 1, 1)
+    return 2 * observation.astype(jnp.float32) / jnp.broadcast_to(most, observation.shape) - 1
 
 
 def masked(key: jax.Array, rate: float, tokens: jax.Array, mask: jax.Array) -> jax.Array:
