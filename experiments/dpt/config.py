@@ -39,7 +39,8 @@ def room(scale: str = "cpu") -> Experiment:
     base = dataclasses.replace(base, source=Plugin("q_learning", walk))
     base = trained(override(base, ["replay.keep_every=1", "replay.phases=1"]), scale)
     if scale == "cpu":
-        base = override(base, ["replay.segment=160", "model.window=160", "distill.updates=1200", "evaluate.seeds=2"])
+        longer = ["replay.segment=160", "model.window=160", "distill.updates=1200", "evaluate.seeds=2"]
+        base = override(base, ["model.ordinal=True", *longer])
     return dataclasses.replace(base, name="dpt")
 
 
