@@ -3,7 +3,7 @@
     DIR/histories/<key>/   collections of learning histories
     DIR/models/<key>/      run directories, each with a trained model
     DIR/curves/<key>/      run directories, each with an evaluation of one of them
-    OUT/<study>/           claims.json and claims.png, as soon as a study's last curve is there
+    OUT/<study>/           claims.json, claims.png and README.md, as soon as a study's last curve is there
     OUT/claims.html        one page: every claim with its verdict, beside its figure; OUT/claims.md holds its tables
 
 A key is a digest of what decides the content, so arms of different studies that collect or train the same share it, and
@@ -23,7 +23,7 @@ from typing import Any
 
 import jax
 
-from ad_jax import report, study_page
+from ad_jax import report, study_page, study_text
 from ad_jax.claims import decide
 from ad_jax.experiment import Experiment, build
 from ad_jax.metrics import say
@@ -224,7 +224,7 @@ def finish(study: Study, workshop: Workshop, out: Path, scale: str) -> None:
     held = sum(verdict.holds for verdict in verdicts)
     say(f"\n{study.name}: {held} of {len(verdicts)} claims hold")
     for verdict in verdicts:
-        say(f"  {'holds        ' if verdict.holds else 'does not hold'}  {study_page.sentence(verdict.to_json())}")
+        say(f"  {'holds        ' if verdict.holds else 'does not hold'}  {study_text.sentence(verdict.to_json())}")
 
 
 def _clock(seconds: float) -> str:

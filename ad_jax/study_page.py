@@ -1,8 +1,9 @@
 """Claims with verdicts: the files of a study, and one page over all of them.
 
 A study's folder holds `claims.json` (schema 1: claims in words with number, interval, rule and verdict; every arm with
-its configuration, seeds, code version, statistics and thinned curves) and `claims.png`. The page is made of those files
-alone, as HTML that loads nothing (`claims.html`) and as Markdown (`claims.md`). Imports no JAX.
+its configuration, seeds, code version, statistics and thinned curves), `claims.png`, and `README.md` to read them in.
+The page is made of those files alone, as HTML that loads nothing (`claims.html`) and as Markdown (`claims.md`). Imports
+no JAX.
 """
 
 import base64
@@ -14,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from ad_jax import figures, report, study_figures
+from ad_jax import figures, report, study_figures, study_text
 from ad_jax.errors import AdJaxError
-from ad_jax.figures import Band, number
+from ad_jax.figures import Band
 from ad_jax.report_input import Set
-from ad_jax.report_page import CSS, POLICY, ratio
+from ad_jax.report_page import CSS, POLICY
 from ad_jax.study_figures import Drawn
 
 SCHEMA = 1
@@ -58,16 +59,6 @@ def write_study(
     report.write_whole(folder / "claims.json", json.dumps(data, separators=(",", ":")).encode())
 
 
-def sentence(claim: Mapping[str, Any]) -> str:
-    """A claim with its number: what decided it, in one line."""
-    size = max(abs(claim["value"]), abs(claim["high"]))
-    low, high = number(claim["low"], size), number(claim["high"], size)
-    value = number(claim["value"], size)
-    sign = lambda text, x: f"-{text}" if x < 0 and not text.startswith("-") and float(text) != 0 else text
-    told = f"{sign(value, claim['value'])} ({sign(low, claim['low'])} to {sign(high, claim['high'])})"
-    return f"{claim['text']}: {told}, {claim['rule']}"
-
-
 def load(out: Path, order: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The studies that `out` holds, by name, in `order`.
 
@@ -92,60 +83,23 @@ def load(out: Path, order: Sequence[str]) -> dict[str, dict[str, Any]]:
 def write(out: Path, order: Sequence[str]) -> Path:
     """Draw the page of all studies in `out`; returns it."""
     studies = load(out, order)
-    report.write_whole(out / "claims.md", markdown(studies).encode())
+    for path, text in study_text.pages(studies).items():
+        report.write_whole(out / path, text.encode())
     report.write_whole(out / "claims.html", _page(studies, out).encode())
     return out / "claims.html"
-
-
-def markdown(studies: Mapping[str, Mapping[str, Any]]) -> str:
-    """Every claim in tables, a section for each study."""
-    parts = ["# Claims and verdicts", "", counted(studies), "", _preface()]
-    for name, study in studies.items():
-        parts += ["", f"## {study['title']}", "", f"[{name}]({name}/config.py), `ad-jax reproduce {name}`, "
-                  f"scale {study['scale']}.", "", *table(study)]  # fmt: skip
-        parts += [
-            f"\n*{c['text']}* does not hold: {c['note']}" for c in study["claims"] if c["note"] and not c["holds"]
-        ]
-        parts += ["", f"![{study['title']}]({name}/claims.png)"]
-    return "\n".join(parts) + "\n"
-
-
-def counted(studies: Mapping[str, Mapping[str, Any]]) -> str:
-    """How many claims hold."""
-    claims = [claim for study in studies.values() for claim in study["claims"]]
-    return f"{sum(c['holds'] for c in claims)} of {len(claims)} claims hold, in {len(studies)} studies."
-
-
-def table(study: Mapping[str, Any]) -> list[str]:
-    """A study's claims as rows of a Markdown table."""
-    rows = ["| claim | the paper | here (95 % interval) | rule | verdict |", "|---|---|---|---|---|"]
-    for claim in study["claims"]:
-        told = sentence(claim)[len(claim["text"]) + 2 :].removesuffix(f", {claim['rule']}")
-        verdict = "holds" if claim["holds"] else "**does not hold**"
-        rows.append(
-            f"| {claim['text']} | {claim['paper']} | {told}: {claim['statistic']} | {claim['rule']} | {verdict} |"
-        )
-    return rows
-
-
-def _preface() -> str:
-    return (
-        "Every number is of tasks never trained on, with frozen weights, and of sampled actions where nothing else is "
-        "said. Intervals are bootstraps over training seeds, then tasks; a rule asks for the whole interval and "
-        "stands in the study's config.py."
-    )
 
 
 def _page(studies: Mapping[str, Mapping[str, Any]], out: Path) -> str:
     """The HTML; every string enters through `html.escape`."""
     e = html.escape
-    body = [f"<h1>Claims and verdicts</h1><p class=summary>{e(counted(studies))}</p><p class=note>{e(_preface())}</p>"]
+    counted, preface = e(study_text.counted(studies)), e(study_text.preface())
+    body = [f"<h1>Claims and verdicts</h1><p class=summary>{counted}</p><p class=note>{preface}</p>"]
     for name, study in studies.items():
         image = base64.b64encode((out / name / "claims.png").read_bytes()).decode()
         rows = []
         for claim in study["claims"]:
             colour, verdict = ("#00734f", "holds") if claim["holds"] else ("#b03000", "does not hold")
-            told = sentence(claim)[len(claim["text"]) + 2 :].removesuffix(f", {claim['rule']}")
+            told = study_text.sentence(claim)[len(claim["text"]) + 2 :].removesuffix(f", {claim['rule']}")
             note = f"<p class=note>{e(claim['note'])}</p>" if claim["note"] and not claim["holds"] else ""
             rows.append(
                 f"<tr><td class=text><b>{e(claim['text'])}</b><br>{e(claim['statistic'])}{note}</td>"
@@ -164,47 +118,10 @@ def _page(studies: Mapping[str, Mapping[str, Any]], out: Path) -> str:
 
 def _arms(study: Mapping[str, Any]) -> str:
     """What every curve of the study is, in numbers."""
-    rows = []
-    for name, arm in study["arms"].items():
-        for set_name, stats in arm["statistics"].items():
-            modes = [mode for mode in ("sampled", "greedy") if mode in stats["rows"][-1]]
-            rows += [[name, set_name, mode, *_numbers(stats, mode)] for mode in modes]
-    names = (
-        "arm",
-        "tasks",
-        "actions",
-        "seeds",
-        "episode 1",
-        "last 10 %",
-        "95 % interval",
-        "area / optimal",
-        "episodes to 90 % of final",
-        "the source after as many steps",
-        "its steps for the same return / AD's",
-    )
     cells = lambda tag, row: "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
-    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    table = f"<table><thead><tr>{cells('th', names)}</tr></thead><tbody>{body}</tbody></table>"
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in study_text.curve_rows(study))
+    table = f"<table><thead><tr>{cells('th', study_text.COLUMNS)}</tr></thead><tbody>{body}</tbody></table>"
     return f"<details><summary>every curve</summary><div class=scroll>{table}</div></details>"
-
-
-def _numbers(stats: Mapping[str, Any], mode: str) -> list[str]:
-    """One curve: what `report.statistics` says of it."""
-    one, source = stats["rows"][-1][mode], stats["source"]
-    size = max(abs(one["final"]), abs(stats["optimal"] or 0))
-    or_none = lambda value, text: "-" if value is None else text(value)
-    told = lambda value: or_none(value, lambda x: number(x, size))
-    levels = source["levels"] if source and mode == "sampled" else []
-    return [
-        str(stats["runs"]),
-        number(one["first"], size),
-        number(one["final"], size),
-        f"{number(one['low'], size)} to {number(one['high'], size)}",
-        or_none(one["area"], lambda x: f"{x:.3f}"),
-        or_none(one["episodes_to"].get("90 % of final"), str),
-        told(source["same_steps"] if source else None),
-        ratio(levels[0]) if levels else "-",
-    ]
 
 
 def _thinned(s: Set) -> dict[str, Any]:

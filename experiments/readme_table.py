@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ad_jax import report, study, study_page
+from ad_jax import report, study, study_page, study_text
 
 FOLDER = Path(__file__).resolve().parent
 README = FOLDER.parent / "README.md"
@@ -49,10 +49,10 @@ def claims() -> str:
     ]
     for name, one in studies.items():
         held, first = sum(claim["holds"] for claim in one["claims"]), one["claims"][0]
-        here = study_page.sentence(first)[len(first["text"]) + 2 :]
+        here = study_text.sentence(first)[len(first["text"]) + 2 :]
         what = f"[{one['title']}](experiments/{name})"
         lines.append(f"| {what} | {held} of {len(one['claims'])} | {first['text']} | {here} | {first['paper']} |")
-    return "\n".join([study_page.counted(studies), "", *lines])
+    return "\n".join([study_text.counted(studies), "", *lines])
 
 
 def summary() -> str:

@@ -19,7 +19,7 @@ TESTS = pathlib.Path(__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "_experiments" not in path.parts)
 
 BASE = {"errors", "keys", "plugins", "types"}
-REPORT = {"figures", "report", "report_input", "report_page", "study_figures", "study_page"}
+REPORT = {"figures", "report", "report_input", "report_page", "study_figures", "study_page", "study_text"}
 TOOLS = {"checkpoint", "metrics", "provenance", "sharding"}
 PLUGINS = {"envs", "models", "sources"}
 STAGES = {"collect", "distill", "evaluate", "report", "rl2"}

@@ -8,7 +8,7 @@ import time
 import pytest
 from helpers import refused
 
-from ad_jax import reproduce, study, study_page
+from ad_jax import reproduce, study, study_page, study_text
 from ad_jax.__main__ import main
 from ad_jax.claims import Claim, at_least, at_most, quantity
 from ad_jax.errors import AdJaxError, ConfigError
@@ -180,6 +180,15 @@ def test_the_page_shows_every_claim_beside_its_figure(made):
     assert "it ends above the sky" in text
     assert "**does not hold**" in text
     assert "![A tiny study](tiny/claims.png)" in text
+
+
+def test_a_study_s_own_page_has_its_claims_and_every_curve(made):
+    text = (made[0] / "out/tiny/README.md").read_text()
+    assert "| it ends above the sky |" in text
+    assert "![A tiny study](claims.png)" in text
+    curves = [line for line in text.splitlines() if line.startswith(("| plain |", "| shown |"))]
+    assert {line.split(" | ")[0] for line in curves} == {"| plain", "| shown"}
+    assert all(line.count("|") == len(study_text.COLUMNS) + 1 for line in curves)
 
 
 def test_a_piece_that_another_process_is_at_is_left_to_it(tmp_path):

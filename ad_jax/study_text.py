@@ -1,0 +1,111 @@
+"""Claims with verdicts in words: sentences, tables, and the Markdown of one study or of all. Imports no JAX."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ad_jax.figures import number
+from ad_jax.report_page import ratio
+
+# What is said of every curve, beside its arm, tasks and actions.
+COLUMNS = (
+    "arm",
+    "tasks",
+    "actions",
+    "seeds",
+    "episode 1",
+    "last 10 %",
+    "95 % interval",
+    "area / optimal",
+    "episodes to 90 % of final",
+    "the source after as many steps",
+    "its steps for the same return / AD's",
+)
+
+
+def pages(studies: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Markdown by path: `claims.md` with the claims of all studies, and each one's own page, `NAME/README.md`."""
+    parts = ["# Claims and verdicts", "", counted(studies), "", preface()]
+    for name, study in studies.items():
+        parts += ["", f"## {study['title']}", "", *_section(name, study, f"{name}/")]
+    own = {f"{name}/README.md": _own_page(name, study) for name, study in studies.items()}
+    return {"claims.md": "\n".join(parts) + "\n"} | own
+
+
+def _own_page(name: str, study: Mapping[str, Any]) -> str:
+    """What was claimed, run and found: the claims of a study, and every curve behind them."""
+    rule = "|" + "---|" * len(COLUMNS)
+    row = lambda cells: f"| {' | '.join(cells)} |"
+    curves = ["## Every curve", "", row(COLUMNS), rule, *map(row, curve_rows(study))]
+    return "\n".join([f"# {study['title']}", "", preface(), "", *_section(name, study, ""), "", *curves]) + "\n"
+
+
+def _section(name: str, study: Mapping[str, Any], folder: str) -> list[str]:
+    """Claims, notes on those that do not hold, and the figure; `folder` is where links begin."""
+    lines = [f"[{name}]({folder}config.py), `ad-jax reproduce {name}`, scale {study['scale']}.", "", *table(study)]
+    lines += [f"\n*{c['text']}* does not hold: {c['note']}" for c in study["claims"] if c["note"] and not c["holds"]]
+    return [*lines, "", f"![{study['title']}]({folder}claims.png)"]
+
+
+def sentence(claim: Mapping[str, Any]) -> str:
+    """A claim with its number: what decided it, in one line."""
+    size = max(abs(claim["value"]), abs(claim["high"]))
+    low, high = number(claim["low"], size), number(claim["high"], size)
+    value = number(claim["value"], size)
+    sign = lambda text, x: f"-{text}" if x < 0 and not text.startswith("-") and float(text) != 0 else text
+    told = f"{sign(value, claim['value'])} ({sign(low, claim['low'])} to {sign(high, claim['high'])})"
+    return f"{claim['text']}: {told}, {claim['rule']}"
+
+
+def counted(studies: Mapping[str, Mapping[str, Any]]) -> str:
+    """How many claims hold."""
+    claims = [claim for study in studies.values() for claim in study["claims"]]
+    return f"{sum(c['holds'] for c in claims)} of {len(claims)} claims hold, in {len(studies)} studies."
+
+
+def table(study: Mapping[str, Any]) -> list[str]:
+    """A study's claims as rows of a Markdown table."""
+    rows = ["| claim | the paper | here (95 % interval) | rule | verdict |", "|---|---|---|---|---|"]
+    for claim in study["claims"]:
+        told = sentence(claim)[len(claim["text"]) + 2 :].removesuffix(f", {claim['rule']}")
+        verdict = "holds" if claim["holds"] else "**does not hold**"
+        rows.append(
+            f"| {claim['text']} | {claim['paper']} | {told}: {claim['statistic']} | {claim['rule']} | {verdict} |"
+        )
+    return rows
+
+
+def preface() -> str:
+    return (
+        "Every number is of tasks never trained on, with frozen weights, and of sampled actions where nothing else is "
+        "said. Intervals are bootstraps over training seeds, then tasks; a rule asks for the whole interval and "
+        "stands in the study's config.py."
+    )
+
+
+def curve_rows(study: Mapping[str, Any]) -> list[list[str]]:
+    """Every curve of a study under `COLUMNS`."""
+    rows = []
+    for name, arm in study["arms"].items():
+        for set_name, stats in arm["statistics"].items():
+            modes = [mode for mode in ("sampled", "greedy") if mode in stats["rows"][-1]]
+            rows += [[name, set_name, mode, *_numbers(stats, mode)] for mode in modes]
+    return rows
+
+
+def _numbers(stats: Mapping[str, Any], mode: str) -> list[str]:
+    """One curve: what `report.statistics` says of it."""
+    one, source = stats["rows"][-1][mode], stats["source"]
+    size = max(abs(one["final"]), abs(stats["optimal"] or 0))
+    or_none = lambda value, text: "-" if value is None else text(value)
+    told = lambda value: or_none(value, lambda x: number(x, size))
+    levels = source["levels"] if source and mode == "sampled" else []
+    return [
+        str(stats["runs"]),
+        number(one["first"], size),
+        number(one["final"], size),
+        f"{number(one['low'], size)} to {number(one['high'], size)}",
+        or_none(one["area"], lambda x: f"{x:.3f}"),
+        or_none(one["episodes_to"].get("90 % of final"), str),
+        told(source["same_steps"] if source else None),
+        ratio(levels[0]) if levels else "-",
+    ]
