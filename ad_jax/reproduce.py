@@ -25,6 +25,7 @@ import jax
 
 from ad_jax import report, study_page, study_text
 from ad_jax.claims import decide
+from ad_jax.errors import AdJaxError
 from ad_jax.experiment import Experiment, build
 from ad_jax.metrics import say
 from ad_jax.pipeline import Run
@@ -147,24 +148,38 @@ def reproduce(studies: Sequence[Study], folder: Path, out: Path, scale: str, ord
 
     Returns:
         The page.
+
+    Raises:
+        AdJaxError: naming the arms that failed, after everything else is done.
     """
-    workshop, todo = Workshop(folder), list(studies)
+    workshop, todo, failed = Workshop(folder), list(studies), {}
     progress = Progress(workshop, [e for study in todo for arm in study.arms for e in study.runs(arm)])
     while todo:
         advanced = False
         for study in list(todo):
-            waiting = [(arm, e) for arm in study.arms for e in study.runs(arm) if not workshop.done(e)]
-            for arm, e in waiting:
-                say(f"\n{study.name}, {arm}, seed {e.seed}: {progress.line()}")
-                advanced |= workshop.make(e)
-            if all(workshop.done(e) for _, e in waiting):
+            runs = {f"{study.name}, {arm}, seed {e.seed}": e for arm in study.arms for e in study.runs(arm)}
+            for name, e in runs.items():
+                if workshop.done(e) or name in failed:
+                    continue
+                say(f"\n{name}: {progress.line()}")
+                try:
+                    advanced |= workshop.make(e)
+                except AdJaxError as error:  # the other arms do not need it, and a night's work should not end with it
+                    say(f"{name} failed: {error}")
+                    failed[name], advanced = error, True
+            missing = {name for name, e in runs.items() if not workshop.done(e)}
+            if not missing:
                 finish(study, workshop, out, scale)
                 study_page.write(out, order)
+            if missing <= failed.keys():
                 todo.remove(study)
                 advanced = True
         if todo and not advanced:
             say("waiting for what other processes are at")
             time.sleep(WAIT_SECONDS)
+    if failed:
+        each = "".join(f"\n  {name}: {error}" for name, error in failed.items())
+        raise AdJaxError(f"{len(failed)} runs failed, all others are done; the same command tries them again:{each}")
     return out / "claims.html"
 
 

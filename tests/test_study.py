@@ -201,6 +201,28 @@ def test_a_piece_that_another_process_is_at_is_left_to_it(tmp_path):
         assert not other.make(TINY)
 
 
+def test_an_arm_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
+    """The curves are empty files here: only who is tried, in which order, and what is said is looked at."""
+    tried, finished = [], []
+
+    def make(workshop, e):
+        tried.append((e.evaluate.prompt is not None, e.seed))
+        if tried[-1] == (False, 0):
+            raise ConfigError("no such thing")
+        workshop.curve(e).mkdir(parents=True)
+        (workshop.curve(e) / "results.json").touch()
+        return True
+
+    monkeypatch.setattr(Workshop, "make", make)
+    monkeypatch.setattr(reproduce, "finish", lambda study, *_: finished.append(study.name))
+    claims = (Claim("it ends", "not in the paper", quantity("final", "shown"), at_least(-1)),)
+    whole = Study("whole", "Whole", {"shown": tiny().arms["shown"]}, claims)
+    with pytest.raises(AdJaxError, match=r"1 runs failed(?s:.*)tiny, plain, seed 0: no such thing"):
+        reproduce.reproduce([tiny(), whole], tmp_path, tmp_path, "cpu", [])
+    assert tried == [(False, 0), (False, 1), (True, 0)]
+    assert finished == ["whole"]
+
+
 def test_work_grows_with_what_is_trained_and_evaluated():
     weights = reproduce.work(TINY)
     assert weights["model"] > 0
