@@ -26,6 +26,7 @@ from ad_jax.experiment import (
     TaskConfig,
     override,
 )
+from ad_jax.rl2 import Config as Rl2Config
 from ad_jax.study import Arm, Study
 
 
@@ -129,15 +130,21 @@ def config(scale: str = "cpu") -> Experiment:
 
 
 def study(scale: str = "cpu") -> Study:
-    """Figure 4, Watermaze: AD beside expert distillation and DQN."""
+    """Figure 4, Watermaze: AD beside expert distillation, RL² and DQN."""
     ad = config(scale)
-    arms = {"AD": Arm(ad), "ED": Arm(expert(scale))}
+    arms = {"AD": Arm(ad), "ED": Arm(expert(scale)), "RL2": Arm(reinforced(scale))}
     claims = (
         Claim(
             "AD improves in context on held-out platforms",
             "from 0.3 to 0.84 of 1 (Fig. 4)",
             quantity("final", "AD") - quantity("first", "AD"),
             at_least(0.5),
+        ),
+        Claim(
+            "AD ends near RL²",
+            "0.84 beside 0.97 of 1 (Fig. 4)",
+            quantity("share", "AD") - quantity("share", "RL2"),
+            at_least(-0.13),
         ),
         Claim(
             "Expert distillation does not improve",
@@ -153,6 +160,25 @@ def study(scale: str = "cpu") -> Study:
         ),
     )
     return Study("watermaze", "Watermaze from pixels (Fig. 4)", arms, claims)
+
+
+def reinforced(scale: str = "cpu") -> Experiment:
+    """RL² over trials of 10 episodes, 30 as in the paper at its scale, on the same training platforms."""
+    sizes = {"cpu": (64, 128, 64, 60), "smoke": (8, 8, 8, 2), "paper": (256, 256, 256, 10_417)}[scale]
+    pixels = {
+        "cpu": {"pixel_channels": [32], "pixel_kernel": 8, "pixel_stride": 8, "pixel_width": 64},
+        "smoke": {"pixel_channels": [8, 8, 8]},
+        "paper": {"pixel_channels": [128, 128, 128]},
+    }[scale]
+    names = ("width", "hidden", "mlp_width")
+    model = Plugin("lstm", dict(zip(names, sizes)) | pixels | {"value_head": True})
+    trials = {"trial_episodes": 10, "trials": 8 if scale == "smoke" else 64, "updates_per_dispatch": 2}
+    if scale == "paper":  # 1e9 steps
+        trials |= {"trial_episodes": 30, "unroll_episodes": 5, "trials": 384}
+    rl2 = Rl2Config(**trials, updates=sizes[-1], discount=0.97, entropy_cost=0.02, entropy_cost_end=0.005)
+    ad = config(scale)
+    evaluate = dataclasses.replace(ad.evaluate, source_seeds=0)
+    return dataclasses.replace(ad, model=model, rl2=rl2, evaluate=evaluate, reference=None)
 
 
 def expert(scale: str = "cpu") -> Experiment:
