@@ -164,7 +164,7 @@ def study(scale: str = "cpu") -> Study:
 
 def reinforced(scale: str = "cpu") -> Experiment:
     """RL² over trials of 10 episodes, 30 as in the paper at its scale, on the same training platforms."""
-    sizes = {"cpu": (64, 128, 64, 60), "smoke": (8, 8, 8, 2), "paper": (256, 256, 256, 10_417)}[scale]
+    sizes = {"cpu": (64, 128, 64, 40), "smoke": (8, 8, 8, 2), "paper": (256, 256, 256, 10_417)}[scale]
     pixels = {
         "cpu": {"pixel_channels": [32], "pixel_kernel": 8, "pixel_stride": 8, "pixel_width": 64},
         "smoke": {"pixel_channels": [8, 8, 8]},
