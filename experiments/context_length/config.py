@@ -52,6 +52,9 @@ def study(scale: str = "cpu") -> Study:
             "1.84 with four episodes beside 1.76 with two, 4 % of 2 (Fig. 7)",
             final("4 episodes") - final("2 episodes"),
             at_most(0.25),
+            "With two episodes, one that earns 2 is followed by another in 86 % of cases, with four in 96 %; one that does "
+            "not is followed by one that does in 22 % and 41 %. Two failures push the last success out of the shorter "
+            "context, and what was learned with it.",
         ),
         Claim(
             "With four episodes AD is near the optimum",
