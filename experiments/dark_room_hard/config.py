@@ -5,8 +5,8 @@ Claim    frozen, on 58 held-out goals, return rises in context from 0.04 to at l
          0.91 and 0.93). Laskin et al. 2022, Fig. 4: 0.68 after 1000 episodes.
 Command  ad-jax run dark_room_hard seed=0     (1, 2; 9 minutes each on one CPU core)
 Variant  20 steps, start in the centre, reward 1 at the goal once an episode, observation = own position (the paper's).
-         Histories are of a noisy oracle, 30 episodes each, every one kept: no reinforcement learning. RL² learns nothing
-         here in 13 million steps (0.04 at the end, as a random policy); the paper's had a thousand million.
+         Histories are of a noisy oracle, 30 episodes each, every one kept: no reinforcement learning. In 13 million
+         steps RL² learns nothing here (0.04 at the end, as a random policy); the paper's had a thousand million.
 Paper    training takes about 3.5 GB and 11.4 PFLOP (50,000 updates)
 """
 
