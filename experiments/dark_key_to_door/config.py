@@ -6,6 +6,7 @@ Claim    frozen, on 64 held-out tasks, return rises in context from 0.4 to at le
 Command  ad-jax run dark_key_to_door seed=0     (1, 2; 18 minutes each on one CPU core)
 Variant  50 steps, random start in each episode, 1 for the key and then 1 for the door, the episode goes on after the
          door, observation = own position (the paper's). The source is given whether it has the key, the model is not.
+         RL² has 10 million steps of training, the paper's a thousand million, and ends at 0.67.
 Paper    training takes about 10 GB and 32.7 PFLOP (50,000 updates)
 """
 
@@ -109,7 +110,13 @@ def study(scale: str = "cpu") -> Study:
             at_least(-0.05),
         ),
         Claim(
-            "Expert distillation does not improve", "ends at 0.58 of 2 (Fig. 4)", quantity("final", "ED"), at_most(0.8)
+            "Expert distillation does not improve",
+            "ends at 0.58 of 2 (Fig. 4)",
+            quantity("final", "ED"),
+            at_most(0.8),
+            "It goes back to what the last four episodes show: late in its context it has the key in 89 % of episodes, "
+            "the door, too, in 30 %. It does not look for more: after an episode with nothing, 33 % of the next have "
+            "something (AD's: 70 %), after one with the key alone 8 % have both (13 %).",
         ),
         Claim(
             "AD needs several times fewer environment steps than its source to a return of 1",

@@ -4,7 +4,8 @@ Claim    return rises with width, layers and heads, and saturates at about the p
          heads.
 Command  ad-jax reproduce model_size     (`ad-jax run model_size` is the arm of width 64, 4 layers, 4 heads)
 Variant  Dark Key-to-Door with 5x5 cells and 20 steps (`dark_key_to_door` at scale `small`): random start, 1 for the
-         key and then 1 for the door, observation = own position. The paper has 9x9 cells and 50 steps.
+         key and then 1 for the door, observation = own position. The paper has 9x9 cells and 50 steps. All sizes have
+         the learning rate and the updates of width 64; at width 128 that rate is too high.
 Paper    training takes about 10 GB and 32.7 PFLOP (50,000 updates)
 """
 
