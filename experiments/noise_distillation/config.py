@@ -37,6 +37,11 @@ def study(scale: str = "cpu") -> Study:
     """AD^eps with demonstrators that know the optimal action everywhere, or in a share of the cells."""
     base = config(scale)
     arms = {f"{p:.0%}": Arm(override(base, [f"source.optimality={p}"]), x=p) for p in (1.0, 0.8, 0.6)}
+    lost = (
+        "These demonstrators err in the same cells each time, and 41 % (80 % known) and 60 % (60 %) of them end their "
+        "histories with nothing, stuck in such a cell; the paper's are sub-optimal by noise that never ends. AD learns "
+        "to be stuck, too."
+    )
     above = lambda arm: quantity("final", arm) - quantity("source_final", arm)
     claims = (
         Claim(
@@ -51,6 +56,7 @@ def study(scale: str = "cpu") -> Study:
                 "AD^eps ends above its demonstrator (Zisman et al. 2023, figure 4)",
                 above(arm),
                 at_least(0.5),
+                lost,
             )
             for arm in ("80%", "60%")
         ),
