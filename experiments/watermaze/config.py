@@ -152,8 +152,8 @@ def study(scale: str = "cpu") -> Study:
             quantity("final", "ED") - quantity("first", "ED"),
             at_most(0.15),
             "It goes back to where the last four episodes show the platform: after one that found it, the next does in "
-            "68 % of cases, after one that did not in 18 %, as the first episode (AD: 95 % and 73 %). Its demonstrators' "
-            "noise never ends, and shows how to come back.",
+            "68 % of cases, after one that did not in 18 %, as the first episode (AD: 95 % and 73 %). Its "
+            "demonstrators' noise never ends, and shows how to come back.",
         ),
         Claim(
             "AD needs several times fewer environment steps than DQN to a return of 0.75",
