@@ -27,17 +27,20 @@ class Agent:
     Args:
         model, params, spec: as in a checkpoint; `Agent.load` finds them.
         mode: `"sampled"` or `"greedy"` actions.
+        temperature: of sampled actions, above 0; below 1 the likelier ones gain.
     """
 
-    def __init__(self, model: Model, params: Any, spec: Spec, mode: Mode = "sampled"):
+    def __init__(self, model: Model, params: Any, spec: Spec, mode: Mode = "sampled", temperature: float = 1.0):
         conform("mode", mode, Mode)
+        if not temperature > 0:
+            raise AdJaxError(f"temperature must be above 0; got {temperature}. For the likeliest action: mode='greedy'")
         self.model, self.params, self.spec, self.mode = model, params, spec, mode
         self._decode = jax.jit(model.decode, donate_argnums=1)
-        self._choose = jax.jit(functools.partial(choose, mode=mode))
+        self._choose = jax.jit(functools.partial(choose, mode=mode, temperature=temperature))
         self.reset()
 
     @classmethod
-    def load(cls, path: str | Path, which: str = "last", mode: Mode = "sampled") -> "Agent":
+    def load(cls, path: str | Path, which: str = "last", mode: Mode = "sampled", temperature: float = 1.0) -> "Agent":
         """The agent of a run directory or checkpoint folder.
 
         Raises:
@@ -50,7 +53,7 @@ class Agent:
         checkpoint.check_architecture(
             meta, checkpoint.architecture_of(jax.eval_shape(model.init, jax.random.key(0))), path
         )
-        return cls(model, state["params"], spec, mode)
+        return cls(model, state["params"], spec, mode, temperature)
 
     def reset(self, batch: int = 1, seed: int = 0) -> None:
         """Forget everything: `batch` new lives. (Not at the end of an episode: the context spans episodes.)"""

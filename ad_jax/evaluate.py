@@ -41,6 +41,7 @@ class Config:
     source_seeds: int = 8  # learners per held-out task for the source's reference curve; 0 for none
     prompt: float | None = None  # fill the context with a demonstrator that earns this share of the optimal return
     prompt_episodes: int = 4  # of the demonstrator, before the first in-context episode
+    temperature: float | None = None  # of sampled actions: below 1 the likelier ones gain; None is 1
 
     def validate(self) -> None:
         """Raises ConfigError where a number cannot be meant."""
@@ -49,6 +50,11 @@ class Config:
                 raise ConfigError(f"evaluate.{name} must be at least 1; got {getattr(self, name)}")
         if self.prompt is not None and not 0 <= self.prompt <= 1:
             raise ConfigError(f"evaluate.prompt is a share of the optimal return, 0 to 1; got {self.prompt}")
+        if self.temperature is not None and not self.temperature > 0:
+            raise ConfigError(
+                f"evaluate.temperature must be above 0; got {self.temperature}. For the likeliest action, see "
+                "evaluate.greedy"
+            )
 
 
 @struct.dataclass
@@ -87,8 +93,10 @@ def make_evaluator(
     episodes: int,
     steps_per_run: int,
     prompt: Prompt | None = None,
+    temperature: float = 1.0,
 ) -> Evaluator:
     """An `Evaluator` that counts returns of the first `episodes` episodes; in a prompt's the model only looks."""
+    act = functools.partial(choose, mode=mode, temperature=temperature)
     spec = spec_of(family)
     rows, one = on_batch(mesh), replicated(mesh)
     place = lambda tree: jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, rows if x.ndim else one), tree)
@@ -109,13 +117,13 @@ def make_evaluator(
         key = jax.vmap(jax.random.fold_in, (0, None))(keys, rollouts.time)
         key_action, key_env = jnp.moveaxis(jax.vmap(jax.random.split)(key), 1, 0)
         if prompt is None:
-            action = choose(logits, key_action, mode)
+            action = act(logits, key_action)
         else:
             key_action, key_prompt = jnp.moveaxis(jax.vmap(jax.random.split)(key_action), 1, 0)
             shown = jax.vmap(functools.partial(demonstrate, family, prompt.noise))(
                 key_prompt, rollouts.env_state, tasks
             )
-            action = jnp.where(rollouts.episode < prompt.episodes, shown, choose(logits, key_action, mode))
+            action = jnp.where(rollouts.episode < prompt.episodes, shown, act(logits, key_action))
         trace = jax.vmap(family.trace)(rollouts.env_state, action)
         observation, env_state, outcome = jax.vmap(functools.partial(advance, family))(
             key_env, rollouts.env_state, action, tasks
@@ -133,11 +141,11 @@ def make_evaluator(
     return Evaluator(jax.jit(start), jax.jit(run, donate_argnums=1), steps_per_run)
 
 
-def choose(logits: jax.Array, keys: jax.Array, mode: Mode) -> jax.Array:
+def choose(logits: jax.Array, keys: jax.Array, mode: Mode, temperature: float = 1.0) -> jax.Array:
     """Actions `[B]` int32 for logits `[B, A]`; one key a row, so that a row does not depend on its neighbours."""
     if mode == "greedy":
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+    return jax.vmap(jax.random.categorical)(keys, logits / temperature).astype(jnp.int32)
 
 
 def check_unseen(task_ids: Sequence[str], trained_ids: Sequence[str]) -> None:

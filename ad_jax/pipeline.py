@@ -270,6 +270,7 @@ class Run:
             episodes,
             min(episodes, c.episodes_per_dispatch) * family.episode_length,
             prompt,
+            c.temperature or 1.0,
         )
         total = episodes * family.episode_length
         bar = metrics.Progress(

@@ -13,7 +13,7 @@ from helpers import mesh_of
 from ad_jax import envs, evaluate
 from ad_jax.agent import Agent
 from ad_jax.envs.base import advance, spec_of, take
-from ad_jax.errors import AdJaxError
+from ad_jax.errors import AdJaxError, ConfigError
 from ad_jax.keys import named_key, number_of
 from ad_jax.models.base import Model
 from ad_jax.models.transformer import Config, Paper, make
@@ -127,6 +127,35 @@ def test_results_do_not_depend_on_devices_batch_or_dispatches():
     np.testing.assert_array_equal(
         whole.returns[1:2, :2], curve(model, params, tasks=take(TASKS, slice(1, 2)), seeds=2).returns
     )
+
+
+def test_temperature_is_that_of_the_softmax():
+    logits, keys = jnp.tile(jnp.array([[1.0, 0.0, -0.5]]), (20_000, 1)), jax.random.split(jax.random.key(3), 20_000)
+    for temperature in (0.5, 1.0, 2.0):
+        actions = evaluate.choose(logits, keys, "sampled", temperature)
+        found = np.bincount(np.asarray(actions), minlength=3) / len(actions)
+        np.testing.assert_allclose(found, jax.nn.softmax(logits[0] / temperature), atol=0.015)
+    np.testing.assert_array_equal(
+        evaluate.choose(logits, keys, "greedy", 2.0), evaluate.choose(logits, keys, "sampled", 0.01)
+    )
+
+
+def test_an_evaluator_and_an_agent_sample_at_their_temperature():
+    """So cold that they are greedy."""
+    model = MODELS["streaming"]
+    params = jax.jit(model.init)(jax.random.key(0))
+    cold = evaluate.make_evaluator(model, ROOM, mesh_of(), "sampled", 2, 12, None, 1e-4)
+    found = evaluate.evaluate(cold, params, TASKS, IDS, 3, 2, ROOM, mesh_of(), seed=5)
+    np.testing.assert_array_equal(found.trace, curve(model, params, mode="greedy", episodes=2).trace)
+    assert not np.array_equal(found.trace, curve(model, params, episodes=2).trace)
+    agents = [Agent(model, params, SPEC, *how) for how in (("sampled", 1e-4), ("greedy",))]
+    for agent in agents:
+        agent.reset(batch=64)
+    np.testing.assert_array_equal(*(agent.act(np.full((64, 2), 2)) for agent in agents))
+    with pytest.raises(ConfigError, match=r"evaluate\.temperature must be above 0; got 0"):
+        evaluate.Config(temperature=0.0).validate()
+    with pytest.raises(AdJaxError, match=r"temperature must be above 0; got -1"):
+        Agent(model, params, SPEC, temperature=-1)
 
 
 def test_rollouts_are_compiled_once():
