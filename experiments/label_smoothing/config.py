@@ -26,8 +26,12 @@ def config(scale: str = "cpu") -> Experiment:
 def study(scale: str = "cpu") -> Study:
     """The appendix' ablation."""
     base = config(scale)
-    smooth = lambda a: Arm(override(base, [f"distill.label_smoothing={a}"]), x=a)
-    arms = {f"{a:g}": smooth(a) for a in (0.0, 0.1, 0.2)}
+    shares = (0.0, 0.1, 0.2)
+    smooth = lambda a, *more: override(base, [f"distill.label_smoothing={a}", *more])
+    arms = {f"{a:g}": Arm(smooth(a), x=a, group="sampled as predicted") for a in shares}
+    # A model of smoothed labels that samples what it predicts takes so many more random actions. These models do not.
+    cold = lambda a: Arm(smooth(a, "evaluate.temperature=0.5"), x=a, group="sampled at temperature 0.5")
+    arms |= {f"{a:g}, temperature 0.5": cold(a) for a in shares}
     claims = (
         Claim(
             "Smoothing by 0.2 is better than none",
