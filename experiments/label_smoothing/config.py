@@ -34,8 +34,8 @@ def study(scale: str = "cpu") -> Study:
     cold = lambda a: Arm(smooth(a, "evaluate.temperature=0.5"), x=a, group="sampled at temperature 0.5")
     arms |= {f"{a:g}, temperature 0.5": cold(a) for a in shares}
     noise = (
-        "A model of labels smoothed by 0.2 that samples what it predicts takes one action in six at random, and few ways "
-        "of 20 steps bear that. Sampled at temperature 0.5 the same models end at 0.94 of 1."
+        "A model of labels smoothed by 0.2 that samples what it predicts takes one action in six at random, which few "
+        "ways of 20 steps bear. Sampled at temperature 0.5 the same models end at 0.94 of 1."
     )
     claims = (
         Claim(
