@@ -1,7 +1,7 @@
 """Noise distillation, AD^eps: histories of a demonstrator whose noise falls (Zisman et al. 2023).
 
-Claim    from demonstrations alone AD learns in context; from a demonstrator that errs, it ends above that
-         demonstrator.
+Claim    from demonstrations alone AD learns in context; from a demonstrator that errs in half of its decisions, it ends
+         above that demonstrator; from one that errs in the same cells each time, it does not.
 Command  ad-jax reproduce noise_distillation     (`ad-jax run noise_distillation` is the arm of the optimal
          demonstrator)
 Variant  Dark Room 9x9, 20 steps, start in the centre, reward 1 on every step at the goal, observation = own position.
@@ -48,6 +48,10 @@ def study(scale: str = "cpu") -> Study:
         "histories with nothing, stuck in such a cell; the paper's are sub-optimal by noise that never ends. AD learns "
         "to be stuck, too."
     )
+    short = (
+        "By value it does, 11.4 beside 10.4, with both training seeds, and is still rising (9.3 after half of its 100 "
+        "episodes); goals differ too much for the interval."
+    )
     above = lambda arm: quantity("final", arm) - quantity("source_final", arm)
     claims = (
         Claim(
@@ -72,6 +76,7 @@ def study(scale: str = "cpu") -> Study:
                 "6.4 becomes 14.1 of 16.6 (Zisman et al. 2023)",
                 above(arm),
                 at_least(0.5),
+                short,
             )
             for arm in ("noise to 30%", "noise to 50%")
         ),
