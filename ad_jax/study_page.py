@@ -98,8 +98,8 @@ def _page(studies: Mapping[str, Mapping[str, Any]], out: Path) -> str:
         image = base64.b64encode((out / name / "claims.png").read_bytes()).decode()
         rows = []
         for claim in study["claims"]:
+            told = study_text.told(claim)
             colour, verdict = ("#00734f", "holds") if claim["holds"] else ("#b03000", "does not hold")
-            told = study_text.sentence(claim)[len(claim["text"]) + 2 :].removesuffix(f", {claim['rule']}")
             note = f"<p class=note>{e(claim['note'])}</p>" if claim["note"] and not claim["holds"] else ""
             rows.append(
                 f"<tr><td class=text><b>{e(claim['text'])}</b><br>{e(claim['statistic'])}{note}</td>"

@@ -48,12 +48,16 @@ def _section(name: str, study: Mapping[str, Any], folder: str) -> list[str]:
 
 def sentence(claim: Mapping[str, Any]) -> str:
     """A claim with its number: what decided it, in one line."""
+    return f"{claim['text']}: {told(claim)}, {claim['rule']}"
+
+
+def told(claim: Mapping[str, Any]) -> str:
+    """The number of a claim, with its interval."""
     size = max(abs(claim["value"]), abs(claim["high"]))
     low, high = number(claim["low"], size), number(claim["high"], size)
     value = number(claim["value"], size)
     sign = lambda text, x: f"-{text}" if x < 0 and not text.startswith("-") and float(text) != 0 else text
-    told = f"{sign(value, claim['value'])} ({sign(low, claim['low'])} to {sign(high, claim['high'])})"
-    return f"{claim['text']}: {told}, {claim['rule']}"
+    return f"{sign(value, claim['value'])} ({sign(low, claim['low'])} to {sign(high, claim['high'])})"
 
 
 def counted(studies: Mapping[str, Mapping[str, Any]]) -> str:
@@ -66,11 +70,8 @@ def table(study: Mapping[str, Any]) -> list[str]:
     """A study's claims as rows of a Markdown table."""
     rows = ["| claim | the paper | here (95 % interval) | rule | verdict |", "|---|---|---|---|---|"]
     for claim in study["claims"]:
-        told = sentence(claim)[len(claim["text"]) + 2 :].removesuffix(f", {claim['rule']}")
-        verdict = "holds" if claim["holds"] else "**does not hold**"
-        rows.append(
-            f"| {claim['text']} | {claim['paper']} | {told}: {claim['statistic']} | {claim['rule']} | {verdict} |"
-        )
+        verdict, here = "holds" if claim["holds"] else "**does not hold**", f"{told(claim)}: {claim['statistic']}"
+        rows.append(f"| {claim['text']} | {claim['paper']} | {here} | {claim['rule']} | {verdict} |")
     return rows
 
 

@@ -30,7 +30,7 @@ def _own_place(tmp_path, monkeypatch):
 BAD = [
     (["env=dark_rom"], "unknown env 'dark_rom'. Did you mean 'dark_room' or "),
     (["source=q_lerning"], "unknown source 'q_lerning'. Did you mean 'q_learning'?"),
-    (["model=transfomer"], "unknown model 'transfomer'. Did you mean 'transformer'"),
+    (["model=transfomer"], "unknown model 'transfomer'. Did you mean 'transformer' or 'random'?"),
     (["env.siz=9"], "unknown option of env dark_room 'siz'. Did you mean 'size'?"),
     (["source.learning_rat=1"], "unknown option of source q_learning 'learning_rat'. Did you mean 'learning_rate'?"),
     (["model.widht=8"], "unknown option of model transformer 'widht'. Did you mean 'width'"),

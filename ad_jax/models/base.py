@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from ad_jax.types import Steps
 
@@ -53,13 +52,3 @@ def first_steps(observation: jax.Array, num_actions: int) -> Steps:
     batch = len(observation)
     none = jnp.full((batch,), num_actions, jnp.int32)
     return Steps(observation, none, jnp.zeros((batch,), jnp.float32), jnp.zeros((batch,), jnp.bool_))
-
-
-def functional(build: Callable[[jax.Array], Any]) -> tuple[Callable[..., Params], Callable[[Params], Any]]:
-    """`init` of a Model, and `params -> module`, from `build`: `key -> nnx.Module`, whose state is parameters alone."""
-    graph, _ = nnx.split(nnx.eval_shape(lambda: build(jax.random.key(0))))
-
-    def init(key: jax.Array) -> Params:
-        return nnx.to_pure_dict(nnx.split(build(key))[1])
-
-    return init, lambda params: nnx.merge(graph, params)

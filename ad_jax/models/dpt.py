@@ -27,7 +27,8 @@ from flax import nnx, struct
 from ad_jax.errors import ConfigError
 from ad_jax.models import transformer
 from ad_jax.models.attention import ring_attention, segment_attention
-from ad_jax.models.base import Model, functional
+from ad_jax.models.base import Model
+from ad_jax.models.functional import functional
 from ad_jax.models.tokens import PixelConfig, Tokenizer
 from ad_jax.types import Spec, Steps
 

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ad_jax.errors import ConfigError
-from ad_jax.models.base import Model, Params, functional
+from ad_jax.models.base import Model, Params
+from ad_jax.models.functional import functional
 from ad_jax.models.tokens import PixelConfig, Tokenizer, masked
 from ad_jax.types import Spec, Steps
 

@@ -111,8 +111,7 @@ class Tokenizer(nnx.Module):
             # Of the size of the other parts, which a sum over so many features would drown.
             self.observation = dense(pixels.width, scale / pixels.width**0.5)
         else:
-            numbers = spec.values is None or ordinal
-            self.observation = dense(spec.size) if numbers else table(sum(spec.values))
+            self.observation = dense(spec.size) if spec.values is None or ordinal else table(sum(spec.values))
         self.action = table(spec.num_actions + 1)  # the last row is "none", before the first action
         self.reward = dense(1)
         self.done = table(2)

@@ -20,9 +20,10 @@ from flax import nnx
 
 from ad_jax.errors import ConfigError
 from ad_jax.models.attention import rotary_period, rotate, segment_attention
-from ad_jax.models.base import Model, functional
+from ad_jax.models.base import Model
 from ad_jax.models.cache import episode_cache, ring_cache
 from ad_jax.models.dropout import keep
+from ad_jax.models.functional import functional
 from ad_jax.models.queue import with_queue
 from ad_jax.models.tokens import Layout, PixelConfig, Tokenizer, masked, tokens_per_step
 from ad_jax.types import Spec, Steps

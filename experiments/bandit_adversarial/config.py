@@ -88,12 +88,7 @@ def study(scale: str = "cpu") -> Study:
         Claim("AD is near UCB where the good arm is odd", "0.99 (Fig. 3)", score("AD", "odd"), at_least(0.9)),
         Claim("AD keeps most of it where the good arm is even", "0.84 (Fig. 3)", score("AD", "even"), at_least(0.8)),
         Claim("AD keeps most of it on uniform tasks", "0.87 (Fig. 3)", score("AD", "uniform"), at_least(0.8)),
-        Claim(
-            "RL² is near UCB where the good arm is odd",
-            "1.05 (Fig. 3)",
-            score("RL2", "odd"),
-            at_least(0.9),
-        ),
+        Claim("RL² is near UCB where the good arm is odd", "1.05 (Fig. 3)", score("RL2", "odd"), at_least(0.9)),
         Claim(
             "RL² falls to a random policy or below where the good arm is even",
             "-0.48 (Fig. 3)",
@@ -102,12 +97,7 @@ def study(scale: str = "cpu") -> Study:
             "One training task in twenty has its good arm on the even side, and a policy that is paid for whole trials "
             "learns to look there, too. Stopped at half of UCB's gain on odd arms, it had a fifth of it on even ones.",
         ),
-        Claim(
-            "Expert distillation is far below UCB on odd arms",
-            "0.49 (Fig. 3)",
-            score("ED", "odd"),
-            at_most(0.7),
-        ),
+        Claim("Expert distillation is far below UCB on odd arms", "0.49 (Fig. 3)", score("ED", "odd"), at_most(0.7)),
         Claim(
             "Expert distillation falls to a random policy on even arms",
             "-0.48 (Fig. 3)",

@@ -30,7 +30,7 @@ def study(scale: str = "cpu") -> Study:
     shares = (0.0, 0.1, 0.2)
     smooth = lambda a, *more: override(base, [f"distill.label_smoothing={a}", *more])
     arms = {f"{a:g}": Arm(smooth(a), x=a, group="sampled as predicted") for a in shares}
-    # A model of smoothed labels that samples what it predicts takes so many more random actions. These models do not.
+    # A model of smoothed labels that samples as it predicts takes so many more random actions; sharpened, it does not.
     cold = lambda a: Arm(smooth(a, "evaluate.temperature=0.5"), x=a, group="sampled at temperature 0.5")
     arms |= {f"{a:g}, temperature 0.5": cold(a) for a in shares}
     noise = (
