@@ -134,7 +134,9 @@ def count(experiment: Experiment, parts: Parts) -> Cost:
     """The cost of an experiment whose plug-ins are `parts`."""
     e, p = experiment, parts
     steps, actors = life_updates(p.source, p.family, e.collect.episodes) * p.source.steps_per_update, p.source.actors
-    histories = e.tasks.trained * e.collect.seeds * actors if p.trained and e.rl2 is None else 0
+    learned = e.tasks.trained if p.trained and e.rl2 is None else 0  # tasks whose histories are collected
+    each = e.collect.seeds * actors
+    histories, resident = learned * each, learned * e.replay.kept_of(each)
     beside = life_updates(p.reference, p.family, (e.reference or e.collect).episodes)
     beside *= p.reference.steps_per_update * p.reference.actors
     params = jax.eval_shape(lambda: p.model.init(jax.random.key(0)))
@@ -154,7 +156,7 @@ def count(experiment: Experiment, parts: Parts) -> Cost:
         histories=histories,
         env_steps=histories * steps,
         disk_bytes=histories * steps * step_bytes(p.spec, p.family.reward_dtype),
-        resident_bytes=resident_bytes(p.spec, p.family.reward_dtype, histories, steps, episode, e.replay),
+        resident_bytes=resident_bytes(p.spec, p.family.reward_dtype, resident, steps, episode, e.replay),
         parameters=sum(math.prod(x.shape) for x in jax.tree.leaves(params)),
         state_bytes=tree_bytes((params, optimiser)) + gradients,
         batch_bytes=trial_steps * trial_step_bytes(p.spec)

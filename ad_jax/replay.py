@@ -10,10 +10,13 @@ versions, one for each first episode ("phase"); by default one is kept, with `ph
 With `tail` below 1 the histories' beginnings are left out: what is then distilled is the expert at their end, and not
 how it came to be (expert distillation, the baseline ED of Laskin et al. 2022, section 4). With `labels="optimal"` the
 targets are not the source's actions but the family's optimal ones, which `load` is given; the context still holds what
-the source did (the baseline DPT: Lee et al. 2023, arXiv 2306.14892).
+the source did (the baseline DPT: Lee et al. 2023, arXiv 2306.14892). With `best` below 1 only those of a task's
+histories are kept that end best, for sources some of whose learners fail (after LHF, Chen et al. 2025, which samples
+histories by how much and how steadily they improve; here the worst are left out).
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -38,6 +41,7 @@ class Config:
     segment: int = 160  # L, steps in a training window
     batch: int = 64  # B, windows in an update
     labels: Literal["source", "optimal"] = "source"  # whose actions are the targets
+    best: float | None = None  # share of each task's histories that is kept, those that end best; None is all
     groups: int = 8  # G; must be a multiple of the devices that split the batch, and divide the batch
 
     def validate(self, split: int = 1) -> None:
@@ -49,6 +53,10 @@ class Config:
             )
         if not 0 < self.tail <= 1:
             raise ConfigError(f"replay.tail is a share of each history, above 0 and at most 1; got {self.tail}")
+        if self.best is not None and not 0 < self.best <= 1:
+            raise ConfigError(
+                f"replay.best is a share of each task's histories, above 0 and at most 1; got {self.best}"
+            )
         if self.segment < 1 or self.batch < 1 or self.groups < 1 or self.batch % self.groups:
             raise ConfigError(
                 f"replay.batch must be a positive multiple of replay.groups; "
@@ -63,6 +71,10 @@ class Config:
     def first_episode(self, episodes: Any) -> Any:
         """The first episode that is kept of a history of `episodes`, a number or an array of them."""
         return np.floor((1 - self.tail) * episodes + 1e-9).astype(int)  # at least one stays: tail is above 0
+
+    def kept_of(self, histories: int) -> int:
+        """How many of a task's histories are kept: at least one."""
+        return math.ceil((self.best or 1.0) * histories - 1e-9)
 
 
 class Replay(struct.PyTreeNode):
@@ -95,7 +107,7 @@ def load(
             labels are asked for that nobody can give.
     """
     config.validate(batch_devices(mesh))
-    label = None
+    histories, label = _best(histories, config), None
     if config.labels == "optimal":
         if relabel is None:
             raise ConfigError('replay.labels="optimal" needs to be told the optimal actions; give `load` a `relabel`')
@@ -173,6 +185,23 @@ def thin(
         return np.concatenate([pick(order) for order, _ in versions])
 
     return {name: gather(np.asarray(x)) for name, x in arrays.items()}, np.concatenate(lengths)
+
+
+def _best(histories: Histories, config: Config) -> Histories:
+    """Each task's histories that earn most in the last tenth of their steps, in the order in which they were."""
+    if config.best is None:
+        return histories
+    reward = np.asarray(histories.transition.reward)
+    at_the_end = reward[:, -max(1, reward.shape[1] // 10) :].sum(1, dtype=np.float64)
+    rows_of: dict[str, list[int]] = {}
+    for row, task in enumerate(histories.task_ids):
+        rows_of.setdefault(task, []).append(row)
+    best_of = lambda rows: sorted(rows, key=lambda row: -at_the_end[row])[: config.kept_of(len(rows))]
+    kept = np.array(sorted(row for rows in rows_of.values() for row in best_of(rows)))
+    at = lambda tree: jax.tree.map(lambda x: np.asarray(x)[kept], tree)
+    ids = [histories.task_ids[row] for row in kept]
+    h = histories
+    return Histories(at(h.transition), at(h.tasks), ids, at(h.seed_index), at(h.actor))
 
 
 def _sample_group(replay: Replay, key: jax.Array, spec: Spec, rows: int, segment: int, render: Callable) -> Batch:

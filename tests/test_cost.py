@@ -51,6 +51,10 @@ def test_histories_are_as_many_bytes_as_were_counted(smoke):
     assert 0.05 * counted.disk_bytes < files < counted.disk_bytes, "compressed"
     resident = replay.load(store.read(), run.parts.spec, run.experiment.replay, mesh_of(8))
     assert nbytes(resident) == counted.resident_bytes
+    e = override(run.experiment, ["replay.best=0.5"])  # of two learners of each task
+    fewer = cost.count(e, build(e))
+    assert nbytes(replay.load(store.read(), run.parts.spec, e.replay, mesh_of(8))) == fewer.resident_bytes
+    assert fewer.resident_bytes < 0.6 * counted.resident_bytes
 
 
 @pytest.mark.parametrize("options", [{"keep_every": 3, "phases": 3}, {"keep_every": 2, "groups": 4}, {}])

@@ -132,6 +132,8 @@ def test_resident_arrays_are_narrow():
         (replay.Config(keep_every=2, phases=3), "1 <= phases <= keep_every"),
         (replay.Config(tail=0.0), "replay.tail is a share"),
         (replay.Config(tail=1.5), "replay.tail is a share"),
+        (replay.Config(best=0.0), "replay.best is a share"),
+        (replay.Config(best=1.5), "replay.best is a share"),
         (replay.Config(segment=5, batch=8, tail=0.2), "of the last 20% the shortest has 4. Lower"),
     ],
 )
@@ -153,6 +155,24 @@ def test_the_tail_is_the_last_episodes_whole(tail, keep_every):
         whole = everything["reward"][row, :everywhere]
         assert arrays["reward"][row, :n].tolist() == whole[whole % 1000 >= first].tolist()
     assert lengths.min() > 0 or keep_every > 1
+
+
+@pytest.mark.parametrize(("best", "kept"), [(0.4, 2), (0.1, 1), (1.0, 4), (0.5, 2)])
+def test_of_each_task_the_histories_that_end_best_are_kept(best, kept):
+    """Four histories of each of three tasks. What they earn before their last tenth says the opposite."""
+    base, rng = numbered_histories(12, 20), np.random.default_rng(0)
+    at_the_end = rng.permutation(12) + 1.0
+    reward = np.tile(100 - at_the_end[:, None], (1, 20))
+    reward[:, 18:] = at_the_end[:, None]
+    ids = [f"task-{i}" for i in rng.permutation(np.repeat(np.arange(3), 4))]
+    histories = dataclasses.replace(base, transition=base.transition.replace(reward=reward), task_ids=ids)
+    config = replay.Config(segment=5, batch=3, groups=3, best=best)
+    resident = replay.load(histories, GRID, config, mesh_of(1))
+    expected = {x for t in set(ids) for x in sorted(at_the_end[[i == t for i in ids]])[-kept:]}
+    assert set(np.unique(resident.reward[..., -1])) - {0.0} == expected
+    assert int(resident.count.sum()) == len(expected) == 3 * kept == 3 * config.kept_of(4)
+    observed = {int(row[-1, 0]) for group in np.asarray(resident.observation) for row in group if row[-1].any()}
+    assert observed == {int(np.flatnonzero(at_the_end == x)[0]) % 9 for x in expected}, "whole histories move together"
 
 
 def test_groups_must_divide_over_the_mesh():

@@ -20,7 +20,7 @@ def config(scale: str = "cpu") -> Experiment:
     """`cpu`: the claim above. `smoke`: every part in seconds, learns nothing. `paper`: the paper's own model."""
     base = dataclasses.replace(load("dark_key_to_door", "small" if scale == "cpu" else scale), name="context_length")
     if scale == "cpu":  # every step encodes its context anew, so fewer are taken
-        base = dataclasses.replace(base, evaluate=EvaluateConfig(episodes=40, seeds=2, source_seeds=2))
+        base = dataclasses.replace(base, evaluate=EvaluateConfig(episodes=40, seeds=2, source_seeds=2, temperature=0.5))
     return override(base, ["model.strict=True", f"replay.segment={base.model.options['window']}"])
 
 

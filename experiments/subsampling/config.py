@@ -27,7 +27,8 @@ def study(scale: str = "cpu") -> Study:
     for k in (1, 5, 20, 40, 80):
         if base.collect.episodes // k * base.env.options["steps"] >= base.replay.segment:
             sizes = [f"replay.keep_every={k}", f"replay.phases={min(k, 8)}"]
-            arms[f"k = {k}"] = Arm(override(base, sizes), x=k)
+            # Two seeds of k = 80 ended at 9.3 and 16.7: it and what it is compared with have five.
+            arms[f"k = {k}"] = Arm(override(base, sizes), x=k, seeds=5 if scale == "cpu" and k >= 40 else None)
     slow, fast, last = ("k = 5", "k = 40", "k = 80") if scale != "smoke" else ("k = 1", "k = 1", "k = 5")
     claims = (
         Claim(
