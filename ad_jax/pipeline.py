@@ -16,12 +16,10 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from ad_jax import (
     checkpoint,
@@ -30,24 +28,20 @@ from ad_jax import (
     evaluate,
     history_store,
     metrics,
-    prompts,
     provenance,
     replay,
     report,
     rl2,
 )
 from ad_jax.collection import check_histories, make_manifest
-from ad_jax.envs.base import optimal_labels, take
+from ad_jax.curves import Curves
+from ad_jax.envs.base import optimal_labels
 from ad_jax.errors import HistoryError
-from ad_jax.evaluate import Mode
 from ad_jax.experiment import Experiment, build
 from ad_jax.metrics import say
 from ad_jax.models import lstm
-from ad_jax.prompts import Prompt
 from ad_jax.run_directory import claim, digest, read_json, write_json
 from ad_jax.sharding import batch_devices, make_mesh, replicated
-
-IN_LOOP_SEEDS = 2  # rollouts per task of the in-context evaluation during training
 
 
 class Run:
@@ -82,6 +76,7 @@ class Run:
         claim(self.folder, experiment)
         provenance.use_compilation_cache()
         self.log = metrics.MetricsLog(self.folder, experiment.logging, experiment.name)
+        self.curves = Curves(experiment, self.parts, self.mesh, self.folder, self.log)
         write_json(self.folder / "environment.json", provenance.collect())
 
     @property
@@ -149,7 +144,7 @@ class Run:
         say(f"distil   {store.manifest.histories} histories loaded in {time.monotonic() - started:.1f} s")
         trainer = distill.Trainer(p.model, p.spec, e.distill, e.replay, self.mesh, e.seed, p.family.render)
         meta = self._meta(trainer.like.params, store.task_ids)
-        in_loop = self._in_loop() if e.distill.evaluate_every else None
+        in_loop = self.curves.in_loop() if e.distill.evaluate_every else None
         result = distill.distill(
             trainer,
             resident,
@@ -213,15 +208,15 @@ class Run:
             evaluate.check_unseen(ids, meta["train_task_ids"])
             data = {"name": name, "kind": p.split.kind, "tasks": evaluate.tasks_as_data(p.family, tasks), "returns": {}}
             for mode in ("sampled", "greedy") if e.evaluate.greedy else ("sampled",):
-                part, took = self._part(
-                    f"{name}-{mode}", meta, step, functools.partial(self._curve, data, tasks, params, mode)
+                part, took = self.curves.part(
+                    f"{name}-{mode}", meta, step, functools.partial(self.curves.in_context, data, tasks, params, mode)
                 )
                 data["returns"][mode] = part["returns"]
                 data.setdefault("paths", part["paths"])
                 data.setdefault("prompt", part.get("prompt"))
                 env_steps, seconds = env_steps + part["env_steps"], seconds + took
-            data["source"], took = self._part(
-                f"{name}-source", meta, step, functools.partial(self._source_curve, tasks, ids)
+            data["source"], took = self.curves.part(
+                f"{name}-source", meta, step, functools.partial(self.curves.of_source, tasks, ids)
             )
             seconds += took
             sets.append(data)
@@ -255,111 +250,6 @@ class Run:
         }
         write_json(self.folder / "results.json", {"schema": report.SCHEMA, "experiment": e.name, "runs": [run]})
 
-    def _curve(self, data: dict[str, Any], tasks: Any, params: Any, mode: Mode) -> dict[str, Any]:
-        c, family = self.experiment.evaluate, self.parts.family
-        name, ids = data["name"], [task["id"] for task in data["tasks"]]
-        prompt = None
-        if c.prompt is not None:
-            prompt = Prompt(prompts.noise_for(family, tasks, c.prompt, self.experiment.seed), c.prompt_episodes)
-        episodes = c.episodes + (prompt.episodes if prompt else 0)
-        runner = evaluate.make_evaluator(
-            self.parts.model,
-            family,
-            self.mesh,
-            mode,
-            episodes,
-            min(episodes, c.episodes_per_dispatch) * family.episode_length,
-            prompt,
-            c.temperature or 1.0,
-        )
-        total = episodes * family.episode_length
-        bar = metrics.Progress(
-            "evaluate",
-            total,
-            f"steps of {name}, {mode}",
-            0,
-            self.experiment.logging.progress_seconds,
-            len(ids) * c.seeds,
-        )
-        curve = evaluate.evaluate(
-            runner,
-            params,
-            tasks,
-            ids,
-            c.seeds,
-            episodes,
-            family,
-            self.mesh,
-            self.experiment.seed,
-            functools.partial(_show, bar),
-        )
-        shown = {}
-        if prompt:
-            curve, seen = evaluate.after_prompt(curve, prompt, family.episode_length)
-            shown = {"prompt": {"share": c.prompt, **seen}}
-        self.log.forget_after(f"evaluate/{name}/{mode}", 0)
-        for episode, value in enumerate(curve.returns.mean((0, 1))):
-            self.log.write(f"evaluate/{name}/{mode}", episode + 1, {"return": value})
-        paths = evaluate.paths_as_data(curve, data["tasks"], family.episode_length, mode)
-        return {"returns": _numbers(curve.returns), "paths": paths, "env_steps": curve.env_steps, **shown}
-
-    def _source_curve(self, tasks: Any, ids: list[str]) -> dict[str, Any] | None:
-        e, p = self.experiment, self.parts
-        if not e.evaluate.source_seeds:
-            return None
-        name = (e.reference or e).source.name
-        role = "source" if e.reference is None and e.rl2 is None else "reference"  # which made no histories
-        asked = e.reference or e.collect
-        total = len(ids) * e.evaluate.source_seeds
-        chunk = min(asked.chunk_learners, total)
-        learners = collect.Learners(p.family, p.reference, asked.episodes, self.mesh, chunk)
-        steps = learners.steps * p.reference.actors
-        bar = metrics.Progress("evaluate", total, f"learners of {name}", 0, e.logging.progress_seconds, steps)
-        at_the_end = lambda returns: float(returns[..., -max(1, returns.shape[-1] // 10) :].mean())
-        show = lambda done, returns: bar.update(done, **{"return": at_the_end(returns)})
-        returns = collect.learning_curve(learners, tasks, ids, e.evaluate.source_seeds, e.seed, show)
-        say(
-            f"evaluate {name} itself, the {role}, on the same tasks: {returns.shape[2]} episodes, return at the end "
-            f"{at_the_end(returns):.2f}"
-        )
-        return {
-            "name": name,
-            "role": role,
-            "returns": _numbers(returns),
-            "env_steps_per_episode": p.reference.actors * p.family.episode_length,
-        }
-
-    def _in_loop(self) -> Callable[[Any], float]:
-        """In-context return on training tasks, for choosing a checkpoint: the held-out tasks must not choose it."""
-        e, family = self.experiment, self.parts.family
-        count = min(16, e.tasks.trained)
-        tasks, ids = take(self.parts.split.train, slice(count)), self.train_ids[:count]
-        episodes = e.distill.evaluate_episodes
-        runner = evaluate.make_evaluator(
-            self.parts.model, family, self.mesh, "sampled", episodes, episodes * family.episode_length
-        )
-
-        def mean_return(params):
-            curve = evaluate.evaluate(runner, params, tasks, ids, IN_LOOP_SEEDS, episodes, family, self.mesh, e.seed)
-            return float(curve.returns.mean())
-
-        return mean_return
-
-    def _part(self, name: str, meta: dict[str, Any], step: int, compute: Callable[[], Any]) -> tuple[Any, float]:
-        """`compute()` and its seconds, now or before an interruption, for the same checkpoint and settings."""
-        path = self.folder / "evaluation" / f"{name}.json"
-        data = self.experiment.to_json()
-        asked = {name: data[name] for name in ("evaluate", "reference")}
-        key = {"step": step, **asked, "train_tasks": meta["train_task_ids"]}
-        if path.exists():
-            saved = read_json(path)
-            if saved["key"] == key:
-                return saved["value"], saved["seconds"]
-        started, value = time.monotonic(), compute()
-        seconds = time.monotonic() - started
-        write_json(path, {"key": key, "seconds": seconds, "value": value})
-        return value, seconds
-
     def _stages(self) -> dict[str, Any]:
         """The facts of every stage; those of training may be another directory's."""
         files = (folder / "stages.json" for folder in (self.trained, self.folder))
@@ -374,24 +264,9 @@ class Run:
         write_json(path, stages)
 
 
-def _show(bar: metrics.Progress, done: int, value: float) -> None:
-    """Progress of a rollout; the first dispatch compiles, and is not part of the rate."""
-    if bar.done == 0 and done < bar.total:
-        bar.done = done
-        bar.note(f"compiled, and ran the first {done} of {bar.total} {bar.unit}")
-    else:
-        bar.update(done, **{"return": value})
-
-
 def _source_at_the_end(store: history_store.HistoryStore) -> dict[str, float]:
     """Say what the source of a collection came to; the facts of it that are known."""
     if store.returns is None:
         return {}
     say("collect  source " + "; ".join(f"{what}: {how_much}" for what, how_much in store.returns.lines()))
     return store.returns.facts()
-
-
-def _numbers(x: np.ndarray) -> list[Any]:
-    """Nested lists; whole numbers as ints and the rest rounded, which keeps results files small and readable."""
-    whole = np.array_equal(x, np.round(x))
-    return (x.astype(int) if whole else np.round(x.astype(float), 5)).tolist()

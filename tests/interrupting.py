@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-from ad_jax import pipeline, report
+from ad_jax import curves, report
 from ad_jax.__main__ import main
 from ad_jax.checkpoint import Checkpoints
 from ad_jax.history_store import HistoryWriter
@@ -16,7 +16,7 @@ PLACES = {
     "writing histories": (HistoryWriter, "write"),
     "saving a checkpoint": (Checkpoints, "save"),
     "saving the best": (Checkpoints, "save_best"),
-    "evaluating": (pipeline.Run, "_part"),
+    "evaluating": (curves.Curves, "part"),
     "writing the report": (report, "write"),
 }
 

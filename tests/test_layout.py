@@ -43,7 +43,8 @@ MAY_IMPORT = {
     "pipeline": BASE
     | TOOLS
     | STAGES
-    | {"collection", "envs.base", "experiment", "history_store", "models.lstm", "prompts", "replay", "run_directory"},
+    | {"collection", "curves", "envs.base", "experiment", "history_store", "models.lstm", "replay", "run_directory"},
+    "curves": BASE | {"collect", "envs.base", "evaluate", "experiment", "metrics", "prompts", "run_directory"},
     "run_directory": {"errors", "experiment"},
     "experiment": BASE
     | PLUGINS

@@ -1,0 +1,152 @@
+"""The learning curves of a run: of the model in its context, and of the algorithm beside it. Each is computed once.
+
+In: an experiment with its parts, and a run directory. Out: plain data for `results.json`, a file for each finished part
+in the directory's `evaluation/`, so that a run that was killed does not compute a part again.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from ad_jax import collect, evaluate, metrics, prompts
+from ad_jax.envs.base import take
+from ad_jax.evaluate import Mode
+from ad_jax.experiment import Experiment, Parts
+from ad_jax.metrics import say
+from ad_jax.prompts import Prompt
+from ad_jax.run_directory import read_json, write_json
+
+IN_LOOP_SEEDS = 2  # rollouts per task of the in-context evaluation during training
+
+
+class Curves:
+    """What an experiment's evaluation asks for, on a mesh, in a run directory."""
+
+    def __init__(self, experiment: Experiment, parts: Parts, mesh: Mesh, folder: Path, log: metrics.MetricsLog):
+        self.experiment, self.parts, self.mesh, self.folder, self.log = experiment, parts, mesh, folder, log
+
+    def part(self, name: str, meta: dict[str, Any], step: int, compute: Callable[[], Any]) -> tuple[Any, float]:
+        """`compute()` and its seconds, now or before an interruption, for the same checkpoint and settings."""
+        path = self.folder / "evaluation" / f"{name}.json"
+        data = self.experiment.to_json()
+        asked = {name: data[name] for name in ("evaluate", "reference")}
+        key = {"step": step, **asked, "train_tasks": meta["train_task_ids"]}
+        if path.exists():
+            saved = read_json(path)
+            if saved["key"] == key:
+                return saved["value"], saved["seconds"]
+        started, value = time.monotonic(), compute()
+        seconds = time.monotonic() - started
+        write_json(path, {"key": key, "seconds": seconds, "value": value})
+        return value, seconds
+
+    def in_context(self, data: dict[str, Any], tasks: Any, params: Any, mode: Mode) -> dict[str, Any]:
+        c, family = self.experiment.evaluate, self.parts.family
+        name, ids = data["name"], [task["id"] for task in data["tasks"]]
+        prompt = None
+        if c.prompt is not None:
+            prompt = Prompt(prompts.noise_for(family, tasks, c.prompt, self.experiment.seed), c.prompt_episodes)
+        episodes = c.episodes + (prompt.episodes if prompt else 0)
+        runner = evaluate.make_evaluator(
+            self.parts.model,
+            family,
+            self.mesh,
+            mode,
+            episodes,
+            min(episodes, c.episodes_per_dispatch) * family.episode_length,
+            prompt,
+            c.temperature or 1.0,
+        )
+        total = episodes * family.episode_length
+        bar = metrics.Progress(
+            "evaluate",
+            total,
+            f"steps of {name}, {mode}",
+            0,
+            self.experiment.logging.progress_seconds,
+            len(ids) * c.seeds,
+        )
+        curve = evaluate.evaluate(
+            runner,
+            params,
+            tasks,
+            ids,
+            c.seeds,
+            episodes,
+            family,
+            self.mesh,
+            self.experiment.seed,
+            functools.partial(_show, bar),
+        )
+        shown = {}
+        if prompt:
+            curve, seen = evaluate.after_prompt(curve, prompt, family.episode_length)
+            shown = {"prompt": {"share": c.prompt, **seen}}
+        self.log.forget_after(f"evaluate/{name}/{mode}", 0)
+        for episode, value in enumerate(curve.returns.mean((0, 1))):
+            self.log.write(f"evaluate/{name}/{mode}", episode + 1, {"return": value})
+        paths = evaluate.paths_as_data(curve, data["tasks"], family.episode_length, mode)
+        return {"returns": _numbers(curve.returns), "paths": paths, "env_steps": curve.env_steps, **shown}
+
+    def of_source(self, tasks: Any, ids: list[str]) -> dict[str, Any] | None:
+        e, p = self.experiment, self.parts
+        if not e.evaluate.source_seeds:
+            return None
+        name = (e.reference or e).source.name
+        role = "source" if e.reference is None and e.rl2 is None else "reference"  # which made no histories
+        asked = e.reference or e.collect
+        total = len(ids) * e.evaluate.source_seeds
+        chunk = min(asked.chunk_learners, total)
+        learners = collect.Learners(p.family, p.reference, asked.episodes, self.mesh, chunk)
+        steps = learners.steps * p.reference.actors
+        bar = metrics.Progress("evaluate", total, f"learners of {name}", 0, e.logging.progress_seconds, steps)
+        at_the_end = lambda returns: float(returns[..., -max(1, returns.shape[-1] // 10) :].mean())
+        show = lambda done, returns: bar.update(done, **{"return": at_the_end(returns)})
+        returns = collect.learning_curve(learners, tasks, ids, e.evaluate.source_seeds, e.seed, show)
+        say(
+            f"evaluate {name} itself, the {role}, on the same tasks: {returns.shape[2]} episodes, return at the end "
+            f"{at_the_end(returns):.2f}"
+        )
+        return {
+            "name": name,
+            "role": role,
+            "returns": _numbers(returns),
+            "env_steps_per_episode": p.reference.actors * p.family.episode_length,
+        }
+
+    def in_loop(self) -> Callable[[Any], float]:
+        """In-context return on training tasks, for choosing a checkpoint: the held-out tasks must not choose it."""
+        e, family = self.experiment, self.parts.family
+        count = min(16, e.tasks.trained)
+        tasks = take(self.parts.split.train, slice(count))
+        ids = family.task_ids(tasks)
+        episodes = e.distill.evaluate_episodes
+        runner = evaluate.make_evaluator(
+            self.parts.model, family, self.mesh, "sampled", episodes, episodes * family.episode_length
+        )
+
+        def mean_return(params):
+            curve = evaluate.evaluate(runner, params, tasks, ids, IN_LOOP_SEEDS, episodes, family, self.mesh, e.seed)
+            return float(curve.returns.mean())
+
+        return mean_return
+
+
+def _show(bar: metrics.Progress, done: int, value: float) -> None:
+    """Progress of a rollout; the first dispatch compiles, and is not part of the rate."""
+    if bar.done == 0 and done < bar.total:
+        bar.done = done
+        bar.note(f"compiled, and ran the first {done} of {bar.total} {bar.unit}")
+    else:
+        bar.update(done, **{"return": value})
+
+
+def _numbers(x: np.ndarray) -> list[Any]:
+    """Nested lists; whole numbers as ints and the rest rounded, which keeps results files small and readable."""
+    whole = np.array_equal(x, np.round(x))
+    return (x.astype(int) if whole else np.round(x.astype(float), 5)).tolist()
