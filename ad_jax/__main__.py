@@ -1,7 +1,7 @@
 """The command line: `ad-jax`, or `python -m ad_jax`. It wires stages and holds no logic.
 
-Nothing heavy is imported before a command runs, so `--help` answers at once. Exit status: 0 done, 2 bad input, 130
-interrupted.
+Nothing heavy is imported before a command runs, so `--help` answers at once. Exit status: 0 done, 2 bad input, 75
+stopped by SIGTERM (run it again: schedulers can be told to), 130 interrupted.
 """
 
 import argparse
@@ -125,6 +125,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     args = parse(arguments)
+    from ad_jax import stopping
     from ad_jax.errors import AdJaxError
 
     handler: Callable[[Any], int] = {
@@ -135,6 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "bench": _bench,
         "reproduce": _reproduce,
     }.get(args.command, _stage)
+    undo = stopping.listen()
     try:
         if "" not in sys.path:
             sys.path.append("")  # the current directory, for plug-ins that lie beside the experiment
@@ -148,9 +150,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    except stopping.Preempted:
+        print("\nad-jax: stopped by SIGTERM; run the same command again to go on from here", file=sys.stderr)
+        return stopping.STATUS
     except KeyboardInterrupt:
         print("\nad-jax: interrupted; run the same command again to go on from here", file=sys.stderr)
         return 130
+    finally:
+        undo()
 
 
 def _experiment(args: argparse.Namespace) -> Any:

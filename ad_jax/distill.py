@@ -22,7 +22,7 @@ from flax import struct
 from jax.sharding import Mesh
 
 from ad_jax import replay as replay_lib
-from ad_jax import training
+from ad_jax import stopping, training
 from ad_jax.checkpoint import Checkpoints
 from ad_jax.errors import ConfigError
 from ad_jax.keys import named_key
@@ -215,8 +215,9 @@ def distill(
     Raises:
         CheckpointError: if the checkpoint there is of another architecture.
         TrainingDiverged: if the loss or the gradient stops being finite; the last good checkpoint stays.
+        Preempted: after SIGTERM and a checkpoint of the dispatch under way.
     """
-    with Checkpoints(folder, config.keep_checkpoints) as checkpoints:
+    with stopping.deferred() as stopped, Checkpoints(folder, config.keep_checkpoints) as checkpoints:
         found = training.latest(checkpoints, trainer.like, meta)
         step, state, saved = found or (0, trainer.init(), dataclasses.asdict(_History()))
         history = _History(saved["best"], saved["loss"])
@@ -228,8 +229,8 @@ def distill(
         run = trainer.run.lower(state, replay, jnp.int32(1)).compile()
         compile_seconds = time.monotonic() - started
         progress.note(f"compiled in {compile_seconds:.1f} s" + (f", going on from update {step}" if step else ""))
-        started, first, facts = time.monotonic(), step, {}
-        while step < config.updates:
+        started, first, facts, leaving = time.monotonic(), step, {}, False
+        while step < config.updates and not leaving:
             count = min(config.updates_per_dispatch, _until(step, config), config.updates - step)
             state, losses, norms = run(state, replay, jnp.int32(count))
             loss, norm = np.asarray(losses)[:count], np.asarray(norms)[:count]
@@ -244,7 +245,8 @@ def distill(
                 if history.best is None or value > history.best:
                     history.best = value
                     checkpoints.save_best(step, state, meta | {"in_context_return": value})
-            if _due(step, config.checkpoint_every, config.updates):
+            leaving = stopped()
+            if _due(step, config.checkpoint_every, config.updates) or leaving:
                 checkpoints.save(step, state, meta | dataclasses.asdict(history))
             progress.update(step, loss=history.loss, **facts)
         return Result(step, first, state.params, time.monotonic() - started, compile_seconds, history.loss)

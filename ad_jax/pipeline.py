@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from ad_jax import (
     distill,
     evaluate,
     history_store,
+    locks,
     metrics,
     provenance,
     replay,
@@ -44,6 +46,17 @@ from ad_jax.run_directory import claim, digest, read_json, write_json
 from ad_jax.sharding import batch_devices, make_mesh, replicated
 
 
+def _alone(stage: Callable[["Run"], Any]) -> Callable[["Run"], Any]:
+    """A stage during which no other process may work in the run directory."""
+
+    @functools.wraps(stage)
+    def alone(self: "Run") -> Any:
+        with locks.only_one(self.folder):
+            return stage(self)
+
+    return alone
+
+
 class Run:
     """One experiment in one directory.
 
@@ -54,7 +67,7 @@ class Run:
         trained: the run directory whose trained model is evaluated; default `folder` itself.
 
     Raises:
-        ConfigError: if the experiment is refused, or the directory holds something else.
+        ConfigError: if the experiment is refused, the directory holds something else, or another process works there.
     """
 
     def __init__(
@@ -73,17 +86,19 @@ class Run:
             experiment.replay.validate(batch_devices(self.mesh))
         else:
             experiment.rl2.check_devices(batch_devices(self.mesh))
-        claim(self.folder, experiment)
         provenance.use_compilation_cache()
-        self.log = metrics.MetricsLog(self.folder, experiment.logging, experiment.name)
+        with locks.only_one(self.folder):
+            claim(self.folder, experiment)
+            self.log = metrics.MetricsLog(self.folder, experiment.logging, experiment.name)
+            write_json(self.folder / "environment.json", provenance.collect())
         self.curves = Curves(experiment, self.parts, self.mesh, self.folder, self.log)
-        write_json(self.folder / "environment.json", provenance.collect())
 
     @property
     def train_ids(self) -> list[str]:
         """Ids of the training tasks."""
         return self.parts.family.task_ids(self.parts.split.train)
 
+    @_alone
     def all(self) -> Path:
         """The four stages; returns the report's page."""
         self.collect()
@@ -91,6 +106,7 @@ class Run:
         self.evaluate()
         return self.report()
 
+    @_alone
     def collect(self) -> None:
         """Stage 1. Complete histories that the caller names are used as they are, also those of another seed."""
         e, p = self.experiment, self.parts
@@ -129,6 +145,7 @@ class Run:
             **_source_at_the_end(history_store.open_store(self.histories, allow_partial=True)),
         )
 
+    @_alone
     def distill(self) -> None:
         """Stage 2, or RL² in its place."""
         e, p = self.experiment, self.parts
@@ -198,6 +215,7 @@ class Run:
             "experiment": e.to_json(),
         }
 
+    @_alone
     def evaluate(self) -> None:
         """Stage 3."""
         e, p = self.experiment, self.parts
@@ -223,6 +241,7 @@ class Run:
         self._finish("evaluate", seconds=seconds, env_steps=env_steps)
         self._write_results(sets, {"step": step, "which": e.evaluate.checkpoint})
 
+    @_alone
     def report(self) -> Path:
         """Stage 4; returns the page."""
         results = report.load([self.folder / "results.json"])

@@ -11,19 +11,18 @@ what is there is never done again. Killed at any instant, the same command goes 
 DIR: each takes what no other one is at (a lock per piece, which the system drops when its process ends).
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from ad_jax import report, study_page, study_text
+from ad_jax import locks, report, study_page, study_text
 from ad_jax.claims import decide
 from ad_jax.errors import AdJaxError
 from ad_jax.experiment import Experiment, build
@@ -87,7 +86,7 @@ class Workshop:
     def make(self, e: Experiment) -> bool:
         """Collect, train and evaluate what is missing; False where another process is at a piece of it."""
         histories = str(self.histories(e))
-        with self._lock(self.curve(e)) as mine:
+        with _lock(self.curve(e)) as mine:
             if not mine or (build(e).trained and not self._train(e, histories)):
                 return False
             Run(e, self.curve(e), histories, trained=self.model(e)).evaluate()
@@ -98,11 +97,11 @@ class Workshop:
         folder = self.model(e)
         if (folder / "trained.json").exists():
             return True
-        with self._lock(folder) as mine:
+        with _lock(folder) as mine:
             if not mine:
                 return False
             run = Run(trained_by(e), folder, histories)
-            with self._lock(self.histories(e)) as mine_too:
+            with _lock(self.histories(e)) as mine_too:
                 if not mine_too:
                     return False
                 run.collect()
@@ -111,16 +110,10 @@ class Workshop:
             write_json(folder / "trained.json", read_json(folder / "environment.json"))
         return True
 
-    @contextlib.contextmanager
-    def _lock(self, piece: Path) -> Iterator[bool]:
-        piece.parent.mkdir(parents=True, exist_ok=True)
-        with piece.with_suffix(".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+
+def _lock(piece: Path) -> AbstractContextManager[bool]:
+    """Whether a piece is ours to make, within."""
+    return locks.taken(piece.with_suffix(".lock"))
 
 
 def work(e: Experiment) -> dict[str, float]:

@@ -28,7 +28,7 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from ad_jax import training
+from ad_jax import stopping, training
 from ad_jax.checkpoint import Checkpoints
 from ad_jax.envs.base import TaskFamily
 from ad_jax.keys import named_key
@@ -192,9 +192,10 @@ def train(
     Raises:
         CheckpointError: if the checkpoint there is of another architecture.
         TrainingDiverged: if the loss or the gradient stops being finite; the last good checkpoint stays.
+        Preempted: after SIGTERM and a checkpoint of the dispatch under way.
     """
     each = config.trials * config.unroll * family.episode_length
-    with Checkpoints(folder, config.keep_checkpoints) as checkpoints:
+    with stopping.deferred() as stopped, Checkpoints(folder, config.keep_checkpoints) as checkpoints:
         found = training.latest(checkpoints, trainer.like, meta)
         step, state, saved = found or (0, trainer.init(trainer.tasks), {"facts": {}})
         facts = saved["facts"]
@@ -204,8 +205,8 @@ def train(
         run = trainer.compiled
         compile_seconds = time.monotonic() - started
         progress.note(f"compiled in {compile_seconds:.1f} s" + (f", going on from update {step}" if step else ""))
-        started, first = time.monotonic(), step
-        while step < config.updates:
+        started, first, leaving = time.monotonic(), step, False
+        while step < config.updates and not leaving:
             until = config.checkpoint_every - step % config.checkpoint_every
             count = min(config.updates_per_dispatch, until, config.updates - step)
             state, new = run(state, trainer.tasks, jnp.int32(count))
@@ -215,7 +216,8 @@ def train(
             facts = {name: float(values.mean()) for name, values in new.items()}
             # Logged before anything is saved: what a checkpoint has passed must not be missing from the log.
             log.write("rl2", step, facts)
-            if step % config.checkpoint_every == 0 or step == config.updates:
+            leaving = stopped()
+            if step % config.checkpoint_every == 0 or step == config.updates or leaving:
                 checkpoints.save(step, state, meta | {"facts": facts})
             shown = {"first_episode": facts["first_return"], "last": facts["last_return"]}
             progress.update(step, **shown, entropy=facts["entropy"])

@@ -51,7 +51,8 @@ def claim(folder: Path, experiment: Experiment) -> None:
                 "another directory (--dir), or delete that one"
             )
         return
-    if folder.exists() and any(file.name != "config.tmp" for file in folder.iterdir()):  # a killed claim leaves that
+    ours = ("config.tmp", "lock")  # what a claim that was killed leaves
+    if folder.exists() and any(file.name not in ours for file in folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and holds no run (no config.json); use another directory (--dir)")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, experiment.to_json())

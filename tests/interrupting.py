@@ -11,11 +11,13 @@ from ad_jax import curves, report
 from ad_jax.__main__ import main
 from ad_jax.checkpoint import Checkpoints
 from ad_jax.history_store import HistoryWriter
+from ad_jax.metrics import MetricsLog
 
 PLACES = {
     "writing histories": (HistoryWriter, "write"),
     "saving a checkpoint": (Checkpoints, "save"),
     "saving the best": (Checkpoints, "save_best"),
+    "writing metrics": (MetricsLog, "write"),
     "evaluating": (curves.Curves, "part"),
     "writing the report": (report, "write"),
 }

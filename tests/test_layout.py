@@ -37,22 +37,26 @@ MAY_IMPORT = {
         "provenance",
         "report",
         "reproduce",
+        "stopping",
         "study",
         "testing",
     },
     "pipeline": BASE
     | TOOLS
     | STAGES
-    | {"collection", "curves", "envs.base", "experiment", "history_store", "models.lstm", "replay", "run_directory"},
+    | {"collection", "curves", "envs.base", "experiment", "history_store", "locks", "models.lstm", "replay"}
+    | {"run_directory"},
     "curves": BASE | {"collect", "envs.base", "evaluate", "experiment", "metrics", "prompts", "run_directory"},
     "run_directory": {"errors", "experiment"},
     "experiment": BASE
     | PLUGINS
     | {"collect", "distill", "evaluate", "prompts", "replay", "rl2", "metrics", "sharding"},
     "collect": BASE | {"envs", "sources", "history_returns", "history_store", "sharding", "metrics"},
-    "distill": BASE | {"replay", "models", "sharding", "checkpoint", "metrics", "training"},
-    "rl2": BASE | {"envs.base", "models", "sharding", "checkpoint", "metrics", "training", "trials"},
+    "distill": BASE | {"replay", "models", "sharding", "checkpoint", "metrics", "stopping", "training"},
+    "rl2": BASE | {"envs.base", "models", "sharding", "checkpoint", "metrics", "stopping", "training", "trials"},
     "training": {"checkpoint", "errors"},
+    "stopping": set(),
+    "locks": {"errors", "metrics"},
     "trials": BASE | {"envs.base", "models"},
     "evaluate": BASE | {"envs", "models", "prompts", "sharding", "checkpoint", "metrics"},
     "prompts": BASE | {"envs.base"},
@@ -61,7 +65,7 @@ MAY_IMPORT = {
     "study": {"claims", "errors", "experiment"},
     "reproduce": BASE
     | REPORT
-    | {"claims", "experiment", "metrics", "pipeline", "run_directory", "study", "study_page"},
+    | {"claims", "experiment", "locks", "metrics", "pipeline", "run_directory", "study", "study_page"},
     "cost": BASE | {"collect", "distill", "envs.base", "experiment", "models", "replay", "rl2"},
     "bench": BASE | TOOLS | PLUGINS | {"collect", "cost", "distill", "evaluate", "history_store", "replay", "rl2"},
     "agent": BASE | {"checkpoint", "models", "evaluate"},

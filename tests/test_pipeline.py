@@ -4,6 +4,7 @@ These start processes from outside the repository. They share one uninterrupted 
 """
 
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
@@ -33,10 +34,13 @@ INTERRUPTIONS = (  # one after another on one run directory
     ("saving the best", 1, "SIGKILL"),
     ("saving a checkpoint", 1, "SIGKILL"),
     ("saving a checkpoint", 1, "SIGINT"),
+    ("writing metrics", 1, "SIGTERM"),
     ("evaluating", 1, "SIGKILL"),
     ("evaluating", 2, "SIGINT"),
+    ("writing the report", 1, "SIGTERM"),
     ("writing the report", 1, "SIGKILL"),
 )
+STATUS = {"SIGKILL": -9, "SIGINT": 130, "SIGTERM": 75}
 
 
 @pytest.fixture(scope="module")
@@ -130,16 +134,23 @@ def test_the_same_command_again_recomputes_nothing(place, whole):
 def test_the_signals_came_where_they_were_meant_to(interrupted):
     _, processes = interrupted
     for (where, _, name), done in zip(INTERRUPTIONS, processes, strict=False):
-        assert done.returncode == (-9 if name == "SIGKILL" else 130), f"{where}: {done.stderr}"
+        assert done.returncode == STATUS[name], f"{where}: {done.stderr}"
     assert processes[-1].returncode == 0, processes[-1].stderr
 
 
-def test_ctrl_c_says_how_to_go_on_and_prints_no_traceback(interrupted):
+def test_a_stop_says_how_to_go_on_and_prints_no_traceback(interrupted):
     _, processes = interrupted
+    words = {"SIGINT": "interrupted; run the same command again", "SIGTERM": "stopped by SIGTERM; run the same command"}
     for (_, _, name), done in zip(INTERRUPTIONS, processes, strict=False):
-        if name == "SIGINT":
-            assert "interrupted; run the same command again" in done.stderr
+        if name in words:
+            assert words[name] in done.stderr
             assert "Traceback" not in done.stderr
+
+
+def test_sigterm_saves_a_checkpoint_where_none_was_due(interrupted):
+    _, processes = interrupted
+    at = [(where, name) for where, _, name in INTERRUPTIONS].index(("writing metrics", "SIGTERM"))
+    assert "going on from update 6" in processes[at + 1].stdout, "4 and 8 were due"
 
 
 def test_interrupted_in_every_stage_the_histories_are_the_same_bytes(whole, interrupted):
@@ -223,6 +234,20 @@ def save(folder, step, state, meta):
 @pytest.fixture
 def copied(whole, tmp_path) -> pathlib.Path:
     return pathlib.Path(shutil.copytree(whole[0], tmp_path / "run"))
+
+
+def test_a_second_process_in_the_run_directory_is_refused_and_names_the_first(copied, capsys):
+    arguments = [*SMOKE, "--dir", copied]
+    with (copied / "lock").open("a+") as file:  # as another process would: a lock belongs to the open file
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write('{"pid": 7, "host": "elsewhere", "since": "today"}')
+        file.flush()
+        before = files(copied)
+        for command in ("run", "collect", "distill", "evaluate"):
+            refused(capsys, [command, *arguments], "is in use by process 7 on elsewhere, since today. Wait for it")
+        assert files(copied) == before
+    assert main(["evaluate", *map(str, arguments)]) == 0
 
 
 def test_another_experiment_in_the_run_directory_is_named_and_left_alone(copied, capsys):

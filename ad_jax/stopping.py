@@ -1,0 +1,57 @@
+"""SIGTERM, which schedulers send before they take a machine away: training saves a checkpoint first, then stops.
+
+The command ends with status 75 (`EX_TEMPFAIL` of sysexits.h, "try again later"), which schedulers can be told to
+requeue on. Everywhere else nothing is lost by stopping at once: what is finished is on disk already.
+"""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+STATUS = 75  # of a command that was stopped and can go on
+
+
+class Preempted(KeyboardInterrupt):
+    """SIGTERM came. Like Ctrl-C, it is nobody's mistake, and nothing but the command line should catch it."""
+
+
+class _Signal:
+    """Whether SIGTERM came, and whether it has to wait."""
+
+    def __init__(self) -> None:
+        self.came, self.deferred = False, 0
+
+    def __call__(self, number: int, frame: Any) -> None:
+        self.came = True
+        if not self.deferred:
+            raise Preempted
+
+
+_signal = _Signal()
+
+
+def listen() -> Callable[[], None]:
+    """From now on SIGTERM raises `Preempted` in the main thread; returns what undoes that."""
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None  # Python takes signals in the main thread alone
+    _signal.came = False
+    before = signal.signal(signal.SIGTERM, _signal)
+
+    def undo() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+    return undo
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[Callable[[], bool]]:
+    """Within, SIGTERM waits: ask the callable whether it came, save, and leave; leaving raises `Preempted` then."""
+    _signal.deferred += 1
+    try:
+        yield lambda: _signal.came
+    finally:
+        _signal.deferred -= 1
+    if _signal.came and not _signal.deferred:
+        raise Preempted
