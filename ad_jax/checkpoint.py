@@ -6,10 +6,16 @@
 
 The batch sampler's whole state is (seed, step), because batches are keyed by step; both are in here. A write is atomic:
 a process killed while saving leaves the checkpoint before it as the latest.
+
+Nothing that was damaged is read as if it were whole: the plain data carries its own checksum and a fingerprint of every
+array, which is compared with what was read. Training that finds its latest checkpoint damaged puts it aside, says so,
+and goes on from the one before, to the same bytes.
 """
 
 import contextlib
+import json
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +23,12 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from ad_jax.errors import CheckpointError, differences
+from ad_jax.errors import CheckpointError, DamagedCheckpoint, differences
+from ad_jax.fingerprint import fingerprint
+from ad_jax.metrics import say
 
-SCHEMA = 1
+SCHEMA = 2  # 1 had neither checksum nor fingerprint
+OWN = ("schema", "fingerprint", "crc32")  # of the plain data, what is not the caller's
 
 
 class Checkpoints:
@@ -58,13 +67,38 @@ class Checkpoints:
             if step not in best.all_steps():
                 best.save(step, args=_arguments(state, meta), force=True)
 
-    def meta(self) -> dict[str, Any]:
-        """The latest checkpoint's meta."""
-        return _restore_meta(self.manager, self.latest())
+    def restore(self, like: Any, architecture: dict[str, list[int]] | None = None) -> tuple[int, Any, dict[str, Any]]:
+        """The latest checkpoint that is whole. Damaged ones are put aside, and that is said.
 
-    def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]]:
-        """Step, state and meta of the latest checkpoint, laid out as `like` (shapes with shardings)."""
-        return _restore(self.manager, self.latest(), like)
+        Args:
+            like: shapes with shardings: how the state comes out.
+            architecture: what the checkpoint's must be.
+
+        Returns:
+            Step, state, meta.
+
+        Raises:
+            CheckpointError: if there is none, all are damaged, or it is of another architecture.
+        """
+        while True:
+            step = self.manager.latest_step()
+            try:
+                if architecture is not None:
+                    check_architecture(_restore_meta(self.manager, step)[0], architecture, self.folder)
+                return _restore(self.manager, step, like)
+            except DamagedCheckpoint as error:
+                if len(self.manager.all_steps()) < 2:
+                    raise
+                self._put_aside(step)
+                say(f"warning  {error}. It was moved to {self.folder / 'damaged'}; going on from the one before")
+
+    def _put_aside(self, step: Any) -> None:
+        aside = self.folder / "damaged" / str(step)
+        aside.parent.mkdir(exist_ok=True)
+        if aside.exists():
+            shutil.rmtree(aside)
+        (self.folder / "steps" / str(step)).rename(aside)
+        self.manager.reload()
 
 
 def load(folder: Path, which: str = "last", like: Any = None) -> tuple[int, Any, dict[str, Any]]:
@@ -139,38 +173,58 @@ def _has_steps(folder: Path) -> bool:
 
 
 def _arguments(state: Any, meta: dict[str, Any]) -> ocp.args.Composite:
+    state = copy(state)
+    plain = meta | {"schema": SCHEMA, "fingerprint": fingerprint(state)}
     return ocp.args.Composite(
-        state=ocp.args.StandardSave(copy(state)), meta=ocp.args.JsonSave({"schema": SCHEMA} | meta)
+        state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(plain | {"crc32": _crc(plain)})
     )
 
 
+def _crc(plain: dict[str, Any]) -> int:
+    """Checksum of plain data that may have been JSON meanwhile."""
+    return zlib.crc32(json.dumps(json.loads(json.dumps(plain)), sort_keys=True).encode())
+
+
 def _restore(manager: ocp.CheckpointManager, step: int | None, like: Any) -> tuple[int, Any, dict[str, Any]]:
-    meta = _restore_meta(manager, step)
+    meta, expected = _restore_meta(manager, step)
     assert step is not None
     try:
         like = _on_first_device(manager, step) if like is None else like
         state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))["state"]
     except Exception as error:
-        raise _unreadable(manager, step, error) from error
+        raise _damaged(manager, step, error) from error
+    changed = [] if expected is None else differences(expected, fingerprint(state))
+    if changed:
+        raise _damaged(
+            manager, step, f"{len(changed)} arrays hold other bits than were saved: {', '.join(changed[:3])}"
+        )
     return step, state, meta
 
 
-def _restore_meta(manager: ocp.CheckpointManager, step: int | None) -> dict[str, Any]:
+def _restore_meta(manager: ocp.CheckpointManager, step: int | None) -> tuple[dict[str, Any], dict[str, int] | None]:
+    """The caller's plain data, and the fingerprint of the arrays; None in checkpoints of schema 1."""
     if step is None:
         raise CheckpointError(f"no checkpoint in {manager.directory}")
     try:
         meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        own = {name: meta.get(name) for name in OWN}
+        rest = {name: value for name, value in meta.items() if name not in OWN}
+        if own == {"schema": 1, "fingerprint": None, "crc32": None}:
+            return rest, None
+        found = _crc({name: value for name, value in meta.items() if name != "crc32"})
     except Exception as error:
-        raise _unreadable(manager, step, error) from error
-    if meta.get("schema") != SCHEMA:
-        raise CheckpointError(f"{manager.directory}/{step}: checkpoint schema {meta.get('schema')}, expected {SCHEMA}")
-    return meta
+        raise _damaged(manager, step, error) from error
+    if own["crc32"] != found:
+        raise _damaged(manager, step, f"its plain data has checksum {found}, expected {own['crc32']}")
+    if own["schema"] != SCHEMA:
+        raise CheckpointError(f"{manager.directory}/{step}: checkpoint schema {own['schema']}, expected {SCHEMA}")
+    return rest, own["fingerprint"]
 
 
-def _unreadable(manager: ocp.CheckpointManager, step: int, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"cannot read checkpoint {manager.directory}/{step}: {error}. If it is damaged, delete that "
-        "folder: the one before it is used then"
+def _damaged(manager: ocp.CheckpointManager, step: int, what: Any) -> DamagedCheckpoint:
+    return DamagedCheckpoint(
+        f"cannot read checkpoint {manager.directory}/{step}: {what}. If it is damaged, run the same command that "
+        "trained again: it goes on from the one before"
     )
 
 

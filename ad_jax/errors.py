@@ -21,6 +21,10 @@ class CheckpointError(AdJaxError):
     """A checkpoint that is missing, damaged, or of another architecture."""
 
 
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint that cannot be read, or holds other bits than were saved."""
+
+
 class TrainingDiverged(AdJaxError):
     """The loss or a gradient stopped being finite."""
 

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import optax
 
-from ad_jax import checkpoint
 from ad_jax.checkpoint import Checkpoints
 from ad_jax.errors import TrainingDiverged
 
@@ -38,12 +37,9 @@ def latest(checkpoints: Checkpoints, state_like: Any, meta: dict[str, Any]) -> t
     """Step, state and metadata of the latest checkpoint; None where there is none.
 
     Raises:
-        CheckpointError: if it is of another architecture than `meta["architecture"]`.
+        CheckpointError: if it is of another architecture than `meta["architecture"]`, or all are damaged.
     """
-    if checkpoints.latest() is None:
-        return None
-    checkpoint.check_architecture(checkpoints.meta(), meta["architecture"], checkpoints.folder)
-    return checkpoints.restore(state_like)
+    return None if checkpoints.latest() is None else checkpoints.restore(state_like, meta["architecture"])
 
 
 def check_finite(stage: str, loss: np.ndarray, norm: np.ndarray, step: int) -> None:

@@ -78,6 +78,8 @@ MAY_IMPORT = {
     "history_returns": BASE,
     "replay": BASE | {"sharding"},
     **dict.fromkeys(TOOLS, BASE),
+    "checkpoint": BASE | {"fingerprint", "metrics"},
+    "fingerprint": set(),
     **dict.fromkeys(REPORT, REPORT | {"errors"}),
     "plugins": {"errors"},
     **{name: set() for name in BASE - {"plugins"}},

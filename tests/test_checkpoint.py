@@ -1,0 +1,191 @@
+"""Checkpoints: damage is never read as data, training goes on from the one before, fingerprints see every bit."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import mesh_of
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ad_jax import checkpoint
+from ad_jax.errors import CheckpointError, DamagedCheckpoint
+from ad_jax.fingerprint import fingerprint, hash_of
+
+# Orbax leaves coroutines behind where a read fails.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+STATE = {
+    "w": jnp.arange(4096, dtype=jnp.float32).reshape(64, 64),
+    "deep": ({"n": jnp.int32(7)}, jnp.arange(5, dtype=jnp.uint8)),
+    "half": jnp.ones((3, 2), jnp.bfloat16),
+    "flags": jnp.array([True, False, True]),
+}
+META = {"architecture": {"w": [64, 64]}, "loss": float("nan"), "note": "x"}
+LIKE = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), STATE)
+
+
+def save(folder, *steps):
+    with checkpoint.Checkpoints(folder, keep=5) as checkpoints:
+        for step in steps:
+            checkpoints.save(step, STATE | {"step": jnp.int32(step)}, META)
+
+
+def restore(folder, architecture=None):
+    with checkpoint.Checkpoints(folder, keep=5) as checkpoints:
+        step = jax.ShapeDtypeStruct((), jnp.int32, sharding=STATE["w"].sharding)
+        return checkpoints.restore(LIKE | {"step": step}, architecture)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    save(folder, 3, 8)
+    return folder
+
+
+@pytest.fixture
+def two(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "two")
+
+
+def files(folder, step):
+    return [path for path in sorted((folder / "steps" / str(step)).rglob("*")) if path.is_file()]
+
+
+def flip(path, at=0.5):
+    raw = bytearray(path.read_bytes())
+    raw[int(at * (len(raw) - 1))] ^= 0x10
+    path.write_bytes(raw)
+
+
+def test_a_checkpoint_comes_back_with_its_plain_data_and_nothing_of_ours(saved):
+    for step, state, meta in (restore(saved, META["architecture"]), checkpoint.load(saved)):
+        assert step == 8
+        assert int(state["step"]) == 8
+        assert meta.keys() == META.keys()
+        np.testing.assert_array_equal(state["w"], STATE["w"])
+
+
+def test_a_damaged_latest_checkpoint_is_put_aside_and_the_one_before_is_used(two, capsys):
+    shutil.rmtree(two / "steps/8/state")
+    step, state, _ = restore(two)
+    assert (step, int(state["step"])) == (3, 3)
+    assert "going on from the one before" in capsys.readouterr().out
+    assert (two / "damaged/8/meta").is_dir(), "nothing is deleted"
+    save(two, 8)  # what is trained anew
+    assert restore(two)[0] == 8
+
+
+def test_where_all_are_damaged_that_is_an_error(two):
+    for step in (3, 8):
+        shutil.rmtree(two / f"steps/{step}/state")
+    with pytest.raises(DamagedCheckpoint, match="steps/3"):
+        restore(two)
+
+
+def test_another_architecture_is_no_damage(two):
+    with pytest.raises(CheckpointError, match="another architecture") as caught:
+        restore(two, {"w": [2]})
+    assert not isinstance(caught.value, DamagedCheckpoint)
+    assert not (two / "damaged").exists()
+
+
+def test_changed_plain_data_is_detected(two):
+    (path,) = (two / "steps/8/meta").glob("metadata")
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps(data | {"note": "y"}))
+    with pytest.raises(DamagedCheckpoint, match="its plain data has checksum"):
+        checkpoint.load(two)
+
+
+def test_checkpoints_of_schema_1_are_read_and_a_2_that_says_1_is_not(two):
+    (path,) = (two / "steps/8/meta").glob("metadata")
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps(data | {"schema": 1}))
+    with pytest.raises(DamagedCheckpoint):
+        checkpoint.load(two)
+    path.write_text(json.dumps({name: x for name, x in data.items() if name not in checkpoint.OWN} | {"schema": 1}))
+    assert checkpoint.load(two)[2].keys() == META.keys()
+
+
+def test_arrays_that_read_well_and_are_others_are_detected(two, tmp_path):
+    """What no file format can see: the bytes of another state under this one's name."""
+    save(tmp_path / "other", 8)
+    with checkpoint.Checkpoints(tmp_path / "other", keep=5) as checkpoints:
+        checkpoints.save(9, STATE | {"step": jnp.int32(8), "w": STATE["w"].at[63, 63].add(1)}, META)
+    shutil.rmtree(two / "steps/8/state")
+    shutil.copytree(tmp_path / "other/steps/9/state", two / "steps/8/state")
+    with pytest.raises(DamagedCheckpoint, match=r"1 arrays hold other bits than were saved: w "):
+        checkpoint.load(two)
+
+
+@pytest.mark.parametrize("kind", ["cut", "flip", "delete"])
+def test_no_fault_of_any_file_is_read_as_data(two, tmp_path, kind):
+    """Every file of a checkpoint: an error that names the checkpoint, or the very bits that were saved."""
+    names, named = [path.relative_to(two) for path in files(two, 8)], []
+    for number, name in enumerate(names):
+        folder = shutil.copytree(two, tmp_path / str(number))
+        path = folder / name
+        if kind == "delete":
+            path.unlink()
+        elif kind == "cut":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        else:
+            flip(path)
+        try:
+            step, state, meta = checkpoint.load(folder)
+        except DamagedCheckpoint as error:
+            named.append("steps/8" in str(error))
+            continue
+        assert (step, int(state["step"])) in ((8, 8), (3, 3)), name
+        assert json.dumps(meta, sort_keys=True) == json.dumps(META, sort_keys=True)
+        np.testing.assert_array_equal(state["w"], STATE["w"])
+    assert named
+    assert all(named)
+
+
+def plain_hash(values):
+    """The same in Python's whole numbers."""
+
+    def mix(x):
+        x = ((x ^ (x >> 16)) * 0x85EBCA6B) % 2**32
+        x = ((x ^ (x >> 13)) * 0xC2B2AE35) % 2**32
+        return x ^ (x >> 16)
+
+    bits = values.view({1: np.uint8, 2: np.uint16, 4: np.uint32}[values.itemsize]).reshape(-1)
+    return sum(mix(int(x) ^ mix(i + 1)) for i, x in enumerate(bits)) % 2**32
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, np.uint8, bool, np.float16])
+def test_the_fingerprint_is_what_it_says(dtype):
+    values = np.random.default_rng(0).integers(0, 2 if dtype is bool else 100, (7, 3)).astype(dtype)
+    assert fingerprint({"x": values}) == {"x": plain_hash(values)}
+    assert fingerprint({"x": jnp.asarray(values)}) == {"x": plain_hash(values)}
+
+
+def test_blocks_do_not_change_the_fingerprint(monkeypatch):
+    values, place = np.arange(100, dtype=np.float32), np.arange(100, dtype=np.uint32)
+    whole = hash_of(values, place)
+    monkeypatch.setattr("ad_jax.fingerprint.BLOCK", 7)
+    assert hash_of(values, place) == whole
+
+
+@pytest.mark.parametrize("spec", [("data",), (None, "data"), (("data", "fsdp"), "tensor"), ()])
+def test_the_fingerprint_does_not_depend_on_the_sharding(spec):
+    mesh = mesh_of(2, 2, 2)
+    sharded = jax.device_put(STATE["w"], NamedSharding(mesh, PartitionSpec(*spec)))
+    assert fingerprint({"w": sharded}) == fingerprint({"w": STATE["w"]})
+
+
+def test_the_fingerprint_sees_every_bit_and_where_it_is():
+    values = np.zeros(64, np.float32)
+    seen = {fingerprint(values)[""]}
+    for at in range(64):
+        for bit in range(0, 32, 5):
+            changed = values.copy()
+            changed.view(np.uint32)[at] ^= np.uint32(1 << bit)
+            seen.add(fingerprint(changed)[""])
+    assert len(seen) == 1 + 64 * 7
