@@ -193,11 +193,9 @@ def _restore(manager: ocp.CheckpointManager, step: int | None, like: Any) -> tup
         state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))["state"]
     except Exception as error:
         raise _damaged(manager, step, error) from error
-    changed = [] if expected is None else differences(expected, fingerprint(state))
-    if changed:
-        raise _damaged(
-            manager, step, f"{len(changed)} arrays hold other bits than were saved: {', '.join(changed[:3])}"
-        )
+    if expected is not None and (changed := differences(expected, fingerprint(state))):
+        which = ", ".join(changed[:3])
+        raise _damaged(manager, step, f"{len(changed)} arrays hold other bits than were saved: {which}")
     return step, state, meta
 
 

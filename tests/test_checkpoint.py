@@ -1,5 +1,6 @@
 """Checkpoints: damage is never read as data, training goes on from the one before, fingerprints see every bit."""
 
+import gc
 import json
 import shutil
 
@@ -14,7 +15,7 @@ from ad_jax import checkpoint
 from ad_jax.errors import CheckpointError, DamagedCheckpoint
 from ad_jax.fingerprint import fingerprint, hash_of
 
-# Orbax leaves coroutines behind where a read fails.
+# Orbax leaves coroutines behind where a read fails. They go in the test that left them, and not in a later one.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 STATE = {
@@ -25,6 +26,12 @@ STATE = {
 }
 META = {"architecture": {"w": [64, 64]}, "loss": float("nan"), "note": "x"}
 LIKE = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), STATE)
+
+
+@pytest.fixture(autouse=True)
+def _tidy():
+    yield
+    gc.collect()
 
 
 def save(folder, *steps):
