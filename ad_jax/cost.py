@@ -210,7 +210,7 @@ def resident_bytes(
     action = narrowest(spec.num_actions).itemsize - spec.action_dtype.itemsize
     label = spec.action_dtype.itemsize if config.labels == "optimal" else 0
     step = step_bytes(spec, reward_dtype) + action - 1 + label
-    return rows * ((1 + kept) * step + FLOAT) + 2 * config.groups * FLOAT
+    return rows * ((1 + kept) * step + 2 * FLOAT) + 2 * config.groups * FLOAT
 
 
 class PictureLayer(NamedTuple):

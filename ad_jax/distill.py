@@ -10,7 +10,7 @@ its update.
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,6 +52,7 @@ class Config:
     keep_checkpoints: int = 2
     evaluate_every: int = 0  # updates between in-context evaluations on training tasks; 0 for none
     evaluate_episodes: int = 30  # episodes of each of them
+    skip_updates: int | None = None  # how many may be left out, because their loss or gradient was not finite
 
     def validate(self, batch: int, groups: int) -> None:
         """Raises ConfigError where a number cannot be meant."""
@@ -60,6 +61,8 @@ class Config:
                 raise ConfigError(f"distill.{name} must be at least 1; got {getattr(self, name)}")
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"distill.label_smoothing is in [0, 1); got {self.label_smoothing}")
+        if self.skip_updates is not None and self.skip_updates < 0:
+            raise ConfigError(f"distill.skip_updates is a number of updates; got {self.skip_updates}")
         if self.warmup_updates >= self.updates:
             raise ConfigError(
                 f"distill.warmup_updates={self.warmup_updates} must be below distill.updates={self.updates}"
@@ -87,6 +90,7 @@ class Trainer:
         init: `() -> TrainState`, born sharded.
         run: `(state, replay, count) -> (state, loss [P], grad_norm [P])`: `count` updates, at most
             P = `updates_per_dispatch`; entries past `count` are 0. The state is donated.
+        drawn: `(replay, step) -> [B]`, the numbers of the histories that the update after `step` learns from.
         shardings: how the state lies on the mesh.
     """
 
@@ -120,8 +124,7 @@ class Trainer:
 
         def update(state: TrainState, replay: Replay) -> tuple[TrainState, jax.Array, jax.Array]:
             # Built from Python numbers inside the jit, so that a resumed run has the same keys.
-            key = jax.random.fold_in(named_key(seed, "distill"), state.step)
-            key_batch, key_model = jax.random.split(key)
+            key_batch, key_model = _keys(seed, state.step)
             batch = replay_lib.sample(replay, key_batch, spec, sampling, mesh, render)
             loss, grads = gradient(model, state.params, batch, key_model, config, sampling.groups)
             changes, opt_state = optimiser.update(grads, state.opt_state, state.params)
@@ -139,7 +142,14 @@ class Trainer:
             return jax.lax.fori_loop(0, count, body, (state, empty, empty))
 
         numbers = replicated(mesh)
+        self.drawn = lambda replay, step: replay_lib.drawn(replay, _keys(seed, step)[0], sampling, mesh)
         self.run = jax.jit(run, donate_argnums=0, out_shardings=(self.shardings, numbers, numbers))
+
+
+def _keys(seed: int, step: Any) -> tuple[jax.Array, jax.Array]:
+    """Of the update after `step`: for its batch, for its model."""
+    batch, model = jax.random.split(jax.random.fold_in(named_key(seed, "distill"), step))
+    return batch, model
 
 
 def make_optimiser(config: Config) -> optax.GradientTransformation:
@@ -218,11 +228,7 @@ def distill(
         Preempted: after SIGTERM and a checkpoint of the dispatch under way.
     """
     with stopping.deferred() as stopped, Checkpoints(folder, config.keep_checkpoints) as checkpoints:
-        found = training.latest(checkpoints, trainer.like, meta)
-        step, state, saved = found or (0, trainer.init(), dataclasses.asdict(_History()))
-        history = _History(saved["best"], saved["loss"])
-        for stage in ("distill", "in_context"):
-            log.forget_after(stage, step)
+        step, state, history = _begin(trainer, checkpoints, meta, log)
         positions = sampling.batch * sampling.segment
         progress = Progress("distil", config.updates, "updates", step, progress_seconds, positions)
         started = time.monotonic()
@@ -231,14 +237,24 @@ def distill(
         progress.note(f"compiled in {compile_seconds:.1f} s" + (f", going on from update {step}" if step else ""))
         started, first, facts, leaving = time.monotonic(), step, {}, False
         while step < config.updates and not leaving:
-            count = min(config.updates_per_dispatch, _until(step, config), config.updates - step)
-            state, losses, norms = run(state, replay, jnp.int32(count))
-            loss, norm = np.asarray(losses)[:count], np.asarray(norms)[:count]
-            training.check_finite("distill", loss, norm, step)
-            step += count
-            history.loss = float(loss.mean())
-            # Logged before anything is saved: what a checkpoint has passed must not be missing from the log.
-            log.write("distill", step, {"loss": history.loss, "grad_norm": norm.mean()})
+            count = _until(step, config, history.skipped)
+            if count:
+                state, losses, norms = run(state, replay, jnp.int32(count))
+                loss, norm = np.asarray(losses)[:count], np.asarray(norms)[:count]
+                if bad := training.not_finite(loss, norm, step):
+                    told = f"{bad.told}, of histories {_some(trainer.drawn(replay, bad.update - 1))}"
+                    if len(history.skipped) >= (config.skip_updates or 0):
+                        raise training.diverged("distill", told, "; or set distill.skip_updates, to leave it out")
+                    skipped = [*history.skipped, bad.update]
+                    step, state, history = _begin(trainer, checkpoints, meta, log)
+                    history.skipped = skipped
+                    progress.note(f"{told}: back to update {step}, and on without update {bad.update}")
+                    continue
+                step, history.loss = step + count, float(loss.mean())
+                # Logged before anything is saved: what a checkpoint has passed must not be missing from the log.
+                log.write("distill", step, {"loss": history.loss, "grad_norm": norm.mean()})
+            else:  # the next one is left out: its batch is never drawn
+                state, step = state.replace(step=state.step + 1), step + 1
             if evaluate is not None and _due(step, config.evaluate_every, config.updates):
                 facts["return"] = value = float(evaluate(state.params))
                 log.write("in_context", step, {"return": value})
@@ -258,12 +274,32 @@ class _History:
 
     best: float | None = None  # in-context return
     loss: float = float("nan")  # mean over the last dispatch
+    skipped: list[int] = dataclasses.field(default_factory=list)  # updates that are left out, from 1
 
 
-def _until(step: int, config: Config) -> int:
-    """Updates until the host has something to do."""
+def _begin(
+    trainer: Trainer, checkpoints: Checkpoints, meta: dict[str, Any], log: MetricsLog
+) -> tuple[int, TrainState, _History]:
+    """The latest checkpoint, or a new state; what was logged past it is forgotten."""
+    found = training.latest(checkpoints, trainer.like, meta)
+    step, state, saved = found or (0, trainer.init(), {})
+    for stage in ("distill", "in_context"):
+        log.forget_after(stage, step)
+    known = {field.name for field in dataclasses.fields(_History)}
+    return step, state, _History(**{name: value for name, value in saved.items() if name in known})
+
+
+def _until(step: int, config: Config, skipped: Sequence[int]) -> int:
+    """Updates until the host has something to do: 0 where the next one is left out."""
     periods = [p for p in (config.checkpoint_every, config.evaluate_every) if p]
-    return min(p - step % p for p in periods)
+    ahead = [update - step - 1 for update in skipped if update > step]
+    return min(config.updates_per_dispatch, config.updates - step, *ahead, *(p - step % p for p in periods))
+
+
+def _some(numbers: np.ndarray) -> str:
+    """The first of them, each once."""
+    each = sorted(set(numbers.tolist()))
+    return ", ".join(map(str, each[:8])) + (f" and {len(each) - 8} more" if len(each) > 8 else "")
 
 
 def _due(step: int, every: int, end: int) -> bool:

@@ -97,6 +97,11 @@ class HistoryWriter:
         first, end = self.manifest.rows(chunk)
         arrays = {name: np.ascontiguousarray(array) for name, array in _arrays(histories).items()}
         _check_arrays(self.manifest, chunk, arrays)
+        if where := histories.not_finite():
+            raise HistoryError(
+                f"chunk {chunk}: {where} of the chunk is no finite number. Nothing of this chunk is stored; mend the "
+                "task family or the source."
+            )
         task_ids = list(histories.task_ids)
         if len(task_ids) != end - first or not all(isinstance(task_id, str) for task_id in task_ids):
             raise HistoryError(

@@ -26,8 +26,8 @@ import numpy as np
 from flax import struct
 from jax.sharding import Mesh, PartitionSpec
 
-from ad_jax.errors import ConfigError
-from ad_jax.sharding import BATCH, batch_devices, on_batch
+from ad_jax.errors import ConfigError, HistoryError
+from ad_jax.sharding import BATCH, batch_devices, on_batch, replicated
 from ad_jax.types import Array, Batch, Histories, Spec, Steps, narrowest
 
 
@@ -85,6 +85,7 @@ class Replay(struct.PyTreeNode):
     reward: Array  # [G, M, 1 + T]
     done: Array  # [G, M, 1 + T] bool
     length: Array  # [G, M] int32, steps of each history; 0 for padding
+    history: Array  # [G, M] int32, its number among those that were loaded; thinned versions share it
     count: Array  # [G] int32, histories in each group
     group: Array  # [G] int32, 0..G-1
     label: Array | None = None  # [G, M, 1 + T], the targets where they are not the actions
@@ -105,9 +106,12 @@ def load(
     Raises:
         ConfigError: if a thinned history is shorter than a window, or there are fewer histories than groups, or
             labels are asked for that nobody can give.
+        HistoryError: if a reward or an observation is not finite.
     """
     config.validate(batch_devices(mesh))
-    histories, label = _best(histories, config), None
+    if where := histories.not_finite():
+        raise HistoryError(f"{where} is no finite number: nothing can be learned from it. Collect these histories anew")
+    (histories, rows), label = _best(histories, config), None
     if config.labels == "optimal":
         if relabel is None:
             raise ConfigError('replay.labels="optimal" needs to be told the optimal actions; give `load` a `relabel`')
@@ -120,15 +124,20 @@ def load(
             f"{config.keep_every}th episode of the last {config.tail:.0%} the shortest has {shortest}. Lower "
             "replay.segment or replay.keep_every, raise replay.tail, or collect longer histories"
         )
-    rows = len(length)
-    if rows < config.groups:
-        raise ConfigError(f"{rows} histories cannot fill replay.groups={config.groups}; lower replay.groups")
+    count = len(length)
+    if count < config.groups:
+        raise ConfigError(f"{count} histories cannot fill replay.groups={config.groups}; lower replay.groups")
     none = {"action": spec.num_actions, "reward": 0, "done": False, "observation": 0, "label": 0}
     arrays["action"] = arrays["action"].astype(narrowest(spec.num_actions))  # has to hold "none" as well
     deal = lambda x: _deal(x, config.groups)
     shifted = {name: deal(_prepend(x, none[name])) for name, x in arrays.items()}
-    count = np.array([len(range(g, rows, config.groups)) for g in range(config.groups)], np.int32)
-    replay = Replay(length=deal(length), count=count, group=np.arange(config.groups, dtype=np.int32), **shifted)
+    replay = Replay(
+        length=deal(length),
+        history=deal(np.tile(rows, config.phases)),
+        count=np.array([len(range(g, count, config.groups)) for g in range(config.groups)], np.int32),
+        group=np.arange(config.groups, dtype=np.int32),
+        **shifted,
+    )
     return jax.tree.map(lambda x: jax.device_put(x, on_batch(mesh)), replay)
 
 
@@ -187,28 +196,40 @@ def thin(
     return {name: gather(np.asarray(x)) for name, x in arrays.items()}, np.concatenate(lengths)
 
 
-def _best(histories: Histories, config: Config) -> Histories:
-    """Each task's histories that earn most in the last tenth of their steps, in the order in which they were."""
+def _best(histories: Histories, config: Config) -> tuple[Histories, np.ndarray]:
+    """Each task's histories that earn most in the last tenth of their steps, in their order, and their numbers."""
     if config.best is None:
-        return histories
+        return histories, np.arange(len(histories.task_ids), dtype=np.int32)
     reward = np.asarray(histories.transition.reward)
     at_the_end = reward[:, -max(1, reward.shape[1] // 10) :].sum(1, dtype=np.float64)
     rows_of: dict[str, list[int]] = {}
     for row, task in enumerate(histories.task_ids):
         rows_of.setdefault(task, []).append(row)
     best_of = lambda rows: sorted(rows, key=lambda row: -at_the_end[row])[: config.kept_of(len(rows))]
-    kept = np.array(sorted(row for rows in rows_of.values() for row in best_of(rows)))
+    kept = np.array(sorted(row for rows in rows_of.values() for row in best_of(rows)), np.int32)
     at = lambda tree: jax.tree.map(lambda x: np.asarray(x)[kept], tree)
     ids = [histories.task_ids[row] for row in kept]
     h = histories
-    return Histories(at(h.transition), at(h.tasks), ids, at(h.seed_index), at(h.actor))
+    return Histories(at(h.transition), at(h.tasks), ids, at(h.seed_index), at(h.actor)), kept
+
+
+def drawn(replay: Replay, key: jax.Array, config: Config, mesh: Mesh) -> np.ndarray:
+    """Numbers of the histories that `sample` draws from with the same key, `[B]` int32, for errors that name them."""
+    rows = config.batch // config.groups
+    draw = jax.vmap(lambda r: r.history[_draw(r, key, rows, config.segment)[0]])
+    return np.asarray(jax.jit(draw, out_shardings=replicated(mesh))(replay)).reshape(-1)
+
+
+def _draw(replay: Replay, key: jax.Array, rows: int, segment: int) -> tuple[jax.Array, jax.Array]:
+    """Rows of one group, and where their windows begin, `[rows]` each. The key is consumed."""
+    key_history, key_start = jax.random.split(jax.random.fold_in(key, replay.group))
+    history = jax.random.randint(key_history, (rows,), 0, replay.count)
+    return history, jax.random.randint(key_start, (rows,), 0, replay.length[history] - segment + 1)
 
 
 def _sample_group(replay: Replay, key: jax.Array, spec: Spec, rows: int, segment: int, render: Callable) -> Batch:
     """`rows` windows from one group: `replay` without its G axis."""
-    key_history, key_start = jax.random.split(jax.random.fold_in(key, replay.group))
-    history = jax.random.randint(key_history, (rows,), 0, replay.count)
-    start = jax.random.randint(key_start, (rows,), 0, replay.length[history] - segment + 1)
+    history, start = _draw(replay, key, rows, segment)
 
     def window(x):
         cut = lambda h, s: jax.lax.dynamic_slice_in_dim(x[h], s, segment + 1)

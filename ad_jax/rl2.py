@@ -211,7 +211,8 @@ def train(
             count = min(config.updates_per_dispatch, until, config.updates - step)
             state, new = run(state, trainer.tasks, jnp.int32(count))
             new = {name: np.asarray(values)[:count] for name, values in new.items()}
-            training.check_finite("rl2", new["loss"], new["grad_norm"], step)
+            if bad := training.not_finite(new["loss"], new["grad_norm"], step):
+                raise training.diverged("rl2", bad.told)
             step += count
             facts = {name: float(values.mean()) for name, values in new.items()}
             # Logged before anything is saved: what a checkpoint has passed must not be missing from the log.

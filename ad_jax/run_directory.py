@@ -18,8 +18,14 @@ def identity(experiment: Experiment) -> dict[str, Any]:
     directories of before theirs.
     """
     apart = ("mesh", "logging", "evaluate", "reference")
-    data = canonical(experiment.to_json())
-    return {name: value for name, value in data.items() if name not in apart and value is not None}
+    return _said({name: value for name, value in canonical(experiment.to_json()).items() if name not in apart})
+
+
+def _said(data: Any) -> Any:
+    """Nested data without what is None."""
+    if not isinstance(data, dict):
+        return data
+    return {name: _said(value) for name, value in data.items() if value is not None}
 
 
 def digest(experiment: Experiment) -> str:

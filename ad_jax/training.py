@@ -1,6 +1,6 @@
 """What the training loops, `distill` and `rl2`, share beside their updates: optimiser, checkpoint, finite numbers."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -42,11 +42,23 @@ def latest(checkpoints: Checkpoints, state_like: Any, meta: dict[str, Any]) -> t
     return None if checkpoints.latest() is None else checkpoints.restore(state_like, meta["architecture"])
 
 
-def check_finite(stage: str, loss: np.ndarray, norm: np.ndarray, step: int) -> None:
-    """Raises TrainingDiverged where loss or gradient norm `[P]`, of the updates after `step`, are not finite."""
+class Bad(NamedTuple):
+    """An update, counted from 1, whose loss or gradient is not finite, in words."""
+
+    update: int
+    told: str
+
+
+def not_finite(loss: np.ndarray, norm: np.ndarray, step: int) -> Bad | None:
+    """The first of the updates after `step` whose loss or gradient norm `[P]` is not finite; None where all are."""
     bad = np.flatnonzero(~(np.isfinite(loss) & np.isfinite(norm)))
-    if len(bad):
-        raise TrainingDiverged(
-            f"update {step + int(bad[0]) + 1}: loss {loss[bad[0]]}, gradient norm {norm[bad[0]]}. The last "
-            f"good checkpoint is kept; lower {stage}.learning_rate or {stage}.clip_norm"
-        )
+    if not len(bad):
+        return None
+    update = step + int(bad[0]) + 1
+    return Bad(update, f"update {update}: loss {loss[bad[0]]}, gradient norm {norm[bad[0]]}")
+
+
+def diverged(stage: str, told: str, more: str = "") -> TrainingDiverged:
+    """The error for such an update."""
+    remedy = f"lower {stage}.learning_rate or {stage}.clip_norm{more}"
+    return TrainingDiverged(f"{told}. The last good checkpoint is kept; {remedy}")

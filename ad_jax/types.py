@@ -117,3 +117,16 @@ class Histories:
     task_ids: list[str]  # [H]
     seed_index: np.ndarray  # [H] int32, which of the task's learners
     actor: np.ndarray  # [H] int32, which actor of the learner
+
+    def not_finite(self) -> str | None:
+        """Where the first NaN or infinity is, in words; None where there is none. Whole numbers cost nothing."""
+        for field in ("reward", "observation"):
+            values = np.asarray(getattr(self.transition, field))
+            if not np.issubdtype(values.dtype, np.floating):
+                continue
+            bad = ~np.isfinite(values).all(axis=tuple(range(2, values.ndim)))
+            if bad.any():
+                row, step = map(int, np.argwhere(bad)[0])
+                who = f"task {self.task_ids[row]}, seed {self.seed_index[row]}, actor {self.actor[row]}"
+                return f"{field} {values[row, step]} at step {step} of history {row} ({who})"
+        return None

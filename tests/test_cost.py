@@ -124,6 +124,7 @@ def test_memory_of_training_is_within_a_factor_of_2_of_the_compilers(case, batch
         array("uint8", *long),
         array("bool", *long),
         array("int32", *rows),
+        array("int32", *rows),
         array("int32", 1),
         array("int32", 1),
     )

@@ -149,6 +149,73 @@ def test_a_diverged_run_names_the_update_and_keeps_the_last_good_checkpoint(trai
     assert_equal(before, final_state(trainer, tmp_path))
 
 
+@pytest.fixture(scope="module")
+def poisoned(trained):
+    """A replay with one history whose rewards are NaN, its number, and the one update of six that draws it."""
+    trainer, _ = trained
+    resident = replay.load(numbered_histories(128, 24), GRID, SAMPLING, mesh_of())
+    drawn = [set(trainer.drawn(resident, step).tolist()) for step in range(6)]
+    once = {h: [u for u in range(6) if h in drawn[u]] for h in range(128)}
+    history, (step,) = next((h, at) for h, at in once.items() if len(at) == 1 and at[0] in (3, 4))
+    here = (resident.history == history)[..., None]
+    return resident.replace(reward=jnp.where(here, jnp.nan, resident.reward)), history, step + 1
+
+
+def test_a_batch_is_drawn_from_the_histories_that_are_named(trained):
+    trainer, _ = trained
+    resident = load(mesh_of())
+    batch = replay.sample(resident, distill._keys(1, 4)[0], GRID, SAMPLING, mesh_of())
+    history = np.asarray(batch.steps.observation)[:, 0, 0]  # modulo 9
+    np.testing.assert_array_equal(trainer.drawn(resident, 4) % 9, history)
+
+
+@pytest.mark.parametrize("skip", [None, 0])
+def test_an_update_that_diverged_is_named_with_its_histories(trained, poisoned, tmp_path, skip):
+    resident, history, update = poisoned
+    config = dataclasses.replace(TINY, skip_updates=skip)
+    with pytest.raises(TrainingDiverged, match=rf"update {update}: loss nan.*of histories .*distill.skip_updates") as e:
+        train(trained[0], resident, tmp_path, config)
+    told = str(e.value).split("of histories ")[1].split(".")[0]
+    drawn = sorted(set(trained[0].drawn(resident, update - 1).tolist()))
+    assert told == ", ".join(map(str, drawn[:8])) + f" and {len(drawn) - 8} more"
+    assert history in drawn
+
+
+def test_training_goes_back_and_leaves_an_update_out(trained, poisoned, tmp_path, capsys):
+    trainer, (resident, _, update) = trained[0], poisoned
+    state, _, _ = trainer.run(trainer.init(), resident, jnp.int32(3))
+    for step in range(3, 6):
+        if step == update - 1:
+            state = state.replace(step=state.step + 1)
+        else:
+            state, _, _ = trainer.run(state, resident, jnp.int32(1))
+    train(trainer, resident, tmp_path, dataclasses.replace(TINY, skip_updates=1))
+    assert f"on without update {update}" in capsys.readouterr().out
+    step, found = final_state(trainer, tmp_path)
+    assert step == 6
+    assert_equal(found, jax.device_get(state))
+    assert np.isfinite(np.concatenate([np.ravel(x) for x in jax.tree.leaves(found.params)])).all()
+    assert checkpoint.load(tmp_path)[2]["skipped"] == [update]
+
+
+def test_a_killed_run_remembers_what_it_leaves_out(trained, poisoned, tmp_path):
+    trainer, (resident, _, update) = trained[0], poisoned
+    config = dataclasses.replace(TINY, skip_updates=1, checkpoint_every=1)
+    train(trainer, resident, tmp_path / "whole", config)
+
+    class Killed(Exception):
+        pass
+
+    def stop(params):
+        raise Killed
+
+    late = dataclasses.replace(config, evaluate_every=update + 1)
+    with pytest.raises(Killed):
+        train(trainer, resident, tmp_path / "killed", late, evaluate=stop)
+    train(trainer, resident, tmp_path / "killed", dataclasses.replace(config, skip_updates=None))
+    assert_equal(final_state(trainer, tmp_path / "whole"), final_state(trainer, tmp_path / "killed"))
+
+
 def test_the_best_checkpoint_is_the_one_with_the_best_in_context_return(trained, tmp_path):
     trainer, resident = trained
     returns = iter([1.0, 5.0, 2.0])

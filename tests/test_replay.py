@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ad_jax import replay
-from ad_jax.errors import ConfigError
+from ad_jax.errors import ConfigError, HistoryError
 from ad_jax.types import Histories
 
 SMALL = replay.Config(segment=5, batch=16, groups=8)
@@ -155,6 +155,26 @@ def test_the_tail_is_the_last_episodes_whole(tail, keep_every):
         whole = everything["reward"][row, :everywhere]
         assert arrays["reward"][row, :n].tolist() == whole[whole % 1000 >= first].tolist()
     assert lengths.min() > 0 or keep_every > 1
+
+
+@pytest.mark.parametrize(("field", "value"), [("reward", np.nan), ("reward", np.inf), ("observation", np.nan)])
+def test_numbers_that_are_not_finite_are_refused_and_named(field, value):
+    histories = numbered_histories(8, 20)
+    t = histories.transition
+    values = np.array(getattr(t, field), np.float32)
+    values[5, 7] = value
+    spoilt = dataclasses.replace(histories, transition=t.replace(**{field: values}))
+    with pytest.raises(HistoryError, match=rf"{field} .* at step 7 of history 5 \(task task-5, seed 0, actor 0\)"):
+        replay.load(spoilt, GRID, SMALL, mesh_of())
+
+
+def test_thinned_versions_know_the_history_that_they_are_of():
+    config = replay.Config(keep_every=2, phases=2, segment=5, batch=16, groups=4, best=0.5)
+    base = numbered_histories(8, 40)
+    resident = replay.load(dataclasses.replace(base, task_ids=["a", "b"] * 4), GRID, config, mesh_of())
+    of_rewards = resident.reward[..., 1] // 1000  # rewards are history * 1000 + time
+    np.testing.assert_array_equal(np.asarray(resident.history)[:, :2], of_rewards[:, :2])
+    assert sorted(np.unique(resident.history)) == [4, 5, 6, 7], "those that earn most"
 
 
 @pytest.mark.parametrize(("best", "kept"), [(0.4, 2), (0.1, 1), (1.0, 4), (0.5, 2)])
