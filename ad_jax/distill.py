@@ -254,7 +254,7 @@ def distill(
                 # Logged before anything is saved: what a checkpoint has passed must not be missing from the log.
                 log.write("distill", step, {"loss": history.loss, "grad_norm": norm.mean()})
             else:  # the next one is left out: its batch is never drawn
-                state, step = state.replace(step=state.step + 1), step + 1
+                state, step = dataclasses.replace(state, step=state.step + 1), step + 1
             if evaluate is not None and _due(step, config.evaluate_every, config.updates):
                 facts["return"] = value = float(evaluate(state.params))
                 log.write("in_context", step, {"return": value})
