@@ -1,6 +1,7 @@
 # make demo    the main job: Dark Room, from nothing to in-context learning, and a report
 # make test    the tests (slow ones: make test-all)
 # make reproduce   every claim of the paper, with verdicts; hours (SCALE=smoke: seconds each; ONLY=prompted: one study)
+# make chaos   every stage killed at random instants, a hundred times; minutes
 # make check   lint, types
 # make bench   throughput of every stage, and the limits of this machine; minutes
 # Each sets up .venv by itself; nothing but python3 (3.11+, with venv) and make is needed.
@@ -9,7 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(shell find ad_jax experiments -name '*.py' -o -name '*.html') pyproject.toml README.md
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke reproduce bench test test-all check format clean
+.PHONY: help demo smoke reproduce bench test test-all chaos check format clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -47,6 +48,9 @@ test: .venv/installed
 
 test-all: .venv/installed
 	$(PYTEST) -m ""
+
+chaos: .venv/installed
+	$(BIN)/pytest -s -m "" tests/test_chaos.py
 
 check: .venv/installed
 	$(BIN)/ruff check

@@ -1,0 +1,125 @@
+"""Any instant: every stage as a real process, killed at random moments, ends with the bytes of an undisturbed run.
+
+The quick form kills each stage once; `make chaos` kills a hundred times. An instant is drawn uniformly over
+the time that the stage takes undisturbed, counted from when it has started up. SIGKILL comes three times in five.
+"""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from ad_jax import checkpoint, history_store, stopping
+
+STAGES = ("collect", "distill", "evaluate")
+SMALL = ("dark_room", "--scale", "smoke", "collect.episodes=400", "distill.updates=40", "evaluate.episodes=40")
+STATUS = {signal.SIGKILL: -9, signal.SIGTERM: stopping.STATUS, signal.SIGINT: 130}
+UP = "run      "  # how the line begins that is printed when a stage has started up
+
+
+class Shell:
+    """Starts the command line in a folder, on one CPU device."""
+
+    def __init__(self, folder: pathlib.Path):
+        keep = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "PYTHONPATH")}
+        self.folder = folder
+        self.env = keep | {"AD_JAX_CACHE": str(folder / "cache"), "MPLCONFIGDIR": str(folder / "cache")}
+
+    def start(self, stage: str, run: str) -> subprocess.Popen:
+        """A stage that has just started up."""
+        command = [sys.executable, "-m", "ad_jax", stage, *SMALL, "--dir", run]
+        process = subprocess.Popen(
+            command, cwd=self.folder, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith(UP), line + process.stdout.read()
+        return process
+
+    def finish(self, process: subprocess.Popen) -> str:
+        """What it prints until its end, which has to be a good one."""
+        told, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, told
+        return told
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory) -> Shell:
+    return Shell(tmp_path_factory.mktemp("chaos"))
+
+
+@pytest.fixture(scope="module")
+def whole(shell) -> tuple[pathlib.Path, dict[str, float]]:
+    """An undisturbed run, and the seconds that each of its stages took with a warm cache."""
+    seconds = {}
+    for run in ("warm", "whole"):
+        for stage in STAGES:
+            process, started = shell.start(stage, run), time.monotonic()
+            shell.finish(process)
+            seconds[stage] = time.monotonic() - started
+    return shell.folder / "whole", seconds
+
+
+def disturb(shell: Shell, run: str, stage: str, seconds: float, kills: int, rng: random.Random) -> int:
+    """Run a stage to its end through `kills` signals; returns how many hit it while it was still at work."""
+    hits = 0
+    for _ in range(kills):
+        process = shell.start(stage, run)
+        number = rng.choice([signal.SIGKILL] * 3 + [signal.SIGTERM, signal.SIGINT])
+        time.sleep(rng.uniform(0, seconds))
+        process.send_signal(number)
+        told, _ = process.communicate(timeout=120)
+        # Once its work is done, Python's own handlers are back: the signal's number is the status then.
+        assert process.returncode in (0, STATUS[number], -number), told
+        if process.returncode == STATUS[number]:
+            assert "Traceback" not in told
+            hits += 1
+    shell.finish(shell.start(stage, run))
+    return hits
+
+
+def files(folder: pathlib.Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def check_equal(one: pathlib.Path, other: pathlib.Path) -> None:
+    """Histories and evaluations byte for byte, checkpoints bit for bit, and the log line for line."""
+    ours, theirs = files(one / "histories"), files(other / "histories")
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+    assert history_store.verify(other / "histories") == []
+    (step, state, meta), found = checkpoint.load(one), checkpoint.load(other)
+    assert (step, meta) == (found[0], found[2])
+    jax.tree.map(np.testing.assert_array_equal, state, found[1])
+    mine, others = (json.loads((folder / "results.json").read_text())["runs"][0] for folder in (one, other))
+    for name in ("sets", "config", "checkpoint", "seed"):
+        assert mine[name] == others[name], name
+    assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
+
+
+def chaos(shell: Shell, whole: tuple[pathlib.Path, dict[str, float]], run: str, kills: int, seed: int) -> int:
+    rng = random.Random(seed)
+    undisturbed, seconds = whole
+    hits = sum(disturb(shell, run, stage, seconds[stage], kills, rng) for stage in STAGES)
+    check_equal(undisturbed, shell.folder / run)
+    return hits
+
+
+def test_killed_at_random_instants_the_bytes_are_those_of_an_undisturbed_run(shell, whole):
+    assert chaos(shell, whole, "quick", 1, seed=0) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 9))
+def test_a_hundred_times_over_the_stages(shell, whole, seed):
+    hits = chaos(shell, whole, f"slow-{seed}", 5, seed)
+    print(f"\n{hits} of 15 signals came while a stage was at work; every byte as without them")
+    assert hits > 0
