@@ -39,10 +39,10 @@ def study(scale: str = "cpu") -> Study:
     """AD^eps with demonstrators that err never, in some cells (always), or in some decisions (anywhere)."""
     base = config(scale)
     arms = {"100%": Arm(base, x=1.0, group="errs in cells, all histories")}
-    for p in (0.8, 0.6):
+    for p, best in ((0.8, 0.4), (0.6, 0.2)):  # fewer than two fifths of those at 60 % get to the goal in the end
         errs = override(base, [f"source.optimality={p}"])
         arms[f"{p:.0%}, all histories"] = Arm(errs, x=p, group="errs in cells, all histories")
-        arms[f"{p:.0%}"] = Arm(override(errs, ["replay.best=0.4"]), x=p, group="errs in cells, the best of them")
+        arms[f"{p:.0%}"] = Arm(override(errs, [f"replay.best={best}"]), x=p, group="errs in cells, the best of them")
     for p in (0.7, 0.5):  # Zisman et al. act greedily, more sharply than what they distil: here, too
         changed = override(base, [f"source.noise_end={1 - p:.1f}", "evaluate.temperature=0.5"])
         arms[f"noise to {1 - p:.0%}"] = Arm(changed, x=p, group="noise that never ends, temperature 0.5")
@@ -56,13 +56,13 @@ def study(scale: str = "cpu") -> Study:
         ),
         *(
             Claim(
-                f"From demonstrators that are right in {arm} of the cells, the two fifths that end best, AD ends above "
-                "the mean of all",
+                f"From demonstrators that are right in {arm} of the cells, the {best} of them that end best, AD ends "
+                "above the mean of all",
                 "not in Zisman et al., whose demonstrators err at random",
                 above(arm),
                 at_least(0.5),
             )
-            for arm in ("80%", "60%")
+            for arm, best in (("80%", "two fifths"), ("60%", "fifth"))
         ),
         *(
             Claim(

@@ -1,0 +1,90 @@
+"""Long runs: the memory of every stage and its open files stay as they are, however long it works.
+
+What is compared is the resident memory after a twentieth of the work, when all is compiled and cached, and at the end.
+The quick form is a hundredth of the length.
+"""
+
+import os
+import pathlib
+
+import pytest
+from helpers import GRID, mesh_of, numbered_histories
+
+from ad_jax import checkpoint, distill, metrics, replay
+from ad_jax.collect import Config, Learners, collect
+from ad_jax.collection import make_manifest
+from ad_jax.experiment import CollectConfig, Experiment, Plugin, TaskConfig, build
+from ad_jax.history_store import HistoryWriter, open_store
+from ad_jax.models.transformer import Config as ModelConfig
+from ad_jax.models.transformer import make
+
+SIZES = [pytest.param(0.01, id="quick"), pytest.param(1.0, marks=pytest.mark.slow, id="whole")]
+MIB = 1 << 20
+SLACK = 24 * MIB  # what allocators keep back; a leak of 300 bytes an update would be more, over 100,000
+
+
+class Watch:
+    """Resident memory and open files, each time that it is called."""
+
+    def __init__(self):
+        self.memory, self.files = [], []
+
+    def __call__(self, *_) -> float:
+        pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+        self.memory.append(pages * os.sysconf("SC_PAGE_SIZE"))
+        self.files.append(len(os.listdir("/proc/self/fd")))
+        return 0.0
+
+    def check(self, what: str) -> None:
+        early = max(1, len(self.memory) // 20)
+        grown = self.memory[-1] - self.memory[early]
+        print(f"\n{what}: {grown / MIB:+.1f} MiB, open files {self.files[early]} -> {self.files[-1]}")
+        assert grown < SLACK
+        assert self.files[-1] <= self.files[early] + 2
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_over_100000_updates(size, tmp_path):
+    updates, watch = int(100_000 * size), Watch()
+    model = make(ModelConfig(layers=1, width=8, heads=1, mlp_width=8, window=6), GRID)
+    sampling = replay.Config(segment=8, batch=8, groups=8)
+    config = distill.Config(updates=updates, checkpoint_every=updates // 100, evaluate_every=updates // 50)
+    trainer = distill.Trainer(model, GRID, config, sampling, mesh_of(), seed=1)
+    resident = replay.load(numbered_histories(16, 24), GRID, sampling, mesh_of())
+    meta = {"architecture": checkpoint.architecture_of(trainer.like.params)}
+    log = metrics.MetricsLog(tmp_path, metrics.Config())
+    result = distill.distill(trainer, resident, config, sampling, tmp_path / "checkpoints", meta, log, watch)
+    assert result.step == updates
+    assert len(watch.memory) == 50
+    watch.check(f"{updates} updates, 100 checkpoints")
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_over_10000_chunks(size, tmp_path, monkeypatch):
+    chunks, watch = int(10_000 * size), Watch()
+    e = Experiment(
+        "long",
+        Plugin("dark_room", {"size": 3, "steps": 4}),
+        Plugin("q_learning"),
+        tasks=TaskConfig(train=5, held_out=2),
+        collect=CollectConfig(seeds=chunks // 5, episodes=3, chunk_learners=1),
+        replay=replay.Config(segment=8),
+    )
+    p = build(e)
+    learners = Learners(p.family, p.source, e.collect.episodes, mesh_of(), 1)
+    write = HistoryWriter.write
+
+    def watched(self, chunk, *arguments):
+        write(self, chunk, *arguments)
+        if chunk % (chunks // 50) == 0:
+            watch()
+
+    monkeypatch.setattr(HistoryWriter, "write", watched)
+    ids = p.family.task_ids(p.split.train)
+    config = Config(seeds=e.collect.seeds, episodes=e.collect.episodes, chunk_learners=1)
+    log = metrics.MetricsLog(tmp_path, metrics.Config())
+    url = str(tmp_path / "histories")
+    collect(learners, p.split.train, ids, config, 0, url, make_manifest(e, p, learners), log)
+    assert len(open_store(url).chunks) == chunks
+    assert len(watch.memory) == 50
+    watch.check(f"{chunks} chunks")
