@@ -73,7 +73,7 @@ def load(folder: Path, which: str = "last", like: Any = None) -> tuple[int, Any,
     Args:
         folder: a run directory, its `checkpoints`, or a folder of steps.
         which: `"last"` or `"best"`.
-        like: shapes with shardings to restore onto; None leaves the arrays on the first device.
+        like: shapes with shardings to restore onto; None leaves the arrays on this process's first device.
 
     Returns:
         Step, state, meta.
@@ -177,5 +177,5 @@ def _unreadable(manager: ocp.CheckpointManager, step: int, error: Exception) -> 
 def _on_first_device(manager: ocp.CheckpointManager, step: int) -> Any:
     """Shapes of what was saved, to be put on one device, wherever it was saved from."""
     saved = manager.item_metadata(step)["state"]
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=here), saved)

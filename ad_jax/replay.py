@@ -27,7 +27,7 @@ from flax import struct
 from jax.sharding import Mesh, PartitionSpec
 
 from ad_jax.errors import ConfigError
-from ad_jax.sharding import BATCH, batch_devices, on_batch
+from ad_jax.sharding import BATCH, batch_devices, on_batch, put
 from ad_jax.types import Array, Batch, Histories, Spec, Steps, narrowest
 
 
@@ -97,7 +97,7 @@ def load(
     mesh: Mesh,
     relabel: Callable[[Histories], np.ndarray] | None = None,
 ) -> Replay:
-    """Thin `histories` and put them on the devices of `mesh`.
+    """Thin `histories` and put them on the devices of `mesh`; each process puts the groups of its own devices there.
 
     Args:
         relabel: gives the optimal action at each step, `[H, T]`; called where `config.labels` asks for that.
@@ -129,7 +129,7 @@ def load(
     shifted = {name: deal(_prepend(x, none[name])) for name, x in arrays.items()}
     count = np.array([len(range(g, rows, config.groups)) for g in range(config.groups)], np.int32)
     replay = Replay(length=deal(length), count=count, group=np.arange(config.groups, dtype=np.int32), **shifted)
-    return jax.tree.map(lambda x: jax.device_put(x, on_batch(mesh)), replay)
+    return put(replay, on_batch(mesh))
 
 
 def sample(
