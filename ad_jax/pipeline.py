@@ -56,8 +56,7 @@ class Run:
         trained: the run directory whose trained model is evaluated; default `folder` itself.
 
     Raises:
-        ConfigError: if the experiment is refused, the directory holds something else, or another process has another
-            experiment.
+        ConfigError: if the experiment is refused, the directory holds something else, or another process differs.
     """
 
     def __init__(
@@ -76,7 +75,8 @@ class Run:
             experiment.replay.validate(batch_devices(self.mesh))
         else:
             experiment.rl2.check_devices(batch_devices(self.mesh))
-        processes.check_equal("experiment", experiment.to_json())
+        same = {"version": provenance.version(), "folder": str(self.folder), "histories": self.histories}
+        processes.check_equal("run", same | {"experiment": experiment.to_json()})
         processes.on_first(lambda: claim(self.folder, experiment))
         provenance.use_compilation_cache()
         self.log = metrics.MetricsLog(self.folder, experiment.logging, experiment.name)

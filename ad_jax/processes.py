@@ -11,15 +11,18 @@ none: where one of them fails, all raise its error, so that nobody waits for som
 import itertools
 import json
 import re
+import socket
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ad_jax import errors
 from ad_jax.errors import AdJaxError, ConfigError
 
+JOIN_SECONDS = 300  # to wait for the others at the start
 LOST_SECONDS = 60  # a process that was silent for so long is taken for dead, and the others stop
-ADDRESS = re.compile(r"([^\s,]+:\d+),(\d+)/(\d+)")
+ADDRESS = re.compile(r"([^\s,]+:(\d+)),(\d+)/(\d+)")
 
 T = TypeVar("T")
 
@@ -33,25 +36,33 @@ def start(option: str | None) -> None:
             counted from 0, and how many there are.
 
     Raises:
-        ConfigError: if the option is neither, if JAX finds no scheduler, or if the first process is not reached.
+        ConfigError: if the option is neither, if JAX finds no scheduler, or if nobody listens at the address. Where the
+            first process listens and others do not come, JAX ends it after `JOIN_SECONDS`, and names them.
     """
     if option is None:
         return
     where = {} if option == "auto" else _address(option)
+    if where.get("process_id"):
+        _wait_for(where["coordinator_address"])  # JAX would abort without an exception
     import jax
 
     # Its handler takes SIGTERM away from Python, and a process that waits for another could not be ended.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
-            **where, heartbeat_timeout_seconds=LOST_SECONDS, shutdown_timeout_seconds=LOST_SECONDS
+            **where,
+            initialization_timeout=JOIN_SECONDS,
+            heartbeat_timeout_seconds=LOST_SECONDS,
+            shutdown_timeout_seconds=LOST_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"--processes {option}: cannot join the other processes: {error}. Expected "
-            + ("a scheduler that JAX knows: SLURM, Open MPI, Kubernetes with JobSet, Cloud TPU" if not where else "")
-            + ("; else name the processes: --processes HOST:PORT,RANK/COUNT" if not where else "the first one there")
-        ) from error
+        remedy = "start all of them with the same HOST:PORT and COUNT, each with a RANK of its own"
+        if not where:
+            remedy = (
+                "expected a scheduler that JAX knows: SLURM, Open MPI, Kubernetes with JobSet, Cloud TPU. Without one, "
+                "say where the processes are: --processes HOST:PORT,RANK/COUNT"
+            )
+        raise ConfigError(f"--processes {option}: cannot join the other processes: {error}; {remedy}") from error
 
 
 def index() -> int:
@@ -107,7 +118,7 @@ def together(call: Callable[[], T]) -> T:
 def check_equal(what: str, value: Any) -> None:
     """Raises ConfigError unless every process has the same `value`, plain data."""
     for number, other in enumerate(everywhere(lambda: value)):
-        if changed := errors.differences(json.loads(json.dumps(value)), other) if count() > 1 else []:
+        if changed := errors.differences(other, json.loads(json.dumps(value))) if count() > 1 else []:
             raise ConfigError(
                 f"process {number} has another {what} than process {index()}; it differs in {', '.join(changed[:6])}. "
                 "Start every process with the same command"
@@ -128,13 +139,30 @@ def _started() -> bool:
 def _address(option: str) -> dict[str, Any]:
     """The arguments of `jax.distributed.initialize`."""
     found = ADDRESS.fullmatch(option)
-    rank, number = (int(found[2]), int(found[3])) if found else (0, 0)
-    if not found or not rank < number:
+    port, rank, number = map(int, found.groups()[1:]) if found else (0, 0, 0)
+    if not found or not (0 < port < 2**16 and rank < number):
         raise ConfigError(
             f"--processes expects 'auto' or HOST:PORT,RANK/COUNT with RANK from 0 to COUNT - 1; got {option!r}. For "
             "two processes on one machine: 127.0.0.1:29500,0/2 and 127.0.0.1:29500,1/2"
         )
     return {"coordinator_address": found[1], "num_processes": number, "process_id": rank}
+
+
+def _wait_for(address: str) -> None:
+    """Returns once somebody listens at `address`."""
+    host, _, port = address.rpartition(":")
+    end = time.monotonic() + JOIN_SECONDS
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise ConfigError(
+                    f"--processes: nobody listens at {address} after {JOIN_SECONDS} seconds ({error}); expected the "
+                    "process of rank 0 there. Start it, and let every process name the same reachable address"
+                ) from error
+            time.sleep(0.5)
 
 
 def _exchange(mine: Any) -> list[Any]:

@@ -204,10 +204,9 @@ def test_what_one_process_does_by_itself_ends_on_all_or_on_none(place):
     assert [one.pop("together") for one in seen] == [0, 1]
     assert [one.pop("own") for one in seen] == [[0], [1]]
     assert [one.pop("mine") for one in seen] == np.arange(24).reshape(2, 4, 3).tolist()
-    assert "process 1 has another experiment than process 0; it differs in seed (0 there, 1 here)" in (
-        seen[0].pop("other experiment")
-    )
-    assert "process 0 has another experiment than process 1" in seen[1].pop("other experiment")
+    differs = [one.pop("other experiment") for one in seen]
+    assert "process 1 has another run than process 0; it differs in experiment.seed (1 there, 0 here)" in differs[0]
+    assert "process 0 has another run than process 1; it differs in experiment.seed (0 there, 1 here)" in differs[1]
     assert seen[0] == seen[1]
     common = seen[0]
     assert common["everywhere"] == [{"index": 0, "long": ""}, {"index": 1, "long": "x" * 1000}]
@@ -223,10 +222,20 @@ def test_what_one_process_does_by_itself_ends_on_all_or_on_none(place):
 # Without others.
 
 
-@pytest.mark.parametrize("option", ["", "2", "host,0/2", "host:1", "host:1,2/2", "host:1,0/0", "host:1,-1/2", "Auto"])
+WRONG = ("", "2", "Auto", "host,0/2", "host:1", "host:1,2/2", "host:1,0/0", "host:1,-1/2", "host:70000,0/2")
+
+
+@pytest.mark.parametrize("option", WRONG)
 def test_an_option_that_cannot_be_meant_is_refused(option):
     with pytest.raises(ConfigError, match=r"'auto' or HOST:PORT,RANK/COUNT .*127.0.0.1:29500,1/2"):
         processes.start(option)
+
+
+def test_an_address_where_nobody_listens_is_named(monkeypatch):
+    monkeypatch.setattr(processes, "JOIN_SECONDS", 0.1)
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(ConfigError, match=f"nobody listens at {address} after 0.1 seconds .*rank 0 there"):
+        processes.start(f"{address},1/2")
 
 
 def test_auto_without_a_scheduler_is_refused_before_anything_is_made(place):
