@@ -50,6 +50,12 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--histories", help="where the histories are: a directory, gs:// or s3:// (default DIR/histories)"
         )
+        if name != "show":
+            sub.add_argument(
+                "--processes",
+                metavar="WHERE",
+                help="one of several processes: auto (SLURM, Open MPI, Kubernetes, TPU), or HOST:PORT,RANK/COUNT",
+            )
 
     stage("run", "all four stages: collect, distill, evaluate, report")
     stage("collect", "stage 1: run the source algorithm on the training tasks and keep every learning history")
@@ -168,11 +174,15 @@ def _experiment(args: argparse.Namespace) -> Any:
 
 
 def _stage(args: argparse.Namespace) -> int:
+    from ad_jax import processes
+
+    processes.start(args.processes)  # before anything else of JAX
     experiment = _experiment(args)
+    from ad_jax.metrics import say
     from ad_jax.pipeline import Run
 
     run = Run(experiment, args.dir, args.histories)
-    print(f"run      {run.folder}", flush=True)
+    say(f"run      {run.folder}")
     {"run": run.all, "collect": run.collect, "distill": run.distill, "evaluate": run.evaluate}[args.command]()
     return 0
 

@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from ad_jax import processes
 from ad_jax.errors import CheckpointError, DamagedCheckpoint, differences
 from ad_jax.fingerprint import fingerprint
 from ad_jax.metrics import say
@@ -89,7 +90,8 @@ class Checkpoints:
             except DamagedCheckpoint as error:
                 if len(self.manager.all_steps()) < 2:
                     raise
-                self._put_aside(step)
+                processes.on_first(lambda step=step: self._put_aside(step))
+                self.manager.reload()
                 say(f"warning  {error}. It was moved to {self.folder / 'damaged'}; going on from the one before")
 
     def _put_aside(self, step: Any) -> None:
@@ -98,7 +100,6 @@ class Checkpoints:
         if aside.exists():
             shutil.rmtree(aside)
         (self.folder / "steps" / str(step)).rename(aside)
-        self.manager.reload()
 
 
 def load(folder: Path, which: str = "last", like: Any = None) -> tuple[int, Any, dict[str, Any]]:
@@ -107,7 +108,7 @@ def load(folder: Path, which: str = "last", like: Any = None) -> tuple[int, Any,
     Args:
         folder: a run directory, its `checkpoints`, or a folder of steps.
         which: `"last"` or `"best"`.
-        like: shapes with shardings to restore onto; None leaves the arrays on the first device.
+        like: shapes with shardings to restore onto; None leaves the arrays on this process's first device.
 
     Returns:
         Step, state, meta.
@@ -229,5 +230,5 @@ def _damaged(manager: ocp.CheckpointManager, step: int, what: Any) -> DamagedChe
 def _on_first_device(manager: ocp.CheckpointManager, step: int) -> Any:
     """Shapes of what was saved, to be put on one device, wherever it was saved from."""
     saved = manager.item_metadata(step)["state"]
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=here), saved)

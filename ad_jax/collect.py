@@ -2,10 +2,12 @@
 
 Input: a source, a family and its training tasks. Output: a collection of learning histories on disk. Learners run in
 chunks of one size, so memory is bounded by `chunk_learners`; a chunk is written while the next one computes. A
-learner's randomness is keyed by (seed, task id, seed index), so a history does not depend on the chunking.
+learner's randomness is keyed by (seed, task id, seed index), so a history does not depend on the chunking. Several
+processes deal the chunks among themselves; each runs its own on its own devices and writes them.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -15,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ad_jax import history_returns
+from ad_jax import history_returns, processes
 from ad_jax.envs.base import TaskFamily, path_name, spec_of, take
 from ad_jax.errors import ConfigError
 from ad_jax.history_store import HistoryWriter, Manifest
@@ -123,19 +125,53 @@ def collect(
 ) -> Result:
     """Collect what `manifest` describes into `url`; chunks already there are kept.
 
+    Of several processes each collects its share and returns once all have theirs, with the steps of all and the
+    seconds of the slowest.
+
+    Args:
+        learners: on this process's own devices.
+
     Raises:
-        HistoryError: if `url` holds something else, or cannot be written.
+        HistoryError: if `url` holds something else, or cannot be written, on any process.
     """
+    opened = functools.partial(HistoryWriter.open, url, manifest)
+    if processes.count() > 1:
+        processes.on_first(lambda: opened().manifest.chunks)  # one creates what all then continue
+    writer = processes.together(opened)  # nobody writes before all have looked
+    finished = processes.on_first(lambda: sorted(writer.finished))
+    share = functools.partial(_share, learners, tasks, task_ids, config, seed, log, progress_seconds)
+    results = processes.everywhere(lambda: dataclasses.astuple(share(writer, frozenset(finished))))
+    env_steps, seconds, compile_seconds = zip(*results)
+    return Result(sum(env_steps), max(seconds), max(compile_seconds))
+
+
+def _share(
+    learners: Learners,
+    tasks: Any,
+    task_ids: Sequence[str],
+    config: Config,
+    seed: int,
+    log: MetricsLog,
+    progress_seconds: float,
+    writer: HistoryWriter,
+    finished: frozenset[int],
+) -> Result:
+    """Collect this process's share of the chunks that are not finished."""
     total = len(task_ids) * config.seeds
     family, actors = learners.family, learners.source.actors
     steps_each = learners.steps * actors
-    with HistoryWriter.open(url, manifest) as writer:
-        todo = [c for c in range(-(-total // learners.chunk)) if c not in writer.finished]
-        log.forget_after("collect", max(writer.finished, default=-1))
-        done = total - sum(min(learners.chunk, total - c * learners.chunk) for c in todo)
-        progress = Progress("collect", total, "learners", done, progress_seconds, steps_each)
+    with writer:
+        left = [c for c in range(-(-total // learners.chunk)) if c not in finished]
+        todo = left[processes.index() :: processes.count()]
+        log.forget_after("collect", max(finished, default=-1))
+        learners_in = lambda chunks: sum(min(learners.chunk, total - c * learners.chunk) for c in chunks)
+        on_disk, others = total - learners_in(left), learners_in(left) - learners_in(todo)
+        done, mine = on_disk, total - others
+        progress = Progress("collect", mine, "learners", done, progress_seconds, steps_each)
         if done:
             progress.note(f"{done} of {total} learners are on disk already")
+        if others:
+            progress.note(f"{others} of {total} learners are left to the other processes")
         compile_seconds = learners.compile(seed, tasks, task_ids, config.seeds) if todo else 0.0
         progress.note(f"compiled in {compile_seconds:.1f} s")
         optimal, random = (family.optimal_return(tasks), family.random_return(tasks)) if todo else (None, None)

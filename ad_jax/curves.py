@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from ad_jax import collect, evaluate, metrics, prompts
+from ad_jax import collect, evaluate, metrics, processes, prompts
 from ad_jax.envs.base import take
 from ad_jax.evaluate import Mode
 from ad_jax.experiment import Experiment, Parts
 from ad_jax.metrics import say
 from ad_jax.prompts import Prompt
 from ad_jax.run_directory import read_json, write_json
+from ad_jax.sharding import own_mesh
 
 IN_LOOP_SEEDS = 2  # rollouts per task of the in-context evaluation during training
 
@@ -36,13 +37,12 @@ class Curves:
         data = self.experiment.to_json()
         asked = {name: data[name] for name in ("evaluate", "reference")}
         key = {"step": step, **asked, "train_tasks": meta["train_task_ids"]}
-        if path.exists():
-            saved = read_json(path)
-            if saved["key"] == key:
-                return saved["value"], saved["seconds"]
+        saved = processes.on_first(lambda: read_json(path) if path.exists() else None)
+        if saved is not None and saved["key"] == key:
+            return saved["value"], saved["seconds"]
         started, value = time.monotonic(), compute()
         seconds = time.monotonic() - started
-        write_json(path, {"key": key, "seconds": seconds, "value": value})
+        processes.on_first(lambda: write_json(path, {"key": key, "seconds": seconds, "value": value}))
         return value, seconds
 
     def in_context(self, data: dict[str, Any], tasks: Any, params: Any, mode: Mode) -> dict[str, Any]:
@@ -100,14 +100,17 @@ class Curves:
         name = (e.reference or e).source.name
         role = "source" if e.reference is None and e.rl2 is None else "reference"  # which made no histories
         asked = e.reference or e.collect
-        total = len(ids) * e.evaluate.source_seeds
-        chunk = min(asked.chunk_learners, total)
-        learners = collect.Learners(p.family, p.reference, asked.episodes, self.mesh, chunk)
+        mine = slice(processes.index(), None, processes.count())  # each process has its own tasks
+        tasks, mine_ids = take(tasks, mine), ids[mine]
+        total = len(mine_ids) * e.evaluate.source_seeds
+        chunk = min(asked.chunk_learners, max(total, 1))
+        learners = collect.Learners(p.family, p.reference, asked.episodes, own_mesh(self.mesh), chunk)
         steps = learners.steps * p.reference.actors
         bar = metrics.Progress("evaluate", total, f"learners of {name}", 0, e.logging.progress_seconds, steps)
         at_the_end = lambda returns: float(returns[..., -max(1, returns.shape[-1] // 10) :].mean())
         show = lambda done, returns: bar.update(done, **{"return": at_the_end(returns)})
-        returns = collect.learning_curve(learners, tasks, ids, e.evaluate.source_seeds, e.seed, show)
+        curve = lambda: collect.learning_curve(learners, tasks, mine_ids, e.evaluate.source_seeds, e.seed, show)
+        returns = _deal_back(processes.everywhere(lambda: curve().tolist() if mine_ids else []))
         say(
             f"evaluate {name} itself, the {role}, on the same tasks: {returns.shape[2]} episodes, return at the end "
             f"{at_the_end(returns):.2f}"
@@ -144,6 +147,16 @@ def _show(bar: metrics.Progress, done: int, value: float) -> None:
         bar.note(f"compiled, and ran the first {done} of {bar.total} {bar.unit}")
     else:
         bar.update(done, **{"return": value})
+
+
+def _deal_back(parts: list[list[Any]]) -> np.ndarray:
+    """`[N, S, E]` float32 of tasks dealt over processes; E is the number of episodes that all of them completed."""
+    curves = [np.asarray(part, np.float32) for part in parts if part]
+    shortest = min(curve.shape[2] for curve in curves)
+    returns = np.empty((sum(map(len, curves)), curves[0].shape[1], shortest), np.float32)
+    for process, curve in enumerate(curves):
+        returns[process :: len(parts)] = curve[:, :, :shortest]
+    return returns
 
 
 def _numbers(x: np.ndarray) -> list[Any]:

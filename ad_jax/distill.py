@@ -261,7 +261,7 @@ def distill(
                 if history.best is None or value > history.best:
                     history.best = value
                     checkpoints.save_best(step, state, meta | {"in_context_return": value})
-            leaving = stopped()
+            leaving = training.leaving(stopped)
             if _due(step, config.checkpoint_every, config.updates) or leaving:
                 checkpoints.save(step, state, meta | dataclasses.asdict(history))
             progress.update(step, loss=history.loss, **facts)

@@ -23,7 +23,7 @@ from ad_jax.errors import AdJaxError, ConfigError
 from ad_jax.keys import task_keys
 from ad_jax.models.base import Model, first_steps
 from ad_jax.prompts import Prompt, demonstrate
-from ad_jax.sharding import batch_devices, on_batch, replicated
+from ad_jax.sharding import batch_devices, on_batch, put, replicated, to_host
 from ad_jax.types import Steps
 
 Mode = Literal["sampled", "greedy"]
@@ -194,16 +194,15 @@ def evaluate(
     padded = -(-batch // batch_devices(mesh)) * batch_devices(mesh)
     row = np.minimum(np.arange(padded), batch - 1)  # padding repeats the last rollout
     keys = task_keys(seed, "evaluate", task_ids, row, seeds)
-    put = lambda tree: jax.tree.map(lambda x: jax.device_put(x, on_batch(mesh)), tree)
-    keys, tasks = put(keys), put(take(tasks, row // seeds))
+    keys, tasks = put((keys, take(tasks, row // seeds)), on_batch(mesh))
     rollouts, traces = evaluator.start(keys, tasks), []
     total = episodes * family.episode_length
     for done in range(evaluator.steps_per_run, total + evaluator.steps_per_run, evaluator.steps_per_run):
         rollouts, trace = evaluator.run(params, rollouts, keys, tasks)
-        traces.append(np.asarray(trace[:, :batch:seeds]).astype(np.int32))
+        traces.append(to_host(trace[:, :batch:seeds]).astype(np.int32))
         newest = int(min(max(int(rollouts.episode.min()), 1), episodes)) - 1
         progress(min(done, total), float(rollouts.returns[:batch, newest].mean()))
-    returns = np.asarray(rollouts.returns)[:batch, :episodes].reshape(count, seeds, episodes)
+    returns = to_host(rollouts.returns)[:batch, :episodes].reshape(count, seeds, episodes)
     full_length = int(rollouts.episode.max()) == int(rollouts.time) // family.episode_length
     return Curve(returns, np.concatenate(traces)[:total], batch * total, full_length)
 

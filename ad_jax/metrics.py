@@ -1,7 +1,8 @@
 """What a stage tells while it works: JSON lines always, TensorBoard and W&B by one option each, and progress lines.
 
 A metrics file holds one JSON object a line, `{"stage", "step", ...numbers}`. On resume, what was logged past the step
-that training goes on from is dropped, so that a resumed file reads like an uninterrupted one.
+that training goes on from is dropped, so that a resumed file reads like an uninterrupted one. Of several processes the
+first one tells; what all train and evaluate together is the same on each.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ad_jax import processes
 from ad_jax.errors import ConfigError
 
 
@@ -45,14 +47,17 @@ class MetricsLog:
     def __init__(self, folder: Path, config: Config, name: str = "ad_jax"):
         config.validate()
         self.path = folder / "metrics.jsonl"
+        self.tells = processes.is_first()
         self.sinks: list[Callable[[str, int, Mapping[str, float]], None]] = []
-        if config.tensorboard:
+        if config.tensorboard and self.tells:
             self.sinks.append(_tensorboard(folder / "tensorboard"))
-        if config.wandb is not None:
+        if config.wandb is not None and self.tells:
             self.sinks.append(_wandb(folder, config.wandb, name))
 
     def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """One record; `step` is in the stage's own unit (updates, chunks, episodes)."""
+        if not self.tells:
+            return
         numbers = {name: float(value) for name, value in values.items()}
         with self.path.open("a") as file:
             file.write(json.dumps({"stage": stage, "step": step, **numbers}) + "\n")
@@ -61,7 +66,7 @@ class MetricsLog:
 
     def forget_after(self, stage: str, step: int) -> None:
         """Drop the stage's records past `step`, and a last line that a killed process left unfinished."""
-        if not self.path.exists():
+        if not self.tells or not self.path.exists():
             return
         kept = [line for line in self.path.read_text().splitlines() if _keeps(line, stage, step)]
         fresh = self.path.with_suffix(".tmp")
@@ -96,8 +101,9 @@ class Progress:
 
 
 def say(text: str) -> None:
-    """One line on the terminal, at once."""
-    print(text, file=sys.stdout, flush=True)
+    """One line on the terminal, at once; of several processes, the first one's."""
+    if processes.is_first():
+        print(text, file=sys.stdout, flush=True)
 
 
 def _short(value: float | str) -> str:

@@ -9,14 +9,15 @@
     results.json       stage 3, everything that the report is drawn from
     report/            stage 4
 
-Stages never import each other; they meet here and on disk.
+Stages never import each other; they meet here and on disk. So do several processes (`processes.py`): all of them go
+through every stage, and the first one writes what is not dealt out among them.
 """
 
 import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from ad_jax import (
     history_store,
     locks,
     metrics,
+    processes,
     provenance,
     replay,
     report,
@@ -43,15 +45,23 @@ from ad_jax.experiment import Experiment, build
 from ad_jax.metrics import say
 from ad_jax.models import lstm
 from ad_jax.run_directory import claim, digest, read_json, write_json
-from ad_jax.sharding import batch_devices, make_mesh, replicated
+from ad_jax.sharding import batch_devices, make_mesh, own_mesh, put, replicated
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """No other run may work in the directory, within; the first process of this one holds the lock."""
+    with contextlib.ExitStack() as stack:
+        processes.on_first(lambda: stack.enter_context(locks.only_one(folder)))
+        yield
 
 
 def _alone(stage: Callable[["Run"], Any]) -> Callable[["Run"], Any]:
-    """A stage during which no other process may work in the run directory."""
+    """A stage during which no other run may work in the directory."""
 
     @functools.wraps(stage)
     def alone(self: "Run") -> Any:
-        with locks.only_one(self.folder):
+        with _alone_in(self.folder):
             return stage(self)
 
     return alone
@@ -67,7 +77,8 @@ class Run:
         trained: the run directory whose trained model is evaluated; default `folder` itself.
 
     Raises:
-        ConfigError: if the experiment is refused, the directory holds something else, or another process works there.
+        ConfigError: if the experiment is refused, the directory holds something else, another process works there, or
+            one of this run's differs.
     """
 
     def __init__(
@@ -86,11 +97,13 @@ class Run:
             experiment.replay.validate(batch_devices(self.mesh))
         else:
             experiment.rl2.check_devices(batch_devices(self.mesh))
+        same = {"version": provenance.version(), "folder": str(self.folder), "histories": self.histories}
+        processes.check_equal("run", same | {"experiment": experiment.to_json()})
         provenance.use_compilation_cache()
-        with locks.only_one(self.folder):
-            claim(self.folder, experiment)
+        with _alone_in(self.folder):
+            processes.on_first(lambda: claim(self.folder, experiment))
             self.log = metrics.MetricsLog(self.folder, experiment.logging, experiment.name)
-            write_json(self.folder / "environment.json", provenance.collect())
+            processes.on_first(lambda: write_json(self.folder / "environment.json", provenance.collect()))
         self.curves = Curves(experiment, self.parts, self.mesh, self.folder, self.log)
 
     @property
@@ -114,16 +127,10 @@ class Run:
             return say(f"collect  nothing to do: model {e.model.name} has no parameters, so no histories are needed")
         if e.rl2 is not None:
             return say("collect  nothing to do: RL² learns from the training tasks themselves")
-        if self.given:
-            # Unfinished or damaged ones go on to the writer, which resumes them or says what is wrong.
-            with contextlib.suppress(HistoryError):
-                found = history_store.open_store(self.histories)
-                check_histories(found.manifest, e, p)
-                say(f"collect  nothing to do: {self.histories} is complete")
-                if facts := _source_at_the_end(found):
-                    self._finish("collect", **facts)
-                return
-        learners = collect.Learners(p.family, p.source, e.collect.episodes, self.mesh, e.collect.chunk_learners)
+        if self.given and (facts := processes.on_first(self._complete)) is not None:
+            return self._finish("collect", **facts) if facts else None
+        mesh = own_mesh(self.mesh)
+        learners = collect.Learners(p.family, p.source, e.collect.episodes, mesh, e.collect.chunk_learners)
         manifest = make_manifest(e, p, learners)
         result = collect.collect(
             learners,
@@ -142,8 +149,20 @@ class Run:
             compile_seconds=result.compile_seconds,
             env_steps=result.env_steps,
             # From the ledger: other sessions, or other processes, may have written chunks.
-            **_source_at_the_end(history_store.open_store(self.histories, allow_partial=True)),
+            **processes.on_first(self._source_at_the_end),
         )
+
+    def _complete(self) -> dict[str, float] | None:
+        """Facts of given histories that are complete; None of others, which the writer resumes or refuses."""
+        with contextlib.suppress(HistoryError):
+            found = history_store.open_store(self.histories)
+            check_histories(found.manifest, self.experiment, self.parts)
+            say(f"collect  nothing to do: {self.histories} is complete")
+            return _source_at_the_end(found)
+        return None
+
+    def _source_at_the_end(self) -> dict[str, float]:
+        return _source_at_the_end(history_store.open_store(self.histories, allow_partial=True))
 
     @_alone
     def distill(self) -> None:
@@ -153,11 +172,12 @@ class Run:
             return self._rl2(e.rl2)
         if not p.trained:
             return say(f"distil   nothing to do: model {e.model.name} has no parameters")
-        store = history_store.open_store(self.histories)
+        store = processes.together(lambda: history_store.open_store(self.histories))
         check_histories(store.manifest, e, p)
         started = time.monotonic()
         relabel = lambda histories: optimal_labels(p.family, histories.transition.observation, histories.tasks)
-        resident = replay.load(store.read(), p.spec, e.replay, self.mesh, relabel)
+        histories = processes.together(store.read)  # whole, in the memory of each process
+        resident = replay.load(histories, p.spec, e.replay, self.mesh, relabel)
         say(f"distil   {store.manifest.histories} histories loaded in {time.monotonic() - started:.1f} s")
         trainer = distill.Trainer(p.model, p.spec, e.distill, e.replay, self.mesh, e.seed, p.family.render)
         meta = self._meta(trainer.like.params, store.task_ids)
@@ -239,22 +259,25 @@ class Run:
             seconds += took
             sets.append(data)
         self._finish("evaluate", seconds=seconds, env_steps=env_steps)
-        self._write_results(sets, {"step": step, "which": e.evaluate.checkpoint})
+        processes.on_first(lambda: self._write_results(sets, {"step": step, "which": e.evaluate.checkpoint}))
 
     @_alone
     def report(self) -> Path:
         """Stage 4; returns the page."""
+        return Path(processes.on_first(self._report))
+
+    def _report(self) -> str:
         results = report.load([self.folder / "results.json"])
         page = report.write(results, self.folder / "report")
         say(f"\n{report.summary(results)}\n\n{report.table(results)}\n\nreport   {page}")
-        return page
+        return str(page)
 
     def _trained(self) -> tuple[int, Any, dict[str, Any]]:
         """Step, parameters and metadata of the checkpoint that is evaluated."""
         step, state, meta = checkpoint.load(self.trained, self.experiment.evaluate.checkpoint)
         expected = checkpoint.architecture_of(jax.eval_shape(self.parts.model.init, jax.random.key(0)))
         checkpoint.check_architecture(meta, expected, self.trained)
-        return step, jax.device_put(state["params"], replicated(self.mesh)), meta
+        return step, put(state["params"], replicated(self.mesh)), meta
 
     def _write_results(self, sets: list[dict[str, Any]], which: dict[str, Any]) -> None:
         e = self.experiment
@@ -276,6 +299,9 @@ class Run:
 
     def _finish(self, stage: str, **facts: float) -> None:
         """Record a stage's facts; a stage that had nothing left to do keeps the facts of when it did."""
+        processes.on_first(lambda: self._record(stage, facts))
+
+    def _record(self, stage: str, facts: dict[str, float]) -> None:
         path = self.folder / "stages.json"
         stages = read_json(path) if path.exists() else {}
         if stage not in stages or facts.get("env_steps"):

@@ -28,6 +28,7 @@ def collect() -> dict[str, Any]:
         "processor": processor(),
         "cpu_cores": os.cpu_count(),
         "device": f"{devices[0].device_kind} x{len(devices)}",
+        **({"processes": jax.process_count()} if jax.process_count() > 1 else {}),
     }
 
 

@@ -27,7 +27,7 @@ from flax import struct
 from jax.sharding import Mesh, PartitionSpec
 
 from ad_jax.errors import ConfigError, HistoryError
-from ad_jax.sharding import BATCH, batch_devices, on_batch, replicated
+from ad_jax.sharding import BATCH, batch_devices, on_batch, put, replicated
 from ad_jax.types import Array, Batch, Histories, Spec, Steps, narrowest
 
 
@@ -98,7 +98,7 @@ def load(
     mesh: Mesh,
     relabel: Callable[[Histories], np.ndarray] | None = None,
 ) -> Replay:
-    """Thin `histories` and put them on the devices of `mesh`.
+    """Thin `histories` and put them on the devices of `mesh`; each process puts the groups of its own devices there.
 
     Args:
         relabel: gives the optimal action at each step, `[H, T]`; called where `config.labels` asks for that.
@@ -138,7 +138,7 @@ def load(
         group=np.arange(config.groups, dtype=np.int32),
         **shifted,
     )
-    return jax.tree.map(lambda x: jax.device_put(x, on_batch(mesh)), replay)
+    return put(replay, on_batch(mesh))
 
 
 def sample(

@@ -34,7 +34,7 @@ from ad_jax.envs.base import TaskFamily
 from ad_jax.keys import named_key
 from ad_jax.metrics import MetricsLog, Progress
 from ad_jax.models.lstm import ActorCritic
-from ad_jax.sharding import batch_devices, on_batch, optimiser_shardings, param_shardings, replicated
+from ad_jax.sharding import batch_devices, on_batch, optimiser_shardings, param_shardings, put, replicated
 from ad_jax.trials import Config, Trials, advantages, begin, episodes, loss, roll
 from ad_jax.types import Array
 
@@ -65,7 +65,7 @@ class Trainer:
     def __init__(self, network: ActorCritic, family: TaskFamily, tasks: Any, config: Config, mesh: Mesh, seed: int):
         config.validate()
         config.check_devices(batch_devices(mesh))
-        self.tasks = jax.device_put(tasks, replicated(mesh))
+        self.tasks = put(tasks, replicated(mesh))
         optimiser = make_optimiser(config)
 
         def init(tasks) -> TrainState:
@@ -217,7 +217,7 @@ def train(
             facts = {name: float(values.mean()) for name, values in new.items()}
             # Logged before anything is saved: what a checkpoint has passed must not be missing from the log.
             log.write("rl2", step, facts)
-            leaving = stopped()
+            leaving = training.leaving(stopped)
             if step % config.checkpoint_every == 0 or step == config.updates or leaving:
                 checkpoints.save(step, state, meta | {"facts": facts})
             shown = {"first_episode": facts["first_return"], "last": facts["last_return"]}

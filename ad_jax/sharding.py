@@ -4,7 +4,8 @@
     fsdp     batch and histories are split, and parameters and optimiser state too
     tensor   heads and MLP width are split
 
-The same code runs on one device: a 1 x 1 x 1 mesh. Axes are `Auto`: the compiler places the collectives.
+The same code runs on one device: a 1 x 1 x 1 mesh. Axes are `Auto`: the compiler places the collectives. A mesh may
+reach over several processes; `put` and `to_host` are the way in and out then, and every process makes the same calls.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ad_jax.errors import ConfigError
@@ -60,6 +62,11 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     return Mesh(np.array(devices).reshape(shape), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
 
 
+def own_mesh(mesh: Mesh) -> Mesh:
+    """A mesh of this process's devices, for work that needs no other process; `mesh` itself where there is only one."""
+    return make_mesh(MeshConfig(), jax.local_devices()) if mesh.is_multi_process else mesh
+
+
 def batch_devices(mesh: Mesh) -> int:
     """Into how many parts the mesh splits a batch."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
@@ -73,6 +80,20 @@ def on_batch(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """A copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def put(tree: Any, sharding: NamedSharding) -> Any:
+    """Host arrays, or arrays of one device, that every process has in full; each puts its own devices' part there."""
+    if sharding.is_fully_addressable:
+        return jax.tree.map(lambda x: jax.device_put(x, sharding), tree)
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda part: x[part]), tree)
+
+
+def to_host(x: jax.Array) -> np.ndarray:
+    """An array in host memory, whole on every process, wherever its parts lie."""
+    if x.is_fully_addressable or x.is_fully_replicated:
+        return np.asarray(x)
+    return np.asarray(multihost_utils.process_allgather(x, tiled=True))
 
 
 def param_shardings(params: Any, mesh: Mesh) -> Any:

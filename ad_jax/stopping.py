@@ -45,6 +45,11 @@ def listen() -> Callable[[], None]:
     return undo
 
 
+def stop() -> None:
+    """As if SIGTERM had come: another process of this run was told to stop."""
+    _signal(signal.SIGTERM, None)
+
+
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[], bool]]:
     """Within, SIGTERM waits: ask the callable whether it came, save, and leave; leaving raises `Preempted` then."""

@@ -1,11 +1,13 @@
 """What the training loops, `distill` and `rl2`, share beside their updates: optimiser, checkpoint, finite numbers."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
 
+from ad_jax import processes, stopping
 from ad_jax.checkpoint import Checkpoints
 from ad_jax.errors import TrainingDiverged
 
@@ -40,6 +42,14 @@ def latest(checkpoints: Checkpoints, state_like: Any, meta: dict[str, Any]) -> t
         CheckpointError: if it is of another architecture than `meta["architecture"]`, or all are damaged.
     """
     return None if checkpoints.latest() is None else checkpoints.restore(state_like, meta["architecture"])
+
+
+def leaving(stopped: Callable[[], bool]) -> bool:
+    """Whether a process of this run was told to stop; `stopping.deferred` then stops all of them."""
+    if not any(processes.everywhere(stopped)):
+        return False
+    stopping.stop()
+    return True
 
 
 class Bad(NamedTuple):

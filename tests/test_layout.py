@@ -20,7 +20,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "_experiments" not in
 
 BASE = {"errors", "keys", "plugins", "types"}
 REPORT = {"figures", "report", "report_input", "report_page", "study_figures", "study_page", "study_text"}
-TOOLS = {"checkpoint", "metrics", "provenance", "sharding"}
+TOOLS = {"checkpoint", "metrics", "processes", "provenance", "sharding"}
 PLUGINS = {"envs", "models", "sources"}
 STAGES = {"collect", "distill", "evaluate", "report", "rl2"}
 
@@ -33,7 +33,9 @@ MAY_IMPORT = {
         "errors",
         "experiment",
         "history_store",
+        "metrics",
         "pipeline",
+        "processes",
         "provenance",
         "report",
         "reproduce",
@@ -44,17 +46,29 @@ MAY_IMPORT = {
     "pipeline": BASE
     | TOOLS
     | STAGES
-    | {"collection", "curves", "envs.base", "experiment", "history_store", "locks", "models.lstm", "replay"}
-    | {"run_directory"},
-    "curves": BASE | {"collect", "envs.base", "evaluate", "experiment", "metrics", "prompts", "run_directory"},
+    | {
+        "collection",
+        "curves",
+        "envs.base",
+        "experiment",
+        "history_store",
+        "locks",
+        "models.lstm",
+        "processes",
+        "replay",
+    }
+    | {"processes", "replay", "run_directory"},
+    "curves": BASE
+    | {"collect", "envs.base", "evaluate", "experiment", "prompts", "run_directory"}
+    | {"metrics", "processes", "sharding"},
     "run_directory": {"errors", "experiment"},
     "experiment": BASE
     | PLUGINS
     | {"collect", "distill", "evaluate", "prompts", "replay", "rl2", "metrics", "sharding"},
-    "collect": BASE | {"envs", "sources", "history_returns", "history_store", "sharding", "metrics"},
+    "collect": BASE | {"envs", "sources", "history_returns", "history_store", "sharding", "metrics", "processes"},
     "distill": BASE | {"replay", "models", "sharding", "checkpoint", "metrics", "stopping", "training"},
     "rl2": BASE | {"envs.base", "models", "sharding", "checkpoint", "metrics", "stopping", "training", "trials"},
-    "training": {"checkpoint", "errors"},
+    "training": {"checkpoint", "errors", "processes", "stopping"},
     "stopping": set(),
     "locks": {"errors", "metrics"},
     "trials": BASE | {"envs.base", "models"},
@@ -78,8 +92,9 @@ MAY_IMPORT = {
     "history_returns": BASE,
     "replay": BASE | {"sharding"},
     **dict.fromkeys(TOOLS, BASE),
-    "checkpoint": BASE | {"fingerprint", "metrics"},
+    "checkpoint": BASE | {"fingerprint", "metrics", "processes"},
     "fingerprint": set(),
+    "metrics": BASE | {"processes"},
     **dict.fromkeys(REPORT, REPORT | {"errors"}),
     "plugins": {"errors"},
     **{name: set() for name in BASE - {"plugins"}},
