@@ -12,16 +12,13 @@ A missing array file reads as fill values, silently, and a crc32c cannot tell a 
 its content checksums close both holes. Nothing here depends on clock, host or chance, so equal inputs give equal bytes.
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import math
-import os
 import re
 import reprlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -29,6 +26,7 @@ import tensorstore as ts
 
 from ad_jax import history_returns
 from ad_jax.errors import HistoryError
+from ad_jax.history_access import CONTEXT, list_keys, named, place
 from ad_jax.types import Spec
 
 SCHEMA = 1
@@ -42,8 +40,6 @@ MAX_SIZE = 2**40
 MAX_RANK = 24
 DTYPES = {"bool", "float16", "float32", "float64"} | {f"{s}int{b}" for s in ("", "u") for b in (8, 16, 32, 64)}
 LEAF_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")  # never a path separator
-
-_CONTEXT = ts.Context()  # one for the process: connections and thread limits are shared between collections
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,32 +203,6 @@ def unseal(raw: bytes, name: str, remedy: str) -> dict[str, Any]:
     return content
 
 
-@contextlib.contextmanager
-def named(what: str, remedy: str = "") -> Iterator[None]:
-    """Turn whatever fails inside into a HistoryError that says what was being done."""
-    try:
-        yield
-    except HistoryError:
-        raise
-    except Exception as error:  # TensorStore maps its status codes to several built-in exceptions
-        # The list of a message's key=value details and source locations helps nobody.
-        text = str(error).split(" [source locations=")[0] or repr(error)
-        full = ("No space left", "RESOURCE_EXHAUSTED", "os_error_code='28'", "Disk quota exceeded")
-        if any(sign in text for sign in full):
-            remedy = "The disk is full (or its quota). Finished chunks are kept: free some space and run collect again."
-        raise HistoryError(f"{what} failed: {text}. {remedy}".strip()) from error
-
-
-def connect(url: str | os.PathLike) -> ts.KvStore:
-    """The key-value store of a directory, or of a `file://`, `gs://`, `s3://` or `memory://` URL. Reads nothing."""
-    url = os.fspath(url)
-    spec: Any = url if url.endswith("/") else url + "/"
-    if "://" not in url:
-        spec = {"driver": "file", "path": os.path.join(os.path.abspath(os.path.expanduser(url)), "")}
-    with named(f"opening {url!r}", "Expected a directory, or a gs:// or s3:// URL."):
-        return ts.KvStore.open(spec, context=_CONTEXT).result()
-
-
 def ledger_key(chunk: int) -> str:
     """File name of a chunk's ledger entry."""
     return f"ledger/{chunk:06d}.json"
@@ -273,13 +243,13 @@ def open_array(store: ts.KvStore, manifest: Manifest, field: str) -> ts.TensorSt
     """One array, `[H, ...]`, with the manifest's metadata; `scan` has compared it with the file's."""
     spec = {
         "driver": "zarr3",
-        "kvstore": (store / f"arrays/{field}/").spec().to_json(),
         "metadata": array_metadata(manifest, field),
         "store_data_equal_to_fill_value": True,  # an all-zero chunk is a file too, so that a missing one is damage
         "fill_missing_data_reads": False,
     }
     with named(f"opening arrays/{field}"):
-        return ts.open(spec, open=True, assume_metadata=True, context=_CONTEXT).result()
+        kvstore = store / f"arrays/{field}/"  # as it is: its JSON would leave out credentials and retries
+        return ts.open(spec, kvstore=kvstore, open=True, assume_metadata=True, context=CONTEXT).result()
 
 
 def read_manifest(store: ts.KvStore) -> Manifest:
@@ -291,15 +261,9 @@ def read_manifest(store: ts.KvStore) -> Manifest:
     with named(f"reading {MANIFEST}"):
         found = store.read(MANIFEST).result()
     if found.state != "value":
-        raise HistoryError(f"no learning histories at {store.url}: it has no {MANIFEST}. Run collect first.")
+        raise HistoryError(f"no learning histories at {place(store)}: it has no {MANIFEST}. Run collect first.")
     remedy = "Restore it from a copy, or collect again in a new directory."
     return Manifest.from_json(unseal(found.value, MANIFEST, remedy))
-
-
-def list_keys(store: ts.KvStore) -> list[str]:
-    """Every file name of the collection, sorted."""
-    with named(f"listing {store.url}"):
-        return sorted(key.decode(errors="replace") for key in store.list().result())
 
 
 def make_entry(

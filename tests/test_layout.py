@@ -69,8 +69,9 @@ MAY_IMPORT = {
     "envs": BASE,
     "sources": BASE | {"envs.base"},
     "models": BASE | {"envs.bandit", "envs.dark_room", "envs.grid"},  # whose limits there are, and which they know
-    "history_store": BASE | {"history_ledger", "history_returns", "sharding"},
-    "history_ledger": BASE | {"history_returns"},
+    "history_access": {"errors"},
+    "history_store": BASE | {"history_access", "history_ledger", "history_returns", "sharding"},
+    "history_ledger": BASE | {"history_access", "history_returns"},
     "history_returns": BASE,
     "replay": BASE | {"sharding"},
     **dict.fromkeys(TOOLS, BASE),
