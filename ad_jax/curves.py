@@ -38,7 +38,7 @@ class Curves:
         key = {"step": step, **asked, "train_tasks": meta["train_task_ids"]}
         if path.exists():
             saved = read_json(path)
-            if saved["key"] == key:
+            if saved.keys() == {"key", "seconds", "value"} and saved["key"] == key:
                 return saved["value"], saved["seconds"]
         started, value = time.monotonic(), compute()
         seconds = time.monotonic() - started

@@ -115,12 +115,12 @@ class Manifest:
         schema = data.get("schema") if isinstance(data, dict) else None
         if schema != SCHEMA:
             raise HistoryError(
-                f"{MANIFEST}: schema version {schema!r}; this version of ad_jax reads {SCHEMA}. "
+                f"{MANIFEST}: schema version {reprlib.repr(schema)}; this version of ad_jax reads {SCHEMA}. "
                 "Read the collection with the version that wrote it, or collect again in a new directory."
             )
         names = {field.name for field in dataclasses.fields(cls)}
         if data.keys() - {"schema"} != names:
-            raise HistoryError(f"{MANIFEST}: expected the fields {sorted(names)}; got {sorted(data)}.")
+            raise HistoryError(f"{MANIFEST}: expected the fields {sorted(names)}; got {reprlib.repr(sorted(data))}.")
         try:
             values: dict[str, Any] = {name: data[name] for name in names}
             manifest = cls(**dict(values, spec=Spec.from_json(data["spec"])))
@@ -135,7 +135,7 @@ def _check(manifest: Manifest) -> None:
 
     def integer(name: str, value: Any, largest: int) -> None:
         if type(value) is not int or not 1 <= value <= largest:
-            raise HistoryError(f"{MANIFEST}: {name} must be an integer in 1..{largest}; got {value!r}.")
+            raise HistoryError(f"{MANIFEST}: {name} must be an integer in 1..{largest}; got {reprlib.repr(value)}.")
 
     for name in ("histories", "steps", "episode_length", "chunk_histories"):
         integer(name, getattr(manifest, name), MAX_SIZE)
@@ -144,7 +144,7 @@ def _check(manifest: Manifest) -> None:
     shapes = {"spec.shape": spec.shape}
     for name, leaf in manifest.task_leaves.items():
         if not isinstance(name, str) or not LEAF_NAME.fullmatch(name):
-            raise HistoryError(f"{MANIFEST}: {name!r} is no name of a task leaf; expected an identifier.")
+            raise HistoryError(f"{MANIFEST}: {reprlib.repr(name)} is no name of a task leaf; expected an identifier.")
         shapes[f"task_leaves.{name}.shape"] = leaf["shape"]
     for name, shape in shapes.items():
         for size in shape:
@@ -159,7 +159,9 @@ def _check(manifest: Manifest) -> None:
         raise HistoryError(f"{MANIFEST}: spec.values has {len(spec.values)} entries; spec.shape has {spec.size}.")
     for dtype in [manifest.reward_dtype, *(leaf["dtype"] for leaf in manifest.task_leaves.values())]:
         if dtype not in DTYPES:
-            raise HistoryError(f"{MANIFEST}: dtype {dtype!r} is not stored; use one of {', '.join(sorted(DTYPES))}.")
+            raise HistoryError(
+                f"{MANIFEST}: dtype {reprlib.repr(dtype)} is not stored; use one of {', '.join(sorted(DTYPES))}."
+            )
     for part in ("family", "source", "provenance"):
         if not isinstance(getattr(manifest, part), dict):
             raise HistoryError(f"{MANIFEST}: {part} must be a mapping; got {reprlib.repr(getattr(manifest, part))}.")
@@ -199,7 +201,9 @@ def unseal(raw: bytes, name: str, remedy: str) -> dict[str, Any]:
             f"{name} is damaged: {len(raw)} bytes that are not its JSON ({error!r}). {remedy}"
         ) from error
     if not intact:
-        raise HistoryError(f"{name} is damaged: its checksum says {found!r}, its text has {expected}. {remedy}")
+        raise HistoryError(
+            f"{name} is damaged: its checksum says {reprlib.repr(found)}, its text has {expected}. {remedy}"
+        )
     return content
 
 
@@ -340,8 +344,8 @@ def _read_entry(raw: bytes, manifest: Manifest, chunk: int) -> dict[str, Any]:
             raise HistoryError(
                 f"{name}: expected the fields {list(manifest.fields)}; got {reprlib.repr(part)}. {again(chunk)}"
             )
-    if not all(type(size) is int for size in stored.values()):
-        raise HistoryError(f"{name}: stored_bytes must be integers; got {reprlib.repr(stored)}. {again(chunk)}")
+    if not all(type(size) is int and 0 <= size < 2**63 for size in stored.values()):
+        raise HistoryError(f"{name}: stored_bytes must be sizes; got {reprlib.repr(stored)}. {again(chunk)}")
     if "returns" in entry and not history_returns.fits(entry["returns"], manifest.source.get("actors")):
         raise HistoryError(f"{name}: returns of another form: {reprlib.repr(entry['returns'])}. {again(chunk)}")
     expected = make_entry(manifest, chunk, ids, content, stored, entry.get("returns"))
@@ -349,6 +353,11 @@ def _read_entry(raw: bytes, manifest: Manifest, chunk: int) -> dict[str, Any]:
         wrong = [key for key in entry.keys() | expected.keys() if entry.get(key) != expected.get(key)]
         raise HistoryError(f"{name} is not of this chunk of this collection: {sorted(wrong)} differ. {again(chunk)}")
     return entry
+
+
+def word(name: Any) -> str:
+    """A name as it is, unless a terminal would obey it or could not print it."""
+    return name if isinstance(name, str) and name.isprintable() else json.dumps(name)
 
 
 def again(chunk: int) -> str:

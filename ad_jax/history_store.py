@@ -308,14 +308,14 @@ def info(url: Url) -> str:
     size = sum(sum(entry["stored_bytes"].values()) for entry in entries.values())
     per_step = f", {size / (rows * manifest.steps):.3g} bytes per step" if rows else ""
     provenance = dict(manifest.provenance)
-    statistics = provenance.pop("statistics", None)
+    statistics = provenance.pop("statistics") if isinstance(provenance.get("statistics"), dict) else {}
     observation, dtype = manifest.fields["observation"]
     lines = [
-        ("family", f"{manifest.family.get('name')} {json.dumps(manifest.family.get('options', {}))}"),
+        ("family", f"{format_.word(manifest.family.get('name'))} {json.dumps(manifest.family.get('options', {}))}"),
         (
             "source",
-            f"{manifest.source.get('name')} {json.dumps(manifest.source.get('config', {}))}, "
-            f"actors: {manifest.source.get('actors')}",
+            f"{format_.word(manifest.source.get('name'))} {json.dumps(manifest.source.get('config', {}))}, "
+            f"actors: {json.dumps(manifest.source.get('actors'))}",
         ),
         ("histories", f"{rows} of {manifest.histories} x {manifest.steps} steps; episodes: {manifest.episode_length}"),
         ("observation", f"{list(observation[1:])} {dtype.name}; actions: {manifest.spec.num_actions}"),
@@ -324,7 +324,7 @@ def info(url: Url) -> str:
         ("chunks", f"{len(entries)} of {manifest.chunks} finished, {manifest.chunk_histories} histories each"),
         ("on disk", f"{size:,} bytes of arrays{per_step}"),
         *(returns.lines() if (returns := _returns(entries)) else [("at the end", UNRECORDED if entries else "-")]),
-        *((f"  {name}", json.dumps(value)) for name, value in (statistics or {}).items()),
+        *((f"  {name}", json.dumps(value)) for name, value in statistics.items()),
         *((name, json.dumps(value)) for name, value in provenance.items()),
     ]
     if problems:

@@ -5,7 +5,6 @@ plain data of the same schema, and `Set`s of arrays. Imports no JAX.
 """
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ad_jax.errors import AdJaxError
+from ad_jax.untrusted import parse
 
 SCHEMA = 1
 MODES = ("sampled", "greedy")
@@ -280,8 +280,8 @@ def _form(run: dict[str, Any]) -> dict[str, Any]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        results = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        results = parse(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
         raise ReportError(f"{file}: expected a readable results.json, received {error!r}") from error
     validate(results, str(file))
     return results

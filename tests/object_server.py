@@ -47,6 +47,7 @@ class Proxy(http.server.ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128  # more than TensorStore opens at once; a connection beyond it would wait for seconds
 
     def __init__(self, upstream: int):
         super().__init__(("127.0.0.1", 0), Relay)

@@ -45,7 +45,8 @@ MAY_IMPORT = {
     | STAGES
     | {"collection", "curves", "envs.base", "experiment", "history_store", "models.lstm", "replay", "run_directory"},
     "curves": BASE | {"collect", "envs.base", "evaluate", "experiment", "metrics", "prompts", "run_directory"},
-    "run_directory": {"errors", "experiment"},
+    "untrusted": set(),
+    "run_directory": {"errors", "experiment", "untrusted"},
     "experiment": BASE
     | PLUGINS
     | {"collect", "distill", "evaluate", "prompts", "replay", "rl2", "metrics", "sharding"},
@@ -75,7 +76,7 @@ MAY_IMPORT = {
     "history_returns": BASE,
     "replay": BASE | {"sharding"},
     **dict.fromkeys(TOOLS, BASE),
-    **dict.fromkeys(REPORT, REPORT | {"errors"}),
+    **dict.fromkeys(REPORT, REPORT | {"errors", "untrusted"}),
     "plugins": {"errors"},
     **{name: set() for name in BASE - {"plugins"}},
 }
