@@ -324,8 +324,8 @@ def info(url: Url) -> str:
         ("chunks", f"{len(entries)} of {manifest.chunks} finished, {manifest.chunk_histories} histories each"),
         ("on disk", f"{size:,} bytes of arrays{per_step}"),
         *(returns.lines() if (returns := _returns(entries)) else [("at the end", UNRECORDED if entries else "-")]),
-        *((f"  {name}", json.dumps(value)) for name, value in statistics.items()),
-        *((name, json.dumps(value)) for name, value in provenance.items()),
+        *((f"  {format_.word(name)}", json.dumps(value)) for name, value in statistics.items()),
+        *((format_.word(name), json.dumps(value)) for name, value in provenance.items()),
     ]
     if problems:
         lines.append(("PROBLEMS", f"{len(problems)}, the first: {problems[0]}"))

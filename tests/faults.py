@@ -33,10 +33,6 @@ class Fault:
             else:
                 (folder / name).unlink()
 
-    def changes(self, sound: Mapping[str, bytes]) -> bool:
-        """Whether any file that was there is another now."""
-        return any(sound[name] != raw for name, raw in self.files.items() if name in sound)
-
 
 Files = Mapping[str, bytes]
 

