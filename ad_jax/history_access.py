@@ -42,7 +42,7 @@ def named(what: str, remedy: str = "") -> Iterator[None]:
     except Exception as error:  # TensorStore maps its status codes to several built-in exceptions
         # The list of a message's key=value details and source locations helps nobody.
         text = str(error).split(" [source locations=")[0] or repr(error)
-        full = ("No space left", "RESOURCE_EXHAUSTED", "os_error_code='28'", "Disk quota exceeded")
+        full = ("No space left", "RESOURCE_EXHAUSTED", "os_error_code='28'", "Disk quota exceeded", "File too large")
         if any(sign in text for sign in full):
             remedy = "The disk is full (or its quota). Finished chunks are kept: free some space and run collect again."
         raise HistoryError(f"{what} failed: {text}. {remedy}".strip()) from error

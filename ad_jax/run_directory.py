@@ -55,7 +55,6 @@ def claim(folder: Path, experiment: Experiment) -> None:
         return
     if folder.exists() and any(file.name != "config.tmp" for file in folder.iterdir()):  # a killed claim leaves that
         raise ConfigError(f"{folder} is not empty and holds no run (no config.json); use another directory (--dir)")
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(path, experiment.to_json())
 
 
