@@ -38,7 +38,7 @@ class Curves:
         asked = {name: data[name] for name in ("evaluate", "reference")}
         key = {"step": step, **asked, "train_tasks": meta["train_task_ids"]}
         saved = processes.on_first(lambda: read_json(path) if path.exists() else None)
-        if saved is not None and saved["key"] == key:
+        if saved is not None and saved.keys() == {"key", "seconds", "value"} and saved["key"] == key:
             return saved["value"], saved["seconds"]
         started, value = time.monotonic(), compute()
         seconds = time.monotonic() - started

@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import importlib.util
 import inspect
+import reprlib
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -98,6 +99,8 @@ class Experiment:
 def from_data(cls: type, data: Mapping[str, Any], where: str) -> Any:
     """A nested dataclass from plain nested data, every name and type checked."""
     hints = typing.get_type_hints(cls)
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where or cls.__name__.lower()} expects fields with values; got {reprlib.repr(data)}")
     values = {}
     for name, value in data.items():
         if name not in hints:
@@ -108,7 +111,10 @@ def from_data(cls: type, data: Mapping[str, Any], where: str) -> Any:
             values[name] = conform(dotted, value, hints[name])
         else:
             values[name] = from_data(nested, value, dotted)
-    return cls(**values)
+    try:
+        return cls(**values)
+    except TypeError as error:  # a field that has no default is not there
+        raise ConfigError(f"{where or cls.__name__.lower()}: {error}") from error
 
 
 def _dataclass_of(hint: Any) -> type | None:

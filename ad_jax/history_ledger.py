@@ -12,16 +12,13 @@ A missing array file reads as fill values, silently, and a crc32c cannot tell a 
 its content checksums close both holes. Nothing here depends on clock, host or chance, so equal inputs give equal bytes.
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import math
-import os
 import re
 import reprlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -29,6 +26,7 @@ import tensorstore as ts
 
 from ad_jax import history_returns
 from ad_jax.errors import HistoryError
+from ad_jax.history_access import CONTEXT, list_keys, named, place
 from ad_jax.types import Spec
 
 SCHEMA = 1
@@ -42,8 +40,6 @@ MAX_SIZE = 2**40
 MAX_RANK = 24
 DTYPES = {"bool", "float16", "float32", "float64"} | {f"{s}int{b}" for s in ("", "u") for b in (8, 16, 32, 64)}
 LEAF_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")  # never a path separator
-
-_CONTEXT = ts.Context()  # one for the process: connections and thread limits are shared between collections
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,12 +115,12 @@ class Manifest:
         schema = data.get("schema") if isinstance(data, dict) else None
         if schema != SCHEMA:
             raise HistoryError(
-                f"{MANIFEST}: schema version {schema!r}; this version of ad_jax reads {SCHEMA}. "
+                f"{MANIFEST}: schema version {reprlib.repr(schema)}; this version of ad_jax reads {SCHEMA}. "
                 "Read the collection with the version that wrote it, or collect again in a new directory."
             )
         names = {field.name for field in dataclasses.fields(cls)}
         if data.keys() - {"schema"} != names:
-            raise HistoryError(f"{MANIFEST}: expected the fields {sorted(names)}; got {sorted(data)}.")
+            raise HistoryError(f"{MANIFEST}: expected the fields {sorted(names)}; got {reprlib.repr(sorted(data))}.")
         try:
             values: dict[str, Any] = {name: data[name] for name in names}
             manifest = cls(**dict(values, spec=Spec.from_json(data["spec"])))
@@ -139,7 +135,7 @@ def _check(manifest: Manifest) -> None:
 
     def integer(name: str, value: Any, largest: int) -> None:
         if type(value) is not int or not 1 <= value <= largest:
-            raise HistoryError(f"{MANIFEST}: {name} must be an integer in 1..{largest}; got {value!r}.")
+            raise HistoryError(f"{MANIFEST}: {name} must be an integer in 1..{largest}; got {reprlib.repr(value)}.")
 
     for name in ("histories", "steps", "episode_length", "chunk_histories"):
         integer(name, getattr(manifest, name), MAX_SIZE)
@@ -148,7 +144,7 @@ def _check(manifest: Manifest) -> None:
     shapes = {"spec.shape": spec.shape}
     for name, leaf in manifest.task_leaves.items():
         if not isinstance(name, str) or not LEAF_NAME.fullmatch(name):
-            raise HistoryError(f"{MANIFEST}: {name!r} is no name of a task leaf; expected an identifier.")
+            raise HistoryError(f"{MANIFEST}: {reprlib.repr(name)} is no name of a task leaf; expected an identifier.")
         shapes[f"task_leaves.{name}.shape"] = leaf["shape"]
     for name, shape in shapes.items():
         for size in shape:
@@ -163,7 +159,9 @@ def _check(manifest: Manifest) -> None:
         raise HistoryError(f"{MANIFEST}: spec.values has {len(spec.values)} entries; spec.shape has {spec.size}.")
     for dtype in [manifest.reward_dtype, *(leaf["dtype"] for leaf in manifest.task_leaves.values())]:
         if dtype not in DTYPES:
-            raise HistoryError(f"{MANIFEST}: dtype {dtype!r} is not stored; use one of {', '.join(sorted(DTYPES))}.")
+            raise HistoryError(
+                f"{MANIFEST}: dtype {reprlib.repr(dtype)} is not stored; use one of {', '.join(sorted(DTYPES))}."
+            )
     for part in ("family", "source", "provenance"):
         if not isinstance(getattr(manifest, part), dict):
             raise HistoryError(f"{MANIFEST}: {part} must be a mapping; got {reprlib.repr(getattr(manifest, part))}.")
@@ -203,34 +201,10 @@ def unseal(raw: bytes, name: str, remedy: str) -> dict[str, Any]:
             f"{name} is damaged: {len(raw)} bytes that are not its JSON ({error!r}). {remedy}"
         ) from error
     if not intact:
-        raise HistoryError(f"{name} is damaged: its checksum says {found!r}, its text has {expected}. {remedy}")
+        raise HistoryError(
+            f"{name} is damaged: its checksum says {reprlib.repr(found)}, its text has {expected}. {remedy}"
+        )
     return content
-
-
-@contextlib.contextmanager
-def named(what: str, remedy: str = "") -> Iterator[None]:
-    """Turn whatever fails inside into a HistoryError that says what was being done."""
-    try:
-        yield
-    except HistoryError:
-        raise
-    except Exception as error:  # TensorStore maps its status codes to several built-in exceptions
-        # The list of a message's key=value details and source locations helps nobody.
-        text = str(error).split(" [source locations=")[0] or repr(error)
-        full = ("No space left", "RESOURCE_EXHAUSTED", "os_error_code='28'", "Disk quota exceeded")
-        if any(sign in text for sign in full):
-            remedy = "The disk is full (or its quota). Finished chunks are kept: free some space and run collect again."
-        raise HistoryError(f"{what} failed: {text}. {remedy}".strip()) from error
-
-
-def connect(url: str | os.PathLike) -> ts.KvStore:
-    """The key-value store of a directory, or of a `file://`, `gs://`, `s3://` or `memory://` URL. Reads nothing."""
-    url = os.fspath(url)
-    spec: Any = url if url.endswith("/") else url + "/"
-    if "://" not in url:
-        spec = {"driver": "file", "path": os.path.join(os.path.abspath(os.path.expanduser(url)), "")}
-    with named(f"opening {url!r}", "Expected a directory, or a gs:// or s3:// URL."):
-        return ts.KvStore.open(spec, context=_CONTEXT).result()
 
 
 def ledger_key(chunk: int) -> str:
@@ -273,13 +247,13 @@ def open_array(store: ts.KvStore, manifest: Manifest, field: str) -> ts.TensorSt
     """One array, `[H, ...]`, with the manifest's metadata; `scan` has compared it with the file's."""
     spec = {
         "driver": "zarr3",
-        "kvstore": (store / f"arrays/{field}/").spec().to_json(),
         "metadata": array_metadata(manifest, field),
         "store_data_equal_to_fill_value": True,  # an all-zero chunk is a file too, so that a missing one is damage
         "fill_missing_data_reads": False,
     }
     with named(f"opening arrays/{field}"):
-        return ts.open(spec, open=True, assume_metadata=True, context=_CONTEXT).result()
+        kvstore = store / f"arrays/{field}/"  # as it is: its JSON would leave out credentials and retries
+        return ts.open(spec, kvstore=kvstore, open=True, assume_metadata=True, context=CONTEXT).result()
 
 
 def read_manifest(store: ts.KvStore) -> Manifest:
@@ -291,15 +265,9 @@ def read_manifest(store: ts.KvStore) -> Manifest:
     with named(f"reading {MANIFEST}"):
         found = store.read(MANIFEST).result()
     if found.state != "value":
-        raise HistoryError(f"no learning histories at {store.url}: it has no {MANIFEST}. Run collect first.")
+        raise HistoryError(f"no learning histories at {place(store)}: it has no {MANIFEST}. Run collect first.")
     remedy = "Restore it from a copy, or collect again in a new directory."
     return Manifest.from_json(unseal(found.value, MANIFEST, remedy))
-
-
-def list_keys(store: ts.KvStore) -> list[str]:
-    """Every file name of the collection, sorted."""
-    with named(f"listing {store.url}"):
-        return sorted(key.decode(errors="replace") for key in store.list().result())
 
 
 def make_entry(
@@ -376,8 +344,8 @@ def _read_entry(raw: bytes, manifest: Manifest, chunk: int) -> dict[str, Any]:
             raise HistoryError(
                 f"{name}: expected the fields {list(manifest.fields)}; got {reprlib.repr(part)}. {again(chunk)}"
             )
-    if not all(type(size) is int for size in stored.values()):
-        raise HistoryError(f"{name}: stored_bytes must be integers; got {reprlib.repr(stored)}. {again(chunk)}")
+    if not all(type(size) is int and 0 <= size < 2**63 for size in stored.values()):
+        raise HistoryError(f"{name}: stored_bytes must be sizes; got {reprlib.repr(stored)}. {again(chunk)}")
     if "returns" in entry and not history_returns.fits(entry["returns"], manifest.source.get("actors")):
         raise HistoryError(f"{name}: returns of another form: {reprlib.repr(entry['returns'])}. {again(chunk)}")
     expected = make_entry(manifest, chunk, ids, content, stored, entry.get("returns"))
@@ -385,6 +353,11 @@ def _read_entry(raw: bytes, manifest: Manifest, chunk: int) -> dict[str, Any]:
         wrong = [key for key in entry.keys() | expected.keys() if entry.get(key) != expected.get(key)]
         raise HistoryError(f"{name} is not of this chunk of this collection: {sorted(wrong)} differ. {again(chunk)}")
     return entry
+
+
+def word(name: Any) -> str:
+    """A name as it is, unless a terminal would obey it or could not print it."""
+    return name if isinstance(name, str) and name.isprintable() else json.dumps(name)
 
 
 def again(chunk: int) -> str:

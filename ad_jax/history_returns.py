@@ -144,7 +144,7 @@ def pool(chunks: Sequence[Chunk | None], rows: Sequence[int]) -> Returns | None:
 def fits(chunk: Any, actors: Any) -> bool:
     """Whether `chunk` is of the form that `of_chunk` gives for so many actors."""
     number = lambda x: x is None or (type(x) is float and math.isfinite(x))
-    whole = lambda x: type(x) is int and x >= 0
+    whole = lambda x: type(x) is int and 0 <= x < 2**63
 
     def columns(part: Any, length: int) -> bool:
         lists = [part.get(name) for name in ("episodes", "earned")]

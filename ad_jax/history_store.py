@@ -22,7 +22,8 @@ import tensorstore as ts
 from ad_jax import history_ledger as format_
 from ad_jax import history_returns
 from ad_jax.errors import HistoryError
-from ad_jax.history_ledger import MANIFEST, SCHEMA, TRANSITION, Manifest, again, array_key, ledger_key, named
+from ad_jax.history_access import connect, list_keys, named, place
+from ad_jax.history_ledger import MANIFEST, SCHEMA, TRANSITION, Manifest, again, array_key, ledger_key
 from ad_jax.types import Histories, Transition
 
 __all__ = ["SCHEMA", "HistoryStore", "HistoryWriter", "Manifest", "info", "open_store", "verify"]
@@ -53,21 +54,21 @@ class HistoryWriter:
         with named("the manifest as JSON"):
             sealed = format_.seal(manifest.to_json())
             manifest = Manifest.from_json(json.loads(sealed)["content"])
-        store = format_.connect(url)
+        store = connect(url)
         # List first: whoever creates a collection writes the manifest before anything else.
-        keys = format_.list_keys(store)
+        keys = list_keys(store)
         if MANIFEST in keys:
             found = format_.read_manifest(store).to_json()
             if found != manifest.to_json():
                 lines = "; ".join(_differences(found, manifest.to_json()))
                 raise HistoryError(
-                    f"{store.url} holds a collection with another manifest: {lines}. "
+                    f"{place(store)} holds a collection with another manifest: {lines}. "
                     "Collect in a new directory, or go back to that configuration."
                 )
         elif keys:
             raise HistoryError(
-                f"{store.url} is not empty and is no collection of learning histories: no {MANIFEST} among {len(keys)} "
-                f"files such as {', '.join(keys[:3])}. Nothing was written; name a new or an empty directory."
+                f"{place(store)} is not empty and is no collection of learning histories: no {MANIFEST} among "
+                f"{len(keys)} files such as {', '.join(keys[:3])}. Nothing was written; name a new directory."
             )
         _write(store, {MANIFEST: sealed} if MANIFEST not in keys else {})
         names = {array_key(manifest, field): field for field in manifest.fields}
@@ -174,7 +175,7 @@ class HistoryStore:
 
     def __init__(self, store: ts.KvStore, manifest: Manifest, entries: dict[int, dict[str, Any]]):
         self.manifest = manifest
-        self.url = store.url
+        self.url = place(store)
         self.chunks = sorted(entries)  # the finished ones
         self._store = store
         self._entries = entries
@@ -276,14 +277,14 @@ def open_store(url: Url, *, allow_partial: bool = False) -> HistoryStore:
     Raises:
         HistoryError: naming every damaged or missing file, or the chunks that are not collected yet.
     """
-    store = format_.connect(url)
+    store = connect(url)
     manifest = format_.read_manifest(store)
     entries, problems = format_.scan(store, manifest)
     _raise(store, problems)
     if len(entries) < manifest.chunks and not allow_partial:
         missing = [chunk for chunk in range(manifest.chunks) if chunk not in entries]
         raise HistoryError(
-            f"{store.url} is not finished: chunks {_some(missing)} of {manifest.chunks} are not in the ledger. "
+            f"{place(store)} is not finished: chunks {_some(missing)} of {manifest.chunks} are not in the ledger. "
             "Run collect again with the same configuration (finished chunks are kept), or allow a partial collection."
         )
     return HistoryStore(store, manifest, entries)
@@ -292,7 +293,7 @@ def open_store(url: Url, *, allow_partial: bool = False) -> HistoryStore:
 def verify(url: Url, progress: Callable[[int, int], None] | None = None) -> list[str]:
     """Every problem of a collection, as `HistoryStore.verify`, even of one that is too damaged to open."""
     try:
-        store = format_.connect(url)
+        store = connect(url)
         return HistoryStore(store, format_.read_manifest(store), {}).verify(progress)
     except HistoryError as error:
         return [str(error)]
@@ -304,7 +305,7 @@ def info(url: Url) -> str:
     Raises:
         HistoryError: if there is no collection, or its manifest is damaged. Other damage is counted in the text.
     """
-    store = format_.connect(url)
+    store = connect(url)
     manifest = format_.read_manifest(store)
     entries, problems = format_.scan(store, manifest)
     tasks = {task_id for entry in entries.values() for task_id in entry["task_ids"]}
@@ -312,14 +313,14 @@ def info(url: Url) -> str:
     size = sum(sum(entry["stored_bytes"].values()) for entry in entries.values())
     per_step = f", {size / (rows * manifest.steps):.3g} bytes per step" if rows else ""
     provenance = dict(manifest.provenance)
-    statistics = provenance.pop("statistics", None)
+    statistics = provenance.pop("statistics") if isinstance(provenance.get("statistics"), dict) else {}
     observation, dtype = manifest.fields["observation"]
     lines = [
-        ("family", f"{manifest.family.get('name')} {json.dumps(manifest.family.get('options', {}))}"),
+        ("family", f"{format_.word(manifest.family.get('name'))} {json.dumps(manifest.family.get('options', {}))}"),
         (
             "source",
-            f"{manifest.source.get('name')} {json.dumps(manifest.source.get('config', {}))}, "
-            f"actors: {manifest.source.get('actors')}",
+            f"{format_.word(manifest.source.get('name'))} {json.dumps(manifest.source.get('config', {}))}, "
+            f"actors: {json.dumps(manifest.source.get('actors'))}",
         ),
         ("histories", f"{rows} of {manifest.histories} x {manifest.steps} steps; episodes: {manifest.episode_length}"),
         ("observation", f"{list(observation[1:])} {dtype.name}; actions: {manifest.spec.num_actions}"),
@@ -328,12 +329,12 @@ def info(url: Url) -> str:
         ("chunks", f"{len(entries)} of {manifest.chunks} finished, {manifest.chunk_histories} histories each"),
         ("on disk", f"{size:,} bytes of arrays{per_step}"),
         *(returns.lines() if (returns := _returns(entries)) else [("at the end", UNRECORDED if entries else "-")]),
-        *((f"  {name}", json.dumps(value)) for name, value in (statistics or {}).items()),
-        *((name, json.dumps(value)) for name, value in provenance.items()),
+        *((f"  {format_.word(name)}", json.dumps(value)) for name, value in statistics.items()),
+        *((format_.word(name), json.dumps(value)) for name, value in provenance.items()),
     ]
     if problems:
         lines.append(("PROBLEMS", f"{len(problems)}, the first: {problems[0]}"))
-    return "\n".join([f"learning histories at {store.url}", *(f"  {name:<14}{value}" for name, value in lines)])
+    return "\n".join([f"learning histories at {place(store)}", *(f"  {name:<14}{value}" for name, value in lines)])
 
 
 def _returns(entries: dict[int, dict[str, Any]]) -> history_returns.Returns | None:
@@ -379,7 +380,7 @@ def _write(store: ts.KvStore, files: dict[str, bytes]) -> None:
 def _raise(store: ts.KvStore, problems: list[str]) -> None:
     if problems:
         more = f"\n(and {len(problems) - 10} more)" if len(problems) > 10 else ""
-        raise HistoryError(f"{store.url} is damaged:\n" + "\n".join(problems[:10]) + more)
+        raise HistoryError(f"{place(store)} is damaged:\n" + "\n".join(problems[:10]) + more)
 
 
 def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:

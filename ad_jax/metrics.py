@@ -119,9 +119,9 @@ def _short(value: float | str) -> str:
 def _keeps(line: str, stage: str, step: int) -> bool:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError:
+        return record["stage"] != stage or record["step"] <= step
+    except (ValueError, TypeError, KeyError, RecursionError):  # a line that a kill cut, or that is none of ours
         return False
-    return record["stage"] != stage or record["step"] <= step
 
 
 def _tensorboard(folder: Path) -> Callable[[str, int, Mapping[str, float]], None]:

@@ -4,6 +4,7 @@ A registry maps a name to `"module:attribute"`, so that naming a plug-in imports
 checked against the dataclass that takes them before anything is built.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import types
@@ -74,7 +75,8 @@ def conform(where: str, value: Any, hint: Any) -> Any:
         if isinstance(value, Mapping):
             return dict(value)
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        with contextlib.suppress(OverflowError):  # an integer that no float holds
+            return float(value)
     elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     name = getattr(hint, "__name__", None) if origin is None else str(hint)

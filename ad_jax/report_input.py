@@ -5,7 +5,6 @@ plain data of the same schema, and `Set`s of arrays. Imports no JAX.
 """
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ad_jax.errors import AdJaxError
+from ad_jax.untrusted import parse
 
 SCHEMA = 1
 MODES = ("sampled", "greedy")
@@ -200,7 +200,7 @@ def _validate_task(task: Any, where: str) -> None:
         return
     kind = _field(picture, f"{where}.picture", "kind", str)
     if kind in ("grid", "pool"):
-        size = _positive(picture, f"{where}.picture", "size")
+        size = _positive(picture, f"{where}.picture", "size", most=1000)  # every cell is drawn
         for name in ("goal", "key"):
             cell = picture.get(name) if name == "key" else _field(picture, f"{where}.picture", name)
             if cell is not None and not _is_cell(cell, (size, size)):
@@ -280,8 +280,8 @@ def _form(run: dict[str, Any]) -> dict[str, Any]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        results = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        results = parse(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
         raise ReportError(f"{file}: expected a readable results.json, received {error!r}") from error
     validate(results, str(file))
     return results
@@ -299,9 +299,10 @@ def _field(data: Any, where: str, name: str, *kinds: type) -> Any:
     return value
 
 
-def _positive(data: Any, where: str, name: str) -> int:
-    if (value := _field(data, where, name, int)) < 1:
-        raise ReportError(f"{where}.{name}: expected at least 1, received {value}")
+def _positive(data: Any, where: str, name: str, most: int = 2**53) -> int:
+    value = _field(data, where, name, int)
+    if not 1 <= value <= most:
+        raise ReportError(f"{where}.{name}: expected from 1 to {most}, received {value}")
     return value
 
 

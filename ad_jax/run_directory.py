@@ -1,5 +1,6 @@
 """Whose directory a run's is, and its JSON files: written whole or not at all, and named when damaged."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -8,6 +9,7 @@ from typing import Any
 
 from ad_jax.errors import ConfigError, differences
 from ad_jax.experiment import Experiment
+from ad_jax.untrusted import parse
 
 
 def identity(experiment: Experiment) -> dict[str, Any]:
@@ -60,28 +62,42 @@ def claim(folder: Path, experiment: Experiment) -> None:
     ours = ("config.tmp", "lock")  # what a claim that was killed leaves
     if folder.exists() and any(file.name not in ours for file in folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and holds no run (no config.json); use another directory (--dir)")
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(path, experiment.to_json())
 
 
-def read_json(path: Path) -> Any:
-    """The data of a file.
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file.
 
     Raises:
-        ConfigError: if it is damaged.
+        ConfigError: if it cannot be read, or is damaged.
     """
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        data = parse(path.read_text("utf-8"))
+        if not isinstance(data, dict):
+            raise ValueError(f"expected an object, received {type(data).__name__}")
+        return data
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is damaged ({error}); restore it, or delete the run directory") from error
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write whole or not at all.
+
+    Raises:
+        ConfigError: if it cannot be written; what was there before still is.
+    """
     fresh = path.with_suffix(".tmp")
-    with fresh.open("w") as file:
-        json.dump(data, file, indent=1 if path.name in ("config.json", "environment.json", "stages.json") else None)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with fresh.open("w") as file:
+            json.dump(data, file, indent=1 if path.name in ("config.json", "environment.json", "stages.json") else None)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            fresh.unlink()  # on a full disk it would hold the room that others could use
+        raise ConfigError(
+            f"{path} cannot be written ({error.strerror or error}). What was finished before is kept: make room, or "
+            "allow writing there, and run the same command again"
+        ) from error

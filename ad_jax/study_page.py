@@ -9,6 +9,8 @@ no JAX.
 import base64
 import html
 import json
+import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from ad_jax.figures import Band
 from ad_jax.report_input import Set
 from ad_jax.report_page import CSS, POLICY
 from ad_jax.study_figures import Drawn
+from ad_jax.untrusted import parse
 
 SCHEMA = 1
 POINTS = 50  # most points of a curve that is written down
@@ -71,13 +74,31 @@ def load(out: Path, order: Sequence[str]) -> dict[str, dict[str, Any]]:
         if not path.exists():
             continue
         try:
-            data = json.loads(path.read_text())
+            data = parse(path.read_text("utf-8"))
             if data["schema"] != SCHEMA:
                 raise ValueError(f"schema {data['schema']}, expected {SCHEMA}")
+            _check(data)
+            study_text.pages({name: data})  # whatever else is missing is met here, before a page is written
+            _arms(data)
             found[name] = data
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
             raise AdJaxError(f"{path} is damaged ({error}); delete it and run the study again") from error
     return found
+
+
+def _check(study: Mapping[str, Any]) -> None:
+    """Raises ValueError unless a study's claims are words and finite numbers."""
+    for claim in study["claims"]:
+        words = [
+            study["title"],
+            study["scale"],
+            *(claim[name] for name in ("text", "paper", "statistic", "rule", "note")),
+        ]
+        numbers = [claim[name] for name in ("value", "low", "high")]
+        if not all(isinstance(word, str) for word in words) or not isinstance(claim["holds"], bool):
+            raise ValueError(f"a claim in other words: {reprlib.repr(claim)}")
+        if not all(type(x) in (int, float) and math.isfinite(x) for x in numbers):
+            raise ValueError(f"a claim with other numbers: {numbers}")
 
 
 def write(out: Path, order: Sequence[str]) -> Path:

@@ -13,6 +13,19 @@ from ad_jax.types import Histories, Spec, Transition
 
 REAL = Spec(3, (2, 3), None)
 WIDE = Spec(300, (), (70_000,))
+# A writer that dies with one chunk in the ledger and two whose arrays alone are there: HELPERS URL exit|kill.
+KILLED = """
+import os, pathlib, runpy, signal, sys
+t = runpy.run_path(sys.argv[1])
+m = t["manifest"]()
+writer = t["HistoryWriter"].open(sys.argv[2], m)
+for chunk in range(m.chunks):
+    writer.write(chunk, t["histories"](m, chunk))
+for futures, *_ in writer._pending.values():  # every array file is there, two ledger entries are not
+    for future in futures.values():
+        future.result()
+os._exit(9) if sys.argv[3] == "exit" else os.kill(os.getpid(), signal.SIGKILL)
+"""
 LEAVES = {"goal": {"shape": [2], "dtype": "int32"}, "wind": {"shape": [], "dtype": "float32"}}
 
 

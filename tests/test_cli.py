@@ -8,7 +8,7 @@ import jax
 import pytest
 from helpers import refused
 
-from ad_jax import history_ledger, history_store, pipeline, testing
+from ad_jax import history_access, history_store, pipeline, testing
 from ad_jax.__main__ import main
 
 SMOKE = ("dark_room", "--scale", "smoke")
@@ -191,7 +191,7 @@ def small_disk(path: pathlib.Path, monkeypatch):
 
     def write(kvstore, small):
         if "ledger/000001.json" in small:
-            with history_ledger.named("writing ledger/000001.json"):
+            with history_access.named("writing ledger/000001.json"):
                 raise ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device")
         original(kvstore, small)
 

@@ -18,7 +18,7 @@ from history_helpers import (
     refused,
 )
 
-from ad_jax import history_ledger, history_store
+from ad_jax import history_access, history_ledger, history_store
 from ad_jax.errors import HistoryError
 from ad_jax.history_store import SCHEMA, HistoryWriter, info, open_store, verify
 
@@ -286,7 +286,7 @@ def test_a_full_disk_is_named_and_finished_chunks_are_kept(tmp_path, monkeypatch
 
             def write(kvstore, small):
                 if "ledger/000002.json" in small:
-                    with history_ledger.named("writing ledger/000002.json"):
+                    with history_access.named("writing ledger/000002.json"):
                         raise ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device")
                 original(kvstore, small)
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tensorstore as ts
 from history_helpers import (
+    KILLED,
     REAL,
     WIDE,
     assert_same,
@@ -203,20 +204,6 @@ def test_write_refuses_what_does_not_fit(tmp_path):
     refused(lambda: writer.write(0, good), "chunk 0 is already written")
     writer.flush()
     refused(lambda: writer.write(0, good), "chunk 0 is already written")
-
-
-KILLED = """
-import os, pathlib, runpy, signal, sys
-t = runpy.run_path(sys.argv[1])
-m = t["manifest"]()
-writer = t["HistoryWriter"].open(sys.argv[2], m)
-for chunk in range(m.chunks):
-    writer.write(chunk, t["histories"](m, chunk))
-for futures, *_ in writer._pending.values():  # every array file is there, two ledger entries are not
-    for future in futures.values():
-        future.result()
-os._exit(9) if sys.argv[3] == "exit" else os.kill(os.getpid(), signal.SIGKILL)
-"""
 
 
 @pytest.mark.parametrize("way", ["exit", "kill"])

@@ -46,22 +46,13 @@ MAY_IMPORT = {
     "pipeline": BASE
     | TOOLS
     | STAGES
-    | {
-        "collection",
-        "curves",
-        "envs.base",
-        "experiment",
-        "history_store",
-        "locks",
-        "models.lstm",
-        "processes",
-        "replay",
-    }
+    | {"collection", "curves", "envs.base", "experiment", "history_store", "locks", "models.lstm"}
     | {"processes", "replay", "run_directory"},
     "curves": BASE
     | {"collect", "envs.base", "evaluate", "experiment", "prompts", "run_directory"}
     | {"metrics", "processes", "sharding"},
-    "run_directory": {"errors", "experiment"},
+    "untrusted": set(),
+    "run_directory": {"errors", "experiment", "untrusted"},
     "experiment": BASE
     | PLUGINS
     | {"collect", "distill", "evaluate", "prompts", "replay", "rl2", "metrics", "sharding"},
@@ -87,15 +78,16 @@ MAY_IMPORT = {
     "envs": BASE,
     "sources": BASE | {"envs.base"},
     "models": BASE | {"envs.bandit", "envs.dark_room", "envs.grid"},  # whose limits there are, and which they know
-    "history_store": BASE | {"history_ledger", "history_returns", "sharding"},
-    "history_ledger": BASE | {"history_returns"},
+    "history_access": {"errors"},
+    "history_store": BASE | {"history_access", "history_ledger", "history_returns", "sharding"},
+    "history_ledger": BASE | {"history_access", "history_returns"},
     "history_returns": BASE,
     "replay": BASE | {"sharding"},
     **dict.fromkeys(TOOLS, BASE),
     "checkpoint": BASE | {"fingerprint", "metrics", "processes"},
     "fingerprint": set(),
     "metrics": BASE | {"processes"},
-    **dict.fromkeys(REPORT, REPORT | {"errors"}),
+    **dict.fromkeys(REPORT, REPORT | {"errors", "untrusted"}),
     "plugins": {"errors"},
     **{name: set() for name in BASE - {"plugins"}},
 }

@@ -32,7 +32,7 @@ BROKEN = {
     "runs[0].seed: expected int, received True": lambda s, run, data: run.update(seed=True),
     "runs[0]: expected a field 'stages'": lambda s, run, data: run.pop("stages"),
     "runs[0].stages.collect: expected an object with 'seconds'": lambda s, run, data: run["stages"].update(collect=3),
-    "runs[0].episode_length: expected at least 1": lambda s, run, data: run.update(episode_length=0),
+    "runs[0].episode_length: expected from 1": lambda s, run, data: run.update(episode_length=0),
     "sets[0].name: expected letters": lambda s, run, data: s.update(name="../x"),
     "sets: expected different names": lambda s, run, data: run["sets"].append(s),
     "sets[0].tasks[1]: expected a field 'optimal'": lambda s, run, data: s["tasks"][1].pop("optimal"),
