@@ -63,7 +63,7 @@ class Learners:
         self.updates = life_updates(source, family, episodes)
         self.steps = self.updates * source.steps_per_update
         split = batch_devices(mesh)
-        self.chunk = -(-chunk // split) * split
+        self.chunk, self.padded = chunk, -(-chunk // split) * split
         rows = on_batch(mesh)
         self.jitted = jax.jit(jax.vmap(self._life), in_shardings=(rows, rows), out_shardings=rows)
         self.lives: Callable[[Any, Any], Transition] = self.jitted
@@ -88,14 +88,15 @@ class Learners:
         return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(self.steps, *x.shape[2:]), 1, 0), life)
 
     def run(self, seed: int, tasks: Any, task_ids: Sequence[str], seeds: int, first: int) -> Transition:
-        """Dispatch learners `first .. first + C` of tasks x seeds (task-major); past the end, the last is repeated."""
-        learner = np.minimum(np.arange(first, first + self.chunk), len(task_ids) * seeds - 1)
+        """Dispatch a chunk's learners, from `first` of tasks x seeds (task-major) on; the last one's copies pad it."""
+        last = min(first + self.chunk, len(task_ids) * seeds) - 1
+        learner = np.minimum(np.arange(first, first + self.padded), last)
         return self.lives(*self._inputs(seed, tasks, task_ids, seeds, learner))
 
     def compile(self, seed: int, tasks: Any, task_ids: Sequence[str], seeds: int) -> float:
         """Compile now; returns the seconds it took."""
         started = time.monotonic()
-        inputs = self._inputs(seed, tasks, task_ids, seeds, np.zeros(self.chunk, int))
+        inputs = self._inputs(seed, tasks, task_ids, seeds, np.zeros(self.padded, int))
         self.lives = self.jitted.lower(*inputs).compile()
         return time.monotonic() - started
 

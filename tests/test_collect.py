@@ -76,8 +76,28 @@ def collected_by_actors(actor_critic, tmp_path_factory):
 @pytest.mark.parametrize(("devices", "chunk"), [(1, 3), (1, 64), (8, 3)])
 def test_chunks_and_devices_do_not_change_a_history(collected, tmp_path, devices, chunk):
     learners = learners_of(mesh_of(devices), chunk)
-    assert learners.chunk == -(-chunk // devices) * devices
+    assert (learners.chunk, learners.padded) == (chunk, -(-chunk // devices) * devices)
     assert_equal(run(tmp_path, learners)[1], collected[1])
+
+
+def test_a_collection_goes_on_with_another_number_of_devices_to_the_same_bytes(tmp_path, monkeypatch):
+    files = lambda folder: {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    run(tmp_path / "one", learners_of(mesh_of(1), 3))
+    write, written = HistoryWriter.write, []
+
+    def some(self, chunk, *arguments):
+        if written:
+            raise KeyboardInterrupt
+        written.append(chunk)
+        write(self, chunk, *arguments)
+        self.flush()
+
+    monkeypatch.setattr(HistoryWriter, "write", some)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "two", learners_of(mesh_of(8), 3))
+    monkeypatch.undo()
+    run(tmp_path / "two", learners_of(mesh_of(2), 3))
+    assert files(tmp_path / "two" / "h") == files(tmp_path / "one" / "h")
 
 
 def test_a_history_is_what_a_plain_loop_over_the_source_gives(collected):
