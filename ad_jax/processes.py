@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 def start(option: str | None) -> None:
-    """Join the other processes; to be called before anything else of JAX is.
+    """Join the other processes; to be called before anything else of JAX is, and before `Run` is imported.
 
     Args:
         option: None for one process; `"auto"` for what JAX finds in the scheduler's environment (SLURM, Open MPI,
@@ -56,7 +56,7 @@ def start(option: str | None) -> None:
             shutdown_timeout_seconds=LOST_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
-        remedy = "start all of them with the same HOST:PORT and COUNT, each with a RANK of its own"
+        remedy = "start all of them alike, each with a RANK of its own; from Python, before `Run` is imported"
         if not where:
             remedy = (
                 "expected a scheduler that JAX knows: SLURM, Open MPI, Kubernetes with JobSet, Cloud TPU. Without one, "

@@ -2,22 +2,20 @@
 
 `process_worker.py meet OPTION FOLDER` prints as JSON what this process saw of the others.
 `process_worker.py lost SECONDS ARGUMENT...` is the command line, which takes others for dead after so many seconds of
-silence.
+silence; `process_worker.py dying ARGUMENT...` one that is killed in the middle of its first checkpoint.
+
+Gymnax makes arrays when it is imported, so what imports it is imported after the start.
 """
 
 import json
+import os
 import pathlib
+import signal
 import sys
 
-import jax
-import numpy as np
-
-from ad_jax import processes
+from ad_jax import checkpoint, processes
 from ad_jax.__main__ import main
 from ad_jax.errors import AdJaxError, HistoryError
-from ad_jax.experiment import load, override
-from ad_jax.pipeline import Run
-from ad_jax.sharding import MeshConfig, make_mesh, on_batch, own_mesh, put, to_host
 
 
 def failure(call) -> str:
@@ -32,7 +30,19 @@ def fail(error: Exception):
     raise error
 
 
+def die(self, *args) -> None:
+    save(self, *args)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def meet(folder: pathlib.Path) -> dict:
+    import jax
+    import numpy as np
+
+    from ad_jax.experiment import load, override
+    from ad_jax.pipeline import Run
+    from ad_jax.sharding import MeshConfig, make_mesh, on_batch, own_mesh, put, to_host
+
     index = processes.index()
     mesh = make_mesh(MeshConfig())
     host = np.arange(24, dtype=np.int32).reshape(8, 3)
@@ -63,5 +73,8 @@ if __name__ == "__main__":
     if sys.argv[1] == "lost":
         processes.LOST_SECONDS = int(sys.argv[2])
         sys.exit(main(sys.argv[3:]))
+    if sys.argv[1] == "dying":
+        save, checkpoint.Checkpoints.save = checkpoint.Checkpoints.save, die
+        sys.exit(main(sys.argv[2:]))
     processes.start(sys.argv[2])
     print(json.dumps(meet(pathlib.Path(sys.argv[3]))))

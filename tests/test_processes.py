@@ -23,7 +23,6 @@ from ad_jax import checkpoint, history_store, processes
 from ad_jax.errors import ConfigError
 
 WORKER = str(pathlib.Path(__file__).with_name("process_worker.py"))
-INTERRUPTING = str(pathlib.Path(__file__).with_name("interrupting.py"))
 MAIN = ("-m", "ad_jax")
 RUN = ("dark_room", "--scale", "smoke")
 # Little to compile; evaluated is the best checkpoint, so that a copied one can be evaluated by other processes.
@@ -289,7 +288,7 @@ def test_when_one_dies_the_others_stop_and_name_it_and_one_alone_goes_on(one, pl
         place,
         [
             (WORKER, "lost", str(lost), "run", *first),
-            (INTERRUPTING, "saving a checkpoint", "1", "SIGKILL", "run", *second),
+            (WORKER, "dying", "run", *second),
         ],
     )
     started[1].wait(SECONDS)
