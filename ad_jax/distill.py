@@ -85,6 +85,7 @@ class Trainer:
 
     Attributes:
         init: `() -> TrainState`, born sharded.
+        update: `(state, replay) -> (state, loss [], grad_norm [])`: one update, not yet compiled.
         run: `(state, replay, count) -> (state, loss [P], grad_norm [P])`: `count` updates, at most
             P = `updates_per_dispatch`; entries past `count` are 0. The state is donated.
         shardings: how the state lies on the mesh.
@@ -138,6 +139,7 @@ class Trainer:
             # A dynamic count: one program for every length, so where a run was cut cannot change its bits.
             return jax.lax.fori_loop(0, count, body, (state, empty, empty))
 
+        self.update = update
         numbers = replicated(mesh)
         self.run = jax.jit(run, donate_argnums=0, out_shardings=(self.shardings, numbers, numbers))
 

@@ -28,15 +28,18 @@ STAGES = {"collect", "distill", "evaluate", "report", "rl2"}
 MAY_IMPORT = {
     "__init__": set(),  # public names are imported when they are used
     "__main__": {
+        "accelerators",
         "bench",
         "cost",
         "errors",
         "experiment",
         "history_store",
         "pipeline",
+        "plan",
         "provenance",
         "report",
         "reproduce",
+        "sharding",
         "study",
         "testing",
     },
@@ -63,7 +66,23 @@ MAY_IMPORT = {
     | REPORT
     | {"claims", "experiment", "metrics", "pipeline", "run_directory", "study", "study_page"},
     "cost": BASE | {"collect", "distill", "envs.base", "experiment", "models", "replay", "rl2"},
-    "bench": BASE | TOOLS | PLUGINS | {"collect", "cost", "distill", "evaluate", "history_store", "replay", "rl2"},
+    "accelerators": {"errors", "hlo"},
+    "hlo": set(),
+    "plan": {
+        "accelerators",
+        "cost",
+        "distill",
+        "errors",
+        "experiment",
+        "hlo",
+        "replay",
+        "sharding",
+        "training",
+    },
+    "bench": BASE
+    | TOOLS
+    | PLUGINS
+    | {"collect", "hlo", "cost", "distill", "evaluate", "history_store", "replay", "rl2"},
     "agent": BASE | {"checkpoint", "models", "evaluate"},
     "testing": BASE | PLUGINS,
     "envs": BASE,
