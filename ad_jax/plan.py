@@ -6,7 +6,7 @@ is the same for every device, so compiling takes no longer for a thousand than f
 Exact (counted from shapes and shardings): parameters, optimiser, gradients, histories, cache, and what goes in.
 The CPU compiler's: temporary memory, FLOP, bytes moved, collectives. It partitions as on any backend, but it widens
 bfloat16 to float32 (also in collectives), fuses less, and leaves an all-reduce of which each device keeps a part where
-others make a reduce-scatter: its figures are upper bounds. The step time follows from them, see `accelerators`.
+others make a reduce-scatter: its figures are rather too high than too low. A step time follows, see `accelerators`.
 """
 
 import dataclasses
@@ -102,9 +102,10 @@ def plan(experiment: Experiment, mesh_config: MeshConfig) -> Plan:
     if e.rl2 is not None or not p.trained:
         raise ConfigError(f"a plan is of distilling; {e.name} trains {'by RL²' if p.trained else 'nothing'}")
     counted = cost.count(e, p)
-    if counted.histories * e.replay.phases < e.replay.groups:
+    rows = e.tasks.trained * e.replay.kept_of(e.collect.seeds * p.source.actors) * e.replay.phases
+    if rows < e.replay.groups:
         raise ConfigError(
-            f"{counted.histories} histories cannot be split over {e.replay.groups} groups; raise tasks.train or "
+            f"{rows} histories cannot fill {e.replay.groups} groups, which the devices share; raise tasks.train or "
             "collect.seeds, or lower the mesh's data x fsdp"
         )
     started = time.monotonic()
@@ -190,7 +191,7 @@ def lines(p: Plan, name: str, on: Accelerator) -> list[str]:
         f"  gradients        {of(p.gradients, 'B')}",
         f"  cache            {of(p.cache, 'B')}, in evaluating only",
         "",
-        "One device, one update, as the CPU compiler has it: upper bounds",
+        "One device, one update, as the CPU compiler has it",
         f"  activations etc. {of(rest, 'B')}, beside the gradients",
         f"  at the peak      {of(p.peak, 'B')}: {fits} {name}'s {of(on.memory, 'B')}",
         f"  computing        {of(p.flops, 'FLOP')}{share}",
@@ -199,7 +200,7 @@ def lines(p: Plan, name: str, on: Accelerator) -> list[str]:
     for kind, times in p.collectives.count.items():
         if times:
             size, sent = p.collectives.bytes[kind], p.collectives.sent[kind]
-            rows.append(f"  {kind:<16} {times:,}, {of(size, 'B')}; sent around a ring {of(sent, 'B')}")
+            rows.append(f"  {kind:<18} {times:,}, {of(size, 'B')}; sent around a ring {of(sent, 'B')}")
     return [
         *rows,
         "",
@@ -212,7 +213,7 @@ def lines(p: Plan, name: str, on: Accelerator) -> list[str]:
 def table(plans: dict[str, Plan], on: Accelerator) -> list[str]:
     """A line a setting: what each option changes."""
     heads = ("setting", "state", "temporary", "peak", "FLOP", "sent", "estimated")
-    rows = [heads]
+    rows: list[tuple[str, ...]] = [heads]
     for name, p in plans.items():
         sent = sum(p.collectives.sent.values())
         values = (of(p.params + p.optimiser, "B"), of(p.temporary, "B"), of(p.peak, "B"), of(p.flops, "FLOP"))

@@ -80,8 +80,8 @@ def resident(field: str) -> int:
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="Linux counts a process's pages")
 def test_a_real_update_takes_the_memory_that_was_planned():
-    """What the process grows by while an update runs is the temporary memory, of which it may not touch all."""
-    e = small("model.layers=3", "replay.batch=512", "model.width=64", "replay.segment=80")
+    """What the process grows by while an update runs is the temporary memory, and what the products pack beside it."""
+    e = small("replay.batch=256", "model.width=64", "replay.segment=80")
     state, histories = real(e, mesh_of())
     like, _, program = plan.compile_update(e, build(e), mesh_of())
     assert jax.tree.map(np.shape, state) == jax.tree.map(np.shape, like)
@@ -93,8 +93,8 @@ def test_a_real_update_takes_the_memory_that_was_planned():
     _, loss, _ = jax.block_until_ready(program(state, histories))
     grown = resident("VmHWM") - before
     assert 1.2 < float(loss) < 2.5, "about log 5: it was an update"
-    assert memory.temp_size_in_bytes > 3e8
-    assert 0.7 < grown / memory.temp_size_in_bytes < 1.05
+    assert memory.temp_size_in_bytes > 5e7
+    assert 0.75 < grown / memory.temp_size_in_bytes < 1.3
 
 
 def test_bytes_sent_by_a_device_do_not_grow_with_the_data_axis(planned):
@@ -197,7 +197,7 @@ BAD = [
     (["--size", "7b"], "unknown size '7b'. Did you mean '8b'"),
     (["model=lstm", "--size", "8b"], "unknown option of model lstm 'heads'"),
     (["model=explorer"], "a plan is of distilling; dark_room trains nothing"),
-    (["tasks.train=1", "collect.seeds=1", "--mesh", "data=8"], "1 histories cannot be split over 8 groups"),
+    (["tasks.train=1", "collect.seeds=1", "--mesh", "data=8"], "1 histories cannot fill 8 groups"),
 ]
 
 
