@@ -5,6 +5,7 @@ stopped by SIGTERM (run it again: schedulers can be told to), 130 interrupted.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -62,6 +63,24 @@ def parser() -> argparse.ArgumentParser:
     stage("distill", "stage 2: train the transformer on the histories")
     stage("evaluate", "stage 3: let the frozen transformer learn the held-out tasks in its context")
     stage("show", "print the experiment's claim, every field and what it costs, and check it, without running anything")
+
+    ahead = commands.add_parser(
+        "plan",
+        help="compile a training update for a mesh of any size, and print what each device would need",
+        description="Compile one training update for as many virtual CPU devices as the mesh has, without allocating, "
+        "and print each device's memory, FLOP and collectives, and an estimated time. How to read it: docs/plan.md.",
+        epilog=OVERRIDES,
+        formatter_class=raw,
+    )
+    ahead.add_argument("experiment", help="an experiment's name (e.g. dark_room), its folder, or its file")
+    ahead.add_argument("overrides", nargs="*", metavar="field=value", help="overridden fields")
+    ahead.add_argument("--scale", default="cpu", help="the experiment's size: cpu (default) or another it defines")
+    ahead.add_argument("--mesh", default="data=1", metavar="AXES", help="e.g. data=32,fsdp=8,tensor=4 (default data=1)")
+    ahead.add_argument("--size", metavar="SIZE", help="make the model this large: 100m, 1b or 8b parameters")
+    ahead.add_argument("--on", default="h100-sxm", metavar="NAME", help="accelerator (default %(default)s)")
+    ahead.add_argument(
+        "--compare", action="store_true", help="also plan with each of remat, accumulation and sharded state changed"
+    )
 
     page = commands.add_parser(
         "report",
@@ -141,6 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "show": _show,
         "bench": _bench,
         "reproduce": _reproduce,
+        "plan": _plan,
     }.get(args.command, _stage)
     undo = stopping.listen()
     try:
@@ -198,6 +218,25 @@ def _show(args: argparse.Namespace) -> int:
     print(docstring(args.experiment), json.dumps(experiment.to_json(), indent=2), sep="\n\n")
     print(f"\nmodel    {parts.model_config}\nsource   {parts.source_config}\nenv      {parts.family}\n")
     print("What it costs: counted, on one device, nothing compiled", *cost.count(experiment, parts).lines(), sep="\n")
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    # The partitioner warns of what it has to move; the plan counts that.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from ad_jax import accelerators, sharding
+
+    mesh, on = sharding.parse_mesh(args.mesh), accelerators.find(args.on)
+    sharding.virtual_devices(mesh.data * mesh.fsdp * mesh.tensor)
+    from ad_jax import experiment, plan
+
+    e = experiment.load(args.experiment, args.scale)
+    e = experiment.override(plan.sized(e, args.size) if args.size else e, args.overrides)
+    plans = {"as planned": plan.plan(e, mesh)}
+    print(*plan.lines(plans["as planned"], args.on, on), sep="\n", flush=True)
+    if args.compare:
+        plans |= {name: plan.plan(*other) for name, other in plan.alternatives(e, mesh).items()}
+        print("", *plan.table(plans, on), sep="\n")
     return 0
 
 

@@ -22,6 +22,7 @@ from ad_jax.models.attention import Band
 from ad_jax.models.tokens import tokens_per_step
 from ad_jax.models.transformer import Config as Transformer
 from ad_jax.replay import Config as ReplayConfig
+from ad_jax.replay import Replay
 from ad_jax.types import Spec, narrowest
 
 FLOAT = 4  # bytes of a float32, and of an int32
@@ -136,7 +137,7 @@ def count(experiment: Experiment, parts: Parts) -> Cost:
     steps, actors = life_updates(p.source, p.family, e.collect.episodes) * p.source.steps_per_update, p.source.actors
     learned = e.tasks.trained if p.trained and e.rl2 is None else 0  # tasks whose histories are collected
     each = e.collect.seeds * actors
-    histories, resident = learned * each, learned * e.replay.kept_of(each)
+    histories = learned * each
     beside = life_updates(p.reference, p.family, (e.reference or e.collect).episodes)
     beside *= p.reference.steps_per_update * p.reference.actors
     params = jax.eval_shape(lambda: p.model.init(jax.random.key(0)))
@@ -156,7 +157,7 @@ def count(experiment: Experiment, parts: Parts) -> Cost:
         histories=histories,
         env_steps=histories * steps,
         disk_bytes=histories * steps * step_bytes(p.spec, p.family.reward_dtype),
-        resident_bytes=resident_bytes(p.spec, p.family.reward_dtype, resident, steps, episode, e.replay),
+        resident_bytes=tree_bytes(replay_shapes(e, p)),
         parameters=sum(math.prod(x.shape) for x in jax.tree.leaves(params)),
         state_bytes=tree_bytes((params, optimiser)) + gradients,
         batch_bytes=trial_steps * trial_step_bytes(p.spec)
@@ -173,6 +174,14 @@ def count(experiment: Experiment, parts: Parts) -> Cost:
         cache_bytes=cache,
         refill_bytes=(cache + encoding_bytes(config, p.seen_spec, rollouts) if refilled else 0) if known else None,
     )
+
+
+def replay_shapes(e: Experiment, p: Parts) -> Replay:
+    """Shapes of the experiment's histories on the devices, where all episodes have full length."""
+    learned = e.tasks.trained if p.trained and e.rl2 is None else 0
+    histories = learned * e.replay.kept_of(e.collect.seeds * p.source.actors)
+    steps = life_updates(p.source, p.family, e.collect.episodes) * p.source.steps_per_update
+    return resident(p.spec, p.family.reward_dtype, histories, steps, p.family.episode_length, e.replay)
 
 
 def tree_bytes(tree: Any) -> int:
@@ -195,7 +204,12 @@ def trial_step_bytes(spec: Spec) -> int:
 def resident_bytes(
     spec: Spec, reward_dtype: Any, histories: int, steps: int, episode: int, config: ReplayConfig
 ) -> int:
-    """Bytes of a `replay.Replay` of histories whose episodes all have full length.
+    """Bytes of `resident`."""
+    return tree_bytes(resident(spec, reward_dtype, histories, steps, episode, config))
+
+
+def resident(spec: Spec, reward_dtype: Any, histories: int, steps: int, episode: int, config: ReplayConfig) -> Replay:
+    """Shapes of the `replay.Replay` of histories whose episodes all have full length.
 
     Rows of 1 + T' steps, T' those of the kept episodes of the longest phase; a step is observation, action (which also
     holds "none"), reward and one bool, and the label where it is not the action. Rows are padded to a multiple of the
@@ -206,11 +220,20 @@ def resident_bytes(
     index = np.arange(len(length))
     tail = index >= config.first_episode(len(length))
     kept = max(int(length[tail & (index % config.keep_every == offset)].sum()) for offset in offsets)
-    rows = -(-histories * config.phases // config.groups) * config.groups
-    action = narrowest(spec.num_actions).itemsize - spec.action_dtype.itemsize
-    label = spec.action_dtype.itemsize if config.labels == "optimal" else 0
-    step = step_bytes(spec, reward_dtype) + action - 1 + label
-    return rows * ((1 + kept) * step + 2 * FLOAT) + 2 * config.groups * FLOAT
+    groups, each = config.groups, -(-histories * config.phases // config.groups)
+    stored = lambda dtype, *shape: jax.ShapeDtypeStruct((groups, each, 1 + kept, *shape), np.dtype(dtype))
+    number = lambda *shape: jax.ShapeDtypeStruct((groups, *shape), np.dtype(np.int32))
+    return Replay(
+        observation=stored(spec.observation_dtype, *spec.shape),
+        action=stored(narrowest(spec.num_actions)),
+        reward=stored(reward_dtype),
+        done=stored(bool),
+        length=number(each),
+        history=number(each),
+        count=number(),
+        group=number(),
+        label=stored(spec.action_dtype) if config.labels == "optimal" else None,
+    )
 
 
 class PictureLayer(NamedTuple):

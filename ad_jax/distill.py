@@ -88,6 +88,7 @@ class Trainer:
 
     Attributes:
         init: `() -> TrainState`, born sharded.
+        update: `(state, replay) -> (state, loss [], grad_norm [])`: one update, not yet compiled.
         run: `(state, replay, count) -> (state, loss [P], grad_norm [P])`: `count` updates, at most
             P = `updates_per_dispatch`; entries past `count` are 0. The state is donated.
         drawn: `(replay, step) -> [B]`, the numbers of the histories that the update after `step` learns from.
@@ -141,6 +142,7 @@ class Trainer:
             # A dynamic count: one program for every length, so where a run was cut cannot change its bits.
             return jax.lax.fori_loop(0, count, body, (state, empty, empty))
 
+        self.update = update
         numbers = replicated(mesh)
         self.drawn = lambda replay, step: replay_lib.drawn(replay, _keys(seed, step)[0], sampling, mesh)
         self.run = jax.jit(run, donate_argnums=0, out_shardings=(self.shardings, numbers, numbers))

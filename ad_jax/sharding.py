@@ -19,7 +19,7 @@ import optax
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ad_jax.errors import ConfigError
+from ad_jax.errors import ConfigError, unknown
 
 BATCH = ("data", "fsdp")  # the axes that split batches and histories
 
@@ -40,6 +40,45 @@ class MeshConfig:
     data: int = 0
     fsdp: int = 1
     tensor: int = 1
+
+
+def parse_mesh(text: str) -> MeshConfig:
+    """The mesh that `"data=32,fsdp=8,tensor=4"` says; axes that are not named have size 1.
+
+    Raises:
+        ConfigError: for another form, an unknown axis (near matches are listed), one named twice, or a size below 1.
+    """
+    sizes = {field.name: 1 for field in dataclasses.fields(MeshConfig)}
+    named = [part.partition("=") for part in text.split(",")]
+    for name, equals, size in named:
+        if not equals or not size.strip().isdecimal() or int(size) < 1:
+            raise ConfigError(
+                f"a mesh reads axis=size,..., e.g. data=32,fsdp=8,tensor=4, with sizes of at least 1; got {text!r}"
+            )
+        if name.strip() not in sizes:
+            raise unknown("mesh axis", name.strip(), sizes)
+        sizes[name.strip()] = int(size)
+    if len({name.strip() for name, _, _ in named}) < len(named):
+        raise ConfigError(f"a mesh names each axis once; got {text!r}")
+    return MeshConfig(**sizes)
+
+
+def virtual_devices(count: int) -> None:
+    """Make JAX run on `count` virtual CPU devices, if it has not started yet. (gymnax starts it when imported.)
+
+    Raises:
+        ConfigError: if it has, with fewer.
+    """
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+        jax.config.update("jax_platforms", "cpu")
+    except RuntimeError:
+        pass  # started; it may have as many
+    if len(jax.devices()) < count:
+        raise ConfigError(
+            f"the mesh has {count} devices, and JAX has started with {len(jax.devices())}; plan it in a process of its "
+            "own, before anything else uses JAX"
+        )
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:

@@ -147,42 +147,6 @@ def test_cost_of_a_decoded_step_by_hand():
     assert read == 7 * 2 * 2 * 8 * 16 * 4 + 4 * (weights + head)
 
 
-def test_collectives_of_a_known_program():
-    mesh = mesh_of(data=8)
-    shard = lambda f, out: jax.jit(
-        jax.shard_map(
-            f,
-            mesh=mesh,
-            in_specs=jax.P(mesh.axis_names[0]),
-            out_specs=out,
-            check_vma=False,
-            axis_names=set(mesh.axis_names),
-        )
-    )
-    x = jnp.ones((8, 6), jnp.float32)
-    axis = mesh.axis_names[0]
-    summed = shard(lambda x: jax.lax.psum(x, axis), jax.P()).lower(x).compile().as_text()
-    gathered = shard(lambda x: jax.lax.all_gather(x, axis), jax.P()).lower(x).compile().as_text()
-    found = count.collectives(summed)
-    assert (found.count["all-reduce"], found.bytes["all-reduce"]) == (1, 6 * 4)
-    assert sum(found.count.values()) == 1
-    found = count.collectives(gathered)
-    assert (found.count["all-gather"], found.bytes["all-gather"]) == (1, 8 * 6 * 4)
-
-
-def test_collectives_in_the_text_of_a_program():
-    text = """
-      %a = (f32[4,2]{1,0}, bf16[3]{0}) all-reduce(%x, %y), replica_groups={}, to_apply=%add
-      %b = (f32[2]{0}, f32[16]{0}) all-gather-start(%x), dimensions={0}
-      %c = f32[16]{0} all-gather-done(%b)
-      ROOT %d = s32[] fusion(%all-reduce.1), kind=kLoop
-    """
-    found = count.collectives(text)
-    assert found.count == dict.fromkeys(count.COLLECTIVES, 0) | {"all-reduce": 1, "all-gather": 1}
-    assert found.bytes["all-reduce"] == 4 * 2 * 4 + 3 * 2
-    assert found.bytes["all-gather"] == 16 * 4
-
-
 def test_data_parallel_training_reduces_every_gradient_once():
     """A gradient that was reduced twice, or a batch that moved between devices, would show as bytes."""
     found = scaling.row((8, 1, 1), TINY)

@@ -28,6 +28,7 @@ STAGES = {"collect", "distill", "evaluate", "report", "rl2"}
 MAY_IMPORT = {
     "__init__": set(),  # public names are imported when they are used
     "__main__": {
+        "accelerators",
         "bench",
         "cost",
         "errors",
@@ -35,10 +36,12 @@ MAY_IMPORT = {
         "history_store",
         "metrics",
         "pipeline",
+        "plan",
         "processes",
         "provenance",
         "report",
         "reproduce",
+        "sharding",
         "stopping",
         "study",
         "testing",
@@ -72,7 +75,23 @@ MAY_IMPORT = {
     | REPORT
     | {"claims", "experiment", "locks", "metrics", "pipeline", "run_directory", "study", "study_page"},
     "cost": BASE | {"collect", "distill", "envs.base", "experiment", "models", "replay", "rl2"},
-    "bench": BASE | TOOLS | PLUGINS | {"collect", "cost", "distill", "evaluate", "history_store", "replay", "rl2"},
+    "accelerators": {"errors", "hlo"},
+    "hlo": set(),
+    "plan": {
+        "accelerators",
+        "cost",
+        "distill",
+        "errors",
+        "experiment",
+        "hlo",
+        "replay",
+        "sharding",
+        "training",
+    },
+    "bench": BASE
+    | TOOLS
+    | PLUGINS
+    | {"collect", "hlo", "cost", "distill", "evaluate", "history_store", "replay", "rl2"},
     "agent": BASE | {"checkpoint", "models", "evaluate"},
     "testing": BASE | PLUGINS,
     "envs": BASE,

@@ -1,22 +1,16 @@
-"""Operations and bytes, counted on paper: FLOP of decoding, of actor-critic and of RL², and collectives.
+"""Operations and bytes, counted on paper: FLOP of decoding, of actor-critic and of RL².
 
 Those of a training step are in `ad_jax/cost.py`.
 """
 
-import dataclasses
 import itertools
 import math
-import re
 from typing import Any
 
 import jax
 
 from ad_jax.cost import matmul_params
 from ad_jax.models.tokens import tokens_per_step
-
-ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s32": 4, "u32": 4, "f32": 4}
-COLLECTIVES: tuple[str, ...] = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 
 
 def decode_cost(params: Any, config: Any, rollouts: int) -> tuple[float, float]:
@@ -29,7 +23,7 @@ def decode_cost(params: Any, config: Any, rollouts: int) -> tuple[float, float]:
     per_token, per_position = matmul_params(params)
     seen = n * config.window
     flops = rollouts * (n * (2 * per_token + 4 * seen * config.width * config.layers) + 2 * per_position)
-    item = ITEM_BYTES["bf16" if config.compute_dtype == "bfloat16" else "f32"]
+    item = 2 if config.compute_dtype == "bfloat16" else 4
     return float(flops), float(
         rollouts * 2 * config.layers * seen * config.width * item + 4 * (per_token + per_position)
     )
@@ -55,35 +49,3 @@ def rl2_flops(params: Any, epochs: int) -> float:
     tables = ("tokens", "mask_token")
     inside = [leaf for name, part in params.items() if name not in tables for leaf in jax.tree.leaves(part)]
     return float((2 + 6 * epochs) * sum(math.prod(leaf.shape) for leaf in inside if len(leaf.shape) > 1))
-
-
-@dataclasses.dataclass(frozen=True)
-class Collectives:
-    """Collectives of one compiled program: how many, and bytes of their results on one device, by kind."""
-
-    count: dict[str, int]
-    bytes: dict[str, int]
-
-
-def collectives(hlo: str) -> Collectives:
-    """Read from the text of a compiled program.
-
-    Each instruction counts once, also inside a loop: for a program whose one loop is over updates these are numbers per
-    update. An asynchronous pair counts as its start, by the largest array of its type.
-    """
-    count: dict[str, int] = dict.fromkeys(COLLECTIVES, 0)
-    size = count.copy()
-    instruction = re.compile(rf"= (.+?) ({'|'.join(COLLECTIVES)})(-start)?\(")
-    for line in hlo.splitlines():
-        if found := instruction.search(line):
-            shape, kind, start = found.groups()
-            arrays = [_bytes(*array) for array in ARRAY.findall(shape)]
-            whole = kind in ("all-gather", "collective-permute") and start
-            count[kind] += 1
-            size[kind] += max(arrays, default=0) if whole else sum(arrays)
-    return Collectives(count, size)
-
-
-def _bytes(dtype: str, shape: str) -> int:
-    """Bytes of `dtype[shape]`; 8 an item for what is not in the table (64-bit)."""
-    return ITEM_BYTES.get(dtype, 8) * math.prod(int(part) for part in shape.split(",") if part)

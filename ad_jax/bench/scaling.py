@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 import jax
 
+from ad_jax import hlo
 from ad_jax.bench import sizes as sizes_lib
-from ad_jax.bench.count import collectives
 from ad_jax.bench.distilling import compiled, setting
 from ad_jax.bench.rows import Row
 from ad_jax.bench.sizes import Sizes
@@ -49,7 +49,7 @@ def row(shape: tuple[int, int, int], sizes: Sizes) -> Row:
     """
     mesh = make_mesh(MeshConfig(*shape), jax.devices()[:DEVICES])
     s = setting(sizes.cases[0], mesh)
-    found = collectives(compiled(s).as_text())
+    found = hlo.read(compiled(s).as_text()).collectives
     total = float(sum(found.bytes.values()))
     gradient = 4.0 * sum(leaf.size for leaf in jax.tree.leaves(s.trainer.like.params))
     counted = {"count": float(sum(found.count.values()))}

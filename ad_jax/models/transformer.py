@@ -12,6 +12,7 @@ Letters: B batch, L steps, n tokens a step, D width, K heads, h head width, W wi
 """
 
 import dataclasses
+import functools
 from typing import Literal
 
 import jax
@@ -53,6 +54,7 @@ class Config:
     pixel_width: int = 256  # what they are mapped to
     pixel_pool: bool = False  # halve the picture once more in each block
     pixel_dropout: float = 0.0  # after each block
+    remat: bool = False  # in training, keep only what enters each block and compute its inside again going backward
     strict: bool = False  # the context is the last `window` steps exactly, encoded anew at each step; see `queue`
     episode_length: int | None = None  # absolute positions only: most steps of an episode, to know when to refill
 
@@ -179,7 +181,10 @@ class Transformer(nnx.Module):
                 rows = lambda y: y.reshape(batch, -1, *y.shape[1:])
                 return attend(layer, rows(q), rows(k), rows(v), key).reshape(q.shape)
 
-            x = block(x, attend_rows, drop)
+            # Decoding writes its cache in `attend`, which must run once; it has no key and no gradient.
+            again = c.remat and key is not None
+            forward = functools.partial(block, attend=attend_rows, drop=drop)
+            x = jax.checkpoint(forward)(x) if again else forward(x)
         x = x if self.norm is None else self.norm(x)
         return self.head(x[self.n - 1 :: self.n]).astype(jnp.float32).reshape(batch, length, -1)
 
