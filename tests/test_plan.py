@@ -80,8 +80,8 @@ def resident(field: str) -> int:
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="Linux counts a process's pages")
 def test_a_real_update_takes_the_memory_that_was_planned():
-    """What the process grows by while an update runs is the temporary memory, and what the products pack beside it."""
-    e = small("replay.batch=256", "model.width=64", "replay.segment=80")
+    """The process grows by the temporary memory while an update runs, and by what a first run loads."""
+    e = small("replay.batch=128", "model.width=64", "replay.segment=80", "model.layers=2")
     state, histories = real(e, mesh_of())
     like, _, program = plan.compile_update(e, build(e), mesh_of())
     assert jax.tree.map(np.shape, state) == jax.tree.map(np.shape, like)
@@ -94,7 +94,7 @@ def test_a_real_update_takes_the_memory_that_was_planned():
     grown = resident("VmHWM") - before
     assert 1.2 < float(loss) < 2.5, "about log 5: it was an update"
     assert memory.temp_size_in_bytes > 5e7
-    assert 0.75 < grown / memory.temp_size_in_bytes < 1.3
+    assert 0.9 < grown / memory.temp_size_in_bytes < 1.4
 
 
 def test_bytes_sent_by_a_device_do_not_grow_with_the_data_axis(planned):
@@ -148,9 +148,9 @@ def test_a_model_that_recomputes_is_the_same_function(name):
     _, histories = real(e, mesh_of())
     batch = replay.sample(histories, named_key(0, "batch"), plain.spec, e.replay, mesh_of())
 
-    def gradient(model):
-        f = jax.jit(lambda p, b: distill.gradient(model, p, b, named_key(0, "model"), e.distill, e.replay.groups))
-        return f(params, batch)
+    def gradient(model):  # the key is an argument: what is drawn from a constant would be drawn while compiling
+        f = jax.jit(lambda p, b, key: distill.gradient(model, p, b, key, e.distill, e.replay.groups))
+        return f(params, batch, named_key(0, "model"))
 
     (loss, grads), (loss_again, grads_again) = gradient(plain.model), gradient(again.model)
     assert float(loss) == pytest.approx(float(loss_again), rel=1e-6)
