@@ -200,7 +200,7 @@ def _validate_task(task: Any, where: str) -> None:
         return
     kind = _field(picture, f"{where}.picture", "kind", str)
     if kind in ("grid", "pool"):
-        size = _positive(picture, f"{where}.picture", "size", most=1000)  # every cell is drawn
+        size = _positive(picture, f"{where}.picture", "size", most=1000 if kind == "grid" else 2**20)  # cells are drawn
         for name in ("goal", "key"):
             cell = picture.get(name) if name == "key" else _field(picture, f"{where}.picture", name)
             if cell is not None and not _is_cell(cell, (size, size)):

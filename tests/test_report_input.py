@@ -40,6 +40,7 @@ BROKEN = {
         optimal=np.inf
     ),
     "picture.goal: expected a cell of the 9x9": lambda s, run, data: s["tasks"][0]["picture"].update(goal=[9, 0]),
+    "picture.size: expected from 1 to 1000": lambda s, run, data: s["tasks"][0]["picture"].update(size=10**9),
     "picture: expected a field 'radius'": lambda s, run, data: s["tasks"][0]["picture"].update(kind="pool"),
     "picture.goal: expected a cell of the 9x9 pool as [x, y]": lambda s, run, data: s["tasks"][0]["picture"].update(
         kind="pool", radius=1, goal=[9, 0]
