@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from ad_jax import history_returns, processes
 from ad_jax.envs.base import TaskFamily, path_name, spec_of, take
-from ad_jax.errors import ConfigError
+from ad_jax.errors import ConfigError, HistoryError
 from ad_jax.history_store import HistoryWriter, Manifest
 from ad_jax.keys import task_keys
 from ad_jax.metrics import MetricsLog, Progress
@@ -133,7 +133,8 @@ def collect(
         learners: on this process's own devices.
 
     Raises:
-        HistoryError: if `url` holds something else, or cannot be written, on any process.
+        HistoryError: if `url` holds something else or cannot be written, or a reward or an observation is not finite, on
+            any process.
     """
     opened = functools.partial(HistoryWriter.open, url, manifest)
     if processes.count() > 1:
@@ -190,6 +191,12 @@ def _share(
             earned = history_returns.of_chunk(
                 histories.transition, actors, family.episode_length, of_rows(optimal), of_rows(random)
             )
+            if where := histories.not_finite():
+                writer.flush()
+                raise HistoryError(
+                    f"chunk {chunk}: {where} of the chunk is not finite. It is not stored, those before it are: mend "
+                    f"task family {family.name} or the source, and run the same command again"
+                )
             writer.write(chunk, histories, earned)
             done += count
             tenths = history_returns.by_tenth(earned)

@@ -44,7 +44,7 @@ from ad_jax.errors import HistoryError
 from ad_jax.experiment import Experiment, build
 from ad_jax.metrics import say
 from ad_jax.models import lstm
-from ad_jax.run_directory import claim, digest, read_json, write_json
+from ad_jax.run_directory import check, claim, digest, read_json, write_json
 from ad_jax.sharding import batch_devices, make_mesh, own_mesh, put, replicated
 
 
@@ -100,6 +100,7 @@ class Run:
         same = {"version": provenance.version(), "folder": str(self.folder), "histories": self.histories}
         processes.check_equal("run", same | {"experiment": experiment.to_json()})
         provenance.use_compilation_cache()
+        processes.on_first(lambda: check(self.folder, experiment))  # before there is a lock in somebody else's folder
         with _alone_in(self.folder):
             processes.on_first(lambda: claim(self.folder, experiment))
             self.log = metrics.MetricsLog(self.folder, experiment.logging, experiment.name)

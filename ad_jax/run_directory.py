@@ -44,8 +44,8 @@ def canonical(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def claim(folder: Path, experiment: Experiment) -> None:
-    """Make `folder` this experiment's run directory.
+def check(folder: Path, experiment: Experiment) -> bool:
+    """Whether `folder` is this experiment's run directory already; touches nothing.
 
     Raises:
         ConfigError: if it holds another experiment, or something that is no run.
@@ -58,11 +58,17 @@ def claim(folder: Path, experiment: Experiment) -> None:
                 f"{folder} holds a run of another experiment; it differs in {', '.join(changed[:6])}. Use "
                 "another directory (--dir), or delete that one"
             )
-        return
+        return True
     ours = ("config.tmp", "lock")  # what a claim that was killed leaves
     if folder.exists() and any(file.name not in ours for file in folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and holds no run (no config.json); use another directory (--dir)")
-    write_json(path, experiment.to_json())
+    return False
+
+
+def claim(folder: Path, experiment: Experiment) -> None:
+    """Make `folder` this experiment's run directory; raises as `check`."""
+    if not check(folder, experiment):
+        write_json(folder / "config.json", experiment.to_json())
 
 
 def read_json(path: Path) -> dict[str, Any]:

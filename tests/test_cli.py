@@ -153,7 +153,7 @@ def test_a_stage_whose_input_is_missing_says_which_command_makes_it(tmp_path, ca
     refused(capsys, ["report", tmp_path / "run"], "results.json")
     refused(capsys, ["histories", "info", tmp_path / "none"], "none")
     assert main(["histories", "verify", str(tmp_path / "none")]) == 2
-    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == ["config.json", "environment.json"]
+    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == ["config.json", "environment.json", "lock"]
 
 
 def test_the_default_directory_is_the_same_for_the_same_experiment(monkeypatch, capsys):

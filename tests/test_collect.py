@@ -12,7 +12,7 @@ from ad_jax import sources
 from ad_jax.collect import Config, Learners, as_histories, collect, learning_curve, returns_by_episode
 from ad_jax.collection import make_manifest
 from ad_jax.envs.base import take
-from ad_jax.errors import ConfigError
+from ad_jax.errors import ConfigError, HistoryError
 from ad_jax.experiment import CollectConfig, Experiment, Plugin, ReplayConfig, TaskConfig, build
 from ad_jax.history_store import HistoryWriter, open_store
 from ad_jax.keys import named_key
@@ -78,6 +78,22 @@ def test_chunks_and_devices_do_not_change_a_history(collected, tmp_path, devices
     learners = learners_of(mesh_of(devices), chunk)
     assert (learners.chunk, learners.padded) == (chunk, -(-chunk // devices) * devices)
     assert_equal(run(tmp_path, learners)[1], collected[1])
+
+
+def test_a_reward_that_is_not_finite_is_named_and_its_chunk_not_stored(tmp_path, monkeypatch):
+    def spoil(life, tasks, ids, seeds, first, count):
+        histories = as_histories(life, tasks, ids, seeds, first, count)
+        reward = histories.transition.reward.astype(np.float32)
+        reward[1, 3] = np.nan if first else 0
+        return dataclasses.replace(histories, transition=histories.transition.replace(reward=reward))
+
+    monkeypatch.setattr("ad_jax.collect.as_histories", spoil)
+    monkeypatch.setattr(type(PARTS.family), "reward_dtype", np.dtype("float32"))
+    with pytest.raises(
+        HistoryError, match=r"chunk 1: reward nan at step 3 of history 1 \(task .*mend task family dark"
+    ):
+        run(tmp_path, learners_of(mesh_of(), 4))
+    assert open_store(tmp_path / "h", allow_partial=True).chunks == [0]
 
 
 def test_a_collection_goes_on_with_another_number_of_devices_to_the_same_bytes(tmp_path, monkeypatch):
