@@ -21,7 +21,7 @@ from ad_jax import errors
 from ad_jax.errors import AdJaxError, ConfigError
 
 JOIN_SECONDS = 300  # to wait for the others at the start
-LOST_SECONDS = 60  # a process that was silent for so long is taken for dead, and the others stop
+LOST_SECONDS = 100  # a process that was silent for so long is taken for dead, and the others stop
 ADDRESS = re.compile(r"([^\s,]+:(\d+)),(\d+)/(\d+)")
 
 T = TypeVar("T")

@@ -2,7 +2,7 @@
 
 `process_worker.py meet OPTION FOLDER` prints as JSON what this process saw of the others.
 `process_worker.py lost SECONDS ARGUMENT...` is the command line, which takes others for dead after so many seconds of
-silence; `process_worker.py dying ARGUMENT...` one that is killed in the middle of its first checkpoint.
+silence; `process_worker.py dying SECONDS ARGUMENT...` one that is killed in the middle of its first checkpoint.
 
 Gymnax makes arrays when it is imported, so what imports it is imported after the start.
 """
@@ -70,11 +70,11 @@ def meet(folder: pathlib.Path) -> dict:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "lost":
-        processes.LOST_SECONDS = int(sys.argv[2])
+    if sys.argv[1] in ("lost", "dying"):
+        processes.LOST_SECONDS = int(sys.argv[2])  # of all alike: each sends a sign of life twice in that time
+        save = checkpoint.Checkpoints.save
+        if sys.argv[1] == "dying":
+            checkpoint.Checkpoints.save = die
         sys.exit(main(sys.argv[3:]))
-    if sys.argv[1] == "dying":
-        save, checkpoint.Checkpoints.save = checkpoint.Checkpoints.save, die
-        sys.exit(main(sys.argv[2:]))
     processes.start(sys.argv[2])
     print(json.dumps(meet(pathlib.Path(sys.argv[3]))))
