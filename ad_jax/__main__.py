@@ -230,8 +230,7 @@ def _plan(args: argparse.Namespace) -> int:
     sharding.virtual_devices(mesh.data * mesh.fsdp * mesh.tensor)
     from ad_jax import experiment, plan
 
-    e = experiment.load(args.experiment, args.scale)
-    e = experiment.override(plan.sized(e, args.size) if args.size else e, args.overrides)
+    e = plan.sized(experiment.load(args.experiment, args.scale), args.size, args.overrides)
     plans = {"as planned": plan.plan(e, mesh)}
     print(*plan.lines(plans["as planned"], args.on, on), sep="\n", flush=True)
     if args.compare:

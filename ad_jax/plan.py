@@ -12,6 +12,7 @@ others make a reduce-scatter: its figures are rather too high than too low. A st
 import dataclasses
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -76,15 +77,21 @@ class Plan:
         return step_time(on, self.dtype, self.flops, self.accessed, self.collectives)
 
 
-def sized(experiment: Experiment, size: str) -> Experiment:
-    """The experiment with a model of a size of `SIZES`; its model must take a transformer's options.
+def sized(experiment: Experiment, size: str | None, changes: Sequence[str] = ()) -> Experiment:
+    """The experiment with a model of a size of `SIZES`, and overridden by `changes`, which win over the size.
+
+    The model must take a transformer's options; `experiment.build` refuses another.
 
     Raises:
-        ConfigError: for an unknown size; near matches are listed.
+        ConfigError: for an unknown size (near matches are listed), and what `experiment.override` refuses.
     """
+    e = override(experiment, changes)
+    if size is None:
+        return e
     if size not in SIZES:
         raise unknown("size", size, SIZES)
-    return override(experiment, [f"model.{name}={value}" for name, value in SIZES[size].items()])
+    sizes = [f"model.{name}={value}" for name, value in SIZES[size].items()]
+    return override(e, [*sizes, *(change for change in changes if change.removeprefix("--").startswith("model."))])
 
 
 def plan(experiment: Experiment, mesh_config: MeshConfig) -> Plan:

@@ -165,11 +165,13 @@ def test_sizes_are_what_they_are_called(size, count):
     e = plan.sized(load("dark_room"), size)
     parameters = cost.count(e, build(e)).parameters
     assert parameters == pytest.approx(count, rel=1e-3)
-    assert override(e, ["model.layers=3"]).model.options["layers"] == 3
+    fewer = plan.sized(load("dark_room"), size, ["model.layers=3", "seed=2"])
+    assert (fewer.model.options["layers"], fewer.seed) == (3, 2)
+    assert fewer.model.options["width"] == e.model.options["width"]
     with pytest.raises(ConfigError, match=r"unknown size '8B'. Did you mean '8b'"):
         plan.sized(e, "8B")
     with pytest.raises(ConfigError, match=r"unknown option of model lstm 'heads'"):
-        build(plan.sized(override(e, ["model=lstm"]), size))
+        build(plan.sized(e, size, ["model=lstm"]))
 
 
 def test_a_batch_is_fitted_to_a_mesh_that_its_groups_do_not_divide():
