@@ -133,7 +133,7 @@ def collect(
         learners: on this process's own devices.
 
     Raises:
-        HistoryError: if `url` holds something else or cannot be written, or a reward or an observation is not finite, on
+        HistoryError: if `url` holds something else or cannot be written, or a reward or observation is not finite, on
             any process.
     """
     opened = functools.partial(HistoryWriter.open, url, manifest)

@@ -90,7 +90,7 @@ def test_a_reward_that_is_not_finite_is_named_and_its_chunk_not_stored(tmp_path,
     monkeypatch.setattr("ad_jax.collect.as_histories", spoil)
     monkeypatch.setattr(type(PARTS.family), "reward_dtype", np.dtype("float32"))
     with pytest.raises(
-        HistoryError, match=r"chunk 1: reward nan at step 3 of history 1 \(task .*mend task family dark"
+        HistoryError, match=r"chunk 1: reward nan at step 3 of history 1 \(task .*mend task family DarkRoom"
     ):
         run(tmp_path, learners_of(mesh_of(), 4))
     assert open_store(tmp_path / "h", allow_partial=True).chunks == [0]
