@@ -67,7 +67,8 @@ def test_state_histories_and_cache_are_the_bytes_of_real_shards(planned, shape):
         assert held(state.params, device) == found.params
         assert held((state.opt_state, state.step), device) == found.optimiser
         assert held(histories, device) == found.replay
-    assert found.arguments == found.params + found.optimiser + found.replay, "nothing else goes in"
+    names = held(histories.history, mesh.devices.flat[0])  # for errors alone: no update reads them
+    assert found.arguments == found.params + found.optimiser + found.replay - names, "nothing else goes in"
     assert found.gradients == found.params
     cache = build(found.experiment).model.init_cache(32 // (shape[0] * shape[1]))  # 16 tasks, 2 seeds
     assert found.cache == sum(x.nbytes for x in jax.tree.leaves(cache))
@@ -86,7 +87,7 @@ def test_a_real_update_takes_the_memory_that_was_planned():
     like, _, program = plan.compile_update(e, build(e), mesh_of())
     assert jax.tree.map(np.shape, state) == jax.tree.map(np.shape, like)
     memory = program.memory_analysis()
-    assert memory.argument_size_in_bytes == held((state, histories), jax.devices()[0])
+    assert memory.argument_size_in_bytes == held((state, histories.replace(history=None)), jax.devices()[0])
     jax.block_until_ready((state, histories))
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # the most so far is what is there now
     before = resident("VmRSS")
