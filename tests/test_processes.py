@@ -7,6 +7,7 @@ can deadlock in the CPU's collectives.
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -309,7 +310,8 @@ def test_when_one_dies_the_others_stop_and_name_it_and_one_alone_goes_on(one, pl
     assert dead.returncode == -signal.SIGKILL
     assert time.monotonic() - died < 3 * lost
     assert survivor.returncode not in (0, None)
-    assert "Task 1 heartbeat timeout" in survivor.stderr
+    # As JAX words it, by which of its threads is the first to hear of it.
+    assert re.search(r"Task 1 heartbeat timeout|stopped sending heartbeats\):\s*1\b", survivor.stderr)
     run(place, 1, "run", *RUN, *SMALL, "--dir", "dying")
     assert_same_histories(one, place / "dying")
     assert_equal_parameters(one, place / "dying", atol=1e-6)
