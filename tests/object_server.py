@@ -162,4 +162,4 @@ def shorten_answer(relay: Relay, upstream: http.client.HTTPConnection) -> None:
 def hold(relay: Relay, upstream: http.client.HTTPConnection) -> None:
     """The request is taken, and nothing comes back for longer than anybody should wait."""
     relay.rfile.read(int(relay.headers.get("Content-Length") or 0))
-    time.sleep(20)
+    time.sleep(30)

@@ -29,8 +29,8 @@ from ad_jax.history_store import info, open_store, verify
 
 pytest.importorskip("moto", reason="moto is not installed: pip install 'ad_jax[dev]'")
 
-SILENCE = 2  # seconds; TensorStore reads it at a process's first request, so no test of this file can have another
-LIMIT = 30.0  # seconds after which a test calls a call hung
+SILENCE = 4  # seconds; TensorStore reads it at a process's first request, so no test of this file can have another
+LIMIT = 60.0  # seconds after which a test calls a call hung
 
 
 @pytest.fixture(scope="module", autouse=True)
