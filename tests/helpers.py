@@ -1,6 +1,7 @@
 """Small things that several test files build."""
 
 import functools
+import pathlib
 
 import jax
 import numpy as np
@@ -16,6 +17,11 @@ GRID = Spec(5, (2,), (9, 9))
 def mesh_of(data: int = 1, fsdp: int = 1, tensor: int = 1):
     """A mesh over the first devices of the 8 virtual ones."""
     return make_mesh(MeshConfig(data, fsdp, tensor), jax.devices()[: data * fsdp * tensor])
+
+
+def files(folder: pathlib.Path) -> dict[str, bytes]:
+    """Every file of a folder, by its path in it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def numbered_histories(count: int, lengths, episode: int = 4) -> Histories:

@@ -16,6 +16,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from helpers import files
 
 from ad_jax import checkpoint, history_store, stopping
 
@@ -84,10 +85,6 @@ def disturb(shell: Shell, run: str, stage: str, seconds: float, kills: int, rng:
             hits += 1
     shell.finish(shell.start(stage, run))
     return hits
-
-
-def files(folder: pathlib.Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def check_equal(one: pathlib.Path, other: pathlib.Path) -> None:

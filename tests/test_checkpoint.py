@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import mesh_of
+from helpers import files, mesh_of
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ad_jax import checkpoint
@@ -60,10 +60,6 @@ def saved(tmp_path_factory):
 @pytest.fixture
 def two(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "two")
-
-
-def files(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def test_a_checkpoint_comes_back_with_its_plain_data_and_nothing_of_ours(saved):

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import refused
+from helpers import files, refused
 
 from ad_jax import checkpoint, history_store, run_directory, sources
 from ad_jax.__main__ import main
@@ -73,10 +73,6 @@ def interrupted(place, whole) -> tuple[pathlib.Path, list[subprocess.CompletedPr
     command = ("run", *SMOKE, "--dir", "interrupted")
     attempts = [process(place, driver, where, str(count), sig, *command) for where, count, sig in INTERRUPTIONS]
     return place / "interrupted", [*attempts, process(place, "-m", "ad_jax", *command)]
-
-
-def files(folder: pathlib.Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def times(folder: pathlib.Path) -> dict[str, int]:

@@ -18,7 +18,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from helpers import refused
+from helpers import files, refused
 
 from ad_jax import checkpoint, history_store, processes
 from ad_jax.errors import ConfigError
@@ -98,10 +98,6 @@ def two(place) -> tuple[pathlib.Path, list[subprocess.CompletedProcess]]:
     """A run of two processes with one device each, and what they printed."""
     done = run(place, 2, "run", *RUN, *SMALL, "--dir", "two")
     return place / "two", done
-
-
-def files(folder: pathlib.Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def assert_same_histories(folder: pathlib.Path, other: pathlib.Path) -> None:
