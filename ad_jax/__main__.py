@@ -107,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
         "run. Minutes on two CPU cores; experiments/speed/README.md says how to read it.",
     )
     bench.add_argument("--quick", action="store_true", help="small sizes, under a minute")
-    stages = ("limits", "collect", "distill", "rl2", "evaluate", "attention", "scaling", "demo")
+    stages = ("limits", "collect", "distill", "rotation", "rl2", "evaluate", "attention", "scaling", "demo")
     bench.add_argument("--only", choices=stages, help="one stage")
     bench.add_argument(
         "--out", type=Path, default=Path("runs/bench/results.json"), help="results (default %(default)s)"

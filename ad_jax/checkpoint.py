@@ -153,7 +153,9 @@ def copy(state: Any) -> Any:
 
 def _manager(folder: Path, keep: int | None = None) -> ocp.CheckpointManager:
     handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
-    return ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep), item_handlers=handlers)
+    # Lightweight: Orbax's own notes on a step (when it was written) are not read, so that a damaged one stops nobody.
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, lightweight_initialize=True)
+    return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from ad_jax.models.tokens import tokens_per_step
 from ad_jax.models.transformer import Config as Transformer
 from ad_jax.replay import Config as ReplayConfig
 from ad_jax.replay import Replay
+from ad_jax.rotation import AHEAD
 from ad_jax.types import Spec, narrowest
 
 FLOAT = 4  # bytes of a float32, and of an int32
@@ -157,7 +158,7 @@ def count(experiment: Experiment, parts: Parts) -> Cost:
         histories=histories,
         env_steps=histories * steps,
         disk_bytes=histories * steps * step_bytes(p.spec, p.family.reward_dtype),
-        resident_bytes=tree_bytes(replay_shapes(e, p)),
+        resident_bytes=resident_bytes(e, p),
         parameters=sum(math.prod(x.shape) for x in jax.tree.leaves(params)),
         state_bytes=tree_bytes((params, optimiser)) + gradients,
         batch_bytes=trial_steps * trial_step_bytes(p.spec)
@@ -176,12 +177,24 @@ def count(experiment: Experiment, parts: Parts) -> Cost:
     )
 
 
+def versions(e: Experiment, p: Parts) -> int:
+    """How many histories are trained on, each thinned version counted."""
+    learned = e.tasks.trained if p.trained and e.rl2 is None else 0
+    return learned * e.replay.kept_of(e.collect.seeds * p.source.actors) * e.replay.phases
+
+
 def replay_shapes(e: Experiment, p: Parts) -> Replay:
     """Shapes of the experiment's histories on the devices, where all episodes have full length."""
-    learned = e.tasks.trained if p.trained and e.rl2 is None else 0
-    histories = learned * e.replay.kept_of(e.collect.seeds * p.source.actors)
     steps = life_updates(p.source, p.family, e.collect.episodes) * p.source.steps_per_update
-    return resident(p.spec, p.family.reward_dtype, histories, steps, p.family.episode_length, e.replay)
+    return resident(p.spec, p.family.reward_dtype, versions(e, p), steps, p.family.episode_length, e.replay)
+
+
+def resident_bytes(e: Experiment, p: Parts) -> int:
+    """Bytes of the histories on the devices; where they take turns, with the parts that are on their way."""
+    turns, shapes = e.replay.rotation, tree_bytes(replay_shapes(e, p))
+    if turns is None or turns.resident >= versions(e, p):
+        return shapes
+    return shapes + (1 + AHEAD) * shapes // turns.parts
 
 
 def tree_bytes(tree: Any) -> int:
@@ -201,15 +214,8 @@ def trial_step_bytes(spec: Spec) -> int:
     return spec.size * spec.compute_dtype.itemsize + 8 * FLOAT + 3
 
 
-def resident_bytes(
-    spec: Spec, reward_dtype: Any, histories: int, steps: int, episode: int, config: ReplayConfig
-) -> int:
-    """Bytes of `resident`."""
-    return tree_bytes(resident(spec, reward_dtype, histories, steps, episode, config))
-
-
-def resident(spec: Spec, reward_dtype: Any, histories: int, steps: int, episode: int, config: ReplayConfig) -> Replay:
-    """Shapes of the `replay.Replay` of histories whose episodes all have full length.
+def resident(spec: Spec, reward_dtype: Any, rows: int, steps: int, episode: int, config: ReplayConfig) -> Replay:
+    """Shapes of the `replay.Replay` of `rows` thinned histories whose episodes all have full length.
 
     Rows of 1 + T' steps, T' those of the kept episodes of the longest phase; a step is observation, action (which also
     holds "none"), reward and one bool, and the label where it is not the action. Rows are padded to a multiple of the
@@ -220,7 +226,8 @@ def resident(spec: Spec, reward_dtype: Any, histories: int, steps: int, episode:
     index = np.arange(len(length))
     tail = index >= config.first_episode(len(length))
     kept = max(int(length[tail & (index % config.keep_every == offset)].sum()) for offset in offsets)
-    groups, each = config.groups, -(-histories * config.phases // config.groups)
+    at_once = rows if config.rotation is None else min(rows, config.rotation.resident)
+    groups, each = config.groups, -(-at_once // config.groups)
     stored = lambda dtype, *shape: jax.ShapeDtypeStruct((groups, each, 1 + kept, *shape), np.dtype(dtype))
     number = lambda *shape: jax.ShapeDtypeStruct((groups, *shape), np.dtype(np.int32))
     return Replay(

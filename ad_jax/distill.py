@@ -28,7 +28,7 @@ from ad_jax.errors import ConfigError
 from ad_jax.keys import named_key
 from ad_jax.metrics import MetricsLog, Progress
 from ad_jax.models.base import Model
-from ad_jax.replay import Replay
+from ad_jax.replay import Replay, Residents
 from ad_jax.sharding import optimiser_shardings, param_shardings, replicated
 from ad_jax.types import Array, Batch, Spec
 
@@ -209,7 +209,7 @@ class Result:
 
 def distill(
     trainer: Trainer,
-    replay: Replay,
+    residents: Residents,
     config: Config,
     sampling: replay_lib.Config,
     folder: Path,
@@ -221,6 +221,7 @@ def distill(
     """Train to `config.updates`, from the latest checkpoint in `folder` if there is one.
 
     Args:
+        residents: the histories, all of them or in turns.
         meta: plain data saved with every checkpoint; `meta["architecture"]` must equal a found checkpoint's.
         evaluate: `params -> mean in-context return`, called every `evaluate_every` updates and at the end.
 
@@ -234,13 +235,14 @@ def distill(
         positions = sampling.batch * sampling.segment
         progress = Progress("distil", config.updates, "updates", step, progress_seconds, positions)
         started = time.monotonic()
-        run = trainer.run.lower(state, replay, jnp.int32(1)).compile()
+        run = trainer.run.lower(state, residents.at(step), jnp.int32(1)).compile()
         compile_seconds = time.monotonic() - started
         progress.note(f"compiled in {compile_seconds:.1f} s" + (f", going on from update {step}" if step else ""))
         started, first, facts, leaving = time.monotonic(), step, {}, False
         while step < config.updates and not leaving:
-            count = _until(step, config, history.skipped)
+            count = _until(step, config, history.skipped, residents.period)
             if count:
+                replay = residents.at(step)
                 state, losses, norms = run(state, replay, jnp.int32(count))
                 loss, norm = np.asarray(losses)[:count], np.asarray(norms)[:count]
                 if bad := training.not_finite(loss, norm, step):
@@ -291,9 +293,9 @@ def _begin(
     return step, state, _History(**{name: value for name, value in saved.items() if name in known})
 
 
-def _until(step: int, config: Config, skipped: Sequence[int]) -> int:
+def _until(step: int, config: Config, skipped: Sequence[int], exchange_every: int) -> int:
     """Updates until the host has something to do: 0 where the next one is left out."""
-    periods = [p for p in (config.checkpoint_every, config.evaluate_every) if p]
+    periods = [p for p in (config.checkpoint_every, config.evaluate_every, exchange_every) if p]
     ahead = [update - step - 1 for update in skipped if update > step]
     return min(config.updates_per_dispatch, config.updates - step, *ahead, *(p - step % p for p in periods))
 

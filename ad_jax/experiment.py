@@ -219,6 +219,9 @@ def _replace(config: Any, path: list[str], value: Any, dotted: str) -> Any:
         raise unknown("field", dotted, _fields(type(config), dotted[: -len(".".join(path))]))
     inner = getattr(config, head)
     if rest:
+        nested = _dataclass_of(hints[head])
+        if inner is None and nested is not None and len(rest) == 1 and _required(nested) <= set(rest):
+            return dataclasses.replace(config, **{head: from_data(nested, {rest[0]: value}, dotted.rpartition(".")[0])})
         if not dataclasses.is_dataclass(inner):
             what = "a single value" if inner is not None else "None, which an experiment's file can change"
             raise ConfigError(f"{dotted}: {head} is {what}; it has no field {rest[0]!r}")
@@ -226,6 +229,11 @@ def _replace(config: Any, path: list[str], value: Any, dotted: str) -> Any:
     if isinstance(inner, Plugin):  # env=bandit: another plug-in, with its own defaults
         return dataclasses.replace(config, **{head: Plugin(str(value))})
     return dataclasses.replace(config, **{head: conform(dotted, value, hints[head])})
+
+
+def _required(cls: type) -> set[str]:
+    """Names of a dataclass's fields that have no default."""
+    return {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING}
 
 
 def _fields(cls: type, prefix: str) -> list[str]:

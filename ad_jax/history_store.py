@@ -71,9 +71,8 @@ class HistoryWriter:
                 f"{len(keys)} files such as {', '.join(keys[:3])}. Nothing was written; name a new directory."
             )
         _write(store, {MANIFEST: sealed} if MANIFEST not in keys else {})
-        names = {array_key(manifest, field): field for field in manifest.fields}
-        lost = {name: format_.array_metadata_bytes(manifest, names[name]) for name in names if name not in keys}
-        _write(store, lost)
+        lost = [field for field in manifest.fields if array_key(manifest, field) not in keys]
+        _write(store, {array_key(manifest, field): format_.array_metadata_bytes(manifest, field) for field in lost})
         entries, problems = format_.scan(store, manifest)
         _raise(store, problems)
         return cls(store, manifest, entries)
@@ -135,11 +134,10 @@ class HistoryWriter:
             with named(f"writing {array_key(self.manifest, field, chunk)}"):
                 future.result()
         # A listing has no sizes on any kind of store, so `info` would have to download everything: look once, here.
-        names = {field: array_key(self.manifest, field, chunk) for field in futures}
-        reads = {field: self._store.read(name) for field, name in names.items()}
+        reads = {field: self._store.read(array_key(self.manifest, field, chunk)) for field in futures}
         stored = {}
         for field, read in reads.items():
-            with named(f"reading {names[field]} back"):
+            with named(f"reading {array_key(self.manifest, field, chunk)} back"):
                 stored[field] = len(read.result().value)
         entry = format_.make_entry(self.manifest, chunk, task_ids, content, stored, returns)
         _write(self._store, {ledger_key(chunk): format_.seal(entry)})
@@ -196,15 +194,20 @@ class HistoryStore:
             HistoryError: for a chunk that is not finished, or naming the chunk and field that is damaged.
         """
         chunks = self.chunks if chunks is None else list(chunks)
-        if unknown := [chunk for chunk in chunks if chunk not in self._entries]:
-            raise HistoryError(f"chunks {_some(unknown)} are not finished; finished are {_some(self.chunks)}.")
-        arrays = self._allocate(chunks)
-        for problem in self._load(chunks, arrays):
-            raise HistoryError(problem)
+        arrays = self.fields(chunks, self.manifest.fields)
         transition = Transition(*(arrays[name] for name in TRANSITION))
         tasks = {name: arrays[f"task/{name}"] for name in self.manifest.task_leaves}
         task_ids = [task_id for chunk in chunks for task_id in self._entries[chunk]["task_ids"]]
         return Histories(transition, tasks, task_ids, arrays["seed_index"], arrays["actor"])
+
+    def fields(self, chunks: list[int], names: Iterable[str]) -> dict[str, np.ndarray]:
+        """Some fields of some chunks, by name; nothing else is read. Raises as `read` does."""
+        if unknown := [chunk for chunk in chunks if chunk not in self._entries]:
+            raise HistoryError(f"chunks {_some(unknown)} are not finished; finished are {_some(self.chunks)}.")
+        arrays = self._allocate(chunks, names)
+        for problem in self._load(chunks, arrays):
+            raise HistoryError(problem)
+        return arrays
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> list[str]:
         """Check every byte of the collection as it is now, one chunk at a time.
@@ -224,16 +227,17 @@ class HistoryStore:
         entries, problems = format_.scan(self._store, manifest)
         current = HistoryStore(self._store, manifest, entries)
         for done, chunk in enumerate(current.chunks):
-            problems += current._load([chunk], current._allocate([chunk]))
+            problems += current._load([chunk], current._allocate([chunk], manifest.fields))
             if progress:
                 progress(done + 1, len(current.chunks))
         return list(dict.fromkeys(problems))
 
-    def _allocate(self, chunks: list[int]) -> dict[str, Any]:
+    def _allocate(self, chunks: list[int], names: Iterable[str]) -> dict[str, Any]:
         """Uninitialised arrays for some chunks; only as many rows as the ledger vouches for."""
         count = sum(len(self._entries[chunk]["task_ids"]) for chunk in chunks)
         with named(f"allocating {count} histories", "Read fewer chunks at a time."):
-            return {field: np.empty((count, *shape), dtype) for field, (shape, dtype) in self.manifest.fields.items()}
+            kept = {name: self.manifest.fields[name] for name in names}
+            return {name: np.empty((count, *shape), dtype) for name, (shape, dtype) in kept.items()}
 
     def _load(self, chunks: list[int], arrays: dict[str, np.ndarray]) -> Iterator[str]:
         """Fill `arrays`; every file is requested before the first is awaited. Yields what is damaged."""

@@ -16,7 +16,6 @@ through every stage, and the first one writes what is not dealt out among them.
 import contextlib
 import dataclasses
 import functools
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ import jax
 from ad_jax import (
     checkpoint,
     collect,
+    cost,
     distill,
     evaluate,
     history_store,
@@ -36,11 +36,12 @@ from ad_jax import (
     replay,
     report,
     rl2,
+    rotation,
 )
 from ad_jax.collection import check_histories, make_manifest
 from ad_jax.curves import Curves
 from ad_jax.envs.base import optimal_labels
-from ad_jax.errors import HistoryError
+from ad_jax.errors import ConfigError, HistoryError
 from ad_jax.experiment import Experiment, build
 from ad_jax.metrics import say
 from ad_jax.models import lstm
@@ -175,26 +176,26 @@ class Run:
             return say(f"distil   nothing to do: model {e.model.name} has no parameters")
         store = processes.together(lambda: history_store.open_store(self.histories))
         check_histories(store.manifest, e, p)
-        started = time.monotonic()
+        self._check_room()
         relabel = lambda histories: optimal_labels(p.family, histories.transition.observation, histories.tasks)
-        histories = processes.together(store.read)  # whole, in the memory of each process
-        resident = replay.load(histories, p.spec, e.replay, self.mesh, relabel)
-        say(f"distil   {store.manifest.histories} histories loaded in {time.monotonic() - started:.1f} s")
         trainer = distill.Trainer(p.model, p.spec, e.distill, e.replay, self.mesh, e.seed, p.family.render)
         meta = self._meta(trainer.like.params, store.task_ids)
         in_loop = self.curves.in_loop() if e.distill.evaluate_every else None
-        result = distill.distill(
-            trainer,
-            resident,
-            e.distill,
-            e.replay,
-            self.folder / "checkpoints",
-            meta,
-            self.log,
-            in_loop,
-            e.logging.progress_seconds,
-        )
+        with rotation.residents(store, p.spec, e.replay, self.mesh, e.seed, relabel) as residents:
+            result = distill.distill(
+                trainer,
+                residents,
+                e.distill,
+                e.replay,
+                self.folder / "checkpoints",
+                meta,
+                self.log,
+                in_loop,
+                e.logging.progress_seconds,
+            )
         parameters = sum(x.size for x in jax.tree.leaves(result.params))
+        if facts := residents.facts():
+            say("distil   " + rotation.summary(facts, result.step - result.resumed_from, result.seconds))
         self._finish(
             "distill",
             seconds=result.seconds,
@@ -204,6 +205,21 @@ class Run:
             loss=result.loss,
             parameters=parameters,
             positions=result.step * e.replay.batch * e.replay.segment,
+            **facts,
+        )
+
+    def _check_room(self) -> None:
+        """Raises ConfigError where a device tells how much memory it has, and the histories alone are more."""
+        e, split = self.experiment, batch_devices(self.mesh)
+        limit = (self.mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
+        needed = cost.resident_bytes(e, self.parts) // split
+        if limit is None or needed < limit:
+            return
+        rows = cost.versions(e, self.parts)
+        wanted = replay.RotationConfig(rows * limit // needed // 2).fitted(e.replay.groups)
+        raise ConfigError(
+            f"the histories take {cost.of(needed, 'B')} of each device, which has {cost.of(limit, 'B')}. Let them take "
+            f"turns: replay.rotation.resident={wanted.resident} holds half of that; or spread them over more devices"
         )
 
     def _rl2(self, config: rl2.Config) -> None:

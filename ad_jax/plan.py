@@ -109,7 +109,7 @@ def plan(experiment: Experiment, mesh_config: MeshConfig) -> Plan:
     if e.rl2 is not None or not p.trained:
         raise ConfigError(f"a plan is of distilling; {e.name} trains {'by RL²' if p.trained else 'nothing'}")
     counted = cost.count(e, p)
-    rows = e.tasks.trained * e.replay.kept_of(e.collect.seeds * p.source.actors) * e.replay.phases
+    rows = cost.versions(e, p)
     if rows < e.replay.groups:
         raise ConfigError(
             f"{rows} histories cannot fill {e.replay.groups} groups, which the devices share; raise tasks.train or "
@@ -157,7 +157,8 @@ def fitted(replay: ReplayConfig, split: int) -> ReplayConfig:
     """With as many groups as devices, of as many rows as before, where the groups cannot be split over the devices."""
     if replay.groups % split == 0:
         return replay
-    return dataclasses.replace(replay, groups=split, batch=replay.batch // replay.groups * split)
+    turns = None if replay.rotation is None else replay.rotation.fitted(split)
+    return dataclasses.replace(replay, groups=split, batch=replay.batch // replay.groups * split, rotation=turns)
 
 
 def on_device(tree: Any) -> int:

@@ -17,8 +17,8 @@ histories by how much and how steadily they improve; here the worst are left out
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,32 @@ from jax.sharding import Mesh, PartitionSpec
 from ad_jax.errors import ConfigError, HistoryError
 from ad_jax.sharding import BATCH, batch_devices, on_batch, put, replicated
 from ad_jax.types import Array, Batch, Histories, Spec, Steps, narrowest
+
+
+@dataclasses.dataclass(frozen=True)
+class RotationConfig:
+    """How the histories of a collection that is larger than the devices' memory take turns there (`rotation`)."""
+
+    resident: int  # histories on the devices at a time, over all of them; each thinned version counts
+    parts: int = 8  # the residents are exchanged one such part at a time
+    every: int = 50  # updates from one exchange to the next
+    spread: int = 4  # pieces of each chunk, resident apart: more tasks at a time, for as many readings of the chunk
+
+    def validate(self, groups: int) -> None:
+        """Raises ConfigError where a number cannot be meant."""
+        for name in ("parts", "every", "spread"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"replay.rotation.{name} must be at least 1; got {getattr(self, name)}")
+        if self.resident < 1 or self.resident % (groups * self.parts):
+            raise ConfigError(
+                "replay.rotation.resident must be a positive multiple of replay.groups x replay.rotation.parts = "
+                f"{groups} x {self.parts}; got {self.resident}. The nearest is {self.fitted(groups).resident}"
+            )
+
+    def fitted(self, groups: int) -> "RotationConfig":
+        """With the nearest number of residents that so many groups can share."""
+        whole = groups * self.parts
+        return dataclasses.replace(self, resident=max(1, round(self.resident / whole)) * whole)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +69,7 @@ class Config:
     labels: Literal["source", "optimal"] = "source"  # whose actions are the targets
     best: float | None = None  # share of each task's histories that is kept, those that end best; None is all
     groups: int = 8  # G; must be a multiple of the devices that split the batch, and divide the batch
+    rotation: RotationConfig | None = None  # None: all histories are on the devices at once
 
     def validate(self, split: int = 1) -> None:
         """Raises ConfigError where sizes do not fit each other, or a mesh that splits batches `split` ways."""
@@ -67,6 +94,8 @@ class Config:
                 f"replay.groups={self.groups} cannot be split over {split} devices (mesh data x fsdp); "
                 f"set replay.groups to a multiple of {split}"
             )
+        if self.rotation is not None:
+            self.rotation.validate(self.groups)
 
     def first_episode(self, episodes: Any) -> Any:
         """The first episode that is kept of a history of `episodes`, a number or an array of them."""
@@ -90,6 +119,33 @@ class Replay(struct.PyTreeNode):
     group: Array  # [G] int32, 0..G-1
     label: Array | None = None  # [G, M, 1 + T], the targets where they are not the actions
 
+    period = 0  # updates for which these are the residents; 0 is always
+
+    def at(self, _: int) -> "Replay":
+        """The residents that the update after any step learns from: these."""
+        return self
+
+    def facts(self) -> dict[str, float]:
+        """Nothing was waited for."""
+        return {}
+
+
+class Residents(Protocol):
+    """What training reads histories from: a `Replay`, or a `rotation.Rotation` of more than the devices hold."""
+
+    @property
+    def period(self) -> int:
+        """Updates for which the residents stay the same, from one multiple of it to the next; 0 is always."""
+        ...
+
+    def at(self, step: int, /) -> Replay:
+        """The residents of the update after `step`; what was returned before is gone."""
+        ...
+
+    def facts(self) -> dict[str, float]:
+        """What is known of the waiting for histories, for the run's record."""
+        ...
+
 
 def load(
     histories: Histories,
@@ -109,34 +165,16 @@ def load(
         HistoryError: if a reward or an observation is not finite.
     """
     config.validate(batch_devices(mesh))
-    if where := histories.not_finite():
-        raise HistoryError(f"{where} is no finite number: nothing can be learned from it. Collect these histories anew")
-    (histories, rows), label = _best(histories, config), None
-    if config.labels == "optimal":
-        if relabel is None:
-            raise ConfigError('replay.labels="optimal" needs to be told the optimal actions; give `load` a `relabel`')
-        label = relabel(histories)
-    arrays, length = thin(histories, config, label)
-    shortest = int(length.min())
-    if shortest < config.segment:
-        raise ConfigError(
-            f"replay.segment={config.segment} steps is longer than a history: after keeping every "
-            f"{config.keep_every}th episode of the last {config.tail:.0%} the shortest has {shortest}. Lower "
-            "replay.segment or replay.keep_every, raise replay.tail, or collect longer histories"
-        )
-    count = len(length)
-    if count < config.groups:
-        raise ConfigError(f"{count} histories cannot fill replay.groups={config.groups}; lower replay.groups")
-    none = {"action": spec.num_actions, "reward": 0, "done": False, "observation": 0, "label": 0}
-    arrays["action"] = arrays["action"].astype(narrowest(spec.num_actions))  # has to hold "none" as well
-    deal = lambda x: _deal(x, config.groups)
-    shifted = {name: deal(_prepend(x, none[name])) for name, x in arrays.items()}
+    check_finite(histories)
+    kept = select(at_the_end(histories.transition.reward), histories.task_ids, config)
+    rows = rows_of(take(histories, kept), kept, spec, config, relabel)
+    count = len(rows["length"])
+    check_lengths(rows["length"], config)
+    arrays = {name: deal(x, config.groups) for name, x in rows.items()}
     replay = Replay(
-        length=deal(length),
-        history=deal(np.tile(rows, config.phases)),
         count=np.array([len(range(g, count, config.groups)) for g in range(config.groups)], np.int32),
         group=np.arange(config.groups, dtype=np.int32),
-        **shifted,
+        **arrays,
     )
     return put(replay, on_batch(mesh))
 
@@ -162,6 +200,52 @@ def sample(
     return jax.tree.map(lambda x: x.reshape(config.batch, *x.shape[2:]), windows)
 
 
+def rows_of(
+    histories: Histories,
+    numbers: np.ndarray,
+    spec: Spec,
+    config: Config,
+    relabel: Callable[[Histories], np.ndarray] | None,
+) -> dict[str, np.ndarray]:
+    """What is trained on of `histories`, of which `numbers [H]` are the numbers: fields of `Replay` by name.
+
+    Returns:
+        Arrays `[H * phases, 1 + T', ...]`, and `length` and `history` `[H * phases]`.
+
+    Raises:
+        ConfigError: if labels are asked for that nobody can give.
+    """
+    label = None
+    if config.labels == "optimal":
+        if relabel is None:
+            raise ConfigError('replay.labels="optimal" needs to be told the optimal actions; give `load` a `relabel`')
+        label = relabel(histories)
+    arrays, length = thin(histories, config, label)
+    none = {"action": spec.num_actions, "reward": 0, "done": False, "observation": 0, "label": 0}
+    arrays["action"] = arrays["action"].astype(narrowest(spec.num_actions))  # has to hold "none" as well
+    shifted = {name: _prepend(x, none[name]) for name, x in arrays.items()}
+    return shifted | {"length": length, "history": np.tile(numbers.astype(np.int32), config.phases)}
+
+
+def check_finite(histories: Histories, numbers: np.ndarray | None = None) -> None:
+    """Raises HistoryError, which names the history by `numbers [H]`, for a reward or observation that is no number."""
+    if where := histories.not_finite(numbers):
+        raise HistoryError(f"{where} is no finite number: nothing can be learned from it. Collect these histories anew")
+
+
+def check_lengths(length: np.ndarray, config: Config) -> None:
+    """Raises ConfigError where thinned histories of so many steps `[H]` are too short for a window, or too few."""
+    shortest = int(length.min())
+    if shortest < config.segment:
+        raise ConfigError(
+            f"replay.segment={config.segment} steps is longer than a history: after keeping every "
+            f"{config.keep_every}th episode of the last {config.tail:.0%} the shortest has {shortest}. Lower "
+            "replay.segment or replay.keep_every, raise replay.tail, or collect longer histories"
+        )
+    if len(length) < config.groups:
+        raise ConfigError(f"{len(length)} histories cannot fill replay.groups={config.groups}; lower replay.groups")
+
+
 def thin(
     histories: Histories, config: Config, label: np.ndarray | None = None
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -172,45 +256,58 @@ def thin(
     """
     t = histories.transition
     done = np.asarray(t.terminated) | np.asarray(t.truncated)
-    episode = np.cumsum(done, axis=1) - done  # [H, T], which episode each step belongs to
-    in_tail = episode >= config.first_episode(episode[:, -1:] + 1)
     arrays = {"observation": t.observation, "action": t.action, "reward": t.reward, "done": done}
     if label is not None:
         arrays["label"] = label
-    versions, lengths = [], []
-    for phase in range(config.phases):
-        # Counted from the end of each group of k, so that phase 0 holds the last episode, the one learned best.
-        offset = config.keep_every - 1 - phase * config.keep_every // config.phases
-        kept = in_tail & (episode % config.keep_every == offset)
-        order = np.argsort(~kept, axis=1, kind="stable")
-        lengths.append(kept.sum(1).astype(np.int32))
-        versions.append((order, lengths[-1].max()))
-    longest = max(length for _, length in versions)
+    masks = kept_steps(done, config)
+    longest = max(int(kept.sum(1).max()) for kept in masks)
+    orders = [np.argsort(~kept, axis=1, kind="stable")[:, :longest] for kept in masks]
 
     def gather(x):
-        pick = lambda order: np.take_along_axis(
-            x, order[:, :longest].reshape(*order[:, :longest].shape, *(1,) * (x.ndim - 2)), 1
-        )
-        return np.concatenate([pick(order) for order, _ in versions])
+        at = lambda order: np.take_along_axis(x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), 1)
+        return np.concatenate([at(order) for order in orders])
 
-    return {name: gather(np.asarray(x)) for name, x in arrays.items()}, np.concatenate(lengths)
+    return {name: gather(np.asarray(x)) for name, x in arrays.items()}, lengths(done, config)
 
 
-def _best(histories: Histories, config: Config) -> tuple[Histories, np.ndarray]:
-    """Each task's histories that earn most in the last tenth of their steps, in their order, and their numbers."""
+def lengths(done: np.ndarray, config: Config) -> np.ndarray:
+    """Steps that thinning keeps of histories whose episodes end at `done [H, T]`: `[H * phases]` int32."""
+    return np.concatenate([kept.sum(1).astype(np.int32) for kept in kept_steps(done, config)])
+
+
+def kept_steps(done: np.ndarray, config: Config) -> list[np.ndarray]:
+    """Which steps thinning keeps, `[H, T]` bool, a mask for each phase."""
+    episode = np.cumsum(done, axis=1) - done  # [H, T], which episode each step belongs to
+    in_tail = episode >= config.first_episode(episode[:, -1:] + 1)
+    # Counted from the end of each group of k, so that phase 0 holds the last episode, the one learned best.
+    offsets = [config.keep_every - 1 - phase * config.keep_every // config.phases for phase in range(config.phases)]
+    return [in_tail & (episode % config.keep_every == offset) for offset in offsets]
+
+
+def at_the_end(reward: np.ndarray) -> np.ndarray:
+    """What histories earn in the last tenth of their steps: `[H]` float64 of rewards `[H, T]`."""
+    reward = np.asarray(reward)
+    return reward[:, -max(1, reward.shape[1] // 10) :].sum(1, dtype=np.float64)
+
+
+def select(earned: np.ndarray, task_ids: Sequence[str], config: Config) -> np.ndarray:
+    """The numbers of each task's histories that earn most at their end, as many as `config.best` keeps; ascending."""
     if config.best is None:
-        return histories, np.arange(len(histories.task_ids), dtype=np.int32)
-    reward = np.asarray(histories.transition.reward)
-    at_the_end = reward[:, -max(1, reward.shape[1] // 10) :].sum(1, dtype=np.float64)
+        return np.arange(len(earned))
     rows_of: dict[str, list[int]] = {}
-    for row, task in enumerate(histories.task_ids):
+    for row, task in enumerate(task_ids):
         rows_of.setdefault(task, []).append(row)
-    best_of = lambda rows: sorted(rows, key=lambda row: -at_the_end[row])[: config.kept_of(len(rows))]
-    kept = np.array(sorted(row for rows in rows_of.values() for row in best_of(rows)), np.int32)
-    at = lambda tree: jax.tree.map(lambda x: np.asarray(x)[kept], tree)
-    ids = [histories.task_ids[row] for row in kept]
-    h = histories
-    return Histories(at(h.transition), at(h.tasks), ids, at(h.seed_index), at(h.actor)), kept
+    best_of = lambda rows: sorted(rows, key=lambda row: -earned[row])[: config.kept_of(len(rows))]
+    return np.array(sorted(row for rows in rows_of.values() for row in best_of(rows)))
+
+
+def take(histories: Histories, rows: np.ndarray) -> Histories:
+    """Some of the histories, in the order given."""
+    if len(rows) == len(histories.task_ids) and (rows == np.arange(len(rows))).all():
+        return histories  # nothing is copied
+    h, at = histories, lambda tree: jax.tree.map(lambda x: np.asarray(x)[rows], tree)
+    ids = [h.task_ids[row] for row in rows]
+    return Histories(at(h.transition), at(h.tasks), ids, at(h.seed_index), at(h.actor))
 
 
 def drawn(replay: Replay, key: jax.Array, config: Config, mesh: Mesh) -> np.ndarray:
@@ -252,7 +349,7 @@ def _prepend(x: np.ndarray, value: Any) -> np.ndarray:
     return np.concatenate([np.full_like(x[:, :1], value), x], axis=1)
 
 
-def _deal(x: np.ndarray, groups: int) -> np.ndarray:
+def deal(x: np.ndarray, groups: int) -> np.ndarray:
     """`[H, ...]` dealt round-robin into `[G, M, ...]`, padded with zeros."""
     each = -(-len(x) // groups)
     padded = np.concatenate([x, np.zeros((each * groups - len(x), *x.shape[1:]), x.dtype)])

@@ -118,8 +118,12 @@ class Histories:
     seed_index: np.ndarray  # [H] int32, which of the task's learners
     actor: np.ndarray  # [H] int32, which actor of the learner
 
-    def not_finite(self) -> str | None:
-        """Where the first NaN or infinity is, in words; None where there is none. Whole numbers cost nothing."""
+    def not_finite(self, numbers: np.ndarray | None = None) -> str | None:
+        """Where the first NaN or infinity is, in words; None where there is none. Whole numbers cost nothing.
+
+        Args:
+            numbers: what the histories are called there, `[H]`; default 0..H-1.
+        """
         for field in ("reward", "observation"):
             values = np.asarray(getattr(self.transition, field))
             if not np.issubdtype(values.dtype, np.floating):
@@ -127,6 +131,7 @@ class Histories:
             bad = ~np.isfinite(values).all(axis=tuple(range(2, values.ndim)))
             if bad.any():
                 row, step = map(int, np.argwhere(bad)[0])
+                number = row if numbers is None else int(numbers[row])
                 who = f"task {self.task_ids[row]}, seed {self.seed_index[row]}, actor {self.actor[row]}"
-                return f"{field} {values[row, step]} at step {step} of history {row} ({who})"
+                return f"{field} {values[row, step]} at step {step} of history {number} ({who})"
         return None

@@ -16,6 +16,7 @@ from ad_jax.collect import Learners
 from ad_jax.envs.base import seen_spec_of, spec_of
 from ad_jax.experiment import Plugin, ReferenceConfig, build, docstring, known, load, override
 from ad_jax.pipeline import Run
+from ad_jax.rotation import Rotation
 from ad_jax.types import Steps
 
 TINY = {"layers": 1, "width": 16, "heads": 2, "mlp_width": 32}
@@ -57,11 +58,24 @@ def test_histories_are_as_many_bytes_as_were_counted(smoke):
     assert fewer.resident_bytes < 0.6 * counted.resident_bytes
 
 
+def test_residents_of_a_rotation_are_as_many_bytes_as_were_counted(smoke):
+    run, store, counted = smoke
+    e = override(run.experiment, ["replay.rotation.resident=16", "replay.rotation.parts=2"])
+    with Rotation(store, run.parts.spec, e.replay, mesh_of(8), e.seed) as rotation:
+        assert rotation.histories == cost.versions(e, run.parts) > 16
+        residents = nbytes(rotation.at(0))
+    assert residents == cost.tree_bytes(cost.replay_shapes(e, run.parts))
+    # Two parts are read ahead, and one is on its way in.
+    assert cost.count(e, run.parts).resident_bytes == residents * 5 // 2
+    e = override(e, ["replay.rotation.resident=1600"])
+    assert cost.count(e, run.parts).resident_bytes == counted.resident_bytes, "nothing rotates"
+
+
 @pytest.mark.parametrize("options", [{"keep_every": 3, "phases": 3}, {"keep_every": 2, "groups": 4}, {}])
 def test_resident_bytes_of_padded_rows_and_of_a_last_episode_that_was_cut(options):
     config = replay.Config(segment=3, batch=8, **options)
     histories = numbered_histories(9, 22)  # episodes of 4 steps
-    counted = cost.resident_bytes(GRID, np.float32, 9, 22, 4, config)
+    counted = cost.tree_bytes(cost.resident(GRID, np.float32, 9 * config.phases, 22, 4, config))
     assert nbytes(replay.load(histories, GRID, config, mesh_of())) == counted
 
 

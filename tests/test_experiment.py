@@ -11,6 +11,7 @@ from ad_jax import experiment as experiments
 from ad_jax.collect import Config as CollectConfig
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import Experiment, Plugin, ReferenceConfig, TaskConfig, build, docstring, load, override
+from ad_jax.replay import RotationConfig
 from ad_jax.run_directory import digest
 
 PLAIN = Experiment("plain", Plugin("dark_room", {"size": 5}), Plugin("q_learning", {"discount": 0.5}))
@@ -117,6 +118,15 @@ def test_a_reference_is_overridden_by_field_and_refused_like_a_source():
         changed("reference.episodes=3")
 
 
+def test_what_is_none_is_made_from_the_one_field_that_it_needs():
+    turns = changed("replay.rotation.resident=64", "replay.rotation.parts=4").replay.rotation
+    assert turns == RotationConfig(64, parts=4)
+    with pytest.raises(ConfigError, match=r"rotation is None, which an experiment's file can change"):
+        changed("replay.rotation.parts=4")
+    with pytest.raises(ConfigError, match=r"replay.rotation.resident expects int; got 'all'"):
+        changed("replay.rotation.resident=all")
+
+
 def test_data_with_unknown_names_or_wrong_types_is_refused():
     data = PLAIN.to_json()
     with pytest.raises(ConfigError, match=r"unknown field of distill 'update'. Did you mean 'updates'"):
@@ -157,6 +167,7 @@ def test_equal_experiments_have_equal_digests_and_what_shapes_the_model_counts()
             "prompt": 0.5,
             "temperature": 0.5,
             "best": 0.5,
+            "rotation": {"resident": 64},
             "skip_updates": 2,
         }
         literal = literals.get(path[-1])

@@ -50,7 +50,7 @@ MAY_IMPORT = {
     | TOOLS
     | STAGES
     | {"collection", "curves", "envs.base", "experiment", "history_store", "locks", "models.lstm"}
-    | {"processes", "replay", "run_directory"},
+    | {"cost", "processes", "replay", "rotation", "run_directory"},
     "curves": BASE
     | {"collect", "envs.base", "evaluate", "experiment", "prompts", "run_directory"}
     | {"metrics", "processes", "sharding"},
@@ -62,6 +62,7 @@ MAY_IMPORT = {
     "collect": BASE | {"envs", "sources", "history_returns", "history_store", "sharding", "metrics", "processes"},
     "distill": BASE | {"replay", "models", "sharding", "checkpoint", "metrics", "stopping", "training"},
     "rl2": BASE | {"envs.base", "models", "sharding", "checkpoint", "metrics", "stopping", "training", "trials"},
+    "rotation": BASE | {"history_store", "metrics", "processes", "replay", "sharding"},
     "training": {"checkpoint", "errors", "processes", "stopping"},
     "stopping": set(),
     "locks": {"errors", "metrics"},
@@ -74,7 +75,7 @@ MAY_IMPORT = {
     "reproduce": BASE
     | REPORT
     | {"claims", "experiment", "locks", "metrics", "pipeline", "run_directory", "study", "study_page"},
-    "cost": BASE | {"collect", "distill", "envs.base", "experiment", "models", "replay", "rl2"},
+    "cost": BASE | {"collect", "distill", "envs.base", "experiment", "models", "replay", "rl2", "rotation"},
     "accelerators": {"errors", "hlo"},
     "hlo": set(),
     "plan": {
@@ -91,7 +92,7 @@ MAY_IMPORT = {
     "bench": BASE
     | TOOLS
     | PLUGINS
-    | {"collect", "hlo", "cost", "distill", "evaluate", "history_store", "replay", "rl2"},
+    | {"collect", "hlo", "cost", "distill", "evaluate", "history_store", "replay", "rl2", "rotation"},
     "agent": BASE | {"checkpoint", "models", "evaluate"},
     "testing": BASE | PLUGINS,
     "envs": BASE,

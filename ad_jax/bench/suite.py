@@ -14,13 +14,23 @@ from typing import Any
 import jax
 
 from ad_jax import provenance
-from ad_jax.bench import attending, collecting, distilling, end_to_end, evaluating, limits, reinforcing, scaling
+from ad_jax.bench import (
+    attending,
+    collecting,
+    distilling,
+    end_to_end,
+    evaluating,
+    limits,
+    reinforcing,
+    rotating,
+    scaling,
+)
 from ad_jax.bench.rows import SCHEMA, Row, compare, listed, load, percent, short, table
 from ad_jax.bench.sizes import ACCELERATOR, FULL, QUICK, Sizes
 from ad_jax.errors import ConfigError
 from ad_jax.metrics import say
 
-STAGES = ("limits", "collect", "distill", "rl2", "evaluate", "attention", "scaling", "demo")
+STAGES = ("limits", "collect", "distill", "rotation", "rl2", "evaluate", "attention", "scaling", "demo")
 
 
 def chosen(quick: bool) -> tuple[str, Sizes]:
@@ -38,6 +48,7 @@ def stage_rows(stage: str, sizes: Sizes, quick: bool, demo: Path | None) -> Iter
         "limits": limits,
         "collect": collecting,
         "distill": distilling,
+        "rotation": rotating,
         "rl2": reinforcing,
         "evaluate": evaluating,
         "attention": attending,

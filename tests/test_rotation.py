@@ -1,0 +1,395 @@
+"""Rotation: who is resident depends on the update alone, all are there equally often, and waiting changes nothing."""
+
+import collections
+import dataclasses
+import json
+import re
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import GRID, files, mesh_of, numbered_histories
+
+from ad_jax import checkpoint, distill, metrics, replay, rotation
+from ad_jax.errors import ConfigError, HistoryError, TrainingDiverged
+from ad_jax.experiment import Experiment
+from ad_jax.history_store import HistoryStore, HistoryWriter, Manifest, open_store
+from ad_jax.models.transformer import Config as ModelConfig
+from ad_jax.models.transformer import make
+from ad_jax.pipeline import Run
+from ad_jax.replay import RotationConfig
+from ad_jax.rotation import Rotation
+from ad_jax.types import Histories
+
+COUNT, STEPS, CHUNK = 52, 24, 5  # eleven chunks, the last one smaller
+TURNS = RotationConfig(resident=16, parts=2, every=3, spread=2)  # 8 come and go, of 52
+CONFIG = replay.Config(segment=8, batch=16, groups=4, rotation=TURNS)
+TINY = distill.Config(updates=20, warmup_updates=2, learning_rate=1e-2, updates_per_dispatch=4, checkpoint_every=5)
+MODEL = make(ModelConfig(layers=1, width=8, heads=1, mlp_width=8, window=6), GRID)
+
+
+def rows_of(histories: Histories, rows: slice) -> Histories:
+    at = lambda tree: jax.tree.map(lambda x: x[rows], tree)
+    h = histories
+    return Histories(at(h.transition), at(h.tasks), h.task_ids[rows], h.seed_index[rows], h.actor[rows])
+
+
+def stored(url, histories: Histories) -> HistoryStore:
+    """The histories as a collection."""
+    count, steps = histories.transition.action.shape
+    manifest = Manifest(
+        family={"name": "numbered", "options": {}},
+        source={"name": "none", "config": {}, "actors": 1},
+        spec=GRID,
+        task_leaves={"goal": {"shape": [2], "dtype": "int32"}},
+        reward_dtype="float32",
+        histories=count,
+        steps=steps,
+        episode_length=4,
+        chunk_histories=CHUNK,
+        provenance={},
+    )
+    with HistoryWriter.open(url, manifest) as writer:
+        for chunk in range(manifest.chunks):
+            writer.write(chunk, rows_of(histories, slice(*manifest.rows(chunk))))
+    return open_store(url)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> HistoryStore:
+    return stored(tmp_path_factory.mktemp("rotation") / "histories", numbered_histories(COUNT, STEPS))
+
+
+def turns(**changes) -> replay.Config:
+    return dataclasses.replace(CONFIG, rotation=dataclasses.replace(TURNS, **changes))
+
+
+def rotating(store, config=CONFIG, mesh=None, seed=0, **options) -> Rotation:
+    return Rotation(store, GRID, config, mesh or mesh_of(), seed, **options)
+
+
+def go_around(residents: Rotation) -> None:
+    for step in range(0, 60, 3):
+        residents.at(step)
+
+
+def resident(store, config, step: int) -> list[int]:
+    """Numbers of the residents of the update after `step`, ascending."""
+    with rotating(store, config) as residents:
+        return sorted(np.asarray(residents.at(step).history).reshape(-1).tolist())
+
+
+@pytest.mark.parametrize("spread", [1, 2, 5])
+@pytest.mark.parametrize(("size", "parts"), [(16, 2), (16, 4), (48, 3)])
+def test_every_history_is_resident_equally_often(store, size, parts, spread):
+    """Once around, or as often around as the parts need to come out even."""
+    config = turns(resident=size, parts=parts, spread=spread)
+    around = np.lcm(COUNT, size // parts) // (size // parts)
+    seen, apart = collections.Counter(), 0
+    with rotating(store, config) as residents:
+        for period in range(around):
+            seen.update(np.asarray(residents.at(period * TURNS.every).history).reshape(-1).tolist())
+            apart = max(apart, max(seen.values()) - (min(seen.values()) if len(seen) == COUNT else 0))
+    assert set(seen) == set(range(COUNT))
+    assert set(seen.values()) == {around * size // COUNT}
+    assert apart <= parts + around * size // COUNT
+
+
+def test_a_resident_is_drawn_as_often_as_any_other(store):
+    """Every group holds equally many, so every resident has the same chance in every update."""
+    with rotating(store) as residents:
+        held = residents.at(0)
+        assert set(np.asarray(held.count)) == {TURNS.resident // CONFIG.groups}
+        sample = jax.jit(lambda key: replay.sample(held, key, GRID, CONFIG, mesh_of()).steps.prev_reward[:, -1])
+        rewards = [np.asarray(sample(jax.random.key(i))) for i in range(200)]  # each is history * 1000 + time
+        times = collections.Counter((np.concatenate(rewards) // 1000).tolist())
+    expected = 200 * CONFIG.batch / TURNS.resident
+    assert len(times) == TURNS.resident
+    assert all(abs(n - expected) < 6 * expected**0.5 for n in times.values())
+
+
+def test_residents_are_the_histories_themselves(store):
+    """What lies on the devices is, field by field, what `load` puts there of the same histories."""
+    whole = replay.load(store.read(), GRID, dataclasses.replace(CONFIG, rotation=None), mesh_of())
+    where = {int(h): (g, m) for (g, m), h in np.ndenumerate(np.asarray(whole.history)) if whole.length[g, m]}
+    with rotating(store) as residents:
+        for step in (0, 3, 30):
+            held = residents.at(step)
+            for (g, m), history in np.ndenumerate(np.asarray(held.history)):
+                there = where[int(history)]
+                for name in ("observation", "action", "reward", "done", "length"):
+                    np.testing.assert_array_equal(getattr(held, name)[g, m], getattr(whole, name)[there], name)
+
+
+def test_a_part_comes_and_the_oldest_part_goes(store):
+    before, same, after = (resident(store, CONFIG, step) for step in (0, 2, 3))
+    assert before == same, "nothing moves between exchanges"
+    assert len(set(before) & set(after)) == len(set(after) - set(before)) == TURNS.resident // TURNS.parts
+
+
+def test_the_residents_of_an_update_do_not_depend_on_the_way_to_it(store):
+    with rotating(store) as residents:
+        onward = {step: jax.device_get(residents.at(step)) for step in range(0, 60, 2)}
+        for step in (58, 4, 6, 50, 0):  # back and forth, by more and by less than there are parts
+            jax.tree.map(np.testing.assert_array_equal, onward[step], jax.device_get(residents.at(step)))
+    with rotating(store, seed=1) as residents:
+        assert (np.asarray(residents.at(0).history) != onward[0].history).any(), "the seed draws the order"
+
+
+def test_residents_are_of_all_chunks_where_pieces_are_as_small(store):
+    """Eleven chunks of five: a third of the collection holds three or four whole ones, or a row of nearly each."""
+    chunks = lambda config, step: {number // CHUNK for number in resident(store, config, step)}
+    assert {len(chunks(turns(spread=1), step)) for step in (0, 9, 21)} < set(range(3, 7))
+    assert {len(chunks(turns(spread=5), step)) for step in (0, 9, 21)} <= {10, 11}
+
+
+@pytest.mark.parametrize("axes", [(4, 1, 1), (2, 2, 2)])
+def test_eight_devices_hold_what_one_holds_and_an_exchange_moves_nothing_between_them(store, axes):
+    with rotating(store) as one, rotating(store, mesh=mesh_of(*axes)) as many:
+        for step in (0, 4, 17):
+            jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, (one.at(step), many.at(step))))
+        held, part = many.at(20), many._part(3)
+        text = many._insert.lower(held, part, jnp.int32(0)).compile().as_text()
+        shard = held.action.addressable_shards[0].data.shape
+    assert shard == (4 // (axes[0] * axes[1]), 4, 1 + STEPS)
+    assert not any(name in text for name in ("all-gather", "all-to-all", "collective-permute", "all-reduce"))
+
+
+def test_an_exchange_is_compiled_once_and_in_place(store):
+    with rotating(store) as residents:
+        residents.at(0)
+        compiled = residents._insert._cache_size()
+        places = {residents.at(step).reward.unsafe_buffer_pointer() for step in range(0, 60, 3)}
+        assert residents._insert._cache_size() == compiled
+    assert len(places) == 1, "the residents are never in memory twice"
+
+
+def train(folder, residents, config=TINY, updates=None, **options):
+    """`updates` in one go, with the sizes of `config`'s schedule; the trained parameters and the log."""
+    trainer = distill.Trainer(MODEL, GRID, config, CONFIG, mesh_of(), seed=1)
+    log = metrics.MetricsLog(folder, metrics.Config())
+    meta = {"architecture": checkpoint.architecture_of(trainer.like.params)}
+    result = distill.distill(trainer, residents, config, CONFIG, folder / "checkpoints", meta, log, **options)
+    return jax.device_get(result.params), (folder / "metrics.jsonl").read_text()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(store, tmp_path_factory):
+    with rotating(store) as residents:
+        trained = train(tmp_path_factory.mktemp("undisturbed"), residents)
+        assert residents.facts()["exchanges"] == (TINY.updates - 1) // TURNS.every
+    return trained
+
+
+class Slow:
+    """A collection whose chunks are late, and not always by as much."""
+
+    def __init__(self, store: HistoryStore):
+        self.store, self.reads = store, 0
+
+    def __getattr__(self, name):
+        return getattr(self.store, name)
+
+    def read(self, chunks):
+        self.reads += 1
+        time.sleep(0.05 * (self.reads % 3))
+        return self.store.read(chunks)
+
+
+def same(trained, other) -> None:
+    jax.tree.map(np.testing.assert_array_equal, trained[0], other[0])
+    assert trained[1] == other[1], "the log"
+
+
+def test_a_slow_disk_changes_no_bit_and_the_waiting_is_counted(store, undisturbed, tmp_path):
+    with rotating(Slow(store)) as residents:
+        same(undisturbed, train(tmp_path, residents))
+        facts = residents.facts()
+    assert 0 < facts["exchanges_waited"] <= facts["exchanges"] == 6
+    assert facts["waited_seconds"] > 0.05
+    told = rotation.summary(facts, TINY.updates, 100.0)
+    assert told.startswith(f"6 exchanges; {facts['exchanges_waited']} of 20 updates waited for histories (")
+
+
+def test_what_is_read_in_time_is_not_waited_for(store):
+    with rotating(store) as residents:
+        for step in range(0, 30, 3):
+            residents.at(step)
+            while not all(future.done() for future in residents._ahead):
+                time.sleep(0.001)
+        facts = residents.facts()
+    assert facts.pop("reading_seconds") > 0
+    assert facts == {"exchanges": 9, "exchanges_waited": 0, "waited_seconds": 0.0}
+
+
+@pytest.mark.parametrize("dispatch", [1, 3, 50])
+def test_dispatches_of_any_length_end_alike(store, undisturbed, tmp_path, dispatch):
+    config = dataclasses.replace(TINY, updates_per_dispatch=dispatch)
+    with rotating(store) as residents:
+        jax.tree.map(np.testing.assert_array_equal, undisturbed[0], train(tmp_path, residents, config)[0])
+
+
+def test_an_interrupted_training_goes_on_with_the_residents_that_it_had(store, undisturbed, tmp_path):
+    class Killed(Exception):
+        pass
+
+    def killed(_):
+        raise Killed
+
+    config = dataclasses.replace(TINY, evaluate_every=13)  # dies between two checkpoints, and between two exchanges
+    with rotating(store) as residents, pytest.raises(Killed):
+        train(tmp_path, residents, config, evaluate=killed)
+    with rotating(store) as residents:
+        parameters, _ = train(tmp_path, residents, config)
+    jax.tree.map(np.testing.assert_array_equal, undisturbed[0], parameters)
+
+
+def test_rolling_back_brings_the_residents_back(store, tmp_path, monkeypatch):
+    """Update 14 diverges after exchanges since checkpoint 10; it is left out, as in a training that never drew it."""
+    config = dataclasses.replace(TINY, skip_updates=1)
+    real, spoilt = distill.training.not_finite, []
+
+    def once(loss, norm, step):
+        if step < 14 <= step + len(loss) and not spoilt:
+            spoilt.append(step)
+            return distill.training.Bad(14, "update 14: loss nan")
+        return real(loss, norm, step)
+
+    monkeypatch.setattr(distill.training, "not_finite", once)
+    with rotating(store) as residents:
+        rolled_back, _ = train(tmp_path / "one", residents, config)
+    assert spoilt == [12]
+    monkeypatch.undo()
+    until = distill._until
+    monkeypatch.setattr(distill, "_until", lambda step, c, _, every: until(step, c, [14], every))
+    with rotating(store) as residents:
+        never, _ = train(tmp_path / "other", residents, config)
+    jax.tree.map(np.testing.assert_array_equal, never, rolled_back)
+
+
+def test_a_diverged_update_names_histories_that_were_resident(store, tmp_path, monkeypatch):
+    bad = lambda loss, norm, step: distill.training.Bad(8, "update 8: loss nan") if step >= 6 else None
+    monkeypatch.setattr(distill.training, "not_finite", bad)
+    with rotating(store) as residents, pytest.raises(TrainingDiverged, match="update 8") as error:
+        train(tmp_path, residents)
+    named = re.search(r"histories ([\d, ]+)", str(error.value))
+    assert named is not None
+    assert {int(number) for number in named[1].split(",")} <= set(resident(store, CONFIG, 7))
+
+
+def test_versions_labels_tails_and_the_best_take_turns_too(tmp_path):
+    base = numbered_histories(COUNT, STEPS)
+    histories = dataclasses.replace(base, task_ids=[f"task-{row // 4}" for row in range(COUNT)])
+    store = stored(tmp_path / "histories", histories)
+    config = turns(resident=16, parts=2)
+    config = dataclasses.replace(config, keep_every=2, phases=2, segment=4, tail=0.7, best=0.5, labels="optimal")
+    relabel = lambda h: (h.transition.action + h.transition.observation[..., 0]) % 5
+    whole = replay.load(
+        histories, GRID, dataclasses.replace(config, rotation=None), mesh_of(), relabel=relabel
+    )  # fmt: skip
+    version = lambda r, g, m: (int(r.history[g, m]), *np.asarray(r.reward[g, m]).tolist())
+    steps, labels = int(whole.length.max()), np.asarray(whole.label)
+    there = {version(whole, *at): at for at, n in np.ndenumerate(np.asarray(whole.length)) if n}
+    seen = collections.Counter()
+    with rotating(store, config, relabel=relabel) as residents:
+        assert residents.histories == len(there) == COUNT
+        for period in range(13):  # 52 versions in parts of 8
+            held = residents.at(period * TURNS.every)
+            assert held.reward.shape == (4, 4, 1 + steps)
+            for at_here in np.ndindex(4, 4):
+                at = there[version(held, *at_here)]
+                seen[version(held, *at_here)] += 1
+                np.testing.assert_array_equal(np.asarray(held.label)[at_here], labels[at])
+    assert seen == dict.fromkeys(there, 4)
+
+
+def test_histories_of_unequal_length_are_padded_alike(tmp_path):
+    base, rng = numbered_histories(COUNT, STEPS), np.random.default_rng(0)
+    done = rng.random((COUNT, STEPS)) < 0.3
+    transition = base.transition.replace(truncated=done)
+    store = stored(tmp_path / "histories", dataclasses.replace(base, transition=transition))
+    config = dataclasses.replace(turns(), keep_every=2, segment=2)
+    length = replay.lengths(done, config)
+    if length.min() < 2:
+        with pytest.raises(ConfigError, match="longer than a history"):
+            rotating(store, config)
+        config = dataclasses.replace(config, keep_every=1)
+        length = replay.lengths(done, config)
+    with rotating(store, config) as residents:
+        held = residents.at(0)
+        assert held.reward.shape[2] == 1 + length.max()
+        np.testing.assert_array_equal(held.length, length[np.asarray(held.history)])
+
+
+def test_damage_that_comes_up_in_training_is_named_and_ends_it(tmp_path):
+    store = stored(tmp_path / "histories", numbered_histories(COUNT, STEPS))
+    with rotating(store) as residents:
+        residents.at(0)
+        last = int(residents._circle.chunk[-1])
+        file = tmp_path / "histories" / "arrays" / "reward" / "c" / str(last) / "0"
+        file.write_bytes(file.read_bytes()[:-7])
+        with pytest.raises(HistoryError, match=rf"arrays/reward/c/{last}/0 \(chunk {last}, reward\)"):
+            go_around(residents)
+
+
+def test_numbers_that_are_not_finite_are_named_by_their_place_in_the_collection(tmp_path):
+    base = numbered_histories(COUNT, STEPS)
+    reward = np.array(base.transition.reward)
+    reward[31, 7] = np.nan
+    store = stored(tmp_path, dataclasses.replace(base, transition=base.transition.replace(reward=reward)))
+    with rotating(store) as residents, pytest.raises(HistoryError, match=r"step 7 of history 31 \(task task-31"):
+        go_around(residents)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"resident": 20}, r"multiple of replay.groups x replay.rotation.parts = 4 x 2; got 20. The nearest is 16"),
+        ({"resident": 0}, r"positive multiple .*; got 0. The nearest is 8"),
+        ({"parts": 0}, r"rotation.parts must be at least 1; got 0"),
+        ({"every": 0}, r"rotation.every must be at least 1; got 0"),
+        ({"spread": 0}, r"rotation.spread must be at least 1; got 0"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(store, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        rotating(store, turns(**changes))
+    with pytest.raises(ConfigError, match="longer than a history: after keeping"):
+        rotating(store, dataclasses.replace(CONFIG, segment=STEPS + 1))
+
+
+def smoke(tmp_path, name, *changes) -> Run:
+    from ad_jax.experiment import load, override
+
+    e: Experiment = override(load("dark_room", "smoke"), changes)
+    return Run(e, tmp_path / name, histories=str(tmp_path / "histories"))
+
+
+def test_a_run_reports_the_waiting_and_one_that_fits_does_not_rotate(tmp_path, capsys):
+    small = ("replay.rotation.resident=16", "replay.rotation.parts=2", "replay.rotation.every=2")
+    run = smoke(tmp_path, "one", *small)
+    run.collect()
+    run.distill()
+    told, facts = capsys.readouterr().out, json.loads((run.folder / "stages.json").read_text())["distill"]
+    assert "130 histories take turns, 16 at a time" in told
+    assert re.search(r"distil   3 exchanges; \d of 8 updates waited for histories \(\d", told)
+    assert facts["exchanges"] == 3
+    assert {"exchanges_waited", "waited_seconds", "reading_seconds"} < facts.keys()
+    histories = files(tmp_path / "histories")
+    run = smoke(tmp_path, "all", "replay.rotation.resident=192")
+    run.collect()
+    run.distill()
+    assert "nothing rotates: replay.rotation.resident holds all 130 histories" in capsys.readouterr().out
+    assert "exchanges" not in json.loads((run.folder / "stages.json").read_text())["distill"]
+    assert files(tmp_path / "histories") == histories
+
+
+def test_histories_that_no_device_holds_are_refused_with_how_many_fit(tmp_path, monkeypatch):
+    run = smoke(tmp_path, "one")
+    run.collect()
+    device = type(run.mesh.local_devices[0])
+    monkeypatch.setattr(device, "memory_stats", lambda _: {"bytes_limit": 3000})
+    with pytest.raises(ConfigError, match=r"which has 3 kB. Let them take turns: replay.rotation.resident=(\d+)"):
+        run.distill()
