@@ -8,7 +8,8 @@ import pytest
 
 from ad_jax import history_ledger, history_store
 from ad_jax.errors import HistoryError
-from ad_jax.history_store import HistoryWriter, Manifest
+from ad_jax.history_store import HistoryStore, HistoryWriter, Manifest, open_store
+from ad_jax.replay import take
 from ad_jax.types import Histories, Spec, Transition
 
 REAL = Spec(3, (2, 3), None)
@@ -67,6 +68,17 @@ def collect(url, m: Manifest, chunks=None) -> None:
         for chunk in range(m.chunks) if chunks is None else chunks:
             if chunk not in writer.finished:
                 writer.write(chunk, histories(m, chunk))
+
+
+def stored(url, whole: Histories, chunk: int) -> HistoryStore:
+    """Given histories as a collection in chunks of so many. Their spec is that of Dark Room."""
+    count, steps = whole.transition.action.shape
+    leaves = {name: {"shape": list(x.shape[1:]), "dtype": x.dtype.name} for name, x in whole.tasks.items()}
+    m = manifest(histories=count, steps=steps, chunk_histories=chunk, task_leaves=leaves)
+    with HistoryWriter.open(url, m) as writer:
+        for number in range(m.chunks):
+            writer.write(number, take(whole, np.arange(*m.rows(number))))
+    return open_store(url)
 
 
 def assert_same(found: Histories, m: Manifest, chunks=None) -> None:

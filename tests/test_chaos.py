@@ -24,6 +24,7 @@ from ad_jax import checkpoint, history_store, stopping
 
 STAGES = ("collect", "distill", "evaluate")
 SMALL = ("dark_room", "--scale", "smoke", "collect.episodes=400", "distill.updates=40", "evaluate.episodes=40")
+SMALL += ("replay.rotation.resident=32", "replay.rotation.parts=4", "replay.rotation.every=5")  # of 130
 STATUS = {signal.SIGKILL: -9, signal.SIGTERM: stopping.STATUS, signal.SIGINT: 130}
 UP = "run      "  # how the line begins that is printed when a stage has started up
 

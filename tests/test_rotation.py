@@ -11,17 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import GRID, files, mesh_of, numbered_histories
+from history_helpers import stored
 
 from ad_jax import checkpoint, distill, metrics, replay, rotation
 from ad_jax.errors import ConfigError, HistoryError, TrainingDiverged
 from ad_jax.experiment import Experiment
-from ad_jax.history_store import HistoryStore, HistoryWriter, Manifest, open_store
+from ad_jax.history_store import HistoryStore
 from ad_jax.models.transformer import Config as ModelConfig
 from ad_jax.models.transformer import make
 from ad_jax.pipeline import Run
 from ad_jax.replay import RotationConfig
 from ad_jax.rotation import Rotation
-from ad_jax.types import Histories
 
 COUNT, STEPS, CHUNK = 52, 24, 5  # eleven chunks, the last one smaller
 TURNS = RotationConfig(resident=16, parts=2, every=3, spread=2)  # 8 come and go, of 52
@@ -30,36 +30,9 @@ TINY = distill.Config(updates=20, warmup_updates=2, learning_rate=1e-2, updates_
 MODEL = make(ModelConfig(layers=1, width=8, heads=1, mlp_width=8, window=6), GRID)
 
 
-def rows_of(histories: Histories, rows: slice) -> Histories:
-    at = lambda tree: jax.tree.map(lambda x: x[rows], tree)
-    h = histories
-    return Histories(at(h.transition), at(h.tasks), h.task_ids[rows], h.seed_index[rows], h.actor[rows])
-
-
-def stored(url, histories: Histories) -> HistoryStore:
-    """The histories as a collection."""
-    count, steps = histories.transition.action.shape
-    manifest = Manifest(
-        family={"name": "numbered", "options": {}},
-        source={"name": "none", "config": {}, "actors": 1},
-        spec=GRID,
-        task_leaves={"goal": {"shape": [2], "dtype": "int32"}},
-        reward_dtype="float32",
-        histories=count,
-        steps=steps,
-        episode_length=4,
-        chunk_histories=CHUNK,
-        provenance={},
-    )
-    with HistoryWriter.open(url, manifest) as writer:
-        for chunk in range(manifest.chunks):
-            writer.write(chunk, rows_of(histories, slice(*manifest.rows(chunk))))
-    return open_store(url)
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> HistoryStore:
-    return stored(tmp_path_factory.mktemp("rotation") / "histories", numbered_histories(COUNT, STEPS))
+    return stored(tmp_path_factory.mktemp("rotation") / "histories", numbered_histories(COUNT, STEPS), CHUNK)
 
 
 def turns(**changes) -> replay.Config:
@@ -282,7 +255,7 @@ def test_a_diverged_update_names_histories_that_were_resident(store, tmp_path, m
 def test_versions_labels_tails_and_the_best_take_turns_too(tmp_path):
     base = numbered_histories(COUNT, STEPS)
     histories = dataclasses.replace(base, task_ids=[f"task-{row // 4}" for row in range(COUNT)])
-    store = stored(tmp_path / "histories", histories)
+    store = stored(tmp_path / "histories", histories, CHUNK)
     config = turns(resident=16, parts=2)
     config = dataclasses.replace(config, keep_every=2, phases=2, segment=4, tail=0.7, best=0.5, labels="optimal")
     relabel = lambda h: (h.transition.action + h.transition.observation[..., 0]) % 5
@@ -309,22 +282,19 @@ def test_histories_of_unequal_length_are_padded_alike(tmp_path):
     base, rng = numbered_histories(COUNT, STEPS), np.random.default_rng(0)
     done = rng.random((COUNT, STEPS)) < 0.3
     transition = base.transition.replace(truncated=done)
-    store = stored(tmp_path / "histories", dataclasses.replace(base, transition=transition))
-    config = dataclasses.replace(turns(), keep_every=2, segment=2)
+    store = stored(tmp_path / "histories", dataclasses.replace(base, transition=transition), CHUNK)
+    config = dataclasses.replace(turns(), keep_every=2, segment=1)
     length = replay.lengths(done, config)
-    if length.min() < 2:
-        with pytest.raises(ConfigError, match="longer than a history"):
-            rotating(store, config)
-        config = dataclasses.replace(config, keep_every=1)
-        length = replay.lengths(done, config)
+    assert len({length[first : first + CHUNK].max() for first in range(0, COUNT, CHUNK)}) > 2
     with rotating(store, config) as residents:
-        held = residents.at(0)
-        assert held.reward.shape[2] == 1 + length.max()
-        np.testing.assert_array_equal(held.length, length[np.asarray(held.history)])
+        for step in (0, 12, 30):
+            held = residents.at(step)
+            assert held.reward.shape[2] == 1 + length.max()
+            np.testing.assert_array_equal(held.length, length[np.asarray(held.history)])
 
 
 def test_damage_that_comes_up_in_training_is_named_and_ends_it(tmp_path):
-    store = stored(tmp_path / "histories", numbered_histories(COUNT, STEPS))
+    store = stored(tmp_path / "histories", numbered_histories(COUNT, STEPS), CHUNK)
     with rotating(store) as residents:
         residents.at(0)
         last = int(residents._circle.chunk[-1])
@@ -338,7 +308,7 @@ def test_numbers_that_are_not_finite_are_named_by_their_place_in_the_collection(
     base = numbered_histories(COUNT, STEPS)
     reward = np.array(base.transition.reward)
     reward[31, 7] = np.nan
-    store = stored(tmp_path, dataclasses.replace(base, transition=base.transition.replace(reward=reward)))
+    store = stored(tmp_path, dataclasses.replace(base, transition=base.transition.replace(reward=reward)), CHUNK)
     with rotating(store) as residents, pytest.raises(HistoryError, match=r"step 7 of history 31 \(task task-31"):
         go_around(residents)
 
