@@ -38,12 +38,15 @@ class RotationConfig:
     resident: int  # histories on the devices at a time, over all of them; each thinned version counts
     parts: int = 8  # the residents are exchanged one such part at a time
     every: int = 50  # updates from one exchange to the next
-    spread: int = 4  # pieces of each chunk, resident apart: more tasks at a time, for as many readings of the chunk
+    # Pieces of each chunk, resident apart: more tasks at a time, for as many readings of the chunk on the way round.
+    spread: int | None = (
+        None  # None: as many as the collection is larger than the residents; they are of all tasks then
+    )
 
     def validate(self, groups: int) -> None:
         """Raises ConfigError where a number cannot be meant."""
         for name in ("parts", "every", "spread"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"replay.rotation.{name} must be at least 1; got {getattr(self, name)}")
         if self.resident < 1 or self.resident % (groups * self.parts):
             raise ConfigError(

@@ -9,9 +9,10 @@ arc moves on by a part: the part that was there longest makes room, in its place
 and who is resident depends on the seed and the number of the update alone: not on how fast anything is read, nor on
 where a run was interrupted. Once around, every history was resident for as many updates as every other.
 
-A collection lies task by task, so a few of its chunks are a few of its tasks. The circle goes through all chunks
-`spread` times, each time in another order that the seed draws, and takes another piece of each: where the residents are
-a `spread`-th of the collection or more, they are of all its tasks at any time.
+A collection lies task by task, so a few of its chunks are a few of its tasks, and a model that follows them around
+learns badly (experiments/LOG.md). The circle therefore goes through all chunks `spread` times, each time in another
+order that the seed draws, and takes another piece of each: every so-many-th of its histories, with all their versions.
+Where the residents are a `spread`-th of the collection or more, they are of all its tasks at any time.
 
 A thread reads, checks and thins the parts ahead and puts them on the devices. Where training comes to an exchange and
 the part is not there yet, it waits, and that is counted.
@@ -83,11 +84,11 @@ class Rotation:
         self._rotation: RotationConfig = config.rotation
         self.period, self._part_size = self._rotation.every, self._rotation.resident // self._rotation.parts
         self._circle = Circle(store, config, seed)
-        self.histories = len(self._circle.chunk)
+        self.histories = len(self._circle.piece)
         self._replay, self._began, self._next = None, 0, 0  # the residents, their first part, and the one to come
         self._ahead: collections.deque[Future] = collections.deque()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="rotation")
-        self._chunk: tuple[int, dict[str, np.ndarray]] = (-1, {})  # the reader's: the last chunk, thinned
+        self._piece: tuple[int, dict[str, np.ndarray]] = (-1, {})  # the reader's: the last piece, thinned
         self._insert: Any = jax.jit(_insert, donate_argnums=0, out_shardings=on_batch(mesh))
         self._exchanges, self._waits, self._waited, self._reading = 0, 0, 0.0, 0.0
 
@@ -167,63 +168,62 @@ class Rotation:
         """A part of the circle, dealt to the groups and put on the devices. The reader's."""
         started = time.monotonic()
         places = np.arange(number * self._part_size, (number + 1) * self._part_size) % self.histories
-        chunks, rows = self._circle.chunk[places], self._circle.row[places]
-        starts = np.flatnonzero(np.diff(chunks, prepend=-1))  # of the pieces of one chunk each
+        numbers, rows = self._circle.piece[places], self._circle.row[places]
+        starts = np.flatnonzero(np.diff(numbers, prepend=-1))  # of what is of one piece each
         pieces = []
         for start, end in zip(starts, [*starts[1:], len(places)]):
-            thinned = self._thinned(int(chunks[start]))
+            thinned = self._thinned(int(numbers[start]))
             pieces.append({name: x[rows[start:end]] for name, x in thinned.items()})
         whole = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
         part = put({name: deal(x, self._config.groups) for name, x in whole.items()}, on_batch(self._mesh))
         self._reading += time.monotonic() - started
         return part
 
-    def _thinned(self, chunk: int) -> dict[str, np.ndarray]:
-        """A chunk's rows as they are resident, all as long as the longest history of the collection. The reader's."""
-        if self._chunk[0] != chunk:
-            self._chunk = (-1, {})  # before the next one is read: memory holds one
+    def _thinned(self, piece: int) -> dict[str, np.ndarray]:
+        """A piece's rows as they are resident, all as long as the longest history of the collection. The reader's."""
+        if self._piece[0] != piece:
+            self._piece = (-1, {})  # before the next one is read: memory holds one
+            chunk, kept = self._circle.pieces[piece]
             histories = self._store.read([chunk])
             numbers = np.arange(*self._store.manifest.rows(chunk))
             check_finite(histories, numbers)
-            kept = self._circle.kept[chunk]
             rows = rows_of(take(histories, kept), numbers[kept], self._spec, self._config, self._relabel)
-            self._chunk = chunk, {name: _fit(name, x, 1 + self._circle.longest) for name, x in rows.items()}
-        return self._chunk[1]
+            self._piece = piece, {name: _fit(name, x, 1 + self._circle.longest) for name, x in rows.items()}
+        return self._piece[1]
 
 
 class Circle:
     """The order in which histories take turns.
 
     Attributes:
-        chunk, row: of each place, the chunk and which of its thinned rows, `[N]` each.
-        kept: of each chunk, which of its histories are trained on.
+        pieces: in order, the chunk of each and which of its histories.
+        piece, row: of each place, the number of its piece and which of the piece's thinned rows, `[N]` each.
         longest: steps of the longest thinned history.
     """
 
     def __init__(self, store: HistoryStore, config: Config, seed: int):
         assert config.rotation is not None
-        length, earned = {}, {}
+        done, earned = {}, []
         for chunk in store.chunks:
             names = ("terminated", "truncated", *(("reward",) if config.best is not None else ()))
             found = store.fields([chunk], names)
-            length[chunk] = lengths(found["terminated"] | found["truncated"], config).reshape(config.phases, -1)
-            earned[chunk] = at_the_end(found["reward"]) if "reward" in found else np.zeros(length[chunk].shape[1])
-        kept = select(np.concatenate([earned[chunk] for chunk in store.chunks]), store.task_ids, config)
-        self.kept, first = {}, 0
+            done[chunk] = lengths(found["terminated"] | found["truncated"], config).reshape(config.phases, -1)
+            earned.append(at_the_end(found["reward"]) if "reward" in found else np.zeros(done[chunk].shape[1]))
+        best, first, kept = select(np.concatenate(earned), store.task_ids, config), 0, {}
         for chunk in store.chunks:
-            count = len(earned[chunk])
-            self.kept[chunk] = kept[(kept >= first) & (kept < first + count)] - first
-            length[chunk], first = length[chunk][:, self.kept[chunk]].reshape(-1), first + count
-        places: list[tuple[int, np.ndarray]] = []
-        for piece in range(config.rotation.spread):
-            order = np.asarray(jax.random.permutation(named_key(seed, "rotation", piece), len(store.chunks)))
+            end = first + done[chunk].shape[1]
+            kept[chunk], first = best[(best >= first) & (best < end)] - first, end
+        length = np.concatenate([done[chunk][:, rows].reshape(-1) for chunk, rows in kept.items()])
+        check_lengths(length, config)
+        self.longest, self.pieces = int(length.max()), []
+        spread = config.rotation.spread or -(-len(length) // config.rotation.resident)
+        for lap in range(spread):
+            order = np.asarray(jax.random.permutation(named_key(seed, "rotation", lap), len(store.chunks)))
             chunks = [store.chunks[place] for place in order]
-            places += [(chunk, np.arange(piece, len(length[chunk]), config.rotation.spread)) for chunk in chunks]
-        self.chunk = np.concatenate([np.full(len(rows), chunk) for chunk, rows in places])
-        self.row = np.concatenate([rows for _, rows in places])
-        steps = np.concatenate([length[chunk] for chunk in store.chunks])
-        check_lengths(steps, config)
-        self.longest = int(steps.max())
+            self.pieces += [(chunk, kept[chunk][lap::spread]) for chunk in chunks if len(kept[chunk]) > lap]
+        size = [config.phases * len(rows) for _, rows in self.pieces]
+        self.piece = np.repeat(np.arange(len(size)), size)
+        self.row = np.concatenate([np.arange(count) for count in size])
 
 
 @contextlib.contextmanager

@@ -54,7 +54,7 @@ def resident(store, config, step: int) -> list[int]:
         return sorted(np.asarray(residents.at(step).history).reshape(-1).tolist())
 
 
-@pytest.mark.parametrize("spread", [1, 2, 5])
+@pytest.mark.parametrize("spread", [1, 2, 7, None])
 @pytest.mark.parametrize(("size", "parts"), [(16, 2), (16, 4), (48, 3)])
 def test_every_history_is_resident_equally_often(store, size, parts, spread):
     """Once around, or as often around as the parts need to come out even."""
@@ -116,6 +116,7 @@ def test_residents_are_of_all_chunks_where_pieces_are_as_small(store):
     chunks = lambda config, step: {number // CHUNK for number in resident(store, config, step)}
     assert {len(chunks(turns(spread=1), step)) for step in (0, 9, 21)} < set(range(3, 7))
     assert {len(chunks(turns(spread=5), step)) for step in (0, 9, 21)} <= {10, 11}
+    assert {len(chunks(turns(spread=None), step)) for step in (0, 9, 21)} <= {8, 9, 10, 11}, "two of some, one of others"
 
 
 @pytest.mark.parametrize("axes", [(4, 1, 1), (2, 2, 2)])
@@ -297,7 +298,7 @@ def test_damage_that_comes_up_in_training_is_named_and_ends_it(tmp_path):
     store = stored(tmp_path / "histories", numbered_histories(COUNT, STEPS), CHUNK)
     with rotating(store) as residents:
         residents.at(0)
-        last = int(residents._circle.chunk[-1])
+        last = residents._circle.pieces[-1][0]
         file = tmp_path / "histories" / "arrays" / "reward" / "c" / str(last) / "0"
         file.write_bytes(file.read_bytes()[:-7])
         with pytest.raises(HistoryError, match=rf"arrays/reward/c/{last}/0 \(chunk {last}, reward\)"):
