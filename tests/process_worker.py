@@ -10,6 +10,7 @@ Gymnax makes arrays when it is imported, so what imports it is imported after th
 import json
 import os
 import pathlib
+import shutil
 import signal
 import sys
 
@@ -33,6 +34,72 @@ def fail(error: Exception):
 def die(self, *args) -> None:
     save(self, *args)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def only_one_cannot_read(folder: pathlib.Path, index: int) -> dict[str, str]:
+    """What each process gets of checkpoints 1 and 2 of which process 1 alone cannot read its part, or reads another."""
+    import jax
+    import numpy as np
+    import orbax.checkpoint as ocp
+
+    from ad_jax.sharding import MeshConfig, make_mesh, on_batch, put, replicated
+
+    mesh, restore = make_mesh(MeshConfig()), ocp.CheckpointManager.restore
+    state = put({"copied": np.arange(6.0, dtype=np.float32)}, replicated(mesh))
+    state |= put({"split": np.arange(8, dtype=np.int32)}, on_batch(mesh))
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+
+    def failing(*steps: int):
+        def fails(manager, step, args):
+            if step in steps and "state" in args:
+                raise OSError(f"injected at {step}")
+            return restore(manager, step, args=args)
+
+        return fails
+
+    def other_bits(manager, step, args):
+        read = restore(manager, step, args=args)
+        if step == 2 and "state" in args:  # its own copy alone: the others read what was saved
+            whole = read["state"]["copied"]
+            mine = [jax.device_put(whole.addressable_data(0) + np.float32(1), jax.local_devices()[0])]
+            read["state"]["copied"] = jax.make_array_from_single_device_arrays(whole.shape, whole.sharding, mine)
+        return read
+
+    def outcome(name: str, injected) -> str:
+        here = folder / name
+        with checkpoint.Checkpoints(here) as checkpoints:
+            for step in (1, 2):
+                checkpoints.save(step, state, {"architecture": {}, "step": step})
+        if index == 1:
+            ocp.CheckpointManager.restore = injected
+        try:
+            with checkpoint.Checkpoints(here) as checkpoints:
+                step, read, meta = checkpoints.restore(like, {})
+            same = all(np.array_equal(read[leaf].addressable_data(0), state[leaf].addressable_data(0)) for leaf in read)
+            aside = [path.name for path in (here / "damaged").glob("*")]
+            return f"{step}, {meta['step']}, {'equal' if same else 'other'}, aside: {aside}"
+        except AdJaxError as error:
+            return f"{type(error).__name__}: {error}"
+        finally:
+            ocp.CheckpointManager.restore = restore
+
+    seen = {
+        "latest unread": outcome("one", failing(2)),
+        "none read": outcome("none", failing(1, 2)),
+        "other bits": outcome("bits", other_bits),
+        "loaded whole": outcome("loaded", restore),
+    }
+    if index == 1:
+        ocp.CheckpointManager.restore = failing(2)
+    seen["loaded"] = failure(lambda: checkpoint.load(folder / "loaded"))
+    ocp.CheckpointManager.restore = restore
+    usage = shutil.disk_usage
+    if index == 1:
+        shutil.disk_usage = lambda path: usage(path)._replace(free=3)
+    with checkpoint.Checkpoints(folder / "full") as checkpoints:
+        seen["full"] = failure(lambda: checkpoints.save(1, state, {}))
+    shutil.disk_usage = usage
+    return seen
 
 
 def meet(folder: pathlib.Path) -> dict:
@@ -65,6 +132,7 @@ def meet(folder: pathlib.Path) -> dict:
         "first fails": failure(lambda: processes.on_first(lambda: fail(HistoryError("gone")))),
         "other experiment": failure(lambda: Run(override(experiment, [f"seed={index}"]), folder / "differing")),
         "foreign": failure(lambda: Run(experiment, foreign)),
+        "checkpoints": only_one_cannot_read(folder / "unread", index),
         "after": processes.everywhere(lambda: index),
     }
 

@@ -189,13 +189,19 @@ def assert_equal_evaluation(folder, other):
     assert results(folder)["sets"] == results(other)["sets"]
 
 
-def test_what_one_process_does_by_itself_ends_on_all_or_on_none(place):
+@pytest.fixture(scope="module")
+def met(place) -> tuple[list[dict], list[str]]:
+    """What each of two processes saw of the other, and all that each printed."""
     (place / "foreign").mkdir()
     (place / "foreign/file").touch()
     done = finish(launch(place, [(WORKER, "meet", option, str(place)) for option in options(2)]))
     for process in done:
         assert process.returncode == 0, process.stderr
-    seen = [json.loads(process.stdout.splitlines()[-1]) for process in done]
+    return [json.loads(process.stdout.splitlines()[-1]) for process in done], [process.stdout for process in done]
+
+
+def test_what_one_process_does_by_itself_ends_on_all_or_on_none(met):
+    seen = [dict(one) for one in met[0]]
     assert [one.pop("who") for one in seen] == [[0, 2, True], [1, 2, False]]
     assert [one.pop("together") for one in seen] == [0, 1]
     assert [one.pop("own") for one in seen] == [[0], [1]]
@@ -213,6 +219,25 @@ def test_what_one_process_does_by_itself_ends_on_all_or_on_none(place):
     assert common["first fails"] == "HistoryError: process 0 of 2: gone"
     assert "is not empty and holds no run" in common["foreign"]
     assert common["after"] == [0, 1], "and they are still in step"
+
+
+def test_a_checkpoint_that_one_process_alone_cannot_read_is_damaged_for_all(met):
+    """Both fall back to the one before, with the same bits; where none is left, both end with the same error."""
+    seen, printed = met
+    for one in seen:
+        unread = one["checkpoints"]
+        assert unread["latest unread"] == unread["other bits"] == "1, 1, equal, aside: ['2']"
+        assert unread["loaded whole"] == "2, 2, equal, aside: []"
+        for which, step in (("none read", 1), ("loaded", 2)):
+            assert unread[which].startswith("DamagedCheckpoint: process 1 of 2: cannot read checkpoint"), unread
+            assert f"steps/{step}: injected at {step}. If it is damaged" in unread[which]
+        assert unread["full"].startswith(
+            "CheckpointError: process 1 of 2: the disk is full: a checkpoint needs 56 bytes, 3"
+        )
+    warned = [line for line in printed[0].splitlines() if line.startswith("warning")]
+    assert ["injected at 2" in warned[0], "1 arrays hold other bits" in warned[2]] == [True, True]
+    assert all("going on from the one before" in line for line in warned)
+    assert len(warned) == 3
 
 
 # Without others.
