@@ -194,9 +194,10 @@ def _experiment(args: argparse.Namespace) -> Any:
 
 
 def _stage(args: argparse.Namespace) -> int:
-    from ad_jax import processes
+    from ad_jax import farewell, processes
 
     processes.start(args.processes)  # before anything else of JAX
+    farewell.listen()
     experiment = _experiment(args)
     from ad_jax.metrics import say
     from ad_jax.pipeline import Run

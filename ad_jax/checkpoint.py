@@ -231,7 +231,7 @@ def _read(
     meta, expected = _restore_meta(manager, step)
     assert step is not None
     if architecture is not None:
-        check_architecture(meta, architecture, manager.directory)
+        check_architecture(meta, architecture, str(manager.directory))
     try:
         like = _on_first_device(manager, step) if like is None else like
         return (

@@ -3,6 +3,9 @@
 `process_worker.py meet OPTION FOLDER` prints as JSON what this process saw of the others.
 `process_worker.py lost SECONDS ARGUMENT...` is the command line, which takes others for dead after so many seconds of
 silence; `process_worker.py dying SECONDS ARGUMENT...` one that is killed in the middle of its first checkpoint.
+`process_worker.py signalled STAGE ARGUMENT...` is the command line that gets SIGTERM when it has logged of STAGE; while
+distilling, once the file `go` is there; while collecting, seconds later, when it waits for the others.
+`process_worker.py busy STAGE ARGUMENT...` is one that has not the time to listen from then on.
 
 Gymnax makes arrays when it is imported, so what imports it is imported after the start.
 """
@@ -13,10 +16,42 @@ import pathlib
 import shutil
 import signal
 import sys
+import threading
+import time
 
-from ad_jax import checkpoint, processes
+from ad_jax import checkpoint, metrics, processes
 from ad_jax.__main__ import main
 from ad_jax.errors import AdJaxError, HistoryError
+
+WAITING = 5  # seconds until a process that has collected its share waits for the others
+
+
+def stop() -> None:
+    print(f"stopped at {time.time()}", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def when_logged(stage: str, call) -> None:
+    """Arrange for `call()` at the first line of `stage` that this process logs, or would log were it the first."""
+    write, calls = metrics.MetricsLog.write, []
+
+    def logged(self, of, *args):
+        write(self, of, *args)
+        if of == stage and not calls:
+            calls.append(of)
+            call()
+
+    metrics.MetricsLog.write = logged
+
+
+def stop_after_go() -> None:
+    pathlib.Path("reached").touch()
+    while not pathlib.Path("go").exists():
+        time.sleep(0.1)
+    stop()
+
+
+STOPS = {"distill": stop_after_go, "collect": lambda: threading.Timer(WAITING, stop).start()}
 
 
 def failure(call) -> str:
@@ -138,6 +173,12 @@ def meet(folder: pathlib.Path) -> dict:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "signalled":
+        when_logged(sys.argv[2], STOPS.get(sys.argv[2], stop))
+        sys.exit(main(sys.argv[3:]))
+    if sys.argv[1] == "busy":
+        when_logged(sys.argv[2], lambda: time.sleep(600))
+        sys.exit(main(sys.argv[3:]))
     if sys.argv[1] in ("lost", "dying"):
         processes.LOST_SECONDS = int(sys.argv[2])  # of all alike: each sends a sign of life twice in that time
         save = checkpoint.Checkpoints.save
