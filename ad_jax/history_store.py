@@ -186,6 +186,10 @@ class HistoryStore:
         """What the source earned in the finished chunks, from the ledger; None where an early version wrote one."""
         return _returns(self._entries)
 
+    def earned(self, chunk: int) -> history_returns.Chunk | None:
+        """The same of one of them."""
+        return self._entries[chunk].get("returns")
+
     def read(self, chunks: Iterable[int] | None = None) -> Histories:
         """The histories of some chunks, in the order given, or of all finished ones.
 
@@ -341,8 +345,8 @@ def _returns(entries: dict[int, dict[str, Any]]) -> history_returns.Returns | No
 def _arrays(histories: Histories) -> dict[str, Any]:
     """The arrays of `histories` by field name, as in `Manifest.fields`."""
     arrays = {name: getattr(histories.transition, name) for name in TRANSITION}
-    tasks = {f"task/{name}": leaf for name, leaf in histories.tasks.items()}
-    return arrays | tasks | {"seed_index": histories.seed_index, "actor": histories.actor}
+    arrays |= {f"task/{name}": leaf for name, leaf in histories.tasks.items()}
+    return arrays | {"seed_index": histories.seed_index, "actor": histories.actor}
 
 
 def _check_arrays(manifest: Manifest, chunk: int, arrays: dict[str, np.ndarray]) -> None:

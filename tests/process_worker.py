@@ -2,7 +2,8 @@
 
 `process_worker.py meet OPTION FOLDER` prints as JSON what this process saw of the others.
 `process_worker.py lost SECONDS ARGUMENT...` is the command line, which takes others for dead after so many seconds of
-silence; `process_worker.py dying SECONDS ARGUMENT...` one that is killed in the middle of its first checkpoint.
+silence; `process_worker.py dying SECONDS STAGE ARGUMENT...` one that is killed: near the end of its chunks when it
+collects, in the middle of its last checkpoint when it distils.
 `process_worker.py signalled STAGE ARGUMENT...` is the command line that gets SIGTERM when it has logged of STAGE; while
 distilling, once the file `go` is there; while collecting, seconds later, when it waits for the others.
 `process_worker.py busy STAGE ARGUMENT...` is one that has not the time to listen from then on.
@@ -23,6 +24,7 @@ from ad_jax import checkpoint, metrics, processes
 from ad_jax.__main__ import main
 from ad_jax.errors import AdJaxError, HistoryError
 
+LAST = 8  # updates of a training
 WAITING = 5  # seconds until a process that has collected its share waits for the others
 
 
@@ -31,15 +33,16 @@ def stop() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def when_logged(stage: str, call) -> None:
-    """Arrange for `call()` at the first line of `stage` that this process logs, or would log were it the first."""
+def when_logged(stage: str, call, line: int = 1) -> None:
+    """Arrange for `call()` at a line of `stage` that this process logs, or would log were it the first."""
     write, calls = metrics.MetricsLog.write, []
 
     def logged(self, of, *args):
         write(self, of, *args)
-        if of == stage and not calls:
+        if of == stage:
             calls.append(of)
-            call()
+            if len(calls) == line:
+                call()
 
     metrics.MetricsLog.write = logged
 
@@ -66,9 +69,19 @@ def fail(error: Exception):
     raise error
 
 
-def die(self, *args) -> None:
-    save(self, *args)
+def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_saving() -> None:
+    save = checkpoint.Checkpoints.save
+
+    def dying(self, step, state, meta) -> None:
+        save(self, step, state, meta)
+        if step == LAST:
+            kill()
+
+    checkpoint.Checkpoints.save = dying
 
 
 def only_one_cannot_read(folder: pathlib.Path, index: int) -> dict[str, str]:
@@ -181,9 +194,10 @@ if __name__ == "__main__":
         sys.exit(main(sys.argv[3:]))
     if sys.argv[1] in ("lost", "dying"):
         processes.LOST_SECONDS = int(sys.argv[2])  # of all alike: each sends a sign of life twice in that time
-        save = checkpoint.Checkpoints.save
-        if sys.argv[1] == "dying":
-            checkpoint.Checkpoints.save = die
-        sys.exit(main(sys.argv[3:]))
+        if sys.argv[1] == "lost":
+            sys.exit(main(sys.argv[3:]))
+        line = 2 if "--processes" in sys.argv else 4  # of those that this process collects
+        die_saving() if sys.argv[3] == "distill" else when_logged("collect", kill, line)
+        sys.exit(main(sys.argv[4:]))
     processes.start(sys.argv[2])
     print(json.dumps(meet(pathlib.Path(sys.argv[3]))))

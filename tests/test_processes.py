@@ -316,24 +316,42 @@ def test_rl2_in_two_processes_trains_like_one_with_as_many_devices(place):
 
 
 @pytest.mark.slow
-def test_when_one_dies_the_others_stop_and_name_it_and_one_alone_goes_on(one, place):
-    lost = 20
-    first, second = ((*RUN, *SMALL, "--dir", "dying", "--processes", option) for option in options(2))
-    started = launch(
-        place,
-        [
-            (WORKER, "lost", str(lost), "run", *first),
-            (WORKER, "dying", str(lost), "run", *second),
-        ],
-    )
+@pytest.mark.parametrize("stage", ["collect", "distill"])
+def test_when_one_dies_the_others_stop_and_name_it_and_one_alone_goes_on(one, place, stage):
+    """With as many devices to the same bits; with one device to 1e-6, because it sums the whole batch at once."""
+    lost, name = 20, f"dying_{stage}"
+    first, second = ((*RUN, *SMALL, "--dir", name, "--processes", option) for option in options(2))
+    works = [(WORKER, "lost", str(lost), "run", *first), (WORKER, "dying", str(lost), stage, "run", *second)]
+    started = launch(place, works)
     started[1].wait(SECONDS)
     died = time.monotonic()
     survivor, dead = finish(started)
+    seconds = time.monotonic() - died
+    print(f"{stage}: the other stopped {seconds:.1f} s after, with a limit of {lost}")
     assert dead.returncode == -signal.SIGKILL
-    assert time.monotonic() - died < 3 * lost
+    assert seconds < 3 * lost
     assert survivor.returncode not in (0, None)
     # As JAX words it, by which of its threads is the first to hear of it.
     assert re.search(r"Task 1 heartbeat timeout|stopped sending heartbeats\):\s*1\b", survivor.stderr)
-    run(place, 1, "run", *RUN, *SMALL, "--dir", "dying")
-    assert_same_histories(one, place / "dying")
-    assert_equal_parameters(one, place / "dying", atol=1e-6)
+    shutil.copytree(place / name, place / f"{name}_alone")
+    for folder, devices, atol in ((name, 2, 0), (f"{name}_alone", 1, 1e-6)):
+        (done,) = run(place, 1, "run", *RUN, *SMALL, "--dir", folder, devices=devices)
+        assert ("going on from update 4" in done.stdout) == (stage == "distill")
+        assert_same_histories(one, place / folder)
+        assert_equal_parameters(one, place / folder, atol)
+    assert metrics(place / name, "distill", "in_context") == metrics(one, "distill", "in_context")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["collect", "distill"])
+def test_where_one_died_two_go_on_to_the_same_bits(one, place, stage):
+    name = f"died_{stage}"
+    command = ("run", *RUN, *SMALL, "--dir", name)
+    (dead,) = finish(launch(place, [(WORKER, "dying", "20", stage, *command)], devices=2))
+    assert dead.returncode == -signal.SIGKILL, dead.stderr
+    done = run(place, 2, *command)
+    assert ("learners are on disk already" if stage == "collect" else "going on from update 4") in done[0].stdout
+    assert_same_histories(one, place / name)
+    assert_equal_parameters(one, place / name, atol=0)
+    assert metrics(place / name, "distill", "in_context") == metrics(one, "distill", "in_context")
+    assert results(place / name)["sets"] == results(one)["sets"]
