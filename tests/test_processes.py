@@ -68,6 +68,8 @@ def test_two_processes_write_the_histories_of_one_byte_for_byte(one, two):
     assert history_store.verify(two[0] / "histories") == []
     assert "52 of 130 learners are left to the other processes" in two[1][0].stdout
     assert results(two[0])["stages"]["collect"]["env_steps"] == 65 * 2 * 20 * 20
+    assert metrics(two[0], "collect") == metrics(one, "collect"), "also of the chunks that the other one collected"
+    assert len(metrics(one, "collect")) == 5
 
 
 def test_two_processes_train_like_one_with_as_many_devices_bit_for_bit(one, two):
@@ -339,7 +341,8 @@ def test_when_one_dies_the_others_stop_and_name_it_and_one_alone_goes_on(one, pl
         assert ("going on from update 4" in done.stdout) == (stage == "distill")
         assert_same_histories(one, place / folder)
         assert_equal_parameters(one, place / folder, atol)
-    assert metrics(place / name, "distill", "in_context") == metrics(one, "distill", "in_context")
+    logged = ("collect", "distill", "in_context")
+    assert metrics(place / name, *logged) == metrics(one, *logged), "of those that were killed, too"
 
 
 @pytest.mark.slow
@@ -353,5 +356,6 @@ def test_where_one_died_two_go_on_to_the_same_bits(one, place, stage):
     assert ("learners are on disk already" if stage == "collect" else "going on from update 4") in done[0].stdout
     assert_same_histories(one, place / name)
     assert_equal_parameters(one, place / name, atol=0)
-    assert metrics(place / name, "distill", "in_context") == metrics(one, "distill", "in_context")
+    logged = ("collect", "distill", "in_context")
+    assert metrics(place / name, *logged) == metrics(one, *logged)
     assert results(place / name)["sets"] == results(one)["sets"]
