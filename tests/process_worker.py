@@ -25,7 +25,7 @@ from ad_jax.__main__ import main
 from ad_jax.errors import AdJaxError, HistoryError
 
 LAST = 8  # updates of a training
-WAITING = 5  # seconds until a process that has collected its share waits for the others
+WAITING = 3  # seconds until a process that has collected its share waits for the others
 
 
 def stop() -> None:
