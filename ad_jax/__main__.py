@@ -194,9 +194,10 @@ def _experiment(args: argparse.Namespace) -> Any:
 
 
 def _stage(args: argparse.Namespace) -> int:
-    from ad_jax import processes
+    from ad_jax import farewell, processes
 
     processes.start(args.processes)  # before anything else of JAX
+    farewell.listen()
     experiment = _experiment(args)
     from ad_jax.metrics import say
     from ad_jax.pipeline import Run
@@ -253,10 +254,10 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _histories(args: argparse.Namespace) -> int:
-    from ad_jax import history_store
+    from ad_jax import history_info, history_store
 
     if args.action == "info":
-        print(history_store.info(args.path))
+        print(history_info.info(args.path))
         return 0
     problems = history_store.verify(args.path)
     for problem in problems:

@@ -9,7 +9,8 @@ a process killed while saving leaves the checkpoint before it as the latest.
 
 Nothing that was damaged is read as if it were whole: the plain data carries its own checksum and a fingerprint of every
 array, which is compared with what was read. Training that finds its latest checkpoint damaged puts it aside, says so,
-and goes on from the one before, to the same bytes.
+and goes on from the one before, to the same bytes. Several processes come to one verdict: a checkpoint that one of them
+alone cannot read is damaged for all. All of them make every call here.
 """
 
 import contextlib
@@ -41,7 +42,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int = 2):
-        self.folder = folder.absolute()
+        self.folder, self.keep = folder.absolute(), keep
         self.manager = _manager(self.folder / "steps", keep)
 
     def __enter__(self) -> "Checkpoints":
@@ -54,8 +55,8 @@ class Checkpoints:
             self.manager.close()
 
     def latest(self) -> int | None:
-        """The newest complete step, or None."""
-        return self.manager.latest_step()
+        """The newest complete step, as the first process sees it, or None."""
+        return _latest(self.manager)
 
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
         """Start an asynchronous save. The caller may donate `state` at once: a copy is written."""
@@ -82,16 +83,16 @@ class Checkpoints:
             CheckpointError: if there is none, all are damaged, or it is of another architecture.
         """
         while True:
-            step = self.manager.latest_step()
+            step = self.latest()
             try:
-                if architecture is not None:
-                    check_architecture(_restore_meta(self.manager, step)[0], architecture, self.folder)
-                return _restore(self.manager, step, like)
-            except DamagedCheckpoint as error:
-                if len(self.manager.all_steps()) < 2:
+                with _reader(self.folder / "steps") as reader:
+                    return _restore(reader, step, like, architecture)
+            except DamagedCheckpoint as error:  # on all processes, as is what follows
+                if processes.on_first(lambda: len(self.manager.all_steps())) < 2:
                     raise
                 processes.on_first(lambda step=step: self._put_aside(step))
-                self.manager.reload()
+                self.manager.close()
+                self.manager = _manager(self.folder / "steps", self.keep)  # its own `reload` reads Orbax's notes
                 say(f"warning  {error}. It was moved to {self.folder / 'damaged'}; going on from the one before")
 
     def _put_aside(self, step: Any) -> None:
@@ -120,14 +121,8 @@ def load(folder: Path, which: str = "last", like: Any = None) -> tuple[int, Any,
     name = {"last": "steps", "best": "best"}.get(which)
     if name is None:
         raise CheckpointError(f"evaluate.checkpoint is 'last' or 'best'; got {which!r}")
-    found = next((p for p in (folder / "checkpoints" / name, folder / name, folder) if _has_steps(p)), None)
-    if found is None:
-        raise CheckpointError(
-            f"no {which} checkpoint under {folder}. Expected a run directory with "
-            f"checkpoints/{name}; run `ad-jax distill` first"
-        )
-    with _manager(found) as manager:
-        return _restore(manager, manager.latest_step(), like)
+    with _reader(processes.together(lambda: _folder_of_steps(folder, which, name))) as reader:
+        return _restore(reader, _latest(reader), like)
 
 
 def architecture_of(params: Any) -> dict[str, list[int]]:
@@ -151,24 +146,50 @@ def copy(state: Any) -> Any:
     return jax.tree.map(lambda x: x.copy(), state)
 
 
-def _manager(folder: Path, keep: int | None = None) -> ocp.CheckpointManager:
+def _manager(folder: Path, keep: int | None = None, **options: Any) -> ocp.CheckpointManager:
     handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
     # Lightweight: Orbax's own notes on a step (when it was written) are not read, so that a damaged one stops nobody.
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, lightweight_initialize=True)
-    return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
+    chosen = ocp.CheckpointManagerOptions(max_to_keep=keep, lightweight_initialize=True, **options)
+    return ocp.CheckpointManager(folder, options=chosen, item_handlers=handlers)
+
+
+def _reader(folder: Path) -> ocp.CheckpointManager:
+    """Reads this process's part and waits for nobody: one that fails must not leave others in a barrier of Orbax's."""
+    me = processes.index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"{me}")
+    return _manager(folder, create=False, multiprocessing_options=alone)
 
 
 @contextlib.contextmanager
 def _writing(folder: Path, state: Any = None) -> Iterator[None]:
     """Errors of writing, of this save or of the one under way, as a CheckpointError that says how to go on."""
     kept = f"The checkpoint before it is kept: free space under {folder}, or mend it, and run the same command again"
-    needed, free = sum(x.nbytes for x in jax.tree.leaves(state)), shutil.disk_usage(folder).free
-    if state is not None and free < needed:  # before the writers start: they fail at length
-        raise CheckpointError(f"the disk is full: a checkpoint needs {needed:,} bytes, {free:,} are free. {kept}")
+
+    def check_room() -> None:
+        needed, free = sum(x.nbytes for x in jax.tree.leaves(state)), shutil.disk_usage(folder).free
+        if free < needed:
+            raise CheckpointError(f"the disk is full: a checkpoint needs {needed:,} bytes, {free:,} are free. {kept}")
+
+    if state is not None:  # before the writers start, which fail at length, and wait for each other
+        processes.together(check_room)
     try:
         yield
     except Exception as error:
         raise CheckpointError(f"cannot write a checkpoint: {error}. {kept}") from error
+
+
+def _latest(manager: ocp.CheckpointManager) -> int | None:
+    return processes.on_first(manager.latest_step)
+
+
+def _folder_of_steps(folder: Path, which: str, name: str) -> Path:
+    found = next((p for p in (folder / "checkpoints" / name, folder / name, folder) if _has_steps(p)), None)
+    if found is None:
+        raise CheckpointError(
+            f"no {which} checkpoint under {folder}. Expected a run directory with "
+            f"checkpoints/{name}; run `ad-jax distill` first"
+        )
+    return found
 
 
 def _has_steps(folder: Path) -> bool:
@@ -188,18 +209,40 @@ def _crc(plain: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(json.loads(json.dumps(plain)), sort_keys=True).encode())
 
 
-def _restore(manager: ocp.CheckpointManager, step: int | None, like: Any) -> tuple[int, Any, dict[str, Any]]:
+def _restore(
+    manager: ocp.CheckpointManager, step: int | None, like: Any, architecture: dict[str, list[int]] | None = None
+) -> tuple[int, Any, dict[str, Any]]:
+    """On every process, or the same error on every process: nobody goes on to a collective that others never reach."""
+    meta, expected, state = processes.together(lambda: _read(manager, step, like, architecture))
+    assert step is not None
+    found = {} if expected is None else fingerprint(state, every_copy=True)  # a collective: not within `together`
+
+    def check_bits() -> None:
+        if expected is not None and (changed := differences(expected, found)):
+            which = ", ".join(changed[:3])
+            raise _damaged(manager, step, f"{len(changed)} arrays hold other bits than were saved: {which}")
+
+    processes.together(check_bits)
+    return step, state, meta
+
+
+def _read(
+    manager: ocp.CheckpointManager, step: int | None, like: Any, architecture: dict[str, list[int]] | None
+) -> tuple[dict[str, Any], dict[str, int] | None, Any]:
+    """The caller's plain data, the fingerprint, and this process's part of the state; no collective."""
     meta, expected = _restore_meta(manager, step)
     assert step is not None
+    if architecture is not None:
+        check_architecture(meta, architecture, str(manager.directory))
     try:
         like = _on_first_device(manager, step) if like is None else like
-        state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))["state"]
+        return (
+            meta,
+            expected,
+            manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))["state"],
+        )
     except Exception as error:
         raise _damaged(manager, step, error) from error
-    if expected is not None and (changed := differences(expected, fingerprint(state))):
-        which = ", ".join(changed[:3])
-        raise _damaged(manager, step, f"{len(changed)} arrays hold other bits than were saved: {which}")
-    return step, state, meta
 
 
 def _restore_meta(manager: ocp.CheckpointManager, step: int | None) -> tuple[dict[str, Any], dict[str, int] | None]:

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from ad_jax import history_returns, processes
 from ad_jax.envs.base import TaskFamily, path_name, spec_of, take
 from ad_jax.errors import ConfigError, HistoryError
-from ad_jax.history_store import HistoryWriter, Manifest
+from ad_jax.history_store import HistoryWriter, Manifest, open_store
 from ad_jax.keys import task_keys
 from ad_jax.metrics import MetricsLog, Progress
 from ad_jax.sharding import batch_devices, on_batch
@@ -143,6 +143,8 @@ def collect(
     finished = processes.on_first(lambda: sorted(writer.finished))
     share = functools.partial(_share, learners, tasks, task_ids, config, seed, log, progress_seconds)
     results = processes.everywhere(lambda: dataclasses.astuple(share(writer, frozenset(finished))))
+    if finished or processes.count() > 1:  # then others collected what this process's log lacks
+        processes.on_first(lambda: log.complete("collect", _records(url)))
     env_steps, seconds, compile_seconds = zip(*results)
     return Result(sum(env_steps), max(seconds), max(compile_seconds))
 
@@ -199,11 +201,27 @@ def _share(
                 )
             writer.write(chunk, histories, earned)
             done += count
-            tenths = history_returns.by_tenth(earned)
-            ends = {name: x for name, x in (("first", tenths[0]), ("last", tenths[-1])) if x is not None}
-            log.write("collect", chunk, {"learners": done} | {f"return_{name}_tenth": x for name, x in ends.items()})
-            progress.update(done, **{f"return {name} tenth": x for name, x in ends.items()})
+            ends = _ends(earned)
+            log.write("collect", chunk, {"learners": done} | ends)
+            progress.update(done, **ends)
     return Result((done - first) * steps_each, time.monotonic() - started, compile_seconds)
+
+
+def _ends(earned: history_returns.Chunk) -> dict[str, float]:
+    """What a chunk's log tells of its source, where it is known."""
+    tenths = history_returns.by_tenth(earned)
+    return {f"return_{name}_tenth": x for name, x in (("first", tenths[0]), ("last", tenths[-1])) if x is not None}
+
+
+def _records(url: str) -> dict[int, dict[str, float]]:
+    """The log of all finished chunks, from the ledger, as one process would have written it in one go."""
+    store, done, records = open_store(url, allow_partial=True), 0, {}
+    for chunk in store.chunks:
+        first, end = store.manifest.rows(chunk)
+        done += (end - first) // store.manifest.source["actors"]
+        earned = store.earned(chunk)
+        records[chunk] = {"learners": done, **({} if earned is None else _ends(earned))}
+    return records
 
 
 def as_histories(

@@ -6,7 +6,7 @@ program is compiled, and whatever was read back from a checkpoint can be compare
 goes unseen with a probability of 2^-32. Host work: about four passes over the bytes.
 """
 
-from collections.abc import Iterator
+import math
 from typing import Any
 
 import jax
@@ -14,16 +14,26 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 BLOCK = 1 << 20  # elements hashed at once
+UNLIKE = -1  # the number of no leaf
 
 
-def fingerprint(tree: Any) -> dict[str, int]:
-    """Path of each leaf -> its number. All processes over which an array is split have to call it."""
+def fingerprint(tree: Any, every_copy: bool = False) -> dict[str, int]:
+    """Path of each leaf -> its number. All processes over which an array is split have to call it.
+
+    Args:
+        every_copy: look at what each process has of every part, and not only at the first copy; a leaf whose copies are
+            not all alike gets the number `UNLIKE`.
+    """
     leaves = {path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    mine = np.array([sum(hash_of(*part) for part in _parts(leaf)) % 2**32 for leaf in leaves.values()], np.uint32)
+    mine = np.array([_numbers(leaf, every_copy) for leaf in leaves.values()], np.uint32).reshape(-1, 2)
     shared = [isinstance(leaf, jax.Array) and not leaf.is_fully_addressable for leaf in leaves.values()]
     if any(shared):  # each process has counted its own parts
-        mine = np.where(shared, multihost_utils.process_allgather(mine).sum(0, dtype=np.uint32), mine)
-    return dict(zip(leaves, mine.tolist()))
+        everybody = multihost_utils.process_allgather(mine).sum(0, dtype=np.uint32)
+        mine = np.where(np.array(shared)[:, None], everybody, mine)
+    copies = np.array([_copies(leaf) for leaf in leaves.values()], np.uint32)
+    alike = (mine[:, 0] * copies == mine[:, 1]).tolist()
+    first = mine[:, 0].tolist()
+    return {path: n if same or not every_copy else UNLIKE for path, n, same in zip(leaves, first, alike, strict=True)}
 
 
 def path_of(path: Any) -> str:
@@ -47,15 +57,28 @@ def hash_of(values: np.ndarray, place: np.ndarray) -> int:
     return total % 2**32
 
 
-def _parts(leaf: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The parts of a leaf that this process answers for, each with the places of its elements."""
+def _numbers(leaf: Any, every_copy: bool) -> tuple[int, int]:
+    """What this process counts of a leaf: its parts that are first copies, and all of its parts where that is asked."""
     if not isinstance(leaf, jax.Array):
         leaf = np.asarray(leaf)
-        yield leaf, _places(leaf.shape, tuple(slice(0, size) for size in leaf.shape))
-        return
+        whole = hash_of(leaf, _places(leaf.shape, tuple(slice(0, size) for size in leaf.shape)))
+        return whole, whole
+    first, every, known = 0, 0, {}
     for shard in leaf.addressable_shards:
-        if shard.replica_id == 0:  # each part once, however many devices have a copy
-            yield np.asarray(shard.data), _places(leaf.shape, shard.index)
+        if shard.replica_id == 0 or every_copy:  # each part once in all processes, or once in each
+            part = str(shard.index)
+            if part not in known:
+                known[part] = hash_of(np.asarray(shard.data), _places(leaf.shape, shard.index))
+            first, every = first + known[part] * (shard.replica_id == 0), every + known[part]
+    return first % 2**32, every % 2**32
+
+
+def _copies(leaf: Any) -> int:
+    """On how many devices each part of a leaf lies."""
+    if not isinstance(leaf, jax.Array):
+        return 1
+    part = leaf.sharding.shard_shape(leaf.shape)
+    return len(leaf.sharding.device_set) * math.prod(part) // max(math.prod(leaf.shape), 1)
 
 
 def _places(shape: tuple[int, ...], index: tuple[slice, ...]) -> np.ndarray:

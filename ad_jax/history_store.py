@@ -2,7 +2,7 @@
 
 In: `Histories` in chunks, from `collect`. Out: the same `Histories`, bit for bit, or a `HistoryError` that names what
 is damaged. `HistoryWriter` creates or continues a collection, `open_store` reads one, `verify` checks every byte of
-one, `info` describes one. The format itself, and why it is as it is, stands in `history_ledger.py`.
+one; `history_info` describes one. The format itself, and why it is as it is, stands in `history_ledger.py`.
 
 A chunk counts as collected when its ledger entry exists, and that is written after its arrays are durable. A writer
 killed at any instant leaves whole chunks and perhaps array files that no ledger entry names; these are overwritten.
@@ -26,10 +26,9 @@ from ad_jax.history_access import connect, list_keys, named, place
 from ad_jax.history_ledger import MANIFEST, SCHEMA, TRANSITION, Manifest, again, array_key, ledger_key
 from ad_jax.types import Histories, Transition
 
-__all__ = ["SCHEMA", "HistoryStore", "HistoryWriter", "Manifest", "info", "open_store", "verify"]
+__all__ = ["SCHEMA", "HistoryStore", "HistoryWriter", "Manifest", "open_store", "verify"]
 
 PENDING = 2  # chunks in flight while writing: one being compressed and stored, one being handed over
-UNRECORDED = "not recorded: an earlier version of ad_jax wrote some chunks"
 Url = str | os.PathLike
 
 
@@ -182,7 +181,11 @@ class HistoryStore:
     @property
     def returns(self) -> history_returns.Returns | None:
         """What the source earned in the finished chunks, from the ledger; None where an early version wrote one."""
-        return _returns(self._entries)
+        return returns_in(self._entries)
+
+    def earned(self, chunk: int) -> history_returns.Chunk | None:
+        """The same of one of them."""
+        return self._entries[chunk].get("returns")
 
     def read(self, chunks: Iterable[int] | None = None) -> Histories:
         """The histories of some chunks, in the order given, or of all finished ones.
@@ -298,45 +301,7 @@ def verify(url: Url, progress: Callable[[int, int], None] | None = None) -> list
         return [str(error)]
 
 
-def info(url: Url) -> str:
-    """A description of a collection in a few lines, finished or not; array data is not read.
-
-    Raises:
-        HistoryError: if there is no collection, or its manifest is damaged. Other damage is counted in the text.
-    """
-    store = connect(url)
-    manifest = format_.read_manifest(store)
-    entries, problems = format_.scan(store, manifest)
-    tasks = {task_id for entry in entries.values() for task_id in entry["task_ids"]}
-    rows = sum(entry["end"] - entry["first"] for entry in entries.values())
-    size = sum(sum(entry["stored_bytes"].values()) for entry in entries.values())
-    per_step = f", {size / (rows * manifest.steps):.3g} bytes per step" if rows else ""
-    provenance = dict(manifest.provenance)
-    statistics = provenance.pop("statistics") if isinstance(provenance.get("statistics"), dict) else {}
-    observation, dtype = manifest.fields["observation"]
-    lines = [
-        ("family", f"{format_.word(manifest.family.get('name'))} {json.dumps(manifest.family.get('options', {}))}"),
-        (
-            "source",
-            f"{format_.word(manifest.source.get('name'))} {json.dumps(manifest.source.get('config', {}))}, "
-            f"actors: {json.dumps(manifest.source.get('actors'))}",
-        ),
-        ("histories", f"{rows} of {manifest.histories} x {manifest.steps} steps; episodes: {manifest.episode_length}"),
-        ("observation", f"{list(observation[1:])} {dtype.name}; actions: {manifest.spec.num_actions}"),
-        ("reward dtype", manifest.reward_dtype),
-        ("tasks", str(len(tasks))),
-        ("chunks", f"{len(entries)} of {manifest.chunks} finished, {manifest.chunk_histories} histories each"),
-        ("on disk", f"{size:,} bytes of arrays{per_step}"),
-        *(returns.lines() if (returns := _returns(entries)) else [("at the end", UNRECORDED if entries else "-")]),
-        *((f"  {format_.word(name)}", json.dumps(value)) for name, value in statistics.items()),
-        *((format_.word(name), json.dumps(value)) for name, value in provenance.items()),
-    ]
-    if problems:
-        lines.append(("PROBLEMS", f"{len(problems)}, the first: {problems[0]}"))
-    return "\n".join([f"learning histories at {place(store)}", *(f"  {name:<14}{value}" for name, value in lines)])
-
-
-def _returns(entries: dict[int, dict[str, Any]]) -> history_returns.Returns | None:
+def returns_in(entries: dict[int, dict[str, Any]]) -> history_returns.Returns | None:
     """What the source earned in the chunks of these ledger entries."""
     chunks = [entries[chunk] for chunk in sorted(entries)]
     return history_returns.pool([e.get("returns") for e in chunks], [e["end"] - e["first"] for e in chunks])
@@ -345,8 +310,8 @@ def _returns(entries: dict[int, dict[str, Any]]) -> history_returns.Returns | No
 def _arrays(histories: Histories) -> dict[str, Any]:
     """The arrays of `histories` by field name, as in `Manifest.fields`."""
     arrays = {name: getattr(histories.transition, name) for name in TRANSITION}
-    tasks = {f"task/{name}": leaf for name, leaf in histories.tasks.items()}
-    return arrays | tasks | {"seed_index": histories.seed_index, "actor": histories.actor}
+    arrays |= {f"task/{name}": leaf for name, leaf in histories.tasks.items()}
+    return arrays | {"seed_index": histories.seed_index, "actor": histories.actor}
 
 
 def _check_arrays(manifest: Manifest, chunk: int, arrays: dict[str, np.ndarray]) -> None:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ad_jax import processes
 from ad_jax.errors import ConfigError
@@ -58,20 +59,40 @@ class MetricsLog:
         """One record; `step` is in the stage's own unit (updates, chunks, episodes)."""
         if not self.tells:
             return
-        numbers = {name: float(value) for name, value in values.items()}
         with self.path.open("a") as file:
-            file.write(json.dumps({"stage": stage, "step": step, **numbers}) + "\n")
-        for sink in self.sinks:
-            sink(stage, step, numbers)
+            file.write(_line(stage, step, values) + "\n")
+        self._tell_sinks(stage, step, values)
 
     def forget_after(self, stage: str, step: int) -> None:
         """Drop the stage's records past `step`, and a last line that a killed process left unfinished."""
         if not self.tells or not self.path.exists():
             return
-        kept = [line for line in self.path.read_text().splitlines() if _keeps(line, stage, step)]
+        self._rewrite([line for line in self.path.read_text().splitlines() if _keeps(line, stage, step)])
+
+    def complete(self, stage: str, records: Mapping[int, Mapping[str, float]]) -> None:
+        """Make `records`, by step from 0 on, the stage's; the sinks are told those that were missing."""
+        if not self.tells:
+            return
+        before = self.path.read_text().splitlines() if self.path.exists() else []
+        others = [_keeps(line, stage, -1) for line in before]
+        at = others.index(False) if False in others else len(before)
+        kept = [line for line, other in zip(before, others, strict=True) if other]
+        lines = {step: _line(stage, step, values) for step, values in records.items()}
+        after = [*kept[:at], *lines.values(), *kept[at:]]
+        if after != before:
+            self._rewrite(after)
+        told = {where[1] for line, other in zip(before, others, strict=True) if not other and (where := _where(line))}
+        for step in sorted(records.keys() - told):
+            self._tell_sinks(stage, step, records[step])
+
+    def _rewrite(self, lines: list[str]) -> None:
         fresh = self.path.with_suffix(".tmp")
-        fresh.write_text("".join(line + "\n" for line in kept))
+        fresh.write_text("".join(line + "\n" for line in lines))
         fresh.replace(self.path)
+
+    def _tell_sinks(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        for sink in self.sinks:
+            sink(stage, step, {name: float(value) for name, value in values.items()})
 
 
 class Progress:
@@ -116,12 +137,22 @@ def _short(value: float | str) -> str:
     return f"{value:.3g}"
 
 
-def _keeps(line: str, stage: str, step: int) -> bool:
+def _line(stage: str, step: int, values: Mapping[str, float]) -> str:
+    return json.dumps({"stage": stage, "step": step, **{name: float(value) for name, value in values.items()}})
+
+
+def _where(line: str) -> tuple[Any, int] | None:
+    """Stage and step of a line; None for one that a kill cut, or that is none of ours."""
     try:
         record = json.loads(line)
-        return record["stage"] != stage or record["step"] <= step
-    except (ValueError, TypeError, KeyError, RecursionError):  # a line that a kill cut, or that is none of ours
-        return False
+        return record["stage"], int(record["step"])
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
+
+
+def _keeps(line: str, stage: str, step: int) -> bool:
+    found = _where(line)
+    return found is not None and (found[0] != stage or found[1] <= step)
 
 
 def _tensorboard(folder: Path) -> Callable[[str, int, Mapping[str, float]], None]:

@@ -80,6 +80,17 @@ def is_first() -> bool:
     return index() == 0
 
 
+def coordinator() -> tuple[Any, int, int] | None:
+    """What JAX's processes say things to each other by, this process's number and how many there are; None for one.
+
+    It has no public name in JAX; Orbax, for one, reaches for it, too.
+    """
+    if not _started():
+        return None
+    state = _jax()._src.distributed.global_state
+    return state.client, state.process_id, state.num_processes
+
+
 def everywhere(call: Callable[[], Any]) -> list[Any]:
     """`call()` of every process, in their order, on every process. No collectives inside `call`.
 

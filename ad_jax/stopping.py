@@ -18,10 +18,10 @@ class Preempted(KeyboardInterrupt):
 
 
 class _Signal:
-    """Whether SIGTERM came, and whether it has to wait."""
+    """Whether SIGTERM came, whether it has to wait, and whether all processes of this run know of it."""
 
     def __init__(self) -> None:
-        self.came, self.deferred = False, 0
+        self.came, self.deferred, self.agreed = False, 0, False
 
     def __call__(self, number: int, frame: Any) -> None:
         self.came = True
@@ -36,7 +36,7 @@ def listen() -> Callable[[], None]:
     """From now on SIGTERM raises `Preempted` in the main thread; returns what undoes that."""
     if threading.current_thread() is not threading.main_thread():
         return lambda: None  # Python takes signals in the main thread alone
-    _signal.came = False
+    _signal.came = _signal.agreed = False
     before = signal.signal(signal.SIGTERM, _signal)
 
     def undo() -> None:
@@ -46,8 +46,19 @@ def listen() -> Callable[[], None]:
 
 
 def stop() -> None:
-    """As if SIGTERM had come: another process of this run was told to stop."""
+    """As if SIGTERM had come, to this process or another: all of this run stop now."""
+    _signal.agreed = True
     _signal(signal.SIGTERM, None)
+
+
+def heard() -> None:
+    """SIGTERM came, though the main thread may be held up and not know of it yet."""
+    _signal.came = True
+
+
+def alone() -> bool:
+    """Whether this process stops at once, and no other of this run knows."""
+    return _signal.came and not _signal.deferred and not _signal.agreed
 
 
 @contextlib.contextmanager

@@ -20,7 +20,8 @@ from history_helpers import (
 
 from ad_jax import history_access, history_ledger, history_store
 from ad_jax.errors import HistoryError
-from ad_jax.history_store import SCHEMA, HistoryWriter, info, open_store, verify
+from ad_jax.history_info import info
+from ad_jax.history_store import SCHEMA, HistoryWriter, open_store, verify
 
 
 @pytest.fixture(scope="module")

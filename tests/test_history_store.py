@@ -29,7 +29,8 @@ from history_helpers import (
 )
 
 from ad_jax import history_ledger, history_store
-from ad_jax.history_store import SCHEMA, HistoryWriter, info, open_store, verify
+from ad_jax.history_info import info
+from ad_jax.history_store import SCHEMA, HistoryWriter, open_store, verify
 from ad_jax.types import Spec
 
 

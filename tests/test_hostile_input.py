@@ -18,7 +18,8 @@ import ad_jax
 from ad_jax import history_ledger, report, study_page
 from ad_jax.errors import AdJaxError, ConfigError, HistoryError
 from ad_jax.experiment import Experiment, Plugin
-from ad_jax.history_store import HistoryWriter, info, open_store, verify
+from ad_jax.history_info import info
+from ad_jax.history_store import HistoryWriter, open_store, verify
 from ad_jax.report import ReportError
 from ad_jax.report_input import gather
 from ad_jax.run_directory import claim, read_json

@@ -41,6 +41,24 @@ def test_forgetting_drops_only_later_records_of_the_stage_and_a_torn_line(tmp_pa
     assert records(log) == [("collect", 9), ("evaluate", 5)]
 
 
+def test_a_stage_is_completed_where_it_stands_and_only_what_was_missing_is_told(tmp_path):
+    log, told = MetricsLog(tmp_path, Config()), []
+    log.sinks.append(lambda stage, step, values: told.append((stage, step, values)))
+    for stage, step in (("first", 0), ("collect", 0), ("collect", 2), ("distill", 2)):
+        log.write(stage, step, {"x": 1})
+    with log.path.open("a") as file:
+        file.write('{"stage": "coll')
+    told.clear()
+    whole = {step: {"x": 1 + step} for step in range(4)}
+    log.complete("collect", whole)
+    order = [("first", 0), *(("collect", step) for step in range(4)), ("distill", 2)]
+    assert records(log) == order
+    assert told == [("collect", 1, {"x": 2.0}), ("collect", 3, {"x": 4.0})]
+    before = log.path.stat().st_mtime_ns
+    log.complete("collect", whole)
+    assert (log.path.stat().st_mtime_ns, len(told)) == (before, 2)
+
+
 @pytest.mark.parametrize(
     ("package", "config"), [("tensorboard", Config(tensorboard=True)), ("wandb", Config(wandb="project"))]
 )

@@ -25,7 +25,8 @@ from object_server import (
 )
 
 from ad_jax import history_access
-from ad_jax.history_store import info, open_store, verify
+from ad_jax.history_info import info
+from ad_jax.history_store import open_store, verify
 
 pytest.importorskip("moto", reason="moto is not installed: pip install 'ad_jax[dev]'")
 

@@ -5,85 +5,44 @@ can deadlock in the CPU's collectives.
 """
 
 import json
-import os
 import pathlib
 import re
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
 
 import jax
 import numpy as np
 import pytest
 from helpers import files, refused
-
-from ad_jax import checkpoint, history_store, processes
-from ad_jax.errors import ConfigError
-
-WORKER = str(pathlib.Path(__file__).with_name("process_worker.py"))
-MAIN = ("-m", "ad_jax")
-RUN = ("dark_room", "--scale", "smoke")
-# Little to compile; evaluated is the best checkpoint, so that a copied one can be evaluated by other processes.
-SMALL = (
-    "model.layers=1",
-    "distill.evaluate_episodes=2",
-    "evaluate.greedy=False",
-    "evaluate.source_seeds=1",
-    "evaluate.checkpoint=best",
+from process_helpers import (
+    MAIN,
+    RUN,
+    SECONDS,
+    SMALL,
+    WORKER,
+    assert_equal_evaluation,
+    assert_equal_parameters,
+    assert_same_histories,
+    copied,
+    finish,
+    free_port,
+    launch,
+    metrics,
+    options,
+    results,
+    run,
 )
-SECONDS = 600  # after which a process is killed: a hang; on a quiet machine none takes 30
+
+from ad_jax import checkpoint, history_store, processes, stopping
+from ad_jax.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> pathlib.Path:
     """Where the processes run: not the repository."""
     return tmp_path_factory.mktemp("elsewhere")
-
-
-def free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return held.getsockname()[1]
-
-
-def launch(place: pathlib.Path, commands: list[tuple[str, ...]], devices: int = 1) -> list[subprocess.Popen]:
-    """Start Python once for each command, on CPU devices of its own."""
-    keep = {name: value for name, value in os.environ.items() if name != "PYTHONPATH" and "SLURM" not in name}
-    flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
-    root = str(pathlib.Path(processes.__file__).parent.parent)  # the package under test, wherever it is
-    env = keep | {"XLA_FLAGS": flags, "PYTHONPATH": root, "JAX_PLATFORMS": "cpu"}
-    env |= {"AD_JAX_CACHE": str(place / "cache"), "MPLCONFIGDIR": str(place / "cache")}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return [subprocess.Popen([sys.executable, *command], cwd=place, env=env, **pipes) for command in commands]
-
-
-def finish(started: list[subprocess.Popen], seconds: float = SECONDS) -> list[subprocess.CompletedProcess]:
-    """Wait for all of them, and kill whoever is left: a hang is a failure, not a hang of the tests."""
-    end = time.monotonic() + seconds
-    try:
-        outputs = [process.communicate(timeout=max(end - time.monotonic(), 0.1)) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    return [subprocess.CompletedProcess(p.args, p.returncode, *out) for p, out in zip(started, outputs, strict=True)]
-
-
-def options(count: int) -> list[str]:
-    """`--processes` for each of `count` processes."""
-    port = free_port()
-    return [f"127.0.0.1:{port},{rank}/{count}" for rank in range(count)]
-
-
-def run(place, count: int, *command: str, devices: int = 1) -> list[subprocess.CompletedProcess]:
-    """The same command in `count` processes, all of which succeed."""
-    ranks = [("--processes", option) for option in options(count)] if count > 1 else [()]
-    done = finish(launch(place, [(*MAIN, *command, *rank) for rank in ranks], devices))
-    for process in done:
-        assert process.returncode == 0, process.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -100,39 +59,6 @@ def two(place) -> tuple[pathlib.Path, list[subprocess.CompletedProcess]]:
     return place / "two", done
 
 
-def assert_same_histories(folder: pathlib.Path, other: pathlib.Path) -> None:
-    here, there = files(folder / "histories"), files(other / "histories")
-    assert here.keys() == there.keys()
-    assert [name for name in here if here[name] != there[name]] == []
-    assert history_store.open_store(folder / "histories").manifest.chunks == 5
-
-
-def results(folder: pathlib.Path) -> dict:
-    (one,) = json.loads((folder / "results.json").read_text())["runs"]
-    return one
-
-
-def metrics(folder: pathlib.Path, *stages: str) -> list[dict]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["stage"] in stages]
-
-
-def assert_equal_parameters(folder: pathlib.Path, other: pathlib.Path, atol: float) -> None:
-    """The whole training state of the last checkpoint, optimiser included."""
-    (step, state, meta), (other_step, other_state, other_meta) = map(checkpoint.load, (folder, other))
-    assert step == other_step == 8
-    assert meta["architecture"] == other_meta["architecture"]
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=atol), state, other_state)
-
-
-def copied(source: pathlib.Path, name: str) -> pathlib.Path:
-    """A copy that was stopped after update 4, and whose rollouts are still to be done."""
-    folder = pathlib.Path(shutil.copytree(source, source.parent / name))
-    shutil.rmtree(folder / "checkpoints/steps/8")
-    (folder / "evaluation/held_out-sampled.json").unlink()
-    return folder
-
-
 # Two processes.
 
 
@@ -142,6 +68,8 @@ def test_two_processes_write_the_histories_of_one_byte_for_byte(one, two):
     assert history_store.verify(two[0] / "histories") == []
     assert "52 of 130 learners are left to the other processes" in two[1][0].stdout
     assert results(two[0])["stages"]["collect"]["env_steps"] == 65 * 2 * 20 * 20
+    assert metrics(two[0], "collect") == metrics(one, "collect"), "also of the chunks that the other one collected"
+    assert len(metrics(one, "collect")) == 5
 
 
 def test_two_processes_train_like_one_with_as_many_devices_bit_for_bit(one, two):
@@ -183,19 +111,19 @@ def test_two_processes_go_on_where_one_was_stopped_with_parameters_split_between
     assert_equal_evaluation(folder, one)
 
 
-def assert_equal_evaluation(folder, other):
-    """Of one checkpoint, the best, which is a copy."""
-    assert files(folder / "checkpoints/best") == files(other / "checkpoints/best")
-    assert results(folder)["sets"] == results(other)["sets"]
-
-
-def test_what_one_process_does_by_itself_ends_on_all_or_on_none(place):
+@pytest.fixture(scope="module")
+def met(place) -> tuple[list[dict], list[str]]:
+    """What each of two processes saw of the other, and all that each printed."""
     (place / "foreign").mkdir()
     (place / "foreign/file").touch()
     done = finish(launch(place, [(WORKER, "meet", option, str(place)) for option in options(2)]))
     for process in done:
         assert process.returncode == 0, process.stderr
-    seen = [json.loads(process.stdout.splitlines()[-1]) for process in done]
+    return [json.loads(process.stdout.splitlines()[-1]) for process in done], [process.stdout for process in done]
+
+
+def test_what_one_process_does_by_itself_ends_on_all_or_on_none(met):
+    seen = [dict(one) for one in met[0]]
     assert [one.pop("who") for one in seen] == [[0, 2, True], [1, 2, False]]
     assert [one.pop("together") for one in seen] == [0, 1]
     assert [one.pop("own") for one in seen] == [[0], [1]]
@@ -213,6 +141,90 @@ def test_what_one_process_does_by_itself_ends_on_all_or_on_none(place):
     assert common["first fails"] == "HistoryError: process 0 of 2: gone"
     assert "is not empty and holds no run" in common["foreign"]
     assert common["after"] == [0, 1], "and they are still in step"
+
+
+def test_a_checkpoint_that_one_process_alone_cannot_read_is_damaged_for_all(met):
+    """Both fall back to the one before, with the same bits; where none is left, both end with the same error."""
+    seen, printed = met
+    for one in seen:
+        unread = one["checkpoints"]
+        assert unread["latest unread"] == unread["other bits"] == "1, 1, equal, aside: ['2']"
+        assert unread["loaded whole"] == "2, 2, equal, aside: []"
+        for which, step in (("none read", 1), ("loaded", 2)):
+            assert unread[which].startswith("DamagedCheckpoint: process 1 of 2: cannot read checkpoint"), unread
+            assert f"steps/{step}: injected at {step}. If it is damaged" in unread[which]
+        assert unread["full"].startswith(
+            "CheckpointError: process 1 of 2: the disk is full: a checkpoint needs 56 bytes, 3"
+        )
+    warned = [line for line in printed[0].splitlines() if line.startswith("warning")]
+    assert ["injected at 2" in warned[0], "1 arrays hold other bits" in warned[2]] == [True, True]
+    assert all("going on from the one before" in line for line in warned)
+    assert len(warned) == 3
+
+
+# Stopped, or in each other's way.
+
+
+def test_sigterm_to_one_of_two_saves_in_both_and_a_second_run_beside_them_is_refused(two):
+    """Both save the same step, where none was due, and end with 75; the same command again ends with equal bits."""
+    place, folder = two[0].parent, pathlib.Path(shutil.copytree(two[0], two[0].parent / "stopped"))
+    shutil.rmtree(folder / "checkpoints")
+    command = ("distill", *RUN, *SMALL, "--dir", "stopped", "--processes")
+    first, second = options(2)
+    started = launch(place, [(*MAIN, *command, first), (WORKER, "signalled", "distill", *command, second)])
+    try:
+        wait_for(place / "reached", started)
+        before, began = states(folder), time.monotonic()
+        refused = finish(launch(place, [(*MAIN, *command, option) for option in options(2)]))
+        print(f"refused after {time.monotonic() - began:.0f} s")
+        assert states(folder) == before, "no file is touched"
+        for process in refused:
+            assert process.returncode == 2, process.stderr
+            assert f"is in use by process {started[0].pid} on " in process.stderr
+        (place / "go").touch()
+        assert_both_stop(started, "stopped by SIGTERM")
+    finally:
+        (place / "go").touch()
+        finish(started)
+    assert sorted(path.name for path in (folder / "checkpoints/steps").iterdir()) == ["2"], "4 and 8 were due"
+    done = run(place, 2, *command[:-1])
+    assert "going on from update 2" in done[0].stdout
+    assert_equal_parameters(folder, two[0], atol=0)
+    assert metrics(folder, "distill", "in_context") == metrics(two[0], "distill", "in_context")
+
+
+def test_sigterm_to_one_that_waits_while_collecting_ends_the_other_too(place):
+    """The one with the signal waits in a collective, the other is busy elsewhere: neither could know by itself."""
+    command = ("collect", *RUN, *SMALL, "--dir", "torn", "--processes")
+    first, second = options(2)
+    works = [(WORKER, "busy", "collect", *command, first), (WORKER, "signalled", "collect", *command, second)]
+    started = launch(place, works)
+    assert_both_stop(started, "process 1 of 2 was stopped by SIGTERM, and all of them with it")
+    assert len(list((place / "torn/histories/ledger").iterdir())) < 5
+
+
+def assert_both_stop(started: list[subprocess.Popen], told: str) -> None:
+    """From the signal to the end of both, which end with 75 and say why."""
+    done = finish(started)
+    ended = time.time()
+    for process in done:
+        assert process.returncode == stopping.STATUS, process.stderr
+        assert told in process.stderr
+    seconds = ended - max(float(at) for one in done for at in re.findall(r"stopped at ([\d.]+)", one.stdout))
+    print(f"both ended {seconds:.1f} s after the signal")
+    assert seconds < 60, "where nobody tells, 100 until it is taken for dead, or more"
+
+
+def states(folder: pathlib.Path) -> dict[str, tuple[bytes, int]]:
+    return {name: (content, (folder / name).stat().st_mtime_ns) for name, content in files(folder).items()}
+
+
+def wait_for(path: pathlib.Path, started: list[subprocess.Popen]) -> None:
+    end = time.monotonic() + SECONDS
+    while not path.exists():
+        assert time.monotonic() < end
+        assert [process.poll() for process in started] == [None] * len(started)
+        time.sleep(0.1)
 
 
 # Without others.
@@ -279,6 +291,19 @@ def test_four_processes_on_a_mesh_of_all_axes_are_like_one(one, place):
 
 
 @pytest.mark.slow
+def test_sigterm_to_the_first_of_two_while_evaluating_ends_the_other_too(two):
+    """The first one carries the words: it goes last."""
+    place, folder = two[0].parent, pathlib.Path(shutil.copytree(two[0], two[0].parent / "unrated"))
+    shutil.rmtree(folder / "evaluation")
+    command = ("evaluate", *RUN, *SMALL, "--dir", "unrated", "--processes")
+    first, second = options(2)
+    works = [(WORKER, "signalled", "evaluate/held_out/sampled", *command, first), (*MAIN, *command, second)]
+    assert_both_stop(launch(place, works), "process 0 of 2 was stopped by SIGTERM, and all of them with it")
+    run(place, 2, *command[:-1])
+    assert results(folder)["sets"] == results(two[0])["sets"]
+
+
+@pytest.mark.slow
 def test_rl2_in_two_processes_trains_like_one_with_as_many_devices(place):
     (place / "reinforced.py").write_text(REINFORCED)
     command = ("distill", "reinforced.py")
@@ -290,24 +315,44 @@ def test_rl2_in_two_processes_trains_like_one_with_as_many_devices(place):
 
 
 @pytest.mark.slow
-def test_when_one_dies_the_others_stop_and_name_it_and_one_alone_goes_on(one, place):
-    lost = 20
-    first, second = ((*RUN, *SMALL, "--dir", "dying", "--processes", option) for option in options(2))
-    started = launch(
-        place,
-        [
-            (WORKER, "lost", str(lost), "run", *first),
-            (WORKER, "dying", str(lost), "run", *second),
-        ],
-    )
+@pytest.mark.parametrize("stage", ["collect", "distill"])
+def test_when_one_dies_the_others_stop_and_name_it_and_one_alone_goes_on(one, place, stage):
+    """With as many devices to the same bits; with one device to 1e-6, because it sums the whole batch at once."""
+    lost, name = 20, f"dying_{stage}"
+    first, second = ((*RUN, *SMALL, "--dir", name, "--processes", option) for option in options(2))
+    works = [(WORKER, "lost", str(lost), "run", *first), (WORKER, "dying", str(lost), stage, "run", *second)]
+    started = launch(place, works)
     started[1].wait(SECONDS)
     died = time.monotonic()
     survivor, dead = finish(started)
+    seconds = time.monotonic() - died
+    print(f"{stage}: the other stopped {seconds:.1f} s after, with a limit of {lost}")
     assert dead.returncode == -signal.SIGKILL
-    assert time.monotonic() - died < 3 * lost
+    assert seconds < 3 * lost
     assert survivor.returncode not in (0, None)
     # As JAX words it, by which of its threads is the first to hear of it.
     assert re.search(r"Task 1 heartbeat timeout|stopped sending heartbeats\):\s*1\b", survivor.stderr)
-    run(place, 1, "run", *RUN, *SMALL, "--dir", "dying")
-    assert_same_histories(one, place / "dying")
-    assert_equal_parameters(one, place / "dying", atol=1e-6)
+    shutil.copytree(place / name, place / f"{name}_alone")
+    for folder, devices, atol in ((name, 2, 0), (f"{name}_alone", 1, 1e-6)):
+        (done,) = run(place, 1, "run", *RUN, *SMALL, "--dir", folder, devices=devices)
+        assert ("going on from update 4" in done.stdout) == (stage == "distill")
+        assert_same_histories(one, place / folder)
+        assert_equal_parameters(one, place / folder, atol)
+    logged = ("collect", "distill", "in_context")
+    assert metrics(place / name, *logged) == metrics(one, *logged), "of those that were killed, too"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["collect", "distill"])
+def test_where_one_died_two_go_on_to_the_same_bits(one, place, stage):
+    name = f"died_{stage}"
+    command = ("run", *RUN, *SMALL, "--dir", name)
+    (dead,) = finish(launch(place, [(WORKER, "dying", "20", stage, *command)], devices=2))
+    assert dead.returncode == -signal.SIGKILL, dead.stderr
+    done = run(place, 2, *command)
+    assert ("learners are on disk already" if stage == "collect" else "going on from update 4") in done[0].stdout
+    assert_same_histories(one, place / name)
+    assert_equal_parameters(one, place / name, atol=0)
+    logged = ("collect", "distill", "in_context")
+    assert metrics(place / name, *logged) == metrics(one, *logged)
+    assert results(place / name)["sets"] == results(one)["sets"]

@@ -116,7 +116,9 @@ def test_residents_are_of_all_chunks_where_pieces_are_as_small(store):
     chunks = lambda config, step: {number // CHUNK for number in resident(store, config, step)}
     assert {len(chunks(turns(spread=1), step)) for step in (0, 9, 21)} < set(range(3, 7))
     assert {len(chunks(turns(spread=5), step)) for step in (0, 9, 21)} <= {10, 11}
-    assert {len(chunks(turns(spread=None), step)) for step in (0, 9, 21)} <= {8, 9, 10, 11}, "two of some, one of others"
+    assert {len(chunks(turns(spread=None), step)) for step in (0, 9, 21)} <= {8, 9, 10, 11}, (
+        "two of some, one of others"
+    )
 
 
 @pytest.mark.parametrize("axes", [(4, 1, 1), (2, 2, 2)])

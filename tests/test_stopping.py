@@ -46,6 +46,25 @@ def test_deferred_it_is_told_and_stops_on_leaving():
 
 
 @pytest.mark.usefixtures("listening")
+def test_alone_is_one_that_stops_at_once_and_has_not_agreed_on_it_with_the_others():
+    def work():
+        with stopping.deferred() as stopped:
+            stopping.heard()  # as a thread hears it while the main thread waits
+            assert stopped()
+            assert not stopping.alone(), "it will ask the others"
+
+    assert not stopping.alone()
+    with pytest.raises(Preempted):
+        work()
+    assert stopping.alone(), "they did not know of it"
+    with pytest.raises(Preempted):
+        stopping.stop()
+    assert not stopping.alone(), "now they do"
+    stopping.listen()()
+    assert not stopping.alone()
+
+
+@pytest.mark.usefixtures("listening")
 def test_an_error_matters_more_than_the_stop():
     def work():
         with stopping.deferred():

@@ -1,0 +1,111 @@
+"""Several processes on this machine, for `test_processes.py`: started, waited for, and their runs compared."""
+
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+from helpers import files
+
+from ad_jax import checkpoint, history_store, processes
+
+WORKER = str(pathlib.Path(__file__).with_name("process_worker.py"))
+MAIN = ("-m", "ad_jax")
+RUN = ("dark_room", "--scale", "smoke")
+# Little to compile; evaluated is the best checkpoint, so that a copied one can be evaluated by other processes.
+SMALL = (
+    "model.layers=1",
+    "distill.evaluate_episodes=2",
+    "evaluate.greedy=False",
+    "evaluate.source_seeds=1",
+    "evaluate.checkpoint=best",
+)
+SECONDS = 600  # after which a process is killed: a hang; on a quiet machine none takes 30
+
+
+def free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return held.getsockname()[1]
+
+
+def launch(place: pathlib.Path, commands: list[tuple[str, ...]], devices: int = 1) -> list[subprocess.Popen]:
+    """Start Python once for each command, on CPU devices of its own."""
+    keep = {name: value for name, value in os.environ.items() if name != "PYTHONPATH" and "SLURM" not in name}
+    flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
+    root = str(pathlib.Path(processes.__file__).parent.parent)  # the package under test, wherever it is
+    env = keep | {"XLA_FLAGS": flags, "PYTHONPATH": root, "JAX_PLATFORMS": "cpu"}
+    env |= {"AD_JAX_CACHE": str(place / "cache"), "MPLCONFIGDIR": str(place / "cache")}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return [subprocess.Popen([sys.executable, *command], cwd=place, env=env, **pipes) for command in commands]
+
+
+def finish(started: list[subprocess.Popen], seconds: float = SECONDS) -> list[subprocess.CompletedProcess]:
+    """Wait for all of them, and kill whoever is left: a hang is a failure, not a hang of the tests."""
+    end = time.monotonic() + seconds
+    try:
+        outputs = [process.communicate(timeout=max(end - time.monotonic(), 0.1)) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [subprocess.CompletedProcess(p.args, p.returncode, *out) for p, out in zip(started, outputs, strict=True)]
+
+
+def options(count: int) -> list[str]:
+    """`--processes` for each of `count` processes."""
+    port = free_port()
+    return [f"127.0.0.1:{port},{rank}/{count}" for rank in range(count)]
+
+
+def run(place, count: int, *command: str, devices: int = 1) -> list[subprocess.CompletedProcess]:
+    """The same command in `count` processes, all of which succeed."""
+    ranks = [("--processes", option) for option in options(count)] if count > 1 else [()]
+    done = finish(launch(place, [(*MAIN, *command, *rank) for rank in ranks], devices))
+    for process in done:
+        assert process.returncode == 0, process.stderr
+    return done
+
+
+def assert_same_histories(folder: pathlib.Path, other: pathlib.Path) -> None:
+    here, there = files(folder / "histories"), files(other / "histories")
+    assert here.keys() == there.keys()
+    assert [name for name in here if here[name] != there[name]] == []
+    assert history_store.open_store(folder / "histories").manifest.chunks == 5
+
+
+def results(folder: pathlib.Path) -> dict:
+    (one,) = json.loads((folder / "results.json").read_text())["runs"]
+    return one
+
+
+def metrics(folder: pathlib.Path, *stages: str) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["stage"] in stages]
+
+
+def assert_equal_parameters(folder: pathlib.Path, other: pathlib.Path, atol: float) -> None:
+    """The whole training state of the last checkpoint, optimiser included."""
+    (step, state, meta), (other_step, other_state, other_meta) = map(checkpoint.load, (folder, other))
+    assert step == other_step == 8
+    assert meta["architecture"] == other_meta["architecture"]
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=atol), state, other_state)
+
+
+def copied(source: pathlib.Path, name: str) -> pathlib.Path:
+    """A copy that was stopped after update 4, and whose rollouts are still to be done."""
+    folder = pathlib.Path(shutil.copytree(source, source.parent / name))
+    shutil.rmtree(folder / "checkpoints/steps/8")
+    (folder / "evaluation/held_out-sampled.json").unlink()
+    return folder
+
+
+def assert_equal_evaluation(folder, other):
+    """Of one checkpoint, the best, which is a copy."""
+    assert files(folder / "checkpoints/best") == files(other / "checkpoints/best")
+    assert results(folder)["sets"] == results(other)["sets"]
