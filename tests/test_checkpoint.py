@@ -83,7 +83,7 @@ def test_a_damaged_latest_checkpoint_is_put_aside_and_the_one_before_is_used(two
 @pytest.mark.parametrize("broken", [3, 8])
 def test_damage_to_orbaxs_own_notes_stops_nobody(two, broken):
     """What no result depends on: when a step was written. Neither opening nor falling back reads it."""
-    (two / f"steps/{broken}/_CHECKPOINT_METADATA").write_text('{"comrs": 1, "custom_metadata": {}}')
+    (two / f"steps/{broken}/_CHECKPOINT_METADATA").write_text('{"commit_timestamp_nsecs": "soon"}')
     assert restore(two)[0] == checkpoint.load(two)[0] == 8
     shutil.rmtree(two / "steps/8/state")
     assert restore(two)[0] == 3

@@ -1,5 +1,6 @@
 """Learning histories in a bucket: an S3 server on loopback, and a network that cuts, delays and damages."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -8,8 +9,11 @@ import threading
 import time
 
 import history_helpers
+import jax
+import numpy as np
 import pytest
-from history_helpers import KILLED, assert_same, collect, files, manifest, refused
+from helpers import GRID, mesh_of, numbered_histories
+from history_helpers import KILLED, assert_same, collect, files, manifest, refused, stored
 from object_server import (
     BUCKET,
     SECRETS,
@@ -24,9 +28,11 @@ from object_server import (
     shorten_answer,
 )
 
-from ad_jax import history_access
+from ad_jax import history_access, replay
 from ad_jax.history_info import info
 from ad_jax.history_store import open_store, verify
+from ad_jax.replay import RotationConfig
+from ad_jax.rotation import Rotation
 
 pytest.importorskip("moto", reason="moto is not installed: pip install 'ad_jax[dev]'")
 
@@ -186,6 +192,21 @@ def test_a_server_that_stalls_is_asked_again(finished, proxy):
     proxy.fault, proxy.wanted = hold, lambda method, path: path.endswith("/arrays/reward/c/1/0")
     assert_same(in_time(lambda: open_store(finished).read()), manifest())
     assert sum(proxy.met.values()) == 1
+
+
+def test_histories_take_turns_from_a_bucket_as_from_a_directory(url, proxy, tmp_path):
+    """Every object is late once, and cut once: residents are the same, and what was late is counted as waited for."""
+    whole = numbered_histories(20, 12)
+    config = replay.Config(segment=4, batch=8, groups=4, rotation=RotationConfig(8, parts=2, every=1))
+    near, far = stored(tmp_path / "near", whole, 4), stored(url, whole, 4)
+    faults = itertools.cycle([late(0.2), cut_answer])
+    proxy.fault, proxy.times = lambda *request: next(faults)(*request), 2
+    far = open_store(url)
+    with Rotation(near, GRID, config, mesh_of(), 0) as here, Rotation(far, GRID, config, mesh_of(), 0) as there:
+        for step in (0, 1, 2, 3, 4, 2):
+            jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, (here.at(step), there.at(step))))
+        assert there.facts()["exchanges_waited"] > 0
+    assert max(proxy.met.values()) == 2
 
 
 # A network that goes on failing: an error that names the file, within the stated time.

@@ -80,6 +80,18 @@ def test_two_processes_train_like_one_with_as_many_devices_bit_for_bit(one, two)
     assert metrics(one, *stages) == metrics(two[0], *stages)
 
 
+def test_histories_take_turns_in_two_processes_as_in_one(one):
+    """Each process reads all of them, and keeps on its device the share of each part that its groups draw from."""
+    turns = ("replay.rotation.resident=32", "replay.rotation.parts=4", "replay.rotation.every=2", "mesh.data=2")
+    command = ("distill", *RUN, *SMALL, "distill.evaluate_every=0", *turns, "--histories", str(one / "histories"))
+    place, told = one.parent, {}
+    for folder, count, devices in (("turns-one", 1, 2), ("turns-two", 2, 1)):
+        told[folder] = run(place, count, *command, "--dir", folder, devices=devices)[0].stdout
+        assert "3 exchanges; " in told[folder]
+    assert_equal_parameters(place / "turns-one", place / "turns-two", 0)
+    assert metrics(place / "turns-one", "distill") == metrics(place / "turns-two", "distill")
+
+
 def test_two_processes_evaluate_like_one(one, two):
     """The same parameters to the bit, so the same rollouts, paths and curve of the source."""
     assert results(two[0])["sets"] == results(one)["sets"]
