@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from ad_jax import processes
+from ad_jax import processes, writers
 from ad_jax.errors import CheckpointError, DamagedCheckpoint, differences
 from ad_jax.fingerprint import fingerprint
 from ad_jax.metrics import say
@@ -42,16 +42,22 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int = 2):
         self.folder = folder.absolute()
-        self.manager = _manager(self.folder / "steps", keep)
+        try:
+            self.manager = _manager(self.folder / "steps", keep)
+        except OSError as error:
+            raise CheckpointError(_cannot_write(self.folder, error)) from error
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind: Any, *_: object) -> None:
         # What made us leave matters more than whether the last write, too, failed.
-        with _writing(self.folder) if kind is None else contextlib.suppress(Exception):
-            self.manager.wait_until_finished()
-            self.manager.close()
+        try:
+            with _writing(self.folder) if kind is None else contextlib.suppress(Exception):
+                self.manager.wait_until_finished()
+                self.manager.close()
+        finally:
+            writers.release()
 
     def latest(self) -> int | None:
         """The newest complete step, or None."""
@@ -159,14 +165,22 @@ def _manager(folder: Path, keep: int | None = None) -> ocp.CheckpointManager:
 @contextlib.contextmanager
 def _writing(folder: Path, state: Any = None) -> Iterator[None]:
     """Errors of writing, of this save or of the one under way, as a CheckpointError that says how to go on."""
-    kept = f"The checkpoint before it is kept: free space under {folder}, or mend it, and run the same command again"
     needed, free = sum(x.nbytes for x in jax.tree.leaves(state)), shutil.disk_usage(folder).free
     if state is not None and free < needed:  # before the writers start: they fail at length
-        raise CheckpointError(f"the disk is full: a checkpoint needs {needed:,} bytes, {free:,} are free. {kept}")
+        told = f"the disk is full: a checkpoint needs {needed:,} bytes, {free:,} are free"
+        raise CheckpointError(_cannot_write(folder, told))
     try:
         yield
     except Exception as error:
-        raise CheckpointError(f"cannot write a checkpoint: {error}. {kept}") from error
+        raise CheckpointError(_cannot_write(folder, error)) from error
+
+
+def _cannot_write(folder: Path, what: Any) -> str:
+    full = "the disk is full, " if "No space left" in str(what) else ""
+    return (
+        f"cannot write a checkpoint: {full}{what}. The checkpoint before it is kept: free space under {folder}, or "
+        "mend it, and run the same command again"
+    )
 
 
 def _has_steps(folder: Path) -> bool:

@@ -5,6 +5,7 @@ that training goes on from is dropped, so that a resumed file reads like an unin
 first one tells; what all train and evaluate together is the same on each.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -14,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ad_jax import processes
-from ad_jax.errors import ConfigError
+from ad_jax.errors import ConfigError, cannot_write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +60,11 @@ class MetricsLog:
         if not self.tells:
             return
         numbers = {name: float(value) for name, value in values.items()}
-        with self.path.open("a") as file:
-            file.write(json.dumps({"stage": stage, "step": step, **numbers}) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"stage": stage, "step": step, **numbers}) + "\n")
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
         for sink in self.sinks:
             sink(stage, step, numbers)
 
@@ -70,8 +74,13 @@ class MetricsLog:
             return
         kept = [line for line in self.path.read_text().splitlines() if _keeps(line, stage, step)]
         fresh = self.path.with_suffix(".tmp")
-        fresh.write_text("".join(line + "\n" for line in kept))
-        fresh.replace(self.path)
+        try:
+            fresh.write_text("".join(line + "\n" for line in kept))
+            fresh.replace(self.path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                fresh.unlink()  # on a full disk it would hold the room that others could use
+            raise cannot_write(self.path, error) from error
 
 
 class Progress:
