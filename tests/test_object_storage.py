@@ -94,8 +94,7 @@ def in_time(call):
 
 
 def asked(proxy: Proxy, times: int) -> int:
-    """How often the fault was met, once it is so often, or in time. On a loaded machine a request that was given up
-    after `SILENCE` may still lie unread at the proxy."""
+    """How often the fault was met, once it is so often or time is up: on a loaded machine the proxy reads some late."""
     started = time.monotonic()
     while sum(proxy.met.values()) < times and time.monotonic() - started < LIMIT:
         time.sleep(0.05)
