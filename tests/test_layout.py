@@ -64,6 +64,7 @@ MAY_IMPORT = {
     "rl2": BASE | {"envs.base", "models", "sharding", "checkpoint", "metrics", "stopping", "training", "trials"},
     "training": {"checkpoint", "errors", "processes", "stopping"},
     "stopping": set(),
+    "writers": {"processes"},
     "locks": {"errors", "metrics"},
     "trials": BASE | {"envs.base", "models"},
     "evaluate": BASE | {"envs", "models", "prompts", "sharding", "checkpoint", "metrics"},
