@@ -104,7 +104,7 @@ MAY_IMPORT = {
     "history_returns": BASE,
     "replay": BASE | {"sharding"},
     **dict.fromkeys(TOOLS, BASE),
-    "checkpoint": BASE | {"fingerprint", "metrics", "processes"},
+    "checkpoint": BASE | {"fingerprint", "metrics", "processes", "writers"},
     "fingerprint": set(),
     "metrics": BASE | {"processes"},
     **dict.fromkeys(REPORT, REPORT | {"errors", "untrusted"}),
