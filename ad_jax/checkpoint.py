@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from ad_jax import processes
+from ad_jax import processes, writers
 from ad_jax.errors import CheckpointError, DamagedCheckpoint, differences
 from ad_jax.fingerprint import fingerprint
 from ad_jax.metrics import say
@@ -43,16 +43,22 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int = 2):
         self.folder, self.keep = folder.absolute(), keep
-        self.manager = _manager(self.folder / "steps", keep)
+        try:
+            self.manager = _manager(self.folder / "steps", keep)
+        except OSError as error:
+            raise CheckpointError(_cannot_write(self.folder, error)) from error
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind: Any, *_: object) -> None:
         # What made us leave matters more than whether the last write, too, failed.
-        with _writing(self.folder) if kind is None else contextlib.suppress(Exception):
-            self.manager.wait_until_finished()
-            self.manager.close()
+        try:
+            with _writing(self.folder) if kind is None else contextlib.suppress(Exception):
+                self.manager.wait_until_finished()
+                self.manager.close()
+        finally:
+            writers.release()
 
     def latest(self) -> int | None:
         """The newest complete step, as the first process sees it, or None."""
@@ -163,19 +169,27 @@ def _reader(folder: Path) -> ocp.CheckpointManager:
 @contextlib.contextmanager
 def _writing(folder: Path, state: Any = None) -> Iterator[None]:
     """Errors of writing, of this save or of the one under way, as a CheckpointError that says how to go on."""
-    kept = f"The checkpoint before it is kept: free space under {folder}, or mend it, and run the same command again"
 
     def check_room() -> None:
         needed, free = sum(x.nbytes for x in jax.tree.leaves(state)), shutil.disk_usage(folder).free
         if free < needed:
-            raise CheckpointError(f"the disk is full: a checkpoint needs {needed:,} bytes, {free:,} are free. {kept}")
+            told = f"the disk is full: a checkpoint needs {needed:,} bytes, {free:,} are free"
+            raise CheckpointError(_cannot_write(folder, told))
 
     if state is not None:  # before the writers start, which fail at length, and wait for each other
         processes.together(check_room)
     try:
         yield
     except Exception as error:
-        raise CheckpointError(f"cannot write a checkpoint: {error}. {kept}") from error
+        raise CheckpointError(_cannot_write(folder, error)) from error
+
+
+def _cannot_write(folder: Path, what: Any) -> str:
+    full = "the disk is full, " if "No space left" in str(what) else ""
+    return (
+        f"cannot write a checkpoint: {full}{what}. The checkpoint before it is kept: free space under {folder}, or "
+        "mend it, and run the same command again"
+    )
 
 
 def _latest(manager: ocp.CheckpointManager) -> int | None:
@@ -274,6 +288,7 @@ def _damaged(manager: ocp.CheckpointManager, step: int, what: Any) -> DamagedChe
 
 def _on_first_device(manager: ocp.CheckpointManager, step: int) -> Any:
     """Shapes of what was saved, to be put on one device, wherever it was saved from."""
-    saved = manager.item_metadata(step)["state"]
+    # Of the arrays' folder itself: the manager would ask Orbax's notes on the step, too, which may be damaged.
+    saved = ocp.StandardCheckpointHandler().metadata(manager.directory / str(step) / "state").tree
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=here), saved)

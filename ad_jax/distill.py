@@ -10,7 +10,7 @@ its update.
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -240,19 +240,19 @@ def distill(
         progress.note(f"compiled in {compile_seconds:.1f} s" + (f", going on from update {step}" if step else ""))
         started, first, facts, leaving = time.monotonic(), step, {}, False
         while step < config.updates and not leaving:
-            count = _until(step, config, history.skipped, residents.period)
+            periods = (config.checkpoint_every, config.evaluate_every, residents.period)
+            count = training.until(step, config, periods, history.skipped)
             if count:
                 replay = residents.at(step)
                 state, losses, norms = run(state, replay, jnp.int32(count))
                 loss, norm = np.asarray(losses)[:count], np.asarray(norms)[:count]
                 if bad := training.not_finite(loss, norm, step):
-                    told = f"{bad.told}, of histories {_some(trainer.drawn(replay, bad.update - 1))}"
-                    if len(history.skipped) >= (config.skip_updates or 0):
-                        raise training.diverged("distill", told, "; or set distill.skip_updates, to leave it out")
-                    skipped = [*history.skipped, bad.update]
+                    of = f", of histories {_some(trainer.drawn(replay, bad.update - 1))}"
+                    bad = bad._replace(told=bad.told + of)
+                    skipped = training.skip("distill", bad, history.skipped, config.skip_updates)
                     step, state, history = _begin(trainer, checkpoints, meta, log)
                     history.skipped = skipped
-                    progress.note(f"{told}: back to update {step}, and on without update {bad.update}")
+                    progress.note(f"{bad.told}: back to update {step}, and on without update {bad.update}")
                     continue
                 step, history.loss = step + count, float(loss.mean())
                 # Logged before anything is saved: what a checkpoint has passed must not be missing from the log.
@@ -291,13 +291,6 @@ def _begin(
         log.forget_after(stage, step)
     known = {field.name for field in dataclasses.fields(_History)}
     return step, state, _History(**{name: value for name, value in saved.items() if name in known})
-
-
-def _until(step: int, config: Config, skipped: Sequence[int], exchange_every: int) -> int:
-    """Updates until the host has something to do: 0 where the next one is left out."""
-    periods = [p for p in (config.checkpoint_every, config.evaluate_every, exchange_every) if p]
-    ahead = [update - step - 1 for update in skipped if update > step]
-    return min(config.updates_per_dispatch, config.updates - step, *ahead, *(p - step % p for p in periods))
 
 
 def _some(numbers: np.ndarray) -> str:

@@ -37,6 +37,14 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     return ConfigError(f"unknown {kind} {name!r}. {hint}")
 
 
+def cannot_write(path: Any, error: OSError) -> ConfigError:
+    """The error for a small file of a run that cannot be written."""
+    return ConfigError(
+        f"{path} cannot be written ({error.strerror or error}). What was finished before is kept: make room, or "
+        "allow writing there, and run the same command again"
+    )
+
+
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
     """Dotted names whose values differ, with both values."""
     if isinstance(old, dict) and isinstance(new, dict):

@@ -40,8 +40,9 @@ def taken(path: Path) -> Iterator[bool]:
         except OSError as error:
             say(f"locks    {path.parent} cannot be locked ({error}): see to it that no other process works there")
         file.truncate(0)
-        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T %z")}))
-        file.flush()
+        who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T %z")}
+        with contextlib.suppress(OSError):  # on a full disk nobody is told who holds it; it holds
+            os.write(file.fileno(), json.dumps(who).encode())
         _held[path] = 1
         try:
             yield True

@@ -5,6 +5,7 @@ that training goes on from is dropped, so that a resumed file reads like an unin
 first one tells; what all train and evaluate together is the same on each.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ad_jax import processes
-from ad_jax.errors import ConfigError
+from ad_jax.errors import ConfigError, cannot_write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +60,11 @@ class MetricsLog:
         """One record; `step` is in the stage's own unit (updates, chunks, episodes)."""
         if not self.tells:
             return
-        with self.path.open("a") as file:
-            file.write(_line(stage, step, values) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(_line(stage, step, values) + "\n")
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
         self._tell_sinks(stage, step, values)
 
     def forget_after(self, stage: str, step: int) -> None:
@@ -87,8 +91,13 @@ class MetricsLog:
 
     def _rewrite(self, lines: list[str]) -> None:
         fresh = self.path.with_suffix(".tmp")
-        fresh.write_text("".join(line + "\n" for line in lines))
-        fresh.replace(self.path)
+        try:
+            fresh.write_text("".join(line + "\n" for line in lines))
+            fresh.replace(self.path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                fresh.unlink()  # on a full disk it would hold the room that others could use
+            raise cannot_write(self.path, error) from error
 
     def _tell_sinks(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         for sink in self.sinks:

@@ -196,10 +196,7 @@ def train(
     """
     each = config.trials * config.unroll * family.episode_length
     with stopping.deferred() as stopped, Checkpoints(folder, config.keep_checkpoints) as checkpoints:
-        found = training.latest(checkpoints, trainer.like, meta)
-        step, state, saved = found or (0, trainer.init(trainer.tasks), {"facts": {}})
-        facts = saved["facts"]
-        log.forget_after("rl2", step)
+        step, state, facts, skipped = _begin(trainer, checkpoints, meta, log)
         progress = Progress("rl2", config.updates, "updates", step, progress_seconds, each)
         started = time.monotonic()
         run = trainer.compiled
@@ -207,20 +204,35 @@ def train(
         progress.note(f"compiled in {compile_seconds:.1f} s" + (f", going on from update {step}" if step else ""))
         started, first, leaving = time.monotonic(), step, False
         while step < config.updates and not leaving:
-            until = config.checkpoint_every - step % config.checkpoint_every
-            count = min(config.updates_per_dispatch, until, config.updates - step)
-            state, new = run(state, trainer.tasks, jnp.int32(count))
-            new = {name: np.asarray(values)[:count] for name, values in new.items()}
-            if bad := training.not_finite(new["loss"], new["grad_norm"], step):
-                raise training.diverged("rl2", bad.told)
-            step += count
-            facts = {name: float(values.mean()) for name, values in new.items()}
-            # Logged before anything is saved: what a checkpoint has passed must not be missing from the log.
-            log.write("rl2", step, facts)
+            count = training.until(step, config, (config.checkpoint_every,), skipped)
+            if count:
+                state, new = run(state, trainer.tasks, jnp.int32(count))
+                new = {name: np.asarray(values)[:count] for name, values in new.items()}
+                if bad := training.not_finite(new["loss"], new["grad_norm"], step):
+                    skipped = training.skip("rl2", bad, skipped, config.skip_updates)
+                    step, state, facts, _ = _begin(trainer, checkpoints, meta, log)
+                    progress.note(f"{bad.told}: back to update {step}, and on without update {bad.update}")
+                    continue
+                step += count
+                facts = {name: float(values.mean()) for name, values in new.items()}
+                # Logged before anything is saved: what a checkpoint has passed must not be missing from the log.
+                log.write("rl2", step, facts)
+            else:  # the next one is left out: its trials are never played
+                state, step = dataclasses.replace(state, step=state.step + 1), step + 1
             leaving = training.leaving(stopped)
             if step % config.checkpoint_every == 0 or step == config.updates or leaving:
-                checkpoints.save(step, state, meta | {"facts": facts})
-            shown = {"first_episode": facts["first_return"], "last": facts["last_return"]}
-            progress.update(step, **shown, entropy=facts["entropy"])
+                checkpoints.save(step, state, meta | {"facts": facts} | ({"skipped": skipped} if skipped else {}))
+            shown = {"first_episode": "first_return", "last": "last_return", "entropy": "entropy"}
+            progress.update(step, **{name: facts[fact] for name, fact in shown.items() if facts})
         seconds = time.monotonic() - started
         return Result(step, first, state.params, seconds, compile_seconds, facts, step * each)
+
+
+def _begin(
+    trainer: Trainer, checkpoints: Checkpoints, meta: dict[str, Any], log: MetricsLog
+) -> tuple[int, TrainState, dict[str, float], list[int]]:
+    """Step, state, facts and left-out updates of the latest checkpoint or new; the log forgets what came later."""
+    found = training.latest(checkpoints, trainer.like, meta)
+    step, state, saved = found or (0, trainer.init(trainer.tasks), {"facts": {}})
+    log.forget_after("rl2", step)
+    return step, state, saved["facts"], saved.get("skipped", [])

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ad_jax.errors import ConfigError, differences
+from ad_jax.errors import ConfigError, cannot_write, differences
 from ad_jax.experiment import Experiment
 from ad_jax.untrusted import parse
 
@@ -103,7 +103,4 @@ def write_json(path: Path, data: Any) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             fresh.unlink()  # on a full disk it would hold the room that others could use
-        raise ConfigError(
-            f"{path} cannot be written ({error.strerror or error}). What was finished before is kept: make room, or "
-            "allow writing there, and run the same command again"
-        ) from error
+        raise cannot_write(path, error) from error

@@ -1,6 +1,6 @@
 """What the training loops, `distill` and `rl2`, share beside their updates: optimiser, checkpoint, finite numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -68,7 +68,24 @@ def not_finite(loss: np.ndarray, norm: np.ndarray, step: int) -> Bad | None:
     return Bad(update, f"update {update}: loss {loss[bad[0]]}, gradient norm {norm[bad[0]]}")
 
 
-def diverged(stage: str, told: str, more: str = "") -> TrainingDiverged:
-    """The error for such an update."""
-    remedy = f"lower {stage}.learning_rate or {stage}.clip_norm{more}"
-    return TrainingDiverged(f"{told}. The last good checkpoint is kept; {remedy}")
+def skip(stage: str, bad: Bad, skipped: Sequence[int], at_most: int | None) -> list[int]:
+    """What is to be left out from now on: `skipped`, and the bad update.
+
+    Raises:
+        TrainingDiverged: if that is more than `at_most`; None is 0.
+    """
+    if len(skipped) >= (at_most or 0):
+        remedy = f"lower {stage}.learning_rate or {stage}.clip_norm; or set {stage}.skip_updates, to leave it out"
+        raise TrainingDiverged(f"{bad.told}. The last good checkpoint is kept; {remedy}")
+    return [*skipped, bad.update]
+
+
+def until(step: int, config: Any, periods: Sequence[int], skipped: Sequence[int]) -> int:
+    """Updates in one dispatch until the host has something to do: 0 where the next one is left out.
+
+    Args:
+        config: says `updates` and `updates_per_dispatch`.
+        periods: every so many updates there is something; 0 is never.
+    """
+    ahead = [update - step - 1 for update in skipped if update > step]
+    return min(config.updates_per_dispatch, config.updates - step, *ahead, *(p - step % p for p in periods if p))

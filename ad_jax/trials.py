@@ -45,6 +45,7 @@ class Config:
     updates_per_dispatch: int = 5
     checkpoint_every: int = 50  # updates
     keep_checkpoints: int = 2
+    skip_updates: int | None = None  # how many may be left out, because their loss or gradient was not finite
 
     @property
     def unroll(self) -> int:
@@ -57,6 +58,7 @@ class Config:
             if getattr(self, name) < 1:
                 raise ConfigError(f"rl2.{name} must be at least 1; got {getattr(self, name)}")
         least = {"checkpoint_every": 1, "keep_checkpoints": 1, "random_steps": 0}
+        least |= {} if self.skip_updates is None else {"skip_updates": 0}
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ConfigError(f"rl2.{name} must be at least {value}; got {getattr(self, name)}")

@@ -4,16 +4,14 @@ Two ways to be full: a tmpfs whose n-th file or page does not fit, where one may
 the size of files (RLIMIT_FSIZE).
 """
 
-import contextlib
 import itertools
 import json
 import os
 import pathlib
-import resource
-import subprocess
 
 import pytest
 from history_helpers import assert_same, collect, files, manifest, refused
+from small_disks import Disk, disk, room_for, small_files
 
 from ad_jax.errors import ConfigError, HistoryError
 from ad_jax.experiment import Experiment, Plugin
@@ -22,46 +20,6 @@ from ad_jax.run_directory import claim, read_json, write_json
 
 SMALL = {"histories": 3, "chunk_histories": 2, "steps": 400, "task_leaves": {}}
 EXPERIMENT = Experiment("x", Plugin("dark_room"), Plugin("q_learning"), Plugin("transformer"))
-
-
-class Disk:
-    """A tmpfs of so many files and pages; `grow` makes room."""
-
-    def __init__(self, path: pathlib.Path, **options: int):
-        self.path = path
-        self._mount("", **options)
-
-    def _mount(self, first: str, **options: int) -> None:
-        told = first + ",".join(f"{name}={value}" for name, value in options.items())
-        subprocess.run(["mount", "-t", "tmpfs", "-o", told, "none", self.path], check=True, capture_output=True)
-
-    def grow(self) -> None:
-        self._mount("remount,", size=2**24, nr_inodes=10_000)
-
-
-@contextlib.contextmanager
-def disk(path: pathlib.Path, **options: int):
-    """A small disk at a new folder; skips the test where none may be mounted."""
-    path.mkdir()
-    try:
-        small = Disk(path, **options)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("no tmpfs may be mounted here; the tests with RLIMIT_FSIZE run")
-    try:
-        yield small
-    finally:
-        subprocess.run(["umount", "-l", path], check=True)
-
-
-@contextlib.contextmanager
-def small_files(size: int):
-    """No file of this process may grow beyond `size` bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +66,7 @@ def test_a_disk_that_is_full_at_any_point_is_named_and_loses_nothing(tmp_path, w
     """Room for one file, folder or page more in every try, until all fit."""
     full, kept = 0, set()
     for n in itertools.count(1):
-        options = {"size": 2**24, "nr_inodes": n} if kind == "files" else {"size": 4096 * n, "nr_inodes": 10_000}
-        with disk(tmp_path / f"{kind}{n}", **options) as small:
+        with disk(tmp_path / f"{kind}{n}", **room_for(n, kind)) as small:
             was_full, chunks = fill(small.path / "x", small, whole)
         kept.add(chunks)
         full += was_full

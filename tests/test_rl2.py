@@ -1,11 +1,9 @@
 """RL²: acting is decoding, the state's life is the trial's, gradients against plain formulas, eight devices are one."""
 
-import ast
 import copy
 import dataclasses
 import functools
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +12,11 @@ import pytest
 from helpers import mesh_of
 from probes import Probes
 
-from ad_jax import Agent, checkpoint, cost, envs, evaluate, metrics, rl2, trials
+from ad_jax import checkpoint, cost, envs, evaluate, metrics, rl2, trials
 from ad_jax.envs.base import seen_spec_of
 from ad_jax.errors import ConfigError, TrainingDiverged
-from ad_jax.experiment import Experiment, Plugin, TaskConfig, build, load
+from ad_jax.experiment import Plugin, TaskConfig, build, load
 from ad_jax.models import lstm
-from ad_jax.pipeline import Run
-from ad_jax.run_directory import identity, read_json
 from ad_jax.sources.returns import gae
 
 ROOM = envs.make("dark_room", {"size": 3, "steps": 4, "start": "random"})
@@ -269,6 +265,48 @@ def test_a_diverged_run_names_the_update_and_keeps_the_last_good_checkpoint(trai
     assert_equal(before[1], final_state(trained, tmp_path)[1])
 
 
+def poisoned(trained, *updates):
+    """A trainer whose `updates`, counted from 1, end in parameters and a loss that are NaN."""
+    worse = copy.copy(trained)
+
+    def run(state, tasks, count):
+        first = int(state.step) + 1
+        state, facts = trained.run(state, tasks, count)
+        for at in (update - first for update in updates if first <= update < first + count):
+            state = state.replace(params=jax.tree.map(lambda p: p * jnp.nan, state.params))
+            facts = facts | {"loss": facts["loss"].at[at].set(jnp.nan)}
+        return state, facts
+
+    worse.compiled = run
+    return worse
+
+
+def test_rl2_goes_back_and_leaves_an_update_out(trained, tmp_path, capsys):
+    state, _ = trained.run(trained.init(trained.tasks), trained.tasks, jnp.int32(2))
+    state, _ = trained.run(state, trained.tasks, jnp.int32(1))
+    state, facts = trained.run(state.replace(step=state.step + 1), trained.tasks, jnp.int32(1))
+    config = dataclasses.replace(PARTS, checkpoint_every=2, skip_updates=1)
+    train(poisoned(trained, 4), tmp_path, config)
+    assert "update 4: loss nan" in (told := capsys.readouterr().out)
+    assert "back to update 2, and on without update 4" in told
+    step, found, meta = final_state(trained, tmp_path)
+    assert (step, meta["skipped"]) == (5, [4])
+    assert_equal(found, jax.device_get(state))
+    assert meta["facts"] == {name: float(values[0]) for name, values in facts.items()}
+    lines = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [2, 3, 5]
+    again = train(trained, tmp_path, dataclasses.replace(config, skip_updates=None))
+    assert (again.resumed_from, again.step) == (5, 5)
+
+
+@pytest.mark.parametrize("skip", [None, 0, 1])
+def test_rl2_leaves_out_as_many_updates_as_it_may(trained, tmp_path, skip):
+    config = dataclasses.replace(PARTS, checkpoint_every=2, skip_updates=skip)
+    bad = 4 if skip else 3
+    with pytest.raises(TrainingDiverged, match=rf"update {bad}: loss nan.*or set rl2.skip_updates, to leave it out"):
+        train(poisoned(trained, 3, 4), tmp_path, config)
+
+
 def test_the_learning_rate_and_the_entropys_weight_fall_to_the_last_update():
     rule = rl2.make_optimiser(dataclasses.replace(WHOLE, learning_rate=0.1, clip_norm=1e9))
     params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
@@ -290,6 +328,7 @@ def test_the_learning_rate_and_the_entropys_weight_fall_to_the_last_update():
         ({"unroll_episodes": 2}, r"rl2.unroll_episodes=2 must divide rl2.trial_episodes=3"),
         ({"discount": 1.1}, r"rl2.discount is in \[0, 1\]; got 1.1"),
         ({"random_steps": -1}, r"rl2.random_steps must be at least 0"),
+        ({"skip_updates": -1}, r"rl2.skip_updates must be at least 0; got -1"),
         ({"trials": 15}, r"rl2.trials=15 must be a multiple of .* 2 x 1"),
     ],
 )
@@ -298,43 +337,15 @@ def test_numbers_that_cannot_be_meant_are_refused(change, words):
         trainer_of(dataclasses.replace(WHOLE, **change))
 
 
-def test_the_page_names_every_option_with_its_default():
-    page = (Path(__file__).parent.parent / "docs/rl2.md").read_text()
-    told = {}
-    for line in page.splitlines():
-        cells = [cell.strip() for cell in line.split("|")]
-        if len(cells) == 5 and cells[1].startswith("`"):
-            told |= dict(zip(cells[1].replace("`", "").split(", "), cells[2].replace("`", "").split(", "), strict=True))
-    assert {name: ast.literal_eval(value) for name, value in told.items()} == dataclasses.asdict(rl2.Config())
-
-
-def experiment(**changes) -> Experiment:
-    small = {"width": 8, "hidden": 12, "mlp_width": 8, "value_head": True}
-    e = load("dark_room", "smoke")
-    return dataclasses.replace(e, **{"model": Plugin("lstm", small), "rl2": PARTS, **changes})
-
-
-def test_other_models_are_refused_with_the_remedy():
-    for model in (Plugin("transformer"), Plugin("lstm")):
-        with pytest.raises(ConfigError, match=r"set model=lstm and model.value_head=True.*got model " + model.name):
-            build(experiment(model=model))
-    with pytest.raises(ConfigError, match=r"needs model.value_head=True"):
-        lstm.actor_critic(dataclasses.replace(MODEL, value_head=False), seen_spec_of(ROOM))
-    with pytest.raises(ConfigError, match=r"rl2.updates must be at least 1"):
-        build(experiment(rl2=dataclasses.replace(WHOLE, updates=0)))
-    build(experiment(replay=dataclasses.replace(experiment().replay, segment=10**6)))  # there is nothing to replay
-
-
-def test_an_experiment_says_rl2_and_those_without_keep_their_directory():
-    e = experiment()
-    assert Experiment.from_json(json.loads(json.dumps(e.to_json()))) == e
-    assert identity(e)["rl2"]["trial_episodes"] == 2
-    assert "rl2" not in identity(dataclasses.replace(e, rl2=None))
-
-
 def test_what_training_takes_is_counted(rolled):
     _, (unroll, _, _) = rolled
-    e = experiment(rl2=WHOLE, env=Plugin("dark_room", ROOM.options), tasks=TaskConfig(train=7, held_out=2))
+    e = dataclasses.replace(
+        load("dark_room", "smoke"),
+        model=Plugin("lstm", dataclasses.asdict(MODEL)),
+        rl2=WHOLE,
+        env=Plugin("dark_room", ROOM.options),
+        tasks=TaskConfig(train=7, held_out=2),
+    )
     parts = build(e)
     counted = cost.count(e, parts)
     assert (counted.histories, counted.env_steps) == (0, 0)
@@ -344,20 +355,6 @@ def test_what_training_takes_is_counted(rolled):
     state = trainer_of(WHOLE).like
     assert counted.state_bytes == cost.tree_bytes((state.params, state.opt_state, state.params))
     assert "RL² takes 960 environment steps in 5 updates" in counted.lines()[0]
-
-
-@pytest.mark.slow
-def test_rl2_runs_through_every_stage(tmp_path, capsys):
-    e = experiment(rl2=dataclasses.replace(PARTS, checkpoint_every=2, updates=3))
-    assert Run(e, tmp_path / "run").all().exists()
-    assert "nothing to do" in capsys.readouterr().out
-    assert not (tmp_path / "run/histories").exists()
-    (one,) = read_json(tmp_path / "run/results.json")["runs"]
-    assert one["stages"]["distill"]["env_steps"] == 3 * 16 * 20
-    assert np.shape(one["sets"][0]["returns"]["sampled"]) == (16, e.evaluate.seeds, e.evaluate.episodes)
-    agent = Agent.load(tmp_path / "run")
-    assert agent.act([[4, 4]]).shape == (1,)
-    Run(e, tmp_path / "run").evaluate()  # again, from what is there
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 from helpers import GRID, files, mesh_of, numbered_histories
 from history_helpers import stored
 
-from ad_jax import checkpoint, distill, metrics, replay, rotation
+from ad_jax import checkpoint, distill, metrics, replay, rotation, training
 from ad_jax.errors import ConfigError, HistoryError, TrainingDiverged
 from ad_jax.experiment import Experiment
 from ad_jax.history_store import HistoryStore
@@ -225,29 +225,29 @@ def test_an_interrupted_training_goes_on_with_the_residents_that_it_had(store, u
 def test_rolling_back_brings_the_residents_back(store, tmp_path, monkeypatch):
     """Update 14 diverges after exchanges since checkpoint 10; it is left out, as in a training that never drew it."""
     config = dataclasses.replace(TINY, skip_updates=1)
-    real, spoilt = distill.training.not_finite, []
+    real, spoilt = training.not_finite, []
 
     def once(loss, norm, step):
         if step < 14 <= step + len(loss) and not spoilt:
             spoilt.append(step)
-            return distill.training.Bad(14, "update 14: loss nan")
+            return training.Bad(14, "update 14: loss nan")
         return real(loss, norm, step)
 
-    monkeypatch.setattr(distill.training, "not_finite", once)
+    monkeypatch.setattr(training, "not_finite", once)
     with rotating(store) as residents:
         rolled_back, _ = train(tmp_path / "one", residents, config)
     assert spoilt == [12]
     monkeypatch.undo()
-    until = distill._until
-    monkeypatch.setattr(distill, "_until", lambda step, c, _, every: until(step, c, [14], every))
+    until = training.until
+    monkeypatch.setattr(training, "until", lambda step, c, periods, _: until(step, c, periods, [14]))
     with rotating(store) as residents:
         never, _ = train(tmp_path / "other", residents, config)
     jax.tree.map(np.testing.assert_array_equal, never, rolled_back)
 
 
 def test_a_diverged_update_names_histories_that_were_resident(store, tmp_path, monkeypatch):
-    bad = lambda loss, norm, step: distill.training.Bad(8, "update 8: loss nan") if step >= 6 else None
-    monkeypatch.setattr(distill.training, "not_finite", bad)
+    bad = lambda loss, norm, step: training.Bad(8, "update 8: loss nan") if step >= 6 else None
+    monkeypatch.setattr(training, "not_finite", bad)
     with rotating(store) as residents, pytest.raises(TrainingDiverged, match="update 8") as error:
         train(tmp_path, residents)
     named = re.search(r"histories ([\d, ]+)", str(error.value))

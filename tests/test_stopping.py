@@ -5,6 +5,7 @@ import os
 import signal
 
 import pytest
+from small_disks import small_files
 
 from ad_jax import locks, stopping
 from ad_jax.errors import ConfigError
@@ -100,6 +101,14 @@ def test_a_lock_is_one_process_s_and_may_be_taken_twice(tmp_path):
             assert not mine
         with pytest.raises(ConfigError, match=r"a is in use by another process\. Wait"), locks.only_one(path.parent):
             pass
+
+
+def test_on_a_full_disk_a_lock_holds_and_says_nothing(tmp_path):
+    with small_files(0), locks.taken(tmp_path / "lock") as mine:
+        assert mine
+        assert locks.holder(tmp_path / "lock") == "another process"
+    with locks.taken(tmp_path / "lock"):
+        assert f"process {os.getpid()} on " in locks.holder(tmp_path / "lock")
 
 
 def test_where_locks_are_unknown_the_work_goes_on_and_that_is_said(tmp_path, monkeypatch, capsys):
