@@ -243,11 +243,11 @@ def distill(
             periods = (config.checkpoint_every, config.evaluate_every, residents.period)
             count = training.until(step, config, periods, history.skipped)
             if count:
-                replay = residents.at(step)
-                state, losses, norms = run(state, replay, jnp.int32(count))
+                # The residents are kept nowhere here: going back, they must not be in memory twice.
+                state, losses, norms = run(state, residents.at(step), jnp.int32(count))
                 loss, norm = np.asarray(losses)[:count], np.asarray(norms)[:count]
                 if bad := training.not_finite(loss, norm, step):
-                    of = f", of histories {_some(trainer.drawn(replay, bad.update - 1))}"
+                    of = f", of histories {_some(trainer.drawn(residents.at(step), bad.update - 1))}"
                     bad = bad._replace(told=bad.told + of)
                     skipped = training.skip("distill", bad, history.skipped, config.skip_updates)
                     step, state, history = _begin(trainer, checkpoints, meta, log)
