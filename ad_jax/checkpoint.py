@@ -88,6 +88,8 @@ class Checkpoints:
         Raises:
             CheckpointError: if there is none, all are damaged, or it is of another architecture.
         """
+        with _writing(self.folder):
+            self.manager.wait_until_finished()  # the latest may be under way: who reads is not who writes
         while True:
             step = self.latest()
             try:

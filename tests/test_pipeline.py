@@ -214,7 +214,9 @@ def test_a_checkpoint_that_cannot_be_written_is_one_message_and_the_one_before_i
         raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
 
     monkeypatch.setattr("orbax.checkpoint.CheckpointManager.save", fail)
-    with pytest.raises(CheckpointError, match=r"cannot write a checkpoint: RESOURCE_EXHAUSTED.*run the same command"):
+    with pytest.raises(
+        CheckpointError, match=r"cannot write a checkpoint: the disk is full, RESOURCE_EXHAUSTED.*run the same command"
+    ):
         save(tmp_path, 2, state, meta)
     assert checkpoint.load(tmp_path)[0] == 1
 

@@ -166,7 +166,7 @@ def test_a_checkpoint_that_one_process_alone_cannot_read_is_damaged_for_all(met)
             assert unread[which].startswith("DamagedCheckpoint: process 1 of 2: cannot read checkpoint"), unread
             assert f"steps/{step}: injected at {step}. If it is damaged" in unread[which]
         assert unread["full"].startswith(
-            "CheckpointError: process 1 of 2: the disk is full: a checkpoint needs 56 bytes, 3"
+            "CheckpointError: process 1 of 2: cannot write a checkpoint: the disk is full: a checkpoint needs 56 bytes"
         )
     warned = [line for line in printed[0].splitlines() if line.startswith("warning")]
     assert ["injected at 2" in warned[0], "1 arrays hold other bits" in warned[2]] == [True, True]
