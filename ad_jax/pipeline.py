@@ -194,7 +194,7 @@ class Run:
                 e.logging.progress_seconds,
             )
         parameters = sum(x.size for x in jax.tree.leaves(result.params))
-        if facts := residents.facts():
+        if (facts := residents.facts()) and result.step > result.resumed_from:
             say("distil   " + rotation.summary(facts, result.step - result.resumed_from, result.seconds))
         self._finish(
             "distill",

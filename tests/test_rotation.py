@@ -350,6 +350,9 @@ def test_a_run_reports_the_waiting_and_one_that_fits_does_not_rotate(tmp_path, c
     assert re.search(r"distil   3 exchanges; \d of 8 updates waited for histories \(\d", told)
     assert facts["exchanges"] == 3
     assert {"exchanges_waited", "waited_seconds", "reading_seconds"} < facts.keys()
+    run.distill()  # nothing is left to do, and nothing to say of it
+    assert "exchanges" not in capsys.readouterr().out
+    assert json.loads((run.folder / "stages.json").read_text())["distill"] == facts
     histories = files(tmp_path / "histories")
     run = smoke(tmp_path, "all", "replay.rotation.resident=192")
     run.collect()
