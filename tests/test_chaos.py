@@ -29,6 +29,11 @@ STATUS = {signal.SIGKILL: -9, signal.SIGTERM: stopping.STATUS, signal.SIGINT: 13
 UP = "run      "  # how the line begins that is printed when a stage has started up
 
 
+def heed_interrupts() -> None:
+    """What a shell starts in its background ignores Ctrl-C, and so would what that starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Shell:
     """Starts the command line in a folder, on one CPU device."""
 
@@ -41,7 +46,13 @@ class Shell:
         """A stage that has just started up."""
         command = [sys.executable, "-m", "ad_jax", stage, *SMALL, "--dir", run]
         process = subprocess.Popen(
-            command, cwd=self.folder, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            cwd=self.folder,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=heed_interrupts,
         )
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -126,3 +137,4 @@ def test_killed_a_hundred_times(shell, whole):
         hits += chaos(shell, whole, f"slow-{seed}", 5, seed)
         told = ", ".join(f"{signal.Signals(number).name} {times}" for number, times in sorted(hits.items()))
         print(f"\n{seed} runs; signals that came while a stage was at work: {told}; every byte as without them")
+    assert hits.keys() == STATUS.keys()
