@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -29,11 +30,6 @@ STATUS = {signal.SIGKILL: -9, signal.SIGTERM: stopping.STATUS, signal.SIGINT: 13
 UP = "run      "  # how the line begins that is printed when a stage has started up
 
 
-def heed_interrupts() -> None:
-    """What a shell starts in its background ignores Ctrl-C, and so would what that starts."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 class Shell:
     """Starts the command line in a folder, on one CPU device."""
 
@@ -46,13 +42,7 @@ class Shell:
         """A stage that has just started up."""
         command = [sys.executable, "-m", "ad_jax", stage, *SMALL, "--dir", run]
         process = subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env=self.env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            preexec_fn=heed_interrupts,
+            command, cwd=self.folder, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -67,8 +57,11 @@ class Shell:
 
 
 @pytest.fixture(scope="module")
-def shell(tmp_path_factory) -> Shell:
-    return Shell(tmp_path_factory.mktemp("chaos"))
+def shell(tmp_path_factory) -> Iterator[Shell]:
+    # What a shell starts in its background ignores Ctrl-C, and so would what is started here.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield Shell(tmp_path_factory.mktemp("chaos"))
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
