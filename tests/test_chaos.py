@@ -89,7 +89,8 @@ def disturb(shell: Shell, run: str, stage: str, seconds: float, kills: int, rng:
         assert process.returncode in (0, STATUS[number], -number), told
         if process.returncode != STATUS[number]:
             break  # it was done
-        assert "Traceback" not in told
+        # A library's thread may remark that it was interrupted; no error of ours comes through.
+        assert f"{os.sep}ad_jax{os.sep}" not in told.partition("Traceback")[2], told
         hits[number] += 1
     shell.finish(shell.start(stage, run))
     return hits
