@@ -8,7 +8,7 @@ import numpy as np
 from ad_jax import collect, history_store, provenance
 from ad_jax.errors import HistoryError
 from ad_jax.experiment import Experiment, Parts
-from ad_jax.run_directory import canonical
+from ad_jax.identity import canonical
 
 
 def make_manifest(e: Experiment, p: Parts, learners: collect.Learners) -> history_store.Manifest:

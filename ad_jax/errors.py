@@ -29,6 +29,10 @@ class TrainingDiverged(AdJaxError):
     """The loss or a gradient stopped being finite."""
 
 
+class ReportError(AdJaxError):
+    """Results that cannot be reported: names the file, the field, what was expected and what was received."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     """The error for an unknown name, with near matches, e.g. `unknown("source", "q_lerning", SOURCES)`."""
     known = sorted(known)

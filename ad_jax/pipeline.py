@@ -46,6 +46,7 @@ from ad_jax.experiment import Experiment, build
 from ad_jax.metrics import say
 from ad_jax.models import lstm
 from ad_jax.run_directory import check, claim, digest, read_json, write_json
+from ad_jax.seal import seal
 from ad_jax.sharding import batch_devices, make_mesh, own_mesh, put, replicated
 
 
@@ -307,7 +308,7 @@ class Run:
             "checkpoint": which,
             "sets": sets,
         }
-        write_json(self.folder / "results.json", {"schema": report.SCHEMA, "experiment": e.name, "runs": [run]})
+        write_json(self.folder / "results.json", seal({"schema": report.SCHEMA, "experiment": e.name, "runs": [run]}))
 
     def _stages(self) -> dict[str, Any]:
         """The facts of every stage; those of training may be another directory's."""

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from ad_jax import figures, report_page
 from ad_jax.figures import TIMES, Band, number
 from ad_jax.report_input import SCHEMA, ReportError, Set, gather, load, validate
+from ad_jax.seal import seal
 
 __all__ = ["SCHEMA", "ReportError", "bootstrap", "load", "share_of_source", "statistics", "summary", "table", "write"]
 
@@ -378,7 +379,7 @@ def _band(s: Set) -> str:
 def pool(results: dict[str, Any], path: Path) -> None:
     """Write what `load` gave, several seeds as one file that `load` reads again."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_whole(Path(path), json.dumps(results, separators=(",", ":")).encode())
+    write_whole(Path(path), json.dumps(seal(results), separators=(",", ":")).encode())
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from ad_jax.errors import AdJaxError
+from ad_jax.errors import ReportError
+from ad_jax.report_pool import check_alike, role_of
+from ad_jax.seal import FIELD, fits, seal
 from ad_jax.untrusted import parse
+
+__all__ = ["MODES", "ROLES", "SCHEMA", "ReportError", "Set", "gather", "load", "role_of", "seal", "validate"]
 
 SCHEMA = 1
 MODES = ("sampled", "greedy")
 ROLES = ("source", "reference")
-
-
-class ReportError(AdJaxError):
-    """Results that cannot be reported: names the file, the field, what was expected and what was received."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ def load(paths: Sequence[Path]) -> dict[str, Any]:
                 f"received {data['experiment']!r}; report each experiment by itself"
             )
     runs = [(f"{file}: runs[{i}]", run) for file, data in loaded for i, run in enumerate(data["runs"])]
-    _alike(runs)
+    check_alike(runs)
     merged = sorted((run for _, run in runs), key=lambda run: run["seed"])
     return {"schema": SCHEMA, "experiment": first["experiment"], "runs": merged}
 
@@ -122,11 +122,6 @@ def gather(results: dict[str, Any]) -> list[Set]:
     return sets
 
 
-def role_of(source: dict[str, Any]) -> Any:
-    """Whether the learner that is compared with made the histories. Results of before there were others do not say."""
-    return source.get("role", "source")
-
-
 def validate(results: Any, where: str) -> None:
     """Raise `ReportError`, naming the field, unless `results` can be reported. `where` begins the message."""
     if (schema := _field(results, where, "schema")) != SCHEMA:
@@ -142,7 +137,7 @@ def validate(results: Any, where: str) -> None:
             if isinstance(value, float) and not math.isfinite(value):
                 raise ReportError(f"{place}: expected a finite number, received {value}")
         _validate_run(run, f"{where}: runs[{i}]")
-    _alike([(f"{where}: runs[{i}]", run) for i, run in enumerate(runs)])
+    check_alike([(f"{where}: runs[{i}]", run) for i, run in enumerate(runs)])
 
 
 def _validate_run(run: Any, where: str) -> None:
@@ -152,6 +147,8 @@ def _validate_run(run: Any, where: str) -> None:
     for name, stage in run["stages"].items():
         if not isinstance(stage, dict) or not isinstance(stage.get("seconds", 0), int | float):
             raise ReportError(f"{where}.stages.{name}: expected an object with 'seconds', received {_short(stage)}")
+    if isinstance(step := run["checkpoint"].get("step"), int | float) and step < 0:
+        raise ReportError(f"{where}.checkpoint.step: expected updates, 0 or more; received {step}")
     _positive(run, where, "episode_length")
     sets = _field(run, where, "sets", list)
     if not sets:
@@ -195,6 +192,9 @@ def _validate_task(task: Any, where: str) -> None:
     _field(task, where, "description", str)
     for name in ("optimal", "random"):
         _field(task, where, name, int, float, type(None))
+    optimal, random = task["optimal"], task["random"]
+    if optimal is not None and random is not None and optimal < random - 1e-6 * (1 + abs(random)):
+        raise ReportError(f"{where}.optimal: expected at least 'random', which is {random}; received {optimal}")
     picture = _field(task, where, "picture", dict, type(None))
     if picture is None:
         return
@@ -242,49 +242,28 @@ def _validate_paths(paths: dict[str, Any], where: str, tasks: list[dict[str, Any
             )
 
 
-def _alike(runs: Sequence[tuple[str, dict[str, Any]]]) -> None:
-    """Refuse runs that share a seed or that were evaluated differently; `runs` are (where, run)."""
-    seen: dict[int, str] = {}
-    for where, run in runs:
-        if run["seed"] in seen:
-            raise ReportError(
-                f"{where}.seed: expected a training seed per run, received {run['seed']} again, "
-                f"which {seen[run['seed']]} has"
-            )
-        seen[run["seed"]] = where
-    first_where, first = runs[0][0], _form(runs[0][1])
-    for where, run in runs[1:]:
-        form = _form(run)
-        for name in first | form:
-            if first.get(name) != form.get(name):
-                raise ReportError(
-                    f"{where}: {name}: expected {first.get(name)} as in {first_where}, received "
-                    f"{form.get(name)}; runs are averaged, so evaluate them alike"
-                )
-
-
-def _form(run: dict[str, Any]) -> dict[str, Any]:
-    """What must agree between runs that are averaged, by name."""
-    form: dict[str, Any] = {"episode_length": run["episode_length"], "sets": [one["name"] for one in run["sets"]]}
-    for one in run["sets"]:
-        for mode, values in one["returns"].items():
-            form[f"{one['name']}.returns.{mode} shape"] = np.shape(values)
-        if (source := one["source"]) is not None:
-            form[f"{one['name']}.source.name"] = source["name"]
-            form[f"{one['name']}.source.role"] = role_of(source)
-            form[f"{one['name']}.source.env_steps_per_episode"] = source["env_steps_per_episode"]
-            # Not the episodes: where they end early, lives of as many steps differ in how many they hold.
-            form[f"{one['name']}.source.returns shape"] = np.shape(source["returns"])[:2]
-    return form
-
-
 def _read(file: Path) -> dict[str, Any]:
     try:
         results = parse(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ReportError(f"{file}: expected a readable results.json, received {error!r}") from error
+    _check_seal(results, str(file))
     validate(results, str(file))
     return results
+
+
+def _check_seal(results: Any, where: str) -> None:
+    """Refuse a file that is not what was written. Those of schema 1 may have no seal: the first ones had none."""
+    if not isinstance(results, dict):
+        return
+    if FIELD not in results and (results.get("schema") == 1 or results.get("schema") != SCHEMA):
+        return  # the latter are refused for that
+    if not fits(results):
+        found = f"{results[FIELD]!r}" if FIELD in results else "none"
+        raise ReportError(
+            f"{where}: field {FIELD!r}: expected the checksum of the numbers in the file, received {found}. It was "
+            "changed or damaged since it was written; evaluate again to renew it"
+        )
 
 
 def _field(data: Any, where: str, name: str, *kinds: type) -> Any:

@@ -26,10 +26,11 @@ from ad_jax import locks, report, study_page, study_text
 from ad_jax.claims import decide
 from ad_jax.errors import AdJaxError
 from ad_jax.experiment import Experiment, build
+from ad_jax.identity import canonical
 from ad_jax.metrics import say
 from ad_jax.pipeline import Run
 from ad_jax.report_input import gather
-from ad_jax.run_directory import canonical, read_json, write_json
+from ad_jax.run_directory import read_json, write_json
 from ad_jax.study import Study
 
 WAIT_SECONDS = 2.0  # between two looks at what other processes are at

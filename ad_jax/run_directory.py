@@ -9,6 +9,7 @@ from typing import Any
 
 from ad_jax.errors import ConfigError, cannot_write, differences
 from ad_jax.experiment import Experiment
+from ad_jax.identity import of_training
 from ad_jax.untrusted import parse
 
 
@@ -19,29 +20,12 @@ def identity(experiment: Experiment) -> dict[str, Any]:
     be evaluated again for longer. A field that is None says nothing, so that those that came later leave the
     directories of before theirs.
     """
-    apart = ("mesh", "logging", "evaluate", "reference")
-    return _said({name: value for name, value in canonical(experiment.to_json()).items() if name not in apart})
-
-
-def _said(data: Any) -> Any:
-    """Nested data without what is None."""
-    if not isinstance(data, dict):
-        return data
-    return {name: _said(value) for name, value in data.items() if value is not None}
+    return of_training(experiment.to_json())
 
 
 def digest(experiment: Experiment) -> str:
     """Ten hex digits of the identity: the same command finds the same directory."""
     return hashlib.sha256(json.dumps(identity(experiment), sort_keys=True).encode()).hexdigest()[:10]
-
-
-def canonical(value: Any) -> Any:
-    """Nested data in which equal numbers look the same: 1 for 1.0."""
-    if isinstance(value, dict):
-        return {name: canonical(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [canonical(inner) for inner in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def check(folder: Path, experiment: Experiment) -> bool:

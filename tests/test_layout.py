@@ -19,7 +19,16 @@ TESTS = pathlib.Path(__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "_experiments" not in path.parts)
 
 BASE = {"errors", "keys", "plugins", "types"}
-REPORT = {"figures", "report", "report_input", "report_page", "study_figures", "study_page", "study_text"}
+REPORT = {
+    "figures",
+    "report",
+    "report_input",
+    "report_page",
+    "report_pool",
+    "study_figures",
+    "study_page",
+    "study_text",
+}
 TOOLS = {"checkpoint", "metrics", "processes", "provenance", "sharding"}
 PLUGINS = {"envs", "models", "sources"}
 STAGES = {"collect", "distill", "evaluate", "report", "rl2"}
@@ -52,12 +61,14 @@ MAY_IMPORT = {
     | TOOLS
     | STAGES
     | {"collection", "curves", "envs.base", "experiment", "history_store", "locks", "models.lstm"}
-    | {"cost", "processes", "replay", "rotation", "run_directory"},
+    | {"cost", "processes", "replay", "rotation", "run_directory", "seal"},
     "curves": BASE
     | {"collect", "envs.base", "evaluate", "experiment", "prompts", "run_directory"}
-    | {"metrics", "processes", "sharding"},
+    | {"identity", "metrics", "processes", "seal", "sharding"},
     "untrusted": set(),
-    "run_directory": {"errors", "experiment", "untrusted"},
+    "seal": set(),
+    "identity": {"errors"},
+    "run_directory": {"errors", "experiment", "identity", "seal", "untrusted"},
     "experiment": BASE
     | PLUGINS
     | {"collect", "distill", "evaluate", "prompts", "replay", "rl2", "metrics", "sharding"},
@@ -73,12 +84,12 @@ MAY_IMPORT = {
     "trials": BASE | {"envs.base", "models"},
     "evaluate": BASE | {"envs", "models", "prompts", "sharding", "checkpoint", "metrics"},
     "prompts": BASE | {"envs.base"},
-    "collection": {"collect", "errors", "experiment", "history_store", "provenance", "run_directory"},
+    "collection": {"collect", "errors", "experiment", "history_store", "identity", "provenance"},
     "claims": {"errors", "report", "report_input"},
     "study": {"claims", "errors", "experiment"},
     "reproduce": BASE
     | REPORT
-    | {"claims", "experiment", "locks", "metrics", "pipeline", "run_directory", "study", "study_page"},
+    | {"claims", "experiment", "identity", "locks", "metrics", "pipeline", "run_directory", "study", "study_page"},
     "cost": BASE | {"collect", "distill", "envs.base", "experiment", "models", "replay", "rl2", "rotation"},
     "accelerators": {"errors", "hlo"},
     "hlo": set(),
@@ -112,7 +123,7 @@ MAY_IMPORT = {
     "checkpoint": BASE | {"fingerprint", "metrics", "processes", "writers"},
     "fingerprint": set(),
     "metrics": BASE | {"processes"},
-    **dict.fromkeys(REPORT, REPORT | {"errors", "untrusted"}),
+    **dict.fromkeys(REPORT, REPORT | {"errors", "identity", "seal", "untrusted"}),
     "plugins": {"errors"},
     **{name: set() for name in BASE - {"plugins"}},
 }

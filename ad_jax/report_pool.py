@@ -1,0 +1,60 @@
+"""Which runs a report may average: those of one experiment that differ in their training seed alone.
+
+In: validated runs, each with the words that say where it stands. Out: nothing, or the error that names what differs.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ad_jax.errors import ReportError
+from ad_jax.identity import NO_NUMBER, changed
+
+
+def check_alike(runs: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    """Raise ReportError for runs that share a seed, or differ in more than it; `runs` are (where, run)."""
+    seen: dict[int, str] = {}
+    for where, run in runs:
+        if run["seed"] in seen:
+            raise ReportError(
+                f"{where}.seed: expected a training seed per run, received {run['seed']} again, "
+                f"which {seen[run['seed']]} has"
+            )
+        seen[run["seed"]] = where
+    first_where, first = runs[0][0], _form(runs[0][1])
+    for where, run in runs[1:]:
+        if others := changed(runs[0][1]["config"], run["config"], ("seed", *NO_NUMBER)):
+            raise ReportError(
+                f"{where}: config: expected that of {first_where}, apart from its seed; it differs in "
+                f"{', '.join(others[:6])}. Runs are averaged: report each experiment by itself"
+            )
+        form = _form(run)
+        for name in first | form:
+            if first.get(name) != form.get(name):
+                raise ReportError(
+                    f"{where}: {name}: expected {first.get(name)} as in {first_where}, received "
+                    f"{form.get(name)}; runs are averaged, so evaluate them alike"
+                )
+
+
+def _form(run: dict[str, Any]) -> dict[str, Any]:
+    """What must agree between runs that are averaged, by name."""
+    form: dict[str, Any] = {"episode_length": run["episode_length"], "sets": [one["name"] for one in run["sets"]]}
+    if run["checkpoint"].get("which") == "last":  # the best may be that of another update
+        form["checkpoint.step"] = run["checkpoint"].get("step")
+    for one in run["sets"]:
+        for mode, values in one["returns"].items():
+            form[f"{one['name']}.returns.{mode} shape"] = np.shape(values)
+        if (source := one["source"]) is not None:
+            form[f"{one['name']}.source.name"] = source["name"]
+            form[f"{one['name']}.source.role"] = role_of(source)
+            form[f"{one['name']}.source.env_steps_per_episode"] = source["env_steps_per_episode"]
+            # Not the episodes: where they end early, lives of as many steps differ in how many they hold.
+            form[f"{one['name']}.source.returns shape"] = np.shape(source["returns"])[:2]
+    return form
+
+
+def role_of(source: dict[str, Any]) -> Any:
+    """Whether the learner that is compared with made the histories. Results of before there were others do not say."""
+    return source.get("role", "source")
