@@ -29,6 +29,8 @@ Every field of the experiment can be overridden: field=value, with dotted names,
 Options of a plug-in follow its name: env.*, source.*, model.*. `ad-jax show EXPERIMENT` prints every field.
 """
 
+NEEDED = ("jax", "flax", "gymnax", "matplotlib", "numpy", "optax", "orbax", "tensorstore")
+
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
@@ -169,6 +171,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return handler(args)
     except AdJaxError as error:
         print(f"ad-jax: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name not in NEEDED:
+            raise
+        print(
+            f"ad-jax: {error.name} is not installed for {sys.executable}; pip install -e . brings it", file=sys.stderr
+        )
         return 2
     except OSError as error:
         print(

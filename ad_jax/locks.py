@@ -1,7 +1,8 @@
 """Locks on files, which the system drops when their process ends, however it ends.
 
-In: the path of a lock file. Out: whether this process holds it now, and what the holder said of itself. A process may
-take a lock that it holds once more. Where a file system knows no locks, nothing is locked, and that is said.
+In: the path of a lock file. Out: whether this thread holds it now, and what the holder said of itself. A thread may
+take a lock that it holds once more; another thread of the process is refused like another process. Where a file system
+knows no locks, nothing is locked against other processes, and that is said.
 """
 
 import contextlib
@@ -9,6 +10,7 @@ import fcntl
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,20 +18,40 @@ from pathlib import Path
 from ad_jax.errors import ConfigError
 from ad_jax.metrics import say
 
-_held: dict[Path, int] = {}  # how often this process has taken each lock
+_held: dict[Path, int] = {}  # which thread of this process has each lock
+_looking = threading.Lock()  # held while `_held` is looked at and changed
 
 
 @contextlib.contextmanager
 def taken(path: Path) -> Iterator[bool]:
     """Whether the lock is ours, within."""
-    path = path.absolute()
-    if path in _held:
-        _held[path] += 1
-        try:
-            yield True
-        finally:
-            _held[path] -= 1
+    path, me = path.resolve(), threading.get_ident()
+    with _looking:
+        owner = _held.get(path)
+        if owner is None:
+            _held[path] = me
+    if owner is not None:
+        yield owner == me
         return
+    try:
+        with _locked(path) as ours:
+            if not ours:
+                _release(path)
+            yield ours
+    finally:
+        _release(path)
+
+
+def _release(path: Path) -> None:
+    """Forget that this thread has the lock, where it does."""
+    with _looking:
+        if _held.get(path) == threading.get_ident():
+            del _held[path]
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Whether this process has the file, within; it says there who it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:
@@ -43,20 +65,18 @@ def taken(path: Path) -> Iterator[bool]:
         who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T %z")}
         with contextlib.suppress(OSError):  # on a full disk nobody is told who holds it; it holds
             os.write(file.fileno(), json.dumps(who).encode())
-        _held[path] = 1
         try:
             yield True
         finally:
-            del _held[path]
             file.truncate(0)
 
 
 @contextlib.contextmanager
 def only_one(folder: Path) -> Iterator[None]:
-    """Be the only process that works in `folder`, within.
+    """Be the only thread of all processes that works in `folder`, within.
 
     Raises:
-        ConfigError: if another process does; names it.
+        ConfigError: if another one does; names its process.
     """
     path = folder / "lock"
     with taken(path) as mine:
@@ -71,6 +91,8 @@ def holder(path: Path) -> str:
     """Who holds a lock, as it says itself."""
     try:
         who = json.loads(path.read_text())
-        return f"process {who['pid']} on {who['host']}, since {who['since']}"
+        mine = (who["pid"], who["host"]) == (os.getpid(), socket.gethostname())
+        thread = "another thread of this process, which is " if mine else ""
+        return f"{thread}process {who['pid']} on {who['host']}, since {who['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

@@ -5,13 +5,21 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
 
 def version() -> str:
-    """The installed version of ad_jax."""
-    return importlib.metadata.version("ad_jax")
+    """The version of ad_jax: the installed one, or in a clone that is not installed the one that its project states."""
+    try:
+        return importlib.metadata.version("ad_jax")
+    except importlib.metadata.PackageNotFoundError:
+        try:
+            project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"]
+            return project["version"] if project["name"].replace("-", "_") == "ad_jax" else "unknown"
+        except (OSError, ValueError, KeyError):
+            return "unknown"
 
 
 def collect() -> dict[str, Any]:
