@@ -133,6 +133,11 @@ def load(folder: Path, which: str = "last", like: Any = None) -> tuple[int, Any,
         return _restore(reader, _latest(reader), like)
 
 
+def has(folder: Path, step: int) -> bool:
+    """Whether `folder`, a run's `checkpoints`, holds that step; touches nothing."""
+    return processes.on_first(lambda: (folder / "steps" / str(step)).is_dir())
+
+
 def architecture_of(params: Any) -> dict[str, list[int]]:
     """Shape of every parameter by its dotted path: what two checkpoints must share to be exchangeable."""
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]

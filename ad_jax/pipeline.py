@@ -47,7 +47,7 @@ from ad_jax.metrics import say
 from ad_jax.models import lstm
 from ad_jax.run_directory import check, claim, digest, read_json, write_json
 from ad_jax.seal import seal
-from ad_jax.sharding import batch_devices, make_mesh, own_mesh, put, replicated
+from ad_jax.sharding import batch_devices, make_mesh, own_mesh, put, replicated, rows_mesh
 
 
 @contextlib.contextmanager
@@ -77,6 +77,7 @@ class Run:
         folder: the run directory; default `runs/<name>/<hash of the config>`.
         histories: where the collection is; default `folder/histories`.
         trained: the run directory whose trained model is evaluated; default `folder` itself.
+        trains: whether to refuse at once, before anything is written, what these devices cannot train.
 
     Raises:
         ConfigError: if the experiment is refused, the directory holds something else, another process works there, or
@@ -89,16 +90,15 @@ class Run:
         folder: str | Path | None = None,
         histories: str | None = None,
         trained: str | Path | None = None,
+        trains: bool = False,
     ):
         self.experiment, self.parts = experiment, build(experiment)
         self.folder = Path(folder or Path("runs") / experiment.name / digest(experiment)).absolute()
         self.histories, self.given = histories or str(self.folder / "histories"), histories is not None
         self.trained = Path(trained or self.folder)
-        self.mesh = make_mesh(experiment.mesh)
-        if experiment.rl2 is None:
-            experiment.replay.validate(batch_devices(self.mesh))
-        else:
-            experiment.rl2.check_devices(batch_devices(self.mesh))
+        self.mesh = rows_mesh(experiment.mesh)
+        if trains:
+            self._can_train()
         same = {"version": provenance.version(), "folder": str(self.folder), "histories": self.histories}
         processes.check_equal("run", same | {"experiment": experiment.to_json()})
         provenance.use_compilation_cache()
@@ -117,6 +117,7 @@ class Run:
     @_alone
     def all(self) -> Path:
         """The four stages; returns the report's page."""
+        self._can_train()
         self.collect()
         self.distill()
         self.evaluate()
@@ -171,6 +172,8 @@ class Run:
     def distill(self) -> None:
         """Stage 2, or RL² in its place."""
         e, p = self.experiment, self.parts
+        if not self._can_train():
+            return say(f"distil   nothing to do: {self.folder / 'checkpoints'} is trained to the end")
         if e.rl2 is not None:
             return self._rl2(e.rl2)
         if not p.trained:
@@ -208,6 +211,24 @@ class Run:
             positions=result.step * e.replay.batch * e.replay.segment,
             **facts,
         )
+
+    def _can_train(self) -> bool:
+        """Whether this experiment can be trained on the devices there are. Collecting and evaluating take any.
+
+        Raises:
+            ConfigError: if it cannot, and training has not ended.
+        """
+        e = self.experiment
+        if not self.parts.trained:
+            return True
+        try:
+            split = batch_devices(make_mesh(e.mesh))
+            e.replay.validate(split) if e.rl2 is None else e.rl2.check_devices(split)
+        except ConfigError:
+            if not checkpoint.has(self.folder / "checkpoints", (e.distill if e.rl2 is None else e.rl2).updates):
+                raise
+            return False
+        return True
 
     def _check_room(self) -> None:
         """Raises ConfigError where a device tells how much memory it has, and the histories alone are more."""

@@ -95,7 +95,8 @@ class Config:
         if self.groups % split:
             raise ConfigError(
                 f"replay.groups={self.groups} cannot be split over {split} devices (mesh data x fsdp); "
-                f"set replay.groups to a multiple of {split}"
+                f"set replay.groups to a multiple of {split}, or train on fewer devices: "
+                f"mesh.data={math.gcd(self.groups, split)} mesh.fsdp=1"
             )
         if self.rotation is not None:
             self.rotation.validate(self.groups)

@@ -82,23 +82,42 @@ def virtual_devices(count: int) -> None:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """The mesh of `config` over `devices` (default: all).
+    """The mesh of `config` over `devices` (default: all). Where all axes are stated, one process may leave some over.
 
     Raises:
-        ConfigError: if the axes do not use up the devices.
+        ConfigError: if there are not that many devices, or some are left over that should not be.
     """
     devices = jax.devices() if devices is None else devices
     if config.data < 0 or config.fsdp < 1 or config.tensor < 1:
-        raise ConfigError(f"mesh axes must be at least 1 (data may be 0, for every device left); got {config}")
+        raise ConfigError(f"mesh axes must be at least 1 (mesh.data may be 0, for every device left); got {config}")
     rest = config.fsdp * config.tensor
     data = config.data or len(devices) // rest
-    if data * rest != len(devices):
+    spare = len(devices) - data * rest
+    if data == 0 or spare < 0 or (spare and (config.data == 0 or len({d.process_index for d in devices}) > 1)):
         raise ConfigError(
             f"mesh data x fsdp x tensor = {config.data or '?'} x {config.fsdp} x {config.tensor} does not "
-            f"use up {len(devices)} device(s); choose axes whose product is {len(devices)}"
+            f"use up {len(devices)} device(s); choose mesh.data, mesh.fsdp and mesh.tensor whose product is "
+            f"{len(devices)}"
         )
     shape = (data, config.fsdp, config.tensor)
-    return Mesh(np.array(devices).reshape(shape), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+    used = np.array(devices[: data * rest]).reshape(shape)
+    return Mesh(used, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+
+
+def rows_mesh(config: MeshConfig) -> Mesh:
+    """A mesh for work that only splits rows, as collecting and evaluating do, with the same result on any.
+
+    That of `config`, or where it does not fit the devices, all of them.
+
+    Raises:
+        ConfigError: for an axis below 1.
+    """
+    try:
+        return make_mesh(config)
+    except ConfigError:
+        if min(config.data, config.fsdp - 1, config.tensor - 1) < 0:
+            raise
+        return make_mesh(MeshConfig())
 
 
 def own_mesh(mesh: Mesh) -> Mesh:

@@ -1,5 +1,7 @@
 """The mesh and the partition rules: where each parameter lies, and what is said when axes do not fit the devices."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,7 @@ from ad_jax.sharding import (
     optimiser_shardings,
     param_shardings,
     replicated,
+    rows_mesh,
 )
 
 
@@ -35,16 +38,33 @@ def shapes(**named):
     return tree
 
 
-@pytest.mark.parametrize("config", [MeshConfig(3), MeshConfig(4, 4), MeshConfig(0, 3), MeshConfig(2, 1, 2)])
+@pytest.mark.parametrize("config", [MeshConfig(9), MeshConfig(4, 4), MeshConfig(0, 3), MeshConfig(0, 9)])
 def test_axes_that_do_not_use_up_the_devices_are_refused(config):
-    with pytest.raises(ConfigError, match=r"does not use up 8 device\(s\); choose axes whose product is 8"):
+    remedy = r"does not use up 8 device\(s\); choose mesh.data, mesh.fsdp and mesh.tensor whose product is 8"
+    with pytest.raises(ConfigError, match=remedy):
         make_mesh(config)
+    assert rows_mesh(config).devices.shape == (8, 1, 1)
+
+
+@pytest.mark.parametrize(("config", "shape"), [(MeshConfig(3), (3, 1, 1)), (MeshConfig(2, 1, 2), (2, 1, 2))])
+def test_stated_axes_may_leave_devices_over(config, shape):
+    for mesh in (make_mesh(config), rows_mesh(config)):
+        assert mesh.devices.shape == shape
+        assert list(mesh.devices.flat) == jax.devices()[: mesh.size]
+
+
+def test_devices_of_other_processes_may_not_be_left_over():
+    devices = [types.SimpleNamespace(process_index=i // 2, id=i) for i in range(4)]
+    with pytest.raises(ConfigError, match=r"does not use up 4 device\(s\)"):
+        make_mesh(MeshConfig(2), devices)
 
 
 @pytest.mark.parametrize("config", [MeshConfig(-1, -8), MeshConfig(0, 0), MeshConfig(0, 1, -1)])
 def test_axes_below_one_are_refused(config):
     with pytest.raises(ConfigError, match="mesh axes must be at least 1"):
         make_mesh(config)
+    with pytest.raises(ConfigError, match="mesh axes must be at least 1"):
+        rows_mesh(config)
 
 
 @pytest.mark.parametrize(
