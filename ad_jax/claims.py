@@ -22,11 +22,12 @@ class Curves(NamedTuple):
     """Mean curves of one arm on one set; the first entry of each is that of all data, the rest are resampled."""
 
     learner: np.ndarray  # [1 + n, E] return of each in-context episode
-    source: np.ndarray  # [1 + n, E2] of each episode of what is compared with; E2 = 0 where nothing is
+    time: np.ndarray  # [1 + n, E] environment steps taken by the end of each
+    source: np.ndarray  # [1 + n, P] in each piece of the life of what is compared with; P = 0 where nothing is
+    source_episodes: np.ndarray  # [1 + n, E2] of each of its episodes that all of its lives have
     optimal: np.ndarray  # [1 + n], NaN where it is unknown
     random: np.ndarray  # [1 + n]
-    episode_steps: int  # environment steps of an in-context episode
-    source_steps: int  # of one of the source, over its actors
+    source_steps: int  # environment steps of a piece, over its actors
 
 
 def curves_of(s: Set, mode: str, n: int = 1000) -> Curves:
@@ -35,10 +36,20 @@ def curves_of(s: Set, mode: str, n: int = 1000) -> Curves:
     known = lambda x: np.full((*shape, 1), np.nan) if x is None else x[..., None]
     source = np.zeros((*shape, 0)) if s.source is None else s.source
     parts = [s.returns[mode], source, known(s.optimal), known(s.random)]
-    whole = np.concatenate(parts, axis=-1)
-    drawn = np.concatenate([whole.mean((0, 1))[None], resampled(whole, n)])
+    drawn = _drawn(np.concatenate(parts, axis=-1), n)
     learner, source, optimal, random = np.split(drawn, np.cumsum([p.shape[-1] for p in parts])[:-1], axis=-1)
-    return Curves(learner, source, optimal[:, 0], random[:, 0], s.episode_length, s.source_steps)
+    episodes = source  # where all have full length, and else:
+    if s.source is not None and s.source_episodes is not None and not np.array_equal(s.source, s.source_episodes):
+        episodes = _drawn(s.source_episodes, n)
+    time = np.cumsum(_drawn(s.steps[mode], n), axis=-1)
+    return Curves(learner, time, source, episodes, optimal[:, 0], random[:, 0], s.source_steps)
+
+
+def _drawn(values: np.ndarray, n: int) -> np.ndarray:
+    """The mean `[1 + n, K]` of `[R, N, K]` over runs and tasks, and resampled ones, the same draws at every call."""
+    if values.min(initial=np.inf) == values.max(initial=-np.inf):
+        return np.full((1 + n, values.shape[-1]), values.flat[0])  # its bits, which a product need not keep
+    return np.concatenate([values.mean((0, 1))[None], resampled(values, n)])
 
 
 def _between(curve: np.ndarray, first: float, last: float) -> np.ndarray:
@@ -54,7 +65,30 @@ def _episodes_to(curve: np.ndarray, level: float | np.ndarray) -> np.ndarray:
 
 def _score(c: Curves) -> np.ndarray:
     episodes = c.learner.shape[-1]
-    return (c.learner.mean(-1) - c.random) / (c.source[:, :episodes].mean(-1) - c.random)
+    return (c.learner.mean(-1) - c.random) / (_first(c, episodes).mean(-1) - c.random)
+
+
+def _first(c: Curves, episodes: int) -> np.ndarray:
+    """The first `episodes` of what is compared with, `[1 + n, episodes]`.
+
+    Raises:
+        ConfigError: if not all of its lives have so many.
+    """
+    found = c.source_episodes.shape[-1]
+    if found < episodes:
+        raise ConfigError(
+            f"a comparison over {episodes} episodes needs as many of the source; one of its lives has {found}. "
+            "Raise collect.episodes, or lower evaluate.episodes"
+        )
+    return c.source_episodes[:, :episodes]
+
+
+def _steps_to(c: Curves, level: float) -> np.ndarray:
+    """Steps taken by the end of the first episode at `level`; where none is, those of one more than there are."""
+    last = c.time[:, -1:]
+    further = last + (last - c.time[:, -2:-1] if c.time.shape[-1] > 1 else last)
+    index = _episodes_to(c.learner, level)[:, None] - 1
+    return np.take_along_axis(np.concatenate([c.time, further], axis=-1), index, axis=-1)[:, 0]
 
 
 # What can be asked of one arm's curves: name -> (function, words with {} for its arguments).
@@ -71,17 +105,20 @@ STATISTICS: dict[str, tuple[Callable[..., np.ndarray], str]] = {
     "score": (_score, "(r - random) / (source - random), summed over all episodes"),
     "episodes_to": (lambda c, level: _episodes_to(c.learner, level), "in-context episodes to a return of {:g}"),
     "steps_to": (
-        lambda c, level: _episodes_to(c.learner, level) * c.episode_steps,
+        _steps_to,
         "environment steps to a return of {:g}",
     ),
     "source_final": (lambda c: final_of(c.source), "return of the source in the last tenth of its life"),
-    "source_between": (lambda c, a, b: _between(c.source, a, b), "mean return of the source's episodes {:g} to {:g}"),
+    "source_between": (
+        lambda c, a, b: _between(_first(c, int(b)), a, b),
+        "mean return of the source's episodes {:g} to {:g}",
+    ),
     "source_steps_to": (
         lambda c, level: _episodes_to(c.source, level) * c.source_steps,
         "environment steps of the source to a return of {:g}",
     ),
     "source_regret": (
-        lambda c: c.learner.shape[-1] * (c.optimal - c.source[:, : c.learner.shape[-1]].mean(-1)),
+        lambda c: c.learner.shape[-1] * (c.optimal - _first(c, c.learner.shape[-1]).mean(-1)),
         "regret of the source over as many episodes",
     ),
     "random": (lambda c: c.random, "return of a random policy"),

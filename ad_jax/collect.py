@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ad_jax import history_returns, processes
+from ad_jax import history_returns, lifetimes, processes
 from ad_jax.envs.base import TaskFamily, path_name, spec_of, take
 from ad_jax.errors import ConfigError, HistoryError
 from ad_jax.history_store import HistoryWriter, Manifest, open_store
@@ -254,29 +254,20 @@ def learning_curve(
     seeds: int,
     seed: int,
     show: Callable[[int, np.ndarray], None] = lambda done, returns: None,
-) -> np.ndarray:
-    """The source itself on `tasks`: return of each episode, mean over actors, `[N, seeds, E]` float32.
+) -> lifetimes.Episodes:
+    """The source itself on `tasks`: every episode of every actor, a stream each, `[N, seeds, actors]` in that order.
 
-    E is the number of episodes that every history completes. `show(done, returns)` is called after each chunk: the
-    learners done, and the returns `[C, E]` of those of this chunk.
+    `show(done, returns)` is called after each chunk: the learners done, and the curves over time of those of this
+    chunk, `[C, pieces]`, mean over actors.
     """
-    total, curves = len(task_ids) * seeds, []
+    total, found = len(task_ids) * seeds, lifetimes.Episodes([], [], learners.steps)
     for first in range(0, total, learners.chunk):
         life = learners.run(seed, tasks, task_ids, seeds, first)
         count = min(learners.chunk, total - first)
-        histories = as_histories(life, tasks, task_ids, seeds, first, count)
-        returns = returns_by_episode(histories.transition)
-        curves.append(returns.reshape(count, learners.source.actors, -1).mean(1))
-        show(first + count, curves[-1])
-    shortest = min(curve.shape[1] for curve in curves)
-    return np.concatenate([curve[:, :shortest] for curve in curves]).reshape(len(task_ids), seeds, shortest)
-
-
-def returns_by_episode(transition: Transition) -> np.ndarray:
-    """Return of each episode that every history completes, `[H, E]` float32, from `[H, T]` rewards."""
-    done = np.asarray(transition.terminated) | np.asarray(transition.truncated)
-    episode = np.cumsum(done, axis=1) - done
-    complete = int(done.sum(1).min())
-    returns = np.zeros((len(done), complete + 1), np.float32)
-    np.add.at(returns, (np.arange(len(done))[:, None], np.minimum(episode, complete)), transition.reward)
-    return returns[:, :complete]
+        t = as_histories(life, tasks, task_ids, seeds, first, count).transition
+        new = lifetimes.episodes_of(t.reward, np.asarray(t.terminated) | np.asarray(t.truncated))
+        found.returns.extend(new.returns)
+        found.steps.extend(new.steps)
+        curve = new.curve(learners.family.episode_length).reshape(count, learners.source.actors, -1)
+        show(first + count, curve.mean(1))
+    return found

@@ -10,18 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jax.sharding import Mesh
 
-from ad_jax import collect, evaluate, metrics, processes, prompts
+from ad_jax import collect, evaluate, lifetimes, metrics, processes, prompts
 from ad_jax.envs.base import take
 from ad_jax.evaluate import Mode
 from ad_jax.experiment import Experiment, Parts
 from ad_jax.metrics import say
+from ad_jax.numerals import number, plain
 from ad_jax.prompts import Prompt
 from ad_jax.run_directory import read_json, write_json
 from ad_jax.sharding import own_mesh
 
+SCHEMA = 2  # of a part; 1 did not say how long episodes were
 IN_LOOP_SEEDS = 2  # rollouts per task of the in-context evaluation during training
 
 
@@ -36,7 +37,7 @@ class Curves:
         path = self.folder / "evaluation" / f"{name}.json"
         data = self.experiment.to_json()
         asked = {name: data[name] for name in ("evaluate", "reference")}
-        key = {"step": step, **asked, "train_tasks": meta["train_task_ids"]}
+        key = {"schema": SCHEMA, "step": step, **asked, "train_tasks": meta["train_task_ids"]}
         saved = processes.on_first(lambda: read_json(path) if path.exists() else None)
         if saved is not None and saved.keys() == {"key", "seconds", "value"} and saved["key"] == key:
             return saved["value"], saved["seconds"]
@@ -85,13 +86,18 @@ class Curves:
         )
         shown = {}
         if prompt:
-            curve, seen = evaluate.after_prompt(curve, prompt, family.episode_length)
+            curve, seen = evaluate.after_prompt(curve, prompt)
             shown = {"prompt": {"share": c.prompt, **seen}}
         self.log.forget_after(f"evaluate/{name}/{mode}", 0)
         for episode, value in enumerate(curve.returns.mean((0, 1))):
             self.log.write(f"evaluate/{name}/{mode}", episode + 1, {"return": value})
-        paths = evaluate.paths_as_data(curve, data["tasks"], family.episode_length, mode)
-        return {"returns": _numbers(curve.returns), "paths": paths, "env_steps": curve.env_steps, **shown}
+        return {
+            "returns": plain(curve.returns),
+            "steps": lifetimes.common(curve.steps) or curve.steps.tolist(),
+            "paths": evaluate.paths_as_data(curve, data["tasks"], mode),
+            "env_steps": curve.env_steps,
+            **shown,
+        }
 
     def of_source(self, tasks: Any, ids: list[str]) -> dict[str, Any] | None:
         e, p = self.experiment, self.parts
@@ -110,17 +116,16 @@ class Curves:
         at_the_end = lambda returns: float(returns[..., -max(1, returns.shape[-1] // 10) :].mean())
         show = lambda done, returns: bar.update(done, **{"return": at_the_end(returns)})
         curve = lambda: collect.learning_curve(learners, tasks, mine_ids, e.evaluate.source_seeds, e.seed, show)
-        returns = _deal_back(processes.everywhere(lambda: curve().tolist() if mine_ids else []))
+        parts = processes.everywhere(lambda: _by_task(curve(), len(mine_ids), p.reference.actors))
+        lives = [parts[i % len(parts)][i // len(parts)] for i in range(len(ids))]  # they dealt the tasks out
+        found = lifetimes.as_data(lives, learners.steps)
+        at_its_end = at_the_end(lifetimes.curves(found, p.family.episode_length))
+        counts = {len(returns) for of_task in lives for actors in of_task for returns, _ in actors}
+        episodes = f"{min(counts)}{f' to {max(counts)}' if len(counts) > 1 else ''} episodes"
         say(
-            f"evaluate {name} itself, the {role}, on the same tasks: {returns.shape[2]} episodes, return at the end "
-            f"{at_the_end(returns):.2f}"
+            f"evaluate {name} itself, the {role}, on the same tasks: {episodes}, return at the end {number(at_its_end)}"
         )
-        return {
-            "name": name,
-            "role": role,
-            "returns": _numbers(returns),
-            "env_steps_per_episode": p.reference.actors * p.family.episode_length,
-        }
+        return {"name": name, "role": role, **found}
 
     def in_loop(self) -> Callable[[Any], float]:
         """In-context return on training tasks, for choosing a checkpoint: the held-out tasks must not choose it."""
@@ -149,17 +154,9 @@ def _show(bar: metrics.Progress, done: int, value: float) -> None:
         bar.update(done, **{"return": value})
 
 
-def _deal_back(parts: list[list[Any]]) -> np.ndarray:
-    """`[N, S, E]` float32 of tasks dealt over processes; E is the number of episodes that all of them completed."""
-    curves = [np.asarray(part, np.float32) for part in parts if part]
-    shortest = min(curve.shape[2] for curve in curves)
-    returns = np.empty((sum(map(len, curves)), curves[0].shape[1], shortest), np.float32)
-    for process, curve in enumerate(curves):
-        returns[process :: len(parts)] = curve[:, :, :shortest]
-    return returns
-
-
-def _numbers(x: np.ndarray) -> list[Any]:
-    """Nested lists; whole numbers as ints and the rest rounded, which keeps results files small and readable."""
-    whole = np.array_equal(x, np.round(x))
-    return (x.astype(int) if whole else np.round(x.astype(float), 5)).tolist()
+def _by_task(found: lifetimes.Episodes, tasks: int, actors: int) -> list[Any]:
+    """`[N][S][actors]` of (returns, steps), lists of numbers, of streams in that order."""
+    streams = [(r.tolist(), s.tolist()) for r, s in zip(found.returns, found.steps, strict=True)]
+    lives = [streams[i : i + actors] for i in range(0, len(streams), actors)]
+    seeds = len(lives) // max(tasks, 1)
+    return [lives[i * seeds : (i + 1) * seeds] for i in range(tasks)]

@@ -1,8 +1,8 @@
 """Stage 3: a frozen model learns held-out tasks in its context. Environment, policy and cache run inside one scan.
 
-Input: params and tasks. Output: the return of every in-context episode, per task and seed. Rollouts are batched over
-tasks x seeds and split over the mesh's batch axes; the only thing that grows is the cache. Knows neither sources nor
-histories: which tasks were trained on comes from the checkpoint.
+Input: params and tasks. Output: return and length of every in-context episode, per task and seed. Rollouts are batched
+over tasks x seeds and split over the mesh's batch axes; the only thing that grows is the cache. Knows neither sources
+nor histories: which tasks were trained on comes from the checkpoint.
 
 Source: Laskin et al. 2022, section 4 (sampled actions); greedy actions are reported beside them, as papers differ.
 """
@@ -66,6 +66,7 @@ class Rollouts:
     env_state: Any
     episode: jax.Array  # [B] int32, episodes finished
     returns: jax.Array  # [B, E + 1] float32; the last column takes what comes after episode E
+    lengths: jax.Array  # [B, E + 1] int32, environment steps of each episode so far; the last column likewise
     time: jax.Array  # [] int32, environment steps done
 
 
@@ -95,7 +96,7 @@ def make_evaluator(
     prompt: Prompt | None = None,
     temperature: float = 1.0,
 ) -> Evaluator:
-    """An `Evaluator` that counts returns of the first `episodes` episodes; in a prompt's the model only looks."""
+    """An `Evaluator` that counts the first `episodes` episodes; in a prompt's the model only looks."""
     act = functools.partial(choose, mode=mode, temperature=temperature)
     spec = spec_of(family)
     rows, one = on_batch(mesh), replicated(mesh)
@@ -107,8 +108,8 @@ def make_evaluator(
             jax.vmap(lambda k: jax.random.fold_in(k, 2**31))(keys), tasks
         )
         steps = first_steps(observation, spec.num_actions)
-        returns = jnp.zeros((batch, episodes + 1), jnp.float32)
-        counters = jnp.zeros((batch,), jnp.int32), returns, jnp.int32(0)
+        returns, lengths = (jnp.zeros((batch, episodes + 1), dtype) for dtype in (jnp.float32, jnp.int32))
+        counters = jnp.zeros((batch,), jnp.int32), returns, lengths, jnp.int32(0)
         return place(Rollouts(model.init_cache(batch), steps, env_state, *counters))
 
     def step(params, keys, tasks, rollouts, _):
@@ -128,11 +129,11 @@ def make_evaluator(
         observation, env_state, outcome = jax.vmap(functools.partial(advance, family))(
             key_env, rollouts.env_state, action, tasks
         )
-        row = jnp.arange(len(keys))
-        returns = rollouts.returns.at[row, jnp.minimum(rollouts.episode, episodes)].add(outcome.reward)
+        at = jnp.arange(len(keys)), jnp.minimum(rollouts.episode, episodes)
+        returns, lengths = rollouts.returns.at[at].add(outcome.reward), rollouts.lengths.at[at].add(1)
         steps = Steps(observation, action, outcome.reward, outcome.done)
         episode = rollouts.episode + outcome.done.astype(jnp.int32)
-        return Rollouts(cache, steps, env_state, episode, returns, rollouts.time + 1), trace
+        return Rollouts(cache, steps, env_state, episode, returns, lengths, rollouts.time + 1), trace
 
     def run(params, rollouts, keys, tasks):
         rollouts, trace = jax.lax.scan(functools.partial(step, params, keys, tasks), rollouts, None, steps_per_run)
@@ -163,12 +164,12 @@ def check_unseen(task_ids: Sequence[str], trained_ids: Sequence[str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """Returns of in-context episodes."""
+    """In-context episodes."""
 
     returns: np.ndarray  # [N, S, E] float32
-    trace: np.ndarray  # [E * episode_length, N, k] int32: each task's first rollout, before each action
+    steps: np.ndarray  # [N, S, E] int32, environment steps of each
+    trace: np.ndarray  # [T, N, k] int32: each task's first rollout, before each action, to the end of E or later
     env_steps: int  # of all rollouts
-    full_length: bool  # no episode ended before its time limit
 
 
 def evaluate(
@@ -183,7 +184,7 @@ def evaluate(
     seed: int,
     progress: Callable[[int, float], None] = lambda done, value: None,
 ) -> Curve:
-    """Roll every task out `seeds` times for `episodes` episodes.
+    """Roll every task out `seeds` times, until every rollout has had `episodes` episodes.
 
     Args:
         tasks, task_ids: batched tasks `[N]` and their ids.
@@ -200,19 +201,30 @@ def evaluate(
     for done in range(evaluator.steps_per_run, total + evaluator.steps_per_run, evaluator.steps_per_run):
         rollouts, trace = evaluator.run(params, rollouts, keys, tasks)
         traces.append(to_host(trace[:, :batch:seeds]).astype(np.int32))
-        newest = int(min(max(int(rollouts.episode.min()), 1), episodes)) - 1
-        progress(min(done, total), float(rollouts.returns[:batch, newest].mean()))
-    returns = to_host(rollouts.returns)[:batch, :episodes].reshape(count, seeds, episodes)
-    full_length = int(rollouts.episode.max()) == int(rollouts.time) // family.episode_length
-    return Curve(returns, np.concatenate(traces)[:total], batch * total, full_length)
+        finished = int(rollouts.episode.min())  # by every rollout; where episodes end early, sooner than in `total`
+        newest = min(max(finished, 1), episodes) - 1
+        progress(total if finished >= episodes else min(done, total), float(rollouts.returns[:batch, newest].mean()))
+        if finished >= episodes:
+            break
+    else:
+        raise AdJaxError(
+            f"after {total} steps a rollout has finished {finished} of {episodes} episodes: {family.name} has episodes "
+            f"of more than episode_length = {family.episode_length} steps. `ad-jax check` says which part is wrong"
+        )
+    of_tasks = lambda x: to_host(x)[:batch, :episodes].reshape(count, seeds, episodes)
+    done = min(int(rollouts.time), total)
+    return Curve(of_tasks(rollouts.returns), of_tasks(rollouts.lengths), np.concatenate(traces)[:done], batch * done)
 
 
-def after_prompt(curve: Curve, prompt: Prompt, episode_length: int) -> tuple[Curve, dict[str, Any]]:
+def after_prompt(curve: Curve, prompt: Prompt) -> tuple[Curve, dict[str, Any]]:
     """The curve of the episodes in which the model acts, and what it was shown before, as plain data."""
     shown, returns = np.split(curve.returns, [prompt.episodes], axis=-1)
+    before, steps = np.split(curve.steps, [prompt.episodes], axis=-1)
     data = {"noise": prompt.noise, "episodes": prompt.episodes, "return": float(shown.mean())}
-    trace = curve.trace[prompt.episodes * episode_length :]
-    return dataclasses.replace(curve, returns=returns, trace=trace), data
+    began, longest = before[:, 0].sum(-1), int(steps[:, 0].sum(-1).max())  # of each task's first rollout
+    rows = np.minimum(began + np.arange(longest)[:, None], len(curve.trace) - 1)  # [T, N]
+    trace = curve.trace[rows, np.arange(len(began))]
+    return dataclasses.replace(curve, returns=returns, steps=steps, trace=trace), data
 
 
 def tasks_as_data(family: TaskFamily, tasks: Any) -> list[dict[str, Any]]:
@@ -232,26 +244,13 @@ def tasks_as_data(family: TaskFamily, tasks: Any) -> list[dict[str, Any]]:
     ]
 
 
-def paths_as_data(curve: Curve, tasks: list[dict[str, Any]], episode_length: int, mode: Mode) -> dict[str, Any] | None:
-    """The first rollout on the hardest task (lowest optimal return), in early and late episodes, to draw.
-
-    None where an episode ended early, because a trace has no episode boundaries.
-    """
-    if not curve.full_length:
-        return None
+def paths_as_data(curve: Curve, tasks: list[dict[str, Any]], mode: Mode) -> dict[str, Any]:
+    """The first rollout on the hardest task (lowest optimal return), in early and late episodes, to draw."""
     hardest = min(range(len(tasks)), key=lambda i: tasks[i]["optimal"] if tasks[i]["optimal"] is not None else i)
-    episodes = curve.returns.shape[2]
-    if episode_length == 1:
-        chosen = range(episodes)
-    else:
-        chosen = sorted({e for e in (0, 1, 2, 4, 9, 19, 49, episodes - 1) if e < episodes})
-    points = curve.trace[:, hardest].reshape(episodes, episode_length, -1)
-    return {
-        "task": hardest,
-        "seed": 0,
-        "mode": mode,
-        "episodes": [
-            {"episode": e + 1, "return": float(curve.returns[hardest, 0, e]), "points": points[e].tolist()}
-            for e in chosen
-        ],
-    }
+    returns, steps = curve.returns[hardest, 0], curve.steps[hardest, 0]
+    episodes, ends = len(returns), np.cumsum(steps)
+    every = int(curve.steps.max()) == 1
+    chosen = range(episodes) if every else sorted({e for e in (0, 1, 2, 4, 9, 19, 49, episodes - 1) if e < episodes})
+    points = lambda e: curve.trace[ends[e] - steps[e] : ends[e], hardest].tolist()
+    drawn = [{"episode": e + 1, "return": float(returns[e]), "points": points(e)} for e in chosen]
+    return {"task": hardest, "seed": 0, "mode": mode, "episodes": drawn}

@@ -19,6 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from ad_jax.numerals import number
+
 DPI = 150
 TIMES = "\N{MULTIPLICATION SIGN}"
 BLUE, GREEN, ORANGE, YELLOW, GREY = "#0072B2", "#009E73", "#D55E00", "#E69F00", "#666666"  # Okabe & Ito
@@ -65,13 +67,6 @@ def plain(text: object, limit: int = 48) -> str:
     """Printable ASCII of at most `limit` characters: a glyph that the font lacks would be a warning or a box."""
     shown = "".join(c if c.isascii() and c.isprintable() else "?" for c in str(text))
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
-
-
-def number(value: float, scale: float | None = None) -> str:
-    """`value` with as many decimals as numbers of size `scale` (default: its own) deserve: 0.812, 1.81, 16.1, 250."""
-    size = abs(value if scale is None else scale)
-    text = f"{value:.{3 if size < 1 else 2 if size < 10 else 1 if size < 100 else 0}f}"
-    return text.lstrip("-") if float(text) == 0 else text  # no "-0.0"
 
 
 def count(value: float) -> str:

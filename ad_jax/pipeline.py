@@ -283,12 +283,13 @@ class Run:
         for name, tasks in p.split.held_out.items():
             ids = p.family.task_ids(tasks)
             evaluate.check_unseen(ids, meta["train_task_ids"])
-            data = {"name": name, "kind": p.split.kind, "tasks": evaluate.tasks_as_data(p.family, tasks), "returns": {}}
+            data = {"name": name, "kind": p.split.kind, "tasks": evaluate.tasks_as_data(p.family, tasks)}
+            data |= {"returns": {}, "steps": {}}
             for mode in ("sampled", "greedy") if e.evaluate.greedy else ("sampled",):
                 part, took = self.curves.part(
                     f"{name}-{mode}", meta, step, functools.partial(self.curves.in_context, data, tasks, params, mode)
                 )
-                data["returns"][mode] = part["returns"]
+                data["returns"][mode], data["steps"][mode] = part["returns"], part["steps"]
                 data.setdefault("paths", part["paths"])
                 data.setdefault("prompt", part.get("prompt"))
                 env_steps, seconds = env_steps + part["env_steps"], seconds + took

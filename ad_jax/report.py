@@ -1,12 +1,14 @@
 """Stage 4: `results.json` of one or several runs → statistics, figures and one self-contained HTML page.
 
-In: results of schema 1, one entry in `runs` per training seed. Returns are `[N tasks, S rollouts, E episodes]`,
-in reward units per episode; environment steps count every actor. Out: `index.html`, which embeds its images and loads
-nothing, and the same figures as PNG files. Everything is drawn from the results alone, and nothing here imports JAX.
+In: results of schema 2, one entry in `runs` per training seed. Returns are `[N tasks, S rollouts, E episodes]`,
+in reward units per episode; environment steps are those that episodes had, of every actor. Out: `index.html`, which
+embeds its images and loads nothing, and the same figures as PNG files. Everything is drawn from the results alone, and
+nothing here imports JAX.
 
 What is reported. *Final* is the mean of the last 10 % of episodes (at least one). Rollouts are averaged inside a task;
 intervals are 95 % percentile bootstraps over training seeds, then tasks. Data efficiency (Laskin et al. 2022, figure 4)
-divides the environment steps a source needs by those the frozen learner needs for the same return. The share of the
+divides the environment steps a source needs by those the frozen learner needs for the same return; the source's curve
+is one over time (`lifetimes`), in pieces of as many steps as the longest possible episode. The share of the
 source's gain (figure 3) compares what both earn above a random policy in as many episodes.
 """
 
@@ -53,10 +55,10 @@ def share_of_source(s: Set, mode: str, runs: slice = slice(None)) -> dict[str, f
         episodes, or where its gain is not clear of zero, as a share of it then means nothing.
     """
     values, episodes = s.returns[mode][runs], s.returns[mode].shape[-1]
-    if s.random is None or s.source is None or s.source.shape[-1] < episodes:
+    if s.random is None or s.source_episodes is None or s.source_episodes.shape[-1] < episodes:
         return None
     chance = episodes * s.random[runs]
-    gains = np.stack([x.sum(-1) - chance for x in (values, s.source[runs, :, :episodes])], axis=-1)  # [R, N, 2]
+    gains = np.stack([x.sum(-1) - chance for x in (values, s.source_episodes[runs, :, :episodes])], axis=-1)
     drawn = resampled(gains)
     if drawn[:, 1].min() <= 0:
         return None
@@ -186,6 +188,17 @@ def final_of(values: np.ndarray) -> np.ndarray:
     return values[..., -max(1, values.shape[-1] // 10) :].mean(-1)
 
 
+def as_episodes(s: Set, steps: np.ndarray) -> np.ndarray:
+    """Where `steps [K]` of the environment are on an axis of the learner's episodes, in proportion between them."""
+    taken = np.concatenate([[0.0], s.time(s.mode)])
+    return np.interp(steps, taken, np.arange(len(taken)))
+
+
+def _whole(x: float) -> int | float:
+    """A mean number of steps, an int where it is whole."""
+    return int(x) if x == int(x) else float(x)
+
+
 def _reached(curve: np.ndarray, level: float) -> int | None:
     """The first index from 1 at which the mean curve `[E]` is at `level`, to rounding."""
     there = curve >= level - 1e-9 * abs(level)
@@ -224,7 +237,7 @@ def _against_source(s: Set) -> dict[str, Any] | None:
     """
     if s.source is None:
         return None
-    learner, source = s.returns[s.mode].mean((0, 1)), s.source.mean((0, 1))
+    learner, source, taken = s.returns[s.mode].mean((0, 1)), s.source.mean((0, 1)), s.time(s.mode)
     final = float(final_of(learner))
     wanted: list[tuple[str, float, int | None]] = [("AD's final return", final, len(learner))]
     if s.optimal is not None and s.optimal.mean() > 0:
@@ -232,7 +245,7 @@ def _against_source(s: Set) -> dict[str, Any] | None:
         wanted.append(("75 % of the optimum", level, _reached(learner, level)))
     levels = []
     for name, level, episodes in wanted:
-        ad_steps = None if episodes is None else episodes * s.episode_length
+        ad_steps = None if episodes is None else _whole(taken[episodes - 1])
         reached, end = _reached(source, level), len(source) * s.source_steps
         steps = None if reached is None else reached * s.source_steps
         levels.append(
@@ -246,7 +259,7 @@ def _against_source(s: Set) -> dict[str, Any] | None:
                 "reached": reached is not None,
             }
         )
-    done = int(s.steps[-1]) // s.source_steps  # episodes the source completes in the learner's steps
+    done = int(taken[-1] / s.source_steps + 1e-9)  # pieces of its life that the source completes in the learner's steps
     same = float(source[min(done, len(source)) - 1]) if done else None
     return {
         "name": s.source_name,
@@ -259,7 +272,7 @@ def _against_source(s: Set) -> dict[str, Any] | None:
 
 def _figures(s: Set, stats: dict[str, Any]) -> dict[str, tuple[Figure | None, str]]:
     """By file stem, the figure (None where the results do not hold what it takes) and the sentence under it."""
-    learner = {mode: Band(s.steps, *bootstrap(values)) for mode, values in s.returns.items()}
+    learner = {mode: Band(s.time(mode), *bootstrap(values)) for mode, values in s.returns.items()}
     source = None if s.source is None else _thinned(s.source, s.source_steps)
     return {
         "curve": _curve(s, stats, learner, source),
@@ -270,16 +283,17 @@ def _figures(s: Set, stats: dict[str, Any]) -> dict[str, tuple[Figure | None, st
 
 
 def _curve(s: Set, stats: dict[str, Any], learner: dict[str, Band], source: Band | None) -> tuple[Figure, str]:
-    episodes = lambda band: band._replace(x=band.x / s.episode_length)
+    episode = np.arange(1, s.returns[s.mode].shape[-1] + 1)
     rollouts = " and ".join(f"{_n(k, f'{mode} rollout')}" for mode, k in s.rollouts.items())
     caption = (
         f"Return of each in-context episode with frozen weights, mean over {_over(s)}, {rollouts} per task. {_band(s)}"
     )
     cut = None
     if source is not None:
-        inside = source.x <= s.steps[-1]
+        inside = source.x <= s.time(s.mode)[-1]
         if inside.any():
-            cut = episodes(Band(*(y[inside] for y in source)))
+            cut = Band(*(y[inside] for y in source))
+            cut = cut._replace(x=as_episodes(s, cut.x))
             caption += (
                 f" The {s.source_role} is drawn at the same number of environment steps, those of its actors together."
             )
@@ -287,7 +301,7 @@ def _curve(s: Set, stats: dict[str, Any], learner: dict[str, Band], source: Band
             caption += (
                 f" In as many environment steps the {s.source_role} has not finished an episode, so it is not drawn."
             )
-    drawn = {mode: episodes(band) for mode, band in learner.items()}
+    drawn = {mode: band._replace(x=episode) for mode, band in learner.items()}
     return figures.curve(drawn, stats["optimal"], stats["random"], cut, s.source_label), caption
 
 

@@ -182,7 +182,7 @@ def _levels(stats: dict[str, Any]) -> str:
     head += f"<th>{source['role']}</th><th>ratio</th></tr>"
     rows, size = [], scale(stats)
     for level in source["levels"]:
-        ad = "never" if level["ad_steps"] is None else f"{level['ad_steps']:,}"
+        ad = "never" if level["ad_steps"] is None else f"{round(level['ad_steps']):,}"
         steps = f"{level['source_steps']:,}" if level["reached"] else f"not in {level['source_end']:,}"
         rows.append(([_e(level["level"]), number(level["return"], size), ad, steps, ratio(level)], ""))
     same = "no finished episode" if source["same_steps"] is None else number(source["same_steps"], size)

@@ -49,9 +49,10 @@ def _form(run: dict[str, Any]) -> dict[str, Any]:
         if (source := one["source"]) is not None:
             form[f"{one['name']}.source.name"] = source["name"]
             form[f"{one['name']}.source.role"] = role_of(source)
-            form[f"{one['name']}.source.env_steps_per_episode"] = source["env_steps_per_episode"]
+            form[f"{one['name']}.source.actors"] = source["actors"]
+            form[f"{one['name']}.source.life"] = source["life"]
             # Not the episodes: where they end early, lives of as many steps differ in how many they hold.
-            form[f"{one['name']}.source.returns shape"] = np.shape(source["returns"])[:2]
+            form[f"{one['name']}.source.returns shape"] = (len(source["returns"]), len(source["returns"][0]))
     return form
 
 

@@ -162,11 +162,11 @@ def _drawn(s: Set, arm: Mapping[str, Any]) -> Drawn:
     row = arm["statistics"][s.name]["rows"][-1][s.mode]
     source = None
     if s.source is not None:
-        x = np.arange(1, s.source.shape[-1] + 1) * s.source_steps / s.episode_length
-        inside = x <= episodes[-1]
+        x = np.arange(1, s.source.shape[-1] + 1) * s.source_steps
+        inside = x <= s.time(s.mode)[-1]
         if inside.any():
             mean = s.source.mean((0, 1))[inside]
-            source = Band(x[inside], mean, mean, mean)
+            source = Band(report.as_episodes(s, x[inside]), mean, mean, mean)
     known = lambda y: None if y is None else float(y.mean())
     return Drawn(
         Band(episodes, *report.bootstrap(values)),

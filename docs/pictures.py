@@ -18,7 +18,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ad_jax import collect, envs, figures, provenance, sources
+from ad_jax import collect, envs, figures, lifetimes, provenance, sources
 from ad_jax.envs.base import num_tasks, take
 from ad_jax.envs.grid import MOVES
 from ad_jax.figures import BLUE, GREEN, GREY, ORANGE, STYLE, Band
@@ -58,7 +58,7 @@ class Life(NamedTuple):
     family: Any
     tasks: Any
     histories: Histories  # rows: actors of a learner side by side
-    returns: np.ndarray  # [N, actors, E]
+    returns: np.ndarray  # [N, actors, P], curves over time: by episode, where all have full length
 
 
 def live(
@@ -71,7 +71,9 @@ def live(
     learners = collect.Learners(family, made, episodes, make_mesh(MeshConfig()), num_tasks(tasks))
     ids = family.task_ids(tasks)
     histories = collect.as_histories(learners.run(SEED, tasks, ids, 1, 0), tasks, ids, 1, 0, len(ids))
-    returns = collect.returns_by_episode(histories.transition).reshape(len(ids), made.actors, -1)
+    t = histories.transition
+    found = lifetimes.episodes_of(t.reward, t.terminated | t.truncated)
+    returns = found.curve(family.episode_length).reshape(len(ids), made.actors, -1)
     return Life(title or env, family, tasks, histories, returns)
 
 

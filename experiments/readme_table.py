@@ -109,11 +109,12 @@ def against_source(source: dict[str, Any] | None, episodes: int) -> str:
         return ""
     level = source["levels"][0]
     steps = level["source_steps"] if level["reached"] else level["source_end"]
+    taken = f"{round(level['ad_steps']):,}"
     verb = "reaches" if level["reached"] else "does not reach"
     at = {name: number(source[name]) for name in ("same_steps", "final")}
     return (
         f" The {source['role']}, `{source['name']}`, learning the same tasks from scratch, is at {at['same_steps']} "
-        f"after the {level['ad_steps']:,} environment steps of {episodes} episodes, {verb} {number(level['return'])} "
+        f"after the {taken} environment steps of {episodes} episodes, {verb} {number(level['return'])} "
         f"in {steps:,}, and is at {at['final']} at its end; the steps in the training histories are not counted."
     )
 

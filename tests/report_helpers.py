@@ -6,6 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ad_jax.report_input import SCHEMA
+from ad_jax.seal import FIELD, seal
+
 HOSTILE = "$x_{$ ☃\ud800</title><script>alert(1)</script><img src=x onerror='a'>\""  # bad mathtext, no glyph, no UTF-8
 
 
@@ -32,7 +35,9 @@ def grid_set(name="held_out", tasks=4, **source):
             for r, c in cells
         ],
         "returns": {"sampled": curve(tasks), "greedy": curve(tasks, 1, high=7.0)},
-        "source": {"name": "q_learning", "returns": curve(tasks, 3, 50, high=9.0, at=39), "env_steps_per_episode": 100}
+        "steps": {"sampled": 20, "greedy": 20},
+        "source": {"name": "q_learning", "returns": curve(tasks, 3, 50, high=9.0, at=39), "steps": 20}
+        | {"actors": 5, "life": 1000}
         | source,
         "paths": {
             "task": 1,
@@ -64,6 +69,7 @@ def arms_set(means=(0.1, 0.9, 0.5), tasks=3):
             for i in range(tasks)
         ],
         "returns": {"sampled": curve(tasks, low=0.5, high=0.9)},
+        "steps": {"sampled": 1},
         "source": None,
         "paths": {"task": 0, "seed": 0, "mode": "sampled", "episodes": pulls},
     }
@@ -78,10 +84,24 @@ def results(*sets, seeds=(0,), experiment="dark_room", episode_length=20):
         "checkpoint": {"step": 1000, "which": "last"},
         "sets": list(sets) or [grid_set()],
     }
-    return {"schema": 1, "experiment": experiment, "runs": [{"seed": s, **copy.deepcopy(run)} for s in seeds]}
+    return {"schema": 2, "experiment": experiment, "runs": [{"seed": s, **copy.deepcopy(run)} for s in seeds]}
+
+
+def old(env="dark_room", **options):
+    """The same as they were written before episodes' lengths were, and without a seal."""
+    data = results()
+    (run,) = data["runs"]
+    run["config"]["env"] = {"name": env, "options": options}
+    (one,) = run["sets"]
+    del one["steps"]
+    one["source"] = {"name": "q_learning", "returns": one["source"]["returns"], "env_steps_per_episode": 100}
+    return data | {"schema": 1}
 
 
 def save(path: Path, data) -> Path:
+    """Write text, or data, which is sealed where a file of its schema must be and it has no seal yet."""
+    if isinstance(data, dict) and data.get("schema") == SCHEMA and FIELD not in data:
+        data = seal(data)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(data if isinstance(data, str) else json.dumps(data))
     return path

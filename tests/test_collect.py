@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from helpers import mesh_of
 
-from ad_jax import sources
-from ad_jax.collect import Config, Learners, as_histories, collect, learning_curve, returns_by_episode
+from ad_jax import lifetimes, sources
+from ad_jax.collect import Config, Learners, as_histories, collect, learning_curve
 from ad_jax.collection import make_manifest
 from ad_jax.envs.base import take
 from ad_jax.errors import ConfigError, HistoryError
@@ -215,54 +215,33 @@ def test_learners_are_compiled_once_for_all_chunks():
 
 
 def test_the_learning_curve_is_the_returns_of_the_same_histories(collected):
-    curve = learning_curve(learners_of(mesh_of(2), 3), TASKS, IDS, SEEDS, SEED)
-    assert curve.shape == (5, SEEDS, 6)
-    assert curve.dtype == np.float32
-    np.testing.assert_array_equal(curve.reshape(10, 6), returns_by_episode(collected[1].transition))
-    assert curve.max() > 0
+    found = learning_curve(learners_of(mesh_of(2), 3), TASKS, IDS, SEEDS, SEED)
+    same_episodes(found, episodes_of(collected[1].transition))
+    assert np.shape(found.returns) == (10, 6)
+    assert found.returns[0].dtype == np.float32
+    assert np.max(found.returns) > 0
 
 
 def test_the_learning_curve_is_the_mean_over_actors(collected_by_actors):
     learners, h = collected_by_actors
-    curve = learning_curve(learners, TASKS, IDS, SEEDS, SEED)
-    returns = returns_by_episode(h.transition)
-    np.testing.assert_allclose(curve, returns.reshape(5, SEEDS, 3, 6).mean(2), rtol=1e-6)
+    shown = []
+    found = learning_curve(learners, TASKS, IDS, SEEDS, SEED, lambda done, curve: shown.append((done, curve)))
+    same_episodes(found, episodes_of(h.transition))
+    np.testing.assert_allclose(
+        np.concatenate([curve for _, curve in shown]), np.reshape(found.returns, (10, 3, 6)).mean(1), rtol=1e-6
+    )
+    assert shown[-1][0] == 10
 
 
-def ragged(seed: int, histories=7, steps=53) -> Transition:
-    """Histories whose episodes have all lengths and end for both reasons."""
-    rng = np.random.default_rng(seed)
-    ends = rng.random((2, histories, steps)) < 0.1
-    reward = rng.integers(-100, 100, (histories, steps)).astype(np.int8)
-    nothing = np.zeros((histories, steps), np.uint8)
-    return Transition(nothing, nothing, reward, ends[0], ends[1] & ~ends[0])
+def episodes_of(t: Transition) -> lifetimes.Episodes:
+    return lifetimes.episodes_of(t.reward, t.terminated | t.truncated)
 
 
-def episodes(t: Transition, row: int) -> list[float]:
-    """Returns of the finished episodes of one history, the plain way."""
-    found, total = [], 0.0
-    for reward, terminated, truncated in zip(t.reward[row].tolist(), t.terminated[row], t.truncated[row], strict=True):
-        total += reward
-        if terminated or truncated:
-            found.append(total)
-            total = 0.0
-    return found
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_returns_by_episode_of_ragged_histories(seed):
-    t = ragged(seed)
-    expected = [episodes(t, row) for row in range(7)]
-    complete = min(map(len, expected))
-    assert complete > 0
-    assert len({len(found) for found in expected}) > 1, "histories complete different numbers of episodes"
-    np.testing.assert_array_equal(returns_by_episode(t), [found[:complete] for found in expected])
-
-
-def test_a_history_without_a_finished_episode_has_no_returns():
-    t = ragged(0)
-    never = np.zeros_like(t.terminated)
-    assert returns_by_episode(t.replace(terminated=never, truncated=never)).shape == (7, 0)
+def same_episodes(one: lifetimes.Episodes, other: lifetimes.Episodes) -> None:
+    assert one.life == other.life
+    for found, expected in ((one.returns, other.returns), (one.steps, other.steps)):
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_configs_that_cannot_be_meant_are_refused():

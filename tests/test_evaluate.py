@@ -13,6 +13,8 @@ from helpers import mesh_of
 from ad_jax import envs, evaluate
 from ad_jax.agent import Agent
 from ad_jax.envs.base import advance, spec_of, take
+from ad_jax.envs.dark_room import DarkRoom
+from ad_jax.envs.grid import MOVES
 from ad_jax.errors import AdJaxError, ConfigError
 from ad_jax.keys import named_key, number_of
 from ad_jax.models.base import Model
@@ -69,13 +71,15 @@ def test_the_policy_sees_the_last_action_reward_and_episode_end():
 
 @pytest.mark.parametrize("reward", ["once", "terminate"])
 def test_episodes_of_any_length_are_counted_apart(reward):
+    """The goal of the first task is one step away, that of the second is not passed."""
     family = envs.make("dark_room", {"size": 5, "steps": 6, "reward": reward})
     tasks = take(family.all_tasks(), np.array([7, 24]))
     walk = scripted(lambda steps: jnp.where(steps.observation[:, 0] > 0, 2, 4))
     result = curve(walk, family=family, tasks=tasks, episodes=4)
     np.testing.assert_array_equal(result.returns, np.array([1.0, 0.0])[:, None, None] * np.ones((2, 3, 4)))
-    paths = evaluate.paths_as_data(result, evaluate.tasks_as_data(family, tasks), family.episode_length, "sampled")
-    assert (paths is None) == (reward == "terminate"), "a path cannot be cut into episodes of unknown lengths"
+    lengths = np.array([1 if reward == "terminate" else 6, 6])
+    np.testing.assert_array_equal(result.steps, lengths[:, None, None] * np.ones((2, 3, 4)))
+    assert result.env_steps == 2 * 3 * 4 * 6
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -173,10 +177,65 @@ def test_traces_show_where_the_first_rollout_was():
     down = [[2, 2], [3, 2], [4, 2], [4, 2], [4, 2], [4, 2]]
     np.testing.assert_array_equal(result.trace[:, 0], down * 2)
     data = evaluate.tasks_as_data(ROOM, TASKS)
-    paths = evaluate.paths_as_data(result, data, ROOM.episode_length, "sampled")
+    paths = evaluate.paths_as_data(result, data, "sampled")
     assert data[paths["task"]]["optimal"] == min(task["optimal"] for task in data)
     assert [e["episode"] for e in paths["episodes"]] == [1, 2]
     assert paths["episodes"][0]["points"] == down
+
+
+@dataclasses.dataclass(frozen=True)
+class OneShort(DarkRoom):
+    """Every episode ends a step before its time limit: 19 of 20 in all, which no count of episodes tells soon."""
+
+    def step_env(self, key, state, action, params):
+        observation, state, reward, _, info = super().step_env(key, state, action, params)
+        return observation, state, reward, state.time >= self.episode_length - 1, info
+
+
+def counting():
+    """A "model" that walks down in its first episode, up in its second, and so on through the four moves."""
+
+    def decode(params, cache, steps):
+        cache = cache + steps.prev_done.astype(jnp.int32)
+        return 1e4 * jax.nn.one_hot(1 + cache % 4, SPEC.num_actions), cache
+
+    return Model(None, None, lambda batch: jnp.zeros((batch,), jnp.int32), decode, None, 1, None)
+
+
+def test_paths_are_those_of_their_episodes_where_all_end_a_step_early():
+    family = OneShort(size=41, steps=20)
+    tasks = take(family.all_tasks(), np.array([0]))
+    result = curve(counting(), family=family, tasks=tasks, episodes=10, seeds=1)
+    np.testing.assert_array_equal(result.steps, 19)
+    assert result.env_steps == 10 * 20, "in one dispatch, which is not cut"
+    paths = evaluate.paths_as_data(result, evaluate.tasks_as_data(family, tasks), "sampled")
+    assert [e["episode"] for e in paths["episodes"]] == [1, 2, 3, 5, 10]
+    for episode in paths["episodes"]:
+        move = MOVES[1 + (episode["episode"] - 1) % 4]
+        np.testing.assert_array_equal(episode["points"], 20 + np.arange(19)[:, None] * move)
+
+
+def test_rollouts_stop_when_all_have_had_their_episodes():
+    """And nothing that is kept depends on that."""
+    family = envs.make("dark_room", {"size": 5, "steps": 6, "reward": "terminate"})
+    above = take(family.all_tasks(), np.array([7, 2]))  # goals one step and two steps up from the centre
+    up = scripted(lambda steps: jnp.where(steps.prev_done, 0, 2))  # which dawdles after the first episode
+    whole, cut = (curve(up, family=family, tasks=above, per_run=per_run) for per_run in (None, 1))
+    np.testing.assert_array_equal(cut.steps[:, 0], [[1, 2, 2, 2], [2, 3, 3, 3]])
+    np.testing.assert_array_equal(cut.steps, whole.steps)
+    np.testing.assert_array_equal(cut.returns, whole.returns)
+    assert (cut.env_steps, whole.env_steps) == (2 * 3 * 11, 2 * 3 * 24), "as long as the slowest took"
+    np.testing.assert_array_equal(cut.trace, whole.trace[:11])
+
+
+def test_longer_episodes_than_were_stated_are_an_error():
+    @dataclasses.dataclass(frozen=True)
+    class Endless(DarkRoom):
+        def is_truncated(self, state, params):
+            return jnp.bool_(False)
+
+    with pytest.raises(AdJaxError, match=r"has finished 0 of 4 episodes: .* more than episode_length = 6 steps"):
+        curve(scripted(lambda steps: jnp.zeros_like(steps.prev_action)), family=Endless(size=5, steps=6))
 
 
 def test_trained_or_missing_tasks_are_refused():

@@ -21,10 +21,14 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "_experiments" not in
 BASE = {"errors", "keys", "plugins", "types"}
 REPORT = {
     "figures",
+    "lifetimes",
+    "numerals",
     "report",
+    "report_checks",
     "report_input",
     "report_page",
     "report_pool",
+    "report_schema1",
     "study_figures",
     "study_page",
     "study_text",
@@ -64,7 +68,7 @@ MAY_IMPORT = {
     | {"cost", "processes", "replay", "rotation", "run_directory", "seal"},
     "curves": BASE
     | {"collect", "envs.base", "evaluate", "experiment", "prompts", "run_directory"}
-    | {"identity", "metrics", "processes", "seal", "sharding"},
+    | {"identity", "lifetimes", "metrics", "numerals", "processes", "seal", "sharding"},
     "untrusted": set(),
     "seal": set(),
     "identity": {"errors"},
@@ -72,7 +76,8 @@ MAY_IMPORT = {
     "experiment": BASE
     | PLUGINS
     | {"collect", "distill", "evaluate", "prompts", "replay", "rl2", "metrics", "sharding"},
-    "collect": BASE | {"envs", "sources", "history_returns", "history_store", "sharding", "metrics", "processes"},
+    "collect": BASE
+    | {"envs", "sources", "history_returns", "history_store", "lifetimes", "sharding", "metrics", "processes"},
     "distill": BASE | {"replay", "models", "sharding", "checkpoint", "metrics", "stopping", "training"},
     "rl2": BASE | {"envs.base", "models", "sharding", "checkpoint", "metrics", "stopping", "training", "trials"},
     "rotation": BASE | {"history_store", "metrics", "processes", "replay", "sharding"},

@@ -41,10 +41,25 @@ def test_the_demonstrator_acts_in_the_prompt_and_the_model_after_it():
     stay = scripted(lambda steps: jnp.zeros_like(steps.prev_action))
     whole = rolled(stay, Prompt(0.0, 3), 5)
     np.testing.assert_allclose(whole.returns[..., :3], ROOM.optimal_return(TASKS)[:, None, None] * np.ones((4, 2, 3)))
-    after, told = evaluate.after_prompt(whole, Prompt(0.0, 3), ROOM.episode_length)
+    after, told = evaluate.after_prompt(whole, Prompt(0.0, 3))
     np.testing.assert_array_equal(after.returns, rolled(stay, None, 2).returns)
     assert after.trace.shape[0] == 2 * ROOM.episode_length
     assert told == {"noise": 0.0, "episodes": 3, "return": pytest.approx(float(ROOM.optimal_return(TASKS).mean()))}
+
+
+def test_a_path_begins_after_the_prompt_where_its_episodes_end_early():
+    """The prompt takes 3 x 1 steps of the first task and 3 x 4 of the second; the model's paths begin after that."""
+    room = envs.make("dark_room", {"size": 5, "steps": 6, "reward": "terminate"})
+    tasks = take(room.all_tasks(), np.array([7, 0]))  # goals one and four steps away
+    down = scripted(lambda steps: jnp.ones_like(steps.prev_action))
+    whole = rolled(down, Prompt(0.0, 3), 5, room, tasks)
+    np.testing.assert_array_equal(whole.steps[:, 0], [[1, 1, 1, 6, 6], [4, 4, 4, 6, 6]])
+    after, _ = evaluate.after_prompt(whole, Prompt(0.0, 3))
+    np.testing.assert_array_equal(after.steps, 6)
+    assert after.trace.shape[:2] == (12, 2)
+    path = [[2, 2], [3, 2], [4, 2], [4, 2], [4, 2], [4, 2]]
+    for task in range(2):
+        np.testing.assert_array_equal(after.trace[:, task], path * 2)
 
 
 def test_the_model_sees_the_demonstration():

@@ -117,7 +117,7 @@ def gains_set(learner, source):
         task["random"] = 0.5
     # Two rollouts a task, unlike each other; the source lives on for a fifth episode, which is not compared.
     one["returns"] = {"sampled": [[[x - 1, 0.0, 0.0, 0.0], [1.0, 0.0, x, 0.0]] for x in learner]}
-    one["source"]["returns"] = [[[0.0, x, 0.0, 0.0, 100.0]] for x in source]
+    one["source"] |= {"returns": [[[0.0, x, 0.0, 0.0, 100.0]] for x in source], "life": 5 * 20}
     return one
 
 
@@ -335,7 +335,7 @@ def test_smallest_results(tmp_path):
     """One task, one rollout, one episode of negative return, a source slower than that, one point of a path."""
     one = grid_set(tasks=1)
     one["returns"] = {"greedy": [[[-1.0]]]}
-    one["source"] |= {"returns": [[[-2.0]]]}
+    one["source"] |= {"returns": [[[-2.0]]], "life": 20}
     one["paths"] |= {"task": 0, "episodes": [{"episode": 1, "return": -1.0, "points": [[0, 0]]}]}
     one["tasks"][0]["picture"]["key"] = [5, 5]
     text = report.write(results(one), tmp_path).read_text()
@@ -351,7 +351,10 @@ def test_long_source_is_thinned_for_drawing_only():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.8123, "0.812"), (1.8149, "1.81"), (16.12, "16.1"), (250.4, "250"), (-0.0001, "0.000"), (-3.2, "-3.20")],
+    [
+        *((0.8123, "0.812"), (1.8149, "1.81"), (16.12, "16.1"), (250.4, "250"), (-3.2, "-3.20"), (None, "-")),
+        *((0.0123, "0.012"), (0.00412, "0.00412"), (-0.0001, "-0.000100"), (4e-6, "4.00e-06"), (0.0, "0.000")),
+    ],
 )
 def test_numbers_have_the_decimals_they_deserve(value, text):
     assert figures.number(value) == text

@@ -1,12 +1,16 @@
 """Reading results: runs are merged, and files that hold something else are refused by name."""
 
+import itertools
 import re
 
+import jax
+import jax.extend
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from report_helpers import curve, grid_set, results, save
+from report_helpers import curve, grid_set, old, results, save
 
-from ad_jax import report
+from ad_jax import envs, lifetimes, report, report_schema1
 from ad_jax.report import ReportError
 
 
@@ -18,6 +22,13 @@ def test_load_merges_runs_in_order_of_seed(tmp_path):
     assert report.load([tmp_path / "pooled"]) == merged
 
 
+def lives(lengths, actors=2):
+    """Plain data of a source whose streams have episodes of these lengths, one task for every `actors` of them."""
+    streams = [np.asarray(one) for one in lengths]
+    of_tasks = [[[(s, s) for s in streams[i : i + actors]]] for i in range(0, len(streams), actors)]
+    return lifetimes.as_data(of_tasks, 1000)
+
+
 def broken(change):
     data = results()
     change(data["runs"][0]["sets"][0], data["runs"][0], data)
@@ -25,7 +36,7 @@ def broken(change):
 
 
 BROKEN = {
-    "schema': expected 1, received 2": lambda s, run, data: data.update(schema=2),
+    "schema': expected 2, received 3": lambda s, run, data: data.update(schema=3),
     "expected a field 'experiment'": lambda s, run, data: data.pop("experiment"),
     "runs': expected at least one run": lambda s, run, data: data.update(runs=[]),
     "runs[0].seed: expected int, received '0'": lambda s, run, data: run.update(seed="0"),
@@ -56,7 +67,30 @@ BROKEN = {
     "source: field 'role': expected one of ('source', 'reference'), received 'x'": lambda s, run, data: s[
         "source"
     ].update(role="x"),
-    "source.env_steps_per_episode: expected int": lambda s, run, data: s["source"].update(env_steps_per_episode=1.5),
+    "source.actors: expected int": lambda s, run, data: s["source"].update(actors=1.5),
+    "source.life: expected at least episode_length = 20": lambda s, run, data: s["source"].update(life=19),
+    "source.steps: expected episodes of 1000 steps in all": lambda s, run, data: s["source"].update(steps=19),
+    "source.returns: expected 4 tasks, each with as many": lambda s, run, data: s["source"].update(
+        lives([[20] * 50, [10] * 100])
+    ),
+    "source.steps[0][0][1]: expected episodes of 1000 steps": lambda s, run, data: s["source"].update(
+        lives([[20] * 50, [10] * 98] * 4)
+    ),
+    "source.steps[0][0][0]: expected from 1 to episode_length": lambda s, run, data: s["source"].update(
+        lives([[20, 980], [20] * 50] * 4)
+    ),
+    "source.returns[0][0][1]: expected as many episodes": lambda s, run, data: s["source"].update(
+        lives([[20] * 50, [10] * 100] * 4) | {"returns": [[[[1.0] * 50] * 2]] * 4}
+    ),
+    "sets[0]: expected a field 'steps'": lambda s, run, data: s.pop("steps"),
+    "sets[0].steps: expected a field 'greedy'": lambda s, run, data: s["steps"].pop("greedy"),
+    "steps.sampled: expected from 1 to episode_length": lambda s, run, data: s["steps"].update(sampled=21),
+    "steps.greedy: expected from 1 to episode_length": lambda s, run, data: s["steps"].update(
+        greedy=np.zeros((4, 1, 20), int).tolist()
+    ),
+    "steps.sampled: expected a whole number or whole": lambda s, run, data: s["steps"].update(
+        sampled=np.ones((4, 2, 19), int).tolist()
+    ),
     "paths.task: expected the index of one of 4": lambda s, run, data: s["paths"].update(task=4),
     "episodes[0].points: expected a list of grid": lambda s, run, data: s["paths"]["episodes"][0].update(
         points=[[0, 9]]
@@ -101,14 +135,48 @@ def test_load_refuses_runs_that_cannot_be_averaged(tmp_path):
         report.load([first, save(tmp_path / "5.json", results(grid_set(tasks=5), seeds=(1,)))])
 
 
-def test_sources_are_compared_over_the_episodes_that_every_run_has(tmp_path):
-    """Where episodes end early, lives of as many steps hold different numbers of them."""
-    first, second = results(seeds=(0,)), results(grid_set(returns=curve(4, 3, 47, high=9.0, at=39)), seeds=(1,))
+def test_lives_of_one_length_need_not_have_as_many_episodes(tmp_path):
+    """Each learner's curve is cut into pieces of time, of which all have as many; none is cut at another's end."""
+    quick, slow = [[20] * 50] * 8, [[5] * 160 + [20] * 10] * 8
+    first, second = results(grid_set(**lives(quick)), seeds=(0,)), results(grid_set(**lives(slow)), seeds=(1,))
+    assert first["runs"][0]["sets"][0]["source"]["steps"] == 20
+    assert len(second["runs"][0]["sets"][0]["source"]["returns"][0][0][0]) == 170
     merged = report.load([save(tmp_path / "0.json", first), save(tmp_path / "1.json", second)])
     (one,) = report.gather(merged)
     assert one.source is not None
-    np.testing.assert_array_equal(one.source[1], np.mean(curve(4, 3, 47, high=9.0, at=39), axis=1))
-    np.testing.assert_array_equal(one.source[0], one.source[1])
+    assert one.source_episodes is not None
+    np.testing.assert_array_equal(one.source[0], np.full((4, 50), 20))
+    np.testing.assert_array_equal(one.source[1], np.tile([5.0] * 40 + [20] * 10, (4, 1)))
+    np.testing.assert_array_equal(one.source_episodes[1], np.full((4, 50), 5))
+    assert one.source_steps == 2 * 20
     second["runs"][0]["sets"][0]["source"]["returns"] = curve(4, 2, 50)  # other numbers of learners are still refused
-    with pytest.raises(ReportError, match=r"held_out.source.returns shape: expected \(4, 3\)"):
+    second["runs"][0]["sets"][0]["source"]["steps"] = 20
+    with pytest.raises(ReportError, match=r"held_out.source.returns shape: expected \(4, 1\)"):
         report.load([tmp_path / "0.json", save(tmp_path / "1.json", second)])
+
+
+def test_schema_1_is_read_where_all_episodes_have_full_length(tmp_path):
+    read = report.load([save(tmp_path / "r.json", old("dark_room", reward="once"))])
+    expected = results()
+    expected["runs"][0]["config"]["env"] = {"name": "dark_room", "options": {"reward": "once"}}
+    assert read == expected
+
+
+@pytest.mark.parametrize("env", ["gymnax", "my.package:Env", "dark_room", 3])
+def test_schema_1_is_refused_where_episodes_may_end_early(tmp_path, env):
+    file = save(tmp_path / "r.json", old(env, reward="terminate"))
+    with pytest.raises(ReportError, match=r"r.json: runs\[0\].*may end early; evaluate again"):
+        report.load([file])
+
+
+@pytest.mark.parametrize("name", report_schema1.ONE_LENGTH)
+def test_the_families_of_schema_1_never_end_an_episode_early(name):
+    known = report_schema1.ONE_LENGTH[name]
+    for values in itertools.product(*known.values()):
+        family = envs.make(name, dict(zip(known, values, strict=True)))
+        task = family.default_params
+        state = jax.eval_shape(family.reset_env, jax.random.key(0), task)[1]
+        ends = lambda state, family=family, task=task: family.step_env(jax.random.key(0), state, jnp.int32(0), task)[3]
+        (end,) = jax.make_jaxpr(ends)(state).jaxpr.outvars
+        assert isinstance(end, jax.extend.core.Literal), f"{family} computes whether an episode terminates"
+        assert not end.val
