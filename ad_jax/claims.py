@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ad_jax.errors import ConfigError, unknown
+from ad_jax.numerals import significant
 from ad_jax.report import final_of, resampled
 from ad_jax.report_input import Set
 
@@ -59,7 +60,8 @@ def _between(curve: np.ndarray, first: float, last: float) -> np.ndarray:
 
 def _episodes_to(curve: np.ndarray, level: float | np.ndarray) -> np.ndarray:
     """The first episode, from 1, at `level`; one more than there are where it is never reached, a lower bound."""
-    there = curve >= np.asarray(level).reshape(-1, 1) - 1e-9
+    level = np.asarray(level).reshape(-1, 1)
+    there = curve >= level - 1e-9 * np.abs(level)
     return np.where(there.any(-1), there.argmax(-1) + 1, curve.shape[-1] + 1)
 
 
@@ -139,6 +141,10 @@ class Quantity:
         """`[1 + n]`: the number, and resampled ones."""
         raise NotImplementedError
 
+    def units(self, arms: Mapping[str, Sequence[Set]]) -> int:
+        """What is resampled, tasks x training seeds; of several arms the fewest."""
+        raise NotImplementedError
+
 
 @dataclasses.dataclass(frozen=True)
 class Statistic(Quantity):
@@ -163,15 +169,23 @@ class Statistic(Quantity):
         return f"{STATISTICS[self.name][1].format(*self.arguments)} [{self.arm}{where}]"
 
     def value(self, arms: Mapping[str, Sequence[Set]], n: int = 1000) -> np.ndarray:
+        one = self._set(arms)
+        if self.name.startswith(("source", "score")) and one.source is None:
+            raise ConfigError(f"{self}: no source was run beside this arm; set its evaluate.source_seeds above 0")
+        return STATISTICS[self.name][0](curves_of(one, self.mode, n), *self.arguments)
+
+    def units(self, arms: Mapping[str, Sequence[Set]]) -> int:
+        runs, tasks, _ = self._set(arms).returns[self.mode].shape
+        return runs * tasks
+
+    def _set(self, arms: Mapping[str, Sequence[Set]]) -> Set:
         if self.arm not in arms:
             raise unknown("arm", self.arm, arms)
         sets = {s.name: s for s in arms[self.arm]}
         name = self.set or next(iter(sets))
         if name not in sets:
             raise unknown(f"set of arm {self.arm}", name, sets)
-        if self.name.startswith(("source", "score")) and sets[name].source is None:
-            raise ConfigError(f"{self}: no source was run beside this arm; set its evaluate.source_seeds above 0")
-        return STATISTICS[self.name][0](curves_of(sets[name], self.mode, n), *self.arguments)
+        return sets[name]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +202,9 @@ class Pair(Quantity):
     def value(self, arms: Mapping[str, Sequence[Set]], n: int = 1000) -> np.ndarray:
         left, right = self.left.value(arms, n), self.right.value(arms, n)
         return left - right if self.sign == "-" else left / right
+
+    def units(self, arms: Mapping[str, Sequence[Set]]) -> int:
+        return min(self.left.units(arms), self.right.units(arms))
 
 
 def quantity(name: str, arm: str, *arguments: float, set: str | None = None, mode: Any = "sampled") -> Statistic:
@@ -235,28 +252,31 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """A claim with the number that decided it."""
+    """A claim with the number that decided it, and its interval: None of one task with one training seed."""
 
     claim: Claim
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
     @property
     def holds(self) -> bool:
-        """Whether the claim holds."""
-        return self.claim.rule.holds(self.low, self.high)
+        """Whether the claim holds; without an interval nothing is shown."""
+        return self.low is not None and self.high is not None and self.claim.rule.holds(self.low, self.high)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: the claim in words, its number and interval, and whether it holds."""
         c = self.claim
         words = {"text": c.text, "paper": c.paper, "statistic": str(c.quantity), "rule": str(c.rule)}
         numbers = {"value": self.value, "low": self.low, "high": self.high}
-        return words | {k: round(v, 5) for k, v in numbers.items()} | {"holds": self.holds, "note": c.note}
+        numbers = {k: None if v is None else significant(v) for k, v in numbers.items()}
+        return words | numbers | {"holds": self.holds, "note": c.note}
 
 
 def decide(claim: Claim, arms: Mapping[str, Sequence[Set]], n: int = 1000) -> Verdict:
     """The verdict on `claim` from the sets of every arm, by name."""
     drawn = claim.quantity.value(arms, n)
+    if claim.quantity.units(arms) == 1:
+        return Verdict(claim, float(drawn[0]), None, None)
     low, high = np.percentile(drawn[1:], [2.5, 97.5])
     return Verdict(claim, float(drawn[0]), float(low), float(high))

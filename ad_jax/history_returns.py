@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ad_jax.numerals import number
 from ad_jax.types import Transition
 
 TENTHS = 10  # a history's learning curve is reported in this many parts of its time
@@ -179,4 +180,6 @@ def _finite(x: float) -> float | None:
 
 
 def _number(x: float | None) -> str:
-    return "-" if x is None else f"{x:.1f}" if abs(x) >= 10 else f"{x:.2f}"
+    if x is None or 0 < abs(x) < 0.01:
+        return number(x)
+    return f"{x:.1f}" if abs(x) >= 10 else f"{x:.2f}"

@@ -45,6 +45,7 @@ from ad_jax.errors import ConfigError, HistoryError
 from ad_jax.experiment import Experiment, build
 from ad_jax.metrics import say
 from ad_jax.models import lstm
+from ad_jax.numerals import significant
 from ad_jax.run_directory import check, claim, digest, read_json, write_json
 from ad_jax.seal import seal
 from ad_jax.sharding import batch_devices, make_mesh, own_mesh, put, replicated, rows_mesh
@@ -345,7 +346,7 @@ class Run:
         path = self.folder / "stages.json"
         stages = read_json(path) if path.exists() else {}
         if stage not in stages or facts.get("env_steps"):
-            stages[stage] = {name: round(float(value), 3) for name, value in facts.items()}
+            stages[stage] = {name: significant(float(value), 3) for name, value in facts.items()}
         write_json(path, stages)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ad_jax import figures, report_page
+from ad_jax.bootstrap import bootstrap, final_of, resampled
 from ad_jax.figures import TIMES, Band, number
 from ad_jax.report_input import SCHEMA, ReportError, Set, gather, load, validate
 from ad_jax.seal import seal
@@ -28,23 +29,10 @@ from ad_jax.seal import seal
 __all__ = ["SCHEMA", "ReportError", "bootstrap", "load", "share_of_source", "statistics", "summary", "table", "write"]
 
 
-def bootstrap(values: np.ndarray, n: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean over runs and tasks with its 95 % interval: runs are resampled, then tasks inside each.
-
-    Args:
-        values: `[R, N, E]`, rollouts already averaged. One run: only tasks are resampled.
-        n: resamples.
-        seed: of the resampling; the same seed gives the same interval.
-
-    Returns:
-        mean, low, high: `[E]` each.
-    """
-    low, high = np.percentile(resampled(values, n, seed), [2.5, 97.5], axis=0)
-    return values.mean((0, 1)), low, high
-
-
-def share_of_source(s: Set, mode: str, runs: slice = slice(None)) -> dict[str, float] | None:
+def share_of_source(s: Set, mode: str, runs: slice = slice(None)) -> dict[str, float | None] | None:
     """What the learner gains over a random policy, as a share of what its source gains: `{"mean", "low", "high"}`.
+
+    The interval is None of one task in one run.
 
     (r - r_random) / (r_source - r_random), the normalised score of Laskin et al. 2022, figure 3. Each r is a sum over
     the E in-context episodes, for the source over its first E, averaged over tasks and runs before dividing; runs and
@@ -63,8 +51,9 @@ def share_of_source(s: Set, mode: str, runs: slice = slice(None)) -> dict[str, f
     if drawn[:, 1].min() <= 0:
         return None
     learner, source = gains.mean((0, 1))
-    low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5])
-    return {"mean": float(learner / source), "low": float(low), "high": float(high)}
+    low, high = map(float, np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5]))
+    low, high = (low, high) if gains.shape[0] * gains.shape[1] > 1 else (None, None)
+    return {"mean": float(learner / source), "low": low, "high": high}
 
 
 def summary(results: dict[str, Any]) -> str:
@@ -85,10 +74,11 @@ def statistics(results: dict[str, Any]) -> dict[str, Any]:
     Returns:
         `{"experiment", "sets": {name: {"kind", "tasks", "optimal", "random", "rows", "source"}}}`. A row is
         `{"seed": int or "all", "seconds": {stage: float}, mode: {...}}`; a mode holds `first`, `final`, `low` and
-        `high` (95 % interval of `final`), `area` (mean return over mean optimum, or None) and `episodes_to` (from 1, by
-        "75 % of final" and so on; None where never reached or the level is not positive), and `share`, what
-        `share_of_source` gives. `source` is None or
-        `{"name", "role", "same_steps", "final", "levels"}`, and a level
+        `high` (95 % interval of `final`; None of one task in one run), `area` (mean return over mean optimum, or None)
+        and `episodes_to` (from 1, by "75 % of final" and so on; None where never reached or the level is not positive),
+        and `share`, what `share_of_source` gives. `source` is None or
+        `{"name", "role", "piece", "same_steps", "final", "levels"}`: `piece` is the steps of all actors in which its
+        curve has one value. A level is
         `{"level", "return", "ad_steps", "source_steps", "source_end", "ratio", "reached"}`.
     """
     stats: dict[str, Any] = {"experiment": results["experiment"], "sets": {}}
@@ -168,30 +158,14 @@ def write(results: dict[str, Any], folder: Path) -> Path:
     return folder / "index.html"
 
 
-def resampled(values: np.ndarray, n: int = 1000, seed: int = 0) -> np.ndarray:
-    """Means `[n, E]` of `[R, N, E]` over runs and tasks: runs drawn anew, then tasks inside each.
-
-    The draws depend on R, N, `n` and `seed` alone: two arrays of as many runs and tasks are resampled alike.
-    """
-    runs, tasks, episodes = values.shape
-    rng = np.random.default_rng(seed)
-    run = rng.integers(runs, size=(n, runs, 1))
-    cell = run * tasks + rng.integers(tasks, size=(n, runs, tasks))  # index into [R * N]
-    cell = cell.reshape(n, -1) + np.arange(n)[:, None] * (runs * tasks)
-    # How often each task was drawn, then one product: memory grows with n * E, not with n * R * N * E.
-    drawn = np.bincount(cell.ravel(), minlength=n * runs * tasks).reshape(n, -1)
-    return drawn.astype(float) @ values.reshape(-1, episodes) / (runs * tasks)
-
-
-def final_of(values: np.ndarray) -> np.ndarray:
-    """[..., E] -> [...], the mean of the last 10 % of episodes."""
-    return values[..., -max(1, values.shape[-1] // 10) :].mean(-1)
-
-
 def as_episodes(s: Set, steps: np.ndarray) -> np.ndarray:
     """Where `steps [K]` of the environment are on an axis of the learner's episodes, in proportion between them."""
     taken = np.concatenate([[0.0], s.time(s.mode)])
     return np.interp(steps, taken, np.arange(len(taken)))
+
+
+def _known(x: float) -> float | None:
+    return None if np.isnan(x) else float(x)
 
 
 def _whole(x: float) -> int | float:
@@ -216,8 +190,8 @@ def _row(s: Set, runs: slice) -> dict[str, Any]:
         row[mode] = {
             "first": float(curve[0]),
             "final": float(final[0]),
-            "low": float(low[0]),
-            "high": float(high[0]),
+            "low": _known(low[0]),
+            "high": _known(high[0]),
             "area": float(curve.mean() / optimal) if optimal is not None and optimal > 0 else None,
             "episodes_to": {
                 f"{share} % of {name}": _reached(curve, level * share / 100) if level > 0 else None
@@ -264,6 +238,7 @@ def _against_source(s: Set) -> dict[str, Any] | None:
     return {
         "name": s.source_name,
         "role": s.source_role,
+        "piece": s.source_steps,
         "same_steps": same,
         "final": float(final_of(source)),
         "levels": levels,
@@ -386,7 +361,12 @@ def _over(s: Set) -> str:
 
 def _band(s: Set) -> str:
     """What the shaded interval is over; with one run it knows nothing of the spread between trainings."""
-    over = "tasks (one training seed, so not over training)" if len(s.seeds) == 1 else "training seeds, then tasks"
+    if len(s.seeds) * len(s.tasks[0]) == 1:
+        return "No interval: one task and one training seed say nothing of what varies."
+    if len(s.tasks[0]) == 1:
+        over = "training seeds (one task, so not over tasks)"
+    else:
+        over = "tasks (one training seed, so not over training)" if len(s.seeds) == 1 else "training seeds, then tasks"
     return f"Shaded: 95 % bootstrap interval over {over}, 1000 resamples."
 
 

@@ -70,14 +70,21 @@ def scale(stats: dict[str, Any]) -> float:
 
 
 def interval(one: dict[str, Any], size: float) -> str:
-    """The 95 % interval of the final return, such as `15.8 to 16.4`, with the decimals that returns of `size` have."""
+    """The 95 % interval of the final return, such as `15.8 to 16.4`, with the decimals that returns of `size` have.
+
+    A dash where there is none.
+    """
+    if one["low"] is None:
+        return "-"
     return f"{number(one['low'], size)} to {number(one['high'], size)}"
 
 
 def share(one: dict[str, Any]) -> str:
     """The share of the source's gain with its interval, such as `0.97 (0.95 to 0.99)`, or "-" where it is unknown."""
     known = one["share"]
-    return "-" if known is None else f"{known['mean']:.3f} ({known['low']:.3f} to {known['high']:.3f})"
+    if known is None:
+        return "-"
+    return f"{known['mean']:.3f}" + ("" if known["low"] is None else f" ({known['low']:.3f} to {known['high']:.3f})")
 
 
 def section(name: str, stats: dict[str, Any], shown: Sequence[tuple[str, bytes | None, str]]) -> str:
@@ -158,6 +165,8 @@ def _returns(stats: dict[str, Any]) -> str:
     known = [f"{name} policy {number(stats[name], size)}" for name in ("optimal", "random") if stats[name] is not None]
     told = f"For comparison, mean return: {', '.join(known)}. " if known else ""
     note = "Last 10 %: mean return of the last tenth of the episodes, with its bootstrap interval."
+    if any(row[mode]["low"] is None for row in stats["rows"] for mode in modes):
+        note += " One task with one training seed has none: nothing is known of what varies."
     return f"<h3>Return</h3>{_table(head, rows)}<p class=note>{_e(told + note)}</p>"
 
 
@@ -189,7 +198,8 @@ def _levels(stats: dict[str, Any]) -> str:
     note = (
         f"{source['role'].capitalize()}: {source['name']}. Its return after as many environment steps as AD takes: "
         f"{same}; at the end of its life: {number(source['final'], size)}. At AD's final return all of AD's steps are "
-        f"counted, and the {source['role']}'s up to the first episode whose mean is as high, which favours that."
+        f"counted, and the {source['role']}'s up to the first {source['piece']:,} in which its episodes' mean is as "
+        "high, which favours that."
     )
     return f"{text}{_table(head, rows)}<p class=note>{_e(note)}</p>"
 

@@ -23,7 +23,7 @@ class Drawn(NamedTuple):
     source_label: str
     optimal: float | None
     random: float | None
-    final: tuple[float, float, float]  # mean, low, high
+    final: tuple[float, float | None, float | None]  # mean, low, high
     x: float | None
     group: str
 

@@ -20,6 +20,7 @@ import numpy as np
 from ad_jax import figures, report, study_figures, study_text
 from ad_jax.errors import AdJaxError
 from ad_jax.figures import Band
+from ad_jax.numerals import significant
 from ad_jax.report_input import Set
 from ad_jax.report_page import CSS, POLICY
 from ad_jax.study_figures import Drawn
@@ -97,6 +98,8 @@ def _check(study: Mapping[str, Any]) -> None:
         numbers = [claim[name] for name in ("value", "low", "high")]
         if not all(isinstance(word, str) for word in words) or not isinstance(claim["holds"], bool):
             raise ValueError(f"a claim in other words: {reprlib.repr(claim)}")
+        if claim["low"] is None and claim["high"] is None and not claim["holds"]:
+            numbers = [claim["value"]]  # of one task and one training seed, which have no interval
         if not all(type(x) in (int, float) and math.isfinite(x) for x in numbers):
             raise ValueError(f"a claim with other numbers: {numbers}")
 
@@ -152,8 +155,12 @@ def _thinned(s: Set) -> dict[str, Any]:
     data: dict[str, Any] = {"episodes": (at + 1).tolist()}
     for mode, values in s.returns.items():
         curve = report.bootstrap(values[..., at])
-        data[mode] = {name: np.round(y, 4).tolist() for name, y in zip(("mean", "low", "high"), curve)}
+        data[mode] = {name: [_number(x) for x in y] for name, y in zip(("mean", "low", "high"), curve)}
     return data
+
+
+def _number(x: float) -> float | None:
+    return None if np.isnan(x) else significant(float(x), 4)
 
 
 def _drawn(s: Set, arm: Mapping[str, Any]) -> Drawn:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ad_jax.figures import number
-from ad_jax.report_page import ratio
+from ad_jax.report_page import interval, ratio
 
 # What is said of every curve, beside its arm, tasks and actions.
 COLUMNS = (
@@ -53,9 +53,11 @@ def sentence(claim: Mapping[str, Any]) -> str:
 
 def told(claim: Mapping[str, Any]) -> str:
     """The number of a claim, with its interval."""
-    size = max(abs(claim["value"]), abs(claim["high"]))
-    low, high = number(claim["low"], size), number(claim["high"], size)
+    size = max(abs(claim["value"]), abs(claim["high"] or 0))
     value = number(claim["value"], size)
+    if claim["low"] is None:
+        return f"{value} (no interval: one task and one training seed)"
+    low, high = number(claim["low"], size), number(claim["high"], size)
     sign = lambda text, x: f"-{text}" if x < 0 and not text.startswith("-") and float(text) != 0 else text
     return f"{sign(value, claim['value'])} ({sign(low, claim['low'])} to {sign(high, claim['high'])})"
 
@@ -104,7 +106,7 @@ def _numbers(stats: Mapping[str, Any], mode: str) -> list[str]:
         str(stats["runs"]),
         number(one["first"], size),
         number(one["final"], size),
-        f"{number(one['low'], size)} to {number(one['high'], size)}",
+        interval(one, size),
         or_none(one["area"], lambda x: f"{x:.3f}"),
         or_none(one["episodes_to"].get("90 % of final"), str),
         told(source["same_steps"] if source else None),

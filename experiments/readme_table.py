@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ad_jax import report, study, study_page, study_text
+from ad_jax import numerals, report, study, study_page, study_text
 
 FOLDER = Path(__file__).resolve().parent
 README = FOLDER.parent / "README.md"
@@ -79,7 +79,7 @@ def row(experiment: str, name: str, stats: dict[str, Any], episodes: int, sets: 
         f"{stats['tasks']}, {seeds}",
         str(episodes),
         number(last["first"]),
-        f"{number(last['final'])} ({number(last['low'])} to {number(last['high'])})",
+        f"{number(last['final'])} ({interval(last)})",
         number(stats["optimal"]),
         "-" if source is None else number(source["same_steps"]),
     )
@@ -92,8 +92,7 @@ def block(name: str, stats: dict[str, Any], episodes: int) -> str:
     lines = [f"| training seed | episode 1 | {last} | 95 % interval | {last}, greedy |", "|---|---|---|---|---|"]
     for row in stats["rows"]:
         sampled, greedy = row["sampled"], row.get("greedy", {}).get("final")
-        interval = f"{number(sampled['low'])} to {number(sampled['high'])}"
-        cells = (row["seed"], number(sampled["first"]), number(sampled["final"]), interval, number(greedy))
+        cells = (row["seed"], number(sampled["first"]), number(sampled["final"]), interval(sampled), number(greedy))
         lines.append(f"| {' | '.join(map(str, cells))} |")
     text = (
         f"Mean return per episode on set `{name}`: {stats['tasks']} tasks; optimal policy {number(stats['optimal'])}, "
@@ -120,8 +119,13 @@ def against_source(source: dict[str, Any] | None, episodes: int) -> str:
 
 
 def number(value: float | None) -> str:
-    """Two decimals, or a dash."""
-    return "-" if value is None else f"{value:.2f}"
+    """Two decimals, or of what would be lost in them three digits; a dash where it is unknown."""
+    return numerals.number(value) if value is None or 0 < abs(value) < 0.005 else f"{value:.2f}"
+
+
+def interval(one: dict[str, Any]) -> str:
+    """The 95 % interval of the final return, or a dash where there is none."""
+    return "-" if one["low"] is None else f"{number(one['low'])} to {number(one['high'])}"
 
 
 def markers(experiment: str) -> tuple[str, str]:

@@ -1,10 +1,12 @@
 """Claims: every statistic against a plain one, intervals that are paired, rules that ask for the whole interval."""
 
+import json
+
 import numpy as np
 import pytest
 import report_helpers as made
 
-from ad_jax import report
+from ad_jax import lifetimes, report, study_text
 from ad_jax.claims import STATISTICS, Claim, Rule, at_least, at_most, curves_of, decide, quantity
 from ad_jax.errors import ConfigError
 from ad_jax.report_input import gather
@@ -102,6 +104,47 @@ def test_a_claim_holds_where_the_whole_interval_obeys_its_rule():
     assert not found.holds
     assert found.to_json()["holds"] is False
     assert "last tenth of episodes [A]" in found.to_json()["statistic"]
+
+
+def test_one_task_with_one_training_seed_shows_nothing():
+    """Rollouts of 0 and 10 on one task: 5 on average, and no interval that a rule could be held to."""
+    one, many = arm(np.array([[[0.0] * 20, [10.0] * 20]])), arm(np.full((3, 2, 20), 4.0))
+    final = lambda name: quantity("final", name)
+    for asked in (final("one"), final("one") - final("many"), final("many") / final("one")):
+        found = decide(Claim("", "", asked, at_least(-99)), {"one": one, "many": many})
+        assert (found.low, found.high, found.holds) == (None, None, False)
+        assert "no interval" in study_text.told(found.to_json())
+        json.dumps(found.to_json(), allow_nan=False)
+    assert decide(Claim("", "", final("many"), at_least(4)), {"many": many}).holds
+    two = made.results(made.grid_set(tasks=1), seeds=(0, 1))
+    two["runs"][1]["sets"][0]["returns"]["sampled"] = made.curve(1, high=6.0)
+    over_seeds = decide(Claim("", "", final("two"), at_least(6)), {"two": gather(two)})
+    assert (over_seeds.low, over_seeds.high, over_seeds.holds) == (6, 8, True)
+
+
+def test_numbers_of_any_size_are_written_down():
+    tiny = decide(Claim("", "", quantity("final", "A"), at_least(0)), {"A": arm(np.full((3, 2, 20), 4.25e-6))})
+    assert tiny.to_json()["value"] == tiny.to_json()["low"] == 4.25e-6
+    assert study_text.told(tiny.to_json()) == "4.25e-06 (4.25e-06 to 4.25e-06)"
+    level = quantity("episodes_to", "A", 5e-10)
+    assert level.value({"A": arm(np.full((3, 2, 20), 4e-10))})[0] == 21, "which is not reached to rounding"
+
+
+def test_steps_are_those_that_episodes_had():
+    """Both learn to end their episodes early: 10 episodes of 20 steps then 10 of 4, against 40 pieces of 20."""
+    lengths = [20] * 10 + [4] * 10
+    learner, life = np.array([lengths] * 2)[None] * -1.0, [20] * 30 + [5] * 80
+    one = made.grid_set(tasks=1, **lifetimes.as_data([[[(-np.array(life), np.array(life))] * 2]], 1000))
+    one |= {"returns": {"sampled": learner.tolist()}, "steps": {"sampled": (-learner).astype(int).tolist()}}
+    arms = {"A": gather(made.results(one))}
+    value = lambda name, *arguments: quantity(name, "A", *arguments).value(arms)[0]
+    assert value("steps_to", -4.0) == 10 * 20 + 4
+    assert value("steps_to", -3.0) == 10 * 20 + 10 * 4 + 4, "not reached: one episode more than there are"
+    assert value("source_steps_to", -5.0) == 31 * 20 * 2
+    assert value("source_regret") == pytest.approx(20 * (10 + 20)), "of as many episodes"
+    assert value("score") == pytest.approx((-12 - 0.2) / (-20 - 0.2))
+    with pytest.raises(ConfigError, match=r"over 200 episodes needs as many of the source; one of its lives has 110"):
+        value("source_between", 1, 200)
 
 
 def test_sets_and_modes_are_chosen_by_name():

@@ -21,6 +21,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "_experiments" not in
 BASE = {"errors", "keys", "plugins", "types"}
 REPORT = {
     "figures",
+    "bootstrap",
     "lifetimes",
     "numerals",
     "report",
@@ -65,7 +66,7 @@ MAY_IMPORT = {
     | TOOLS
     | STAGES
     | {"collection", "curves", "envs.base", "experiment", "history_store", "locks", "models.lstm"}
-    | {"cost", "processes", "replay", "rotation", "run_directory", "seal"},
+    | {"cost", "numerals", "processes", "replay", "rotation", "run_directory", "seal"},
     "curves": BASE
     | {"collect", "envs.base", "evaluate", "experiment", "prompts", "run_directory"}
     | {"identity", "lifetimes", "metrics", "numerals", "processes", "seal", "sharding"},
@@ -90,7 +91,7 @@ MAY_IMPORT = {
     "evaluate": BASE | {"envs", "models", "prompts", "sharding", "checkpoint", "metrics"},
     "prompts": BASE | {"envs.base"},
     "collection": {"collect", "errors", "experiment", "history_store", "identity", "provenance"},
-    "claims": {"errors", "report", "report_input"},
+    "claims": {"errors", "numerals", "report", "report_input"},
     "study": {"claims", "errors", "experiment"},
     "reproduce": BASE
     | REPORT
@@ -122,7 +123,7 @@ MAY_IMPORT = {
     "history_info": {"history_access", "history_ledger", "history_store"},
     "history_store": BASE | {"history_access", "history_ledger", "history_returns", "sharding"},
     "history_ledger": BASE | {"history_access", "history_returns"},
-    "history_returns": BASE,
+    "history_returns": BASE | {"numerals"},
     "replay": BASE | {"sharding"},
     **dict.fromkeys(TOOLS, BASE),
     "checkpoint": BASE | {"fingerprint", "metrics", "processes", "writers"},

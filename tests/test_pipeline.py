@@ -23,6 +23,7 @@ from ad_jax.__main__ import main
 from ad_jax.collect import Learners, learning_curve
 from ad_jax.errors import CheckpointError
 from ad_jax.experiment import Plugin, ReferenceConfig, build, load, override
+from ad_jax.numerals import significant
 from ad_jax.pipeline import Run
 from ad_jax.run_directory import read_json
 from ad_jax.sharding import make_mesh
@@ -104,7 +105,7 @@ def test_how_far_the_source_came_is_printed_and_in_the_results(whole, tmp_path, 
     line = f"source at the end: mean return per episode {returns.final:.2f} of {returns.optimal:.1f} possible ("
     assert line in done.stdout
     (run,) = json.loads((folder / "results.json").read_text())["runs"]
-    facts = {name: round(value, 3) for name, value in returns.facts().items()}
+    facts = {name: significant(value, 3) for name, value in returns.facts().items()}
     assert len(facts) == 4
     assert facts.items() <= run["stages"]["collect"].items()
     assert f"source return {facts['source_return']:.4g}," in (folder / "report/index.html").read_text()
@@ -186,9 +187,10 @@ def test_a_reference_learns_beside_the_frozen_model(copied, capsys):
     (tasks,) = p.split.held_out.values()
     algorithm = sources.make("actor_critic", sources.make_config("actor_critic", {"actors": 2}), p.family)
     learners = Learners(p.family, algorithm, 5, make_mesh(e.mesh), 1)
-    curve = learning_curve(learners, tasks, p.family.task_ids(tasks), e.evaluate.source_seeds, e.seed)
+    found = learning_curve(learners, tasks, p.family.task_ids(tasks), e.evaluate.source_seeds, e.seed)
+    curve = np.reshape(found.returns, (len(one["tasks"]), e.evaluate.source_seeds, 2, -1)).mean(2)
     assert (one["source"]["name"], one["source"]["role"]) == ("actor_critic", "reference")
-    assert one["source"]["env_steps_per_episode"] == 2 * p.family.episode_length
+    assert (one["source"]["actors"], one["source"]["steps"]) == (2, p.family.episode_length)
     np.testing.assert_allclose(one["source"]["returns"], curve, rtol=1e-6)
     assert "learners of actor_critic" in capsys.readouterr().out
 
