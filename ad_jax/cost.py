@@ -224,7 +224,7 @@ def resident(spec: Spec, reward_dtype: Any, rows: int, steps: int, episode: int,
     length = np.minimum(episode, steps - np.arange(-(-steps // episode)) * episode)  # of each episode
     offsets = [config.keep_every - 1 - i * config.keep_every // config.phases for i in range(config.phases)]
     index = np.arange(len(length))
-    tail = index >= config.first_episode(len(length))
+    tail = index >= config.first_step(steps) // episode
     kept = max(int(length[tail & (index % config.keep_every == offset)].sum()) for offset in offsets)
     at_once = rows if config.rotation is None else min(rows, config.rotation.resident)
     groups, each = config.groups, -(-at_once // config.groups)

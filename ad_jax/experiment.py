@@ -326,12 +326,13 @@ def _check_fit(e: Experiment, p: Parts) -> None:
                 f"got model {e.model.name}{' without value_head' if isinstance(p.model_config, Lstm) else ''}"
             )
         return
-    episodes = e.collect.episodes - e.replay.first_episode(e.collect.episodes)
-    kept = episodes // e.replay.keep_every * p.family.episode_length
+    longest = p.family.episode_length
+    episodes = e.collect.episodes - e.replay.first_step(e.collect.episodes * longest) // longest
+    kept = episodes // e.replay.keep_every * longest
     if kept < e.replay.segment:
         raise ConfigError(
             f"replay.segment={e.replay.segment} steps is longer than a history: {episodes} of {e.collect.episodes} "
-            f"episodes of at most {p.family.episode_length} steps, every {e.replay.keep_every}th kept, make {kept}. "
+            f"episodes of full length, {longest} steps, every {e.replay.keep_every}th kept, make {kept}. "
             "Lower replay.segment or replay.keep_every, or raise collect.episodes"
         )
     longest = p.model.max_segment

@@ -64,7 +64,7 @@ class RotationConfig:
 class Config:
     """What of the histories is trained on."""
 
-    tail: float = 1.0  # share of each history that is kept, its last episodes; a small one is expert distillation
+    tail: float = 1.0  # share of each history's steps that is kept, its end; a small one is expert distillation
     keep_every: int = 1  # k: keep every k-th episode
     phases: int = 1  # how many of the k thinned versions of each history are kept
     segment: int = 160  # L, steps in a training window
@@ -101,9 +101,9 @@ class Config:
         if self.rotation is not None:
             self.rotation.validate(self.groups)
 
-    def first_episode(self, episodes: Any) -> Any:
-        """The first episode that is kept of a history of `episodes`, a number or an array of them."""
-        return np.floor((1 - self.tail) * episodes + 1e-9).astype(int)  # at least one stays: tail is above 0
+    def first_step(self, steps: int) -> int:
+        """Of a history of `steps`, the first that belongs to the tail: kept are the episodes that end in it, whole."""
+        return min(math.floor((1 - self.tail) * steps + 1e-9), steps - 1)
 
     def kept_of(self, histories: int) -> int:
         """How many of a task's histories are kept: at least one."""
@@ -170,7 +170,9 @@ def load(
     """
     config.validate(batch_devices(mesh))
     check_finite(histories)
-    kept = select(at_the_end(histories.transition.reward), histories.task_ids, config)
+    t = histories.transition
+    earned = np.zeros(len(t.reward)) if config.best is None else at_the_end(t.reward, t.terminated | t.truncated)
+    kept = select(earned, histories.task_ids, config)
     rows = rows_of(take(histories, kept), kept, spec, config, relabel)
     count = len(rows["length"])
     check_lengths(rows["length"], config)
@@ -282,16 +284,30 @@ def lengths(done: np.ndarray, config: Config) -> np.ndarray:
 def kept_steps(done: np.ndarray, config: Config) -> list[np.ndarray]:
     """Which steps thinning keeps, `[H, T]` bool, a mask for each phase."""
     episode = np.cumsum(done, axis=1) - done  # [H, T], which episode each step belongs to
-    in_tail = episode >= config.first_episode(episode[:, -1:] + 1)
-    # Counted from the end of each group of k, so that phase 0 holds the last episode, the one learned best.
+    before = done[:, : config.first_step(done.shape[1])].sum(1, keepdims=True)  # episodes that end before the tail
+    in_tail = episode >= before
+    # Counted from the end of each group of k, so that phase 0 holds the last episode, the one learned best, where a
+    # history has a multiple of k.
     offsets = [config.keep_every - 1 - phase * config.keep_every // config.phases for phase in range(config.phases)]
     return [in_tail & (episode % config.keep_every == offset) for offset in offsets]
 
 
-def at_the_end(reward: np.ndarray) -> np.ndarray:
-    """What histories earn in the last tenth of their steps: `[H]` float64 of rewards `[H, T]`."""
-    reward = np.asarray(reward)
-    return reward[:, -max(1, reward.shape[1] // 10) :].sum(1, dtype=np.float64)
+def at_the_end(reward: np.ndarray, done: np.ndarray) -> np.ndarray:
+    """Mean return of the episodes that end in the last tenth of histories: `[H]` float64 of `[H, T]`.
+
+    Where none ends there, of the last one that ended; where none ever did, of what was earned until then.
+    """
+    border = reward.shape[1] - max(1, reward.shape[1] // 10)
+
+    def of_history(reward: np.ndarray, done: np.ndarray) -> float:
+        ends = np.flatnonzero(done) + 1
+        if not len(ends):
+            return reward.sum(dtype=np.float64)
+        late = max(int((ends > border).sum()), 1)
+        began = ends[-late - 1] if late < len(ends) else 0
+        return reward[began : ends[-1]].sum(dtype=np.float64) / late
+
+    return np.array([of_history(*rows) for rows in zip(np.asarray(reward), np.asarray(done), strict=True)])
 
 
 def select(earned: np.ndarray, task_ids: Sequence[str], config: Config) -> np.ndarray:

@@ -207,8 +207,9 @@ class Circle:
         for chunk in store.chunks:
             names = ("terminated", "truncated", *(("reward",) if config.best is not None else ()))
             found = store.fields([chunk], names)
-            done[chunk] = lengths(found["terminated"] | found["truncated"], config).reshape(config.phases, -1)
-            earned.append(at_the_end(found["reward"]) if "reward" in found else np.zeros(done[chunk].shape[1]))
+            ends = found["terminated"] | found["truncated"]
+            done[chunk] = lengths(ends, config).reshape(config.phases, -1)
+            earned.append(at_the_end(found["reward"], ends) if "reward" in found else np.zeros(len(ends)))
         best, first, kept = select(np.concatenate(earned), store.task_ids, config), 0, {}
         for chunk in store.chunks:
             end = first + done[chunk].shape[1]

@@ -214,8 +214,12 @@ def loss(
 
 
 def episodes(unroll: Unroll, began: jax.Array, over: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean return of the first episode of the trials that `began [B]` and of the last whole one of those `over [B]`."""
+    """Mean return of the first episode of the trials that `began [B]` and of the last whole one of those `over [B]`.
+
+    Where episodes end early, the last one that ended may have begun before this unroll: such trials are left out.
+    """
     done = unroll.done.astype(jnp.int32)
+    over = over & (began | unroll.steps.prev_done[:, 0] | (done.sum(axis=1) > 1))
     number = jnp.cumsum(done, axis=1) - done  # episodes finished before the step
 
     def mean(rows, steps):

@@ -143,7 +143,7 @@ def test_sizes_that_do_not_fit_are_refused(config, words):
 
 
 @pytest.mark.parametrize(("tail", "keep_every"), [(0.3, 1), (0.01, 1), (0.5, 3)])
-def test_the_tail_is_the_last_episodes_whole(tail, keep_every):
+def test_the_tail_is_the_episodes_that_end_in_the_last_steps_whole(tail, keep_every):
     histories = ragged(2)
     everything, all_lengths = replay.thin(histories, replay.Config(keep_every=keep_every))
     arrays, lengths = replay.thin(histories, replay.Config(tail=tail, keep_every=keep_every))
@@ -151,7 +151,7 @@ def test_the_tail_is_the_last_episodes_whole(tail, keep_every):
     for row, (n, everywhere) in enumerate(zip(lengths, all_lengths, strict=True)):
         ends = np.flatnonzero(done[row]) + 1
         starts = [0, *ends[ends < 60]]
-        first = starts[len(starts) - max(1, int(np.ceil(round(tail * len(starts), 6))))]
+        first = max(start for start in starts if start == 0 or start <= (1 - tail) * 60)
         whole = everything["reward"][row, :everywhere]
         assert arrays["reward"][row, :n].tolist() == whole[whole % 1000 >= first].tolist()
     assert lengths.min() > 0 or keep_every > 1
@@ -183,7 +183,7 @@ def test_of_each_task_the_histories_that_end_best_are_kept(best, kept):
     base, rng = numbered_histories(12, 20), np.random.default_rng(0)
     at_the_end = rng.permutation(12) + 1.0
     reward = np.tile(100 - at_the_end[:, None], (1, 20))
-    reward[:, 18:] = at_the_end[:, None]
+    reward[:, 16:] = at_the_end[:, None]  # the last of five episodes, the one that ends in the last two steps
     ids = [f"task-{i}" for i in rng.permutation(np.repeat(np.arange(3), 4))]
     histories = dataclasses.replace(base, transition=base.transition.replace(reward=reward), task_ids=ids)
     config = replay.Config(segment=5, batch=3, groups=3, best=best)
@@ -193,6 +193,45 @@ def test_of_each_task_the_histories_that_end_best_are_kept(best, kept):
     assert int(resident.count.sum()) == len(expected) == 3 * kept == 3 * config.kept_of(4)
     observed = {int(row[-1, 0]) for group in np.asarray(resident.observation) for row in group if row[-1].any()}
     assert observed == {int(np.flatnonzero(at_the_end == x)[0]) % 9 for x in expected}, "whole histories move together"
+
+
+def of_lengths(lengths, steps=200):
+    """Histories of reward 1 a step, whose episodes have `lengths [H]` steps each."""
+    histories = numbered_histories(len(lengths), steps)
+    ends = (np.arange(steps) + 1) % np.array(lengths)[:, None] == 0
+    t = histories.transition.replace(reward=np.ones((len(lengths), steps), np.float32), truncated=ends)
+    return dataclasses.replace(histories, transition=t, task_ids=["one"] * len(lengths))
+
+
+def test_histories_are_ranked_by_their_episodes_and_not_by_reward_per_step():
+    """All earn 1 a step; those are best whose last episodes are long."""
+    histories = of_lengths([10, 10, 100, 100])
+    t = histories.transition
+    np.testing.assert_array_equal(replay.at_the_end(t.reward, t.terminated | t.truncated), [10, 10, 100, 100])
+    config = replay.Config(segment=5, batch=2, groups=2, best=0.5)
+    resident = replay.load(histories, GRID, config, mesh_of(1))
+    assert sorted(np.unique(resident.history)) == [2, 3]
+
+
+def test_the_end_is_what_ended_there():
+    reward, done = np.arange(40.0).reshape(1, 40), np.zeros((1, 40), bool)
+    of = lambda *ends: replay.at_the_end(reward, np.isin(np.arange(40)[None], np.array(ends) - 1))[0]
+    assert replay.at_the_end(reward, done)[0] == reward.sum(), "never: all that was earned"
+    assert of(10, 38, 40) == (reward[0, 10:40].sum()) / 2
+    assert of(10, 36, 40) == reward[0, 36:40].sum(), "the last tenth is the last four steps"
+    assert of(10, 30) == reward[0, 10:30].sum(), "none there: the last one"
+    assert of(30) == reward[0, :30].sum()
+
+
+def test_the_tail_is_a_share_of_the_steps():
+    """A learner whose episodes grow: its last tenth of 8,000 steps is 8 of its 320 episodes, and not 32."""
+    lengths = [20] * 300 + [100] * 20
+    histories = of_lengths([8000], 8000)
+    ends = np.isin(np.arange(8000) + 1, np.cumsum(lengths))[None]
+    histories = dataclasses.replace(histories, transition=histories.transition.replace(truncated=ends))
+    arrays, (length,) = replay.thin(histories, replay.Config(tail=0.1))
+    assert (length, arrays["done"].sum()) == (800, 8)
+    assert replay.thin(histories, replay.Config(tail=0.101))[1] == [900], "the one that ends in it, whole"
 
 
 def test_groups_must_divide_over_the_mesh():

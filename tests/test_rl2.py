@@ -18,6 +18,7 @@ from ad_jax.errors import ConfigError, TrainingDiverged
 from ad_jax.experiment import Plugin, TaskConfig, build, load
 from ad_jax.models import lstm
 from ad_jax.sources.returns import gae
+from ad_jax.types import Steps
 
 ROOM = envs.make("dark_room", {"size": 3, "steps": 4, "start": "random"})
 TASKS = ROOM.split(0, 7, 2)
@@ -181,14 +182,19 @@ def test_random_steps_open_each_episode_and_no_other(rolled):
 
 
 def test_returns_of_first_and_last_episodes_where_episodes_end_early():
-    """Rows of 6 steps; the second trial did not begin here, the third is not over."""
-    reward = jnp.asarray([[1, 2, 4, 8, 16, 32]] * 3, jnp.float32)
-    done = jnp.asarray([[0, 1, 0, 0, 1, 0], [1, 0, 0, 0, 0, 1], [0, 0, 1, 0, 0, 0]], bool)
-    unroll = trials.Unroll(None, None, None, None, reward, done, None)
-    began, over = jnp.asarray([True, False, True]), jnp.asarray([True, True, False])
+    """Rows of 6 steps; the second trial did not begin here, the third is not over.
+
+    The last two did not begin here either: the one episode that ends in the fourth did not, that of the fifth did.
+    """
+    reward = jnp.asarray([[1, 2, 4, 8, 16, 32]] * 5, jnp.float32)
+    rows = [[0, 1, 0, 0, 1, 0], [1, 0, 0, 0, 0, 1], [0, 0, 1, 0, 0, 0], [0, 0, 1, 0, 0, 0], [0, 0, 1, 0, 0, 0]]
+    done = jnp.asarray(rows, bool)
+    before = jnp.zeros((5, 6), bool).at[4, 0].set(True)
+    unroll = trials.Unroll(Steps(None, None, None, before), None, None, None, reward, done, None)
+    began, over = jnp.asarray([True, False, True, False, False]), jnp.asarray([True, True, False, True, True])
     first, last = trials.episodes(unroll, began, over)
     assert float(first) == ((1 + 2) + (1 + 2 + 4)) / 2
-    assert float(last) == ((4 + 8 + 16) + (2 + 4 + 8 + 16 + 32)) / 2
+    assert float(last) == pytest.approx(((4 + 8 + 16) + (2 + 4 + 8 + 16 + 32) + (1 + 2 + 4)) / 3)
 
 
 def test_the_end_of_an_episode_in_the_middle_of_a_trial_cuts_nothing():
