@@ -273,7 +273,7 @@ def build(experiment: Experiment) -> Parts:
     Raises:
         ConfigError: for an unknown plug-in or option, or options that contradict each other.
     """
-    from ad_jax.envs.base import has_labels, seen_spec_of, spec_of, take
+    from ad_jax.envs.base import check_split, has_labels, seen_spec_of, spec_of, take
 
     e = experiment
     for name, seed in (("seed", e.seed), ("tasks.split_seed", e.tasks.split_seed)):
@@ -296,6 +296,7 @@ def build(experiment: Experiment) -> Parts:
             prompts.check(family)
         split = family.split(e.tasks.split_seed, e.tasks.train, e.tasks.held_out)
         split = dataclasses.replace(split, train=take(split.train, slice(e.tasks.trained)))
+        check_split(family, split)  # families may have a split of their own
         source_config = sources.make_config(e.source.name, e.source.options)
         source = sources.make(e.source.name, source_config, family)
         reference = source

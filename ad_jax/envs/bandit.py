@@ -23,7 +23,7 @@ import numpy as np
 from flax import struct
 from gymnax.environments import environment, spaces
 
-from ad_jax.envs.base import TaskFamily, TaskSplit
+from ad_jax.envs.base import TaskFamily, TaskSplit, check_split
 from ad_jax.errors import ConfigError
 from ad_jax.types import Array
 
@@ -117,10 +117,9 @@ class Bandit(TaskFamily[State, Params]):
         names = ("odd", "even", "uniform") if self.tasks == "adversarial" else ("uniform",)
         key_train, *keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0x5B117), 1 + len(names))
         sets = [self.sample_tasks(key_train, train), *(self._draw(k, held_out, name) for k, name in zip(keys, names))]
-        ids = self.task_ids(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *sets))
-        if len(set(ids)) < len(ids):
-            raise ValueError(f"{self.name}: the split drew the same task twice; use another seed")
-        return TaskSplit(sets[0], dict(zip(names, sets[1:])), "by seed")
+        split = TaskSplit(sets[0], dict(zip(names, sets[1:])), "by seed")
+        check_split(self, split)
+        return split
 
     def describe(self, task: Params) -> str:
         means = np.asarray(task.means)

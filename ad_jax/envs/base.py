@@ -20,6 +20,7 @@ from flax import struct
 from gymnax.environments import environment, spaces
 from gymnax.environments.environment import TEnvParams, TEnvState
 
+from ad_jax.envs import distinct
 from ad_jax.errors import ConfigError
 from ad_jax.plugins import conform
 from ad_jax.types import Array, Spec
@@ -105,7 +106,8 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
         Countable families permute the rows of their task table; others draw `train + held_out` tasks.
 
         Raises:
-            ValueError: if there are not that many tasks, or if one side would be empty.
+            ValueError: if there are not that many tasks, if one side would be empty, or if a task would stand there
+                twice.
         """
         if train < 1 or held_out < 1:
             raise ValueError(f"a split needs at least 1 train and 1 held-out task; got {train} and {held_out}")
@@ -113,11 +115,11 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
         table = self.all_tasks()
         if table is None:
             tasks = self.sample_tasks(key, train + held_out)
-            ids = self.task_ids(tasks)
-            if len(set(ids)) < len(ids):
-                raise ValueError(f"{self.name}: the split drew the same task twice; use all_tasks or another seed")
-            return TaskSplit(take(tasks, slice(train)), {"held_out": take(tasks, slice(train, None))}, "by seed")
+            split = TaskSplit(take(tasks, slice(train)), {"held_out": take(tasks, slice(train, None))}, "by seed")
+            check_split(self, split)
+            return split
         count = num_tasks(table)
+        distinct.check_table(self.name, self.task_ids(table), table)
         if train + held_out > count:
             raise ValueError(f"{self.name} has {count} tasks; {train} train + {held_out} held-out were asked for")
         order = np.asarray(jax.random.permutation(key, count))
@@ -213,6 +215,12 @@ def advance(
     pick = lambda new, old: jnp.where(outcome.done, jnp.asarray(new, jnp.asarray(old).dtype), old)
     observation, state = jax.tree.map(pick, fresh, (observation, state))
     return observation, state, outcome
+
+
+def check_split(family: TaskFamily, split: TaskSplit) -> None:
+    """Raises ConfigError if a task stands in a set twice or on both sides, or if different tasks share an id."""
+    named = lambda tasks: (family.task_ids(tasks), tasks)
+    distinct.check_sets(family.name, named(split.train), {name: named(x) for name, x in split.held_out.items()})
 
 
 def has_labels(family: TaskFamily) -> bool:

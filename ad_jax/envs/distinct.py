@@ -1,0 +1,104 @@
+"""A task stands in a table once and on one side of a split: what "unseen" rests on, found by content and by id.
+
+In: batched tasks and their ids. Copies are tasks whose leaves are equal to the bit, whatever their ids say; ids that
+different tasks share are refused as well, because what was trained on is remembered by id.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from ad_jax.errors import ConfigError
+
+SHOWN = 4  # places, and groups of them, that a message names
+
+
+def check_table(name: str, ids: Sequence[str], table: Any) -> None:
+    """Look at all rows of a family's `all_tasks`.
+
+    Args:
+        name: of the family.
+        ids: of the rows.
+        table: `all_tasks()`.
+
+    Raises:
+        ConfigError: naming the rows that hold the same task, or different ones with one id.
+    """
+    copies, shared = _repeated(ids, table)
+    rows = lambda group: f"rows {_listed(map(str, group))}"
+    if copies:
+        raise ConfigError(
+            f"{name}: all_tasks gives each task once; the same one stands in {_listed(map(rows, copies), ' and in ')}. "
+            "Leave the repeated rows out, or, where they are meant to differ, let a leaf of the task say in what"
+        )
+    for group in shared[:1]:
+        raise ConfigError(
+            f"{name}: task_ids names every task differently; it gives {ids[group[0]]!r} to the different tasks in "
+            f"{rows(group)} of all_tasks. Make the id from every leaf that differs between tasks"
+        )
+
+
+def check_sets(name: str, train: tuple[Sequence[str], Any], held_out: Mapping[str, tuple[Sequence[str], Any]]) -> None:
+    """Look at a split: the training tasks, and each held-out set beside them. Held-out sets may share tasks.
+
+    Args:
+        name: of the family.
+        train: ids of the training tasks, and the tasks.
+        held_out: the same of every evaluation set.
+
+    Raises:
+        ConfigError: naming tasks that stand in a set twice or on both sides, or different ones with one id.
+    """
+    for label, (ids, tasks) in held_out.items():
+        both = jax.tree.map(lambda a, b: np.concatenate([np.asarray(a), np.asarray(b)]), train[1], tasks)
+        names, first = [*train[0], *ids], len(train[0])
+        place = lambda i, label=label, first=first: (
+            f"task {i} of the training set" if i < first else f"task {i - first} of the set {label}"
+        )
+        copies, shared = _repeated(names, both)
+        for group in copies[:1]:
+            raise ConfigError(
+                f"{name}: the split holds the same task twice, {_listed(map(place, group), ' and ')} "
+                f"({names[group[0]]!r}), so its result would not be one of new tasks, or count one task double. Draw "
+                "training and held-out tasks together, each once: list them in all_tasks, or use another "
+                "tasks.split_seed"
+            )
+        for group in shared[:1]:
+            raise ConfigError(
+                f"{name}: task_ids names every task differently; it gives {names[group[0]]!r} to different tasks, "
+                f"{_listed(map(place, group), ' and ')}. Make the id from every leaf that differs between tasks"
+            )
+
+
+def _repeated(ids: Sequence[str], tasks: Any) -> tuple[list[list[int]], list[list[int]]]:
+    """Rows whose tasks are equal, in groups; and rows of different tasks that share an id."""
+    contents = _contents(tasks, len(ids))
+    copies = [group for group in _groups(contents) if len(group) > 1]
+    first = {content: i for i, content in reversed([*enumerate(contents)])}
+    once = sorted(first.values())
+    shared = [[once[i] for i in group] for group in _groups([ids[i] for i in once]) if len(group) > 1]
+    return copies, shared
+
+
+def _contents(tasks: Any, count: int) -> list[bytes]:
+    """The bytes of all leaves of each task."""
+    leaves = [np.ascontiguousarray(np.asarray(leaf)).reshape(count, -1) for leaf in jax.tree.leaves(tasks)]
+    rows = np.concatenate([leaf.view(np.uint8).reshape(count, -1) for leaf in leaves], axis=1)
+    return [row.tobytes() for row in rows]
+
+
+def _groups(values: Sequence[Any]) -> list[list[int]]:
+    """Indices of equal values, in order of first appearance."""
+    found: dict[Any, list[int]] = {}
+    for i, value in enumerate(values):
+        found.setdefault(value, []).append(i)
+    return list(found.values())
+
+
+def _listed(parts: Any, between: str = ", ") -> str:
+    """The first few of them, and how many there are beyond."""
+    every = list(parts)
+    more = f"{between}{len(every) - SHOWN} more" if len(every) > SHOWN else ""
+    return between.join(every[:SHOWN]) + more
