@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ad_jax.errors import ConfigError, unknown
+from ad_jax.normalized import comparable, share
 from ad_jax.numerals import significant
 from ad_jax.report import final_of, resampled
 from ad_jax.report_input import Set
@@ -98,8 +99,17 @@ STATISTICS: dict[str, tuple[Callable[..., np.ndarray], str]] = {
     "final": (lambda c: final_of(c.learner), "return in the last tenth of episodes"),
     "first": (lambda c: c.learner[:, 0], "return in episode 1"),
     "between": (lambda c, a, b: _between(c.learner, a, b), "mean return of episodes {:g} to {:g}"),
-    "share": (lambda c: final_of(c.learner) / c.optimal, "last tenth of episodes, as a share of the optimum"),
-    "area": (lambda c: c.learner.mean(-1) / c.optimal, "area under the curve, as a share of the optimal policy's"),
+    "share": (
+        lambda c: share(final_of(c.learner), c.random, c.optimal),
+        "last tenth of episodes, as a share of the way from a random policy to the optimum",
+    ),
+    "area": (
+        lambda c: share(c.learner.mean(-1), c.random, c.optimal),
+        "mean of all episodes, as a share of the way from a random policy to the optimum",
+    ),
+    # As papers state it where rewards are positive; with costs it means nothing and is refused.
+    "ratio": (lambda c: final_of(c.learner) / c.optimal, "last tenth of episodes, divided by the optimum"),
+    "area_ratio": (lambda c: c.learner.mean(-1) / c.optimal, "mean of all episodes, divided by the optimum"),
     "regret": (
         lambda c: c.learner.shape[-1] * (c.optimal - c.learner.mean(-1)),
         "regret: what the optimal policy earns more, over all episodes",
@@ -125,6 +135,12 @@ STATISTICS: dict[str, tuple[Callable[..., np.ndarray], str]] = {
     ),
     "random": (lambda c: c.random, "return of a random policy"),
     "optimum": (lambda c: c.optimal, "return of the optimal policy"),
+}
+# What a family has to know for a statistic: returns of these policies.
+NEEDS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("share", "area"), ("random", "optimal")),
+    **dict.fromkeys(("ratio", "area_ratio", "regret", "source_regret", "optimum"), ("optimal",)),
+    **dict.fromkeys(("score", "random"), ("random",)),
 }
 
 
@@ -172,7 +188,9 @@ class Statistic(Quantity):
         one = self._set(arms)
         if self.name.startswith(("source", "score")) and one.source is None:
             raise ConfigError(f"{self}: no source was run beside this arm; set its evaluate.source_seeds above 0")
-        return STATISTICS[self.name][0](curves_of(one, self.mode, n), *self.arguments)
+        curves = curves_of(one, self.mode, n)
+        self.check(curves)
+        return STATISTICS[self.name][0](curves, *self.arguments)
 
     def units(self, arms: Mapping[str, Sequence[Set]]) -> int:
         runs, tasks, _ = self._set(arms).returns[self.mode].shape
@@ -186,6 +204,30 @@ class Statistic(Quantity):
         if name not in sets:
             raise unknown(f"set of arm {self.arm}", name, sets)
         return sets[name]
+
+    def check(self, c: Curves) -> None:
+        """Raises ConfigError where the number means nothing: a return it needs is unknown, or what it divides by is."""
+        for policy in NEEDS.get(self.name, ()):
+            if np.isnan(getattr(c, policy)).any():
+                raise ConfigError(
+                    f"{self}: the family does not know what its {policy} policy earns. Define {policy}_return there, "
+                    "or claim something of `final`, `first` or `between`, which need no other policy"
+                )
+        if self.name in ("share", "area") and not comparable(c.random, c.optimal):
+            raise ConfigError(
+                f"{self}: there is no way from a random policy ({c.random[0]:g}) to the optimum ({c.optimal[0]:g}), "
+                "which has to be above, whichever tasks are drawn. Claim something of `final` or of `regret`"
+            )
+        if self.name in ("ratio", "area_ratio") and not c.optimal.min() > 0:
+            raise ConfigError(
+                f"{self}: a ratio to the optimum means nothing where that is {c.optimal[0]:g}; use `share` or `area`, "
+                "which count from a random policy's return"
+            )
+        if self.name == "score" and not (_first(c, c.learner.shape[-1]).mean(-1) > c.random).all():
+            raise ConfigError(
+                f"{self}: the source earns no more than a random policy ({c.random[0]:g}), so a share of its gain "
+                "means nothing. Claim something of `final`"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,6 +281,11 @@ def at_most(value: float) -> Rule:
     return Rule(most=value)
 
 
+def near(value: float, within: float) -> Rule:
+    """The whole interval is within `within` of `value`, on either side: what "near" and "the same" mean."""
+    return Rule(value - within, value + within)
+
+
 @dataclasses.dataclass(frozen=True)
 class Claim:
     """One thing that the paper, or this project, says, and how it is decided here."""
@@ -248,6 +295,7 @@ class Claim:
     quantity: Quantity
     rule: Rule
     note: str = ""  # where it does not hold: what was tried, and the measurement that explains it
+    changed: str = ""  # what of text or rule was changed after the run, and what stood there before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,7 +318,7 @@ class Verdict:
         words = {"text": c.text, "paper": c.paper, "statistic": str(c.quantity), "rule": str(c.rule)}
         numbers = {"value": self.value, "low": self.low, "high": self.high}
         numbers = {k: None if v is None else significant(v) for k, v in numbers.items()}
-        return words | numbers | {"holds": self.holds, "note": c.note}
+        return words | numbers | {"holds": self.holds, "note": c.note, "changed": c.changed}
 
 
 def decide(claim: Claim, arms: Mapping[str, Sequence[Set]], n: int = 1000) -> Verdict:

@@ -39,7 +39,7 @@ class Config:
     episodes_per_dispatch: int = 10
     checkpoint: Literal["last", "best"] = "last"
     source_seeds: int = 8  # learners per held-out task for the source's reference curve; 0 for none
-    prompt: float | None = None  # fill the context with a demonstrator that earns this share of the optimal return
+    prompt: float | None = None  # fill the context with a demonstrator this share of the way from random to optimal
     prompt_episodes: int = 4  # of the demonstrator, before the first in-context episode
     temperature: float | None = None  # of sampled actions: below 1 the likelier ones gain; None is 1
 
@@ -49,7 +49,9 @@ class Config:
             if getattr(self, name) < 1:
                 raise ConfigError(f"evaluate.{name} must be at least 1; got {getattr(self, name)}")
         if self.prompt is not None and not 0 <= self.prompt <= 1:
-            raise ConfigError(f"evaluate.prompt is a share of the optimal return, 0 to 1; got {self.prompt}")
+            raise ConfigError(
+                f"evaluate.prompt is a share of the way from a random to the optimal return, 0 to 1; got {self.prompt}"
+            )
         if self.temperature is not None and not self.temperature > 0:
             raise ConfigError(
                 f"evaluate.temperature must be above 0; got {self.temperature}. For the likeliest action, see "

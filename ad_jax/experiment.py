@@ -292,9 +292,9 @@ def build(experiment: Experiment) -> Parts:
     try:
         family = envs.make(e.env.name, e.env.options)
         spec, seen_spec = spec_of(family), seen_spec_of(family)
-        if e.evaluate.prompt is not None:
-            prompts.check(family)
         split = family.split(e.tasks.split_seed, e.tasks.train, e.tasks.held_out)
+        if e.evaluate.prompt is not None:
+            prompts.check(family, split.held_out)
         split = dataclasses.replace(split, train=take(split.train, slice(e.tasks.trained)))
         check_split(family, split)  # families may have a split of their own
         source_config = sources.make_config(e.source.name, e.source.options)

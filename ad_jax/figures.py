@@ -165,7 +165,7 @@ def goals(size: int, cells: np.ndarray, returns: np.ndarray, shares: np.ndarray 
         size: cells a side.
         cells: `[N, 2]` int, (row, column), each at most once.
         returns: `[N]`, written in the cell.
-        shares: `[N]` share of the optimum, which colours it; None to colour by return.
+        shares: `[N]` share of the way from random to optimal, which colours it; None to colour by return.
     """
     colours = returns if shares is None else shares
     top = 1.0 if shares is not None else max(float(returns.max()), float(returns.min()) + 1e-9)
@@ -200,7 +200,7 @@ def goals(size: int, cells: np.ndarray, returns: np.ndarray, shares: np.ndarray 
         )
         bar = figure.colorbar(shown, ax=axes, shrink=0.85, pad=0.03)
         bar.outline.set_visible(False)  # type: ignore[operator]
-        bar.set_label("final return" + ("" if shares is None else " / optimal return"))
+        bar.set_label("final return" + ("" if shares is None else ", 0: random policy, 1: optimal policy"))
         return figure
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ad_jax import normalized
 from ad_jax.numerals import number
 from ad_jax.types import Transition
 
@@ -41,9 +42,8 @@ class Returns:
     best_actor: tuple[int, float] | None
 
     def share(self, value: float | None) -> float | None:
-        """`value` as a share of the optimal return; None where that is unknown or not positive."""
-        known = value is not None and self.optimal is not None and self.optimal > 0
-        return value / self.optimal if known else None  # pyright: ignore[reportOperatorIssue]
+        """`value` as a share of the way from random to optimal; None where either is unknown, or they are equal."""
+        return normalized.share(value, self.random, self.optimal)
 
     def facts(self) -> dict[str, float]:
         """What is known, as numbers by name, for a run's `stages.json`."""
@@ -69,7 +69,7 @@ class Returns:
 
     def _percent(self, value: float | None) -> str:
         share = self.share(value)
-        return "" if share is None else f" ({100 * share:.0f} %)"
+        return "" if share is None else f" ({100 * share:.0f} % of the way from random)"
 
 
 def of_chunk(

@@ -1,18 +1,21 @@
-"""Demonstrations that fill a context before the model acts: a policy that earns a chosen share of the optimal return.
+"""Demonstrations that fill a context before the model acts: a policy some way from a random one to the optimal one.
 
 The demonstrator takes the family's optimal action, or with probability `noise` a uniformly random one. Which noise
-earns which share of the optimum is found by simulation on the tasks themselves, before the model is asked anything.
+earns which share of the way (`normalized.share`) is found by simulation on the tasks themselves, before the model is
+asked anything.
 
 Source: Laskin et al. 2022 (arXiv 2210.14215), section 4 and figure 5, where demonstrators are half-trained policies.
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ad_jax import normalized
 from ad_jax.envs.base import TaskFamily, advance, num_tasks
 from ad_jax.errors import ConfigError
 from ad_jax.keys import named_key
@@ -35,8 +38,14 @@ def demonstrate(family: TaskFamily, noise: float | jax.Array, key: jax.Array, st
     return jnp.where(jax.random.uniform(key_noise) < noise, by_chance, best).astype(jnp.int32)
 
 
-def check(family: TaskFamily) -> None:
-    """Raises ConfigError where nothing can be demonstrated: the family knows no optimal action or return."""
+def check(family: TaskFamily, held_out: Mapping[str, Any]) -> None:
+    """Raises ConfigError where nothing can be demonstrated.
+
+    Args:
+        family: has to know an optimal action, and what it earns.
+        held_out: the sets of tasks that will be evaluated; the mean optimal return of each has to be above the random
+            policy's, where that is known without simulating it.
+    """
     task = family.default_params
     state = jax.eval_shape(family.reset_env, jax.random.key(0), task)[1]
     optimal = family.optimal_return(jax.tree.map(lambda x: jnp.asarray(x)[None], task))
@@ -45,19 +54,40 @@ def check(family: TaskFamily) -> None:
             f"evaluate.prompt needs a family with optimal_action and optimal_return; {family.name} has not both. "
             "Leave evaluate.prompt at None"
         )
+    for name, tasks in held_out.items():
+        random, optimal = family.random_return(tasks), family.optimal_return(tasks)
+        if random is not None and optimal is not None:
+            _check_apart(family, name, float(random.mean()), float(optimal.mean()))
 
 
 def noise_for(family: TaskFamily, tasks: Any, share: float, seed: int) -> float:
-    """The noise with which the demonstrator earns `share` of the mean optimal return of `tasks`, by simulation.
+    """The noise with which the demonstrator is at `share` of the way from random to optimal, over all `tasks`.
+
+    What the random policy earns is simulated, as noise 1, where the family does not know it.
 
     Returns:
         In [0, 1]; 1 where even random actions earn more than `share`.
+
+    Raises:
+        ConfigError: if the optimal policy earns no more than a random one.
     """
-    levels = np.linspace(0, 1, LEVELS, dtype=np.float32)
+    noises = np.linspace(0, 1, LEVELS, dtype=np.float32)
+    returns = _returns(family, tasks, noises, seed).mean(1)
     optimal = float(cast(np.ndarray, family.optimal_return(tasks)).mean())
-    shares = _returns(family, tasks, levels, seed).mean(1) / optimal  # falls as noise rises, but for chance
+    known = family.random_return(tasks)
+    random = float(returns[-1] if known is None else known.mean())
+    _check_apart(family, "the held-out tasks", random, optimal)
+    shares = normalized.share(returns, random, optimal)  # falls as noise rises, but for chance
     falling = np.minimum.accumulate(shares)
-    return float(np.interp(share, falling[::-1], levels[::-1]))
+    return float(np.interp(share, falling[::-1], noises[::-1]))
+
+
+def _check_apart(family: TaskFamily, where: str, random: float, optimal: float) -> None:
+    if not normalized.comparable(random, optimal):
+        raise ConfigError(
+            f"evaluate.prompt is a share of the way from a random policy's return to the optimal one's; on {where} of "
+            f"{family.name} those are {random:g} and {optimal:g}, so there is none. Leave evaluate.prompt at None"
+        )
 
 
 def _returns(family: TaskFamily, tasks: Any, levels: np.ndarray, seed: int) -> np.ndarray:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ad_jax import figures, report_page
+from ad_jax import figures, normalized, report_page
 from ad_jax.bootstrap import bootstrap, final_of, resampled
 from ad_jax.figures import TIMES, Band, number
 from ad_jax.report_input import SCHEMA, ReportError, Set, gather, load, validate
@@ -62,7 +62,8 @@ def summary(results: dict[str, Any]) -> str:
     values = first.returns[first.mode]
     start, end = values[..., 0].mean(), final_of(values).mean()
     scale = max(abs(start), abs(end), 0 if first.optimal is None else abs(first.optimal.mean()))
-    of = "" if first.optimal is None else f" of {number(first.optimal.mean(), scale)}"
+    best = None if first.optimal is None else float(first.optimal.mean())
+    of = "" if best is None else f" of {number(best, scale)}" if best > 0 else f" (optimal {number(best, scale)})"
     name = first.name.replace("_", "-")
     episodes = f"{values.shape[-1]} in-context episode{'s' if values.shape[-1] > 1 else ''}"
     return f"{name} return {number(start, scale)} → {number(end, scale)}{of} over {episodes}"
@@ -74,9 +75,10 @@ def statistics(results: dict[str, Any]) -> dict[str, Any]:
     Returns:
         `{"experiment", "sets": {name: {"kind", "tasks", "optimal", "random", "rows", "source"}}}`. A row is
         `{"seed": int or "all", "seconds": {stage: float}, mode: {...}}`; a mode holds `first`, `final`, `low` and
-        `high` (95 % interval of `final`; None of one task in one run), `area` (mean return over mean optimum, or None)
-        and `episodes_to` (from 1, by "75 % of final" and so on; None where never reached or the level is not positive),
-        and `share`, what `share_of_source` gives. `source` is None or
+        `high` (95 % interval of `final`; None of one task in one run), `area` (mean return as a share of the way from
+        random to optimal; None where that means nothing, see `normalized`), `episodes_to` (from 1, by "75 % of the way
+        to final" and so on, ways that begin at the random policy's return; None where never reached, absent where there
+        is no way), and `share`, what `share_of_source` gives. `source` is None or
         `{"name", "role", "piece", "same_steps", "final", "levels"}`: `piece` is the steps of all actors in which its
         curve has one value. A level is
         `{"level", "return", "ad_steps", "source_steps", "source_end", "ratio", "reached"}`.
@@ -182,22 +184,25 @@ def _reached(curve: np.ndarray, level: float) -> int | None:
 def _row(s: Set, runs: slice) -> dict[str, Any]:
     """By mode, the numbers of these runs."""
     row = {}
-    optimal = None if s.optimal is None else float(s.optimal[runs].mean())
+    mean = lambda x: None if x is None else float(x[runs].mean())
+    optimal, random = mean(s.optimal), mean(s.random)
     for mode, every in s.returns.items():
         values = every[runs]
         curve, (final, low, high) = values.mean((0, 1)), bootstrap(final_of(values)[..., None])
-        levels = {"final": float(final[0])} | ({} if optimal is None else {"optimal": optimal})
+        ends = {"final": float(final[0]), "optimal": optimal}
+        levels = {
+            f"{part} % of the way to {name}": level
+            for name, end in ends.items()
+            for part in (75, 90)
+            if (level := normalized.level(part / 100, random, end)) is not None
+        }
         row[mode] = {
             "first": float(curve[0]),
             "final": float(final[0]),
             "low": _known(low[0]),
             "high": _known(high[0]),
-            "area": float(curve.mean() / optimal) if optimal is not None and optimal > 0 else None,
-            "episodes_to": {
-                f"{share} % of {name}": _reached(curve, level * share / 100) if level > 0 else None
-                for name, level in levels.items()
-                for share in (75, 90)
-            },
+            "area": normalized.share(float(curve.mean()), random, optimal),
+            "episodes_to": {name: _reached(curve, level) for name, level in levels.items()},
             "share": share_of_source(s, mode, runs),
         }
     return row
@@ -214,9 +219,10 @@ def _against_source(s: Set) -> dict[str, Any] | None:
     learner, source, taken = s.returns[s.mode].mean((0, 1)), s.source.mean((0, 1)), s.time(s.mode)
     final = float(final_of(learner))
     wanted: list[tuple[str, float, int | None]] = [("AD's final return", final, len(learner))]
-    if s.optimal is not None and s.optimal.mean() > 0:
-        level = 0.75 * float(s.optimal.mean())
-        wanted.append(("75 % of the optimum", level, _reached(learner, level)))
+    mean = lambda x: None if x is None else float(x.mean())
+    level = normalized.level(0.75, mean(s.random), mean(s.optimal))
+    if level is not None:
+        wanted.append(("75 % of the way to the optimum", level, _reached(learner, level)))
     levels = []
     for name, level, episodes in wanted:
         ad_steps = None if episodes is None else _whole(taken[episodes - 1])
@@ -303,18 +309,17 @@ def _by_task(s: Set) -> tuple[Figure, str]:
     sizes = {picture["size"] if is_goal(picture) else None for picture in pictures}
     if len(sizes) == 1 and None not in sizes:
         cells, index = np.unique([picture["goal"] for picture in pictures], axis=0, return_inverse=True)
-        share = None if s.optimal is None or (s.optimal <= 0).any() else _by(index, final / s.optimal.ravel())
-        caption = (
-            f"Mean {s.mode} return of the last 10 % of episodes by goal, coloured by its "
-            f"{'size' if share is None else 'share of the optimal return'}; hatched cells are no goals of this "
-            f"set ({_over(s)})."
-        )
+        share = normalized.share(final_of(s.returns[s.mode]), s.random, s.optimal)
+        colour = "size" if share is None else "share of the way from a random policy to the optimum"
+        caption = f"Mean {s.mode} return of the last 10 % of episodes by goal, coloured by its {colour}; hatched cells "
+        caption += f"are no goals of this set ({_over(s)})."
+        share = None if share is None else _by(index, share.ravel())
         return figures.goals(pictures[0]["size"], cells, _by(index, final), share), caption
     _, index = np.unique([task["id"] for task in flat], return_inverse=True)
     label, unit = "return", ""
-    normalised = s.random is not None and s.optimal is not None and bool((s.optimal > s.random).all())
+    normalised = normalized.comparable(s.random, s.optimal)
     if s.random is not None and s.optimal is not None and normalised:
-        final, early = ((x - s.random.ravel()) / (s.optimal - s.random).ravel() for x in (final, early))
+        final, early = (normalized.share(x, s.random.ravel(), s.optimal.ravel()) for x in (final, early))
         label, unit = "normalised return", " (0: random policy, 1: optimal policy)"
     caption = f"Mean {s.mode} {label}{unit} of every task in the first and in the last 10 % of episodes ({_over(s)})."
     return figures.tasks(_by(index, early), _by(index, final), label, normalised), caption

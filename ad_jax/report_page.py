@@ -171,19 +171,21 @@ def _returns(stats: dict[str, Any]) -> str:
 
 
 def _levels(stats: dict[str, Any]) -> str:
-    """How fast: episodes to a share of the final or optimal return, then environment steps against the source."""
+    """How fast: episodes to a share of the way to final or optimal, then environment steps against the source."""
     everything = stats["rows"][-1]
     modes = [mode for mode in ("sampled", "greedy") if mode in everything]
-    levels = everything[modes[0]]["episodes_to"]
-    told = lambda episodes: "never" if episodes is None else str(episodes)
-    rows = [([_e(level), *(told(everything[mode]["episodes_to"][level]) for mode in modes)], "") for level in levels]
+    levels = dict.fromkeys(level for mode in modes for level in everything[mode]["episodes_to"])
+    told = lambda mode, level: everything[mode]["episodes_to"].get(level, "-") or "never"
+    rows = [([_e(level), *(str(told(mode, level)) for mode in modes)], "") for level in levels]
     if everything[modes[0]]["area"] is not None:
-        rows.append((["area under the curve / optimal", *(f"{everything[mode]['area']:.3f}" for mode in modes)], ""))
+        name = "mean of all episodes, as a share of the way to optimal"
+        rows.append(([name, *(f"{everything[mode]['area']:.3f}" for mode in modes)], ""))
     if everything[modes[0]]["share"] is not None:
         against = f"gain over the random policy / the {stats['source']['role']}'s"
         rows.append(([against, *(share(everything[mode]) for mode in modes)], ""))
     head = f"<tr><th>in-context episodes to</th>{''.join(f'<th>{mode}</th>' for mode in modes)}</tr>"
-    text = f"<h3>Speed</h3>{_table(head, rows)}"
+    note = "A way begins at the random policy's return; where that is unknown, or not below its end, it means nothing."
+    text = f"<h3>Speed</h3>{_table(head, rows) if rows else ''}<p class=note>{note}</p>"
     source = stats["source"]
     if source is None:
         return text

@@ -94,6 +94,7 @@ def _check(study: Mapping[str, Any]) -> None:
             study["title"],
             study["scale"],
             *(claim[name] for name in ("text", "paper", "statistic", "rule", "note")),
+            claim.get("changed", ""),  # early studies have none
         ]
         numbers = [claim[name] for name in ("value", "low", "high")]
         if not all(isinstance(word, str) for word in words) or not isinstance(claim["holds"], bool):
@@ -122,12 +123,12 @@ def _page(studies: Mapping[str, Mapping[str, Any]], out: Path) -> str:
         image = base64.b64encode((out / name / "claims.png").read_bytes()).decode()
         rows = []
         for claim in study["claims"]:
-            told = study_text.told(claim)
+            told, ruled = study_text.told(claim), study_text.ruled(claim)
             colour, verdict = ("#00734f", "holds") if claim["holds"] else ("#b03000", "does not hold")
             note = f"<p class=note>{e(claim['note'])}</p>" if claim["note"] and not claim["holds"] else ""
             rows.append(
                 f"<tr><td class=text><b>{e(claim['text'])}</b><br>{e(claim['statistic'])}{note}</td>"
-                f"<td class=text>{e(claim['paper'])}</td><td>{e(told)}</td><td>{e(claim['rule'])}</td>"
+                f"<td class=text>{e(claim['paper'])}</td><td>{e(told)}</td><td class=text>{e(ruled)}</td>"
                 f'<td style="color:{colour}"><b>{verdict}</b></td></tr>'
             )
         head = "<tr><th>claim</th><th class=text>the paper</th><th>here</th><th>rule</th><th>verdict</th></tr>"
@@ -144,7 +145,7 @@ def _arms(study: Mapping[str, Any]) -> str:
     """What every curve of the study is, in numbers."""
     cells = lambda tag, row: "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in study_text.curve_rows(study))
-    table = f"<table><thead><tr>{cells('th', study_text.COLUMNS)}</tr></thead><tbody>{body}</tbody></table>"
+    table = f"<table><thead><tr>{cells('th', study_text.columns(study))}</tr></thead><tbody>{body}</tbody></table>"
     return f"<details><summary>every curve</summary><div class=scroll>{table}</div></details>"
 
 

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ad_jax import normalized
 from ad_jax.figures import number
 from ad_jax.report_page import interval, ratio
 
+WAY, RATIO = "90 % of the way to final", "90 % of final"  # the second of studies from before there was the first
 # What is said of every curve, beside its arm, tasks and actions.
 COLUMNS = (
     "arm",
@@ -15,8 +17,8 @@ COLUMNS = (
     "episode 1",
     "last 10 %",
     "95 % interval",
-    "area / optimal",
-    "episodes to 90 % of final",
+    "all, share of the way from random to optimal",
+    f"episodes to {WAY}",
     "the source after as many steps",
     "its steps for the same return / AD's",
 )
@@ -35,7 +37,7 @@ def _own_page(name: str, study: Mapping[str, Any]) -> str:
     """What was claimed, run and found: the claims of a study, and every curve behind them."""
     rule = "|" + "---|" * len(COLUMNS)
     row = lambda cells: f"| {' | '.join(cells)} |"
-    curves = ["## Every curve", "", row(COLUMNS), rule, *map(row, curve_rows(study))]
+    curves = ["## Every curve", "", row(columns(study)), rule, *map(row, curve_rows(study))]
     return "\n".join([f"# {study['title']}", "", preface(), "", *_section(name, study, ""), "", *curves]) + "\n"
 
 
@@ -48,12 +50,18 @@ def _section(name: str, study: Mapping[str, Any], folder: str) -> list[str]:
 
 def sentence(claim: Mapping[str, Any]) -> str:
     """A claim with its number: what decided it, in one line."""
-    return f"{claim['text']}: {told(claim)}, {claim['rule']}"
+    return f"{claim['text']}: {told(claim)}, {ruled(claim)}"
+
+
+def ruled(claim: Mapping[str, Any]) -> str:
+    """The rule of a claim, and what of the claim was changed after the run."""
+    changed = claim.get("changed", "")  # early studies have none
+    return f"{claim['rule']} ({changed})" if changed else claim["rule"]
 
 
 def told(claim: Mapping[str, Any]) -> str:
     """The number of a claim, with its interval."""
-    size = max(abs(claim["value"]), abs(claim["high"] or 0))
+    size = max(abs(claim[name] or 0) for name in ("value", "low", "high"))
     value = number(claim["value"], size)
     if claim["low"] is None:
         return f"{value} (no interval: one task and one training seed)"
@@ -73,7 +81,7 @@ def table(study: Mapping[str, Any]) -> list[str]:
     rows = ["| claim | the paper | here (95 % interval) | rule | verdict |", "|---|---|---|---|---|"]
     for claim in study["claims"]:
         verdict, here = "holds" if claim["holds"] else "**does not hold**", f"{told(claim)}: {claim['statistic']}"
-        rows.append(f"| {claim['text']} | {claim['paper']} | {here} | {claim['rule']} | {verdict} |")
+        rows.append(f"| {claim['text']} | {claim['paper']} | {here} | {ruled(claim)} | {verdict} |")
     return rows
 
 
@@ -85,6 +93,13 @@ def preface() -> str:
     )
 
 
+def columns(study: Mapping[str, Any]) -> list[str]:
+    """The heads of `curve_rows`."""
+    every = [stats["rows"][-1] for arm in study["arms"].values() for stats in arm["statistics"].values()]
+    old = any(RATIO in row[mode]["episodes_to"] for row in every for mode in row if mode in ("sampled", "greedy"))
+    return [name.replace(WAY, RATIO) if old else name for name in COLUMNS]
+
+
 def curve_rows(study: Mapping[str, Any]) -> list[list[str]]:
     """Every curve of a study under `COLUMNS`."""
     rows = []
@@ -93,6 +108,13 @@ def curve_rows(study: Mapping[str, Any]) -> list[list[str]]:
             modes = [mode for mode in ("sampled", "greedy") if mode in stats["rows"][-1]]
             rows += [[name, set_name, mode, *_numbers(stats, mode)] for mode in modes]
     return rows
+
+
+def _area(one: Mapping[str, Any], stats: Mapping[str, Any]) -> float | None:
+    """Mean of all episodes between random and optimal; studies from before `WAY` hold it divided by the optimum."""
+    if RATIO not in one["episodes_to"] or one["area"] is None:
+        return one["area"]
+    return normalized.share(one["area"] * stats["optimal"], stats["random"], stats["optimal"])
 
 
 def _numbers(stats: Mapping[str, Any], mode: str) -> list[str]:
@@ -107,8 +129,8 @@ def _numbers(stats: Mapping[str, Any], mode: str) -> list[str]:
         number(one["first"], size),
         number(one["final"], size),
         interval(one, size),
-        or_none(one["area"], lambda x: f"{x:.3f}"),
-        or_none(one["episodes_to"].get("90 % of final"), str),
+        or_none(_area(one, stats), lambda x: f"{x:.3f}"),
+        or_none(one["episodes_to"].get(WAY, one["episodes_to"].get(RATIO)), str),
         told(source["same_steps"] if source else None),
         ratio(levels[0]) if levels else "-",
     ]

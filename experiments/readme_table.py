@@ -49,7 +49,7 @@ def claims() -> str:
     ]
     for name, one in studies.items():
         held, first = sum(claim["holds"] for claim in one["claims"]), one["claims"][0]
-        here = f"{study_text.told(first)}, {first['rule']}"
+        here = f"{study_text.told(first)}, {study_text.ruled(first)}"
         what = f"[{one['title']}](experiments/{name})"
         lines.append(f"| {what} | {held} of {len(one['claims'])} | {first['text']} | {here} | {first['paper']} |")
     return "\n".join([study_text.counted(studies), "", *lines])

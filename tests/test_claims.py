@@ -37,8 +37,10 @@ def first_at(curve, level):
         ("final", (), CURVE[18:].mean()),
         ("first", (), CURVE[0]),
         ("between", (3, 5), CURVE[2:5].mean()),
-        ("share", (), CURVE[18:].mean() / 10),
-        ("area", (), CURVE.mean() / 10),
+        ("share", (), (CURVE[18:].mean() - 0.2) / 9.8),
+        ("area", (), (CURVE.mean() - 0.2) / 9.8),
+        ("ratio", (), CURVE[18:].mean() / 10),
+        ("area_ratio", (), CURVE.mean() / 10),
         ("regret", (), sum(10 - y for y in CURVE)),
         ("score", (), (CURVE.sum() - 20 * 0.2) / (LIFE[:20].sum() - 20 * 0.2)),
         ("episodes_to", (5.5,), first_at(CURVE, 5.5)),
@@ -136,13 +138,14 @@ def test_steps_are_those_that_episodes_had():
     learner, life = np.array([lengths] * 2)[None] * -1.0, [20] * 30 + [5] * 80
     one = made.grid_set(tasks=1, **lifetimes.as_data([[[(-np.array(life), np.array(life))] * 2]], 1000))
     one |= {"returns": {"sampled": learner.tolist()}, "steps": {"sampled": (-learner).astype(int).tolist()}}
+    one["tasks"][0]["random"] = -25.0
     arms = {"A": gather(made.results(one))}
     value = lambda name, *arguments: quantity(name, "A", *arguments).value(arms)[0]
     assert value("steps_to", -4.0) == 10 * 20 + 4
     assert value("steps_to", -3.0) == 10 * 20 + 10 * 4 + 4, "not reached: one episode more than there are"
     assert value("source_steps_to", -5.0) == 31 * 20 * 2
     assert value("source_regret") == pytest.approx(20 * (10 + 20)), "of as many episodes"
-    assert value("score") == pytest.approx((-12 - 0.2) / (-20 - 0.2))
+    assert value("score") == pytest.approx((-12 + 25) / (-20 + 25))
     with pytest.raises(ConfigError, match=r"over 200 episodes needs as many of the source; one of its lives has 110"):
         value("source_between", 1, 200)
 

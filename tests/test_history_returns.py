@@ -78,7 +78,7 @@ def test_pooled_chunks_are_the_whole():
     whole = pool([part(0, 12)], [12])
     assert pool([part(0, 6), part(6, 9), part(9, 12)], [6, 3, 3]) == whole
     assert (whole.optimal, whole.random) == (6.5, 5.5 / 8)
-    assert whole.share(whole.final) == whole.final / 6.5
+    assert whole.share(whole.final) == (whole.final - whole.random) / (6.5 - whole.random)
     assert pool([part(0, 6), None], [6, 6]) is pool([], []) is None
 
 
@@ -89,8 +89,10 @@ def test_what_is_not_known_or_has_no_share_is_left_out():
     assert unknown.facts() == {"source_return": unknown.final}
     assert "optimum not known" in dict(unknown.lines())["at the end"]
     costs = pool([of_chunk(t, 1, 9, np.full(12, -100.0), np.full(12, -200.0))], [12])
-    assert costs.facts().keys() == {"source_return", "optimal_return", "random_return"}
-    assert "%" not in dict(costs.lines())["at the end"]
+    assert costs.facts()["share_of_optimal"] == (costs.final + 200) / 100
+    assert "% of the way from random" in dict(costs.lines())["at the end"]
+    equal = pool([of_chunk(t, 1, 9, np.full(12, 2.0), np.full(12, 2.0))], [12])
+    assert equal.share(2.0) is None and "%" not in dict(equal.lines())["at the end"]
     endless = t.replace(terminated=np.zeros_like(t.terminated), truncated=np.zeros_like(t.terminated))
     none = pool([of_chunk(endless, 3, 57, None, None)], [12])
     assert (none.by_tenth, none.best_actor) == ([None] * 10, None)
@@ -229,14 +231,14 @@ def test_returns_of_another_form_are_refused(tmp_path):
 def test_info_says_how_far_the_source_came(learners, collected, capsys):
     assert main(["histories", "info", str(collected)]) == 0
     shown, found = capsys.readouterr().out, open_store(collected).returns
-    percent = round(100 * found.final / found.optimal)
-    wanted = f"at the end    mean return per episode {found.final:.2f} of {found.optimal:.2f} possible ({percent} %)"
+    percent = f"{100 * (found.final - found.random) / (found.optimal - found.random):.0f} % of the way from random"
+    wanted = f"at the end    mean return per episode {found.final:.2f} of {found.optimal:.2f} possible ({percent})"
     assert f"{wanted}; random policy {found.random:.2f}\n" in shown
     assert "by tenth      " + " ".join("-" if x is None else f"{x:.2f}" for x in found.by_tenth) in shown
     assert ("best actor" in shown) == (learners.source.actors > 1)
     if found.best_actor:
         assert f"best actor    {found.best_actor[1]:.2f} (" in shown
-        assert f" %), actor {found.best_actor[0]} of 0 to 2\n" in shown
+        assert f" % of the way from random), actor {found.best_actor[0]} of 0 to 2\n" in shown
 
 
 def test_info_of_a_collection_without_a_chunk_has_nothing_to_say(tmp_path):

@@ -89,9 +89,10 @@ MAY_IMPORT = {
     "locks": {"errors", "metrics"},
     "trials": BASE | {"envs.base", "models"},
     "evaluate": BASE | {"envs", "models", "prompts", "sharding", "checkpoint", "metrics"},
-    "prompts": BASE | {"envs.base"},
+    "prompts": BASE | {"envs.base", "normalized"},
+    "normalized": set(),
     "collection": {"collect", "errors", "experiment", "history_store", "identity", "provenance"},
-    "claims": {"errors", "numerals", "report", "report_input"},
+    "claims": {"errors", "normalized", "numerals", "report", "report_input"},
     "study": {"claims", "errors", "experiment"},
     "reproduce": BASE
     | REPORT
@@ -123,13 +124,13 @@ MAY_IMPORT = {
     "history_info": {"history_access", "history_ledger", "history_store"},
     "history_store": BASE | {"history_access", "history_ledger", "history_returns", "sharding"},
     "history_ledger": BASE | {"history_access", "history_returns"},
-    "history_returns": BASE | {"numerals"},
+    "history_returns": BASE | {"normalized", "numerals"},
     "replay": BASE | {"sharding"},
     **dict.fromkeys(TOOLS, BASE),
     "checkpoint": BASE | {"fingerprint", "metrics", "processes", "writers"},
     "fingerprint": set(),
     "metrics": BASE | {"processes"},
-    **dict.fromkeys(REPORT, REPORT | {"errors", "identity", "seal", "untrusted"}),
+    **dict.fromkeys(REPORT, REPORT | {"errors", "identity", "normalized", "seal", "untrusted"}),
     "plugins": {"errors"},
     **{name: set() for name in BASE - {"plugins"}},
 }

@@ -66,8 +66,13 @@ def test_statistics_of_known_curves():
             "final": 8.0,
             "low": 8.0,
             "high": 8.0,
-            "area": pytest.approx(0.6),  # 15 episodes of 20 at 8
-            "episodes_to": {"75 % of final": 6, "90 % of final": 6, "75 % of optimal": 6, "90 % of optimal": None},
+            "area": pytest.approx((6 - 0.2) / (10 - 0.2)),  # 15 episodes of 20 at 8
+            "episodes_to": {
+                "75 % of the way to final": 6,
+                "90 % of the way to final": 6,
+                "75 % of the way to optimal": 6,
+                "90 % of the way to optimal": None,
+            },
             "share": None,  # in 20 episodes the source earns less than a random policy
         }
         assert row["greedy"]["final"] == 7.0
@@ -87,7 +92,7 @@ def test_efficiency_is_exact():
     source = report.statistics(results())["sets"]["held_out"]["source"]
     final, share = source["levels"]
     assert (final["ad_steps"], final["source_steps"], final["ratio"], final["reached"]) == (400, 4000, 10.0, True)
-    assert (share["return"], share["ad_steps"], share["source_steps"]) == (7.5, 120, 4000)
+    assert (share["return"], share["ad_steps"], share["source_steps"]) == (0.2 + 0.75 * 9.8, 120, 4000)
     assert report_page.ratio(final) == "10×"  # noqa: RUF001
     assert (source["same_steps"], source["final"]) == (0.0, 9.0)
 
@@ -245,7 +250,7 @@ def test_figures_receive_the_right_numbers(monkeypatch):
     assert [level["text"] for level in levels] == ["10×", "33×"]  # noqa: RUF001
     size, cells, returns, shares = seen["goals"]
     assert (size, cells.tolist()) == (9, [[1, 2], [1, 3], [1, 4], [1, 5]])
-    np.testing.assert_allclose([returns, shares], [[8.0] * 4, [0.8] * 4])
+    np.testing.assert_allclose([returns, shares], [[8.0] * 4, [(8 - 0.2) / 9.8] * 4])
 
 
 def test_a_reference_is_called_one_wherever_a_source_would_be(written, tmp_path):

@@ -16,7 +16,7 @@ A pull is an episode, and a window holds a whole life. The score is (r - r_rando
 
 import dataclasses
 
-from ad_jax.claims import Claim, at_least, at_most, quantity
+from ad_jax.claims import Claim, at_least, at_most, near, quantity
 from ad_jax.experiment import (
     CollectConfig,
     DistillConfig,
@@ -84,11 +84,39 @@ def study(scale: str = "cpu") -> Study:
         "Thompson": Arm(override(ad, ["model=thompson"]), seeds=1),
     }
     score = lambda arm, name: quantity("score", arm, set=name)
+    two_sided = "made two-sided after the run; before: at least 0.9"
+    kept = 'reworded after the run; before: "AD keeps most of it {}"'
     claims = (
-        Claim("AD is near UCB where the good arm is odd", "0.99 (Fig. 3)", score("AD", "odd"), at_least(0.9)),
-        Claim("AD keeps most of it where the good arm is even", "0.84 (Fig. 3)", score("AD", "even"), at_least(0.8)),
-        Claim("AD keeps most of it on uniform tasks", "0.87 (Fig. 3)", score("AD", "uniform"), at_least(0.8)),
-        Claim("RL² is near UCB where the good arm is odd", "1.05 (Fig. 3)", score("RL2", "odd"), at_least(0.9)),
+        Claim(
+            "AD is near UCB where the good arm is odd",
+            "0.99 (Fig. 3)",
+            score("AD", "odd"),
+            near(1, within=0.1),
+            changed=two_sided,
+        ),
+        Claim(
+            "AD has at least four fifths of UCB's gain where the good arm is even",
+            "0.84 (Fig. 3)",
+            score("AD", "even"),
+            at_least(0.8),
+            changed=kept.format("where the good arm is even"),
+        ),
+        Claim(
+            "AD has at least four fifths of UCB's gain on uniform tasks",
+            "0.87 (Fig. 3)",
+            score("AD", "uniform"),
+            at_least(0.8),
+            changed=kept.format("on uniform tasks"),
+        ),
+        Claim(
+            "RL² is near UCB where the good arm is odd",
+            "1.05 (Fig. 3)",
+            score("RL2", "odd"),
+            near(1, within=0.1),
+            "It is better by a quarter: trained where 95 % of the good arms are odd, it looks at those first, which "
+            "UCB and Thompson sampling (1.00) cannot know.",
+            two_sided,
+        ),
         Claim(
             "RL² falls to a random policy or below where the good arm is even",
             "-0.48 (Fig. 3)",
@@ -99,10 +127,11 @@ def study(scale: str = "cpu") -> Study:
         ),
         Claim("Expert distillation is far below UCB on odd arms", "0.49 (Fig. 3)", score("ED", "odd"), at_most(0.7)),
         Claim(
-            "Expert distillation falls to a random policy on even arms",
+            "Expert distillation falls to a random policy or below on even arms",
             "-0.48 (Fig. 3)",
             score("ED", "even"),
             at_most(0.2),
+            changed='reworded after the run, without "or below" before',
         ),
     )
     sets = () if scale == "smoke" else ("odd", "even", "uniform")

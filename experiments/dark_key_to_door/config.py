@@ -12,7 +12,7 @@ Paper    training takes about 10 GB and 32.7 PFLOP (50,000 updates)
 
 import dataclasses
 
-from ad_jax.claims import Claim, at_least, at_most, quantity
+from ad_jax.claims import Claim, at_least, at_most, near, quantity
 from ad_jax.experiment import (
     CollectConfig,
     DistillConfig,
@@ -106,8 +106,11 @@ def study(scale: str = "cpu") -> Study:
         Claim(
             "AD ends near RL²",
             "1.81 beside 1.87 of 2 (Fig. 4)",
-            quantity("share", "AD") - quantity("share", "RL2"),
-            at_least(-0.05),
+            quantity("ratio", "AD") - quantity("ratio", "RL2"),
+            near(0, within=0.05),
+            "RL² hardly learned: with 10 million steps of training (the paper's: a thousand million) it is at "
+            "0.67 of 2 from the first episode to the last.",
+            "made two-sided after the run; before: at least -0.05",
         ),
         Claim(
             "Expert distillation does not improve",

@@ -10,7 +10,7 @@ Paper    training takes about 3.5 GB and 11.4 PFLOP (50,000 updates)
 
 import dataclasses
 
-from ad_jax.claims import Claim, at_least, at_most, quantity
+from ad_jax.claims import Claim, at_least, at_most, near, quantity
 from ad_jax.experiment import (
     CollectConfig,
     DistillConfig,
@@ -90,13 +90,15 @@ def study(scale: str = "cpu") -> Study:
         Claim(
             "AD ends near RL²",
             "14.1 beside 14.7 of 16.9, 4 % of the optimum apart (Fig. 4)",
-            quantity("share", "AD") - quantity("share", "RL2"),
-            at_least(-0.05),
+            quantity("ratio", "AD") - quantity("ratio", "RL2"),
+            near(0, within=0.05),
+            "AD ends above RL², at 16.7 beside 16.0 of 16.9; of three seeds of RL² one ends at 15.1.",
+            "made two-sided after the run; before: at least -0.05",
         ),
         Claim(
             "RL² reaches the paper's share of the optimum, but for 5 %",
             "14.7 of 16.9, 87 % (Fig. 4)",
-            quantity("share", "RL2"),
+            quantity("ratio", "RL2"),
             at_least(0.82),
         ),
         Claim("Expert distillation does not improve", "ends at 0.73 of 16.9 (Fig. 4)", final("ED"), at_most(3)),
@@ -109,7 +111,7 @@ def study(scale: str = "cpu") -> Study:
         Claim(
             "AD earns most of what the best possible explorer earns in as many episodes",
             "not in the paper",
-            quantity("area", "AD") / quantity("area", "Bayes"),
+            quantity("area_ratio", "AD") / quantity("area_ratio", "Bayes"),
             at_least(0.85),
         ),
     )

@@ -11,7 +11,7 @@ Paper    training takes about 10 GB and 32.7 PFLOP (50,000 updates)
 
 import dataclasses
 
-from ad_jax.claims import Claim, at_least, at_most, quantity
+from ad_jax.claims import Claim, at_least, near, quantity
 from ad_jax.experiment import Experiment, load, override
 from ad_jax.study import Arm, Study
 
@@ -30,6 +30,7 @@ def study(scale: str = "cpu") -> Study:
             changed = override(base, [f"model.{option}={value}", *(["model.mlp_width=512"] if value == 128 else [])])
             arms[f"{option} {value}"] = Arm(changed, x=value, group=option)
     final = lambda arm: quantity("final", arm)
+    saturates = "made two-sided after the run; before: at most 0.15"
     claims = (
         Claim(
             "A wider model is better",
@@ -41,7 +42,10 @@ def study(scale: str = "cpu") -> Study:
             "Width saturates at 64",
             "1.91 at 64, 1.89 at 128",
             final("width 128") - final("width 64"),
-            at_most(0.15),
+            near(0, within=0.15),
+            "At width 128 the return falls: all sizes are trained with the learning rate of width 64, which is too "
+            "high for twice the width. So this does not say where width saturates.",
+            saturates,
         ),
         Claim(
             "A deeper model is better",
@@ -53,7 +57,8 @@ def study(scale: str = "cpu") -> Study:
             "Depth saturates at 4 layers",
             "1.89 with 4, 1.93 with 6",
             final("layers 6") - final("layers 4"),
-            at_most(0.15),
+            near(0, within=0.15),
+            changed=saturates,
         ),
         Claim(
             "More heads are better", "1.71 of 2 with 1, 1.92 with 4", final("heads 4") - final("heads 1"), at_least(0.0)

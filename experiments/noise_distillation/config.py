@@ -57,7 +57,7 @@ def study(scale: str = "cpu") -> Study:
         Claim(
             "From an optimal demonstrator's histories AD learns in context",
             "not in Laskin et al.; AD^eps, Zisman et al. 2023, figure 3",
-            quantity("share", "100%"),
+            quantity("ratio", "100%"),
             at_least(0.8),
         ),
         *(

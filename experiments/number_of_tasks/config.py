@@ -41,7 +41,7 @@ def study(scale: str = "cpu") -> Study:
         Claim(
             "Trained on hundreds of tasks, AD learns new ones",
             "1.87 of 2 from 1212 tasks",
-            quantity("share", many),
+            quantity("ratio", many),
             at_least(0.8),
         ),
         Claim(
