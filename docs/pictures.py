@@ -82,9 +82,12 @@ def last(returns: np.ndarray) -> np.ndarray:
     return returns[..., -max(1, returns.shape[-1] // 10) :].mean(-1)
 
 
+BALANCED = "steps of each actor / 200"
+
+
 @functools.cache
 def balancing() -> Life:
-    """PPO on CartPole: minutes, for two pictures."""
+    """PPO on CartPole, whose episodes end early: minutes, for two pictures."""
     return live("gymnax", POLES, "ppo", BALANCE, 24, 60, "gymnax CartPole")
 
 
@@ -123,7 +126,7 @@ def curves(*lives: Life, unit: str = "episode", most: int = 100) -> Figure:
     panels = np.atleast_1d(figure.subplots(1, len(lives)))
     for axes, life in zip(panels, lives, strict=True):
         curve(axes, life, unit, most)
-    panels[0].set_ylabel("return per episode" if unit == "episode" else "reward")
+    panels[0].set_ylabel("reward" if unit == "pull" else "return per episode")
     return figure
 
 
@@ -253,9 +256,9 @@ def gymnax() -> Figure:
         label = f"half the pole {length[rows].min():.2f} to {length[rows].max():.2f} m"
         figures._draw(axes, band(life.returns[rows].mean(1)), label, colour, dash, 1.6, 0.2)
         first, end = life.returns[rows][..., :6].mean(), last(life.returns[rows]).mean()
-        print(f"  {label}: first 6 episodes {first:.1f}, last tenth {end:.1f}, {life.returns.shape}")
+        print(f"  {label}: first 1,200 steps {first:.1f}, last tenth {end:.1f}, {life.returns.shape}")
     axes.axhline(200, color=GREY, ls=(0, (6, 2)), lw=1.0)
-    axes.set(xlabel="episode of each actor", ylabel="steps until the pole fell", ylim=(0, 210))
+    axes.set(xlabel=BALANCED, ylabel="steps until the pole fell", ylim=(0, 210))
     axes.set_xlim(1, life.returns.shape[2])
     figures._legend(axes)
     return figure
@@ -296,7 +299,7 @@ def actor_critic() -> Figure:
 
 def ppo() -> Figure:
     """On real observations."""
-    figure = curves(balancing())
+    figure = curves(balancing(), unit=BALANCED)
     figures._references(figure.axes[0], float(POLES["steps"]), None)  # the family states none: a pole that never falls
     return figure
 
