@@ -49,7 +49,7 @@ class Cost:
     updates: int
     update_flops: float | None
     rollouts: int  # side by side, of the largest held-out set
-    rollout_steps: int  # of all sets and modes
+    rollout_steps: int  # of all sets and modes, prompts included; at most, where episodes end early
     source_steps: int  # of the curves of what learns beside the model on the held-out tasks
     source_role: str  # what that is: the source, or the experiment's reference
     cache_bytes: int
@@ -149,6 +149,7 @@ def count(experiment: Experiment, parts: Parts) -> Cost:
     held_out = [num_tasks(tasks) for tasks in p.split.held_out.values()]
     rollouts, episode = max(held_out) * e.evaluate.seeds, p.family.episode_length
     modes = 2 if e.evaluate.greedy else 1
+    played = e.evaluate.episodes + (0 if e.evaluate.prompt is None else e.evaluate.prompt_episodes)
     cache = tree_bytes(jax.eval_shape(lambda: p.model.init_cache(rollouts)))
     known, config = isinstance(p.model_config, Transformer), p.model_config
     rows, segment = e.replay.batch // accumulate, e.replay.segment
@@ -169,7 +170,7 @@ def count(experiment: Experiment, parts: Parts) -> Cost:
         updates=(e.rl2 or e.distill).updates if p.trained else 0,
         update_flops=train_flops(params, config, p.seen_spec, e.replay.batch, segment) if known else None,
         rollouts=rollouts,
-        rollout_steps=modes * sum(held_out) * e.evaluate.seeds * e.evaluate.episodes * episode,
+        rollout_steps=modes * sum(held_out) * e.evaluate.seeds * played * episode,
         source_steps=sum(held_out) * e.evaluate.source_seeds * beside,
         source_role="source" if e.reference is None and e.rl2 is None else "reference",
         cache_bytes=cache,

@@ -94,6 +94,8 @@ def test_state_batch_and_cache_are_as_many_bytes_as_were_counted(smoke, accumula
     assert nbytes(p.model.init_cache(16 * e.evaluate.seeds)) == counted.cache_bytes
     assert (counted.rollouts, counted.refill_bytes) == (16 * 2, 0)
     assert counted.rollout_steps == 2 * 16 * 2 * 4 * 20, "sampled and greedy, tasks, seeds, episodes, steps"
+    prompted = dataclasses.replace(e, evaluate=dataclasses.replace(e.evaluate, prompt=0.5, prompt_episodes=3))
+    assert cost.count(prompted, p).rollout_steps == 2 * 16 * 2 * (4 + 3) * 20
 
 
 def built(name, options, env, env_options):

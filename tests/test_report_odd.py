@@ -67,7 +67,7 @@ def test_efficiency_counts_the_steps_that_episodes_had(monkeypatch):
     source = report.statistics(data)["sets"]["held_out"]["source"]
     final, share = source["levels"]
     assert (final["ad_steps"], final["source_steps"], final["source_end"], final["reached"]) == (240, None, 2000, False)
-    assert (share["return"], share["ad_steps"], share["source_steps"]) == (13.5, 204, 31 * 40)
+    assert (share["return"], share["ad_steps"], share["source_steps"]) == (0.2 + 0.75 * 17.8, 204, 31 * 40)
     assert share["ratio"] == 31 * 40 / 204
     assert (source["same_steps"], source["final"], source["piece"]) == (0, 15, 40)
     seen = {}
