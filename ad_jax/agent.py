@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ad_jax import checkpoint, models
+from ad_jax import checkpoint, models, values
 from ad_jax.errors import AdJaxError
 from ad_jax.evaluate import Mode, choose
 from ad_jax.keys import named_key
@@ -75,7 +75,8 @@ class Agent:
             `[batch]` int32.
 
         Raises:
-            AdJaxError: if shapes do not fit the spec, or reward and done are missing after the first call.
+            AdJaxError: if observation, reward or done is not what the spec says or not finite, which leaves the context
+                as it was; if reward and done are missing after the first call; or if the model gives no finite logits.
         """
         observation = self._checked(observation)
         if self._time and (reward is None or done is None):
@@ -85,6 +86,12 @@ class Agent:
             )
         steps = Steps(observation, self._action, self._per_row("reward", reward), self._per_row("done", done) != 0)
         logits, self._cache = self._decode(self.params, self._cache, steps)
+        if not (finite := np.isfinite(np.asarray(logits))).all():
+            row, action = np.argwhere(~finite)[0]
+            raise AdJaxError(
+                f"the model's logit of action {action} is no finite number for row {row}, at step {self._time}: "
+                f"{values.REMEDY['logits']}. reset() forgets this context"
+            )
         keys = jax.vmap(jax.random.fold_in, (0, None))(self._keys, self._time)
         self._action, self._time = np.asarray(self._choose(logits, keys)), self._time + 1
         return self._action
@@ -98,16 +105,36 @@ class Agent:
                 f"got {given.shape}. reset(batch=...) sets the batch"
             )
         if self.spec.values is None and not self.spec.pixels:
-            return given.astype(np.float32)
+            return self._finite("observation", given)
         flat, most = given.reshape(len(given), -1), np.array(256 if self.spec.pixels else self.spec.values)
-        if not (np.issubdtype(given.dtype, np.integer) and np.all((flat >= 0) & (flat < most))):
-            shown = f"{given.dtype}, {given.min()} to {given.max()}" if self.spec.pixels else given.tolist()
-            raise AdJaxError(f"act expects whole observations in 0..{(most - 1).tolist()}; got {shown}")
+        whole = np.issubdtype(given.dtype, np.integer)
+        if not (whole and np.all((flat >= 0) & (flat < most))):
+            row, place = np.argwhere((flat < 0) | (flat >= most))[0] if whole else (0, 0)
+            index = tuple(map(int, np.unravel_index(place, self.spec.shape)))
+            found = (
+                f"{flat[row, place]} in row {row}" + (f", component {index}" if index else "") if whole else given.dtype
+            )
+            raise AdJaxError(f"act expects whole observations in 0..{(most - 1).tolist()}; got {found}")
         return given.astype(self.spec.compute_dtype)
+
+    def _finite(self, name: str, given: np.ndarray) -> np.ndarray:
+        """Numbers `[batch, ...]` as float32; an AdJaxError that names the row of one that is none."""
+        with np.errstate(over="ignore"):
+            numbers = given.astype(np.float32)
+        if not (finite := np.isfinite(numbers)).all():
+            at = tuple(map(int, np.argwhere(~finite)[0]))
+            row = f"row {at[0]}" + (f", component {at[1:]}" if at[1:] else "") if at else "every row"
+            raise AdJaxError(
+                f"act expects finite numbers: {name} is {given[at]} in {row}, at step {self._time}. It was not added "
+                "to the context, from which it would never go away: mend where it comes from"
+            )
+        return numbers
 
     def _per_row(self, name: str, value: Any) -> np.ndarray:
         """`[batch]` float32; None and single numbers are for every row."""
-        given = np.asarray(0 if value is None else value, np.float32)
+        given = np.asarray(0 if value is None else value)
         if given.shape not in ((), self._action.shape):
             raise AdJaxError(f"act expects {name} of shape {self._action.shape}; got {given.shape}")
-        return np.broadcast_to(given, self._action.shape)
+        if name == "done" and not np.isin(given, (0, 1)).all():
+            raise AdJaxError(f"act expects done to be True or False (1 or 0) in each row; got {given.tolist()}")
+        return np.broadcast_to(self._finite(name, given), self._action.shape)

@@ -10,16 +10,16 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ad_jax import history_returns, lifetimes, processes
+from ad_jax import history_returns, lifetimes, processes, values
 from ad_jax.envs.base import TaskFamily, path_name, spec_of, take
-from ad_jax.errors import ConfigError, HistoryError
+from ad_jax.errors import AdJaxError, ConfigError, HistoryError
 from ad_jax.history_store import HistoryWriter, Manifest, open_store
 from ad_jax.keys import task_keys
 from ad_jax.metrics import MetricsLog, Progress
@@ -52,11 +52,15 @@ class Result:
     compile_seconds: float
 
 
-class Learners:
-    """`lives(keys [C], tasks [C]) -> Transition [C, actors, T, ...]`, compiled once for chunks of C learners.
+class Lives(NamedTuple):
+    """What C learners lived through, and the first that cannot be of each actor."""
 
-    Observations, actions and rewards come out in the narrowest dtypes that hold them.
-    """
+    transition: Transition  # [C, actors, T, ...] in the narrowest dtypes that hold what the family states
+    first: values.First  # [C, actors]
+
+
+class Learners:
+    """`lives(keys [C], tasks [C]) -> Lives`, compiled once for chunks of C learners."""
 
     def __init__(self, family: TaskFamily, source: Source, episodes: int, mesh: Mesh, chunk: int):
         self.family, self.source, self.mesh = family, source, mesh
@@ -66,12 +70,13 @@ class Learners:
         self.chunk, self.padded = chunk, -(-chunk // split) * split
         rows = on_batch(mesh)
         self.jitted = jax.jit(jax.vmap(self._life), in_shardings=(rows, rows), out_shardings=rows)
-        self.lives: Callable[[Any, Any], Transition] = self.jitted
+        self.lives: Callable[[Any, Any], Lives] = self.jitted
 
-    def _life(self, key: jax.Array, task: Any) -> Transition:
+    def _life(self, key: jax.Array, task: Any) -> Lives:
         """One learner from birth to end: `[actors, T, ...]`."""
         family, spec = self.family, spec_of(self.family)
         state = self.source.init(jax.random.fold_in(key, 2**31), task)
+        each = self.source.steps_per_update
 
         def narrow(t):
             return t.replace(
@@ -80,14 +85,18 @@ class Learners:
                 reward=t.reward.astype(family.reward_dtype),
             )
 
-        def update(state, index):
+        def update(carry, index):
+            state, first = carry
             state, transitions = self.source.update(jax.random.fold_in(key, index), state, task)
-            return state, narrow(transitions)
+            # Before they are narrowed, which would make another value of one that is too large.
+            first = values.look_through(spec, family.reward_dtype, first, index * each, transitions)
+            return (state, first), narrow(transitions)
 
-        _, life = jax.lax.scan(update, state, jnp.arange(self.updates))
-        return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(self.steps, *x.shape[2:]), 1, 0), life)
+        start = state, values.nothing((self.source.actors,))
+        (_, first), life = jax.lax.scan(update, start, jnp.arange(self.updates))
+        return Lives(jax.tree.map(lambda x: jnp.moveaxis(x.reshape(self.steps, *x.shape[2:]), 1, 0), life), first)
 
-    def run(self, seed: int, tasks: Any, task_ids: Sequence[str], seeds: int, first: int) -> Transition:
+    def run(self, seed: int, tasks: Any, task_ids: Sequence[str], seeds: int, first: int) -> Lives:
         """Dispatch a chunk's learners, from `first` of tasks x seeds (task-major) on; the last one's copies pad it."""
         last = min(first + self.chunk, len(task_ids) * seeds) - 1
         learner = np.minimum(np.arange(first, first + self.padded), last)
@@ -133,8 +142,8 @@ def collect(
         learners: on this process's own devices.
 
     Raises:
-        HistoryError: if `url` holds something else or cannot be written, or a reward or observation is not finite, on
-            any process.
+        HistoryError: if `url` holds something else or cannot be written, or an observation, action or reward is not
+            finite or not what the family states, on any process.
     """
     opened = functools.partial(HistoryWriter.open, url, manifest)
     if processes.count() > 1:
@@ -185,20 +194,17 @@ def _share(
         ahead = next(lives, None)
         for chunk in todo:
             # The device works on the next chunk while this one goes to disk.
-            life, ahead = cast(Transition, ahead), next(lives, None)
+            life, ahead = cast(Lives, ahead), next(lives, None)
             count, start = min(learners.chunk, total - chunk * learners.chunk), chunk * learners.chunk
+            if where := beyond(learners, life, task_ids, config.seeds, start, count):
+                writer.flush()
+                raise HistoryError(f"chunk {chunk}: {where} The chunk is not stored, those before it are")
             histories = as_histories(life, tasks, task_ids, config.seeds, start, count)
             task = np.repeat(np.arange(start, start + count) // config.seeds, actors)  # of each row
             of_rows = lambda known, task=task: None if known is None else known[task]
             earned = history_returns.of_chunk(
                 histories.transition, actors, family.episode_length, of_rows(optimal), of_rows(random)
             )
-            if where := histories.not_finite():
-                writer.flush()
-                raise HistoryError(
-                    f"chunk {chunk}: {where} of the chunk is not finite. It is not stored, those before it are: mend "
-                    f"task family {family.name} or the source, and run the same command again"
-                )
             writer.write(chunk, histories, earned)
             done += count
             ends = _ends(earned)
@@ -224,13 +230,26 @@ def _records(url: str) -> dict[int, dict[str, float]]:
     return records
 
 
-def as_histories(
-    life: Transition, tasks: Any, task_ids: Sequence[str], seeds: int, first: int, count: int
-) -> Histories:
+def beyond(learners: Learners, life: Lives, task_ids: Sequence[str], seeds: int, first: int, count: int) -> str | None:
+    """The first value that cannot be of the first `count` learners of a chunk from learner `first` on, in words."""
+    place = np.asarray(life.first.place)[:count]
+    if (place == values.NOTHING).all():
+        return None
+    learner, actor = map(int, np.argwhere(place != values.NOTHING)[0])
+    found = jax.tree.map(lambda x: np.asarray(x)[learner, actor], life.first)
+    what, field = values.told(spec_of(learners.family), learners.family.reward_dtype, found)
+    row, whose = learner * learners.source.actors + actor, first + learner
+    return (
+        f"{what}, at step {found.step} of its history {row} (task {task_ids[whose // seeds]}, seed {whose % seeds}, "
+        f"actor {actor}), from task family {learners.family.name}. {values.REMEDY[field]}."
+    )
+
+
+def as_histories(life: Lives, tasks: Any, task_ids: Sequence[str], seeds: int, first: int, count: int) -> Histories:
     """The first `count` learners of a chunk that starts at learner `first`, in host memory, one row an actor."""
-    actors = life.action.shape[1]
+    actors = life.transition.action.shape[1]
     learner = np.repeat(np.arange(first, first + count), actors)
-    rows = jax.tree.map(lambda x: np.asarray(x)[:count].reshape(count * actors, *x.shape[2:]), life)
+    rows = jax.tree.map(lambda x: np.asarray(x)[:count].reshape(count * actors, *x.shape[2:]), life.transition)
     leaves = {name: np.asarray(leaf)[learner // seeds] for name, leaf in task_leaves(tasks).items()}
     return Histories(
         rows,
@@ -259,11 +278,16 @@ def learning_curve(
 
     `show(done, returns)` is called after each chunk: the learners done, and the curves over time of those of this
     chunk, `[C, pieces]`, mean over actors.
+
+    Raises:
+        AdJaxError: if an observation, action or reward is not finite or not what the family states.
     """
     total, found = len(task_ids) * seeds, lifetimes.Episodes([], [], learners.steps)
     for first in range(0, total, learners.chunk):
         life = learners.run(seed, tasks, task_ids, seeds, first)
         count = min(learners.chunk, total - first)
+        if where := beyond(learners, life, task_ids, seeds, first, count):
+            raise AdJaxError(f"the source itself, evaluated on the same tasks: {where}")
         t = as_histories(life, tasks, task_ids, seeds, first, count).transition
         new = lifetimes.episodes_of(t.reward, np.asarray(t.terminated) | np.asarray(t.truncated))
         found.returns.extend(new.returns)

@@ -18,6 +18,7 @@ import numpy as np
 from flax import struct
 from jax.sharding import Mesh
 
+from ad_jax import values
 from ad_jax.envs.base import TaskFamily, advance, num_tasks, spec_of, take
 from ad_jax.errors import AdJaxError, ConfigError
 from ad_jax.keys import task_keys
@@ -70,6 +71,7 @@ class Rollouts:
     returns: jax.Array  # [B, E + 1] float32; the last column takes what comes after episode E
     lengths: jax.Array  # [B, E + 1] int32, environment steps of each episode so far; the last column likewise
     time: jax.Array  # [] int32, environment steps done
+    first: values.First  # [B], of what was seen, done and earned, what cannot be
 
 
 class Evaluator(NamedTuple):
@@ -111,7 +113,7 @@ def make_evaluator(
         )
         steps = first_steps(observation, spec.num_actions)
         returns, lengths = (jnp.zeros((batch, episodes + 1), dtype) for dtype in (jnp.float32, jnp.int32))
-        counters = jnp.zeros((batch,), jnp.int32), returns, lengths, jnp.int32(0)
+        counters = jnp.zeros((batch,), jnp.int32), returns, lengths, jnp.int32(0), values.nothing((batch,))
         return place(Rollouts(model.init_cache(batch), steps, env_state, *counters))
 
     def step(params, keys, tasks, rollouts, _):
@@ -133,9 +135,20 @@ def make_evaluator(
         )
         at = jnp.arange(len(keys)), jnp.minimum(rollouts.episode, episodes)
         returns, lengths = rollouts.returns.at[at].add(outcome.reward), rollouts.lengths.at[at].add(1)
+        first = values.look(
+            spec,
+            family.reward_dtype,
+            rollouts.first,
+            rollouts.time,
+            rollouts.episode,
+            rollouts.steps.observation,
+            action,
+            outcome.reward,
+            logits,
+        )
         steps = Steps(observation, action, outcome.reward, outcome.done)
         episode = rollouts.episode + outcome.done.astype(jnp.int32)
-        return Rollouts(cache, steps, env_state, episode, returns, lengths, rollouts.time + 1), trace
+        return Rollouts(cache, steps, env_state, episode, returns, lengths, rollouts.time + 1, first), trace
 
     def run(params, rollouts, keys, tasks):
         rollouts, trace = jax.lax.scan(functools.partial(step, params, keys, tasks), rollouts, None, steps_per_run)
@@ -192,6 +205,10 @@ def evaluate(
         tasks, task_ids: batched tasks `[N]` and their ids.
         seed: with task id and rollout index, determines every random number.
         progress: called with (steps done per rollout, mean return of the newest finished episode).
+
+    Raises:
+        AdJaxError: naming task, rollout, episode and step of the first observation, action, reward or logit that is not
+            finite or not what the family states.
     """
     count, batch = num_tasks(tasks), num_tasks(tasks) * seeds
     padded = -(-batch // batch_devices(mesh)) * batch_devices(mesh)
@@ -202,6 +219,7 @@ def evaluate(
     total = episodes * family.episode_length
     for done in range(evaluator.steps_per_run, total + evaluator.steps_per_run, evaluator.steps_per_run):
         rollouts, trace = evaluator.run(params, rollouts, keys, tasks)
+        check_values(rollouts.first, family, task_ids, seeds)
         traces.append(to_host(trace[:, :batch:seeds]).astype(np.int32))
         finished = int(rollouts.episode.min())  # by every rollout; where episodes end early, sooner than in `total`
         newest = min(max(finished, 1), episodes) - 1
@@ -216,6 +234,20 @@ def evaluate(
     of_tasks = lambda x: to_host(x)[:batch, :episodes].reshape(count, seeds, episodes)
     done = min(int(rollouts.time), total)
     return Curve(of_tasks(rollouts.returns), of_tasks(rollouts.lengths), np.concatenate(traces)[:done], batch * done)
+
+
+def check_values(first: values.First, family: TaskFamily, task_ids: Sequence[str], seeds: int) -> None:
+    """Raises AdJaxError, in words, for the earliest of what rollouts `[tasks x seeds, padded]` show that cannot be."""
+    if int(first.place.max()) == values.NOTHING:
+        return
+    first = jax.tree.map(to_host, first)
+    row = min(np.flatnonzero(first.place != values.NOTHING), key=lambda row: int(first.step[row]))
+    first, row = jax.tree.map(lambda x: x[row], first), min(int(row), len(task_ids) * seeds - 1)
+    what, field = values.told(spec_of(family), family.reward_dtype, first)
+    raise AdJaxError(
+        f"{what}, at step {first.step} (episode {first.episode + 1}) of task {task_ids[row // seeds]}, seed "
+        f"{row % seeds}, of {family.name}. Nothing of this evaluation is kept. {values.REMEDY[field]}"
+    )
 
 
 def after_prompt(curve: Curve, prompt: Prompt) -> tuple[Curve, dict[str, Any]]:

@@ -20,7 +20,7 @@ import numpy as np
 import tensorstore as ts
 
 from ad_jax import history_ledger as format_
-from ad_jax import history_returns
+from ad_jax import history_returns, values
 from ad_jax.errors import HistoryError
 from ad_jax.history_access import connect, list_keys, named, place
 from ad_jax.history_ledger import MANIFEST, SCHEMA, TRANSITION, Manifest, again, array_key, ledger_key
@@ -197,7 +197,10 @@ class HistoryStore:
             HistoryError: for a chunk that is not finished, or naming the chunk and field that is damaged.
         """
         chunks = self.chunks if chunks is None else list(chunks)
-        arrays = self.fields(chunks, self.manifest.fields)
+        return self._histories(chunks, self.fields(chunks, self.manifest.fields))
+
+    def _histories(self, chunks: list[int], arrays: dict[str, np.ndarray]) -> Histories:
+        """Arrays of all fields of some chunks, as histories."""
         transition = Transition(*(arrays[name] for name in TRANSITION))
         tasks = {name: arrays[f"task/{name}"] for name in self.manifest.task_leaves}
         task_ids = [task_id for chunk in chunks for task_id in self._entries[chunk]["task_ids"]]
@@ -213,7 +216,7 @@ class HistoryStore:
         return arrays
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> list[str]:
-        """Check every byte of the collection as it is now, one chunk at a time.
+        """Check every byte of the collection as it is now, and every value against the manifest, a chunk at a time.
 
         Args:
             progress: called with the chunks checked and their number.
@@ -230,10 +233,19 @@ class HistoryStore:
         entries, problems = format_.scan(self._store, manifest)
         current = HistoryStore(self._store, manifest, entries)
         for done, chunk in enumerate(current.chunks):
-            problems += current._load([chunk], current._allocate([chunk], manifest.fields))
+            arrays = current._allocate([chunk], manifest.fields)
+            damaged = list(current._load([chunk], arrays))
+            problems += damaged or current._beyond(chunk, arrays)
             if progress:
                 progress(done + 1, len(current.chunks))
         return list(dict.fromkeys(problems))
+
+    def _beyond(self, chunk: int, arrays: dict[str, np.ndarray]) -> list[str]:
+        """A line on the first value of a sound chunk that is no number or not of the manifest's spec."""
+        first, end = self.manifest.rows(chunk)
+        where = values.wrong(self._histories([chunk], arrays), self.manifest.spec, np.arange(first, end))
+        remedy = f"Mend whatever made it; then delete {ledger_key(chunk)} and collect only this chunk anew."
+        return [f"chunk {chunk}: {where}. {remedy}"] if where else []
 
     def _allocate(self, chunks: list[int], names: Iterable[str]) -> dict[str, Any]:
         """Uninitialised arrays for some chunks; only as many rows as the ledger vouches for."""

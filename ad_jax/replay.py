@@ -26,6 +26,7 @@ import numpy as np
 from flax import struct
 from jax.sharding import Mesh, PartitionSpec
 
+from ad_jax import values
 from ad_jax.errors import ConfigError, HistoryError
 from ad_jax.sharding import BATCH, batch_devices, on_batch, put, replicated
 from ad_jax.types import Array, Batch, Histories, Spec, Steps, narrowest
@@ -166,10 +167,10 @@ def load(
     Raises:
         ConfigError: if a thinned history is shorter than a window, or there are fewer histories than groups, or
             labels are asked for that nobody can give.
-        HistoryError: if a reward or an observation is not finite.
+        HistoryError: if a reward or an observation is not finite, or an action or observation is not of `spec`.
     """
     config.validate(batch_devices(mesh))
-    check_finite(histories)
+    check_values(histories, spec)
     t = histories.transition
     earned = np.zeros(len(t.reward)) if config.best is None else at_the_end(t.reward, t.terminated | t.truncated)
     kept = select(earned, histories.task_ids, config)
@@ -233,10 +234,10 @@ def rows_of(
     return shifted | {"length": length, "history": np.tile(numbers.astype(np.int32), config.phases)}
 
 
-def check_finite(histories: Histories, numbers: np.ndarray | None = None) -> None:
-    """Raises HistoryError, which names the history by `numbers [H]`, for a reward or observation that is no number."""
-    if where := histories.not_finite(numbers):
-        raise HistoryError(f"{where} is no finite number: nothing can be learned from it. Collect these histories anew")
+def check_values(histories: Histories, spec: Spec, numbers: np.ndarray | None = None) -> None:
+    """Raises HistoryError, which names the history by `numbers [H]`, for what is no number or not of `spec`."""
+    if where := values.wrong(histories, spec, numbers):
+        raise HistoryError(f"{where}: nothing can be learned from it. Collect these histories anew")
 
 
 def check_lengths(length: np.ndarray, config: Config) -> None:

@@ -40,8 +40,8 @@ from ad_jax.replay import (
     Residents,
     RotationConfig,
     at_the_end,
-    check_finite,
     check_lengths,
+    check_values,
     deal,
     lengths,
     load,
@@ -186,7 +186,7 @@ class Rotation:
             chunk, kept = self._circle.pieces[piece]
             histories = self._store.read([chunk])
             numbers = np.arange(*self._store.manifest.rows(chunk))
-            check_finite(histories, numbers)
+            check_values(histories, self._spec, numbers)
             rows = rows_of(take(histories, kept), numbers[kept], self._spec, self._config, self._relabel)
             self._piece = piece, {name: _fit(name, x, 1 + self._circle.longest) for name, x in rows.items()}
         return self._piece[1]

@@ -128,12 +128,17 @@ class Histories:
             values = np.asarray(getattr(self.transition, field))
             if not np.issubdtype(values.dtype, np.floating):
                 continue
-            finite = np.isfinite(values)
+            # A program computes in float32, to which a larger number is infinity.
+            finite = np.isfinite(values) if values.dtype.itemsize < 8 else np.abs(values) <= np.finfo(np.float32).max
             if finite.all():  # by far quicker than along axes, of which the last may be short
                 continue
             bad = ~finite.all(axis=tuple(range(2, values.ndim)))
             row, step = map(int, np.argwhere(bad)[0])
-            number = row if numbers is None else int(numbers[row])
-            who = f"task {self.task_ids[row]}, seed {self.seed_index[row]}, actor {self.actor[row]}"
-            return f"{field} {values[row, step]} at step {step} of history {number} ({who})"
+            return f"{field} {values[row, step]}, no finite number, at step {step} of {self.name(row, numbers)}"
         return None
+
+    def name(self, row: int, numbers: np.ndarray | None = None) -> str:
+        """Which history a row is, in words; `numbers` as of `not_finite`."""
+        number = row if numbers is None else int(numbers[row])
+        who = f"task {self.task_ids[row]}, seed {self.seed_index[row]}, actor {self.actor[row]}"
+        return f"history {number} ({who})"

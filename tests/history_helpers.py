@@ -48,7 +48,7 @@ def manifest(**changes) -> Manifest:
 
 
 def histories(m: Manifest, chunk: int) -> Histories:
-    """Random bits for a chunk, NaNs and negative zeros included."""
+    """Random bits for a chunk, negative zeros included; NaNs in tasks alone, where nothing is learned from them."""
     rng, (first, end) = np.random.default_rng(chunk), m.rows(chunk)
 
     def bits(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -56,10 +56,21 @@ def histories(m: Manifest, chunk: int) -> Histories:
         return (raw % 2).astype(bool)[..., 0] if dtype.kind == "b" else raw.view(dtype)[..., 0]
 
     arrays = {field: bits(*kind) for field, kind in m.fields.items()}
+    most = {"action": m.spec.num_actions}
+    most |= {} if m.spec.values is None else {"observation": np.reshape(m.spec.values, m.spec.shape)}
+    for field in ("observation", "action", "reward"):
+        arrays[field] = possible(arrays[field], most.get(field))
     transition = Transition(**{name: arrays[name] for name in history_ledger.TRANSITION})
     tasks = {name: arrays[f"task/{name}"] for name in m.task_leaves}
     ids = [f"dark_room:{row // 2}" for row in range(first, end)]
     return Histories(transition, tasks, ids, arrays["seed_index"], arrays["actor"])
+
+
+def possible(x: np.ndarray, most=None) -> np.ndarray:
+    """`x` below `most`, or finite as float32; what is not is a negative zero."""
+    if most is not None:
+        return (x % most).astype(x.dtype)
+    return np.where(np.abs(x) <= np.finfo(np.float32).max, x, -0.0).astype(x.dtype) if x.dtype.kind == "f" else x
 
 
 def collect(url, m: Manifest, chunks=None) -> None:

@@ -12,7 +12,7 @@ from ad_jax import lifetimes, sources
 from ad_jax.collect import Config, Learners, as_histories, collect, learning_curve
 from ad_jax.collection import make_manifest
 from ad_jax.envs.base import take
-from ad_jax.errors import ConfigError, HistoryError
+from ad_jax.errors import ConfigError
 from ad_jax.experiment import CollectConfig, Experiment, Plugin, ReplayConfig, TaskConfig, build
 from ad_jax.history_store import HistoryWriter, open_store
 from ad_jax.keys import named_key
@@ -80,22 +80,6 @@ def test_chunks_and_devices_do_not_change_a_history(collected, tmp_path, devices
     assert_equal(run(tmp_path, learners)[1], collected[1])
 
 
-def test_a_reward_that_is_not_finite_is_named_and_its_chunk_not_stored(tmp_path, monkeypatch):
-    def spoil(life, tasks, ids, seeds, first, count):
-        histories = as_histories(life, tasks, ids, seeds, first, count)
-        reward = histories.transition.reward.astype(np.float32)
-        reward[1, 3] = np.nan if first else 0
-        return dataclasses.replace(histories, transition=histories.transition.replace(reward=reward))
-
-    monkeypatch.setattr("ad_jax.collect.as_histories", spoil)
-    monkeypatch.setattr(type(PARTS.family), "reward_dtype", np.dtype("float32"))
-    with pytest.raises(
-        HistoryError, match=r"chunk 1: reward nan at step 3 of history 1 \(task .*mend task family DarkRoom"
-    ):
-        run(tmp_path, learners_of(mesh_of(), 4))
-    assert open_store(tmp_path / "h", allow_partial=True).chunks == [0]
-
-
 def test_a_collection_goes_on_with_another_number_of_devices_to_the_same_bytes(tmp_path, monkeypatch):
     files = lambda folder: {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     run(tmp_path / "one", learners_of(mesh_of(1), 3))
@@ -138,7 +122,7 @@ def test_learners_of_one_task_differ_and_so_do_experiments_seeds(collected):
     action = collected[1].transition.action
     assert len({row.tobytes() for row in action}) == len(action) == len(IDS) * SEEDS
     other = learners_of(mesh_of(), 10).run(SEED + 1, TASKS, IDS, SEEDS, 0)
-    assert np.any(np.asarray(other.action)[:, 0] != action)
+    assert np.any(np.asarray(other.transition.action)[:, 0] != action)
 
 
 def test_histories_come_out_in_the_narrowest_dtypes_with_their_tasks(collected):
@@ -161,7 +145,9 @@ def test_actors_of_a_learner_are_neighbouring_rows(collected_by_actors):
     assert h.task_ids == [name for name in IDS for _ in range(SEEDS * 3)]
     life = learners.run(SEED, TASKS, IDS, SEEDS, 4)
     for learner, actor in ((4, 0), (5, 2), (7, 1)):
-        np.testing.assert_array_equal(h.transition.action[learner * 3 + actor], life.action[learner - 4, actor])
+        np.testing.assert_array_equal(
+            h.transition.action[learner * 3 + actor], life.transition.action[learner - 4, actor]
+        )
     assert len({row.tobytes() for row in h.transition.action}) > 20, "actors act differently"
 
 

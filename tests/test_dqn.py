@@ -140,7 +140,7 @@ def test_dqn_learns_from_pixels_to_go_to_a_hidden_platform():
     sizes = {"capacity": 1200, "gradient_steps": 8, "channels": [8, 16, 16], "hidden": [64]}
     source = sources.make("dqn", sources.make_config("dqn", options | sizes), family)
     learners = Learners(family, source, 24, mesh_of(), 2)
-    lives = learners.lives(jax.random.split(jax.random.key(0), 2), family.split(0, 2, 1).train)
+    lives = learners.lives(jax.random.split(jax.random.key(0), 2), family.split(0, 2, 1).train).transition
     reward, done = np.asarray(lives.reward, float), np.asarray(lives.terminated | lives.truncated)
     success = lambda steps: reward[..., steps].sum((1, 2)) / done[..., steps].sum((1, 2))
     assert np.all(success(slice(200)) < 0.6)  # the warm-up: all actors act at random

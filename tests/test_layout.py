@@ -18,7 +18,7 @@ PACKAGE = pathlib.Path(ad_jax.__file__).parent
 TESTS = pathlib.Path(__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "_experiments" not in path.parts)
 
-BASE = {"errors", "keys", "plugins", "types"}
+BASE = {"errors", "keys", "plugins", "types", "values"}
 REPORT = {
     "figures",
     "bootstrap",
@@ -132,7 +132,8 @@ MAY_IMPORT = {
     "metrics": BASE | {"processes"},
     **dict.fromkeys(REPORT, REPORT | {"errors", "identity", "normalized", "seal", "untrusted"}),
     "plugins": {"errors"},
-    **{name: set() for name in BASE - {"plugins"}},
+    "values": {"errors", "types"},
+    **{name: set() for name in BASE - {"plugins", "values"}},
 }
 
 

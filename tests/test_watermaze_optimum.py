@@ -115,7 +115,7 @@ def test_a_noisy_oracle_shows_the_way_to_the_platform():
     assert len(check_source("noisy_oracle", dataclasses.replace(TINY, heading="fixed"), config)) == 5
     source = sources.make("noisy_oracle", config, Watermaze())
     learners = Learners(Watermaze(), source, 20, mesh_of(), 64)
-    lives = learners.lives(jax.random.split(jax.random.key(0), 64), Watermaze().sample_tasks(jax.random.key(1), 64))
+    lives = learners.lives(jax.random.split(jax.random.key(0), 64), Watermaze().sample_tasks(jax.random.key(1), 64))[0]
     returns = np.asarray(lives.reward).reshape(64, 20, 50).sum(2)
     assert np.all(returns[:, 8:] == 1)
     assert 0.1 < returns[:, 0].mean() < 0.6

@@ -1,0 +1,204 @@
+"""Values as a task family states them: looked at where they are produced, and again where they are read.
+
+A family states how many values each component of an observation takes, how many actions there are, and the dtype that
+holds every reward. What it then gives is believed nowhere: a second component of 10 in `Box(0, 8)` would be read from
+another component's embedding, a 300 stored in 8 bits would be 44, and one NaN would be in a context for good. So the
+compiled programs that step environments carry the `First` value of each row that cannot be, which is looked at once a
+dispatch and told in words; and `wrong` looks through histories that were stored by somebody else. Nothing is wrapped,
+clipped or replaced.
+
+Real observations have no bounds here: those that are stated are wrong in several public environments, nothing is stored
+or embedded by them, and only NaN and infinity have no meaning to a network.
+"""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from ad_jax.errors import ConfigError
+from ad_jax.types import Array, Histories, Spec
+
+NOTHING = -1
+REMEDY = {
+    "observation": "Mend what reset_env and step_env give, or state the range that it has in observation_space "
+    "(`Discrete(n)` is 0..n-1, `Box(0, n)` is 0..n)",
+    "action": "Mend who acts: a source's actions and a family's optimal_action are in 0..A-1",
+    "reward": "Mend step_env, or widen reward_dtype to one that holds every reward exactly",
+    "logits": "The parameters or the observations are too large for the model's arithmetic: see the checkpoint's loss, "
+    "and scale the observations to about 1",
+}
+
+
+class First(struct.PyTreeNode):
+    """The first value of each row that cannot be. Every leaf is `[...]` int32."""
+
+    place: Array  # among the values of a step: components of the observation, action, reward, logits; or NOTHING
+    step: Array
+    episode: Array
+    bits: Array  # of the value: it itself, or the bits of a float32
+
+
+def nothing(shape: tuple[int, ...]) -> First:
+    """Of rows `shape` that are all as stated."""
+    return First(*(jnp.full(shape, fill, jnp.int32) for fill in (NOTHING, 0, 0, 0)))
+
+
+def check_form(spec: Spec, observation: Array, lead: int) -> None:
+    """Raises ConfigError unless `observation`, after `lead` axes, has the spec's shape and kind of number."""
+    kind = observation.dtype.kind
+    fits = observation.dtype == np.uint8 if spec.pixels else spec.values is None or kind in "iub"
+    if observation.shape[lead:] != spec.shape or not fits:
+        raise ConfigError(
+            f"observations of {observation.dtype}{list(observation.shape[lead:])} where observation_space says "
+            f"{spec.compute_dtype}{list(spec.shape)}. Mend what reset_env and step_env give, or state what it is"
+        )
+
+
+def bad(
+    spec: Spec, reward_dtype: Any, observation: Array, action: Array, reward: Array, logits: Array | None = None
+) -> tuple[list[Array], list[Array]]:
+    """Of steps `[...]`: whether each of their values cannot be, and its bits, in parts `[..., n]`, in order of place.
+
+    Args:
+        observation: `[..., *O]`; pictures are not looked at, because their dtype holds nothing else.
+        reward_dtype: the dtype that holds every reward exactly.
+        logits: `[..., A]` of the step, if any.
+    """
+    check_form(spec, observation, action.ndim)
+    wrong, values = [], []
+    if not spec.pixels:
+        flat = observation.reshape(*action.shape, spec.size)
+        if spec.values is None:
+            wrong.append(~jnp.isfinite(flat))
+        else:
+            flat = flat.astype(jnp.int32)
+            most = jnp.asarray(spec.values, jnp.int32).reshape((1,) * action.ndim + (-1,))
+            wrong.append((flat < 0) | (flat >= most))
+        values.append(flat)
+    wrong += [((action < 0) | (action >= spec.num_actions))[..., None], ~holds(reward_dtype, reward)[..., None]]
+    values += [action[..., None], reward[..., None]]
+    if logits is not None:
+        wrong.append(~jnp.isfinite(logits))
+        values.append(logits)
+    return wrong, [_bits(x) for x in values]
+
+
+def holds(dtype: Any, reward: Array) -> Array:
+    """Whether `dtype` holds each reward exactly; NaN and infinity it never does."""
+    dtype = np.dtype(dtype)
+    if dtype.kind == "b":
+        return (reward == 0) | (reward == 1)
+    if np.issubdtype(dtype, np.integer):
+        # A float32 is not compared with the largest integer, which it may not hold, but with the power of two after it.
+        low, high = float(np.iinfo(dtype).min), float(np.iinfo(dtype).max + 1)
+        return (reward >= low) & (reward < high) & (reward == jnp.floor(reward))
+    finite = jnp.isfinite(reward)
+    return finite if dtype.itemsize >= 4 else finite & (reward.astype(dtype).astype(reward.dtype) == reward)
+
+
+def look(
+    spec: Spec,
+    reward_dtype: Any,
+    first: First,
+    step: Array,
+    episode: Array,
+    observation: Array,
+    action: Array,
+    reward: Array,
+    logits: Array | None = None,
+) -> First:
+    """`first [...]`, or what this step of rows `[...]` shows where nothing was found before. Arguments as of `bad`."""
+    parts = bad(spec, reward_dtype, observation, action, reward, logits)
+    wrong, bits = (jnp.concatenate(part, axis=-1) for part in parts)
+    place = jnp.argmax(wrong, axis=-1).astype(jnp.int32)
+    found = First(place, step, episode, jnp.take_along_axis(bits, place[..., None], axis=-1)[..., 0])
+    new = (first.place == NOTHING) & wrong.any(axis=-1)
+    return jax.tree.map(lambda now, before: jnp.where(new, now, before), found, first)
+
+
+def look_through(spec: Spec, reward_dtype: Any, first: First, step: Array, transitions: Any) -> First:
+    """The same for transitions `[U, actors, ...]` of which the first is step `step` of `first [actors]`."""
+    t = transitions
+    wrong, _ = bad(spec, reward_dtype, t.observation, t.action, t.reward)
+    hit = functools.reduce(jnp.logical_or, (part.any(axis=-1) for part in wrong))  # [U, actors]
+    at = jnp.argmax(hit, axis=0)
+    pick = lambda x: jnp.take_along_axis(x, at.reshape(1, -1, *(1,) * (x.ndim - 2)), axis=0)[0]
+    seen = [pick(x) for x in (t.observation, t.action, t.reward)]
+    return look(spec, reward_dtype, first, step + at.astype(jnp.int32), jnp.zeros_like(first.episode), *seen)
+
+
+def told(spec: Spec, reward_dtype: Any, first: First) -> tuple[str, str]:
+    """What was found, one row, in words, and which field of `REMEDY` it is. Numbers of `first` are NumPy's."""
+    place, bits = int(first.place), np.asarray(first.bits, np.int32)
+    size = 0 if spec.pixels else spec.size
+    number = float(bits.view(np.float32))
+    if place < size:
+        whole = spec.values is not None
+        where = "" if spec.shape == () else f" component {_component(spec, place)}"
+        value = str(int(bits)) if whole else str(number)
+        return f"observation{where} is {value}, {_stated(spec, place)}", "observation"
+    if place == size:
+        return f"action is {int(bits)}, outside 0..{spec.num_actions - 1}", "action"
+    if place == size + 1:
+        why = f"{np.dtype(reward_dtype).name} (reward_dtype) cannot hold it" if math.isfinite(number) else NOT_FINITE
+        return f"reward is {number:.9g}, {why}", "reward"
+    return f"the model's logit of action {place - size - 2} is {number}, {NOT_FINITE}", "logits"
+
+
+NOT_FINITE = "no finite number"
+
+
+def wrong(histories: Histories, spec: Spec, numbers: np.ndarray | None = None) -> str | None:
+    """The first value of stored histories that cannot be, in words; None where all are as `spec` states.
+
+    Args:
+        numbers: what the histories are called there, `[H]`; default 0..H-1.
+    """
+    if where := histories.not_finite(numbers):
+        return where
+    found = []
+    action = np.asarray(histories.transition.action)
+    if (at := _outside(action[..., None], np.array([spec.num_actions]))) is not None:
+        found.append((at[:2], f"action {action[at[:2]]}, outside 0..{spec.num_actions - 1}"))
+    if spec.values is not None:
+        observation = np.asarray(histories.transition.observation)
+        flat = observation.reshape(*action.shape, spec.size)
+        if (at := _outside(flat, np.array(spec.values))) is not None:
+            where = "" if spec.shape == () else f" component {_component(spec, at[2])}"
+            found.append((at[:2], f"observation{where} {flat[at]}, {_stated(spec, at[2])}"))
+    if not found:
+        return None
+    (row, step), what = min(found)
+    return f"{what}, at step {step} of {histories.name(row, numbers)}"
+
+
+def _outside(x: np.ndarray, most: np.ndarray) -> tuple[int, ...] | None:
+    """Where `x [H, T, n]` is first outside 0..most-1 `[n]`; the quickest looks first, because all are mostly in."""
+    if x.size == 0 or (x.dtype.kind == "u" and np.iinfo(x.dtype).max < most.min()):
+        return None
+    if x.max() < most.min() and (x.dtype.kind == "u" or x.min() >= 0):
+        return None
+    bad = (x < 0) | (x >= most)
+    return tuple(map(int, np.unravel_index(int(bad.argmax()), bad.shape))) if bad.any() else None
+
+
+def _stated(spec: Spec, place: int) -> str:
+    return NOT_FINITE if spec.values is None else f"outside 0..{spec.values[place] - 1}"
+
+
+def _component(spec: Spec, place: int) -> str:
+    """The index of a component in an observation's shape."""
+    index = np.unravel_index(place, spec.shape)
+    return str(int(index[0])) if len(index) == 1 else str(tuple(map(int, index)))
+
+
+def _bits(x: Array) -> Array:
+    """Of values: they themselves as int32, or the bits of float32."""
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        return jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.int32)
+    return x.astype(jnp.int32)

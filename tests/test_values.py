@@ -1,0 +1,209 @@
+"""What a family gives beyond what it states, and what is no number: named where it is produced and where it is read."""
+
+import dataclasses
+import re
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import GRID, mesh_of, numbered_histories
+from history_helpers import stored
+from odd_family import AT, TOLD, Odd
+
+from ad_jax import evaluate, replay, sources, values
+from ad_jax.agent import Agent
+from ad_jax.collect import Learners, collect, learning_curve
+from ad_jax.collection import make_manifest
+from ad_jax.envs.base import spec_of, take
+from ad_jax.errors import AdJaxError, ConfigError, HistoryError
+from ad_jax.experiment import CollectConfig, Experiment, Plugin, ReplayConfig, TaskConfig, build
+from ad_jax.history_store import open_store, verify
+from ad_jax.metrics import MetricsLog
+from ad_jax.models.base import Model
+from ad_jax.models.scripted import make_random
+from ad_jax.rotation import Rotation
+from ad_jax.types import Spec
+
+TASKS = Odd().all_tasks()
+KINDS = sorted(TOLD)
+
+
+def tasks_of(*numbers):
+    return take(TASKS, np.array(numbers))
+
+
+def rolled(family, tasks, model=None, params=None, devices=1, per_run=20):
+    mesh, model = mesh_of(devices), model or make_random(None, spec_of(family))
+    runner = evaluate.make_evaluator(model, family, mesh, "sampled", 4, per_run)
+    return evaluate.evaluate(runner, params, tasks, family.task_ids(tasks), 2, 4, family, mesh, seed=5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_evaluating_names_what_cannot_be(kind):
+    family, devices = Odd(kind), 2 if kind == "wide" else 1
+    where = rf"at step {AT} \(episode 1\) of task number 7, seed 0"
+    with pytest.raises(AdJaxError, match=rf"{re.escape(TOLD[kind])}, {where}, of Odd"):
+        rolled(family, tasks_of(2, 7, 4), devices=devices)
+
+
+def test_evaluating_a_family_that_keeps_its_word_finds_nothing():
+    np.testing.assert_array_equal(rolled(Odd("component"), tasks_of(2, 4)).returns, 5.0)
+
+
+def test_evaluating_names_logits_that_are_no_numbers():
+    """From the second dispatch on, in episode 3."""
+    spec = spec_of(Odd())
+
+    def decode(_, time, steps):
+        bad = (time >= 12) & (jnp.arange(spec.num_actions) == 1)
+        return jnp.broadcast_to(jnp.where(bad, jnp.nan, 0.0), (len(steps.prev_action), spec.num_actions)), time + 1
+
+    model = Model(None, None, lambda batch: jnp.int32(0), decode, None, 1, None)
+    with pytest.raises(
+        AdJaxError, match=r"logit of action 1 is nan, .* at step 12 \(episode 3\) of task number 2, seed 0"
+    ):
+        rolled(Odd(), tasks_of(2, 4), model, per_run=10)
+
+
+def learners_of(family, source="noisy_oracle", devices=1, chunk=4):
+    made = sources.make(source, sources.make_config(source), family)
+    return Learners(family, made, 4, mesh_of(devices), chunk)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_source_evaluated_names_what_cannot_be(kind):
+    """In the second chunk: learner 5 is the second of task 7."""
+    family, tasks = Odd(kind), tasks_of(2, 4, 7)
+    ids = family.task_ids(tasks)
+    where = rf"at step {AT} of its history 0 \(task number 7, seed 0, actor 0\), from task family Odd"
+    with pytest.raises(AdJaxError, match=f"the source itself.*{re.escape(TOLD[kind])}, {where}"):
+        learning_curve(learners_of(family, devices=2), tasks, ids, 2, seed=3)
+
+
+@pytest.mark.parametrize("kind", ["wide", "int8"])
+def test_collecting_names_what_cannot_be_and_stores_nothing_of_its_chunk(kind, tmp_path):
+    """What eight bits would have held as 44, and as 127."""
+    e = Experiment(
+        "odd",
+        Plugin("odd_family:Odd", {"kind": kind}),
+        Plugin("noisy_oracle"),
+        tasks=TaskConfig(train=20, held_out=2),
+        collect=CollectConfig(seeds=1, episodes=4, chunk_learners=1),
+        replay=ReplayConfig(segment=5),
+    )
+    parts = build(e)
+    tasks = tasks_of(2, 7, 4)
+    ids = parts.family.task_ids(tasks)
+    learners = Learners(parts.family, parts.source, 4, mesh_of(), 1)
+    manifest = dataclasses.replace(make_manifest(e, parts, learners), histories=3)
+    with pytest.raises(
+        HistoryError, match=rf"chunk 1: {re.escape(TOLD[kind])}, at step {AT} .*task number 7.*not stored"
+    ):
+        collect(learners, tasks, ids, e.collect, 0, str(tmp_path / "h"), manifest, MetricsLog(tmp_path, e.logging))
+    assert open_store(tmp_path / "h", allow_partial=True).chunks == [0]
+
+
+def test_a_form_that_is_not_stated_is_refused_before_anything_runs():
+    spec = spec_of(Odd())
+    step = (jnp.int32(0), jnp.float32(0))
+    with pytest.raises(ConfigError, match=r"observations of int32\[3\] where observation_space says int32\[2\]"):
+        values.bad(spec, np.float32, jnp.zeros(3, jnp.int32), *step)
+    with pytest.raises(ConfigError, match=r"observations of float32\[2\] where observation_space says int32\[2\]"):
+        values.bad(spec, np.float32, jnp.zeros(2), *step)
+    with pytest.raises(ConfigError, match=r"observations of int32\[4, 4, 3\] where observation_space says uint8"):
+        values.bad(Spec(2, (4, 4, 3), None, True), np.float32, jnp.zeros((4, 4, 3), jnp.int32), *step)
+
+
+REWARDS = np.array([0, 1, -1, 0.5, 127, 128, 255, 256, 2**31, -(2**31), 65504, 65536, 2049, np.nan, np.inf], np.float32)
+
+
+@pytest.mark.parametrize(
+    "dtype", ["bool", "uint8", "int8", "uint16", "int32", "uint32", "float16", "float32", "float64"]
+)
+def test_a_dtype_holds_a_reward_exactly_or_not(dtype):
+    """Against Python's whole numbers and NumPy's halves."""
+
+    def exact(x: float) -> bool:
+        if not np.isfinite(x):
+            return False
+        if dtype == "bool":
+            return x in (0, 1)
+        if "int" in dtype:
+            return x == int(x) and np.iinfo(dtype).min <= int(x) <= np.iinfo(dtype).max
+        with np.errstate(over="ignore"):
+            return float(np.dtype(dtype).type(x)) == x
+
+    assert np.asarray(values.holds(dtype, jnp.asarray(REWARDS))).tolist() == [exact(float(x)) for x in REWARDS]
+
+
+def changed(histories, field, row, step, value, dtype=None):
+    t = histories.transition
+    x = np.array(getattr(t, field), dtype)
+    x[row, step] = value
+    return dataclasses.replace(histories, transition=t.replace(**{field: x}))
+
+
+SPOILT = {
+    "action 5, outside 0..4": ("action", 5, None),
+    "observation component 1 10, outside 0..8": ("observation", [3, 10], None),
+    "observation component 0 -1, outside 0..8": ("observation", [-1, 0], np.int8),
+    "reward nan, no finite number": ("reward", np.nan, None),
+    "reward 1e+39, no finite number": ("reward", 1e39, np.float64),
+}
+
+
+@pytest.mark.parametrize("told", SPOILT)
+def test_loading_names_what_cannot_be(told):
+    field, value, dtype = SPOILT[told]
+    spoilt = changed(numbered_histories(8, 20), field, 5, 7, value, dtype)
+    where = r", at step 7 of history 5 \(task task-5, seed 0, actor 0\)"
+    with pytest.raises(HistoryError, match=re.escape(told) + where):
+        replay.load(spoilt, GRID, replay.Config(segment=5, batch=8), mesh_of())
+
+
+def test_verify_names_what_cannot_be_by_history_and_step(tmp_path):
+    whole = changed(changed(numbered_histories(12, 20), "action", 9, 3, 200), "observation", 9, 4, [0, 9])
+    store = stored(tmp_path, changed(whole, "observation", 2, 5, [9, 0]), 4)
+    lines = verify(tmp_path)
+    assert len(lines) == 2
+    assert "chunk 0: observation component 0 9, outside 0..8, at step 5 of history 2 (task task-2" in lines[0]
+    assert "chunk 2: action 200, outside 0..4, at step 3 of history 9 (task task-9" in lines[1]
+    assert "delete ledger/000002.json" in lines[1]
+    turns = replay.Config(segment=5, batch=8, rotation=replay.RotationConfig(8, parts=1, every=1))
+    with Rotation(store, GRID, turns, mesh_of(), 0) as residents, pytest.raises(HistoryError, match=r"history [29] \("):
+        [residents.at(step) for step in range(3)]
+
+
+def agent_of(spec):
+    return Agent(make_random(None, spec), {}, spec)
+
+
+def test_an_agent_refuses_what_cannot_be_and_its_context_stays():
+    """Its random actions are those of one that was never told."""
+    wrong = {
+        r"reward is nan in row 1, at step 1": ([[0, 0], [0, 0]], [0.0, np.nan], [False, False]),
+        r"reward is 1e\+39 in every row": ([[0, 0], [0, 0]], 1e39, [False, False]),
+        r"done to be True or False .*got \[0.0, nan\]": ([[0, 0], [0, 0]], [0.0, 0.0], [0.0, np.nan]),
+        r"in 0\.\.\[8, 8\]; got 10 in row 1, component \(1,\)": ([[0, 0], [0, 10]], [0.0, 0.0], [False, False]),
+        r"whole observations .*; got float64": ([[0.0, 0.0], [0.0, 1.0]], [0.0, 0.0], [False, False]),
+    }
+    told, untold = agent_of(GRID), agent_of(GRID)
+    for agent in (told, untold):
+        agent.reset(batch=2)
+        agent.act([[0, 0], [1, 1]])
+    for words, given in wrong.items():
+        with pytest.raises(AdJaxError, match=words):
+            told.act(*given)
+    for _ in range(5):
+        right = [[0, 0], [8, 8]], [1.0, 0.0], [False, True]
+        np.testing.assert_array_equal(told.act(*right), untold.act(*right))
+    real = agent_of(Spec(2, (2, 2), None))
+    with pytest.raises(AdJaxError, match=r"observation is inf in row 0, component \(1, 0\), at step 0"):
+        real.act([[[0, 0], [np.inf, 0]]])
+
+
+def test_an_agent_says_that_its_model_gives_no_numbers():
+    decode = lambda params, cache, steps: (jnp.full((len(steps.prev_action), 5), jnp.nan), cache)
+    agent = Agent(Model(None, None, lambda batch: jnp.int32(0), decode, None, 1, None), {}, GRID)
+    with pytest.raises(AdJaxError, match=r"logit of action 0 is no finite number for row 0, at step 0"):
+        agent.act([[0, 0]])
