@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ad_jax import checkpoint, models, values
+from ad_jax import checkpoint, models, reward_unit, values
 from ad_jax.errors import AdJaxError
 from ad_jax.evaluate import Mode, choose
 from ad_jax.keys import named_key
@@ -53,6 +53,7 @@ class Agent:
         checkpoint.check_architecture(
             meta, checkpoint.architecture_of(jax.eval_shape(model.init, jax.random.key(0))), path
         )
+        model = reward_unit.applied(model, meta.get("reward_unit", reward_unit.NONE))
         return cls(model, state["params"], spec, mode, temperature)
 
     def reset(self, batch: int = 1, seed: int = 0) -> None:

@@ -138,6 +138,20 @@ def has(folder: Path, step: int) -> bool:
     return processes.on_first(lambda: (folder / "steps" / str(step)).is_dir())
 
 
+def saved_meta(folder: Path) -> dict[str, Any] | None:
+    """What the newest checkpoint of a training in `folder` says that can be read; None where there is none.
+
+    Of this process alone; no array is read.
+    """
+    steps = Path(folder).absolute() / "steps"
+    if _has_steps(steps):
+        with _reader(steps) as manager:
+            for step in sorted(manager.all_steps(), reverse=True):
+                with contextlib.suppress(CheckpointError):
+                    return _restore_meta(manager, step)[0]
+    return None
+
+
 def architecture_of(params: Any) -> dict[str, list[int]]:
     """Shape of every parameter by its dotted path: what two checkpoints must share to be exchangeable."""
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]

@@ -17,6 +17,7 @@ from ad_jax.envs.base import take
 from ad_jax.evaluate import Mode
 from ad_jax.experiment import Experiment, Parts
 from ad_jax.metrics import say
+from ad_jax.models.base import Model
 from ad_jax.numerals import number, plain
 from ad_jax.prompts import Prompt
 from ad_jax.run_directory import read_json, write_json
@@ -46,7 +47,7 @@ class Curves:
         processes.on_first(lambda: write_json(path, {"key": key, "seconds": seconds, "value": value}))
         return value, seconds
 
-    def in_context(self, data: dict[str, Any], tasks: Any, params: Any, mode: Mode) -> dict[str, Any]:
+    def in_context(self, data: dict[str, Any], tasks: Any, model: Model, params: Any, mode: Mode) -> dict[str, Any]:
         c, family = self.experiment.evaluate, self.parts.family
         name, ids = data["name"], [task["id"] for task in data["tasks"]]
         prompt = None
@@ -54,7 +55,7 @@ class Curves:
             prompt = Prompt(prompts.noise_for(family, tasks, c.prompt, self.experiment.seed), c.prompt_episodes)
         episodes = c.episodes + (prompt.episodes if prompt else 0)
         runner = evaluate.make_evaluator(
-            self.parts.model,
+            model,
             family,
             self.mesh,
             mode,
@@ -127,7 +128,7 @@ class Curves:
         )
         return {"name": name, "role": role, **found}
 
-    def in_loop(self) -> Callable[[Any], float]:
+    def in_loop(self, model: Model) -> Callable[[Any], float]:
         """In-context return on training tasks, for choosing a checkpoint: the held-out tasks must not choose it."""
         e, family = self.experiment, self.parts.family
         count = min(16, e.tasks.trained)
@@ -135,7 +136,7 @@ class Curves:
         ids = family.task_ids(tasks)
         episodes = e.distill.evaluate_episodes
         runner = evaluate.make_evaluator(
-            self.parts.model, family, self.mesh, "sampled", episodes, episodes * family.episode_length
+            model, family, self.mesh, "sampled", episodes, episodes * family.episode_length
         )
 
         def mean_return(params):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ad_jax import normalized
+from ad_jax import normalized, reward_unit
 from ad_jax.numerals import number
 from ad_jax.types import Transition
 
@@ -86,7 +86,8 @@ def of_chunk(
 
     Returns:
         `episodes` ended in each tenth and what they `earned` in all; the same of the last tenth by actor; sums of
-        `optimal` and `random` over rows. A sum that is not finite is None.
+        `optimal` and `random` over rows; and the sums of the `rewards` themselves, of `reward_unit`. A sum that is
+        not finite is None.
     """
     reward, done = transition.reward, np.asarray(transition.terminated) | np.asarray(transition.truncated)
     borders = np.cumsum([0, *map(len, np.array_split(np.arange(done.shape[1]), TENTHS))])
@@ -109,6 +110,7 @@ def of_chunk(
         },
         "optimal": None if optimal is None else _finite(optimal.sum()),
         "random": None if random is None else _finite(random.sum()),
+        "rewards": reward_unit.of_chunk(reward),
     }
 
 
@@ -153,7 +155,10 @@ def fits(chunk: Any, actors: Any) -> bool:
             return False
         return all(map(whole, lists[0])) and all(map(number, lists[1]))
 
-    if not isinstance(chunk, dict) or chunk.keys() != {"episodes", "earned", "last_by_actor", "optimal", "random"}:
+    names = {"episodes", "earned", "last_by_actor", "optimal", "random"}
+    if not isinstance(chunk, dict) or chunk.keys() - {"rewards"} != names:  # an early version wrote no `rewards`
+        return False
+    if "rewards" in chunk and not reward_unit.fits(chunk["rewards"]):
         return False
     last = chunk["last_by_actor"]
     if not isinstance(last, dict) or last.keys() != {"episodes", "earned"} or type(actors) is not int:

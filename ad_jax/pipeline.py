@@ -35,6 +35,7 @@ from ad_jax import (
     provenance,
     replay,
     report,
+    reward_unit,
     rl2,
     rotation,
 )
@@ -183,9 +184,11 @@ class Run:
         check_histories(store.manifest, e, p)
         self._check_room()
         relabel = lambda histories: optimal_labels(p.family, histories.transition.observation, histories.tasks)
-        trainer = distill.Trainer(p.model, p.spec, e.distill, e.replay, self.mesh, e.seed, p.family.render)
-        meta = self._meta(trainer.like.params, store.task_ids)
-        in_loop = self.curves.in_loop() if e.distill.evaluate_every else None
+        unit = self._reward_unit(e.replay.reward_unit, lambda: reward_unit.of_store(store))
+        model = reward_unit.applied(p.model, unit)
+        trainer = distill.Trainer(model, p.spec, e.distill, e.replay, self.mesh, e.seed, p.family.render)
+        meta = self._meta(trainer.like.params, store.task_ids, unit)
+        in_loop = self.curves.in_loop(model) if e.distill.evaluate_every else None
         with rotation.residents(store, p.spec, e.replay, self.mesh, e.seed, relabel) as residents:
             result = distill.distill(
                 trainer,
@@ -249,8 +252,10 @@ class Run:
         """Training without histories."""
         e, p = self.experiment, self.parts
         network = lstm.actor_critic(p.model_config, p.seen_spec)
-        trainer = rl2.Trainer(network, p.family, p.split.train, config, self.mesh, e.seed)
-        meta, folder = self._meta(trainer.like.params, self.train_ids), self.folder / "checkpoints"
+        by_chance = lambda: rl2.unit_by_chance(p.family, p.split.train, config, e.seed)
+        unit = self._reward_unit(config.reward_unit, by_chance)
+        trainer = rl2.Trainer(network, p.family, p.split.train, config, self.mesh, e.seed, unit)
+        meta, folder = self._meta(trainer.like.params, self.train_ids, unit), self.folder / "checkpoints"
         result = rl2.train(trainer, p.family, config, folder, meta, self.log, e.logging.progress_seconds)
         self._finish(
             "distill",
@@ -263,13 +268,28 @@ class Run:
             **result.facts,
         )
 
-    def _meta(self, params: Any, train_task_ids: list[str]) -> dict[str, Any]:
+    def _reward_unit(self, asked: float | None, found: Callable[[], float]) -> float:
+        """What the rewards of this training are divided by: what was asked for, what it began with, or `found()`."""
+
+        def unit() -> float:
+            saved = checkpoint.saved_meta(self.folder / "checkpoints")
+            if asked is not None or saved is None:
+                return found() if asked is None else float(asked)
+            return saved.get("reward_unit", reward_unit.NONE)  # an earlier version divided nothing
+
+        found_unit = processes.on_first(unit)
+        if found_unit != reward_unit.NONE:
+            say(f"distil   the model counts rewards in units of {found_unit:g} (reward_unit=1 would leave them alone)")
+        return found_unit
+
+    def _meta(self, params: Any, train_task_ids: list[str], unit: float) -> dict[str, Any]:
         """What every checkpoint says of itself."""
         e, p = self.experiment, self.parts
         return {
             "architecture": checkpoint.architecture_of(params),
             "spec": p.seen_spec.to_json(),  # what an `Agent` is fed
             "model": {"name": e.model.name, "options": dataclasses.asdict(p.model_config)},
+            "reward_unit": unit,
             "seed": e.seed,
             "train_task_ids": sorted(set(train_task_ids)),
             "experiment": e.to_json(),
@@ -280,6 +300,8 @@ class Run:
         """Stage 3."""
         e, p = self.experiment, self.parts
         step, params, meta = self._trained() if p.trained else (0, {}, {"train_task_ids": []})
+        unit: Any = meta.get("reward_unit", reward_unit.NONE)  # an earlier version divided nothing
+        model = reward_unit.applied(p.model, unit)
         seconds, env_steps, sets = 0.0, 0, []
         for name, tasks in p.split.held_out.items():
             ids = p.family.task_ids(tasks)
@@ -288,7 +310,10 @@ class Run:
             data |= {"returns": {}, "steps": {}}
             for mode in ("sampled", "greedy") if e.evaluate.greedy else ("sampled",):
                 part, took = self.curves.part(
-                    f"{name}-{mode}", meta, step, functools.partial(self.curves.in_context, data, tasks, params, mode)
+                    f"{name}-{mode}",
+                    meta,
+                    step,
+                    functools.partial(self.curves.in_context, data, tasks, model, params, mode),
                 )
                 data["returns"][mode], data["steps"][mode] = part["returns"], part["steps"]
                 data.setdefault("paths", part["paths"])

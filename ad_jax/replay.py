@@ -28,6 +28,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from ad_jax import values
 from ad_jax.errors import ConfigError, HistoryError
+from ad_jax.reward_unit import check_unit
 from ad_jax.sharding import BATCH, batch_devices, on_batch, put, replicated
 from ad_jax.types import Array, Batch, Histories, Spec, Steps, narrowest
 
@@ -72,6 +73,8 @@ class Config:
     batch: int = 64  # B, windows in an update
     labels: Literal["source", "optimal"] = "source"  # whose actions are the targets
     best: float | None = None  # share of each task's histories that is kept, those that end best; None is all
+    # What the model's rewards are divided by; None: the size of the rewards of these histories; 1: as they are.
+    reward_unit: float | None = None
     groups: int = 8  # G; must be a multiple of the devices that split the batch, and divide the batch
     rotation: RotationConfig | None = None  # None: all histories are on the devices at once
 
@@ -88,6 +91,7 @@ class Config:
             raise ConfigError(
                 f"replay.best is a share of each task's histories, above 0 and at most 1; got {self.best}"
             )
+        check_unit("replay", self.reward_unit)
         if self.segment < 1 or self.batch < 1 or self.groups < 1 or self.batch % self.groups:
             raise ConfigError(
                 f"replay.batch must be a positive multiple of replay.groups; "

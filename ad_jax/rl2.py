@@ -28,7 +28,7 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from ad_jax import stopping, training
+from ad_jax import reward_unit, stopping, training
 from ad_jax.checkpoint import Checkpoints
 from ad_jax.envs.base import TaskFamily
 from ad_jax.keys import named_key
@@ -62,10 +62,20 @@ class Trainer:
         tasks: the training tasks, a copy on every device.
     """
 
-    def __init__(self, network: ActorCritic, family: TaskFamily, tasks: Any, config: Config, mesh: Mesh, seed: int):
+    def __init__(
+        self,
+        network: ActorCritic,
+        family: TaskFamily,
+        tasks: Any,
+        config: Config,
+        mesh: Mesh,
+        seed: int,
+        unit: float = reward_unit.NONE,  # of the rewards that the network sees and that are learned from
+    ):
         config.validate()
         config.check_devices(batch_devices(mesh))
         self.tasks = put(tasks, replicated(mesh))
+        network = reward_unit.applied(network, unit)
         optimiser = make_optimiser(config)
 
         def init(tasks) -> TrainState:
@@ -85,7 +95,7 @@ class Trainer:
         )
         self.like = training.like(shapes, self.shardings)
         self.init = jax.jit(init, out_shardings=self.shardings)
-        step = functools.partial(update, network, family, config, optimiser, mesh, seed)
+        step = functools.partial(update, network, family, config, optimiser, mesh, seed, unit)
 
         def run(state, tasks, count):
             def body(i, carry):
@@ -105,6 +115,23 @@ class Trainer:
         return self.run.lower(self.like, self.tasks, jnp.int32(1)).compile()
 
 
+def unit_by_chance(family: TaskFamily, tasks: Any, config: Config, seed: int) -> float:
+    """The unit of the rewards that random actions meet in as many steps as an update has; 1 where they meet none."""
+
+    def segment(params, cache, steps):
+        at = steps.prev_action.shape
+        return jnp.zeros((*at, family.num_actions), jnp.float32), jnp.zeros(at, jnp.float32), cache
+
+    chance = ActorCritic(lambda key: {}, lambda batch: (), segment)
+
+    def rewards(tasks):
+        key_begin, key_roll = jax.random.split(named_key(seed, "rl2-rewards"))
+        trials = begin(chance, family, config, key_begin, tasks)
+        return roll(chance, family, config, {}, trials, tasks, key_roll)[0].reward
+
+    return reward_unit.pool([reward_unit.of_chunk(np.asarray(jax.jit(rewards)(tasks)))])
+
+
 def make_optimiser(config: Config) -> optax.GradientTransformation:
     """Adam after clipping by the global norm; the learning rate falls linearly to 0 at the last gradient step."""
     rate = optax.linear_schedule(config.learning_rate, 0.0, config.updates * config.epochs * config.minibatches)
@@ -119,6 +146,7 @@ def update(
     optimiser: optax.GradientTransformation,
     mesh: Mesh,
     seed: int,
+    unit: float,
     state: TrainState,
     tasks: Any,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -134,7 +162,8 @@ def update(
     over = state.trials.age + 1 >= config.trial_episodes // config.unroll
     unroll, trials, ahead = roll(network, family, config, state.params, state.trials, tasks, key_roll)
     ahead = jnp.where(over, 0.0, ahead)
-    advantage = advantages(unroll.reward * config.reward_scale, unroll.value, ahead, config)
+    reward = unroll.reward if unit == reward_unit.NONE else unroll.reward / jnp.float32(unit)
+    advantage = advantages(reward * config.reward_scale, unroll.value, ahead, config)
     target = advantage + unroll.value
     advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
     progress = state.step.astype(jnp.float32) / config.updates

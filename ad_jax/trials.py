@@ -17,6 +17,7 @@ from ad_jax.envs.base import TaskFamily, advance, num_tasks, take
 from ad_jax.errors import ConfigError
 from ad_jax.models.base import first_steps
 from ad_jax.models.lstm import ActorCritic
+from ad_jax.reward_unit import check_unit
 from ad_jax.types import Array, Steps
 
 
@@ -38,7 +39,9 @@ class Config:
     trace_decay: float = 0.95  # lambda of the generalised advantage
     random_steps: int = 0  # at the start of each episode, of uniform number 0 to this: random actions, not learned from
     weight_decay: float = 0.0  # of matrices and tables, not of biases
-    reward_scale: float = 1.0  # of the rewards that are learned from, not of those that the model sees
+    # What rewards are divided by; None: the size of those that random actions meet; 1: as they are.
+    reward_unit: float | None = None
+    reward_scale: float = 1.0  # of the rewards in that unit that are learned from, not of those that the model sees
     entropy_cost: float = 0.03  # at the start
     entropy_cost_end: float = 0.01  # at the last update; linear between them
     value_cost: float = 0.5
@@ -67,6 +70,7 @@ class Config:
                 f"rl2.unroll_episodes={self.unroll} must divide rl2.trial_episodes={self.trial_episodes}; "
                 "None takes whole trials"
             )
+        check_unit("rl2", self.reward_unit)
         for name in ("discount", "trace_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"rl2.{name} is in [0, 1]; got {getattr(self, name)}")

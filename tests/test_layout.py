@@ -18,7 +18,7 @@ PACKAGE = pathlib.Path(ad_jax.__file__).parent
 TESTS = pathlib.Path(__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "_experiments" not in path.parts)
 
-BASE = {"errors", "keys", "plugins", "types", "values"}
+BASE = {"errors", "keys", "plugins", "reward_unit", "types", "values"}
 REPORT = {
     "figures",
     "bootstrap",
@@ -68,6 +68,7 @@ MAY_IMPORT = {
     | {"collection", "curves", "envs.base", "experiment", "history_store", "locks", "models.lstm"}
     | {"cost", "numerals", "processes", "replay", "rotation", "run_directory", "seal"},
     "curves": BASE
+    | {"models.base"}
     | {"collect", "envs.base", "evaluate", "experiment", "prompts", "run_directory"}
     | {"identity", "lifetimes", "metrics", "numerals", "processes", "seal", "sharding"},
     "untrusted": set(),
@@ -133,7 +134,8 @@ MAY_IMPORT = {
     **dict.fromkeys(REPORT, REPORT | {"errors", "identity", "normalized", "seal", "untrusted"}),
     "plugins": {"errors"},
     "values": {"errors", "types"},
-    **{name: set() for name in BASE - {"plugins", "values"}},
+    "reward_unit": {"errors"},
+    **{name: set() for name in BASE - {"plugins", "reward_unit", "values"}},
 }
 
 

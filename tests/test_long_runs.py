@@ -124,7 +124,7 @@ def test_over_100000_episodes_in_context(size, tmp_path, monkeypatch):
     (tasks,) = p.split.held_out.values()
     data = {"name": "held_out", "tasks": evaluate.tasks_as_data(p.family, tasks)}
     meta = {"train_task_ids": []}
-    part, _ = work.part("held_out", meta, 0, lambda: work.in_context(data, tasks, params, "sampled"))
+    part, _ = work.part("held_out", meta, 0, lambda: work.in_context(data, tasks, work.parts.model, params, "sampled"))
     assert np.shape(part["returns"]) == (2, 1, episodes)
     assert len(watch.memory) == 50
     watch.check(f"{episodes} episodes in {len(done)} dispatches")

@@ -236,6 +236,9 @@ def optimal_labels(family: TaskFamily, observation: Array, leaves: Mapping[str, 
     Args:
         observation: `[H, T, *O]`, as stored.
         leaves: of each history's task, `[H, ...]` by dotted path, as stored.
+
+    Raises:
+        ConfigError: if a label is no action.
     """
     spec, default = spec_of(family), family.default_params
     paths, structure = jax.tree_util.tree_flatten_with_path(default)
@@ -244,9 +247,19 @@ def optimal_labels(family: TaskFamily, observation: Array, leaves: Mapping[str, 
     def of_history(history):
         observation, task = history
         label = jax.vmap(lambda o: jnp.asarray(family.optimal_label(o, task)))(observation.astype(spec.compute_dtype))
-        return label.astype(spec.action_dtype)
+        wrong = (label < 0) | (label >= spec.num_actions)
+        at = jnp.argmax(wrong)
+        return label.astype(spec.action_dtype), wrong[at], at, label[at]
 
-    return np.asarray(jax.jit(lambda x: jax.lax.map(of_history, x))((jnp.asarray(observation), task_of)))
+    found = jax.jit(lambda x: jax.lax.map(of_history, x))((jnp.asarray(observation), task_of))
+    labels, wrong, at, label = map(np.asarray, found)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ConfigError(
+            f"{family.name}.optimal_label gives {label[row]} at step {at[row]} of history {row}; actions are "
+            f"0..{spec.num_actions - 1}. Mend it, or set replay.labels=source"
+        )
+    return labels
 
 
 def path_name(path: Any) -> str:
