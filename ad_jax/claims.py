@@ -55,7 +55,16 @@ def _drawn(values: np.ndarray, n: int) -> np.ndarray:
 
 
 def _between(curve: np.ndarray, first: float, last: float) -> np.ndarray:
-    """Mean of episodes first..last, counted from 1."""
+    """Mean of episodes first..last, counted from 1.
+
+    Raises:
+        ConfigError: if there is none of them.
+    """
+    if not 1 <= first <= min(last, curve.shape[-1]):
+        raise ConfigError(
+            f"a mean of episodes {first:g} to {last:g} needs some of them; there are {curve.shape[-1]}. Raise "
+            "evaluate.episodes, or name episodes that there are"
+        )
     return curve[:, int(first) - 1 : int(last)].mean(-1)
 
 

@@ -176,3 +176,11 @@ def test_a_number_of_the_source_needs_one():
     one = made.grid_set() | {"source": None}
     with pytest.raises(ConfigError, match="source_seeds above 0"):
         quantity("source_final", "A").value({"A": gather(made.results(one))})
+
+
+def test_a_mean_of_episodes_that_nobody_had_is_refused():
+    arms = {"AD": arm(LEARNER)}
+    assert np.allclose(quantity("between", "AD", 20, 30).value(arms)[0], CURVE[19])
+    for first, last in ((21, 30), (0, 5), (5, 4)):
+        with pytest.raises(ConfigError, match=rf"mean of episodes {first} to {last} .*there are 20"):
+            quantity("between", "AD", first, last).value(arms)

@@ -1,0 +1,1 @@
+"""Task families as users write them, unlike our own; `audit` recomputes every number that is reported of them."""

@@ -1,0 +1,171 @@
+"""Worlds unlike ours, through the whole pipeline: every number that is reported of them is computed again in NumPy.
+
+Episodes that end early, costs beside prizes, real observations with a hidden parameter, components that have nothing to
+do with one another: see `families`. A run is recorded step by step, and each step is held against a plain simulator.
+"""
+
+import dataclasses
+import json
+import pathlib
+import types
+
+import jax
+import numpy as np
+import pytest
+from families import audit, audit_histories, audit_report, audit_shown, simulators
+from families.recording import recorded
+
+from ad_jax import Run, claims, history_info, history_store, load_experiment, replay, report, report_input
+
+FOLDER = pathlib.Path(__file__).parent / "families"
+WORLDS = {"early": "WayOut", "costs": "Errands", "floats": "Balance", "vector": "Courier"}
+
+
+def known_of(family, tasks, actors) -> audit_report.Known:
+    """What the family says of some tasks, of one run."""
+    best, chance = family.optimal_return(tasks), family.random_return(tasks)
+    of_run = lambda x: None if x is None else x[None]
+    return audit_report.Known(family.episode_length, actors, of_run(best), of_run(chance))
+
+
+def ran(name: str, folder: pathlib.Path, scale: str) -> types.SimpleNamespace:
+    """A run of a world from nothing to its report, and what happened in it."""
+    e = load_experiment(str(FOLDER / f"{name}.py"), scale)
+    run = Run(e, folder)
+    run.collect()
+    run.distill()
+    with recorded() as recording:
+        run.evaluate()
+    run.report()
+    p, world = run.parts, simulators.BY_NAME[WORLDS[name]](**e.env.options)
+    ((key, tasks),) = p.split.held_out.items()
+    (truth,) = audit.truth(world, recording, e, 1, p.reference.actors)
+    results = report.load([folder])
+    (s,) = report_input.gather(results)
+    known = known_of(p.family, tasks, p.reference.actors)
+    stats = report.statistics(results)["sets"][key]
+    everything = locals()
+    return types.SimpleNamespace(**everything)
+
+
+@pytest.fixture(scope="module", params=WORLDS)
+def at(request, tmp_path_factory):
+    return ran(request.param, tmp_path_factory.mktemp(request.param), "tiny")
+
+
+@pytest.fixture(scope="module")
+def lived(at):
+    """The histories of the run, and their episodes."""
+    store = history_store.open_store(at.folder / "histories")
+    histories = store.read()
+    return types.SimpleNamespace(
+        store=store, histories=histories, streams=audit_histories.streams_of(at.world, histories)
+    )
+
+
+def value_of(at):
+    """A statistic of claims, by name."""
+    return lambda name, *arguments: claims.quantity(name, "AD", *arguments).value({"AD": [at.s]})
+
+
+def test_episodes_end_early_and_not_all_alike(at):
+    lengths = audit.steps(at.truth.rollouts["sampled"])
+    assert len({x for task in lengths for rollout in task for x in rollout}) > 2
+
+
+def test_results_hold_what_happened(at):
+    (run,) = at.results["runs"]
+    audit_report.check_results(run["sets"][0], at.truth, at.known.actors)
+
+
+def test_stages_tell_the_steps_that_were_taken(at):
+    stages = at.results["runs"][0]["stages"]
+    rollouts = sum(r.action.size for r in at.recording.rollouts)
+    assert stages["evaluate"]["env_steps"] <= rollouts
+    counted = sum(sum(audit_report.flat(audit.steps(x))) for x in at.truth.rollouts.values())
+    assert stages["evaluate"]["env_steps"] >= counted
+    e, p = at.e, at.p
+    life = -(-e.collect.episodes * at.known.longest // p.source.steps_per_update) * p.source.steps_per_update
+    assert stages["collect"]["env_steps"] == e.tasks.train * e.collect.seeds * p.source.actors * life
+    assert stages["distill"]["updates"] == e.distill.updates
+    assert all(stage["seconds"] > 0 for stage in stages.values())
+
+
+def test_the_returns_of_every_row(at):
+    for row in at.stats["rows"]:
+        audit_report.check_row(row, [at.truth])
+
+
+def test_data_efficiency_counts_steps(at):
+    audit_report.check_source(at.stats["source"], [at.truth], at.known)
+
+
+def test_the_texts_show_these_numbers(at):
+    audit_shown.check_summary(report.summary(at.results), [at.truth], at.known)
+    audit_shown.check_table(report.table(at.results), [[at.truth]], [at.key])
+    audit_shown.check_page((at.folder / "report/index.html").read_text(), report.statistics(at.results))
+
+
+def test_the_figures_draw_these_numbers(at):
+    drawn = {stem: figure for stem, (figure, _) in report._figures(at.s, at.stats).items()}
+    audit_shown.check_figures(drawn, [at.truth], at.known)
+
+
+def test_claims_are_made_of_these_numbers(at):
+    audit_report.check_claims(value_of(at), [at.truth], at.known)
+
+
+def test_the_log_has_the_return_of_every_episode(at):
+    records = [json.loads(line) for line in (at.folder / "metrics.jsonl").read_text().splitlines()]
+    for mode, streams in at.truth.rollouts.items():
+        logged = {r["step"]: r["return"] for r in records if r["stage"] == f"evaluate/{at.key}/{mode}"}
+        curve = np.mean(audit.returns(streams), axis=(0, 1))
+        audit.close([logged[step] for step in sorted(logged)], curve.tolist())
+
+
+def test_what_is_said_of_the_histories(at, lived):
+    text, store = history_info.info(at.folder / "histories"), lived.store
+    ids = at.p.family.task_ids(at.p.split.train)
+    best = known_of(at.p.family, at.p.split.train, at.p.source.actors)
+    row = [ids.index(task) for task in lived.histories.task_ids]
+    known = None if best.optimal is None else (best.optimal[0][row], best.random[0][row])
+    audit_histories.check_info(text, store.returns, lived.streams, store.manifest.steps, at.p.source.actors, known)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"keep_every": 3, "phases": 2}, {"tail": 0.4}, {"tail": 0.5, "keep_every": 2}]
+)
+def test_training_sees_the_episodes_that_it_is_meant_to(at, lived, settings):
+    """Resident histories hold the steps of the kept episodes, in order, and nothing else."""
+    config = dataclasses.replace(at.e.replay, **settings)
+    h, life = lived.histories, lived.store.manifest.steps
+    thinned, lengths = replay.thin(h, config)
+    count = len(h.task_ids)
+    for phase in range(config.phases):
+        for row in range(count):
+            kept = audit_histories.kept_steps(
+                lived.streams[row], life, config.tail, config.keep_every, phase, config.phases
+            )
+            at_row = phase * count + row
+            assert lengths[at_row] == len(kept)
+            for name in ("observation", "action", "reward"):
+                np.testing.assert_array_equal(
+                    thinned[name][at_row, : len(kept)], np.asarray(getattr(h.transition, name))[row, kept]
+                )
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
+def test_the_best_histories_are_those_whose_episodes_end_best(at, lived, share):
+    config, t = dataclasses.replace(at.e.replay, best=share), lived.histories.transition
+    ids = [lived.histories.task_ids[0]] * len(lived.streams)  # one large task: all are ranked together
+    for names in (lived.histories.task_ids, ids):
+        kept = replay.select(replay.at_the_end(t.reward, t.terminated | t.truncated), names, config)
+        expected = audit_histories.best_rows(lived.streams, names, lived.store.manifest.steps, share)
+        assert kept.tolist() == expected
+
+
+def test_one_world_in_many_batches_is_one_world(at):
+    """The tasks of the run are those of its ids, in order."""
+    ids = at.p.family.task_ids(at.tasks)
+    assert [task["id"] for task in at.results["runs"][0]["sets"][0]["tasks"]] == ids
+    assert jax.tree.leaves(at.tasks)[0].shape[0] == len(ids) == at.e.tasks.held_out
