@@ -115,6 +115,12 @@ def test_claims_are_made_of_these_numbers(at):
     audit_report.check_claims(value_of(at), [at.truth], at.known)
 
 
+def test_shares_count_from_the_random_policy(at):
+    for row in at.stats["rows"]:
+        audit_report.check_shares(row, [at.truth], at.known)
+    audit_report.check_normalised(value_of(at), at.stats["source"], [at.truth], at.known)
+
+
 def test_the_log_has_the_return_of_every_episode(at):
     records = [json.loads(line) for line in (at.folder / "metrics.jsonl").read_text().splitlines()]
     for mode, streams in at.truth.rollouts.items():
@@ -130,6 +136,8 @@ def test_what_is_said_of_the_histories(at, lived):
     row = [ids.index(task) for task in lived.histories.task_ids]
     known = None if best.optimal is None else (best.optimal[0][row], best.random[0][row])
     audit_histories.check_info(text, store.returns, lived.streams, store.manifest.steps, at.p.source.actors, known)
+    if known is not None:
+        audit_histories.check_percent(text, store.returns)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ def test_it_is_learned_in_context_and_reported_as_it_was(name, tmp_path):
     audit_report.check_results(at.results["runs"][0]["sets"][0], at.truth, at.known.actors)
     for row in at.stats["rows"]:
         audit_report.check_row(row, [at.truth])
+        audit_report.check_shares(row, [at.truth], at.known)
     audit_report.check_source(at.stats["source"], [at.truth], at.known)
     audit_shown.check_summary(report.summary(at.results), [at.truth], at.known)
     audit_shown.check_table(report.table(at.results), [[at.truth]], [at.key])

@@ -49,12 +49,14 @@ def test_every_number_is_that_of_what_happened(name, draw, tmp_path):
     for i, row in enumerate(stats["rows"]):
         some = runs if row["seed"] == "all" else runs[i : i + 1]
         audit_report.check_row(row, some)
+        audit_report.check_shares(row, some, known)
     audit_report.check_source(stats["source"], runs, known)
     audit_shown.check_summary(report.summary(results), runs, known)
     audit_shown.check_table(report.table(results), [runs], ["held_out"])
     (s,) = report_input.gather(results)
     value = lambda statistic, *arguments: claims.quantity(statistic, "AD", *arguments).value({"AD": [s]})
     audit_report.check_claims(value, runs, known)
+    audit_report.check_normalised(value, stats["source"], runs, known)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ episodes, and `[R, N, S]` streams of the source, whose actors are averaged.
 """
 
 import dataclasses
-import re
 from typing import Any
 
 import numpy as np
@@ -118,19 +117,20 @@ def check_shares(row: dict[str, Any], runs: list[SetTruth], known: Known) -> Non
             close(told["area"], float((n.curve.mean() - chance) / (best - chance)))
         else:
             assert told["area"] is None
-        for name, episode in told["episodes_to"].items():
-            share, of = re.fullmatch(r"(\d+) % of (?:the )?(.*)", name).groups()
-            top = {"final": n.final, "optimal": best, "optimum": best}[of]
-            level = level_of(float(share) / 100, top, chance)
-            assert episode == (None if level is None else audit.first_at(n.curve, level)), name
+        expected = {}
+        for end, top in (("final", n.final), ("optimal", best)):
+            for share in (75, 90):
+                if (level := level_of(share / 100, top, chance)) is not None:
+                    expected[f"{share} % of the way to {end}"] = audit.first_at(n.curve, level)
+        assert told["episodes_to"] == expected
         check_gain(told["share"], runs, mode, chance)
 
 
-def level_of(share: float, top: float, chance: float | None) -> float | None:
-    """So far on the way from chance to the top; from 0 where chance is unknown, and none where that means nothing."""
-    if chance is not None:
-        return chance + share * (top - chance) if top > chance else None
-    return share * top if top > 0 else None
+def level_of(share: float, top: float | None, chance: float | None) -> float | None:
+    """So far on the way from chance to the top; none where one of them is unknown, or chance is as good."""
+    if chance is None or top is None or top - chance <= 1e-9 * max(abs(top), abs(chance)):
+        return None
+    return chance + share * (top - chance)
 
 
 def check_interval(told: dict[str, Any], by_task: np.ndarray) -> None:
@@ -217,9 +217,14 @@ def check_claims(value: Any, runs: list[SetTruth], known: Known) -> None:
 
 def check_normalised(value: Any, source: dict[str, Any] | None, runs: list[SetTruth], known: Known) -> None:
     """The same shares, and the level that data efficiency is asked for, where claims and levels use them."""
-    n, best, chance = numbers(runs, "sampled"), float(known.optimal.mean()), float(known.random.mean())
+    n = numbers(runs, "sampled")
+    levels = [] if source is None else [level for level in source["levels"] if "75 %" in level["level"]]
+    if known.optimal is None or known.random is None:
+        assert not levels
+        return
+    best, chance = float(known.optimal.mean()), float(known.random.mean())
     close(float(value("share")[0]), (n.final - chance) / (best - chance))
-    close(float(value("area")[0]), float((n.curve.mean() - chance) / (best - chance)))
-    for level in source["levels"] if source else []:
-        if "75 %" in level["level"]:
-            close(level["return"], level_of(0.75, best, chance))
+    close(float(value("area")[0]), (float(n.curve.mean()) - chance) / (best - chance))
+    assert len(levels) == (source is not None)
+    for level in levels:
+        close(level["return"], level_of(0.75, best, chance))
