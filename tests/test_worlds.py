@@ -34,6 +34,12 @@ def ran(name: str, folder: pathlib.Path, scale: str) -> types.SimpleNamespace:
     run = Run(e, folder)
     run.collect()
     run.distill()
+    return evaluated(name, run)
+
+
+def evaluated(name: str, run: Run) -> types.SimpleNamespace:
+    """The rest of a run of a world that is trained, and what happened in it."""
+    e, folder = run.experiment, run.folder
     with recorded() as recording:
         run.evaluate()
     run.report()
@@ -51,6 +57,16 @@ def ran(name: str, folder: pathlib.Path, scale: str) -> types.SimpleNamespace:
 @pytest.fixture(scope="module", params=WORLDS)
 def at(request, tmp_path_factory):
     return ran(request.param, tmp_path_factory.mktemp(request.param), "tiny")
+
+
+@pytest.fixture(scope="module")
+def prompted(at, tmp_path_factory):
+    """The same trained model, shown three episodes that cost little of the way from random to optimal."""
+    if at.name != "costs":
+        pytest.skip("one world with an optimum below which it costs is enough")
+    asked = dataclasses.replace(at.e.evaluate, prompt=0.8, prompt_episodes=3, source_seeds=0)
+    folder = tmp_path_factory.mktemp("prompted")
+    return evaluated("costs", Run(dataclasses.replace(at.e, evaluate=asked), folder, trained=at.folder))
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +193,34 @@ def test_one_world_in_many_batches_is_one_world(at):
     ids = at.p.family.task_ids(at.tasks)
     assert [task["id"] for task in at.results["runs"][0]["sets"][0]["tasks"]] == ids
     assert jax.tree.leaves(at.tasks)[0].shape[0] == len(ids) == at.e.tasks.held_out
+
+
+def test_a_prompt_whose_episodes_end_early_is_cut_where_it_ends(prompted):
+    (run,) = prompted.results["runs"]
+    audit_report.check_results(run["sets"][0], prompted.truth, prompted.known.actors)
+    lengths = audit.steps(prompted.truth.shown["sampled"])
+    assert min(x for task in lengths for rollout in task for x in rollout) < prompted.known.longest
+    audit_report.check_row(prompted.stats["rows"][-1], [prompted.truth])
+    assert prompted.stats["source"] is None
+
+
+def test_what_is_shown_is_so_far_on_the_way_from_random_to_optimal(prompted):
+    """A demonstrator of the noise that was chosen, played in NumPy."""
+    told, world = prompted.results["runs"][0]["sets"][0]["prompt"], prompted.world
+    assert told["share"] == 0.8
+    random, (address,) = np.random.default_rng(0), [np.asarray(prompted.tasks.address)]
+    count, total = 4000, []
+    for task in address:
+        tasks = {"address": np.tile(task, (count, 1))}
+        others = np.array([cell for cell in np.ndindex(world.size, world.size) if cell != tuple(task)])
+        state = {"time": np.zeros(count, int), "place": others[random.integers(0, len(others), count)]}
+        earned, over = np.zeros(count), np.zeros(count, bool)
+        for _ in range(world.limit):
+            down, right = (tasks["address"] - state["place"]).T
+            best = np.where(down > 0, 0, np.where(down < 0, 1, np.where(right > 0, 2, 3)))
+            action = np.where(random.random(count) < told["noise"], random.integers(0, 4, count), best)
+            state, reward, ended = world.step(state, action, tasks)
+            earned, over = earned + np.where(over, 0.0, reward), over | ended
+        total.append(earned.mean())
+    best, chance = prompted.known.optimal.mean(), prompted.known.random.mean()
+    assert abs((np.mean(total) - chance) / (best - chance) - 0.8) < 0.1  # 64 simulated episodes of each task chose it

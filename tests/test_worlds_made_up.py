@@ -36,7 +36,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("draw", range(3))
+@pytest.mark.parametrize("draw", range(2))
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_number_is_that_of_what_happened(name, draw, tmp_path):
     shape, rng = SHAPES[name], np.random.default_rng([draw, len(name)])
@@ -72,6 +72,27 @@ def test_what_is_drawn_is_what_happened(name, tmp_path):
     (s,) = report_input.gather(results)
     figures = {stem: figure for stem, (figure, _) in report._figures(s, stats["sets"]["held_out"]).items()}
     audit_shown.check_figures(figures, runs, known)
+
+
+def test_each_set_of_tasks_has_its_own_numbers(tmp_path):
+    shapes = {"near": Shape(runs=2), "far": Shape(runs=2, tasks=5, episodes=12, shift=-3.0, source=False)}
+    made, runs_of = {}, {}
+    for name, shape in shapes.items():
+        rng = np.random.default_rng(len(name))
+        runs = happened(rng, shape)
+        known = known_of(rng, shape)
+        runs_of[name], made[name] = (runs, known), results_of(runs, known, shape)
+    results = made["near"]
+    for run, other in zip(results["runs"], made["far"]["runs"], strict=True):
+        run["sets"] = [run["sets"][0] | {"name": "near"}, other["sets"][0] | {"name": "far"}]
+    results = report.load([save(tmp_path / "results.json", results)])
+    stats = report.statistics(results)["sets"]
+    for name, (runs, known) in runs_of.items():
+        audit_report.check_row(stats[name]["rows"][-1], runs)
+        audit_report.check_shares(stats[name]["rows"][-1], runs, known)
+        audit_report.check_source(stats[name]["source"], runs, known)
+    audit_shown.check_table(report.table(results), [runs for runs, _ in runs_of.values()], list(shapes))
+    audit_shown.check_summary(report.summary(results), *runs_of["near"])
 
 
 def test_a_wrong_number_would_be_found(tmp_path):

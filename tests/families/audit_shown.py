@@ -12,14 +12,15 @@ from families.audit_report import Known, numbers
 
 
 def check_summary(text: str, runs: list[SetTruth], known: Known) -> None:
-    """`held-out return A → B of C over N in-context episodes`."""
+    """`held-out return A → B of C over N in-context episodes`, or `(optimal C)` where it is a cost."""
     n = numbers(runs, "sampled")
-    found = re.search(r"return (\S+) → (\S+)(?: of (\S+))? over (\d+) in-context", text)
+    found = re.search(r"return (\S+) → (\S+)(?: of (\S+)| \(optimal (\S+)\))? over (\d+) in-context", text)
     shows(found[1], n.first)
     shows(found[2], n.final)
     if known.optimal is not None:
-        shows(found[3], float(known.optimal.mean()))
-    assert int(found[4]) == len(n.curve)
+        shows(found[3] or found[4], float(known.optimal.mean()))
+        assert (found[3] is not None) == (known.optimal.mean() > 0), "to be -9 of -2 means nothing"
+    assert int(found[5]) == len(n.curve)
 
 
 def check_table(text: str, every: list[list[SetTruth]], names: list[str]) -> None:
