@@ -198,7 +198,8 @@ class Statistic(Quantity):
         if self.name.startswith(("source", "score")) and one.source is None:
             raise ConfigError(f"{self}: no source was run beside this arm; set its evaluate.source_seeds above 0")
         curves = curves_of(one, self.mode, n)
-        self.check(curves)
+        self.check(curves.random, curves.optimal)
+        self.check_source(curves)
         return STATISTICS[self.name][0](curves, *self.arguments)
 
     def units(self, arms: Mapping[str, Sequence[Set]]) -> int:
@@ -214,24 +215,32 @@ class Statistic(Quantity):
             raise unknown(f"set of arm {self.arm}", name, sets)
         return sets[name]
 
-    def check(self, c: Curves) -> None:
-        """Raises ConfigError where the number means nothing: a return it needs is unknown, or what it divides by is."""
-        for policy in NEEDS.get(self.name, ()):
-            if np.isnan(getattr(c, policy)).any():
+    def check(self, random: np.ndarray | None, optimal: np.ndarray | None) -> None:
+        """Look at what these policies earn on the tasks of the set: mean returns, of any number of draws.
+
+        Raises:
+            ConfigError: where the number means nothing, because one that it needs is unknown, or they are equal.
+        """
+        for policy, known in (("random", random), ("optimal", optimal)):
+            if policy in NEEDS.get(self.name, ()) and (known is None or np.isnan(known).any()):
                 raise ConfigError(
                     f"{self}: the family does not know what its {policy} policy earns. Define {policy}_return there, "
                     "or claim something of `final`, `first` or `between`, which need no other policy"
                 )
-        if self.name in ("share", "area") and not comparable(c.random, c.optimal):
+        if self.name in ("share", "area") and not comparable(random, optimal):
+            low, high = (float(np.ravel(x)[0]) for x in (random, optimal) if x is not None)
             raise ConfigError(
-                f"{self}: there is no way from a random policy ({c.random[0]:g}) to the optimum ({c.optimal[0]:g}), "
-                "which has to be above, whichever tasks are drawn. Claim something of `final` or of `regret`"
+                f"{self}: there is no way from a random policy ({low:g}) to the optimum ({high:g}), which has to be "
+                "above, whichever tasks are drawn. Claim something of `final` or of `regret`"
             )
-        if self.name in ("ratio", "area_ratio") and not c.optimal.min() > 0:
+        if self.name in ("ratio", "area_ratio") and optimal is not None and not optimal.min() > 0:
             raise ConfigError(
-                f"{self}: a ratio to the optimum means nothing where that is {c.optimal[0]:g}; use `share` or `area`, "
-                "which count from a random policy's return"
+                f"{self}: a ratio to the optimum means nothing where that is {float(np.ravel(optimal)[0]):g}; use "
+                "`share` or `area`, which count from a random policy's return"
             )
+
+    def check_source(self, c: Curves) -> None:
+        """Raises ConfigError where the source gains nothing that a share could be of."""
         if self.name == "score" and not (_first(c, c.learner.shape[-1]).mean(-1) > c.random).all():
             raise ConfigError(
                 f"{self}: the source earns no more than a random policy ({c.random[0]:g}), so a share of its gain "
@@ -256,6 +265,13 @@ class Pair(Quantity):
 
     def units(self, arms: Mapping[str, Sequence[Set]]) -> int:
         return min(self.left.units(arms), self.right.units(arms))
+
+
+def statistics_of(quantity: Quantity) -> list[Statistic]:
+    """The statistics that a quantity is made of."""
+    if isinstance(quantity, Pair):
+        return [*statistics_of(quantity.left), *statistics_of(quantity.right)]
+    return [quantity] if isinstance(quantity, Statistic) else []
 
 
 def quantity(name: str, arm: str, *arguments: float, set: str | None = None, mode: Any = "sampled") -> Statistic:

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from ad_jax import locks, report, study_page, study_text
-from ad_jax.claims import decide
+from ad_jax.claims import NEEDS, decide, statistics_of
 from ad_jax.errors import AdJaxError
 from ad_jax.experiment import Experiment, build
 from ad_jax.identity import canonical
@@ -147,6 +148,8 @@ def reproduce(studies: Sequence[Study], folder: Path, out: Path, scale: str, ord
         AdJaxError: naming the arms that failed, after everything else is done.
     """
     workshop, todo, failed = Workshop(folder), list(studies), {}
+    for study in todo:
+        check(study)
     progress = Progress(workshop, [e for study in todo for arm in study.arms for e in study.runs(arm)])
     while todo:
         advanced = False
@@ -175,6 +178,23 @@ def reproduce(studies: Sequence[Study], folder: Path, out: Path, scale: str, ord
         each = "".join(f"\n  {name}: {error}" for name, error in failed.items())
         raise AdJaxError(f"{len(failed)} runs failed, all others are done; the same command tries them again:{each}")
     return out / "claims.html"
+
+
+def check(study: Study) -> None:
+    """Raises ConfigError for a claim whose number could mean nothing, before anything is run.
+
+    It may need what a random or the optimal policy earns, which a family need not know, or the one to be above the
+    other.
+    """
+    for claim in study.claims:
+        for one in statistics_of(claim.quantity):
+            if one.name in NEEDS:
+                parts = build(study.arms[one.arm].experiment)
+                sets = parts.split.held_out
+                tasks = sets.get(one.set or next(iter(sets)))
+                if tasks is not None:  # another set is named when the claims are decided, with those there are
+                    of = lambda returns: None if returns is None else np.asarray(returns).mean(keepdims=True)
+                    one.check(of(parts.family.random_return(tasks)), of(parts.family.optimal_return(tasks)))
 
 
 class Progress:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from ad_jax import experiment as experiments
-from ad_jax.claims import Claim, Pair, Quantity, Statistic
+from ad_jax.claims import Claim, Quantity, statistics_of
 from ad_jax.errors import ConfigError, unknown
 from ad_jax.experiment import Experiment
 
@@ -78,9 +78,7 @@ class Study:
 
 def arms_of(quantity: Quantity) -> list[str]:
     """The arms that a quantity is about."""
-    if isinstance(quantity, Pair):
-        return [*arms_of(quantity.left), *arms_of(quantity.right)]
-    return [quantity.arm] if isinstance(quantity, Statistic) else []
+    return [one.arm for one in statistics_of(quantity)]
 
 
 def load(name_or_path: str, scale: str = "cpu") -> Study:

@@ -22,7 +22,8 @@ def test_a_demonstrator_earns_the_share_that_was_asked_for(name, share):
     noise = prompts.noise_for(family, tasks, share, seed=0)
     stay = scripted(lambda steps: jnp.zeros_like(steps.prev_action))
     found = rolled(stay, Prompt(noise, 30), 30, family, tasks)
-    assert found.returns.mean() / family.optimal_return(tasks).mean() == pytest.approx(share, abs=0.03)
+    random, optimal = family.random_return(tasks).mean(), family.optimal_return(tasks).mean()
+    assert (found.returns.mean() - random) / (optimal - random) == pytest.approx(share, abs=0.03)
 
 
 def test_a_policy_worse_than_chance_is_a_random_one():

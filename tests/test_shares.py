@@ -16,7 +16,7 @@ import report_helpers as made
 from flax import struct
 from gymnax.environments import environment, spaces
 
-from ad_jax import figures, load_experiment, normalized, override, prompts, report, study, study_text
+from ad_jax import figures, load_experiment, normalized, override, prompts, report, reproduce, study, study_text
 from ad_jax.claims import Claim, at_least, decide, quantity
 from ad_jax.envs.base import TaskFamily
 from ad_jax.errors import ConfigError
@@ -140,6 +140,24 @@ def test_claims_with_costs():
 def test_claims_that_mean_nothing_are_refused(name, data, part):
     with pytest.raises(ConfigError, match=part):
         of(name, data)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "part"),
+    [
+        ("area", "env.knows_random=False", "does not know what its random policy earns"),
+        ("share", "env.worth=0.0", r"no way from a random policy \(-24\) to the optimum \(-24\)"),
+        ("ratio", "env.worth=2.0", "means nothing where that is -8"),
+    ],
+)
+def test_a_study_of_such_claims_is_refused_before_anything_runs(name, change, part, tmp_path):
+    e = override(load_experiment("dark_room", "smoke"), ["env=tests.test_shares:Tolls", change])
+    e = override(e, ["tasks.train=1", "tasks.held_out=1"])
+    claim = Claim("it is", "not in the paper", quantity("final", "A") - quantity(name, "A"), at_least(0))
+    tolls = study.Study("tolls", "Tolls", {"A": study.Arm(e)}, [claim])
+    with pytest.raises(ConfigError, match=part):
+        reproduce.reproduce([tolls], tmp_path / "pieces", tmp_path / "out", "cpu", ["tolls"])
+    assert list(tmp_path.iterdir()) == []
 
 
 # Demonstrations.
