@@ -79,7 +79,7 @@ def noise_for(family: TaskFamily, tasks: Any, share: float, seed: int) -> float:
     _check_apart(family, "the held-out tasks", random, optimal)
     shares = normalized.share(returns, random, optimal)  # falls as noise rises, but for chance
     falling = np.minimum.accumulate(shares)
-    return float(np.interp(share, falling[::-1], noises[::-1]))
+    return 1.0 if share <= 0 else float(np.interp(share, falling[::-1], noises[::-1]))
 
 
 def _check_apart(family: TaskFamily, where: str, random: float, optimal: float) -> None:
