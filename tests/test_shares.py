@@ -272,6 +272,17 @@ def test_verdicts_on_file_are_those_of_the_rules():
             assert on_file["holds"] or claim.note or not claim.changed, f"{claim.text}: say why it does not hold"
 
 
+def test_the_table_of_experiments_counts_the_verdicts_on_file():
+    folder = Path(__file__).parents[1] / "experiments"
+    table = (folder / "README.md").read_text()
+    counted = re.findall(r"^\| \[(\w+)\].*?\| (\d+) of (\d+) claims hold; (.*?):", table, re.MULTILINE)
+    assert len(counted) > 5
+    for name, held, of, first in counted:
+        claims = json.loads((folder / name / "claims.json").read_text())["claims"]
+        assert (sum(claim["holds"] for claim in claims), len(claims)) == (int(held), int(of)), name
+        assert claims[0]["text"] == first
+
+
 def test_a_change_after_the_run_is_shown():
     claim = {"rule": "from 0 to 1", "changed": "made two-sided after the run; before: at least 0"}
     assert study_text.ruled(claim) == "from 0 to 1 (made two-sided after the run; before: at least 0)"

@@ -1,7 +1,7 @@
 """In-context learning against width, depth and heads of the transformer (Laskin et al. 2022, appendix).
 
-Claim    return rises with width, layers and heads, and saturates at about the paper's own model: 64 wide, 4 layers, 4
-         heads.
+Claim    return rises with width, layers and heads, and saturates at about the paper's own depth, 4 layers; the width
+         128 fails at the learning rate of 64.
 Command  ad-jax reproduce model_size     (`ad-jax run model_size` is the arm of width 64, 4 layers, 4 heads)
 Variant  Dark Key-to-Door with 5x5 cells and 20 steps (`dark_key_to_door` at scale `small`): random start, 1 for the
          key and then 1 for the door, observation = own position. The paper has 9x9 cells and 50 steps. All sizes have
