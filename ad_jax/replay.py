@@ -176,7 +176,9 @@ def load(
     config.validate(batch_devices(mesh))
     check_values(histories, spec)
     t = histories.transition
-    earned = np.zeros(len(t.reward)) if config.best is None else at_the_end(t.reward, t.terminated | t.truncated)
+    earned = (
+        np.zeros(len(t.reward)) if config.best is None else at_the_end(t.reward, np.asarray(t.terminated | t.truncated))
+    )
     kept = select(earned, histories.task_ids, config)
     rows = rows_of(take(histories, kept), kept, spec, config, relabel)
     count = len(rows["length"])
