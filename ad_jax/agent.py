@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ad_jax import checkpoint, models, reward_unit, values
+from ad_jax import checkpoint, models, reward_unit, settings, values
 from ad_jax.errors import AdJaxError
 from ad_jax.evaluate import Mode, choose
-from ad_jax.keys import named_key
+from ad_jax.keys import a_key, named_key
 from ad_jax.models.base import Model
 from ad_jax.plugins import conform
 from ad_jax.types import Spec, Steps
@@ -40,6 +40,7 @@ class Agent:
         self.reset()
 
     @classmethod
+    @settings.pinned()
     def load(cls, path: str | Path, which: str = "last", mode: Mode = "sampled", temperature: float = 1.0) -> "Agent":
         """The agent of a run directory or checkpoint folder.
 
@@ -50,20 +51,21 @@ class Agent:
         spec = Spec.from_json(meta["spec"])
         config = models.make_config(meta["model"]["name"], meta["model"]["options"])
         model = models.make(meta["model"]["name"], config, spec)
-        checkpoint.check_architecture(
-            meta, checkpoint.architecture_of(jax.eval_shape(model.init, jax.random.key(0))), path
-        )
+        checkpoint.check_architecture(meta, checkpoint.architecture_of(jax.eval_shape(model.init, a_key(0))), path)
         model = reward_unit.applied(model, meta.get("reward_unit", reward_unit.NONE))
         return cls(model, state["params"], spec, mode, temperature)
 
+    @settings.pinned()
     def reset(self, batch: int = 1, seed: int = 0) -> None:
         """Forget everything: `batch` new lives. (Not at the end of an episode: the context spans episodes.)"""
         if batch < 1:
             raise AdJaxError(f"reset expects a batch of at least 1; got {batch}")
         self._cache, self._time = self.model.init_cache(batch), 0
         self._action = np.full(batch, self.spec.num_actions, np.int32)
-        self._keys = jax.vmap(functools.partial(jax.random.fold_in, named_key(seed, "agent")))(jnp.arange(batch))
+        rows = jnp.arange(batch, dtype=jnp.int32)
+        self._keys = jax.vmap(functools.partial(jax.random.fold_in, named_key(seed, "agent")))(rows)
 
+    @settings.pinned()
     def act(self, observation: Any, reward: Any = None, done: Any = None) -> np.ndarray:
         """Actions for the current observations.
 

@@ -5,7 +5,8 @@
     folder/best/<step>    the checkpoint with the best in-context return so far, with that return in its meta
 
 The batch sampler's whole state is (seed, step), because batches are keyed by step; both are in here. A write is atomic:
-a process killed while saving leaves the checkpoint before it as the latest.
+a process killed while saving leaves the checkpoint before it as the latest. Every save is read back, its plain data and
+what the arrays say of themselves, before a checkpoint that is known to be whole is deleted for it.
 
 Nothing that was damaged is read as if it were whole: the plain data carries its own checksum and a fingerprint of every
 array, which is compared with what was read. Training that finds its latest checkpoint damaged puts it aside, says so,
@@ -22,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from ad_jax import processes, writers
+from ad_jax import places, processes, writers
 from ad_jax.errors import CheckpointError, DamagedCheckpoint, differences
-from ad_jax.fingerprint import fingerprint
+from ad_jax.fingerprint import fingerprint, path_of
 from ad_jax.metrics import say
 
 SCHEMA = 2  # 1 had neither checksum nor fingerprint
@@ -39,12 +41,17 @@ class Checkpoints:
     Args:
         folder: where they lie; created when first saved to.
         keep: how many of the newest are kept.
+
+    Raises:
+        ConfigError: if what is written there could not be read again.
+        CheckpointError: if nothing can be written there.
     """
 
     def __init__(self, folder: Path, keep: int = 2):
-        self.folder, self.keep = folder.absolute(), keep
+        self.folder, self.keep, self.unread = folder.absolute(), keep, None
+        places.check_checkpoints(self.folder)
         try:
-            self.manager = _manager(self.folder / "steps", keep)
+            self.manager = self._open()
         except OSError as error:
             raise CheckpointError(_cannot_write(self.folder, error)) from error
 
@@ -56,9 +63,20 @@ class Checkpoints:
         try:
             with _writing(self.folder) if kind is None else contextlib.suppress(Exception):
                 self.manager.wait_until_finished()
+                if kind is None:
+                    self._read_back()
                 self.manager.close()
         finally:
             writers.release()
+
+    def _open(self) -> ocp.CheckpointManager:
+        return _manager(self.folder / "steps", max(self.keep, 2))  # the one before stays until a save is read back
+
+    def _read_back(self) -> None:
+        """Read the save before this one, if it has not been, and delete what is then too old."""
+        if self.unread is not None:
+            _read_back(self.manager, self.unread, self.keep)
+            self.unread = None
 
     def latest(self) -> int | None:
         """The newest complete step, as the first process sees it, or None."""
@@ -67,13 +85,18 @@ class Checkpoints:
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
         """Start an asynchronous save. The caller may donate `state` at once: a copy is written."""
         with _writing(self.folder, state):
+            self.manager.wait_until_finished()  # Orbax would now
+            self._read_back()
             self.manager.save(step, args=_arguments(state, meta), force=True)
+            self.unread = step
 
     def save_best(self, step: int, state: Any, meta: dict[str, Any]) -> None:
         """Replace the best checkpoint."""
-        with _writing(self.folder, state), _manager(self.folder / "best", 1) as best:
+        with _writing(self.folder, state), _manager(self.folder / "best", 2) as best:
             if step not in best.all_steps():
                 best.save(step, args=_arguments(state, meta), force=True)
+                best.wait_until_finished()
+                _read_back(best, step, 1)
 
     def restore(self, like: Any, architecture: dict[str, list[int]] | None = None) -> tuple[int, Any, dict[str, Any]]:
         """The latest checkpoint that is whole. Damaged ones are put aside, and that is said.
@@ -100,7 +123,7 @@ class Checkpoints:
                     raise
                 processes.on_first(lambda step=step: self._put_aside(step))
                 self.manager.close()
-                self.manager = _manager(self.folder / "steps", self.keep)  # its own `reload` reads Orbax's notes
+                self.manager = self._open()  # its own `reload` reads Orbax's notes
                 say(f"warning  {error}. It was moved to {self.folder / 'damaged'}; going on from the one before")
 
     def _put_aside(self, step: Any) -> None:
@@ -125,7 +148,7 @@ def load(folder: Path, which: str = "last", like: Any = None) -> tuple[int, Any,
     Raises:
         CheckpointError: if there is none, or its parts do not fit `like`.
     """
-    folder = Path(folder).absolute()
+    folder = places.local(folder).absolute()
     name = {"last": "steps", "best": "best"}.get(which)
     if name is None:
         raise CheckpointError(f"evaluate.checkpoint is 'last' or 'best'; got {which!r}")
@@ -201,6 +224,8 @@ def _writing(folder: Path, state: Any = None) -> Iterator[None]:
         processes.together(check_room)
     try:
         yield
+    except CheckpointError:
+        raise
     except Exception as error:
         raise CheckpointError(_cannot_write(folder, error)) from error
 
@@ -219,6 +244,11 @@ def _latest(manager: ocp.CheckpointManager) -> int | None:
 
 def _folder_of_steps(folder: Path, which: str, name: str) -> Path:
     found = next((p for p in (folder / "checkpoints" / name, folder / name, folder) if _has_steps(p)), None)
+    if found is None and which == "best" and _has_steps(folder / "checkpoints" / "steps"):
+        raise CheckpointError(
+            f"{folder} was trained without keeping a best checkpoint: distill.evaluate_every was 0, or RL² trained it. "
+            "Use evaluate.checkpoint=last"
+        )
     if found is None:
         raise CheckpointError(
             f"no {which} checkpoint under {folder}. Expected a run directory with "
@@ -232,11 +262,36 @@ def _has_steps(folder: Path) -> bool:
 
 
 def _arguments(state: Any, meta: dict[str, Any]) -> ocp.args.Composite:
-    state = copy(state)
+    state = copy(_plain(state))
     plain = meta | {"schema": SCHEMA, "fingerprint": fingerprint(state)}
     return ocp.args.Composite(
         state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(plain | {"crc32": _crc(plain)})
     )
+
+
+def _plain(tree: Any) -> Any:
+    """Arrays, or shapes with shardings, with the data of random keys in their place: what Orbax writes."""
+
+    def plain(x: Any) -> Any:
+        if not _is_key(x):
+            return x
+        if isinstance(x, jax.Array):
+            return jax.random.key_data(x)
+        data = jax.eval_shape(jax.random.key_data, x)
+        return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=x.sharding)
+
+    return jax.tree.map(plain, tree)
+
+
+def _typed(tree: Any, like: Any) -> Any:
+    """Inverse of `_plain`; the keys are of the kind that `like` has there."""
+    kind = lambda like: jax.random.key_impl(jnp.zeros((), like.dtype))
+    wrap = lambda x, like: jax.random.wrap_key_data(x, impl=kind(like)) if _is_key(like) else x
+    return jax.tree.map(wrap, tree, like)
+
+
+def _is_key(x: Any) -> bool:
+    return hasattr(x, "dtype") and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def _crc(plain: dict[str, Any]) -> int:
@@ -258,7 +313,7 @@ def _restore(
             raise _damaged(manager, step, f"{len(changed)} arrays hold other bits than were saved: {which}")
 
     processes.together(check_bits)
-    return step, state, meta
+    return step, state if like is None else _typed(state, like), meta
 
 
 def _read(
@@ -274,7 +329,7 @@ def _read(
         return (
             meta,
             expected,
-            manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))["state"],
+            manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_plain(like))))["state"],
         )
     except Exception as error:
         raise _damaged(manager, step, error) from error
@@ -298,6 +353,33 @@ def _restore_meta(manager: ocp.CheckpointManager, step: int | None) -> tuple[dic
     if own["schema"] != SCHEMA:
         raise CheckpointError(f"{manager.directory}/{step}: checkpoint schema {own['schema']}, expected {SCHEMA}")
     return rest, own["fingerprint"]
+
+
+def _read_back(manager: ocp.CheckpointManager, step: int, keep: int) -> None:
+    """See that a finished save can be read, cheaply: not the arrays, but what they and their tree say of themselves.
+
+    Then all but the newest `keep` are deleted.
+
+    Raises:
+        CheckpointError: if it cannot; those before it are still there.
+    """
+
+    def look() -> None:
+        try:
+            with _reader(Path(manager.directory)) as reader:
+                _, expected = _restore_meta(reader, step)
+                found = jax.tree_util.tree_leaves_with_path(_on_first_device(reader, step))
+            if expected is not None and (lost := expected.keys() - {path_of(path) for path, _ in found}):
+                raise ValueError(f"{', '.join(sorted(lost)[:3])} not found")
+        except Exception as error:
+            raise CheckpointError(
+                f"checkpoint {manager.directory}/{step} was written, and cannot be read again: {error}. The one before "
+                "it is kept. Use another directory (--dir), on another file system if that does not help"
+            ) from error
+
+    processes.together(look)
+    for old in sorted(manager.all_steps())[:-keep]:
+        manager.delete(old)
 
 
 def _damaged(manager: ocp.CheckpointManager, step: int, what: Any) -> DamagedCheckpoint:

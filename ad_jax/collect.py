@@ -18,7 +18,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ad_jax import history_returns, lifetimes, processes, values
-from ad_jax.envs.base import TaskFamily, path_name, spec_of, take
+from ad_jax.envs.base import TaskFamily, spec_of, take
+from ad_jax.envs.stepping import path_name, stored
 from ad_jax.errors import AdJaxError, ConfigError, HistoryError
 from ad_jax.history_store import HistoryWriter, Manifest, open_store
 from ad_jax.keys import task_keys
@@ -93,7 +94,7 @@ class Learners:
             return (state, first), narrow(transitions)
 
         start = state, values.nothing((self.source.actors,))
-        (_, first), life = jax.lax.scan(update, start, jnp.arange(self.updates))
+        (_, first), life = jax.lax.scan(update, start, jnp.arange(self.updates, dtype=jnp.int32))
         return Lives(jax.tree.map(lambda x: jnp.moveaxis(x.reshape(self.steps, *x.shape[2:]), 1, 0), life), first)
 
     def run(self, seed: int, tasks: Any, task_ids: Sequence[str], seeds: int, first: int) -> Lives:
@@ -261,9 +262,9 @@ def as_histories(life: Lives, tasks: Any, task_ids: Sequence[str], seeds: int, f
 
 
 def task_leaves(tasks: Any) -> dict[str, Any]:
-    """The leaves of batched `EnvParams` by dotted path, e.g. `{"goal": [N, 2]}`."""
+    """The leaves of batched `EnvParams` by dotted path, as histories hold them, e.g. `{"goal": [N, 2]}`."""
     paths = jax.tree_util.tree_flatten_with_path(tasks)[0]
-    return {path_name(path): leaf for path, leaf in paths}
+    return {path_name(path): stored(leaf) for path, leaf in paths}
 
 
 def learning_curve(

@@ -18,6 +18,7 @@ from ad_jax import distill, rl2
 from ad_jax.collect import life_updates
 from ad_jax.envs.base import num_tasks
 from ad_jax.experiment import Experiment, Parts
+from ad_jax.keys import a_key
 from ad_jax.models.attention import Band
 from ad_jax.models.tokens import tokens_per_step
 from ad_jax.models.transformer import Config as Transformer
@@ -141,7 +142,7 @@ def count(experiment: Experiment, parts: Parts) -> Cost:
     histories = learned * each
     beside = life_updates(p.reference, p.family, (e.reference or e.collect).episodes)
     beside *= p.reference.steps_per_update * p.reference.actors
-    params = jax.eval_shape(lambda: p.model.init(jax.random.key(0)))
+    params = jax.eval_shape(lambda: p.model.init(a_key(0)))
     rule = distill.make_optimiser(e.distill) if e.rl2 is None else rl2.make_optimiser(e.rl2)
     optimiser = jax.eval_shape(rule.init, params)
     accumulate = e.distill.accumulate if e.rl2 is None else 1

@@ -191,7 +191,7 @@ def gradient(
         return jax.tree.map(jnp.add, total, value_and_grad(params, piece, jax.random.fold_in(key, index))), None
 
     zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
-    total, _ = jax.lax.scan(add, zero, (jnp.arange(parts), jax.tree.map(split, batch)))
+    total, _ = jax.lax.scan(add, zero, (jnp.arange(parts, dtype=jnp.int32), jax.tree.map(split, batch)))
     return jax.tree.map(lambda x: x / parts, total)
 
 

@@ -1,8 +1,15 @@
 """The errors a user can cause, and the near-match hint they share. The command line prints them and exits with 2."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import os
+import sysconfig
+import traceback
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
+
+OURS = str(Path(__file__).parent)
 
 
 class AdJaxError(ValueError):
@@ -55,3 +62,43 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
         inside = lambda name: f"{where}.{name}" if where else name
         return [d for name in sorted(old | new) for d in differences(old.get(name), new.get(name), inside(name))]
     return [] if old == new else [f"{where} ({old!r} there, {new!r} here)"]
+
+
+@contextlib.contextmanager
+def user_code(what: str) -> Iterator[None]:
+    """Turn what fails in code that is not ours into one line with its place.
+
+    Raises:
+        ConfigError: naming `what`, the error, and where in the user's code it came from.
+    """
+    try:
+        yield
+    except AdJaxError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{what} failed: {told(error)}") from error
+
+
+def told(error: BaseException) -> str:
+    """An error in one line, with the last line of the user's own code that it passed, if it passed any."""
+    text = next(iter(str(error).strip().splitlines()), "")
+    where = place_of(error)
+    return f"{type(error).__name__}: {text}".rstrip(": ") + (f" ({where})" if where else "")
+
+
+def place_of(error: BaseException) -> str | None:
+    """`file.py:12, in step_env`: the innermost line of code that is neither ours, nor a library's, nor Python's."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    theirs = [OURS, *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))]
+    apart = ("<", *(f"{folder}{os.sep}" for folder in theirs))
+    found = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(apart)]
+    if not found:
+        return None
+    return f"{found[-1].filename}:{found[-1].lineno}, in {found[-1].name}"
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether it was raised in this package, and not in what this package called."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].filename.startswith(f"{OURS}{os.sep}")

@@ -19,7 +19,7 @@ from flax import struct
 from jax.sharding import Mesh
 
 from ad_jax import values
-from ad_jax.envs.base import TaskFamily, advance, num_tasks, spec_of, take
+from ad_jax.envs.base import TaskFamily, advance, num_tasks, reset, spec_of, take
 from ad_jax.errors import AdJaxError, ConfigError
 from ad_jax.keys import task_keys
 from ad_jax.models.base import Model, first_steps
@@ -108,9 +108,8 @@ def make_evaluator(
 
     def start(keys, tasks):
         batch = len(keys)
-        observation, env_state = jax.vmap(family.reset_env)(
-            jax.vmap(lambda k: jax.random.fold_in(k, 2**31))(keys), tasks
-        )
+        begin = lambda key, task: reset(family, jax.random.fold_in(key, 2**31), task)
+        observation, env_state = jax.vmap(begin)(keys, tasks)
         steps = first_steps(observation, spec.num_actions)
         returns, lengths = (jnp.zeros((batch, episodes + 1), dtype) for dtype in (jnp.float32, jnp.int32))
         counters = jnp.zeros((batch,), jnp.int32), returns, lengths, jnp.int32(0), values.nothing((batch,))
@@ -133,7 +132,7 @@ def make_evaluator(
         observation, env_state, outcome = jax.vmap(functools.partial(advance, family))(
             key_env, rollouts.env_state, action, tasks
         )
-        at = jnp.arange(len(keys)), jnp.minimum(rollouts.episode, episodes)
+        at = jnp.arange(len(keys), dtype=jnp.int32), jnp.minimum(rollouts.episode, episodes)
         returns, lengths = rollouts.returns.at[at].add(outcome.reward), rollouts.lengths.at[at].add(1)
         first = values.look(
             spec,

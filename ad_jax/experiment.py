@@ -9,16 +9,17 @@ import ast
 import dataclasses
 import importlib.util
 import inspect
+import os
 import reprlib
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ad_jax import envs, models, prompts, sources
+from ad_jax import envs, models, prompts, settings, sources
 from ad_jax.collect import Config as CollectConfig
 from ad_jax.distill import Config as DistillConfig
-from ad_jax.errors import AdJaxError, ConfigError, unknown
+from ad_jax.errors import AdJaxError, ConfigError, is_ours, place_of, told, unknown
 from ad_jax.evaluate import Config as EvaluateConfig
 from ad_jax.metrics import Config as LoggingConfig
 from ad_jax.models.base import has_parameters
@@ -154,15 +155,27 @@ def call(path: Path, function: str, scale: str) -> Any:
     except AdJaxError:
         raise
     except Exception as error:
-        if isinstance(error, KeyError) and error.args == (scale,):
-            about = getattr(module, function).__doc__ or ""
-            raise ConfigError(f"{path} has no scale {scale!r}. {about}".rstrip()) from error
-        raise ConfigError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+        if isinstance(error, KeyError) and error.args == (scale,) and scales(path):
+            raise ConfigError(f"{path}: {unknown('scale', scale, scales(path))}") from error
+        raise ConfigError(f"{path} cannot be loaded: {told(error)}. With --traceback you see all of it") from error
+
+
+def scales(path: Path) -> list[str]:
+    """The scales that an experiment's file states: the words by which it looks up `{"cpu": ..., ...}[scale]`."""
+    try:
+        tree = ast.parse(path.read_text("utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return []
+    found: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Dict) and ast.unparse(node.slice) == "scale":
+            found += [key.value for key in node.value.keys if isinstance(key, ast.Constant)]
+    return list(dict.fromkeys(found))
 
 
 def find(name_or_path: str) -> Path:
     """The file that an experiment's name or path means."""
-    path = Path(name_or_path)
+    path = Path(os.path.expanduser(name_or_path))
     if path.suffix == ".py" or path.is_dir():
         path = path / "config.py" if path.is_dir() else path
         if not path.is_file():
@@ -273,7 +286,13 @@ def build(experiment: Experiment) -> Parts:
     Raises:
         ConfigError: for an unknown plug-in or option, or options that contradict each other.
     """
+    with settings.pinned():
+        return _build(experiment)
+
+
+def _build(experiment: Experiment) -> Parts:
     from ad_jax.envs.base import check_split, has_labels, seen_spec_of, spec_of, take
+    from ad_jax.envs.stepping import check_types
 
     e = experiment
     for name, seed in (("seed", e.seed), ("tasks.split_seed", e.tasks.split_seed)):
@@ -292,6 +311,7 @@ def build(experiment: Experiment) -> Parts:
     try:
         family = envs.make(e.env.name, e.env.options)
         spec, seen_spec = spec_of(family), seen_spec_of(family)
+        check_types(family)
         split = family.split(e.tasks.split_seed, e.tasks.train, e.tasks.held_out)
         if e.evaluate.prompt is not None:
             prompts.check(family, split.held_out)
@@ -303,8 +323,14 @@ def build(experiment: Experiment) -> Parts:
         if e.reference is not None:
             plugin = e.reference.source
             reference = sources.make(plugin.name, sources.make_config(plugin.name, plugin.options), family)
-    except (TypeError, ValueError) as error:
-        raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
+    except AdJaxError:
+        raise
+    except Exception as error:
+        if is_ours(error) and isinstance(error, TypeError | ValueError):
+            raise ConfigError(str(error)) from error
+        if place_of(error) is None:
+            raise
+        raise ConfigError(f"{e.env.name} or {e.source.name} failed: {told(error)}") from error
     if e.replay.labels == "optimal" and not has_labels(family):
         raise ConfigError(
             f'replay.labels="optimal": {family} has no optimal_label, because the observations that are stored do not '

@@ -18,7 +18,8 @@ from typing import Any
 
 import tensorstore as ts
 
-from ad_jax.errors import HistoryError
+from ad_jax import places
+from ad_jax.errors import AdJaxError, HistoryError
 
 RETRIES = {
     "max_retries": 8,
@@ -37,7 +38,7 @@ def named(what: str, remedy: str = "") -> Iterator[None]:
     """Turn whatever fails inside into a HistoryError that says what was being done."""
     try:
         yield
-    except HistoryError:
+    except AdJaxError:
         raise
     except Exception as error:  # TensorStore maps its status codes to several built-in exceptions
         # The list of a message's key=value details and source locations helps nobody.
@@ -54,7 +55,9 @@ def connect(url: str | os.PathLike) -> ts.KvStore:
     spec: Any = url if url.endswith("/") else url + "/"
     with named(f"opening {url!r}", "Expected a directory, or a gs:// or s3:// URL."):
         if "://" not in url:
-            spec = {"driver": "file", "path": os.path.join(os.path.abspath(os.path.expanduser(url)), "")}
+            path = os.path.abspath(os.path.expanduser(url))
+            places.check_histories(path)
+            spec = {"driver": "file", "path": os.path.join(path, "")}
         elif url.startswith(("gs://", "s3://")):
             for name, value in STALLED.items():
                 os.environ.setdefault(name, value)

@@ -39,7 +39,7 @@ MAX_CHUNKS = 10**6  # six digits in a ledger name
 MAX_SIZE = 2**40
 MAX_RANK = 24
 DTYPES = {"bool", "float16", "float32", "float64"} | {f"{s}int{b}" for s in ("", "u") for b in (8, 16, 32, 64)}
-LEAF_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")  # never a path separator
+LEAF_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")  # never a path separator; a number is a place in a tuple
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _check(manifest: Manifest) -> None:
     integer("number of chunks (histories / chunk_histories)", manifest.chunks, MAX_CHUNKS)
     for field, (shape, dtype) in manifest.fields.items():
         size = manifest.chunk_histories * dtype.itemsize * math.prod(shape)
-        integer(f"bytes of one chunk of {field} (lower chunk_histories)", size, MAX_CHUNK_BYTES)
+        integer(f"bytes of one chunk of {field} (lower collect.chunk_learners)", size, MAX_CHUNK_BYTES)
 
 
 def _text(content: Any) -> bytes:

@@ -31,6 +31,7 @@ from ad_jax import (
     history_store,
     locks,
     metrics,
+    places,
     processes,
     provenance,
     replay,
@@ -38,12 +39,14 @@ from ad_jax import (
     reward_unit,
     rl2,
     rotation,
+    settings,
 )
 from ad_jax.collection import check_histories, make_manifest
 from ad_jax.curves import Curves
 from ad_jax.envs.base import optimal_labels
 from ad_jax.errors import ConfigError, HistoryError
 from ad_jax.experiment import Experiment, build
+from ad_jax.keys import a_key
 from ad_jax.metrics import say
 from ad_jax.models import lstm
 from ad_jax.numerals import significant
@@ -61,11 +64,11 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _alone(stage: Callable[["Run"], Any]) -> Callable[["Run"], Any]:
-    """A stage during which no other run may work in the directory."""
+    """A stage during which no other run may work in the directory, and JAX's switches are ours."""
 
     @functools.wraps(stage)
     def alone(self: "Run") -> Any:
-        with _alone_in(self.folder):
+        with _alone_in(self.folder), settings.pinned():
             return stage(self)
 
     return alone
@@ -95,12 +98,15 @@ class Run:
         trains: bool = False,
     ):
         self.experiment, self.parts = experiment, build(experiment)
-        self.folder = Path(folder or Path("runs") / experiment.name / digest(experiment)).absolute()
+        self.folder = places.local(folder or Path("runs") / experiment.name / digest(experiment), "--dir").absolute()
         self.histories, self.given = histories or str(self.folder / "histories"), histories is not None
-        self.trained = Path(trained or self.folder)
+        self.trained = places.local(trained or self.folder)
         self.mesh = rows_mesh(experiment.mesh)
         if trains:
             self._can_train()
+        if self.parts.trained and not processes.on_first(lambda: (self.folder / "config.json").exists()):
+            places.check_checkpoints(self.folder)
+        places.check_histories(self.histories)
         same = {"version": provenance.version(), "folder": str(self.folder), "histories": self.histories}
         processes.check_equal("run", same | {"experiment": experiment.to_json()})
         provenance.use_compilation_cache()
@@ -341,7 +347,7 @@ class Run:
     def _trained(self) -> tuple[int, Any, dict[str, Any]]:
         """Step, parameters and metadata of the checkpoint that is evaluated."""
         step, state, meta = checkpoint.load(self.trained, self.experiment.evaluate.checkpoint)
-        expected = checkpoint.architecture_of(jax.eval_shape(self.parts.model.init, jax.random.key(0)))
+        expected = checkpoint.architecture_of(jax.eval_shape(self.parts.model.init, a_key(0)))
         checkpoint.check_architecture(meta, expected, self.trained)
         return step, put(state["params"], replicated(self.mesh)), meta
 

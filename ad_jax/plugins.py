@@ -12,7 +12,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from ad_jax.errors import ConfigError, unknown
+from ad_jax.errors import ConfigError, told, unknown
 
 
 def resolve(kind: str, name: str, registry: Mapping[str, str]) -> Any:
@@ -26,8 +26,8 @@ def resolve(kind: str, name: str, registry: Mapping[str, str]) -> Any:
     module, _, attribute = registry.get(name, name).partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: ":MyEnv", ".my_env:MyEnv"
-        raise ConfigError(f"cannot load {kind} {name!r}: {error}. Expected 'package.module:attribute'.") from error
+    except Exception as error:  # whatever a user's module does when it is imported
+        raise ConfigError(f"cannot load {kind} {name!r}: {told(error)}. Expected 'package.module:attribute'") from error
 
 
 def build(kind: str, cls: type, options: Mapping[str, Any]) -> Any:
@@ -45,8 +45,15 @@ def build(kind: str, cls: type, options: Mapping[str, Any]) -> Any:
 
 
 def config_class(factory: Any) -> type:
-    """The config dataclass that a plug-in's `make(config: Config, ...)` takes."""
-    return typing.get_type_hints(factory)["config"]
+    """The config dataclass that a plug-in's `make(config: Config, ...)` takes.
+
+    Raises:
+        ConfigError: if it says none.
+    """
+    hints = typing.get_type_hints(factory)
+    if not dataclasses.is_dataclass(hints.get("config")):
+        raise ConfigError(f"{factory!r} must be make(config: Config, ...), Config being a dataclass; got {hints}")
+    return hints["config"]
 
 
 def conform(where: str, value: Any, hint: Any) -> Any:

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ad_jax import normalized
-from ad_jax.envs.base import TaskFamily, advance, num_tasks
+from ad_jax.envs.base import TaskFamily, advance, num_tasks, reset
 from ad_jax.errors import ConfigError
-from ad_jax.keys import named_key
+from ad_jax.keys import a_key, named_key
 
 LEVELS, EPISODES = 41, 64  # noises tried, and episodes of each task at each of them
 
@@ -34,8 +34,8 @@ def demonstrate(family: TaskFamily, noise: float | jax.Array, key: jax.Array, st
     """The demonstrator's action in `state`, `[]` int32. The key is consumed."""
     key_noise, key_action = jax.random.split(key)
     best = cast(jax.Array, family.optimal_action(state, task))
-    by_chance = jax.random.randint(key_action, (), 0, family.num_actions)
-    return jnp.where(jax.random.uniform(key_noise) < noise, by_chance, best).astype(jnp.int32)
+    by_chance = jax.random.randint(key_action, (), 0, family.num_actions, jnp.int32)
+    return jnp.where(jax.random.uniform(key_noise, (), jnp.float32) < noise, by_chance, best).astype(jnp.int32)
 
 
 def check(family: TaskFamily, held_out: Mapping[str, Any]) -> None:
@@ -47,7 +47,7 @@ def check(family: TaskFamily, held_out: Mapping[str, Any]) -> None:
             policy's, where that is known without simulating it.
     """
     task = family.default_params
-    state = jax.eval_shape(family.reset_env, jax.random.key(0), task)[1]
+    state = jax.eval_shape(lambda task: reset(family, a_key(0), task), task)[1]
     optimal = family.optimal_return(jax.tree.map(lambda x: jnp.asarray(x)[None], task))
     if jax.eval_shape(family.optimal_action, state, task) is None or optimal is None:
         raise ConfigError(
@@ -95,7 +95,7 @@ def _returns(family: TaskFamily, tasks: Any, levels: np.ndarray, seed: int) -> n
     keys = jax.random.split(named_key(seed, "prompt"), (num_tasks(tasks), EPISODES))
 
     def episode(noise, task, key):
-        _, state = family.reset_env(jax.random.fold_in(key, 0), task)
+        _, state = reset(family, jax.random.fold_in(key, 0), task)
 
         def step(carry, t):
             state, ended = carry
@@ -104,7 +104,7 @@ def _returns(family: TaskFamily, tasks: Any, levels: np.ndarray, seed: int) -> n
             _, state, outcome = advance(family, key_env, state, action, task)
             return (state, ended | outcome.done), jnp.where(ended, 0.0, outcome.reward)
 
-        _, rewards = jax.lax.scan(step, (state, jnp.bool_(False)), jnp.arange(family.episode_length))
+        _, rewards = jax.lax.scan(step, (state, jnp.bool_(False)), jnp.arange(family.episode_length, dtype=jnp.int32))
         return rewards.sum()
 
     every = jax.vmap(jax.vmap(jax.vmap(episode, (None, None, 0)), (None, 0, 0)), (0, None, None))

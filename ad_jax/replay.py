@@ -347,8 +347,8 @@ def drawn(replay: Replay, key: jax.Array, config: Config, mesh: Mesh) -> np.ndar
 def _draw(replay: Replay, key: jax.Array, rows: int, segment: int) -> tuple[jax.Array, jax.Array]:
     """Rows of one group, and where their windows begin, `[rows]` each. The key is consumed."""
     key_history, key_start = jax.random.split(jax.random.fold_in(key, replay.group))
-    history = jax.random.randint(key_history, (rows,), 0, replay.count)
-    return history, jax.random.randint(key_start, (rows,), 0, replay.length[history] - segment + 1)
+    history = jax.random.randint(key_history, (rows,), 0, replay.count, jnp.int32)
+    return history, jax.random.randint(key_start, (rows,), 0, replay.length[history] - segment + 1, jnp.int32)
 
 
 def _sample_group(replay: Replay, key: jax.Array, spec: Spec, rows: int, segment: int, render: Callable) -> Batch:

@@ -28,6 +28,7 @@ from ad_jax.claims import NEEDS, decide, statistics_of
 from ad_jax.errors import AdJaxError
 from ad_jax.experiment import Experiment, build
 from ad_jax.identity import canonical
+from ad_jax.keys import a_key
 from ad_jax.metrics import say
 from ad_jax.pipeline import Run
 from ad_jax.report_input import gather
@@ -121,7 +122,7 @@ def _lock(piece: Path) -> AbstractContextManager[bool]:
 def work(e: Experiment) -> dict[str, float]:
     """What training and evaluating take, in FLOP by a rough count: weights for progress over many runs."""
     parts = build(e)
-    shapes = jax.tree.leaves(jax.eval_shape(parts.model.init, jax.random.key(0)))
+    shapes = jax.tree.leaves(jax.eval_shape(parts.model.init, a_key(0)))
     size = sum(x.size for x in shapes) + 100_000  # what a step costs beside its products
     rollouts = sum(len(parts.family.task_ids(tasks)) for tasks in parts.split.held_out.values()) * e.evaluate.seeds
     steps = rollouts * e.evaluate.episodes * parts.family.episode_length * (1 + e.evaluate.greedy)

@@ -82,7 +82,7 @@ class Trainer:
             params = network.init(named_key(seed, "params"))
             trials = begin(network, family, config, named_key(seed, "rl2-start"), tasks)
             # Parts of trials: their ends are spread over the updates, and over the trials of each minibatch.
-            place = jnp.arange(config.trials) // config.minibatches
+            place = jnp.arange(config.trials, dtype=jnp.int32) // config.minibatches
             trials = trials.replace(age=place.astype(jnp.int32) % (config.trial_episodes // config.unroll))
             return TrainState(params, optimiser.init(params), jnp.int32(0), trials)
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ad_jax.envs.base import TaskFamily, advance, num_tasks, take
+from ad_jax.envs.base import TaskFamily, advance, num_tasks, reset, take
 from ad_jax.errors import ConfigError
 from ad_jax.models.base import first_steps
 from ad_jax.models.lstm import ActorCritic
@@ -110,9 +110,9 @@ class Unroll(struct.PyTreeNode):
 def begin(network: ActorCritic, family: TaskFamily, config: Config, key: jax.Array, tasks: Any) -> Trials:
     """B new trials of tasks drawn from `tasks [N]`. The key is consumed."""
     key_task, key_reset, key_forced = jax.random.split(key, 3)
-    task = jax.random.randint(key_task, (config.trials,), 0, num_tasks(tasks))
+    task = jax.random.randint(key_task, (config.trials,), 0, num_tasks(tasks), jnp.int32)
     keys = jax.random.split(key_reset, config.trials)
-    observation, env_state = jax.vmap(family.reset_env)(keys, take(tasks, task))
+    observation, env_state = jax.vmap(functools.partial(reset, family))(keys, take(tasks, task))
     steps = first_steps(observation, family.num_actions)
     forced = random_steps(config, key_forced, task.shape)
     return Trials(jnp.zeros_like(task), task, network.init_cache(config.trials), steps, env_state, forced)
@@ -122,7 +122,7 @@ def random_steps(config: Config, key: jax.Array, shape: tuple[int, ...]) -> jax.
     """How many random actions open an episode, `shape` int32. The key is consumed."""
     if config.random_steps == 0:
         return jnp.zeros(shape, jnp.int32)
-    return jax.random.randint(key, shape, 0, config.random_steps + 1)
+    return jax.random.randint(key, shape, 0, config.random_steps + 1, jnp.int32)
 
 
 def roll(
@@ -135,7 +135,7 @@ def roll(
     length, batch = config.unroll * family.episode_length, len(trials.task)
     key_act, key_env, key_forced = jax.random.split(key, 3)
     # All at once, because splitting keys step by step would cost more than acting.
-    noise = jax.random.gumbel(key_act, (length, batch, family.num_actions))
+    noise = jax.random.gumbel(key_act, (length, batch, family.num_actions), jnp.float32)
     keys = jax.random.split(key_env, (length, batch))
     forced = random_steps(config, key_forced, (length, batch))  # of an episode that the step before ended
     own, go = take(tasks, trials.task), jax.vmap(functools.partial(advance, family))

@@ -58,7 +58,7 @@ BAD = [
     (["tasks.split_seed=99999999999999999999"], "tasks.split_seed must be in [0, 2**32)"),
     (["mesh.fsdp=3"], "does not use up 8 device(s)"),
     (["mesh.fsdp=0"], "mesh axes must be at least 1"),
-    (["source=ucb"], "ucb needs episodes of 1 step", "Try q_learning"),
+    (["source=ucb"], "ucb needs episodes of 1 step", "Try source=q_learning"),
     (["model=paper", "model.window=20"], "replay.segment=40 is longer than this model's window, 20"),
     (["model.heads=3"], "model.width must be a multiple of 2 * heads = 6; got 16"),
     (["env=no_such_package.env:Env"], "cannot load env", "no_such_package", "package.module:attribute"),
@@ -78,7 +78,8 @@ def test_an_unknown_experiment_or_scale_is_refused_with_what_is_known(tmp_path, 
     refused(capsys, ["run", "dark_rom"], "unknown experiment 'dark_rom'. Did you mean 'dark_room' or ")
     refused(capsys, ["run", tmp_path / "mine.py"], "no experiment file", "mine.py")
     refused(capsys, ["run", tmp_path], "no experiment file", "config.py")
-    refused(capsys, ["run", "dark_room", "--scale", "huge"], "has no scale 'huge'", "smoke")
+    refused(capsys, ["run", "dark_room", "--scale", "huge"], "unknown scale 'huge'. Known: cpu, demo, paper, smoke")
+    refused(capsys, ["run", "dark_room", "--scale", "demmo"], "unknown scale 'demmo'. Did you mean 'demo'?")
     assert list(pathlib.Path().iterdir()) == []
 
 

@@ -254,5 +254,5 @@ def test_only_hidden_state_makes_a_source_privileged():
     spec, view = source_view(DarkKeyToDoor(), privileged=False)
     assert spec.values == (9, 9)
     assert view("any state", "what is seen") == "what is seen"
-    with pytest.raises(ConfigError, match=r"privileged=True: DarkRoom\(.*hides no state"):
+    with pytest.raises(ConfigError, match=r"source.privileged=True: DarkRoom\(.*hides no state"):
         source_view(DarkRoom(), privileged=True)

@@ -126,9 +126,11 @@ def test_learning_waits_for_the_warmup_and_the_target_network_for_its_turn():
 
 
 def test_sizes_that_cannot_be_are_refused():
-    with pytest.raises(ConfigError, match=r"capacity must be a multiple of unroll=8 and at least sequence=5; got 401"):
+    with pytest.raises(
+        ConfigError, match=r"capacity must be a multiple of source.unroll=8 and at least source.sequence=5; got 401"
+    ):
         dqn.make(dqn.Config(**{**QUICK, "capacity": 401}), Probes())
-    with pytest.raises(ConfigError, match=r"dqn.batch must be at least 1; got 0"):
+    with pytest.raises(ConfigError, match=r"source.batch must be at least 1; got 0"):
         dqn.make(dqn.Config(batch=0), Probes())
 
 

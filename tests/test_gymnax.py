@@ -179,7 +179,7 @@ def test_whole_observations_are_integers_as_their_space_says():
     after = advance(family, jax.random.key(1), state, jnp.int32(0), family.default_params)[0]
     assert observation.dtype == after.dtype == jnp.int32
     assert observation.sum() == 2  # the ball and the paddle
-    with pytest.raises(ConfigError, match=r"gymnax.scale is for real observations"):
+    with pytest.raises(ConfigError, match=r"env.scale is for real observations"):
         Gymnax(**options, scale=(2.0,))
 
 
@@ -209,8 +209,8 @@ def test_a_family_says_its_tasks_and_equals_its_like():
         ({"env_id": "CartPole-v0"}, r"unknown gymnax environment 'CartPole-v0'. Did you mean 'CartPole-v1'"),
         ({"env_id": "nowhere:Env"}, r"cannot load gymnax environment 'nowhere:Env'"),
         ({"vary": {"lenght": (0, 1)}}, r"unknown parameter of CartPole-v1 'lenght'. Did you mean 'length'"),
-        ({"vary": {}}, r"gymnax.vary is empty.*Known for CartPole-v1: force_mag, gravity, length"),
-        ({"vary": {"max_steps_in_episode": (5, 9)}}, r"cannot vary: .* \(one for all tasks, gymnax.steps\)"),
+        ({"vary": {}}, r"env.vary is empty.*Known for CartPole-v1: force_mag, gravity, length"),
+        ({"vary": {"max_steps_in_episode": (5, 9)}}, r"cannot vary: .* \(one for all tasks, env.steps\)"),
         ({"vary": {"length": (1.0, 1.0)}}, r"expects numbers \[low, high\].*got \(1.0, 1.0\)"),
         (
             {"vary": {"length": (0.5, 1.0, "lg")}},
@@ -229,9 +229,9 @@ def test_a_family_says_its_tasks_and_equals_its_like():
             {"env_id": "Acrobot-v1", "vary": {"available_torque": (0, 1)}},
             r"cannot vary.*Known for Acrobot-v1: dt, link_com_pos_1",
         ),
-        ({"steps": 0}, r"gymnax.steps must be at least 1; got 0"),
-        ({"scale": (1.0, 2.0)}, r"gymnax.scale expects 1 or 4 positive numbers; got \(1.0, 2.0\)"),
-        ({"scale": (0.0,)}, r"gymnax.scale expects 1 or 4 positive numbers"),
+        ({"steps": 0}, r"env.steps must be at least 1; got 0"),
+        ({"scale": (1.0, 2.0)}, r"env.scale expects 1 or 4 positive numbers; got \(1.0, 2.0\)"),
+        ({"scale": (0.0,)}, r"env.scale expects 1 or 4 positive numbers"),
         ({"env_id": "Catch-bsuite", "vary": {"x": (0, 1)}}, r"unknown parameter of Catch-bsuite 'x'. Known: none"),
     ],
 )

@@ -197,8 +197,8 @@ def test_another_schema_is_named(store):
     [
         ({"histories": 10**30}, "histories"),
         ({"histories": 2**40, "chunk_histories": 1}, "number of chunks"),
-        ({"steps": 2**39}, "observation (lower chunk_histories)"),
-        ({"chunk_histories": 2**39}, "lower chunk_histories"),
+        ({"steps": 2**39}, "observation (lower collect.chunk_learners)"),
+        ({"chunk_histories": 2**39}, "lower collect.chunk_learners"),
         ({"task_leaves": {"goal": {"shape": [2**30, 2**30], "dtype": "int32"}}}, "task/goal"),
         ({"task_leaves": {"goal": {"shape": [1] * 40, "dtype": "int32"}}}, "task_leaves.goal.shape"),
         ({"task_leaves": {"../../x": {"shape": [], "dtype": "int32"}}}, "../../x"),

@@ -18,7 +18,7 @@ PACKAGE = pathlib.Path(ad_jax.__file__).parent
 TESTS = pathlib.Path(__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "_experiments" not in path.parts)
 
-BASE = {"errors", "keys", "plugins", "reward_unit", "types", "values"}
+BASE = {"errors", "keys", "places", "plugins", "reward_unit", "settings", "types", "values"}
 REPORT = {
     "figures",
     "bootstrap",
@@ -44,12 +44,14 @@ MAY_IMPORT = {
     "__main__": {
         "accelerators",
         "bench",
+        "command_line",
         "cost",
         "errors",
         "experiment",
         "farewell",
         "history_info",
         "history_store",
+        "listing",
         "metrics",
         "pipeline",
         "plan",
@@ -71,6 +73,8 @@ MAY_IMPORT = {
     | {"models.base"}
     | {"collect", "envs.base", "evaluate", "experiment", "prompts", "run_directory"}
     | {"identity", "lifetimes", "metrics", "numerals", "processes", "seal", "sharding"},
+    "command_line": BASE | {"provenance"},
+    "listing": PLUGINS | {"experiment"},
     "untrusted": set(),
     "seal": set(),
     "identity": {"errors"},
@@ -121,7 +125,7 @@ MAY_IMPORT = {
     "envs": BASE,
     "sources": BASE | {"envs.base"},
     "models": BASE | {"envs.bandit", "envs.dark_room", "envs.grid"},  # whose limits there are, and which they know
-    "history_access": {"errors"},
+    "history_access": {"errors", "places"},
     "history_info": {"history_access", "history_ledger", "history_store"},
     "history_store": BASE | {"history_access", "history_ledger", "history_returns", "sharding"},
     "history_ledger": BASE | {"history_access", "history_returns"},
@@ -132,10 +136,9 @@ MAY_IMPORT = {
     "fingerprint": set(),
     "metrics": BASE | {"processes"},
     **dict.fromkeys(REPORT, REPORT | {"errors", "identity", "normalized", "seal", "untrusted"}),
-    "plugins": {"errors"},
     "values": {"errors", "types"},
-    "reward_unit": {"errors"},
-    **{name: set() for name in BASE - {"plugins", "reward_unit", "values"}},
+    **{name: {"errors"} for name in ("places", "plugins", "reward_unit")},
+    **{name: set() for name in BASE - {"places", "plugins", "reward_unit", "values"}},
 }
 
 

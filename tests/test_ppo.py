@@ -153,7 +153,7 @@ def test_each_epoch_uses_every_sample_once(monkeypatch):
 
 
 def test_sizes_that_cannot_be_are_refused():
-    with pytest.raises(ConfigError, match=r"ppo.minibatches=3 must divide actors \* unroll = 64"):
+    with pytest.raises(ConfigError, match=r"source.minibatches=3 must divide source.actors \* source.unroll = 64"):
         ppo.make(ppo.Config(**{**QUICK, "minibatches": 3}), Probes())
-    with pytest.raises(ConfigError, match=r"ppo.epochs must be at least 1; got 0"):
+    with pytest.raises(ConfigError, match=r"source.epochs must be at least 1; got 0"):
         ppo.make(ppo.Config(epochs=0), Probes())

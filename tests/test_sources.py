@@ -221,7 +221,7 @@ def test_ucb_explores_as_much_as_it_is_told():
 
 
 def test_sources_say_which_families_they_cannot_learn():
-    with pytest.raises(TypeError, match=r"episodes of 1 step; DarkRoom has 20. Try q_learning"):
+    with pytest.raises(TypeError, match=r"episodes of 1 step; DarkRoom has 20. Try source=q_learning"):
         ucb.make(ucb.Config(), envs.make("dark_room"))
     with pytest.raises(ConfigError, match="pulls_per_update must be at least 1; got 0"):
         ucb.make(ucb.Config(pulls_per_update=0), Bandit())

@@ -236,7 +236,7 @@ def test_small_variants_keep_the_contract():
 
 
 def test_sources_that_cannot_use_pixels_say_so():
-    for name, words in (("q_learning", "has pixels. Try actor_critic"), ("ucb", "episodes of 1 step")):
+    for name, words in (("q_learning", "has pixels. Try source=actor_critic"), ("ucb", "episodes of 1 step")):
         with pytest.raises(TypeError, match=words):
             sources.make(name, sources.make_config(name), TINY)
 

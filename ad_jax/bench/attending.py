@@ -14,6 +14,7 @@ from ad_jax.bench.limits import large
 from ad_jax.bench.rows import Row, rate
 from ad_jax.bench.sizes import Sizes
 from ad_jax.bench.timing import Work, measure, paired
+from ad_jax.keys import a_key
 from ad_jax.models.attention import segment_attention
 
 
@@ -47,7 +48,7 @@ def implementations(length: int, dtype: jnp.dtype) -> Iterator[tuple[str, Callab
 def timed(attend: Callable, shape: tuple[int, int, int, int], dtype: jnp.dtype) -> Work | None:
     """Output and gradients of one attention; None where it cannot run. Amount: FLOP."""
     batch, length, heads, head = shape
-    q, k, v = (jax.random.normal(key, shape, dtype) for key in jax.random.split(jax.random.key(0), 3))
+    q, k, v = (jax.random.normal(key, shape, dtype) for key in jax.random.split(a_key(0), 3))
     loss = lambda q, k, v: attend(q, k, v).astype(jnp.float32).sum()
     run = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))
     try:

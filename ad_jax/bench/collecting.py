@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from ad_jax import collect, envs, history_store, metrics, sources
@@ -24,6 +23,7 @@ from ad_jax.bench.rows import Row, rate
 from ad_jax.bench.sizes import Sizes
 from ad_jax.bench.timing import Work, measure, paired
 from ad_jax.envs.base import spec_of, take
+from ad_jax.keys import a_key
 from ad_jax.sharding import MeshConfig, make_mesh
 
 TASKS = 64  # tasks that learners are spread over
@@ -71,7 +71,7 @@ def setting(source: str, env: str, count: int, env_steps: int) -> Setting:
     least = math.ceil(made.steps_per_update / family.episode_length)
     learners = Compiled(family, made, max(least, min(longest, episodes)), make_mesh(MeshConfig()), count)
     table = family.all_tasks()
-    tasks = family.sample_tasks(jax.random.key(0), TASKS) if table is None else take(table, jnp.arange(TASKS))
+    tasks = family.sample_tasks(a_key(0), TASKS) if table is None else take(table, jnp.arange(TASKS, dtype=jnp.int32))
     return Setting(learners, family, config, tasks, family.task_ids(tasks), env, source)
 
 

@@ -24,6 +24,7 @@ from ad_jax.bench.sizes import Case, Sizes
 from ad_jax.bench.timing import Work, measure, paired
 from ad_jax.cost import train_flops
 from ad_jax.envs.base import spec_of
+from ad_jax.keys import a_key
 from ad_jax.metrics import say
 from ad_jax.sharding import MeshConfig, make_mesh
 from ad_jax.types import Histories, Spec, Transition
@@ -97,7 +98,7 @@ def sampler(s: Setting, updates: int) -> Work:
     """The batches of `updates` updates and nothing else, in one loop on the device. Amount: batches."""
 
     def body(i, total):
-        batch = replay.sample(s.resident, jax.random.fold_in(jax.random.key(0), i), s.spec, s.sampling, s.mesh)
+        batch = replay.sample(s.resident, jax.random.fold_in(a_key(0), i), s.spec, s.sampling, s.mesh)
         return total + sum(leaf.astype(jnp.float32).sum() for leaf in jax.tree.leaves(batch))
 
     run = jax.jit(lambda: jax.lax.fori_loop(0, updates, body, jnp.float32(0)))

@@ -26,6 +26,7 @@ from ad_jax.bench.timing import Work, measure, paired
 from ad_jax.bench.uncached import uncached
 from ad_jax.envs.base import spec_of, take
 from ad_jax.evaluate import Evaluator, make_evaluator
+from ad_jax.keys import a_key
 from ad_jax.sharding import MeshConfig, make_mesh
 
 EPISODES = 4  # whose returns are kept; what comes after counts in the last column
@@ -46,7 +47,7 @@ def setting(sizes: Sizes) -> Setting:
     case, family = sizes.cases[0], envs.make("dark_room", {})
     config = models.for_family(models.make_config(case.model, case.options), family)
     model = models.make(case.model, config, spec_of(family))
-    return Setting(model, config, jax.jit(model.init)(jax.random.key(0)), family, make_mesh(MeshConfig()))
+    return Setting(model, config, jax.jit(model.init)(a_key(0)), family, make_mesh(MeshConfig()))
 
 
 class Rolling:
@@ -56,7 +57,7 @@ class Rolling:
         self.evaluator, self.params = evaluator, s.params
         table = s.family.all_tasks()
         self.tasks = take(table, np.arange(rollouts) % len(jax.tree.leaves(table)[0]))
-        self.keys = jax.random.split(jax.random.key(0), rollouts)
+        self.keys = jax.random.split(a_key(0), rollouts)
         self.rollouts = evaluator.start(self.keys, self.tasks)
         self.at: int | None = None
 

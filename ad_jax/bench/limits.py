@@ -18,7 +18,8 @@ from ad_jax import envs
 from ad_jax.bench.rows import Row, rate
 from ad_jax.bench.sizes import Sizes
 from ad_jax.bench.timing import Work, measure
-from ad_jax.envs.base import TaskFamily, advance, take
+from ad_jax.envs.base import TaskFamily, advance, reset, take
+from ad_jax.keys import a_key
 from ad_jax.sources.base import Source
 from ad_jax.types import Transition
 
@@ -33,7 +34,7 @@ def matmul(m: int, k: int, n: int, dtype: Any = jnp.float32, batch: int = 0, flo
     lead = (batch,) if batch else ()
     each = 2.0 * m * k * n * max(batch, 1)
     loops = max(1, round(flops / each))
-    key_x, key_w = jax.random.split(jax.random.key(0))
+    key_x, key_w = jax.random.split(a_key(0))
     x = jax.random.normal(key_x, (*lead, m, k), dtype) / math.sqrt(k)
     w = jax.random.normal(key_w, (*lead, k, n), dtype)
     run = jax.jit(functools.partial(_products, loops=loops))
@@ -78,7 +79,7 @@ def random_policy(family: TaskFamily, tasks: Any, lanes: int, rounds: int, steps
     """
 
     def life(key, task):
-        _, state = family.reset_env(key, task)
+        _, state = reset(family, key, task)
 
         def step(carry, random):
             state, total = carry
@@ -88,13 +89,13 @@ def random_policy(family: TaskFamily, tasks: Any, lanes: int, rounds: int, steps
 
         def several(carry, index):
             key_action, key_env = jax.random.split(jax.random.fold_in(key, index))
-            actions = jax.random.randint(key_action, (steps,), 0, family.num_actions)
+            actions = jax.random.randint(key_action, (steps,), 0, family.num_actions, jnp.int32)
             return jax.lax.scan(step, carry, (actions, jax.random.split(key_env, steps)))
 
-        return jax.lax.scan(several, (state, jnp.float32(0)), jnp.arange(rounds))[0][1]
+        return jax.lax.scan(several, (state, jnp.float32(0)), jnp.arange(rounds, dtype=jnp.int32))[0][1]
 
     count = len(jax.tree.leaves(tasks)[0])
-    keys, rows = jax.random.split(jax.random.key(0), lanes), take(tasks, jnp.arange(lanes) % count)
+    keys, rows = jax.random.split(a_key(0), lanes), take(tasks, jnp.arange(lanes, dtype=jnp.int32) % count)
     run = jax.jit(jax.vmap(life))
     return Work(lambda: run(keys, rows), float(lanes * rounds * steps))
 
@@ -104,7 +105,7 @@ def random_source(family: TaskFamily, steps: int) -> Source:
 
     def update(key, state, task):
         key_action, key_env = jax.random.split(key)
-        actions = jax.random.randint(key_action, (steps,), 0, family.num_actions)
+        actions = jax.random.randint(key_action, (steps,), 0, family.num_actions, jnp.int32)
 
         def step(carry, random):
             state, observation = carry
@@ -116,7 +117,7 @@ def random_source(family: TaskFamily, steps: int) -> Source:
         state, stream = jax.lax.scan(step, state, (actions, jax.random.split(key_env, steps)))
         return state, jax.tree.map(lambda x: x[:, None], stream)
 
-    return Source(lambda key, task: family.reset_env(key, task)[::-1], update, steps_per_update=steps, actors=1)
+    return Source(lambda key, task: reset(family, key, task)[::-1], update, steps_per_update=steps, actors=1)
 
 
 def dispatch(times: int) -> Work:

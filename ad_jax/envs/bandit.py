@@ -25,6 +25,7 @@ from gymnax.environments import environment, spaces
 
 from ad_jax.envs.base import TaskFamily, TaskSplit, check_split
 from ad_jax.errors import ConfigError
+from ad_jax.keys import a_key
 from ad_jax.types import Array
 
 
@@ -57,11 +58,11 @@ class Bandit(TaskFamily[State, Params]):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.arms < 2:
-            raise ConfigError(f"a bandit needs at least 2 arms; got arms = {self.arms}")
+            raise ConfigError(f"a bandit needs at least 2 arms; got env.arms={self.arms}")
         if not 0 <= self.odds <= 1:
-            raise ConfigError(f"odds is a probability, in [0, 1]; got odds = {self.odds}")
+            raise ConfigError(f"env.odds is a probability, in [0, 1]; got {self.odds}")
         if self.noise < 0:
-            raise ConfigError(f"noise is a standard deviation, at least 0; got noise = {self.noise}")
+            raise ConfigError(f"env.noise is a standard deviation, at least 0; got {self.noise}")
 
     @property
     def episode_length(self) -> int:
@@ -92,7 +93,7 @@ class Bandit(TaskFamily[State, Params]):
         if self.reward == "bernoulli":
             reward = jax.random.bernoulli(key, mean).astype(jnp.float32)
         else:
-            reward = mean + self.noise * jax.random.normal(key)
+            reward = mean + self.noise * jax.random.normal(key, (), jnp.float32)
         state = State(state.time + 1)
         return self.observe(key, state, action, params), state, reward, jnp.bool_(False), {}
 
@@ -115,7 +116,7 @@ class Bandit(TaskFamily[State, Params]):
         if train < 1 or held_out < 1:
             raise ValueError(f"a split needs at least 1 train and 1 held-out task; got {train} and {held_out}")
         names = ("odd", "even", "uniform") if self.tasks == "adversarial" else ("uniform",)
-        key_train, *keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0x5B117), 1 + len(names))
+        key_train, *keys = jax.random.split(jax.random.fold_in(a_key(seed), 0x5B117), 1 + len(names))
         sets = [self.sample_tasks(key_train, train), *(self._draw(k, held_out, name) for k, name in zip(keys, names))]
         split = TaskSplit(sets[0], dict(zip(names, sets[1:])), "by seed")
         check_split(self, split)
@@ -143,12 +144,12 @@ class Bandit(TaskFamily[State, Params]):
     def _draw(self, key: jax.Array, n: int, good: str) -> Params:
         """Draw n tasks whose good arm is usually `"odd"`, usually `"even"`, or `"uniform"`. The key is consumed."""
         key_means, key_side, key_arm = jax.random.split(key, 3)
-        means = jax.random.uniform(key_means, (n, self.arms))
+        means = jax.random.uniform(key_means, (n, self.arms), jnp.float32)
         if good != "uniform":
-            usual = jax.random.bernoulli(key_side, self.odds, (n,))
+            usual = jax.random.bernoulli(key_side, jnp.float32(self.odds), (n,))
             odd = usual if good == "odd" else ~usual
             choices = jnp.where(odd, self.arms // 2, (self.arms + 1) // 2)  # arms of that parity
-            arm = 2 * jax.random.randint(key_arm, (n,), 0, choices) + odd.astype(jnp.int32)
-            rows, best = jnp.arange(n), means.argmax(axis=1)
+            arm = 2 * jax.random.randint(key_arm, (n,), 0, choices, jnp.int32) + odd.astype(jnp.int32)
+            rows, best = jnp.arange(n, dtype=jnp.int32), means.argmax(axis=1)
             means = means.at[rows, best].set(means[rows, arm]).at[rows, arm].set(means.max(axis=1))
         return Params(cast(int, jnp.ones(n, jnp.int32)), means)

@@ -16,30 +16,18 @@ from typing import Any, Generic
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from gymnax.environments import environment, spaces
 from gymnax.environments.environment import TEnvParams, TEnvState
 
 from ad_jax.envs import distinct
+from ad_jax.envs.stepping import Outcome as Outcome
+from ad_jax.envs.stepping import advance as advance
+from ad_jax.envs.stepping import as_task, path_name
+from ad_jax.envs.stepping import reset as reset
 from ad_jax.errors import ConfigError
+from ad_jax.keys import a_key
 from ad_jax.plugins import conform
 from ad_jax.types import Array, Spec
-
-
-@struct.dataclass
-class Outcome:
-    """What one environment step gave, before any reset."""
-
-    next_observation: jax.Array  # of the same episode, also when it has just ended
-    next_state: Any  # likewise; for sources that are given more than the observation
-    reward: jax.Array  # [] float32
-    terminated: jax.Array  # [] bool
-    truncated: jax.Array  # [] bool
-
-    @property
-    def done(self) -> jax.Array:
-        """[] bool, the episode ended, for either reason."""
-        return self.terminated | self.truncated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +72,7 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
         table = self.all_tasks()
         if table is None:
             raise NotImplementedError(f"{self.name} must define sample_tasks or all_tasks")
-        return take(table, jax.random.randint(key, (n,), 0, num_tasks(table)))
+        return take(table, jax.random.randint(key, (n,), 0, num_tasks(table), jnp.int32))
 
     def all_tasks(self) -> TEnvParams | None:
         """Every task, leading axis `[N]`, where they can be counted; else None."""
@@ -111,7 +99,7 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
         """
         if train < 1 or held_out < 1:
             raise ValueError(f"a split needs at least 1 train and 1 held-out task; got {train} and {held_out}")
-        key = jax.random.fold_in(jax.random.key(seed), 0x5B117)
+        key = jax.random.fold_in(a_key(seed), 0x5B117)
         table = self.all_tasks()
         if table is None:
             tasks = self.sample_tasks(key, train + held_out)
@@ -197,26 +185,6 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
-def advance(
-    family: TaskFamily, key: jax.Array, state: Any, action: jax.Array, task: Any
-) -> tuple[jax.Array, Any, Outcome]:
-    """One environment step, and the start of the next episode where this one ended.
-
-    The task stays; the start is drawn afresh. The key is consumed.
-
-    Returns:
-        The observation to act on next, the state to step next, and the step's `Outcome`.
-    """
-    key_step, key_reset = jax.random.split(key)
-    observation, state, reward, terminated, _ = family.step_env(key_step, state, action, task)
-    truncated = family.is_truncated(state, task) & ~terminated
-    outcome = Outcome(observation, state, jnp.asarray(reward, jnp.float32), terminated, truncated)
-    fresh = family.reset_env(key_reset, task)
-    pick = lambda new, old: jnp.where(outcome.done, jnp.asarray(new, jnp.asarray(old).dtype), old)
-    observation, state = jax.tree.map(pick, fresh, (observation, state))
-    return observation, state, outcome
-
-
 def check_split(family: TaskFamily, split: TaskSplit) -> None:
     """Raises ConfigError if a task stands in a set twice or on both sides, or if different tasks share an id."""
     named = lambda tasks: (family.task_ids(tasks), tasks)
@@ -242,7 +210,7 @@ def optimal_labels(family: TaskFamily, observation: Array, leaves: Mapping[str, 
     """
     spec, default = spec_of(family), family.default_params
     paths, structure = jax.tree_util.tree_flatten_with_path(default)
-    task_of = jax.tree_util.tree_unflatten(structure, [jnp.asarray(leaves[path_name(path)]) for path, _ in paths])
+    task_of = jax.tree_util.tree_unflatten(structure, [as_task(leaves[path_name(path)], x) for path, x in paths])
 
     def of_history(history):
         observation, task = history
@@ -260,11 +228,6 @@ def optimal_labels(family: TaskFamily, observation: Array, leaves: Mapping[str, 
             f"0..{spec.num_actions - 1}. Mend it, or set replay.labels=source"
         )
     return labels
-
-
-def path_name(path: Any) -> str:
-    """The dotted path of a task's leaf, by which stores name it."""
-    return ".".join(str(getattr(part, "name", getattr(part, "key", part))) for part in path)
 
 
 def spec_of(family: TaskFamily) -> Spec:
@@ -289,7 +252,9 @@ def source_view(family: TaskFamily, privileged: bool) -> tuple[Spec, Callable[[A
         return seen_spec_of(family), lambda state, observation: family.render(observation)
     space = family.source_observation_space(family.default_params)
     if space is None:
-        raise ConfigError(f"privileged=True: {family} hides no state that a source could be given. Leave it False")
+        raise ConfigError(
+            f"source.privileged=True: {family} hides no state that a source could be given. Leave it False"
+        )
     return _spec(family, space), family.source_observation
 
 

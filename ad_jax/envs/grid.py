@@ -50,7 +50,7 @@ class Grid(TaskFamily[TEnvState, TEnvParams]):
 def start_cell(key: jax.Array, size: int, start: Start) -> jax.Array:
     """Where an episode begins, `[2]` int32. The key is consumed."""
     if start == "random":
-        return jax.random.randint(key, (2,), 0, size)
+        return jax.random.randint(key, (2,), 0, size, jnp.int32)
     return jnp.full((2,), size // 2 if start == "centre" else 0, jnp.int32)
 
 

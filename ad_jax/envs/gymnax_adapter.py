@@ -36,7 +36,7 @@ from gymnax.environments import environment, spaces
 
 from ad_jax.envs.base import TaskFamily
 from ad_jax.errors import ConfigError, unknown
-from ad_jax.keys import number_of
+from ad_jax.keys import a_key, number_of
 from ad_jax.plugins import resolve
 from ad_jax.types import Array
 
@@ -78,19 +78,19 @@ class Gymnax(TaskFamily[State, Params]):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.vary:
-            raise ConfigError(f"gymnax.vary is empty: tasks must differ in a parameter. {self._known()}")
+            raise ConfigError(f"env.vary is empty: tasks must differ in a parameter. {self._known()}")
         # Sorted and in tuples, so that families that mean the same are equal.
         vary = {name: self._distribution(name, self.vary[name]) for name in sorted(self.vary)}
         object.__setattr__(self, "vary", vary)
         if self.steps is not None and self.steps < 1:
-            raise ConfigError(f"gymnax.steps must be at least 1; got {self.steps}")
+            raise ConfigError(f"env.steps must be at least 1; got {self.steps}")
         if self.scale is not None:
             object.__setattr__(self, "scale", tuple(map(float, self.scale)))
             if getattr(self._space, "dtype", None) != jnp.float32:
-                raise ConfigError(f"gymnax.scale is for real observations; those of {self.env_id} are whole numbers")
+                raise ConfigError(f"env.scale is for real observations; those of {self.env_id} are whole numbers")
             size = math.prod(self._space.shape)
             if len(self.scale) not in (1, size) or min(self.scale) <= 0:
-                raise ConfigError(f"gymnax.scale expects 1 or {size} positive numbers; got {self.scale}")
+                raise ConfigError(f"env.scale expects 1 or {size} positive numbers; got {self.scale}")
 
     def __hash__(self) -> int:  # the generated one cannot hash `vary`
         return hash(json.dumps(self.options, sort_keys=True))
@@ -176,24 +176,24 @@ class Gymnax(TaskFamily[State, Params]):
     def _draw(self, key: jax.Array, name: str, n: int) -> jax.Array:
         low, high, *how = self.vary[name]
         if _kind(self.inner.default_params, name) == jnp.int32:
-            return jax.random.randint(key, (n,), low, high + 1)
+            return jax.random.randint(key, (n,), low, high + 1, jnp.int32)
         if how == ["log"]:
-            drawn = jnp.exp(jax.random.uniform(key, (n,), minval=math.log(low), maxval=math.log(high)))
+            drawn = jnp.exp(jax.random.uniform(key, (n,), jnp.float32, minval=math.log(low), maxval=math.log(high)))
             return jnp.clip(drawn, low, high)  # rounding must not leave the range
         if how == ["signed"]:
-            drawn = jax.random.uniform(key, (n,), minval=-1.0)  # the sign, and where between low and high
+            drawn = jax.random.uniform(key, (n,), jnp.float32, minval=-1.0)  # the sign, and where between low and high
             return jnp.copysign(jnp.clip(low + (high - low) * jnp.abs(drawn), low, high), drawn)
-        return jax.random.uniform(key, (n,), minval=low, maxval=high)
+        return jax.random.uniform(key, (n,), jnp.float32, minval=low, maxval=high)
 
     def _distribution(self, name: str, given: Any) -> tuple[Any, ...]:
         """`given` as `(low, high)`, or `(low, high, how)` of `HOW`, checked."""
-        default, where = self.inner.default_params, f"gymnax.vary[{name!r}]"
+        default, where = self.inner.default_params, f"env.vary[{name!r}]"
         if name not in vars(default):
             raise unknown(f"parameter of {self.env_id}", name, self._varying)
         if name not in self._varying:
             raise ConfigError(
                 f"{where} cannot vary: it is no single number, follows from other parameters, or is the time limit "
-                f"(one for all tasks, gymnax.steps). {self._known()}"
+                f"(one for all tasks, env.steps). {self._known()}"
             )
         whole = _kind(default, name) == jnp.int32
         kind, what = (int, "whole numbers") if whole else (int | float, "numbers")
@@ -251,7 +251,7 @@ class Gymnax(TaskFamily[State, Params]):
             return state, self.inner.step_env(key, state, action, params)[1]
 
         with _lenient():
-            reset, after = jax.eval_shape(both, jax.random.key(0), jax.ShapeDtypeStruct((), jnp.int32))
+            reset, after = jax.eval_shape(both, a_key(0), jax.ShapeDtypeStruct((), jnp.int32))
             wider = lambda a, b: a.dtype if a.dtype == b.dtype else jnp.promote_types(a.dtype, b.dtype)
             return jax.tree.map(wider, reset, after)
 

@@ -87,9 +87,9 @@ class Watermaze(TaskFamily[State, Params]):
             )
         for name, most in (("stride", 0.5), ("turn", 180), ("platform", 0.3)):
             if not 0 < getattr(self, name) <= most:
-                raise ConfigError(f"watermaze: {name} is above 0 and at most {most}; got {getattr(self, name)}")
+                raise ConfigError(f"env.{name} is above 0 and at most {most}; got {getattr(self, name)}")
         if self.steps < 1:
-            raise ConfigError(f"watermaze: steps must be at least 1; got {self.steps}")
+            raise ConfigError(f"env.steps must be at least 1; got {self.steps}")
 
     @property
     def episode_length(self) -> int:
@@ -112,7 +112,7 @@ class Watermaze(TaskFamily[State, Params]):
         return spaces.Box(0, high, (3,), jnp.int32)
 
     def reset_env(self, key: jax.Array, params: Params) -> tuple[jax.Array, State]:
-        heading = jax.random.randint(key, (), 0, TURN) if self.heading == "random" else jnp.int32(0)
+        heading = jax.random.randint(key, (), 0, TURN, jnp.int32) if self.heading == "random" else jnp.int32(0)
         zero = jnp.int32(0)
         state = State(zero, jnp.stack([zero, zero, heading]), jnp.bool_(False))
         return self.observe(key, state, None, params), state
@@ -138,7 +138,7 @@ class Watermaze(TaskFamily[State, Params]):
     def sample_tasks(self, key: jax.Array, n: int) -> Params:
         """Platforms that lie in the pool as a whole and not under the start, uniform over the area that leaves."""
         nearest, farthest = self.platform + self.stride, 1 - self.platform
-        area, angle = jax.random.uniform(key, (2, n))
+        area, angle = jax.random.uniform(key, (2, n), jnp.float32)
         distance = RADIUS * jnp.sqrt(nearest**2 + area * (farthest**2 - nearest**2))
         angle = 2 * math.pi * angle
         platform = jnp.round(distance[:, None] * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1))
@@ -176,7 +176,7 @@ class Watermaze(TaskFamily[State, Params]):
             # Somewhat more than half a turn: with less, roundings could send it to and fro for ever.
             faced = jnp.abs(left) * 1024 <= ahead * round(1024 * math.tan(math.radians(min(0.51 * self.turn, 80))))
             return jnp.where(faced | at_platform, FORWARD, jnp.where(left > 0, TURN_LEFT, TURN_RIGHT)).astype(jnp.int32)
-        after = jax.vmap(self._moved, (None, 0))(state.pose, jnp.arange(len(MOVES)))
+        after = jax.vmap(self._moved, (None, 0))(state.pose, jnp.arange(len(MOVES), dtype=jnp.int32))
         nearest = jnp.argmin(jax.vmap(self._away, (0, None))(after, task))
         return jnp.where(at_platform, TURN_LEFT, nearest).astype(jnp.int32)
 

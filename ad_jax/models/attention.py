@@ -188,7 +188,7 @@ def ring_attention(
     """
     n, width = q.shape[1], q.shape[3]
     window = k.shape[2] // n
-    index = jnp.arange(window)[None]
+    index = jnp.arange(window, dtype=jnp.int32)[None]
     newest, written = index == slot, index < filled  # [1 or B, W]
     # Within the new step a token does not see the ones after it.
     not_later = jnp.asarray(np.tril(np.ones((n, n), bool)))

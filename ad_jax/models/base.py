@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ad_jax.keys import a_key
 from ad_jax.types import Steps
 
 Params = Any  # nested dict of float32 arrays
@@ -44,7 +45,7 @@ class Model(NamedTuple):
 
 def has_parameters(model: Model) -> bool:
     """Whether there is anything to train; nothing is computed."""
-    return bool(jax.tree.leaves(jax.eval_shape(lambda: model.init(jax.random.key(0)))))
+    return bool(jax.tree.leaves(jax.eval_shape(lambda: model.init(a_key(0)))))
 
 
 def first_steps(observation: jax.Array, num_actions: int) -> Steps:

@@ -49,7 +49,7 @@ def ring_cache(config: Any, n: int, network: Network, turn: Callable) -> tuple[C
 
     def decode(params, cache, steps):
         slot, filled = cache.time % window, jnp.minimum(cache.time + 1, window)
-        position = cache.time * n + jnp.arange(n)
+        position = cache.time * n + jnp.arange(n, dtype=jnp.int32)
         keys, values = list(cache.keys), list(cache.values)
 
         def attend(layer, q, k, v, key):
@@ -87,7 +87,7 @@ def episode_cache(config: Any, spec: Spec, n: int, network: Network) -> tuple[Ca
         full = steps.prev_done & (cache.count + longest > window)
         cache = jax.lax.cond(full.any(), lambda c: drop_oldest(params, c, full), lambda c: c, cache)
         slot = cache.count[:, None]  # [B, 1]
-        here = jnp.arange(window)[None] == slot  # [B, W]
+        here = jnp.arange(window, dtype=jnp.int32)[None] == slot  # [B, W]
 
         def put(held, new):
             """Row b of `held [B, K, W * n, h]` takes `new [B, n, K, h]` at `slot[b]`."""
@@ -104,13 +104,13 @@ def episode_cache(config: Any, spec: Spec, n: int, network: Network) -> tuple[Ca
             return ring_attention(q, keys[layer], values[layer], slot=slot, filled=slot + 1)
 
         one = jax.tree.map(lambda x: x[:, None], steps)
-        logits = network(params, one, slot * n + jnp.arange(n)[None], attend)
+        logits = network(params, one, slot * n + jnp.arange(n, dtype=jnp.int32)[None], attend)
         held = jax.tree.map(put_step, cache.steps, steps)
         return logits[:, 0], Episodes(tuple(keys), tuple(values), held, cache.count + 1)
 
     def drop_oldest(params, cache, full):
         """In the rows that are `full`, keep as many whole episodes as leave room for another; encode them anew."""
-        index = jnp.arange(window)[None]
+        index = jnp.arange(window, dtype=jnp.int32)[None]
         fits = (
             (index < cache.count[:, None]) & cache.steps.prev_done & (cache.count[:, None] - index + longest <= window)
         )
@@ -124,7 +124,7 @@ def episode_cache(config: Any, spec: Spec, n: int, network: Network) -> tuple[Ca
                 store.append(_by_head(new))
             return segment_attention(q, k, v, window=window, n=n)
 
-        network(params, moved, jnp.arange(window * n), attend)
+        network(params, moved, jnp.arange(window * n, dtype=jnp.int32), attend)
         pick = lambda new, old: jnp.where(full.reshape(-1, *(1,) * (old.ndim - 1)), new.astype(old.dtype), old)
         return Episodes(
             jax.tree.map(pick, tuple(keys), cache.keys),

@@ -155,7 +155,7 @@ class Network(nnx.Module):
         """Logits `[B, L, A]` of steps `[B, L]`, and the embedding of the last observation. A key shuffles."""
         x, asked, last = self.embed(steps, before)
         if key is not None:
-            order = jnp.argsort(jax.random.uniform(key, x.shape[:2]), axis=1)
+            order = jnp.argsort(jax.random.uniform(key, x.shape[:2], jnp.float32), axis=1)
             x = jnp.take_along_axis(x, order[..., None], axis=1)
         rows = lambda x: x.reshape(-1, self.c.width)
         for layer in range(self.c.layers):

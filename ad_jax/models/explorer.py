@@ -128,7 +128,7 @@ def make(config: Config, spec: Spec) -> Model:
         position = jnp.asarray(steps.observation, jnp.int32)
         home = jax.vmap(towards)(position, table[goal])
         action = jnp.where(goal < 0, actions[episode, step], home)
-        logits = jnp.where(jnp.arange(len(MOVES))[None] == action[:, None], 0.0, NEVER)
+        logits = jnp.where(jnp.arange(len(MOVES), dtype=jnp.int32)[None] == action[:, None], 0.0, NEVER)
         return logits, Life(position[:, 0] * room.size + position[:, 1], goal, episode, step)
 
     return scripted(init_cache, decode)

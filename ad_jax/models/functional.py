@@ -6,12 +6,13 @@ from typing import Any
 import jax
 from flax import nnx
 
+from ad_jax.keys import a_key
 from ad_jax.models.base import Params
 
 
 def functional(build: Callable[[jax.Array], Any]) -> tuple[Callable[..., Params], Callable[[Params], Any]]:
     """`init` of a Model, and `params -> module`, from `build`: `key -> nnx.Module`, whose state is parameters alone."""
-    graph, _ = nnx.split(nnx.eval_shape(lambda: build(jax.random.key(0))))
+    graph, _ = nnx.split(nnx.eval_shape(lambda: build(a_key(0))))
 
     def init(key: jax.Array) -> Params:
         return nnx.to_pure_dict(nnx.split(build(key))[1])

@@ -69,7 +69,7 @@ class PixelEncoder(nnx.Module):
             if self.config.pool:
                 x = nnx.max_pool(x, (2, 2), (2, 2), "SAME")
             if key is not None and rate > 0:
-                kept = jax.random.bernoulli(jax.random.fold_in(key, i), 1 - rate, x.shape)
+                kept = jax.random.bernoulli(jax.random.fold_in(key, i), jnp.float32(1 - rate), x.shape)
                 x = jnp.where(kept, x / (1 - rate), 0.0)
         return jax.nn.relu(self.dense(x.reshape(len(x), -1)).astype(jnp.float32))
 
@@ -149,7 +149,7 @@ def as_numbers(observation: jax.Array, values: tuple[int, ...]) -> jax.Array:
 
 def masked(key: jax.Array, rate: float, tokens: jax.Array, mask: jax.Array) -> jax.Array:
     """`tokens [B, T, D]`, of which a share `rate` is replaced by `mask [D]`. The key is consumed."""
-    hidden = jax.random.bernoulli(key, rate, tokens.shape[:2])
+    hidden = jax.random.bernoulli(key, jnp.float32(rate), tokens.shape[:2])
     return jnp.where(hidden[..., None], mask.reshape(1, 1, -1), tokens)
 
 

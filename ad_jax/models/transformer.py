@@ -208,7 +208,7 @@ def make(config: Config, spec: Spec) -> Model:
         length = steps.prev_action.shape[1]
         if config.positions == "absolute" and length > window:
             raise ConfigError(f"absolute positions reach {window} steps; got a segment of {length}")
-        position = jnp.arange(length * n)
+        position = jnp.arange(length * n, dtype=jnp.int32)
 
         def attend(layer, q, k, v, key):
             return segment_attention(

@@ -64,7 +64,7 @@ def make(config: Config, family: TaskFamily) -> Source:
     """
     for name, size in (("actors", config.actors), ("unroll", config.unroll), *layer_sizes(config)):
         if size < 1:
-            raise ConfigError(f"actor_critic.{name} must be at least 1; got {size}")
+            raise ConfigError(f"source.{name} must be at least 1; got {size}")
     actors, unroll = config.actors, config.unroll
     spec, view = source_view(family, config.privileged)
     look = jax.vmap(view)
@@ -77,7 +77,7 @@ def make(config: Config, family: TaskFamily) -> Source:
 
     def update(key, state, task):
         key_act, key_env = jax.random.split(key)
-        noise = jax.random.gumbel(key_act, (unroll, actors, spec.num_actions))
+        noise = jax.random.gumbel(key_act, (unroll, actors, spec.num_actions), jnp.float32)
         keys = jax.random.split(key_env, (unroll, actors))
 
         choose = lambda env_state, observation, noise: draw_action(

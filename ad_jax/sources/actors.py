@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import jax
 from flax import struct
 
-from ad_jax.envs.base import Outcome, TaskFamily, advance
+from ad_jax.envs.base import Outcome, TaskFamily, advance, reset
 from ad_jax.types import Transition
 
 
 def reset_actors(family: TaskFamily, key: jax.Array, task: Any, actors: int) -> tuple[jax.Array, struct.PyTreeNode]:
     """Observations `[actors, *O]` and states `[actors, ...]` of new episodes. The key is consumed."""
-    return jax.vmap(family.reset_env, in_axes=(0, None))(jax.random.split(key, actors), task)
+    return jax.vmap(lambda key: reset(family, key, task))(jax.random.split(key, actors))
 
 
 class Acted(NamedTuple):

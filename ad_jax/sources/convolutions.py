@@ -38,7 +38,7 @@ def init_convolutions(key: jax.Array, spec: Spec, channels: Sequence[int]) -> li
 def _layer(key: jax.Array, inputs: int, outputs: int) -> dict[str, jax.Array]:
     """A kernel, flat in the order of `_patches`, that keeps the scale of what goes through it and a ReLU."""
     rows = KERNEL**2 * inputs
-    kernel = math.sqrt(2 / rows) * jax.random.normal(key, (rows, outputs))
+    kernel = math.sqrt(2 / rows) * jax.random.normal(key, (rows, outputs), jnp.float32)
     return {"kernel": kernel, "bias": jnp.zeros(outputs, jnp.float32)}
 
 

@@ -105,8 +105,8 @@ def make(config: Config, family: TaskFamily) -> Source:
     def update(key, state, task):
         key_explore, key_which, key_env, key_learn = jax.random.split(key, 4)
         epsilon = jnp.where(state.replay.written < config.warmup, 1.0, epsilons(config))
-        explore = jax.random.uniform(key_explore, (unroll, actors)) < epsilon[None]
-        which = jax.random.randint(key_which, (unroll, actors), 0, spec.num_actions)
+        explore = jax.random.uniform(key_explore, (unroll, actors), jnp.float32) < epsilon[None]
+        which = jax.random.randint(key_which, (unroll, actors), 0, spec.num_actions, jnp.int32)
 
         def choose(env_state, observation, noise):
             explore, which = noise
@@ -138,10 +138,11 @@ def _validate(config: Config) -> None:
     names = ("actors", "unroll", "gradient_steps", "batch", "sequence", "target_updates")
     for name, size in (*((n, getattr(config, n)) for n in names), *layer_sizes(config)):
         if size < 1:
-            raise ConfigError(f"dqn.{name} must be at least 1; got {size}")
+            raise ConfigError(f"source.{name} must be at least 1; got {size}")
     if config.capacity % config.unroll or config.capacity < config.sequence:
         raise ConfigError(
-            f"dqn.capacity must be a multiple of unroll={config.unroll} and at least sequence={config.sequence}; "
+            f"source.capacity must be a multiple of source.unroll={config.unroll} and at least "
+            f"source.sequence={config.sequence}; "
             f"got {config.capacity}"
         )
 
@@ -220,10 +221,10 @@ def sample(key: jax.Array, replay: Replay, batch: int, length: int) -> tuple[Tra
     key_actor, key_start = jax.random.split(key)
     capacity, actors = replay.stream.action.shape
     held = jnp.minimum(replay.written, capacity)
-    actor = jax.random.randint(key_actor, (batch,), 0, actors)
+    actor = jax.random.randint(key_actor, (batch,), 0, actors, jnp.int32)
     # Counted from the oldest step, so that no sequence runs over the place where old and new steps meet.
-    start = jax.random.randint(key_start, (batch,), 0, jnp.maximum(held - length, 0) + 1)
-    step = (replay.written - held + start[None] + jnp.arange(length)[:, None]) % capacity
+    start = jax.random.randint(key_start, (batch,), 0, jnp.maximum(held - length, 0) + 1, jnp.int32)
+    step = (replay.written - held + start[None] + jnp.arange(length, dtype=jnp.int32)[:, None]) % capacity
     take = lambda x: x[step, actor[None]]
     stream, reached = jax.tree.map(take, (replay.stream, replay.reached))
     return stream, reached

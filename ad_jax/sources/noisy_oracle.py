@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ad_jax.envs.base import TaskFamily, advance
+from ad_jax.envs.base import TaskFamily, advance, reset
 from ad_jax.errors import ConfigError
-from ad_jax.keys import halves
+from ad_jax.keys import a_key, halves
 from ad_jax.sources.base import Source
 from ad_jax.types import Transition
 
@@ -56,26 +56,27 @@ def make(config: Config, family: TaskFamily) -> Source:
         ConfigError: for a persistence below 1.
     """
     if config.persistence < 1:
-        raise ConfigError(f"persistence is a mean number of steps, at least 1; got {config.persistence}")
+        raise ConfigError(f"source.persistence is a mean number of steps, at least 1; got {config.persistence}")
     steps, actions = family.episode_length, family.num_actions
-    example = jax.eval_shape(family.reset_env, jax.random.key(0), family.default_params)[1]
+    example = jax.eval_shape(lambda task: reset(family, a_key(0), task), family.default_params)[1]
     if jax.eval_shape(family.optimal_action, example, family.default_params) is None:
-        raise TypeError(f"noisy_oracle needs a family with optimal_action; {family.name} has none. Try q_learning.")
+        raise TypeError(f"noisy_oracle needs an optimal_action; {family.name} has none. Try source=q_learning")
 
     def init(key, task):
         key_errors, key_env = jax.random.split(key)
-        observation, env_state = family.reset_env(key_env, task)
+        observation, env_state = reset(family, key_env, task)
         return State(jax.random.bits(key_errors, (), jnp.uint32), env_state, observation, jnp.int32(0))
 
     def update(key, state, task):
-        episodes = state.updates.astype(jnp.float32) + jnp.arange(steps) / steps  # of each step, since birth
+        place = jnp.arange(steps, dtype=jnp.float32)
+        episodes = state.updates.astype(jnp.float32) + place / steps  # of each step, since birth
         fraction = jnp.minimum(episodes / jnp.maximum(config.noise_episodes, 1e-9), 1.0)
         noise = config.noise_start + fraction * (config.noise_end - config.noise_start)
         key_action, key = jax.random.split(key)
         is_noise, random = halves(jax.random.bits(key_action, (steps,), jnp.uint32))
         if config.persistence > 1:
-            renewed = jax.random.uniform(jax.random.fold_in(key, 0), (steps,)) * config.persistence < 1
-            decided = jax.lax.cummax(jnp.where(renewed, jnp.arange(steps), 0))  # the step whose decision holds
+            renewed = jax.random.uniform(jax.random.fold_in(key, 0), (steps,), jnp.float32) * config.persistence < 1
+            decided = jax.lax.cummax(jnp.where(renewed, jnp.arange(steps, dtype=jnp.int32), 0))  # the step that decides
             is_noise, random = is_noise[decided], random[decided]
         by_chance = (random * actions).astype(jnp.int32)
 

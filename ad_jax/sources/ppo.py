@@ -80,12 +80,14 @@ def make(config: Config, family: TaskFamily) -> Source:
     sizes = {name: getattr(config, name) for name in ("actors", "unroll", "epochs", "minibatches")}
     for name, size in (*sizes.items(), *layer_sizes(config)):
         if size < 1:
-            raise ConfigError(f"ppo.{name} must be at least 1; got {size}")
+            raise ConfigError(f"source.{name} must be at least 1; got {size}")
     actors, unroll = config.actors, config.unroll
     spec, view = source_view(family, config.privileged)
     look = jax.vmap(view)
     if actors * unroll % config.minibatches:
-        raise ConfigError(f"ppo.minibatches={config.minibatches} must divide actors * unroll = {actors * unroll}")
+        raise ConfigError(
+            f"source.minibatches={config.minibatches} must divide source.actors * source.unroll = {actors * unroll}"
+        )
 
     def init(key, task):
         key_network, key_env = jax.random.split(key)
@@ -95,7 +97,7 @@ def make(config: Config, family: TaskFamily) -> Source:
 
     def update(key, state, task):
         key_act, key_env, key_learn = jax.random.split(key, 3)
-        noise = jax.random.gumbel(key_act, (unroll, actors, spec.num_actions))
+        noise = jax.random.gumbel(key_act, (unroll, actors, spec.num_actions), jnp.float32)
         keys = jax.random.split(key_env, (unroll, actors))
 
         choose = lambda env_state, observation, noise: draw_action(

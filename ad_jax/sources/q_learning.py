@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ad_jax.envs.base import TaskFamily, advance, source_view
+from ad_jax.envs.base import TaskFamily, advance, reset, source_view
 from ad_jax.keys import halves
 from ad_jax.sources.base import Source
 from ad_jax.types import Transition
@@ -70,7 +70,7 @@ def make(config: Config, family: TaskFamily) -> Source:
     spec, view = source_view(family, config.privileged)
     if spec.values is None:
         kind = "pixels" if spec.pixels else "real ones"
-        raise TypeError(f"q_learning needs integer observations; {family.name} has {kind}. Try actor_critic.")
+        raise TypeError(f"q_learning needs integer observations; {family.name} has {kind}. Try source=actor_critic")
     strides = [math.prod(spec.values[i + 1 :]) for i in range(len(spec.values))]
     cells, steps = math.prod(spec.values), family.episode_length
 
@@ -79,7 +79,7 @@ def make(config: Config, family: TaskFamily) -> Source:
         return jnp.sum(observation.reshape(-1).astype(jnp.int32) * jnp.array(strides, jnp.int32))
 
     def init(key, task):
-        observation, env_state = family.reset_env(key, task)
+        observation, env_state = reset(family, key, task)
         table = jnp.full((cells, spec.num_actions), config.initial_value, jnp.float32)
         memory = remember_nothing(cells, spec.num_actions) if config.explore == "novel" else None
         return State(table, env_state, observation, jnp.int32(0), memory)

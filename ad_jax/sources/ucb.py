@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ad_jax.envs.base import TaskFamily, advance
+from ad_jax.envs.base import TaskFamily, advance, reset
 from ad_jax.errors import ConfigError
 from ad_jax.sources.base import Source
 from ad_jax.types import Transition
@@ -49,18 +49,20 @@ def make(config: Config, family: TaskFamily) -> Source:
         ConfigError: if an update would have no pulls.
     """
     if family.episode_length != 1:
-        raise TypeError(f"ucb needs episodes of 1 step; {family.name} has {family.episode_length}. Try q_learning.")
+        raise TypeError(
+            f"ucb needs episodes of 1 step; {family.name} has {family.episode_length}. Try source=q_learning"
+        )
     if config.pulls_per_update < 1:
-        raise ConfigError(f"pulls_per_update must be at least 1; got {config.pulls_per_update}")
+        raise ConfigError(f"source.pulls_per_update must be at least 1; got {config.pulls_per_update}")
     arms, steps = family.num_actions, config.pulls_per_update
 
     def init(key, task):
-        observation, env_state = family.reset_env(key, task)
+        observation, env_state = reset(family, key, task)
         return State(jnp.zeros(arms, jnp.float32), jnp.zeros(arms, jnp.float32), env_state, observation)
 
     def update(key, state, task):
         key_noise, key_env = jax.random.split(key)
-        noise = jax.random.uniform(key_noise, (steps, arms))
+        noise = jax.random.uniform(key_noise, (steps, arms), jnp.float32)
 
         def step(state, random):
             noise, key_env = random

@@ -7,9 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from ad_jax.errors import AdJaxError
+from ad_jax import settings
+from ad_jax.envs.stepping import is_key, narrow
+from ad_jax.errors import AdJaxError, told
 
 TOLERANCE = 1e-5  # two orders of summation may differ by this much, relatively or absolutely
 
@@ -18,7 +21,9 @@ class ContractError(AdJaxError):
     """A plug-in that breaks its contract; `check` names the promise that is broken."""
 
     def __init__(self, subject: str, check: str, expected: str, received: str, remedy: str):
-        super().__init__(f"{subject} fails the check {check!r}: expected {expected}; received {received}. {remedy}")
+        super().__init__(
+            f"{subject} fails the check {check!r}: expected {expected}; received {received}. {remedy}".rstrip()
+        )
         self.check = check
 
 
@@ -32,6 +37,7 @@ def require(holds: Any, expected: str, received: Any, remedy: str) -> None:
         raise Broken(expected, str(received), remedy)
 
 
+@settings.pinned()
 def run_checks(subject: str, checks: Mapping[str, Callable[[Any], None]], sample: Any) -> list[str]:
     """Run `checks` by name on `sample`.
 
@@ -46,9 +52,11 @@ def run_checks(subject: str, checks: Mapping[str, Callable[[Any], None]], sample
             check(sample)
         except Broken as broken:
             raise ContractError(subject, name, *broken.args) from None
+        except AdJaxError as error:
+            raise ContractError(subject, name, "no error", str(error), "") from error
         except Exception as error:
-            received = f"{type(error).__name__}: {error}"
-            raise ContractError(subject, name, "no error", received, "The traceback above says where.") from error
+            remedy = "With --traceback you see all of it."
+            raise ContractError(subject, name, "no error", told(error), remedy) from error
     return list(checks)
 
 
@@ -56,11 +64,16 @@ def same(a: Any, b: Any) -> bool:
     """Equal structure, shapes and integers; reals to rounding."""
     if jax.tree.structure(a) != jax.tree.structure(b):
         return False
-    for x, y in zip(map(np.asarray, jax.tree.leaves(a)), map(np.asarray, jax.tree.leaves(b))):
+    for x, y in zip(map(bits, jax.tree.leaves(a)), map(bits, jax.tree.leaves(b))):
         real = np.issubdtype(x.dtype, np.inexact)
         if x.shape != y.shape or not (np.allclose(x, y, TOLERANCE, TOLERANCE) if real else np.array_equal(x, y)):
             return False
     return True
+
+
+def bits(x: Any) -> np.ndarray:
+    """A leaf as NumPy has it: of random keys, their data."""
+    return np.asarray(jax.random.key_data(x) if is_key(jnp.asarray(x)) else x)
 
 
 def types_of(tree: Any, weak: bool = False) -> list[str]:
@@ -79,7 +92,7 @@ def check_space(space: Any, x: np.ndarray, what: str) -> None:
     require(
         x.shape[1:] == tuple(space.shape), f"{what} of shape {tuple(space.shape)}", x.shape[1:], "Correct the space."
     )
-    both = np.dtype(space.dtype), x.dtype
+    both = narrow(space.dtype), x.dtype
     require(both[0] == both[1], f"{what} of dtype {both[0]}", both[1], "Correct the space, or cast.")
     low, high = (0, space.n - 1) if hasattr(space, "n") else (np.asarray(space.low), np.asarray(space.high))
     inside = np.all((x >= low) & (x <= high))

@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ad_jax.envs.base import TaskFamily, advance, num_tasks, seen_spec_of, source_view, spec_of, take
+from ad_jax.envs.base import TaskFamily, advance, num_tasks, reset, seen_spec_of, source_view, spec_of, take
+from ad_jax.envs.stepping import check_task, check_types, is_key
+from ad_jax.keys import a_key
 from ad_jax.plugins import build
-from ad_jax.testing.base import check_episodes, check_space, require, run_checks, same, types_of
+from ad_jax.testing.base import bits, check_episodes, check_space, require, run_checks, same, types_of
 from ad_jax.testing.env_returns import episode_return, optimal_actions, random_returns
 
 SMALL = 64  # observations with more components than this are sampled sparingly
@@ -40,7 +42,7 @@ def _life(family: TaskFamily, keys: jax.Array, actions: np.ndarray, task: Any) -
         record = {"observation": carry[0], "state": carry[1], "outcome": outcome}
         return (observation, state), record | {"trace": family.trace(carry[1], action)}
 
-    return jax.lax.scan(step, family.reset_env(keys[0], task), (jnp.asarray(actions), keys[1:]))[1]
+    return jax.lax.scan(step, reset(family, keys[0], task), (jnp.asarray(actions), keys[1:]))[1]
 
 
 @dataclasses.dataclass
@@ -55,7 +57,7 @@ class _Sample:
 
     @functools.cached_property
     def tasks(self) -> Any:
-        return self.family.sample_tasks(jax.random.key(0), 64 if self.small else 8)
+        return self.family.sample_tasks(a_key(0), 64 if self.small else 8)
 
     @functools.cached_property
     def steps(self) -> int:
@@ -75,14 +77,15 @@ class _Sample:
     @functools.cached_property
     def live(self) -> Callable[[Any], dict[str, Any]]:
         """A life on a task; the keys and actions are the same for all, so that lives differ through the task alone."""
-        keys = jax.random.split(jax.random.key(1), self.steps + 1)
+        keys = jax.random.split(a_key(1), self.steps + 1)
         actions = np.random.default_rng(1).integers(0, self.family.num_actions, self.steps).astype(np.int32)
         return lambda task: _life(self.family, keys, actions, task)
 
     @functools.cached_property
     def lives(self) -> dict[str, Any]:
         """`[N, steps, ...]`."""
-        return jax.tree.map(np.asarray, jax.jit(jax.vmap(self.live))(self.tasks))
+        lives = jax.jit(jax.vmap(self.live))(self.tasks)
+        return jax.tree.map(lambda x: x if is_key(x) else np.asarray(x), lives)
 
 
 def _declared(s: _Sample) -> None:
@@ -103,6 +106,7 @@ def _declared(s: _Sample) -> None:
 
 
 def _tasks(s: _Sample) -> None:
+    check_task(s.family, s.family.default_params)
     family, n = s.family, num_tasks(s.tasks)
     table = family.all_tasks()
     one = jax.eval_shape(lambda: family.default_params)
@@ -120,7 +124,7 @@ def _tasks(s: _Sample) -> None:
             np.unique(tasks.max_steps_in_episode),
             "Set it from episode_length.",
         )
-    again, other = family.sample_tasks(jax.random.key(0), n), family.sample_tasks(jax.random.key(1), n)
+    again, other = family.sample_tasks(a_key(0), n), family.sample_tasks(a_key(1), n)
     require(same(again, s.tasks), "the same tasks from the same key", "others", "Use no randomness but the key's.")
     single = table is not None and num_tasks(table) == 1
     require(single or not same(other, s.tasks), "other tasks from another key", "the same", "Use the key.")
@@ -151,21 +155,17 @@ def _task_ids(s: _Sample) -> None:
 
 
 def _types(s: _Sample) -> None:
-    family, task = s.family, take(s.tasks, 0)
-    reset = jax.eval_shape(family.reset_env, jax.random.key(0), task)
-    action = jax.ShapeDtypeStruct((), jnp.int32)
-    observation, state, reward, terminated, _ = jax.eval_shape(
-        family.step_env, jax.random.key(0), reset[1], action, task
-    )
+    """What a run asks, too: `reset` and `advance` name what cannot be used."""
+    check_types(s.family)
+    task, key = take(s.tasks, 0), a_key(0)
+    start = jax.eval_shape(lambda: reset(s.family, key, task))
+    after = jax.eval_shape(lambda: advance(s.family, key, reset(s.family, key, task)[1], jnp.int32(0), task))[:2]
     require(
-        types_of((observation, state)) == types_of(reset),
-        f"what reset_env gives, {types_of(reset)}",
-        types_of((observation, state)),
+        types_of(after, weak=True) == types_of(start, weak=True),
+        f"what reset_env gives, {types_of(start, weak=True)}",
+        types_of(after, weak=True),
         "Cast what step_env returns.",
     )
-    received = types_of([reward, terminated])
-    wanted = types_of([jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((), jnp.bool_)])
-    require(received == wanted, f"reward and terminated {wanted}", received, "Cast what step_env returns.")
 
 
 def _spaces(s: _Sample) -> None:
@@ -210,9 +210,7 @@ def _episodes(s: _Sample) -> None:
 
 def _no_copies(s: _Sample) -> None:
     """A copy of a task leaf would go stale when the leaf is changed; one that never differs from it is a copy."""
-    paths = lambda tree: [
-        (jax.tree_util.keystr(p), np.asarray(x)) for p, x in jax.tree_util.tree_leaves_with_path(tree)
-    ]
+    paths = lambda tree: [(jax.tree_util.keystr(p), bits(x)) for p, x in jax.tree_util.tree_leaves_with_path(tree)]
     varying = [(path, leaf) for path, leaf in paths(s.tasks) if not np.all(leaf == leaf[:1])]
     for i, (path, leaf) in enumerate(varying):
         for other, x in varying[i + 1 :]:
@@ -250,12 +248,12 @@ def _traces(s: _Sample) -> None:
 
     def first_step(family, key, task):
         traced.append(family)
-        _, state = family.reset_env(key, task)
+        _, state = reset(family, key, task)
         return advance(family, key, state, jnp.int32(0), task)
 
     stepped, again = jax.jit(first_step, static_argnums=0), type(s.family)(**s.family.options)
     for i, family in enumerate((s.family, again)):
-        stepped(family, jax.random.key(i), take(s.tasks, i))
+        stepped(family, a_key(i), take(s.tasks, i))
     require(len(traced) == 1, "1 trace for two tasks and an equal family", f"{len(traced)}", "Keep the task in leaves.")
 
 

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ad_jax.envs.base import TaskFamily, num_tasks, take
+from ad_jax.envs.base import TaskFamily, num_tasks, reset, take
+from ad_jax.envs.stepping import step as step_once
+from ad_jax.keys import a_key
 from ad_jax.testing.base import TOLERANCE, require, types_of
 
 STANDARD_ERRORS = 5  # how far a Monte-Carlo mean may lie from the stated one
@@ -24,11 +26,11 @@ def episode_return(family: TaskFamily, keys: jax.Array, actions: jax.Array, task
         action, key = x
         best = family.optimal_action(state, task)
         action = action if best is None else jnp.where(action < 0, best, action)
-        _, state, reward, terminated, _ = family.step_env(key, state, action, task)
-        total = total + jnp.where(over, 0.0, reward)
-        return (state, over | terminated | family.is_truncated(state, task), total), None
+        outcome = step_once(family, key, state, action, task)
+        total = total + jnp.where(over, 0.0, outcome.reward)
+        return (outcome.next_state, over | outcome.done, total), None
 
-    start = (family.reset_env(keys[0], task)[1], jnp.bool_(False), jnp.float32(0))
+    start = (reset(family, keys[0], task)[1], jnp.bool_(False), jnp.float32(0))
     return jax.lax.scan(step, start, (actions, keys[1:]))[0][2]
 
 
@@ -73,7 +75,7 @@ def optimal_actions(s: Any) -> None:
 def _returns(s: Any, actions: np.ndarray) -> np.ndarray:
     """Of episodes of `actions [n, E, T]` on the first n tasks: `[n, E]` float64."""
     n, episodes, steps = actions.shape
-    keys = jax.random.split(jax.random.key(2), (n, episodes, steps + 1))
+    keys = jax.random.split(a_key(2), (n, episodes, steps + 1))
     return np.asarray(s.play(keys, actions, take(s.tasks, slice(n))), np.float64)
 
 

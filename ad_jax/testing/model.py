@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ad_jax.keys import a_key
 from ad_jax.models.base import Model, has_parameters
 from ad_jax.testing.base import require, run_checks
 from ad_jax.types import Spec, Steps
@@ -42,7 +43,7 @@ def check_model(model: Model, spec: Spec, *, episode_length: int, tolerance: flo
     Raises:
         ContractError: for the first check that fails.
     """
-    params = jax.jit(model.init)(jax.random.key(0))
+    params = jax.jit(model.init)(a_key(0))
     sample = Sample(model, spec, params, episode_length, tolerance, jax.jit(model.apply), jax.jit(model.decode))
     checks = {
         "apply gives logits [B, L, A] in float32": _shapes,
@@ -188,6 +189,6 @@ def _retrace(s: Sample) -> None:
 
 def _training(s: Sample) -> None:
     steps, apply = _stream(s, s.model.window), s.apply
-    same = np.array_equal(apply(s.params, steps, jax.random.key(1)), apply(s.params, steps, jax.random.key(1)))
+    same = np.array_equal(apply(s.params, steps, a_key(1)), apply(s.params, steps, a_key(1)))
     require(same, "the same logits for the same key", "different ones", "Draw everything from the key.")
     require(np.array_equal(apply(s.params, steps), apply(s.params, steps)), "no randomness without a key", "some", "")

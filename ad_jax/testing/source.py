@@ -10,7 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ad_jax import sources
-from ad_jax.envs.base import TaskFamily, spec_of, take
+from ad_jax.envs.base import TaskFamily, reset, spec_of, take
+from ad_jax.envs.stepping import is_key
+from ad_jax.envs.stepping import step as step_once
+from ad_jax.keys import a_key
 from ad_jax.plugins import resolve
 from ad_jax.sources.base import Source
 from ad_jax.testing.base import check_episodes, check_space, require, run_checks, same, types_of
@@ -56,11 +59,11 @@ class _Sample:
 
     @functools.cached_property
     def tasks(self) -> Any:
-        return self.family.sample_tasks(jax.random.key(0), TASKS)
+        return self.family.sample_tasks(a_key(0), TASKS)
 
     @functools.cached_property
     def keys(self) -> jax.Array:
-        return jax.random.split(jax.random.key(1), TASKS)
+        return jax.random.split(a_key(1), TASKS)
 
     @functools.cached_property
     def updates(self) -> int:
@@ -120,12 +123,12 @@ def _streams(s: _Sample) -> None:
 def _replays(s: _Sample) -> None:
     """Each actor's stream, alone, is one life: its actions lead from each of its observations to the next."""
     small = spec_of(s.family).size <= 64
-    reset = jax.jit(jax.vmap(s.family.reset_env, (0, None)))
+    begin_at = jax.jit(jax.vmap(functools.partial(reset, s.family), (0, None)))
     replay = jax.jit(jax.vmap(lambda *args: _replay(s.family, *args), (0, None, None, None, None, None)))
     for i in range(TASKS):
         task = take(s.tasks, i)
-        starts = reset(jax.random.split(jax.random.key(2), RESETS if small else 8), task)
-        listed = _list_starts(*jax.tree.map(np.asarray, starts))
+        starts = begin_at(jax.random.split(a_key(2), RESETS if small else 8), task)
+        listed = None if any(map(is_key, jax.tree.leaves(starts))) else _list_starts(*jax.tree.map(np.asarray, starts))
         if listed is None:
             continue
         table, states = listed
@@ -140,7 +143,7 @@ def _replays(s: _Sample) -> None:
                 f"another start ({where})",
                 "Step with ad_jax.envs.base.advance; carry state and observation across updates.",
             )
-            keys = jax.random.split(jax.random.key(3), REPLAYS)
+            keys = jax.random.split(a_key(3), REPLAYS)
             got = replay(keys, task, states, begin, np.array(start), stream.action)
             _compare(stream, tuple(map(np.asarray, got)), where)
 
@@ -163,9 +166,8 @@ def _replay(family, key, task, states, begin, start, action):
     def step(state, x):
         begin, start, action, key = x
         state = jax.tree.map(lambda now, fresh: jnp.where(begin, fresh[start], now), state, states)
-        observation, state, reward, terminated, _ = family.step_env(key, state, action, task)
-        truncated = family.is_truncated(state, task) & ~terminated
-        return state, (observation, reward, terminated, truncated)
+        o = step_once(family, key, state, action, task)
+        return o.next_state, (o.next_observation, o.reward, o.terminated, o.truncated)
 
     keys = jax.random.split(key, len(action))
     return jax.lax.scan(step, take(states, 0), (begin, start, action, keys))[1]

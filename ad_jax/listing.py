@@ -1,0 +1,79 @@
+"""What can be named on the command line, one line each: the first sentence of its own text. Imports no plug-in."""
+
+import ast
+import importlib.util
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ad_jax import experiment
+from ad_jax.envs import FAMILIES
+from ad_jax.models import MODELS
+from ad_jax.sources import SOURCES
+
+
+def lines(kind: str | None = None) -> list[str]:
+    """The names of a kind, or of all kinds under a heading each, with what they are."""
+    kinds: dict[str, tuple[str, Callable[[], list[tuple[str, str]]]]] = {
+        "experiments": ("Experiments (ad-jax run NAME --scale SCALE)", _experiments),
+        "families": ("Task families (env=NAME, or env=my_package.my_module:MyEnv)", _families),
+        "sources": ("Sources (source=NAME, or source=my_package.my_module:make)", lambda: _plugins(SOURCES)),
+        "models": ("Backbones (model=NAME, or model=my_package.my_module:make)", lambda: _plugins(MODELS)),
+    }
+    text = []
+    for name, (heading, rows) in kinds.items():
+        if kind in (None, name):
+            found = rows()
+            width = max(len(row[0]) for row in found)
+            text += [heading, *(f"  {row[0]:{width}}  {row[1]}" for row in found), ""]
+    return text[:-1]
+
+
+def _experiments() -> list[tuple[str, str]]:
+    rows = []
+    for name in experiment.known():
+        path = experiment.find(name)
+        about = f"{_sentence(ast.get_docstring(_parsed(path)))} [{', '.join(experiment.scales(path)) or 'cpu'}]"
+        rows.append((name, about))
+    return rows
+
+
+def _families() -> list[tuple[str, str]]:
+    rows = _plugins(FAMILIES)
+    try:
+        import gymnax
+
+        ids = f"env.env_id is one of: {', '.join(gymnax.registered_envs)}"
+    except ImportError as error:
+        ids = f"needs gymnax: {error}"
+    return [(name, f"{about} {ids}" if name == "gymnax" else about) for name, about in rows]
+
+
+def _plugins(registry: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [(name, _about(where)) for name, where in registry.items()]
+
+
+def _about(where: str) -> str:
+    """The first sentence of a plug-in's own docstring, or for a plain `make` of its module's."""
+    module, _, attribute = where.partition(":")
+    found = importlib.util.find_spec(module)
+    if found is None or found.origin is None:
+        return ""
+    tree = _parsed(Path(found.origin))
+    own = [node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == attribute]
+    text = ast.get_docstring(own[0]) if own and attribute != "make" else None
+    return _sentence(ast.get_docstring(tree) if text is None or text.startswith("See the module") else text)
+
+
+def _parsed(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_text("utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return ast.Module([], [])
+
+
+def _sentence(text: str | None) -> str:
+    """Up to the first full stop, colon or empty line, on one line."""
+    first = inspect.cleandoc(text or "").split("\n\n")[0].replace("\n", " ")
+    return f"{re.split(r'(?<!et al)[.] ', first)[0].rstrip('.')}."
