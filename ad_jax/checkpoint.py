@@ -291,7 +291,7 @@ def _typed(tree: Any, like: Any) -> Any:
 
 
 def _is_key(x: Any) -> bool:
-    return hasattr(x, "dtype") and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def _crc(plain: dict[str, Any]) -> int:

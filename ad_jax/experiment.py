@@ -169,7 +169,7 @@ def scales(path: Path) -> list[str]:
     found: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Dict) and ast.unparse(node.slice) == "scale":
-            found += [key.value for key in node.value.keys if isinstance(key, ast.Constant)]
+            found += [str(key.value) for key in node.value.keys if isinstance(key, ast.Constant)]
     return list(dict.fromkeys(found))
 
 

@@ -187,7 +187,7 @@ def _keeps(x: Any, dtype: Any) -> bool:
         return a <= b and np.dtype(dtype) != bool
     limits = jnp.iinfo if a == 1 else jnp.finfo
     old, new = limits(narrow(x.dtype)), limits(dtype)
-    return new.min <= old.min and new.max >= old.max
+    return bool(new.min <= old.min and new.max >= old.max)
 
 
 KINDS = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)  # a number of each can be one of the next
