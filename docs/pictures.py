@@ -58,7 +58,7 @@ class Life(NamedTuple):
     family: Any
     tasks: Any
     histories: Histories  # rows: actors of a learner side by side
-    returns: np.ndarray  # [N, actors, P], curves over time: by episode, where all have full length
+    returns: np.ndarray  # [N, actors, E], of the episodes that every actor completes: no curve over time
 
 
 def live(
@@ -73,16 +73,14 @@ def live(
     histories = collect.as_histories(learners.run(SEED, tasks, ids, 1, 0), tasks, ids, 1, 0, len(ids))
     t = histories.transition
     found = lifetimes.episodes_of(t.reward, t.terminated | t.truncated)
-    returns = found.curve(family.episode_length).reshape(len(ids), made.actors, -1)
+    shortest = min(map(len, found.returns))
+    returns = np.stack([one[:shortest] for one in found.returns]).reshape(len(ids), made.actors, -1)
     return Life(title or env, family, tasks, histories, returns)
 
 
 def last(returns: np.ndarray) -> np.ndarray:
     """Mean of the last tenth of `[..., E]` episodes."""
     return returns[..., -max(1, returns.shape[-1] // 10) :].mean(-1)
-
-
-BALANCED = "steps of each actor / 200"
 
 
 @functools.cache
@@ -256,9 +254,9 @@ def gymnax() -> Figure:
         label = f"half the pole {length[rows].min():.2f} to {length[rows].max():.2f} m"
         figures._draw(axes, band(life.returns[rows].mean(1)), label, colour, dash, 1.6, 0.2)
         first, end = life.returns[rows][..., :6].mean(), last(life.returns[rows]).mean()
-        print(f"  {label}: first 1,200 steps {first:.1f}, last tenth {end:.1f}, {life.returns.shape}")
+        print(f"  {label}: first 6 episodes {first:.1f}, last tenth {end:.1f}, {life.returns.shape}")
     axes.axhline(200, color=GREY, ls=(0, (6, 2)), lw=1.0)
-    axes.set(xlabel=BALANCED, ylabel="steps until the pole fell", ylim=(0, 210))
+    axes.set(xlabel="episode of each actor", ylabel="steps until the pole fell", ylim=(0, 210))
     axes.set_xlim(1, life.returns.shape[2])
     figures._legend(axes)
     return figure
@@ -299,7 +297,7 @@ def actor_critic() -> Figure:
 
 def ppo() -> Figure:
     """On real observations."""
-    figure = curves(balancing(), unit=BALANCED)
+    figure = curves(balancing())
     figures._references(figure.axes[0], float(POLES["steps"]), None)  # the family states none: a pole that never falls
     return figure
 

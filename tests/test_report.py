@@ -280,7 +280,7 @@ def test_second_set_gets_a_suffix_and_a_failure_leaves_no_half_file(tmp_path, mo
 def test_hostile_strings_are_shown_and_not_run(tmp_path):
     data = results(experiment=HOSTILE, seeds=(0, 1))
     for run in data["runs"]:
-        run["config"] = {HOSTILE: {HOSTILE: HOSTILE}, "list": [HOSTILE], "differs": f"{HOSTILE}{run['seed']}"}
+        run["config"] = {HOSTILE: {HOSTILE: HOSTILE}, "list": [HOSTILE], "logging": f"{HOSTILE}{run['seed']}"}
         run["provenance"][HOSTILE] = HOSTILE
         run["stages"][HOSTILE] = {"seconds": 1.0, HOSTILE: HOSTILE}
         run["checkpoint"] = {"step": HOSTILE, "which": HOSTILE}
