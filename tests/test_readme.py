@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ad_jax import Run, envs, load_experiment, override, sources
-from ad_jax.__main__ import main, parser
+from ad_jax.__main__ import main
+from ad_jax.command_line import parser
 from ad_jax.experiment import build
 from ad_jax.plugins import config_class, resolve
 from ad_jax.report import load, statistics
