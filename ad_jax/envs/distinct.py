@@ -84,7 +84,8 @@ def _repeated(ids: Sequence[str], tasks: Any) -> tuple[list[list[int]], list[lis
 
 def _contents(tasks: Any, count: int) -> list[bytes]:
     """The bytes of all leaves of each task."""
-    leaves = [np.ascontiguousarray(np.asarray(leaf)).reshape(count, -1) for leaf in jax.tree.leaves(tasks)]
+    arrays = [np.ascontiguousarray(np.asarray(leaf)) for leaf in jax.tree.leaves(tasks)]
+    leaves = [array.reshape(count, -1) for array in arrays if array.size]
     rows = np.concatenate([leaf.view(np.uint8).reshape(count, -1) for leaf in leaves], axis=1)
     return [row.tobytes() for row in rows]
 
