@@ -83,7 +83,7 @@ def _stage(args: argparse.Namespace) -> int:
     from ad_jax.metrics import say
     from ad_jax.pipeline import Run
 
-    run = Run(experiment, args.dir, args.histories, trains=args.command in ("run", "distill"))
+    run = Run(experiment, args.dir, args.histories, trains=args.command in ("run", "distill"), redo=args.redo)
     say(f"run      {run.folder}")
     {"run": run.all, "collect": run.collect, "distill": run.distill, "evaluate": run.evaluate}[args.command]()
     return 0

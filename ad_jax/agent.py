@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ad_jax import checkpoint, models, reward_unit, settings, values
-from ad_jax.errors import AdJaxError
+from ad_jax import behavior, checkpoint, lineage, models, reward_unit, settings, values
+from ad_jax.errors import AdJaxError, CheckpointError
 from ad_jax.evaluate import Mode, choose
 from ad_jax.keys import a_key, named_key
 from ad_jax.models.base import Model
@@ -45,13 +45,18 @@ class Agent:
         """The agent of a run directory or checkpoint folder.
 
         Raises:
-            CheckpointError: if there is no readable checkpoint.
+            CheckpointError: if there is no readable checkpoint, or the model's code does something else since.
         """
         _, state, meta = checkpoint.load(Path(path), which)
         spec = Spec.from_json(meta["spec"])
         config = models.make_config(meta["model"]["name"], meta["model"]["options"])
         model = models.make(meta["model"]["name"], config, spec)
         checkpoint.check_architecture(meta, checkpoint.architecture_of(jax.eval_shape(model.init, a_key(0))), path)
+        found, here = meta.get("behavior"), {"model": behavior.of_model(model, spec)}
+        if told := lineage.behaves_otherwise(found, here, meta.get("experiment", {}), ("model",)):
+            raise CheckpointError(
+                f"{told} from when the checkpoint in {path} was trained. Train it anew there (--redo)"
+            )
         model = reward_unit.applied(model, meta.get("reward_unit", reward_unit.NONE))
         return cls(model, state["params"], spec, mode, temperature)
 

@@ -18,7 +18,7 @@ import contextlib
 import json
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,14 @@ import orbax.checkpoint as ocp
 from ad_jax import places, processes, writers
 from ad_jax.errors import CheckpointError, DamagedCheckpoint, differences
 from ad_jax.fingerprint import fingerprint, path_of
+from ad_jax.lineage import architecture_of, check_architecture
 from ad_jax.metrics import say
 
 SCHEMA = 2  # 1 had neither checksum nor fingerprint
+__all__ = ["Checkpoints", "architecture_of", "check_architecture", "has", "load", "saved_meta"]
 OWN = ("schema", "fingerprint", "crc32")  # of the plain data, what is not the caller's
+
+Accept = Callable[[dict[str, Any]], None]
 
 
 class Checkpoints:
@@ -91,19 +95,22 @@ class Checkpoints:
             self.unread = step
 
     def save_best(self, step: int, state: Any, meta: dict[str, Any]) -> None:
-        """Replace the best checkpoint."""
+        """Replace the best checkpoint, also one of the same step that a training before, or one gone back, has left."""
         with _writing(self.folder, state), _manager(self.folder / "best", 2) as best:
+            arguments = _arguments(state, meta)
+            if processes.on_first(lambda: step in best.all_steps() and not _is_there(best, step, arguments)):
+                best.delete(step)
             if step not in best.all_steps():
-                best.save(step, args=_arguments(state, meta), force=True)
+                best.save(step, args=arguments, force=True)
                 best.wait_until_finished()
                 _read_back(best, step, 1)
 
-    def restore(self, like: Any, architecture: dict[str, list[int]] | None = None) -> tuple[int, Any, dict[str, Any]]:
+    def restore(self, like: Any, accept: Accept = lambda meta: None) -> tuple[int, Any, dict[str, Any]]:
         """The latest checkpoint that is whole. Damaged ones are put aside, and that is said.
 
         Args:
             like: shapes with shardings: how the state comes out.
-            architecture: what the checkpoint's must be.
+            accept: is given its plain data before the arrays are read, and raises what is wrong with it.
 
         Returns:
             Step, state, meta.
@@ -117,7 +124,7 @@ class Checkpoints:
             step = self.latest()
             try:
                 with _reader(self.folder / "steps") as reader:
-                    return _restore(reader, step, like, architecture)
+                    return _restore(reader, step, like, accept)
             except DamagedCheckpoint as error:  # on all processes, as is what follows
                 if processes.on_first(lambda: len(self.manager.all_steps())) < 2:
                     raise
@@ -175,22 +182,6 @@ def saved_meta(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def architecture_of(params: Any) -> dict[str, list[int]]:
-    """Shape of every parameter by its dotted path: what two checkpoints must share to be exchangeable."""
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    return {".".join(str(part.key) for part in path): list(leaf.shape) for path, leaf in leaves}
-
-
-def check_architecture(meta: dict[str, Any], expected: dict[str, list[int]], folder: str | Path) -> None:
-    """Raises CheckpointError if a checkpoint's parameters are not the expected ones; names what differs."""
-    changed = differences(meta["architecture"], expected)
-    if changed:
-        raise CheckpointError(
-            f"the checkpoint in {folder} is of another architecture; {len(changed)} parameters differ: "
-            f"{', '.join(changed[:3])}. Use the model it was trained with, or another directory"
-        )
-
-
 def copy(state: Any) -> Any:
     """The state in fresh buffers, so that a save can go on while the originals are donated."""
     return jax.tree.map(lambda x: x.copy(), state)
@@ -228,6 +219,15 @@ def _writing(folder: Path, state: Any = None) -> Iterator[None]:
         raise
     except Exception as error:
         raise CheckpointError(_cannot_write(folder, error)) from error
+
+
+def _is_there(manager: ocp.CheckpointManager, step: int, arguments: ocp.args.Composite) -> bool:
+    """Whether that is what was saved at that step: the same plain data, which holds the fingerprint of the arrays."""
+    try:
+        found = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+    except Exception:  # damaged, whatever the reader makes of it
+        return False
+    return found == json.loads(json.dumps(arguments["meta"].item))
 
 
 def _cannot_write(folder: Path, what: Any) -> str:
@@ -300,10 +300,10 @@ def _crc(plain: dict[str, Any]) -> int:
 
 
 def _restore(
-    manager: ocp.CheckpointManager, step: int | None, like: Any, architecture: dict[str, list[int]] | None = None
+    manager: ocp.CheckpointManager, step: int | None, like: Any, accept: Accept = lambda meta: None
 ) -> tuple[int, Any, dict[str, Any]]:
     """On every process, or the same error on every process: nobody goes on to a collective that others never reach."""
-    meta, expected, state = processes.together(lambda: _read(manager, step, like, architecture))
+    meta, expected, state = processes.together(lambda: _read(manager, step, like, accept))
     assert step is not None
     found = {} if expected is None else fingerprint(state, every_copy=True)  # a collective: not within `together`
 
@@ -317,13 +317,12 @@ def _restore(
 
 
 def _read(
-    manager: ocp.CheckpointManager, step: int | None, like: Any, architecture: dict[str, list[int]] | None
+    manager: ocp.CheckpointManager, step: int | None, like: Any, accept: Accept
 ) -> tuple[dict[str, Any], dict[str, int] | None, Any]:
     """The caller's plain data, the fingerprint, and this process's part of the state; no collective."""
     meta, expected = _restore_meta(manager, step)
     assert step is not None
-    if architecture is not None:
-        check_architecture(meta, architecture, str(manager.directory))
+    accept(meta)
     try:
         like = _on_first_device(manager, step) if like is None else like
         return (

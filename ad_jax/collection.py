@@ -1,36 +1,46 @@
 """What an experiment's histories say of themselves, and whether a collection is the one that an experiment asks for."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
 import numpy as np
 
-from ad_jax import collect, history_store, provenance
-from ad_jax.errors import HistoryError
+from ad_jax import collect, history_store, lineage, provenance
+from ad_jax.errors import HistoryError, OtherHistories, differences
 from ad_jax.experiment import Experiment, Parts
 from ad_jax.identity import canonical
+from ad_jax.metrics import say
+
+Manifest = history_store.Manifest
+VERSION = "provenance.ad_jax"  # of the package that collected: what it collected is looked at instead
 
 
-def make_manifest(e: Experiment, p: Parts, learners: collect.Learners) -> history_store.Manifest:
-    """The manifest of the collection that `e` asks for."""
+def make_manifest(e: Experiment, p: Parts, behavior: dict[str, Any]) -> Manifest:
+    """The manifest of the collection that `e` asks for.
+
+    Args:
+        behavior: of its family and its source.
+    """
     leaves = {
         name: {"shape": list(np.shape(leaf)[1:]), "dtype": str(np.asarray(leaf).dtype)}
         for name, leaf in collect.task_leaves(p.split.train).items()
     }
-    return history_store.Manifest(
+    return Manifest(
         **origin(e, p),
         spec=p.spec,
         task_leaves=leaves,
         reward_dtype=str(p.family.reward_dtype),
         histories=e.tasks.trained * e.collect.seeds * p.source.actors,
-        steps=learners.steps,
+        steps=collect.life_updates(p.source, p.family, e.collect.episodes) * p.source.steps_per_update,
         episode_length=p.family.episode_length,
-        chunk_histories=learners.chunk * p.source.actors,
+        chunk_histories=e.collect.chunk_learners * p.source.actors,
         provenance={
             "seed": e.seed,
             "tasks": dataclasses.asdict(e.tasks),
             "split": p.split.kind,
             "ad_jax": provenance.version(),
+            "behavior": behavior,
         },
     )
 
@@ -43,8 +53,39 @@ def origin(e: Experiment, p: Parts) -> dict[str, dict[str, Any]]:
     }
 
 
-def check_histories(manifest: history_store.Manifest, e: Experiment, p: Parts) -> None:
-    """Raises HistoryError if the collection is of another family or source than the experiment's."""
+def there(url: str) -> dict[str, Any] | None:
+    """The manifest of the collection at a place, as plain data; None where there is none."""
+    found = history_store.manifest_at(url)
+    return None if found is None else found.to_json()
+
+
+def continued(manifest: Manifest, found: dict[str, Any] | None, e: Experiment, url: str) -> Manifest:
+    """The manifest to collect with where the collection `found` was begun: the same, to rounding.
+
+    Raises:
+        OtherHistories: if family or source behave otherwise than when that was begun.
+    """
+    if found is None:
+        return manifest
+    held = found["provenance"].get("behavior")
+    if told := lineage.behaves_otherwise(held, manifest.provenance["behavior"], e.to_json()):
+        raise OtherHistories(f"{told} from when the histories in {url} were collected. {lineage.ANEW}")
+    # Its own numbers, which rounding may have made others; and none where it has none.
+    known = {} if held is None else {"behavior": held}
+    rest = {name: value for name, value in manifest.provenance.items() if name != "behavior"}
+    return dataclasses.replace(manifest, provenance=rest | known)
+
+
+def check_histories(
+    manifest: Manifest, e: Experiment, p: Parts, behavior: dict[str, Any], url: str, given: bool
+) -> None:
+    """Raise HistoryError unless a collection can be learned from by the experiment.
+
+    Args:
+        behavior: of the experiment's family and source.
+        given: whether the caller named it. Then it may be of another seed, other tasks, and of another size; else it
+            must be the one that the experiment would collect.
+    """
     for field, expected in canonical(origin(e, p)).items():
         found = canonical(getattr(manifest, field))
         if found != expected:
@@ -52,3 +93,38 @@ def check_histories(manifest: history_store.Manifest, e: Experiment, p: Parts) -
                 f"these histories are of {field} {found}; the experiment's is {expected}. Collect them anew in another "
                 f"directory, or set {'env' if field == 'family' else field} to match"
             )
+    mine = make_manifest(e, p, behavior)
+    names = ("spec", "task_leaves", "reward_dtype", "episode_length")
+    held, asked = ({name: data[name] for name in names} for data in (manifest.to_json(), mine.to_json()))
+    if odd := differences(canonical(held), canonical(asked)):
+        raise OtherHistories(
+            f"the histories in {url} were collected before task family {e.env.name} was changed: they differ in "
+            f"{', '.join(odd[:4])}. {lineage.ANEW}"
+        )
+    ours = continued(mine, manifest.to_json(), e, url)
+    if given:
+        return
+    odd = differences(canonical(manifest.to_json()), canonical(ours.to_json()))
+    if odd := [one for one in odd if not one.startswith(VERSION)]:
+        raise OtherHistories(
+            f"the histories in {url} are not this run's: they differ in {', '.join(odd[:4])}. Name them with "
+            f"--histories to learn from them all the same. {lineage.ANEW}"
+        )
+
+
+def facts_if_complete(url: str, e: Experiment, p: Parts, behavior: dict[str, Any]) -> dict[str, float] | None:
+    """Facts of given histories that are complete; None of others, which the writer resumes or refuses."""
+    with contextlib.suppress(HistoryError):
+        found = history_store.open_store(url)
+        check_histories(found.manifest, e, p, behavior, url, given=True)
+        say(f"collect  nothing to do: {url} is complete")
+        return source_at_the_end(found)
+    return None
+
+
+def source_at_the_end(store: history_store.HistoryStore) -> dict[str, float]:
+    """Say what the source of a collection came to; the facts of it that are known."""
+    if store.returns is None:
+        return {}
+    say("collect  source " + "; ".join(f"{what}: {how_much}" for what, how_much in store.returns.lines()))
+    return store.returns.facts()

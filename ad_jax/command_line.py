@@ -51,6 +51,12 @@ def parser() -> argparse.ArgumentParser:
         )
         if name != "show":
             sub.add_argument(
+                "--redo",
+                action="store_true",
+                help="delete and make anew what is in the run directory and was made by a family, source or model that "
+                "has been edited since, or by another run; without it, that is refused",
+            )
+            sub.add_argument(
                 "--processes",
                 metavar="WHERE",
                 help="one of several processes: auto (SLURM, Open MPI, Kubernetes, TPU), or HOST:PORT,RANK/COUNT",

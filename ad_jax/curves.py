@@ -4,7 +4,9 @@ In: an experiment with its parts, and a run directory. Out: plain data for `resu
 in the directory's `evaluation/`, so that a run that was killed does not compute a part again.
 """
 
+import dataclasses
 import functools
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,40 +14,76 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from ad_jax import collect, evaluate, lifetimes, metrics, processes, prompts
+from ad_jax import collect, evaluate, lifetimes, lineage, metrics, processes, prompts
 from ad_jax.envs.base import take
+from ad_jax.errors import ConfigError
 from ad_jax.evaluate import Mode
 from ad_jax.experiment import Experiment, Parts
+from ad_jax.identity import canonical
 from ad_jax.metrics import say
 from ad_jax.models.base import Model
 from ad_jax.numerals import number, plain
+from ad_jax.origins import Origins
 from ad_jax.prompts import Prompt
 from ad_jax.run_directory import read_json, write_json
+from ad_jax.seal import FIELD, fits, seal
 from ad_jax.sharding import own_mesh
 
-SCHEMA = 2  # of a part; 1 did not say how long episodes were
+SCHEMA = 2  # of a part; 1 did not say how long episodes were. Another one is computed anew
 IN_LOOP_SEEDS = 2  # rollouts per task of the in-context evaluation during training
 
 
 class Curves:
     """What an experiment's evaluation asks for, on a mesh, in a run directory."""
 
-    def __init__(self, experiment: Experiment, parts: Parts, mesh: Mesh, folder: Path, log: metrics.MetricsLog):
+    def __init__(
+        self,
+        experiment: Experiment,
+        parts: Parts,
+        mesh: Mesh,
+        folder: Path,
+        log: metrics.MetricsLog,
+        origins: Origins,
+    ):
         self.experiment, self.parts, self.mesh, self.folder, self.log = experiment, parts, mesh, folder, log
+        self.origins = origins
 
-    def part(self, name: str, meta: dict[str, Any], step: int, compute: Callable[[], Any]) -> tuple[Any, float]:
-        """`compute()` and its seconds, now or before an interruption, for the same checkpoint and settings."""
+    def part(self, name: str, asked: dict[str, Any], compute: Callable[[], Any]) -> tuple[Any, float]:
+        """`compute()` and its seconds, now or before an interruption, where all that it follows from is the same.
+
+        Args:
+            asked: what it is of beside the experiment: the checkpoint with its fingerprint, if any, and the tasks.
+        """
         path = self.folder / "evaluation" / f"{name}.json"
-        data = self.experiment.to_json()
-        asked = {name: data[name] for name in ("evaluate", "reference")}
-        key = {"schema": SCHEMA, "step": step, **asked, "train_tasks": meta["train_task_ids"]}
-        saved = processes.on_first(lambda: read_json(path) if path.exists() else None)
-        if saved is not None and saved.keys() == {"key", "seconds", "value"} and saved["key"] == key:
-            return saved["value"], saved["seconds"]
+        key = self._key(asked)
+        behavior = self._behavior("checkpoint" in asked)
+        saved = processes.on_first(lambda: _read_part(path))
+        if saved is not None and saved["key"] == key:
+            told = lineage.behaves_otherwise(saved["behavior"], behavior, self.experiment.to_json())
+            if told is None:
+                return saved["value"], saved["seconds"]
+            say(f"evaluate {told} from when {path.name} was computed: it is computed anew")
         started, value = time.monotonic(), compute()
         seconds = time.monotonic() - started
-        processes.on_first(lambda: write_json(path, {"key": key, "seconds": seconds, "value": value}))
+        data = {"key": key, "behavior": behavior, "seconds": seconds, "value": value}
+        processes.on_first(lambda: write_json(path, seal(data)))
         return value, seconds
+
+    def _key(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Everything that decides a part and is compared to the letter."""
+        data = canonical(self.experiment.to_json())
+        of = ("env", "seed", "tasks", "evaluate")
+        of += ("model",) if "checkpoint" in asked else ("source", "collect", "reference")
+        model = {"model_options": dataclasses.asdict(self.parts.model_config)} if "checkpoint" in asked else {}
+        key = {"schema": SCHEMA, **{name: data[name] for name in of}, **model, **asked}
+        return json.loads(json.dumps(canonical(key)))  # as it will be read
+
+    def _behavior(self, of_model: bool) -> dict[str, Any]:
+        """How what is evaluated behaves: the family, and the model or the algorithm beside it."""
+        if of_model:
+            return {"family": self.origins.family, "model": self.origins.model}
+        sourced = self.experiment.evaluate.source_seeds
+        return {"family": self.origins.family, "source": self.origins.reference if sourced else None}
 
     def in_context(self, data: dict[str, Any], tasks: Any, model: Model, params: Any, mode: Mode) -> dict[str, Any]:
         c, family = self.experiment.evaluate, self.parts.family
@@ -144,6 +182,21 @@ class Curves:
             return float(curve.returns.mean())
 
         return mean_return
+
+
+def _read_part(path: Path) -> dict[str, Any] | None:
+    """A part that was computed before; None where there is none, it is of an earlier version, or it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        saved = read_json(path)
+    except ConfigError:
+        saved = {FIELD: None}
+    if fits(saved):
+        return saved if saved.keys() >= {"key", "behavior", "seconds", "value"} else None
+    if FIELD in saved:
+        say(f"warning  {path} was changed or damaged since it was written: it is computed anew")
+    return None
 
 
 def _show(bar: metrics.Progress, done: int, value: float) -> None:

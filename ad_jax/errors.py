@@ -32,6 +32,14 @@ class DamagedCheckpoint(CheckpointError):
     """A checkpoint that cannot be read, or holds other bits than were saved."""
 
 
+class OtherHistories(HistoryError):
+    """Histories that are whole, and not those that this run would collect."""
+
+
+class OtherCheckpoint(CheckpointError):
+    """A checkpoint that is whole, and not one that this run would make."""
+
+
 class TrainingDiverged(AdJaxError):
     """The loss or a gradient stopped being finite."""
 

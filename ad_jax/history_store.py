@@ -9,6 +9,7 @@ killed at any instant leaves whole chunks and perhaps array files that no ledger
 """
 
 import collections
+import hashlib
 import json
 import os
 import reprlib
@@ -179,6 +180,12 @@ class HistoryStore:
         return [task_id for chunk in self.chunks for task_id in self._entries[chunk]["task_ids"]]
 
     @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits of what the finished chunks hold, from the ledger."""
+        held = [(chunk, self._entries[chunk]["content"], self._entries[chunk]["task_ids"]) for chunk in self.chunks]
+        return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
     def returns(self) -> history_returns.Returns | None:
         """What the source earned in the finished chunks, from the ledger; None where an early version wrote one."""
         return returns_in(self._entries)
@@ -302,6 +309,16 @@ def open_store(url: Url, *, allow_partial: bool = False) -> HistoryStore:
             "Run collect again with the same configuration (finished chunks are kept), or allow a partial collection."
         )
     return HistoryStore(store, manifest, entries)
+
+
+def manifest_at(url: Url) -> Manifest | None:
+    """The manifest of the collection at a place; None where there is none. Nothing else is looked at.
+
+    Raises:
+        HistoryError: if it is damaged.
+    """
+    store = connect(url)
+    return format_.read_manifest(store) if MANIFEST in list_keys(store) else None
 
 
 def verify(url: Url, progress: Callable[[int, int], None] | None = None) -> list[str]:

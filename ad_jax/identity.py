@@ -1,11 +1,13 @@
-"""Whether two experiments, as plain data, are one: what decides a number, and where they differ.
+"""Whether two experiments, or what two plug-ins do, are one; as plain data, in words where they are not.
 
-In: nested data as `Experiment.to_json` gives it, of this version or an older one. Out: the parts that matter, and
-dotted names of what differs with both values.
+In: nested data as `Experiment.to_json` gives it, of this version or an older one, and what `behavior` gives. Out: the
+parts that matter, dotted names of what differs with both values, and the first step that went otherwise.
 """
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ad_jax.errors import differences
 
@@ -22,6 +24,16 @@ NO_NUMBER = (
     "distill.keep_checkpoints",
     "evaluate.episodes_per_dispatch",
 )
+
+# Relative, and of the largest number beside it: of the same kind of device, and of another.
+SAME, OTHER = (1e-4, 1e-5), (2e-2, 1e-3)
+
+
+class Difference(NamedTuple):
+    """How two behaviors differ."""
+
+    told: str  # in words: what was, what is
+    sure: bool  # False where another kind of device and its rounding may be why
 
 
 def of_training(experiment: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,3 +80,38 @@ def _both(there: Any, here: Any, apart: frozenset[str], where: str) -> tuple[Any
     names = [name for name in there if name in here and inside(name) not in apart]
     pairs = {name: _both(there[name], here[name], apart, inside(name)) for name in names}
     return {name: pair[0] for name, pair in pairs.items()}, {name: pair[1] for name, pair in pairs.items()}
+
+
+def difference(there: Any, here: Any) -> Difference | None:
+    """How `here` behaves otherwise than `there` did; None where it does not, or where nobody can know."""
+    if not (isinstance(there, Mapping) and isinstance(here, Mapping)) or there.get("format") != here.get("format"):
+        return None
+    try:
+        return _difference(there, here)
+    except (KeyError, TypeError, ValueError, AttributeError):  # written by nobody of ours
+        return None
+
+
+def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> Difference | None:
+    alike = there["platform"] == here["platform"]
+    found = []
+    for kind in ("shown", "sums"):
+        for name in sorted(there[kind].keys() | here[kind].keys()):
+            was, now = (np.array(x[kind].get(name, []), float) for x in (there, here))  # not finite numbers are text
+            if was.shape != now.shape:
+                found.append(((0, 0, name), f"{name}: there were {was.shape} numbers, now {now.shape}"))
+                continue
+            for place in np.argwhere(~_close(was, now, *(SAME if alike else OTHER))).tolist():
+                told = f"{was[tuple(place)]:g}, is {now[tuple(place)]:g}"
+                if kind == "shown":
+                    found.append(((1, place[-1], name), f"{name} at step {place[-1]} was {told}"))
+                else:
+                    found.append(((2, place[0], name), f"the sum of {name} was {told}"))
+    return Difference(min(found)[1], alike) if found else None  # the earliest: the others may follow from it
+
+
+def _close(was: np.ndarray, now: np.ndarray, relative: float, of_largest: float) -> np.ndarray:
+    """Element by element. Not finite numbers are close to the same ones."""
+    finite = np.abs(np.concatenate([was.ravel(), now.ravel()]))
+    largest = finite[np.isfinite(finite)].max(initial=0.0)
+    return np.isclose(was, now, relative, of_largest * largest, equal_nan=True)

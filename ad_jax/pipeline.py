@@ -14,21 +14,23 @@ through every stage, and the first one writes what is not dealt out among them.
 """
 
 import contextlib
-import dataclasses
 import functools
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
 from ad_jax import (
     checkpoint,
     collect,
+    collection,
     cost,
     distill,
     evaluate,
     history_store,
+    lineage,
     locks,
     metrics,
     places,
@@ -39,20 +41,22 @@ from ad_jax import (
     reward_unit,
     rl2,
     rotation,
+    run_directory,
     settings,
 )
-from ad_jax.collection import check_histories, make_manifest
 from ad_jax.curves import Curves
 from ad_jax.envs.base import optimal_labels
-from ad_jax.errors import ConfigError, HistoryError
+from ad_jax.errors import ConfigError, OtherCheckpoint, OtherHistories, differences
 from ad_jax.experiment import Experiment, build
 from ad_jax.keys import a_key
 from ad_jax.metrics import say
 from ad_jax.models import lstm
-from ad_jax.numerals import significant
+from ad_jax.origins import Origins, digest_of
 from ad_jax.run_directory import check, claim, digest, read_json, write_json
 from ad_jax.seal import seal
 from ad_jax.sharding import batch_devices, make_mesh, own_mesh, put, replicated, rows_mesh
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -82,6 +86,8 @@ class Run:
         folder: the run directory; default `runs/<name>/<hash of the config>`.
         histories: where the collection is; default `folder/histories`.
         trained: the run directory whose trained model is evaluated; default `folder` itself.
+        redo: delete histories and checkpoints of the run directory that no longer fit the experiment and its plug-ins,
+            and make them anew, where they would be refused.
         trains: whether to refuse at once, before anything is written, what these devices cannot train.
 
     Raises:
@@ -96,11 +102,13 @@ class Run:
         histories: str | None = None,
         trained: str | Path | None = None,
         trains: bool = False,
+        redo: bool = False,
     ):
         self.experiment, self.parts = experiment, build(experiment)
         self.folder = places.local(folder or Path("runs") / experiment.name / digest(experiment), "--dir").absolute()
         self.histories, self.given = histories or str(self.folder / "histories"), histories is not None
-        self.trained = places.local(trained or self.folder)
+        self.trained, self.redo = places.local(trained or self.folder).absolute(), redo
+        self.origins = Origins(experiment, self.parts)
         self.mesh = rows_mesh(experiment.mesh)
         if trains:
             self._can_train()
@@ -115,7 +123,7 @@ class Run:
             processes.on_first(lambda: claim(self.folder, experiment))
             self.log = metrics.MetricsLog(self.folder, experiment.logging, experiment.name)
             processes.on_first(lambda: write_json(self.folder / "environment.json", provenance.collect()))
-        self.curves = Curves(experiment, self.parts, self.mesh, self.folder, self.log)
+        self.curves = Curves(experiment, self.parts, self.mesh, self.folder, self.log, self.origins)
 
     @property
     def train_ids(self) -> list[str]:
@@ -139,42 +147,57 @@ class Run:
             return say(f"collect  nothing to do: model {e.model.name} has no parameters, so no histories are needed")
         if e.rl2 is not None:
             return say("collect  nothing to do: RL² learns from the training tasks themselves")
-        if self.given and (facts := processes.on_first(self._complete)) is not None:
-            return self._finish("collect", **facts) if facts else None
+        made_by, url = self.origins.of_histories, self.histories
+        complete = lambda: collection.facts_if_complete(url, e, p, made_by)
+        if self.given and (facts := processes.on_first(complete)) is not None:
+            return self._finish("collect", True, **facts) if facts else None
+        manifest = self._fitting(
+            lambda: self._continued(collection.make_manifest(e, p, made_by)), None if self.given else Path(url)
+        )
         mesh = own_mesh(self.mesh)
         learners = collect.Learners(p.family, p.source, e.collect.episodes, mesh, e.collect.chunk_learners)
-        manifest = make_manifest(e, p, learners)
         result = collect.collect(
             learners,
             p.split.train,
             self.train_ids,
             e.collect,
             e.seed,
-            self.histories,
+            url,
             manifest,
             self.log,
             e.logging.progress_seconds,
         )
+        # From the ledger: other sessions, or other processes, may have written chunks.
+        at_the_end = lambda: collection.source_at_the_end(history_store.open_store(url, allow_partial=True))
         self._finish(
             "collect",
+            result.env_steps > 0,
             seconds=result.seconds,
             compile_seconds=result.compile_seconds,
             env_steps=result.env_steps,
-            # From the ledger: other sessions, or other processes, may have written chunks.
-            **processes.on_first(self._source_at_the_end),
+            **processes.on_first(at_the_end),
         )
 
-    def _complete(self) -> dict[str, float] | None:
-        """Facts of given histories that are complete; None of others, which the writer resumes or refuses."""
-        with contextlib.suppress(HistoryError):
-            found = history_store.open_store(self.histories)
-            check_histories(found.manifest, self.experiment, self.parts)
-            say(f"collect  nothing to do: {self.histories} is complete")
-            return _source_at_the_end(found)
-        return None
+    def _continued(self, manifest: history_store.Manifest) -> history_store.Manifest:
+        """The manifest of the collection that is there, if one is, and if it is this experiment's."""
+        found = processes.on_first(lambda: collection.there(self.histories))
+        ours = collection.continued(manifest, found, self.experiment, self.histories)
+        if self.redo and found is not None and (odd := differences(found, ours.to_json())):
+            raise OtherHistories(f"the histories in {self.histories} differ in {', '.join(odd[:4])}")
+        if found is None:
+            processes.on_first(lambda: run_directory.forget(self.folder, "collect"))
+        return ours
 
-    def _source_at_the_end(self) -> dict[str, float]:
-        return _source_at_the_end(history_store.open_store(self.histories, allow_partial=True))
+    def _fitting(self, call: Callable[[], T], made: Path | None) -> T:
+        """`call()`; again without `made`, where that is not what this run would make and is to be made anew."""
+        try:
+            return call()
+        except (OtherHistories, OtherCheckpoint) as error:
+            if not self.redo or made is None:
+                raise
+            say(f"redo     {error.args[0].partition('. ')[0]}: {made} is made anew")
+            processes.on_first(lambda: shutil.rmtree(made))
+        return call()
 
     @_alone
     def distill(self) -> None:
@@ -187,31 +210,26 @@ class Run:
         if not p.trained:
             return say(f"distil   nothing to do: model {e.model.name} has no parameters")
         store = processes.together(lambda: history_store.open_store(self.histories))
-        check_histories(store.manifest, e, p)
+        collection.check_histories(store.manifest, e, p, self.origins.of_histories, self.histories, self.given)
         self._check_room()
         relabel = lambda histories: optimal_labels(p.family, histories.transition.observation, histories.tasks)
+        made_of = self.origins.of_run() | {"histories": store.fingerprint}
+        folder = self._fitting(lambda: self._checkpoints(made_of), self.folder / "checkpoints")
         unit = self._reward_unit(e.replay.reward_unit, lambda: reward_unit.of_store(store))
         model = reward_unit.applied(p.model, unit)
         trainer = distill.Trainer(model, p.spec, e.distill, e.replay, self.mesh, e.seed, p.family.render)
-        meta = self._meta(trainer.like.params, store.task_ids, unit)
+        meta = made_of | self.origins.of_training(trainer.like.params, store.task_ids, unit)
         in_loop = self.curves.in_loop(model) if e.distill.evaluate_every else None
         with rotation.residents(store, p.spec, e.replay, self.mesh, e.seed, relabel) as residents:
             result = distill.distill(
-                trainer,
-                residents,
-                e.distill,
-                e.replay,
-                self.folder / "checkpoints",
-                meta,
-                self.log,
-                in_loop,
-                e.logging.progress_seconds,
+                trainer, residents, e.distill, e.replay, folder, meta, self.log, in_loop, e.logging.progress_seconds
             )
         parameters = sum(x.size for x in jax.tree.leaves(result.params))
         if (facts := residents.facts()) and result.step > result.resumed_from:
             say("distil   " + rotation.summary(facts, result.step - result.resumed_from, result.seconds))
         self._finish(
             "distill",
+            result.step > result.resumed_from,
             seconds=result.seconds,
             compile_seconds=result.compile_seconds,
             updates=result.step,
@@ -258,13 +276,16 @@ class Run:
         """Training without histories."""
         e, p = self.experiment, self.parts
         network = lstm.actor_critic(p.model_config, p.seen_spec)
+        made_of = self.origins.of_run()
+        folder = self._fitting(lambda: self._checkpoints(made_of), self.folder / "checkpoints")
         by_chance = lambda: rl2.unit_by_chance(p.family, p.split.train, config, e.seed)
         unit = self._reward_unit(config.reward_unit, by_chance)
         trainer = rl2.Trainer(network, p.family, p.split.train, config, self.mesh, e.seed, unit)
-        meta, folder = self._meta(trainer.like.params, self.train_ids, unit), self.folder / "checkpoints"
+        meta = made_of | self.origins.of_training(trainer.like.params, self.train_ids, unit)
         result = rl2.train(trainer, p.family, config, folder, meta, self.log, e.logging.progress_seconds)
         self._finish(
             "distill",
+            result.step > result.resumed_from,
             seconds=result.seconds,
             compile_seconds=result.compile_seconds,
             updates=result.step,
@@ -288,50 +309,49 @@ class Run:
             say(f"distil   the model counts rewards in units of {found_unit:g} (reward_unit=1 would leave them alone)")
         return found_unit
 
-    def _meta(self, params: Any, train_task_ids: list[str], unit: float) -> dict[str, Any]:
-        """What every checkpoint says of itself."""
-        e, p = self.experiment, self.parts
-        return {
-            "architecture": checkpoint.architecture_of(params),
-            "spec": p.seen_spec.to_json(),  # what an `Agent` is fed
-            "model": {"name": e.model.name, "options": dataclasses.asdict(p.model_config)},
-            "reward_unit": unit,
-            "seed": e.seed,
-            "train_task_ids": sorted(set(train_task_ids)),
-            "experiment": e.to_json(),
-        }
+    def _checkpoints(self, made_of: dict[str, Any]) -> Path:
+        """Where they lie; those that are there are of this run. Where none is, the facts of a training before go."""
+        folder = self.folder / "checkpoints"
+        saved = processes.on_first(lambda: checkpoint.saved_meta(folder))
+        if saved is None:
+            processes.on_first(lambda: run_directory.forget(self.folder, "distill"))
+        else:
+            lineage.check_own(saved, made_of, folder)
+        return folder
 
     @_alone
     def evaluate(self) -> None:
         """Stage 3."""
         e, p = self.experiment, self.parts
-        step, params, meta = self._trained() if p.trained else (0, {}, {"train_task_ids": []})
+        untrained: tuple[int, Any, dict[str, Any]] = 0, {}, {"train_task_ids": []}
+        step, params, meta = self._trained() if p.trained else untrained
         unit: Any = meta.get("reward_unit", reward_unit.NONE)  # an earlier version divided nothing
         model = reward_unit.applied(p.model, unit)
+        which = {"step": step, "which": e.evaluate.checkpoint, "fingerprint": digest_of(params)}
+        if self.trained != self.folder and p.trained:
+            which["trained_as"] = {"experiment": meta["experiment"]["name"], "seed": meta["seed"]}
         seconds, env_steps, sets = 0.0, 0, []
         for name, tasks in p.split.held_out.items():
             ids = p.family.task_ids(tasks)
             evaluate.check_unseen(ids, meta["train_task_ids"])
             data = {"name": name, "kind": p.split.kind, "tasks": evaluate.tasks_as_data(p.family, tasks)}
             data |= {"returns": {}, "steps": {}}
+            asked = {"checkpoint": which, "reward_unit": unit, "tasks": ids, "train_tasks": meta["train_task_ids"]}
             for mode in ("sampled", "greedy") if e.evaluate.greedy else ("sampled",):
-                part, took = self.curves.part(
-                    f"{name}-{mode}",
-                    meta,
-                    step,
-                    functools.partial(self.curves.in_context, data, tasks, model, params, mode),
-                )
+                compute = functools.partial(self.curves.in_context, data, tasks, model, params, mode)
+                part, took = self.curves.part(f"{name}-{mode}", asked, compute)
                 data["returns"][mode], data["steps"][mode] = part["returns"], part["steps"]
                 data.setdefault("paths", part["paths"])
                 data.setdefault("prompt", part.get("prompt"))
                 env_steps, seconds = env_steps + part["env_steps"], seconds + took
             data["source"], took = self.curves.part(
-                f"{name}-source", meta, step, functools.partial(self.curves.of_source, tasks, ids)
+                f"{name}-source", {"tasks": ids}, functools.partial(self.curves.of_source, tasks, ids)
             )
             seconds += took
             sets.append(data)
-        self._finish("evaluate", seconds=seconds, env_steps=env_steps)
-        processes.on_first(lambda: self._write_results(sets, {"step": step, "which": e.evaluate.checkpoint}))
+        self._finish("evaluate", True, seconds=seconds, env_steps=env_steps)
+        behavior = self.origins.of_evaluation
+        processes.on_first(lambda: self._write_results(sets, which, behavior))
 
     @_alone
     def report(self) -> Path:
@@ -349,41 +369,25 @@ class Run:
         step, state, meta = checkpoint.load(self.trained, self.experiment.evaluate.checkpoint)
         expected = checkpoint.architecture_of(jax.eval_shape(self.parts.model.init, a_key(0)))
         checkpoint.check_architecture(meta, expected, self.trained)
+        of_this = self.trained == self.folder
+        (lineage.check_own if of_this else lineage.check_trained)(meta, self.origins.of_run(), self.trained)
         return step, put(state["params"], replicated(self.mesh)), meta
 
-    def _write_results(self, sets: list[dict[str, Any]], which: dict[str, Any]) -> None:
+    def _write_results(self, sets: list[Any], which: dict[str, Any], behavior: dict[str, Any]) -> None:
         e = self.experiment
         run = {
             "seed": e.seed,
             "config": e.to_json(),
             "provenance": read_json(self.folder / "environment.json"),
-            "stages": self._stages(),
+            "stages": run_directory.stages(self.folder, self.trained),
             "episode_length": self.parts.family.episode_length,
+            "reward_dtype": str(self.parts.family.reward_dtype),
+            "behavior": behavior,
             "checkpoint": which,
             "sets": sets,
         }
         write_json(self.folder / "results.json", seal({"schema": report.SCHEMA, "experiment": e.name, "runs": [run]}))
 
-    def _stages(self) -> dict[str, Any]:
-        """The facts of every stage; those of training may be another directory's."""
-        files = (folder / "stages.json" for folder in (self.trained, self.folder))
-        return {stage: facts for file in files if file.exists() for stage, facts in read_json(file).items()}
-
-    def _finish(self, stage: str, **facts: float) -> None:
+    def _finish(self, stage: str, worked: bool, **facts: float) -> None:
         """Record a stage's facts; a stage that had nothing left to do keeps the facts of when it did."""
-        processes.on_first(lambda: self._record(stage, facts))
-
-    def _record(self, stage: str, facts: dict[str, float]) -> None:
-        path = self.folder / "stages.json"
-        stages = read_json(path) if path.exists() else {}
-        if stage not in stages or facts.get("env_steps"):
-            stages[stage] = {name: significant(float(value), 3) for name, value in facts.items()}
-        write_json(path, stages)
-
-
-def _source_at_the_end(store: history_store.HistoryStore) -> dict[str, float]:
-    """Say what the source of a collection came to; the facts of it that are known."""
-    if store.returns is None:
-        return {}
-    say("collect  source " + "; ".join(f"{what}: {how_much}" for what, how_much in store.returns.lines()))
-    return store.returns.facts()
+        processes.on_first(lambda: run_directory.record(self.folder, stage, facts, worked))

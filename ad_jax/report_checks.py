@@ -50,6 +50,7 @@ def _validate_run(run: Any, where: str) -> None:
         raise ReportError(f"{where}.sets: expected at least one set of tasks, received none")
     for i, one in enumerate(sets):
         _validate_set(one, f"{where}.sets[{i}]", longest)
+        _validate_bounds(one, f"{where}.sets[{i}]", run.get("reward_dtype"), longest)
     names = [one["name"] for one in sets]
     if len(set(names)) < len(names):
         raise ReportError(f"{where}.sets: expected different names, received {', '.join(names)}")
@@ -84,6 +85,25 @@ def _validate_set(one: Any, where: str, longest: int) -> None:
         _validate_lives(source, f"{where}.source", len(tasks), longest)
     if (paths := _field(one, where, "paths", dict, type(None))) is not None:
         _validate_paths(paths, f"{where}.paths", tasks)
+
+
+def _validate_bounds(one: dict[str, Any], where: str, reward_dtype: Any, longest: int) -> None:
+    """Returns are sums of at most so many rewards, each of which the stated dtype holds exactly."""
+    bounds = {"bool": (0, 1)} | {
+        name: (int(np.iinfo(name).min), int(np.iinfo(name).max)) for name in ("int8", "uint8", "int16", "uint16")
+    }
+    if not isinstance(reward_dtype, str) or reward_dtype not in bounds:
+        return  # of unknown size
+    low, high = (min(0, longest * bounds[reward_dtype][0]), max(0, longest * bounds[reward_dtype][1]))
+    found = {f"returns.{mode}": np.asarray(values) for mode, values in one["returns"].items()}
+    for name in ("optimal", "random"):
+        found[name] = np.array([task[name] for task in one["tasks"] if task[name] is not None])
+    for name, values in found.items():
+        if values.size and (values.min() < low or values.max() > high):
+            raise ReportError(
+                f"{where}.{name}: expected from {low} to {high}, what {longest} rewards of {reward_dtype} come to; "
+                f"received {values.min():g} to {values.max():g}"
+            )
 
 
 def _validate_steps(steps: Any, where: str, shape: Sequence[int], longest: int) -> None:

@@ -100,12 +100,18 @@ def section(name: str, stats: dict[str, Any], shown: Sequence[tuple[str, bytes |
     return "\n".join([f"<h2>{_e(title)}</h2>", figures[0], _returns(stats), _levels(stats), *figures[1:]])
 
 
+def _checkpoint(which: dict[str, Any]) -> str:
+    """Which one was evaluated, and of whose training where that is another run's."""
+    told, trained = f"{which.get('which', '?')}, step {which.get('step', '?')}", which.get("trained_as")
+    if not isinstance(trained, dict):
+        return told
+    return f"{told}, trained as {trained.get('experiment', '?')} with seed {trained.get('seed', '?')}"
+
+
 def render(results: dict[str, Any], summary: str, sections: Sequence[str]) -> bytes:
     """The whole page, UTF-8."""
     runs = results["runs"]
-    checkpoints = sorted(
-        {f"{run['checkpoint'].get('which', '?')}, step {run['checkpoint'].get('step', '?')}" for run in runs}
-    )
+    checkpoints = sorted({_checkpoint(run["checkpoint"]) for run in runs})
     seeds = ", ".join(str(run["seed"]) for run in runs)
     note = f"Training seed{'s' * (len(runs) > 1)} {seeds}. Checkpoint: {'; '.join(checkpoints)}."
     body = [

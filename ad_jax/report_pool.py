@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ad_jax.errors import ReportError
-from ad_jax.identity import NO_NUMBER, changed
+from ad_jax.identity import NO_NUMBER, changed, difference
 
 
 def check_alike(runs: Sequence[tuple[str, dict[str, Any]]]) -> None:
@@ -29,6 +29,13 @@ def check_alike(runs: Sequence[tuple[str, dict[str, Any]]]) -> None:
                 f"{where}: config: expected that of {first_where}, apart from its seed; it differs in "
                 f"{', '.join(others[:6])}. Runs are averaged: report each experiment by itself"
             )
+        for kind in (there := runs[0][1].get("behavior") or {}):
+            found = difference(there[kind], (run.get("behavior") or {}).get(kind))
+            if found is not None and found.sure:
+                raise ReportError(
+                    f"{where}: expected a {kind} that behaves as in {first_where}: {found.told}. One of the two was "
+                    "made before the code was edited; evaluate it again"
+                )
         form = _form(run)
         for name in first | form:
             if first.get(name) != form.get(name):

@@ -23,13 +23,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from ad_jax import locks, report, study_page, study_text
+from ad_jax import lineage, locks, report, study_page, study_text
 from ad_jax.claims import NEEDS, decide, statistics_of
 from ad_jax.errors import AdJaxError
 from ad_jax.experiment import Experiment, build
 from ad_jax.identity import canonical
 from ad_jax.keys import a_key
 from ad_jax.metrics import say
+from ad_jax.origins import Origins
 from ad_jax.pipeline import Run
 from ad_jax.report_input import gather
 from ad_jax.run_directory import read_json, write_json
@@ -69,6 +70,7 @@ class Workshop:
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
+        self._families: dict[str, Any] = {}  # how each behaves now, by name and options
 
     def curve(self, e: Experiment) -> Path:
         """The run directory of an evaluation."""
@@ -85,6 +87,14 @@ class Workshop:
     def done(self, e: Experiment) -> bool:
         """Whether the evaluation is there, in full."""
         return (self.curve(e) / "results.json").exists()
+
+    def check(self, e: Experiment, behavior: Any) -> None:
+        """Raise AdJaxError where the task family was edited since that piece, which behaved so, was made."""
+        kind = json.dumps(changes(e.env), sort_keys=True)
+        if kind not in self._families:
+            self._families[kind] = Origins(e, build(e)).family
+        if told := lineage.behaves_otherwise(behavior, {"family": self._families[kind]}, e.to_json(), ("family",)):
+            raise AdJaxError(f"{told} from when {self.curve(e)} was made. Use another directory (--dir)")
 
     def make(self, e: Experiment) -> bool:
         """Collect, train and evaluate what is missing; False where another process is at a piece of it."""
@@ -228,6 +238,8 @@ def finish(study: Study, workshop: Workshop, out: Path, scale: str) -> None:
     for name in study.arms:
         experiments = study.runs(name)
         results = report.load([workshop.curve(e) for e in experiments])
+        for e, run in zip(experiments, results["runs"], strict=True):
+            workshop.check(e, run.get("behavior"))
         sets[name] = gather(results)
         trained = [workshop.model(e) / "trained.json" for e in experiments]
         arms[name] = {

@@ -10,6 +10,7 @@ from typing import Any
 from ad_jax.errors import ConfigError, cannot_write, differences
 from ad_jax.experiment import Experiment
 from ad_jax.identity import of_training
+from ad_jax.numerals import significant
 from ad_jax.untrusted import parse
 
 
@@ -53,6 +54,36 @@ def claim(folder: Path, experiment: Experiment) -> None:
     """Make `folder` this experiment's run directory; raises as `check`."""
     if not check(folder, experiment):
         write_json(folder / "config.json", experiment.to_json())
+
+
+def record(folder: Path, stage: str, facts: dict[str, float], worked: bool) -> None:
+    """Write a stage's facts to `stages.json`. Where it found nothing to do, those of when it did stay."""
+    known = _stages_in(folder)
+    if stage not in known or worked:
+        known[stage] = {name: significant(float(value), 3) for name, value in facts.items()}
+    write_json(folder / "stages.json", known)
+
+
+def forget(folder: Path, stage: str) -> None:
+    """Drop the facts of a stage that begins from nothing: what it made before is gone."""
+    known = _stages_in(folder)
+    if known.pop(stage, None) is not None:
+        write_json(folder / "stages.json", known)
+
+
+def stages(folder: Path, trained: Path) -> dict[str, Any]:
+    """The facts of every stage; those of collecting and training are of the directory that trained."""
+    return {
+        stage: facts
+        for where, names in ((trained, ("collect", "distill")), (folder, ("evaluate",)))
+        for stage, facts in _stages_in(where).items()
+        if stage in names
+    }
+
+
+def _stages_in(folder: Path) -> dict[str, Any]:
+    path = folder / "stages.json"
+    return read_json(path) if path.exists() else {}
 
 
 def read_json(path: Path) -> dict[str, Any]:

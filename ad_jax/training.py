@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 
-from ad_jax import processes, stopping
+from ad_jax import lineage, processes, stopping
 from ad_jax.checkpoint import Checkpoints
 from ad_jax.errors import TrainingDiverged
 
@@ -39,9 +39,17 @@ def latest(checkpoints: Checkpoints, state_like: Any, meta: dict[str, Any]) -> t
     """Step, state and metadata of the latest checkpoint; None where there is none.
 
     Raises:
-        CheckpointError: if it is of another architecture than `meta["architecture"]`, or all are damaged.
+        CheckpointError: if it is of another architecture than `meta["architecture"]` or of another run, or all are
+            damaged.
     """
-    return None if checkpoints.latest() is None else checkpoints.restore(state_like, meta["architecture"])
+    if checkpoints.latest() is None:
+        return None
+
+    def accept(found: dict[str, Any]) -> None:
+        lineage.check_architecture(found, meta["architecture"], checkpoints.folder)
+        lineage.check_own(found, meta, checkpoints.folder)
+
+    return checkpoints.restore(state_like, accept)
 
 
 def leaving(stopped: Callable[[], bool]) -> bool:

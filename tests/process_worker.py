@@ -122,7 +122,7 @@ def only_one_cannot_read(folder: pathlib.Path, index: int) -> dict[str, str]:
             ocp.CheckpointManager.restore = injected
         try:
             with checkpoint.Checkpoints(here) as checkpoints:
-                step, read, meta = checkpoints.restore(like, {})
+                step, read, meta = checkpoints.restore(like)
             same = all(np.array_equal(read[leaf].addressable_data(0), state[leaf].addressable_data(0)) for leaf in read)
             aside = [path.name for path in (here / "damaged").glob("*")]
             return f"{step}, {meta['step']}, {'equal' if same else 'other'}, aside: {aside}"

@@ -47,7 +47,8 @@ def save(folder, *steps):
 def restore(folder, architecture=None):
     with checkpoint.Checkpoints(folder, keep=5) as checkpoints:
         step = jax.ShapeDtypeStruct((), jnp.int32, sharding=STATE["w"].sharding)
-        return checkpoints.restore(LIKE | {"step": step}, architecture)
+        accept = lambda meta: architecture and checkpoint.check_architecture(meta, architecture, folder)
+        return checkpoints.restore(LIKE | {"step": step}, accept)
 
 
 @pytest.fixture(scope="module")

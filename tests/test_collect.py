@@ -41,8 +41,10 @@ def learners_of(mesh, chunk, source=PARTS.source, episodes=6) -> Learners:
 def run(folder, learners, seeds=SEEDS):
     """Collect into `folder/h` and read it back."""
     folder.mkdir(exist_ok=True)
-    e = dataclasses.replace(PLAIN, collect=dataclasses.replace(PLAIN.collect, seeds=seeds))
-    manifest = make_manifest(e, dataclasses.replace(PARTS, source=learners.source), learners)
+    e = dataclasses.replace(
+        PLAIN, collect=dataclasses.replace(PLAIN.collect, seeds=seeds, chunk_learners=learners.chunk)
+    )
+    manifest = make_manifest(e, dataclasses.replace(PARTS, source=learners.source), {})
     log = MetricsLog(folder, PLAIN.logging)
     result = collect(learners, TASKS, IDS, Config(seeds=seeds), SEED, str(folder / "h"), manifest, log)
     return result, open_store(folder / "h").read()

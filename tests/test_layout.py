@@ -68,17 +68,20 @@ MAY_IMPORT = {
     | TOOLS
     | STAGES
     | {"collection", "curves", "envs.base", "experiment", "history_store", "locks", "models.lstm"}
-    | {"cost", "numerals", "processes", "replay", "rotation", "run_directory", "seal"},
+    | {"cost", "lineage", "origins", "processes", "replay", "rotation", "run_directory", "seal"},
     "curves": BASE
     | {"models.base"}
     | {"collect", "envs.base", "evaluate", "experiment", "prompts", "run_directory"}
-    | {"identity", "lifetimes", "metrics", "numerals", "processes", "seal", "sharding"},
+    | {"identity", "lifetimes", "lineage", "metrics", "numerals", "origins", "processes", "seal", "sharding"},
     "command_line": BASE | {"provenance"},
     "listing": PLUGINS | {"experiment"},
     "untrusted": set(),
     "seal": set(),
+    "behavior": BASE | {"envs.base", "models", "sources"},
+    "lineage": {"errors", "identity", "metrics"},
+    "origins": {"behavior", "checkpoint", "experiment", "fingerprint", "processes"},
     "identity": {"errors"},
-    "run_directory": {"errors", "experiment", "identity", "seal", "untrusted"},
+    "run_directory": {"errors", "experiment", "identity", "numerals", "untrusted"},
     "experiment": BASE
     | PLUGINS
     | {"collect", "distill", "evaluate", "prompts", "replay", "rl2", "metrics", "sharding"},
@@ -87,7 +90,7 @@ MAY_IMPORT = {
     "distill": BASE | {"replay", "models", "sharding", "checkpoint", "metrics", "stopping", "training"},
     "rl2": BASE | {"envs.base", "models", "sharding", "checkpoint", "metrics", "stopping", "training", "trials"},
     "rotation": BASE | {"history_store", "metrics", "processes", "replay", "sharding"},
-    "training": {"checkpoint", "errors", "processes", "stopping"},
+    "training": {"checkpoint", "errors", "lineage", "processes", "stopping"},
     "stopping": set(),
     "farewell": {"processes", "stopping"},
     "writers": {"processes"},
@@ -96,12 +99,13 @@ MAY_IMPORT = {
     "evaluate": BASE | {"envs", "models", "prompts", "sharding", "checkpoint", "metrics"},
     "prompts": BASE | {"envs.base", "normalized"},
     "normalized": set(),
-    "collection": {"collect", "errors", "experiment", "history_store", "identity", "provenance"},
+    "collection": {"collect", "errors", "experiment", "history_store", "identity", "lineage", "metrics", "provenance"},
     "claims": {"errors", "normalized", "numerals", "report", "report_input"},
     "study": {"claims", "errors", "experiment"},
     "reproduce": BASE
     | REPORT
-    | {"claims", "experiment", "identity", "locks", "metrics", "pipeline", "run_directory", "study", "study_page"},
+    | {"claims", "experiment", "identity", "lineage", "locks", "metrics", "origins", "pipeline", "run_directory"}
+    | {"study", "study_page"},
     "cost": BASE | {"collect", "distill", "envs.base", "experiment", "models", "replay", "rl2", "rotation"},
     "accelerators": {"errors", "hlo"},
     "hlo": set(),
@@ -120,7 +124,7 @@ MAY_IMPORT = {
     | TOOLS
     | PLUGINS
     | {"collect", "hlo", "cost", "distill", "evaluate", "history_store", "replay", "rl2", "rotation"},
-    "agent": BASE | {"checkpoint", "models", "evaluate"},
+    "agent": BASE | {"behavior", "checkpoint", "lineage", "models", "evaluate"},
     "testing": BASE | PLUGINS,
     "envs": BASE,
     "sources": BASE | {"envs.base"},
@@ -132,7 +136,7 @@ MAY_IMPORT = {
     "history_returns": BASE | {"normalized", "numerals"},
     "replay": BASE | {"sharding"},
     **dict.fromkeys(TOOLS, BASE),
-    "checkpoint": BASE | {"fingerprint", "metrics", "processes", "writers"},
+    "checkpoint": BASE | {"fingerprint", "lineage", "metrics", "processes", "writers"},
     "fingerprint": set(),
     "metrics": BASE | {"processes"},
     **dict.fromkeys(REPORT, REPORT | {"errors", "identity", "normalized", "seal", "untrusted"}),

@@ -5,6 +5,7 @@ and the most files that were open in the first tenth with the fewest in the last
 one and now ten, and what leaks is open in every late look. The quick form is a hundredth of the length.
 """
 
+import dataclasses
 import gc
 import os
 import pathlib
@@ -23,6 +24,7 @@ from ad_jax.history_store import HistoryWriter, open_store
 from ad_jax.models import lstm
 from ad_jax.models.transformer import Config as ModelConfig
 from ad_jax.models.transformer import make
+from ad_jax.origins import Origins
 
 SIZES = [pytest.param(0.01, id="quick"), pytest.param(1.0, marks=pytest.mark.slow, id="whole")]
 MIB = 1 << 20
@@ -93,7 +95,9 @@ def test_over_10000_chunks(size, tmp_path, monkeypatch):
     config = Config(seeds=e.collect.seeds, episodes=e.collect.episodes, chunk_learners=1)
     log = metrics.MetricsLog(tmp_path, metrics.Config())
     url = str(tmp_path / "histories")
-    collect(learners, p.split.train, ids, config, 0, url, make_manifest(e, p, learners), log)
+    collect(
+        learners, p.split.train, ids, config, 0, url, make_manifest(dataclasses.replace(e, collect=config), p, {}), log
+    )
     assert len(open_store(url).chunks) == chunks
     assert len(watch.memory) == 50
     watch.check(f"{chunks} chunks")
@@ -119,12 +123,15 @@ def test_over_100000_episodes_in_context(size, tmp_path, monkeypatch):
             watch()
 
     monkeypatch.setattr(curves, "_show", shown)
-    work = curves.Curves(e, p, mesh, tmp_path, metrics.MetricsLog(tmp_path, metrics.Config()))
+    work = curves.Curves(e, p, mesh, tmp_path, metrics.MetricsLog(tmp_path, metrics.Config()), Origins(e, p))
     params = p.model.init(jax.random.key(0))
     (tasks,) = p.split.held_out.values()
     data = {"name": "held_out", "tasks": evaluate.tasks_as_data(p.family, tasks)}
-    meta = {"train_task_ids": []}
-    part, _ = work.part("held_out", meta, 0, lambda: work.in_context(data, tasks, work.parts.model, params, "sampled"))
+    part, _ = work.part(
+        "held_out",
+        {"checkpoint": {"step": 0}},
+        lambda: work.in_context(data, tasks, work.parts.model, params, "sampled"),
+    )
     assert np.shape(part["returns"]) == (2, 1, episodes)
     assert len(watch.memory) == 50
     watch.check(f"{episodes} episodes in {len(done)} dispatches")

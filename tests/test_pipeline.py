@@ -21,7 +21,7 @@ from helpers import files, refused
 from ad_jax import checkpoint, history_store, run_directory, sources
 from ad_jax.__main__ import main
 from ad_jax.collect import Learners, learning_curve
-from ad_jax.errors import CheckpointError
+from ad_jax.errors import AdJaxError, CheckpointError
 from ad_jax.experiment import Plugin, ReferenceConfig, build, load, override
 from ad_jax.numerals import significant
 from ad_jax.pipeline import Run
@@ -259,7 +259,7 @@ def test_another_experiment_in_the_run_directory_is_named_and_left_alone(copied,
 
 
 def test_a_damaged_file_of_the_run_is_named(copied, capsys):
-    for name in ("stages.json", "evaluation/held_out-greedy.json", "config.json"):
+    for name in ("stages.json", "config.json"):
         whole_text = (copied / name).read_text()
         (copied / name).write_text(whole_text[:-9])
         refused(capsys, ["evaluate", *SMOKE, "--dir", copied], name, "is damaged")
@@ -300,7 +300,10 @@ def test_a_checkpoint_of_another_architecture_is_refused(whole, tmp_path, capsys
 def test_a_held_out_task_that_was_trained_on_is_refused(whole, tmp_path, capsys):
     run_directory.claim(tmp_path, override(load("dark_room", "smoke"), ["tasks.split_seed=1"]))
     shutil.copytree(whole[0] / "checkpoints", tmp_path / "checkpoints")
-    refused(capsys, ["evaluate", *SMOKE, "tasks.split_seed=1", "--dir", tmp_path], "held-out tasks were trained on")
+    refused(capsys, ["evaluate", *SMOKE, "tasks.split_seed=1", "--dir", tmp_path], "tasks.split_seed (0 there, 1 here)")
+    run = Run(override(load("dark_room", "smoke"), ["tasks.split_seed=1"]), tmp_path / "new", trained=whole[0])
+    with pytest.raises(AdJaxError, match="held-out tasks were trained on"):
+        run.evaluate()
 
 
 def test_verify_finds_a_damaged_chunk_and_nothing_else(copied, capsys):

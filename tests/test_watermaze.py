@@ -12,7 +12,6 @@ from helpers import mesh_of
 
 from ad_jax import envs, evaluate, history_store, replay, sources
 from ad_jax.agent import Agent
-from ad_jax.collect import Learners
 from ad_jax.collection import make_manifest
 from ad_jax.envs import raycast
 from ad_jax.envs.base import advance, seen_spec_of, spec_of, take
@@ -287,8 +286,7 @@ def test_replayed_pictures_are_those_seen_at_collection():
 def test_a_stored_step_costs_10_bytes():
     experiment = override(load("watermaze", "smoke"), ["env.height=72", "env.width=96"])
     parts = build(experiment)
-    learners = Learners(parts.family, parts.source, experiment.collect.episodes, mesh_of(), 2)
-    manifest = make_manifest(experiment, parts, learners)
+    manifest = make_manifest(experiment, parts, {})
     per_step = [
         dtype.itemsize * math.prod(shape[1:])
         for shape, dtype in manifest.fields.values()

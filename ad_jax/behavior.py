@@ -1,0 +1,170 @@
+"""What a plug-in does, in a few numbers, so that one that was edited is named and not taken for the one before.
+
+In: a task family, a source or a model as built. Out: plain data, from a short life under fixed keys: what happens at
+each of the first steps, and sums over all of them. `identity.difference` compares two of these, with a tolerance,
+because another device rounds otherwise. They do not depend on the experiment's seed, tasks, batch or mesh.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ad_jax.envs.base import TaskFamily, advance, spec_of, take
+from ad_jax.keys import a_key, named_key
+from ad_jax.models.base import Model
+from ad_jax.sources.base import Source
+from ad_jax.types import Spec, Steps
+
+FORMAT = 1  # of this data; others are not compared
+ROWS = 16  # lives of a family
+SHOWN = 4, 24  # lives, and steps of each, that are kept step by step
+WHOLE, REAL = 256, 48  # steps of a life: observations that are floats may belong to dynamics that amplify rounding
+SOURCE_TASKS, SOURCE_STEPS = 4, 512
+MODEL_STEPS, LARGEST = 8, 5_000_000  # parameters: larger models are not looked at
+# These run once: compiling is what they cost.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def of_family(family: TaskFamily) -> dict[str, Any]:
+    """What happens in a family's worlds: under random, held and constant actions, and the optimal ones if known."""
+    tasks = _tasks(family)
+    whole = spec_of(family).values is not None
+    steps = WHOLE if whole else REAL
+    drawn, optimal = np.random.default_rng(0), _has_optimal(family, tasks)
+    actions = drawn.integers(0, family.num_actions, (ROWS, steps))
+    actions[2::4] = np.repeat(actions[2::4, ::8], 8, axis=1)[:, :steps]  # held for 8 steps
+    actions[3::4] = (np.arange(len(actions[3::4])) % family.num_actions)[:, None]
+    pictures = type(family).render is not TaskFamily.render
+
+    def life(row, task, actions):
+        key = jax.random.fold_in(named_key(0, "behavior"), row)
+        start = family.reset_env(jax.random.fold_in(key, 2**31), task)
+
+        def step(carry, x):
+            (observation, state), (time, action) = carry, x
+            if optimal:
+                action = jnp.where(row % 4 == 1, jnp.asarray(family.optimal_action(state, task), jnp.int32), action)
+            happened = {"observation": _number(observation), "trace": _number(family.trace(state, action))}
+            key_step = jax.random.fold_in(key, time)
+            after, state, outcome = advance(family, key_step, state, action, task)
+            flags = {name: jnp.asarray(getattr(outcome, name), jnp.float32) for name in ("terminated", "truncated")}
+            seen = observation if pictures else None
+            return (after, state), ({"reward": outcome.reward, **flags, **happened}, seen)
+
+        lived: Any = jax.lax.scan(step, start, (jnp.arange(steps), actions))[1]
+        happened, seen = lived
+        shown = jax.vmap(lambda o: _number(family.render(o)))(seen[:2]) if pictures else jnp.zeros(0)
+        return happened, shown
+
+    rows = np.arange(ROWS)
+    happened, shown = jax.jit(jax.vmap(life), compiler_options=QUICK)(rows, tasks, actions.astype(np.int32))
+    numbers = {"tasks": [_number_of_task(take(tasks, row)) for row in rows], "pictures": np.ravel(shown).tolist()}
+    return _recorded(happened, numbers)
+
+
+def of_source(source: Source, family: TaskFamily) -> dict[str, Any]:
+    """What the first updates of a source's learners do, and what they know after them."""
+    tasks = take(_tasks(family), slice(SOURCE_TASKS))
+    pixels = spec_of(family).pixels or type(family).render is not TaskFamily.render
+    updates = 1 if pixels else -(-SOURCE_STEPS // (source.steps_per_update * source.actors))
+
+    def life(row, task):
+        key = jax.random.fold_in(named_key(0, "behavior of a source"), row)
+        state = source.init(jax.random.fold_in(key, 2**31), task)
+
+        def update(state, index):
+            state, t = source.update(jax.random.fold_in(key, index), state, task)
+            return state, {"action": t.action.astype(jnp.float32), "reward": t.reward.astype(jnp.float32)}
+
+        state, happened = jax.lax.scan(update, state, jnp.arange(updates))
+        # The first actor's stream is shown; all of them are in the sums of what was learned.
+        return {name: x.reshape(-1, x.shape[-1])[:, 0] for name, x in happened.items()}, _learned(state)
+
+    happened, learned = jax.jit(jax.vmap(life), compiler_options=QUICK)(np.arange(SOURCE_TASKS), tasks)
+    return _recorded(happened, {name: np.asarray(x).ravel().tolist() for name, x in learned.items()})
+
+
+def of_model(model: Model, spec: Spec) -> dict[str, Any] | None:
+    """A model's logits for a short stream, with parameters that are filled in; None where the model is large."""
+    length, drawn = min(MODEL_STEPS, model.max_segment or MODEL_STEPS), np.random.default_rng(0)
+    most = 256 if spec.pixels else 0 if spec.values is None else min(spec.values)
+    shape = (1, length, *spec.shape)
+    observation = drawn.integers(0, most, shape) if most else drawn.normal(size=shape)
+    steps = Steps(
+        observation.astype(spec.compute_dtype),
+        drawn.integers(0, spec.num_actions, (1, length)).astype(np.int32),
+        drawn.normal(size=(1, length)).astype(np.float32),
+        drawn.integers(0, 2, (1, length)) > 0,
+    )
+
+    shapes = jax.eval_shape(model.init, a_key(0))
+    if sum(x.size for x in jax.tree.leaves(shapes)) > LARGEST:
+        return None
+    # No first parameters of its own, of which many start at zero and hide what comes before them. Gains stay near one.
+    filled = lambda x: (0.5 * (x.ndim < 2) + 0.3 * np.cos(np.arange(x.size))).reshape(x.shape).astype(x.dtype)
+    params = jax.tree.map(filled, shapes)
+    logits = jax.jit(model.apply, compiler_options=QUICK)(params, steps)
+    return _recorded({}, {"logits": np.ravel(logits)[:64].tolist()})
+
+
+def _recorded(happened: Mapping[str, Any], sums: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain data: of `happened`, arrays `[lives, T]`, the first steps and the sums over time; and other sums."""
+    lives, steps = SHOWN
+    happened = {name: np.asarray(x, np.float64) for name, x in happened.items()}
+    late = {name: np.arange(1, x.shape[1] + 1) / x.shape[1] for name, x in happened.items()}
+    totals = {name: x.sum(1).tolist() for name, x in happened.items()}
+    totals |= {f"{name}, weighted by time": (x * late[name]).sum(1).tolist() for name, x in happened.items()}
+    return {
+        "format": FORMAT,
+        "platform": jax.default_backend(),
+        "shown": {name: [[_short(y) for y in row] for row in x[:lives, :steps]] for name, x in happened.items()},
+        "sums": {name: [_short(y) for y in x] for name, x in (totals | dict(sums)).items()},
+    }
+
+
+def _short(x: float) -> float | int | str:
+    """Seven digits, whole numbers as such, and what is no finite number as text, which JSON can hold."""
+    if not np.isfinite(x):
+        return str(float(x))
+    rounded = float(f"{x:.7g}")
+    return int(rounded) if rounded.is_integer() and abs(rounded) < 2**53 else rounded
+
+
+def _number(x: Any) -> jax.Array:
+    """A number that tells one array from another, `[]` float32."""
+    flat = jnp.asarray(x).astype(jnp.float32).reshape(-1)
+    return (flat * jnp.asarray(_weights(flat.size))).sum()
+
+
+def _weights(size: int) -> np.ndarray:
+    """Of the same magnitude, and no two alike: the first is 1."""
+    return (1 + np.arange(size) * 0.6180339887 % 1).astype(np.float32)
+
+
+def _number_of_task(task: Any) -> float:
+    """The same of the leaves of one task, in host memory."""
+    plain = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    leaves = [np.ravel(plain(jnp.asarray(leaf))).astype(np.float64) for leaf in jax.tree.leaves(task)]
+    flat = np.concatenate(leaves) if leaves else np.zeros(0)
+    return float((flat * _weights(flat.size)).sum())
+
+
+def _learned(tree: Any) -> dict[str, Any]:
+    """Of all numbers in a tree that are floats: their sum, and the sum of their sizes."""
+    leaves = [x.astype(jnp.float32) for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    total: Callable[[Any], Any] = lambda xs: sum((x.sum() for x in xs), jnp.float32(0))
+    return {"what is learned": total(leaves), "the size of what is learned": total([jnp.abs(x) for x in leaves])}
+
+
+def _tasks(family: TaskFamily) -> Any:
+    """`ROWS` tasks, whatever the experiment's split is."""
+    return family.sample_tasks(named_key(0, "tasks for a look at behavior"), ROWS)
+
+
+def _has_optimal(family: TaskFamily, tasks: Any) -> bool:
+    """Whether the family knows its optimal actions. Nothing is computed."""
+    state = jax.eval_shape(lambda key, task: family.reset_env(key, task)[1], a_key(0), take(tasks, 0))
+    return jax.eval_shape(family.optimal_action, state, take(tasks, 0)) is not None
