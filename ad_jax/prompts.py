@@ -17,7 +17,7 @@ import numpy as np
 
 from ad_jax import normalized
 from ad_jax.envs.base import TaskFamily, advance, num_tasks, reset
-from ad_jax.errors import ConfigError
+from ad_jax.errors import AdJaxError, ConfigError
 from ad_jax.keys import a_key, named_key
 
 LEVELS, EPISODES = 41, 64  # noises tried, and episodes of each task at each of them
@@ -69,10 +69,17 @@ def noise_for(family: TaskFamily, tasks: Any, share: float, seed: int) -> float:
         In [0, 1]; 1 where even random actions earn more than `share`.
 
     Raises:
+        AdJaxError: if a reward is not finite.
         ConfigError: if the optimal policy earns no more than a random one.
     """
     noises = np.linspace(0, 1, LEVELS, dtype=np.float32)
-    returns = _returns(family, tasks, noises, seed).mean(1)
+    by_task = _returns(family, tasks, noises, seed)
+    if len(bad := np.argwhere(~np.isfinite(by_task))):
+        raise AdJaxError(
+            f"task {family.task_ids(tasks)[bad[0][1]]} of {family.name} gave a demonstrator a reward that is no finite "
+            "number. Mend step_env"
+        )
+    returns = by_task.mean(1)
     optimal = float(cast(np.ndarray, family.optimal_return(tasks)).mean())
     known = family.random_return(tasks)
     random = float(returns[-1] if known is None else known.mean())

@@ -28,15 +28,16 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from ad_jax import reward_unit, stopping, training
+from ad_jax import reward_unit, stopping, training, values
 from ad_jax.checkpoint import Checkpoints
-from ad_jax.envs.base import TaskFamily
+from ad_jax.envs.base import TaskFamily, spec_of, take
+from ad_jax.errors import AdJaxError
 from ad_jax.keys import named_key
 from ad_jax.metrics import MetricsLog, Progress
 from ad_jax.models.lstm import ActorCritic
 from ad_jax.sharding import batch_devices, on_batch, optimiser_shardings, param_shardings, put, replicated
-from ad_jax.trials import Config, Trials, advantages, begin, episodes, loss, roll
-from ad_jax.types import Array
+from ad_jax.trials import Config, Trials, Unroll, advantages, begin, episodes, loss, roll
+from ad_jax.types import Array, Transition
 
 FACTS = ("loss", "grad_norm", "entropy", "first_return", "last_return")  # of an update
 
@@ -103,33 +104,39 @@ class Trainer:
                 state, new = step(state, tasks)
                 return state, jax.tree.map(lambda all, value: all.at[i].set(value), facts, new)
 
-            empty = dict.fromkeys(FACTS, jnp.zeros((config.updates_per_dispatch,), jnp.float32))
+            empty: dict[str, Any] = dict.fromkeys(FACTS, jnp.zeros((config.updates_per_dispatch,), jnp.float32))
+            empty["cannot be"] = (
+                values.nothing((config.updates_per_dispatch,)),
+                jnp.zeros_like(empty["loss"], jnp.int32),
+            )
             # A dynamic count: one program for every length, so where a run was cut cannot change its bits.
             return jax.lax.fori_loop(0, count, body, (state, empty))
 
         self.run = jax.jit(run, donate_argnums=0, out_shardings=(self.shardings, one))
 
     @functools.cached_property
-    def compiled(self) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    def compiled(self) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
         """`run`, compiled when it is first asked for."""
         return self.run.lower(self.like, self.tasks, jnp.int32(1)).compile()
 
 
 def unit_by_chance(family: TaskFamily, tasks: Any, config: Config, seed: int) -> float:
     """The unit of the rewards that random actions meet in as many steps as an update has; 1 where they meet none."""
+    played = jax.jit(functools.partial(by_chance, family, config, seed))(tasks)[0]
+    return reward_unit.pool([reward_unit.of_chunk(np.asarray(played.reward))])
+
+
+def by_chance(family: TaskFamily, config: Config, seed: int, tasks: Any) -> tuple[Unroll, jax.Array]:
+    """As many steps as an update has, of random actions in new trials, and the row of each trial's task, `[B]`."""
 
     def segment(params, cache, steps):
         at = steps.prev_action.shape
         return jnp.zeros((*at, family.num_actions), jnp.float32), jnp.zeros(at, jnp.float32), cache
 
     chance = ActorCritic(lambda key: {}, lambda batch: (), segment)
-
-    def rewards(tasks):
-        key_begin, key_roll = jax.random.split(named_key(seed, "rl2-rewards"))
-        trials = begin(chance, family, config, key_begin, tasks)
-        return roll(chance, family, config, {}, trials, tasks, key_roll)[0].reward
-
-    return reward_unit.pool([reward_unit.of_chunk(np.asarray(jax.jit(rewards)(tasks)))])
+    key_begin, key_roll = jax.random.split(named_key(seed, "rl2-rewards"))
+    trials = begin(chance, family, config, key_begin, tasks)
+    return roll(chance, family, config, {}, trials, tasks, key_roll)[0], trials.task
 
 
 def make_optimiser(config: Config) -> optax.GradientTransformation:
@@ -154,7 +161,8 @@ def update(
 
     Returns:
         The state after it, and as float32 scalars: loss, gradient norm and entropy, means over the gradient steps, and
-        the mean return of the first and of the last episode of a trial, over the trials that began and ended here.
+        the mean return of the first and of the last episode of a trial, over the trials that began and ended here;
+        beside them what `cannot_be`.
     """
     # Built from Python numbers inside the jit, so that a resumed run has the same keys.
     key = jax.random.fold_in(named_key(seed, "rl2"), state.step)
@@ -188,7 +196,19 @@ def update(
     choose = lambda new, old: jnp.where(over.reshape(-1, *[1] * (old.ndim - 1)), new, old)
     trials = jax.tree.map(choose, fresh, trials.replace(age=state.trials.age + 1))
     first, last = episodes(unroll, state.trials.age == 0, over)
-    return TrainState(params, opt_state, state.step + 1, trials), dict(zip(FACTS, (*map(jnp.mean, facts), first, last)))
+    told: dict[str, Any] = dict(zip(FACTS, (*map(jnp.mean, facts), first, last)))
+    told["cannot be"] = cannot_be(family, unroll, state.trials.task)
+    return TrainState(params, opt_state, state.step + 1, trials), told
+
+
+def cannot_be(family: TaskFamily, unroll: Unroll, task: jax.Array) -> tuple[values.First, jax.Array]:
+    """The first value of a trial that cannot be, of the first such trial, scalars, and which of the tasks it is of."""
+    played = Transition(unroll.steps.observation, unroll.action, unroll.reward, unroll.done, unroll.done)
+    played = jax.tree.map(lambda x: x.swapaxes(0, 1), played)
+    none, start = values.nothing(task.shape), jnp.int32(0)
+    found = values.look_through(spec_of(family), family.reward_dtype, none, start, played)
+    row = jnp.argmax(found.place != values.NOTHING)
+    return jax.tree.map(lambda x: x[row], (found, task))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,6 +239,7 @@ def train(
         meta: plain data saved with every checkpoint; `meta["architecture"]` must equal a found checkpoint's.
 
     Raises:
+        AdJaxError: if the family gives what is not finite or not what it states; the last good checkpoint stays.
         CheckpointError: if the checkpoint there is of another architecture.
         TrainingDiverged: if the loss or the gradient stops being finite; the last good checkpoint stays.
         Preempted: after SIGTERM and a checkpoint of the dispatch under way.
@@ -236,14 +257,15 @@ def train(
             count = training.until(step, config, (config.checkpoint_every,), skipped)
             if count:
                 state, new = run(state, trainer.tasks, jnp.int32(count))
-                new = {name: np.asarray(values)[:count] for name, values in new.items()}
+                check_values(new.pop("cannot be"), trainer.tasks, family, count, step)
+                new = {name: np.asarray(facts)[:count] for name, facts in new.items()}
                 if bad := training.not_finite(new["loss"], new["grad_norm"], step):
                     skipped = training.skip("rl2", bad, skipped, config.skip_updates)
                     step, state, facts, _ = _begin(trainer, checkpoints, meta, log)
                     progress.note(f"{bad.told}: back to update {step}, and on without update {bad.update}")
                     continue
                 step += count
-                facts = {name: float(values.mean()) for name, values in new.items()}
+                facts = {name: float(all_of.mean()) for name, all_of in new.items()}
                 # Logged before anything is saved: what a checkpoint has passed must not be missing from the log.
                 log.write("rl2", step, facts)
             else:  # the next one is left out: its trials are never played
@@ -255,6 +277,20 @@ def train(
             progress.update(step, **{name: facts[fact] for name, fact in shown.items() if facts})
         seconds = time.monotonic() - started
         return Result(step, first, state.params, seconds, compile_seconds, facts, step * each)
+
+
+def check_values(found: tuple[values.First, Any], tasks: Any, family: TaskFamily, count: int, step: int) -> None:
+    """Raises AdJaxError, in words, for what cannot be in the `count` updates after `step`, `[P]` each."""
+    first, task = jax.tree.map(lambda x: np.asarray(x)[:count], found)
+    bad = np.flatnonzero(first.place != values.NOTHING)
+    if len(bad):
+        first, task = jax.tree.map(lambda x: x[bad[0]], (first, task))
+        what, field = values.told(spec_of(family), family.reward_dtype, first)
+        raise AdJaxError(
+            f"{what}, at step {first.step} of a trial's part in update {step + bad[0] + 1}, on task "
+            f"{family.task_ids(take(tasks, np.array([task])))[0]} of {family.name}. The last good checkpoint is kept. "
+            f"{values.REMEDY[field]}"
+        )
 
 
 def _begin(

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,11 +11,11 @@ from helpers import GRID, mesh_of, numbered_histories
 from history_helpers import stored
 from odd_family import AT, TOLD, Odd
 
-from ad_jax import evaluate, replay, sources, values
+from ad_jax import evaluate, prompts, replay, rl2, sources, trials, values
 from ad_jax.agent import Agent
 from ad_jax.collect import Learners, collect, learning_curve
 from ad_jax.collection import make_manifest
-from ad_jax.envs.base import spec_of, take
+from ad_jax.envs.base import optimal_labels, spec_of, take
 from ad_jax.errors import AdJaxError, ConfigError, HistoryError
 from ad_jax.experiment import CollectConfig, Experiment, Plugin, ReplayConfig, TaskConfig, build
 from ad_jax.history_store import open_store, verify
@@ -63,6 +64,12 @@ def test_evaluating_names_logits_that_are_no_numbers():
         AdJaxError, match=r"logit of action 1 is nan, .* at step 12 \(episode 3\) of task number 2, seed 0"
     ):
         rolled(Odd(), tasks_of(2, 4), model, per_run=10)
+
+
+def test_a_demonstration_names_a_reward_that_is_no_number(monkeypatch):
+    monkeypatch.setattr(prompts, "EPISODES", 1)
+    with pytest.raises(AdJaxError, match=r"task number 7 of Odd gave a demonstrator a reward that is no finite number"):
+        prompts.noise_for(Odd("reward"), tasks_of(2, 7), 0.5, seed=0)
 
 
 def learners_of(family, source="noisy_oracle", devices=1, chunk=4):
@@ -143,6 +150,19 @@ def changed(histories, field, row, step, value, dtype=None):
     return dataclasses.replace(histories, transition=t.replace(**{field: x}))
 
 
+def test_rl2_names_what_cannot_be():
+    """In the second of two updates."""
+    family, config = Odd("component"), trials.Config(trial_episodes=2, trials=4)
+    unroll, task = rl2.by_chance(family, config, 1, tasks_of(7, 9))
+    found = rl2.cannot_be(family, unroll, task)
+    number = (7, 9)[int(task[0])]
+    two = jax.tree.map(lambda one, none: jnp.stack([none, one]), found, (values.nothing(()), task[0]))
+    what = rf"{re.escape(TOLD['component'])}, at step {AT} .*in update 7, on task number {number} of Odd"
+    with pytest.raises(AdJaxError, match=what):
+        rl2.check_values(two, tasks_of(7, 9), family, 2, step=5)
+    rl2.check_values(two, tasks_of(7, 9), family, 1, step=5)
+
+
 SPOILT = {
     "action 5, outside 0..4": ("action", 5, None),
     "observation component 1 10, outside 0..8": ("observation", [3, 10], None),
@@ -207,3 +227,18 @@ def test_an_agent_says_that_its_model_gives_no_numbers():
     agent = Agent(Model(None, None, lambda batch: jnp.int32(0), decode, None, 1, None), {}, GRID)
     with pytest.raises(AdJaxError, match=r"logit of action 0 is no finite number for row 0, at step 0"):
         agent.act([[0, 0]])
+
+
+class Mislabelled(Odd):
+    """Its label at time 2 of an odd task is no action."""
+
+    def optimal_label(self, observation, task):
+        return jnp.where((task.number % 2 == 1) & (observation[0] == 2), 3, 1)
+
+
+def test_relabelling_names_a_label_that_is_no_action():
+    observation = np.stack([np.tile(np.arange(5), (3, 2)), np.zeros((3, 10), int)], -1).astype(np.uint8)
+    leaves = lambda numbers: {"max_steps_in_episode": np.full(3, 5, np.int32), "number": np.array(numbers, np.int32)}
+    assert (optimal_labels(Mislabelled(), observation, leaves([2, 4, 6])) == 1).all()
+    with pytest.raises(ConfigError, match=r"optimal_label gives 3 at step 2 of history 1; actions are 0\.\.2"):
+        optimal_labels(Mislabelled(), observation, leaves([2, 7, 9]))

@@ -1,7 +1,10 @@
-"""What it costs to look for NaN and infinity, as a share of the stage that looks: python experiments/speed/finite.py
+"""What it costs to look for NaN, infinity and values that are not as stated, as a share of the stage that looks.
 
-Each round times the stage and its check in turn, so that what else the machine does slows both. Printed is the median
-over the rounds of the share, with its 95 % interval by bootstrap. Two minutes on two CPU cores.
+    python experiments/speed/finite.py
+
+Each round times the stage and its check in turn, or the stage with its check and without, so that what else the machine
+does slows both. Printed is the median over the rounds of the share, with its 95 % interval by bootstrap. Three minutes
+on two CPU cores.
 """
 
 import sys
@@ -13,13 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ad_jax import collect, distill, history_returns, replay, training
-from ad_jax.bench import collecting, distilling
+from ad_jax import distill, replay, training, values
+from ad_jax.bench import collecting, distilling, evaluating
 from ad_jax.bench.sizes import Case
 from ad_jax.bench.timing import Work, measure
-from ad_jax.types import Histories, Spec
+from ad_jax.evaluate import make_evaluator
+from ad_jax.types import Spec
 
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 31
+SMALL = Case("small", "transformer", {"layers": 4, "width": 64, "heads": 2, "window": 100}, 16, 100, 10)
 CALLS = 20  # of a check in one timing: it is short
 
 
@@ -37,20 +42,35 @@ def share_of(what: str, check, stage) -> None:
     told(what, np.array(seconds["check"]) / CALLS / np.array(seconds["stage"]))
 
 
+def share_within(what: str, looking, blind) -> None:
+    """Print by how much a compiled stage is slower than the same one that does not look."""
+    seconds = measure({"looking": Work(looking, 1), "blind": Work(blind, 1)}, ROUNDS)
+    told(what, np.array(seconds["looking"]) / np.array(seconds["blind"]) - 1)
+
+
 def collecting_a_chunk(source: str, env: str) -> None:
-    """A chunk from its first step to what is recorded of it, without the disk."""
-    s = collecting.setting(source, env, 256, 2_000_000)
-    life = collecting.in_memory(s).call
-    seeds = s.learners.chunk // collecting.TASKS
-    rows = lambda x: collect.as_histories(x, s.tasks, s.ids, seeds, 0, s.learners.chunk)
+    """A chunk of lives, in memory."""
 
-    def stage():
-        histories = rows(life())
-        return history_returns.of_chunk(
-            histories.transition, s.learners.source.actors, s.family.episode_length, None, None
-        )
+    def lives():
+        return collecting.in_memory(collecting.setting(source, env, 256, 2_000_000)).call
 
-    share_of(f"collect {source} on {env}: a chunk, without the disk", rows(life()).not_finite, stage)
+    with mock.patch.object(values, "look_through", lambda spec, dtype, first, *_: first):
+        blind = lives()
+    share_within(f"collect {source} on {env}: a chunk, in memory", lives(), blind)
+
+
+def evaluating_a_dispatch(rollouts: int) -> None:
+    """A window of steps of the small transformer in Dark Room."""
+    s = evaluating.setting(SimpleNamespace(cases=[SMALL]))
+
+    def rolling():
+        run = evaluating.Rolling(s, make_evaluator(s.model, s.family, s.mesh, "sampled", 4, 100), rollouts)
+        run()
+        return run
+
+    with mock.patch.object(values, "look", lambda spec, dtype, first, *_: first):
+        blind = rolling()
+    share_within(f"evaluate: 100 steps of {rollouts} rollouts", rolling(), blind)
 
 
 def loading(what: str, floats: bool) -> None:
@@ -64,17 +84,15 @@ def loading(what: str, floats: bool) -> None:
     sampling, mesh = replay.Config(segment=100), collecting.make_mesh(collecting.MeshConfig())
 
     def stage():
-        with mock.patch.object(Histories, "not_finite", return_value=None):
+        with mock.patch.object(values, "wrong", return_value=None):
             return replay.load(histories, spec, sampling, mesh)
 
-    share_of(f"load histories, {what}", histories.not_finite, stage)
+    share_of(f"load histories, {what}", lambda: values.wrong(histories, spec), stage)
 
 
 def distilling_a_dispatch() -> None:
     """The look at what came to the host; and the gradient's norm, which clipping takes too, counted in the program."""
-    s = distilling.setting(
-        Case("small", "transformer", {"layers": 4, "width": 64, "heads": 2, "window": 100}, 16, 100, 10)
-    )
+    s = distilling.setting(SMALL)
     tree = SimpleNamespace(**vars(optax.tree) | {"norm": lambda grads: 0.0})  # not of clipping, which keeps its own
     program = lambda: s.trainer.run.lower(s.trainer.like, s.resident, jnp.int32(1))
     whole = program().compile()
@@ -99,5 +117,7 @@ if __name__ == "__main__":
     distilling_a_dispatch()
     collecting_a_chunk("q_learning", "dark_room")
     collecting_a_chunk("ucb", "bandit")
+    evaluating_a_dispatch(16)
+    evaluating_a_dispatch(128)
     loading("rewards are floats", floats=False)
     loading("rewards and 4 observations are floats", floats=True)
