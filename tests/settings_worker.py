@@ -95,7 +95,7 @@ def learned(name: str) -> dict[str, str]:
 @pinned()
 def reinforced() -> dict[str, str]:
     """An LSTM after an update of RL²."""
-    family = build(Experiment("x", Plugin("dark_room", ROOM), Plugin("q_learning"))).family
+    family = envs.make("dark_room", ROOM)
     tasks = family.all_tasks()
     network = lstm.actor_critic(lstm.Config(width=8, hidden=8, mlp_width=8, value_head=True), build_spec(family))
     config = rl2.Config(updates=2, trials=4, trial_episodes=4, unroll_episodes=2, random_steps=2, minibatches=2)
