@@ -199,8 +199,9 @@ def _read_part(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def _show(bar: metrics.Progress, done: int, value: float) -> None:
+def _show(bar: metrics.Progress, done: int, total: int, value: float) -> None:
     """Progress of a rollout; the first dispatch compiles, and is not part of the rate."""
+    bar.total = total
     if bar.done == 0 and done < bar.total:
         bar.done = done
         bar.note(f"compiled, and ran the first {done} of {bar.total} {bar.unit}")

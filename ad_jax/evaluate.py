@@ -196,14 +196,15 @@ def evaluate(
     family: TaskFamily,
     mesh: Mesh,
     seed: int,
-    progress: Callable[[int, float], None] = lambda done, value: None,
+    progress: Callable[[int, int, float], None] = lambda done, total, value: None,
 ) -> Curve:
     """Roll every task out `seeds` times, until every rollout has had `episodes` episodes.
 
     Args:
         tasks, task_ids: batched tasks `[N]` and their ids.
         seed: with task id and rollout index, determines every random number.
-        progress: called with (steps done per rollout, mean return of the newest finished episode).
+        progress: called with the steps done per rollout, how many it will be at most (fewer where episodes end early,
+            which is known at the end), and the mean return of the newest finished episode.
 
     Raises:
         AdJaxError: naming task, rollout, episode and step of the first observation, action, reward or logit that is not
@@ -222,7 +223,8 @@ def evaluate(
         traces.append(to_host(trace[:, :batch:seeds]).astype(np.int32))
         finished = int(rollouts.episode.min())  # by every rollout; where episodes end early, sooner than in `total`
         newest = min(max(finished, 1), episodes) - 1
-        progress(total if finished >= episodes else min(done, total), float(rollouts.returns[:batch, newest].mean()))
+        taken = min(done, total)
+        progress(taken, taken if finished >= episodes else total, float(rollouts.returns[:batch, newest].mean()))
         if finished >= episodes:
             break
     else:

@@ -280,7 +280,8 @@ def _curve(s: Set, stats: dict[str, Any], learner: dict[str, Band], source: Band
             )
         else:
             caption += (
-                f" In as many environment steps the {s.source_role} has not finished an episode, so it is not drawn."
+                f" The {s.source_role}'s curve has its first value after {s.source_steps:,} environment steps, more "
+                "than are taken here, so it is not drawn."
             )
     drawn = {mode: band._replace(x=episode) for mode, band in learner.items()}
     return figures.curve(drawn, stats["optimal"], stats["random"], cut, s.source_label), caption

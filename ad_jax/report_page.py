@@ -202,7 +202,8 @@ def _levels(stats: dict[str, Any]) -> str:
         ad = "never" if level["ad_steps"] is None else f"{round(level['ad_steps']):,}"
         steps = f"{level['source_steps']:,}" if level["reached"] else f"not in {level['source_end']:,}"
         rows.append(([_e(level["level"]), number(level["return"], size), ad, steps, ratio(level)], ""))
-    same = "no finished episode" if source["same_steps"] is None else number(source["same_steps"], size)
+    early = f"not known, its curve has its first value after {source['piece']:,}"
+    same = early if source["same_steps"] is None else number(source["same_steps"], size)
     note = (
         f"{source['role'].capitalize()}: {source['name']}. Its return after as many environment steps as AD takes: "
         f"{same}; at the end of its life: {number(source['final'], size)}. At AD's final return all of AD's steps are "

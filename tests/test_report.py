@@ -344,7 +344,7 @@ def test_smallest_results(tmp_path):
     one["paths"] |= {"task": 0, "episodes": [{"episode": 1, "return": -1.0, "points": [[0, 0]]}]}
     one["tasks"][0]["picture"]["key"] = [5, 5]
     text = report.write(results(one), tmp_path).read_text()
-    assert "has not finished an episode" in text
+    assert "has its first value after" in text
     assert report.summary(results(one)) == "held-out return -1.0 → -1.0 of 10.0 over 1 in-context episode"
 
 

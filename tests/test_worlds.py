@@ -4,9 +4,12 @@ Episodes that end early, costs beside prizes, real observations with a hidden pa
 do with one another: see `families`. A run is recorded step by step, and each step is held against a plain simulator.
 """
 
+import contextlib
 import dataclasses
+import io
 import json
 import pathlib
+import re
 import types
 
 import jax
@@ -40,7 +43,7 @@ def ran(name: str, folder: pathlib.Path, scale: str) -> types.SimpleNamespace:
 def evaluated(name: str, run: Run) -> types.SimpleNamespace:
     """The rest of a run of a world that is trained, and what happened in it."""
     e, folder = run.experiment, run.folder
-    with recorded() as recording:
+    with recorded() as recording, contextlib.redirect_stdout(io.StringIO()) as told:
         run.evaluate()
     run.report()
     p, world = run.parts, simulators.BY_NAME[WORLDS[name]](**e.env.options)
@@ -105,6 +108,16 @@ def test_stages_tell_the_steps_that_were_taken(at):
     assert stages["collect"]["env_steps"] == e.tasks.train * e.collect.seeds * p.source.actors * life
     assert stages["distill"]["updates"] == e.distill.updates
     assert all(stage["seconds"] > 0 for stage in stages.values())
+
+
+def test_the_terminal_counts_the_steps_that_were_taken(at):
+    """The last line of each rollout: so many of as many, though episodes could have been longer."""
+    lines = re.findall(r"evaluate (\d+)/(\d+) steps of held_out, (\w+)", at.told.getvalue())
+    last = {mode: (int(done), int(total)) for done, total, mode in lines}
+    most = at.e.evaluate.episodes * at.known.longest
+    for mode, raw in zip(at.truth.rollouts, at.recording.rollouts, strict=True):
+        taken = min(len(raw.action), most)
+        assert last[mode] == (taken, taken)
 
 
 def test_the_returns_of_every_row(at):

@@ -35,7 +35,7 @@ class Config:
     discount: float = 0.9  # per step
     epsilon_start: float = 1.0
     epsilon_end: float = 0.0
-    exploration_episodes: float = 280.0  # epsilon falls linearly over this many; 0: epsilon_end from the second on
+    exploration_episodes: float = 280.0  # of full length, over which epsilon falls; 0: epsilon_end from the second on
     initial_value: float = 0.0  # of the whole table; above what can be earned, it drives the learner to the untried
     explore: Literal["uniform", "novel"] = struct.field(pytree_node=False, default="uniform")
     privileged: bool = struct.field(pytree_node=False, default=False)  # is given state that the observation hides
