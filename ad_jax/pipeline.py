@@ -327,7 +327,9 @@ class Run:
         step, params, meta = self._trained() if p.trained else untrained
         unit: Any = meta.get("reward_unit", reward_unit.NONE)  # an earlier version divided nothing
         model = reward_unit.applied(p.model, unit)
-        which = {"step": step, "which": e.evaluate.checkpoint, "fingerprint": digest_of(params)}
+        which: dict[str, Any] = {"step": step, "which": e.evaluate.checkpoint}
+        if p.trained:
+            which["fingerprint"] = digest_of(params)
         if self.trained != self.folder and p.trained:
             which["trained_as"] = {"experiment": meta["experiment"]["name"], "seed": meta["seed"]}
         seconds, env_steps, sets = 0.0, 0, []
