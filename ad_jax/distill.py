@@ -21,8 +21,8 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
+from ad_jax import memory, stopping, training
 from ad_jax import replay as replay_lib
-from ad_jax import stopping, training
 from ad_jax.checkpoint import Checkpoints
 from ad_jax.errors import ConfigError
 from ad_jax.keys import named_key
@@ -235,7 +235,9 @@ def distill(
         positions = sampling.batch * sampling.segment
         progress = Progress("distil", config.updates, "updates", step, progress_seconds, positions)
         started = time.monotonic()
+        memory.give_back()
         run = trainer.run.lower(state, residents.at(step), jnp.int32(1)).compile()
+        memory.give_back()
         compile_seconds = time.monotonic() - started
         progress.note(f"compiled in {compile_seconds:.1f} s" + (f", going on from update {step}" if step else ""))
         started, first, facts, leaving = time.monotonic(), step, {}, False

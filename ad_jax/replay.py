@@ -18,7 +18,7 @@ histories by how much and how steadily they improve; here the worst are left out
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,10 @@ from ad_jax import values
 from ad_jax.errors import ConfigError, HistoryError
 from ad_jax.reward_unit import check_unit
 from ad_jax.sharding import BATCH, batch_devices, on_batch, put, replicated
-from ad_jax.types import Array, Batch, Histories, Spec, Steps, narrowest
+from ad_jax.thinning import ENDS, Collected, Thinned, Whole, lengths, thin
+from ad_jax.types import Array, Batch, Histories, Spec, Steps
+
+__all__ = ["Config", "Replay", "RotationConfig", "gather", "lengths", "load", "sample", "thin"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,22 +177,51 @@ def load(
         HistoryError: if a reward or an observation is not finite, or an action or observation is not of `spec`.
     """
     config.validate(batch_devices(mesh))
-    check_values(histories, spec)
-    t = histories.transition
-    earned = (
-        np.zeros(len(t.reward)) if config.best is None else at_the_end(t.reward, np.asarray(t.terminated | t.truncated))
-    )
-    kept = select(earned, histories.task_ids, config)
-    rows = rows_of(take(histories, kept), kept, spec, config, relabel)
-    count = len(rows["length"])
-    check_lengths(rows["length"], config)
-    arrays = {name: deal(x, config.groups) for name, x in rows.items()}
-    replay = Replay(
-        count=np.array([len(range(g, count, config.groups)) for g in range(config.groups)], np.int32),
-        group=np.arange(config.groups, dtype=np.int32),
-        **arrays,
-    )
-    return put(replay, on_batch(mesh))
+    return put_there(gather(Whole(histories), spec, config, relabel), mesh)
+
+
+def gather(
+    collected: Collected,
+    spec: Spec,
+    config: Config,
+    relabel: Callable[[Histories], np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
+    """Thin a collection chunk by chunk: the fields of its `Replay` by name, in host memory, each there once.
+
+    Raises:
+        ConfigError, HistoryError: as `load`, and where a chunk is damaged.
+    """
+    length, earned = [], []
+    for chunk in collected.chunks:
+        found = collected.fields([chunk], ENDS if config.best is None else (*ENDS, "reward"))
+        done = found["terminated"] | found["truncated"]
+        length.append(lengths(done, config).reshape(config.phases, -1))
+        earned.append(np.zeros(len(done)) if config.best is None else at_the_end(found["reward"], done))
+    kept = select(np.concatenate(earned), collected.task_ids, config)
+    of_kept = np.concatenate(length, axis=1)[:, kept].reshape(-1)
+    check_lengths(of_kept, config)
+    thinned, first = Thinned(of_kept, spec.num_actions, config, config.groups), 0
+    for chunk, size in zip(collected.chunks, map(len, earned), strict=True):
+        histories, numbers = collected.read([chunk]), np.arange(first, first + size)
+        check_values(histories, spec, numbers)
+        place, end = np.searchsorted(kept, (first, first + size))  # of these among those that are kept
+        rows, first = kept[place:end], first + size
+        if len(rows):
+            histories = take(histories, rows - numbers[0])
+            thinned.add(int(place), histories, rows, labels_of(histories, config, relabel))
+        del histories  # before the next chunk is read
+    count, groups = len(of_kept), range(config.groups)
+    counts = np.array([len(range(g, count, config.groups)) for g in groups], np.int32)
+    return thinned.arrays | {"count": counts, "group": np.array(groups, np.int32)}
+
+
+def put_there(fields: dict[str, np.ndarray], mesh: Mesh) -> Replay:
+    """What `gather` gave, on the devices of `mesh`; taken out of `fields`, so that no two copies stay."""
+    there = {}
+    while fields:
+        name, array = fields.popitem()
+        there[name] = jax.block_until_ready(put(array, on_batch(mesh)))
+    return Replay(**there)
 
 
 def sample(
@@ -228,16 +260,20 @@ def rows_of(
     Raises:
         ConfigError: if labels are asked for that nobody can give.
     """
-    label = None
-    if config.labels == "optimal":
-        if relabel is None:
-            raise ConfigError('replay.labels="optimal" needs to be told the optimal actions; give `load` a `relabel`')
-        label = relabel(histories)
-    arrays, length = thin(histories, config, label)
-    none = {"action": spec.num_actions, "reward": 0, "done": False, "observation": 0, "label": 0}
-    arrays["action"] = arrays["action"].astype(narrowest(spec.num_actions))  # has to hold "none" as well
-    shifted = {name: _prepend(x, none[name]) for name, x in arrays.items()}
-    return shifted | {"length": length, "history": np.tile(numbers.astype(np.int32), config.phases)}
+    thinned = Thinned(lengths(histories.transition.done, config), spec.num_actions, config, groups=1)
+    thinned.add(0, histories, numbers, labels_of(histories, config, relabel))
+    return {name: x[0] for name, x in thinned.arrays.items()}
+
+
+def labels_of(
+    histories: Histories, config: Config, relabel: Callable[[Histories], np.ndarray] | None
+) -> np.ndarray | None:
+    """The optimal actions `[H, T]` where `config` asks for them, else None; raises ConfigError if nobody can tell."""
+    if config.labels != "optimal":
+        return None
+    if relabel is None:
+        raise ConfigError('replay.labels="optimal" needs to be told the optimal actions; give `load` a `relabel`')
+    return relabel(histories)
 
 
 def check_values(histories: Histories, spec: Spec, numbers: np.ndarray | None = None) -> None:
@@ -257,46 +293,6 @@ def check_lengths(length: np.ndarray, config: Config) -> None:
         )
     if len(length) < config.groups:
         raise ConfigError(f"{len(length)} histories cannot fill replay.groups={config.groups}; lower replay.groups")
-
-
-def thin(
-    histories: Histories, config: Config, label: np.ndarray | None = None
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Keep every k-th episode of each history, in each of the phases asked for, with the labels `[H, T]` if any.
-
-    Returns:
-        Arrays by name, `[H * phases, T', ...]`, valid up to `length [H * phases]` int32 and arbitrary after it.
-    """
-    t = histories.transition
-    done = np.asarray(t.terminated) | np.asarray(t.truncated)
-    arrays = {"observation": t.observation, "action": t.action, "reward": t.reward, "done": done}
-    if label is not None:
-        arrays["label"] = label
-    masks = kept_steps(done, config)
-    longest = max(int(kept.sum(1).max()) for kept in masks)
-    orders = [np.argsort(~kept, axis=1, kind="stable")[:, :longest] for kept in masks]
-
-    def gather(x):
-        at = lambda order: np.take_along_axis(x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), 1)
-        return np.concatenate([at(order) for order in orders])
-
-    return {name: gather(np.asarray(x)) for name, x in arrays.items()}, lengths(done, config)
-
-
-def lengths(done: np.ndarray, config: Config) -> np.ndarray:
-    """Steps that thinning keeps of histories whose episodes end at `done [H, T]`: `[H * phases]` int32."""
-    return np.concatenate([kept.sum(1).astype(np.int32) for kept in kept_steps(done, config)])
-
-
-def kept_steps(done: np.ndarray, config: Config) -> list[np.ndarray]:
-    """Which steps thinning keeps, `[H, T]` bool, a mask for each phase."""
-    episode = np.cumsum(done, axis=1) - done  # [H, T], which episode each step belongs to
-    before = done[:, : config.first_step(done.shape[1])].sum(1, keepdims=True)  # episodes that end before the tail
-    in_tail = episode >= before
-    # Counted from the end of each group of k, so that phase 0 holds the last episode, the one learned best, where a
-    # history has a multiple of k.
-    offsets = [config.keep_every - 1 - phase * config.keep_every // config.phases for phase in range(config.phases)]
-    return [in_tail & (episode % config.keep_every == offset) for offset in offsets]
 
 
 def at_the_end(reward: np.ndarray, done: np.ndarray) -> np.ndarray:
@@ -369,15 +365,3 @@ def _sample_group(replay: Replay, key: jax.Array, spec: Spec, rows: int, segment
     )
     target = action if replay.label is None else window(replay.label).astype(jnp.int32)
     return Batch(steps, target[:, 1:])
-
-
-def _prepend(x: np.ndarray, value: Any) -> np.ndarray:
-    """`[H, T, ...]` with one step of `value` before it."""
-    return np.concatenate([np.full_like(x[:, :1], value), x], axis=1)
-
-
-def deal(x: np.ndarray, groups: int) -> np.ndarray:
-    """`[H, ...]` dealt round-robin into `[G, M, ...]`, padded with zeros."""
-    each = -(-len(x) // groups)
-    padded = np.concatenate([x, np.zeros((each * groups - len(x), *x.shape[1:]), x.dtype)])
-    return np.ascontiguousarray(padded.reshape(each, groups, *x.shape[1:]).swapaxes(0, 1))

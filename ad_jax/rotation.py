@@ -42,14 +42,14 @@ from ad_jax.replay import (
     at_the_end,
     check_lengths,
     check_values,
-    deal,
-    lengths,
-    load,
+    gather,
+    put_there,
     rows_of,
     select,
     take,
 )
 from ad_jax.sharding import batch_devices, on_batch, put
+from ad_jax.thinning import deal, lengths
 from ad_jax.types import Histories, Spec
 
 AHEAD = 2  # parts that are being read, or wait on the devices for their exchange
@@ -249,8 +249,9 @@ def residents(
                 return
         say(f"distil   nothing rotates: replay.rotation.resident holds all {rotation.histories} histories")
     started = time.monotonic()
-    histories = processes.together(store.read)  # whole, in the memory of each process
-    loaded = load(histories, spec, config, mesh, relabel)
+    config.validate(batch_devices(mesh))
+    gathered = processes.together(lambda: gather(store, spec, config, relabel))  # whole, in the memory of each process
+    loaded = put_there(gathered, mesh)
     say(f"distil   {store.manifest.histories} histories loaded in {time.monotonic() - started:.1f} s")
     yield loaded
 

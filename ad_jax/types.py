@@ -26,6 +26,11 @@ class Transition(struct.PyTreeNode):
     terminated: Array  # [...] bool, the environment ended the episode with this step
     truncated: Array  # [...] bool, the time limit did
 
+    @property
+    def done(self) -> Array:
+        """[...] bool, the episode ended, for either reason."""
+        return self.terminated | self.truncated
+
 
 class Steps(struct.PyTreeNode):
     """The input of a sequence model: at each step the current observation and what led to it.

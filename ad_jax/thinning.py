@@ -1,0 +1,172 @@
+"""Thinned versions of learning histories in host memory, each array in the place where the devices take it from.
+
+Keep every k-th episode, in some of the k phases, of the last share of each history (what that means stands in
+`replay`). In: histories, a few or a chunk of a collection at a time. Out: the arrays of a `replay.Replay`, each in
+memory once. Nothing here is as large as what comes in or goes out, but those two.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from ad_jax.types import Histories, narrowest
+
+ENDS = ("terminated", "truncated")  # the fields that say where episodes end
+BLOCK = 32  # histories whose episodes are counted at a time
+
+
+class Thinning(Protocol):
+    """What `replay.Config` says of it."""
+
+    @property
+    def keep_every(self) -> int: ...
+
+    @property
+    def phases(self) -> int: ...
+
+    def first_step(self, steps: int) -> int:
+        """The first step of the tail that is kept of a history of so many."""
+        ...
+
+
+class Collected(Protocol):
+    """What histories are gathered from, a chunk at a time: a `HistoryStore`."""
+
+    @property
+    def chunks(self) -> Sequence[int]: ...
+
+    @property
+    def task_ids(self) -> list[str]: ...
+
+    def fields(self, chunks: list[int], names: Any, /) -> dict[str, np.ndarray]: ...
+
+    def read(self, chunks: list[int], /) -> Histories: ...
+
+
+@dataclasses.dataclass
+class Whole:
+    """Histories in memory, as one chunk."""
+
+    histories: Histories
+    chunks: Sequence[int] = (0,)
+
+    @property
+    def task_ids(self) -> list[str]:
+        return self.histories.task_ids
+
+    def fields(self, _: list[int], names: Any) -> dict[str, np.ndarray]:
+        return {name: np.asarray(getattr(self.histories.transition, name)) for name in names}
+
+    def read(self, _: list[int]) -> Histories:
+        return self.histories
+
+
+class Thinned:
+    """Room for the thinned versions of so many histories, which `add` fills.
+
+    Row r of the H * phases, history by history for phase after phase, is `[r % G, r // G]`. A row has a "none" step
+    first, then the steps that are kept, and what is arbitrary up to the longest; rows that pad a group are zeros.
+
+    Attributes:
+        arrays: by field of `replay.Replay`, `[G, M, 1 + T', ...]`; `length` and `history` `[G, M]`.
+    """
+
+    def __init__(self, length: np.ndarray, actions: int, config: Thinning, groups: int):
+        """For histories of so many actions, of which thinning keeps `length` steps, `[phases * H]`."""
+        self._config, self._groups = config, groups
+        self._none = {"action": actions, "reward": 0, "done": False, "observation": 0, "label": 0}  # before the first
+        self._each, self._count = -(-len(length) // groups), len(length) // config.phases
+        self._longest = int(length.max())
+        self._action = narrowest(actions)  # has to hold "none" as well
+        self.arrays: dict[str, np.ndarray] = {}
+        self._at(self._room("length", np.int32), np.arange(len(length)), length)
+
+    def add(self, first: int, histories: Histories, numbers: np.ndarray, label: np.ndarray | None = None) -> None:
+        """Thin `histories`, the ones from the `first` on, into their places.
+
+        Args:
+            numbers: what they are called, `[h]`.
+            label: their targets, `[h, T]`, where these are not the actions.
+        """
+        t, phases = histories.transition, self._config.phases
+        done = np.asarray(t.done)
+        fields: dict[str, Any] = {"observation": t.observation, "action": t.action, "reward": t.reward, "done": done}
+        fields |= {} if label is None else {"label": label}
+        fields = {name: np.asarray(x) for name, x in fields.items()}
+        for name, x in fields.items():
+            dtype = self._action if name == "action" else x.dtype
+            self._room(name, dtype, 1 + self._longest, *x.shape[2:])
+        for phase in range(phases):
+            rows = phase * self._count + first + np.arange(len(done))
+            self._at(self._room("history", np.int32), rows, numbers)
+            for name in fields:
+                self._at(self.arrays[name][:, :, 0], rows, self._none[name])
+        for start, masks in _blocks(done, self._config):
+            for phase, kept in enumerate(masks):
+                for i, row in enumerate(phase * self._count + first + start + np.arange(len(kept))):
+                    group, place = row % self._groups, row // self._groups
+                    order = _order(kept[i], self._longest)
+                    for name, x in fields.items():
+                        self.arrays[name][group, place, 1:] = x[start + i][order]
+
+    def _room(self, name: str, dtype: Any, *shape: int) -> np.ndarray:
+        """The array `name`, made where it is not there yet."""
+        if name not in self.arrays:
+            self.arrays[name] = np.zeros((self._groups, self._each, *shape), dtype)  # touched where it is written
+        return self.arrays[name]
+
+    def _at(self, array: np.ndarray, rows: np.ndarray, values: Any) -> None:
+        array[rows % self._groups, rows // self._groups] = values
+
+
+def thin(
+    histories: Histories, config: Thinning, label: np.ndarray | None = None
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Keep every k-th episode of each history, in each of the phases asked for, with the labels `[H, T]` if any.
+
+    Returns:
+        Arrays by name, `[H * phases, T', ...]`, valid up to `length [H * phases]` int32 and arbitrary after it.
+    """
+    t = histories.transition
+    length = lengths(np.asarray(t.done), config)
+    room = Thinned(length, int(np.iinfo(t.action.dtype).max), config, groups=1)  # which leaves their dtype as it is
+    room.add(0, histories, np.arange(len(length) // config.phases), label)
+    return {name: x[0, :, 1:] for name, x in room.arrays.items() if name not in ("length", "history")}, length
+
+
+def lengths(done: np.ndarray, config: Thinning) -> np.ndarray:
+    """Steps that thinning keeps of histories whose episodes end at `done [H, T]`: `[phases * H]` int32."""
+    counts = [[kept.sum(1) for kept in masks] for _, masks in _blocks(done, config)]  # of each block, by phase
+    return np.concatenate([count[phase] for phase in range(config.phases) for count in counts]).astype(np.int32)
+
+
+def kept_steps(done: np.ndarray, config: Thinning) -> list[np.ndarray]:
+    """Which steps thinning keeps, `[H, T]` bool, a mask for each phase."""
+    episode = np.cumsum(done, axis=1) - done  # [H, T], which episode each step belongs to
+    before = done[:, : config.first_step(done.shape[1])].sum(1, keepdims=True)  # episodes that end before the tail
+    in_tail = episode >= before
+    # Counted from the end of each group of k, so that phase 0 holds the last episode, the one learned best, where a
+    # history has a multiple of k.
+    offsets = [config.keep_every - 1 - phase * config.keep_every // config.phases for phase in range(config.phases)]
+    return [in_tail & (episode % config.keep_every == offset) for offset in offsets]
+
+
+def deal(x: np.ndarray, groups: int) -> np.ndarray:
+    """Rows `[H, ...]` dealt round-robin into `[G, H / G, ...]`; there is a multiple of `groups`."""
+    return np.ascontiguousarray(x.reshape(-1, groups, *x.shape[1:]).swapaxes(0, 1))
+
+
+def _blocks(done: np.ndarray, config: Thinning) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """Number of its first history, and `kept_steps`, of one block of histories after another."""
+    for start in range(0, len(done), BLOCK):
+        yield start, kept_steps(done[start : start + BLOCK], config)
+
+
+def _order(kept: np.ndarray, longest: int) -> np.ndarray:
+    """The steps that are kept, `[T]` bool, then others, `longest` in all."""
+    inside = np.flatnonzero(kept)
+    if len(inside) == longest:
+        return inside
+    return np.concatenate([inside, np.flatnonzero(~kept)[: longest - len(inside)]])
