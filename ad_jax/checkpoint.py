@@ -28,7 +28,7 @@ import orbax.checkpoint as ocp
 
 from ad_jax import places, processes, writers
 from ad_jax.errors import CheckpointError, DamagedCheckpoint, differences
-from ad_jax.fingerprint import fingerprint, path_of
+from ad_jax.fingerprint import fingerprint, without_elements
 from ad_jax.lineage import architecture_of, check_architecture
 from ad_jax.metrics import say
 
@@ -206,6 +206,8 @@ def _writing(folder: Path, state: Any = None) -> Iterator[None]:
     """Errors of writing, of this save or of the one under way, as a CheckpointError that says how to go on."""
 
     def check_room() -> None:
+        if told := without_elements(state):
+            raise CheckpointError(told)
         needed, free = sum(x.nbytes for x in jax.tree.leaves(state)), shutil.disk_usage(folder).free
         if free < needed:
             told = f"the disk is full: a checkpoint needs {needed:,} bytes, {free:,} are free"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ad_jax import collect, history_store, lineage, provenance
-from ad_jax.errors import HistoryError, OtherHistories, differences
+from ad_jax.errors import ConfigError, HistoryError, OtherHistories, differences
 from ad_jax.experiment import Experiment, Parts
 from ad_jax.identity import canonical
 from ad_jax.metrics import say
@@ -26,6 +26,8 @@ def make_manifest(e: Experiment, p: Parts, behavior: dict[str, Any]) -> Manifest
         name: {"shape": list(np.shape(leaf)[1:]), "dtype": str(np.asarray(leaf).dtype)}
         for name, leaf in collect.task_leaves(p.split.train).items()
     }
+    if empty := [name for name, leaf in leaves.items() if 0 in leaf["shape"]]:
+        raise ConfigError(f"{p.family.name}: task leaf {empty[0]} has no elements, and cannot be stored. Leave it out")
     return Manifest(
         **origin(e, p),
         spec=p.spec,

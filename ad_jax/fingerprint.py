@@ -41,6 +41,17 @@ def path_of(path: Any) -> str:
     return "/".join(str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part)))) for part in path)
 
 
+def without_elements(state: Any) -> str | None:
+    """What cannot be saved, in words: an array without elements, on which Orbax fails, and then hangs. Else None."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        if 0 in leaf.shape:
+            return (
+                f"{path_of(path)} of the training state has no elements (shape {tuple(leaf.shape)}), and cannot be "
+                "saved. Leave it out of the model's parameters, or give it an element"
+            )
+    return None
+
+
 def hash_of(values: np.ndarray, place: np.ndarray) -> int:
     """Sum of the elements' hashes modulo 2^32.
 

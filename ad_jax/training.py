@@ -9,7 +9,8 @@ import optax
 
 from ad_jax import lineage, processes, stopping
 from ad_jax.checkpoint import Checkpoints
-from ad_jax.errors import TrainingDiverged
+from ad_jax.errors import CheckpointError, TrainingDiverged
+from ad_jax.fingerprint import without_elements
 
 
 def matrices(params: Any) -> Any:
@@ -29,7 +30,13 @@ def clipped(rule: optax.GradientTransformation, clip_norm: float) -> optax.Gradi
 
 
 def like(shapes: Any, shardings: Any) -> Any:
-    """Shapes with their shardings: what to compile for, and to restore into."""
+    """Shapes with their shardings: what to compile for, and to restore into.
+
+    Raises:
+        CheckpointError: naming what no checkpoint could hold, before anything is compiled.
+    """
+    if told := without_elements(shapes):
+        raise CheckpointError(told)
     return jax.tree.map(
         lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, shardings
     )

@@ -14,7 +14,7 @@ import pytest
 from helpers import files, mesh_of
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ad_jax import checkpoint
+from ad_jax import checkpoint, training
 from ad_jax.errors import CheckpointError, DamagedCheckpoint
 from ad_jax.fingerprint import fingerprint, hash_of
 
@@ -205,3 +205,16 @@ def test_the_fingerprint_sees_every_bit_and_where_it_is():
             changed.view(np.uint32)[at] ^= np.uint32(1 << bit)
             seen.add(fingerprint(changed)[""])
     assert len(seen) == 1 + 64 * 7
+
+
+def test_an_array_without_elements_is_refused_by_name_before_anything_is_written(tmp_path):
+    state = STATE | {"norm": {"mean": jnp.zeros((0, 3))}}
+    words = r"norm/mean of the training state has no elements \(shape \(0, 3\)\).*Leave it out"
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(CheckpointError, match=words):
+            checkpoints.save(1, state, META)
+        with pytest.raises(CheckpointError, match=words):
+            checkpoints.save_best(1, state, META)
+        assert checkpoints.latest() is None
+    with pytest.raises(CheckpointError, match=words):
+        training.like(state, state)

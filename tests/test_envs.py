@@ -33,7 +33,7 @@ BANDITS = [
 
 @pytest.mark.parametrize("name", envs.FAMILIES)
 def test_registered_families_keep_the_contract(name):
-    assert len(check_plugin(name)) == 18
+    assert len(check_plugin(name)) == 19
 
 
 @pytest.mark.parametrize("family", [*DARK_ROOMS, *BANDITS, Probes()], ids=repr)

@@ -8,6 +8,7 @@ which keeps the task, draws a fresh start at each episode boundary, and keeps te
 """
 
 import dataclasses
+import functools
 import hashlib
 import typing
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from gymnax.environments import environment, spaces
 from gymnax.environments.environment import TEnvParams, TEnvState
 
 from ad_jax.envs import distinct
+from ad_jax.envs.spaces import spec_from
 from ad_jax.envs.stepping import Outcome as Outcome
 from ad_jax.envs.stepping import advance as advance
 from ad_jax.envs.stepping import as_task, path_name
@@ -208,9 +210,23 @@ def optimal_labels(family: TaskFamily, observation: Array, leaves: Mapping[str, 
     Raises:
         ConfigError: if a label is no action.
     """
-    spec, default = spec_of(family), family.default_params
-    paths, structure = jax.tree_util.tree_flatten_with_path(default)
+    paths, structure = jax.tree_util.tree_flatten_with_path(family.default_params)
     task_of = jax.tree_util.tree_unflatten(structure, [as_task(leaves[path_name(path)], x) for path, x in paths])
+    found = _labeller(family)(jnp.asarray(observation), task_of)
+    labels, wrong, at, label = map(np.asarray, found)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ConfigError(
+            f"{family.name}.optimal_label gives {label[row]} at step {at[row]} of history {row} of its chunk; actions "
+            f"are 0..{family.num_actions - 1}. Mend it, or set replay.labels=source"
+        )
+    return labels
+
+
+@functools.lru_cache(maxsize=16)
+def _labeller(family: TaskFamily) -> Callable[[Any, Any], Any]:
+    """Compiled once for chunks of one size, however many there are."""
+    spec = spec_of(family)
 
     def of_history(history):
         observation, task = history
@@ -219,24 +235,17 @@ def optimal_labels(family: TaskFamily, observation: Array, leaves: Mapping[str, 
         at = jnp.argmax(wrong)
         return label.astype(spec.action_dtype), wrong[at], at, label[at]
 
-    found = jax.jit(lambda x: jax.lax.map(of_history, x))((jnp.asarray(observation), task_of))
-    labels, wrong, at, label = map(np.asarray, found)
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise ConfigError(
-            f"{family.name}.optimal_label gives {label[row]} at step {at[row]} of history {row}; actions are "
-            f"0..{spec.num_actions - 1}. Mend it, or set replay.labels=source"
-        )
-    return labels
+    return jax.jit(lambda observation, task: jax.lax.map(of_history, (observation, task)))
 
 
 def spec_of(family: TaskFamily) -> Spec:
     """The `Spec` of what `step_env` gives and histories store, read from the family's gymnax spaces.
 
     Raises:
-        TypeError: for a space that no model here can embed (say which, and what can be).
+        ConfigError: for a space that no model here can embed (says which, and what can be).
     """
-    return _spec(family, family.observation_space(family.default_params))
+    embedded = type(family).render is TaskFamily.render  # else what `render` makes of it is what models see
+    return _spec(family, family.observation_space(family.default_params), embedded)
 
 
 def source_view(family: TaskFamily, privileged: bool) -> tuple[Spec, Callable[[Any, jax.Array], jax.Array]]:
@@ -245,8 +254,7 @@ def source_view(family: TaskFamily, privileged: bool) -> tuple[Spec, Callable[[A
     That is `source_observation` for a `privileged` source, and else what `render` shows of the observation.
 
     Raises:
-        ConfigError: if `privileged` where the family has nothing more to give.
-        TypeError: as `spec_of`.
+        ConfigError: if `privileged` where the family has nothing more to give; as `spec_of`.
     """
     if not privileged:
         return seen_spec_of(family), lambda state, observation: family.render(observation)
@@ -258,36 +266,22 @@ def source_view(family: TaskFamily, privileged: bool) -> tuple[Spec, Callable[[A
     return _spec(family, space), family.source_observation
 
 
-def _spec(family: TaskFamily, space: Any) -> Spec:
-    actions = family.action_space(family.default_params)
-    if not isinstance(actions, spaces.Discrete):
-        raise TypeError(f"{family.name}: actions must be Discrete; got {type(actions).__name__}")
-    if isinstance(space, spaces.Discrete):
-        return Spec(int(actions.n), (), (int(space.n),))
-    if not isinstance(space, spaces.Box):
-        raise TypeError(f"{family.name}: observations must be Discrete or Box; got {type(space).__name__}")
-    if len(space.shape) == 3 and np.dtype(space.dtype) == np.uint8 and np.all(np.asarray(space.high) == 255):
-        return Spec(int(actions.n), tuple(space.shape), None, pixels=True)
-    if not np.issubdtype(np.dtype(space.dtype), np.integer):
-        return Spec(int(actions.n), tuple(space.shape), None)
-    if np.any(np.asarray(space.low) != 0):
-        raise TypeError(f"{family.name}: an integer Box must start at 0; got low = {space.low}")
-    high = np.broadcast_to(np.asarray(space.high), space.shape).reshape(-1)
-    return Spec(int(actions.n), tuple(space.shape), tuple(int(h) + 1 for h in high))
+def _spec(family: TaskFamily, space: Any, embedded: bool = True) -> Spec:
+    return spec_from(family.name, family.action_space(family.default_params), space, embedded)
 
 
 def seen_spec_of(family: TaskFamily) -> Spec:
     """The `Spec` of what the agent sees, after `render`: what models and networks are built for.
 
     Raises:
-        TypeError: if `render` makes anything but a picture.
+        ConfigError: if `render` makes anything but a picture.
     """
     stored = spec_of(family)
     if type(family).render is TaskFamily.render:
         return stored
     seen = jax.eval_shape(family.render, jax.ShapeDtypeStruct(stored.shape, stored.compute_dtype))
     if seen.ndim != 3 or seen.dtype != jnp.uint8:
-        raise TypeError(f"{family.name}: render must give uint8 [height, width, channels]; got {seen}")
+        raise ConfigError(f"{family.name}: render must give uint8 [height, width, channels]; got {seen}")
     return Spec(stored.num_actions, seen.shape, None, pixels=True)
 
 

@@ -10,8 +10,11 @@
 What is not varied keeps gymnax's default. A task holds the varied values alone: parameters that follow from others
 (`DERIVED`: gymnax stores a pole's length and its mass times its length apart) are computed from them at each use.
 
-What gymnax leaves to its environments is made uniform here. Observations are int32 or float32 as their space says,
-rewards float32; the types of the state are those that `reset_env` and `step_env` agree on; our own clock counts steps.
+What gymnax leaves to its environments is made uniform here. Shapes and dtypes of observations are those that a reset
+gives, not those that the space states: pictures of uint8 stay what they are, other whole numbers in a space of whole
+numbers become int32, everything else float32. An observation is `observe` of the state that it goes with, also where
+`step_env` gives another one. Rewards are float32; the types of the state are those that `reset_env` and `step_env`
+agree on; our own clock counts steps.
 Some environments end an episode at their time limit by themselves: `terminated` is therefore what the environment says
 under a limit that is out of reach, and everything else what it does under the real one (where the limit changes
 nothing, XLA merges the two calls). What an environment draws in `reset_env` differs between episodes, not tasks.
@@ -34,7 +37,9 @@ import numpy as np
 from flax import struct
 from gymnax.environments import environment, spaces
 
-from ad_jax.envs.base import TaskFamily
+from ad_jax.envs.base import TaskFamily, spec_of
+from ad_jax.envs.gymnax_facts import DERIVED, REFUSED, Acting, acting
+from ad_jax.envs.spaces import uniform_space
 from ad_jax.errors import ConfigError, unknown
 from ad_jax.keys import a_key, number_of
 from ad_jax.plugins import resolve
@@ -43,13 +48,6 @@ from ad_jax.types import Array
 OUT_OF_REACH = 2**30  # steps
 COUNTABLE = 100_000  # tasks that fit in a table
 HOW = ("log", "signed")  # ways to draw a real parameter other than uniformly
-
-DERIVED: dict[str, dict[str, Callable[[Any], Any]]] = {  # environment's name: parameter: computed from the others
-    "CartPole-v1": {
-        "total_mass": lambda p: p.masscart + p.masspole,
-        "polemass_length": lambda p: p.masspole * p.length,
-    }
-}
 
 
 @struct.dataclass
@@ -77,6 +75,7 @@ class Gymnax(TaskFamily[State, Params]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_environment()
         if not self.vary:
             raise ConfigError(f"env.vary is empty: tasks must differ in a parameter. {self._known()}")
         # Sorted and in tuples, so that families that mean the same are equal.
@@ -91,6 +90,7 @@ class Gymnax(TaskFamily[State, Params]):
             size = math.prod(self._space.shape)
             if len(self.scale) not in (1, size) or min(self.scale) <= 0:
                 raise ConfigError(f"env.scale expects 1 or {size} positive numbers; got {self.scale}")
+        spec_of(self)
 
     def __hash__(self) -> int:  # the generated one cannot hash `vary`
         return hash(json.dumps(self.options, sort_keys=True))
@@ -103,10 +103,9 @@ class Gymnax(TaskFamily[State, Params]):
                 return resolve("gymnax environment", self.env_id, {})()
             if self.env_id not in gymnax.registered_envs:
                 raise unknown("gymnax environment", self.env_id, gymnax.registered_envs)
-            try:
-                return gymnax.make(self.env_id)[0]
-            except OSError as error:  # MNISTBandit downloads its data
-                raise ConfigError(f"gymnax cannot make {self.env_id}: {error}") from error
+            if self.env_id in REFUSED:  # before one of them downloads its data
+                raise ConfigError(f"env.env_id={self.env_id!r}: {REFUSED[self.env_id]}")
+            return gymnax.make(self.env_id)[0]
 
     def inner_params(self, params: Params, limit: int) -> Any:
         """The gymnax parameters of a task, with the time limit `limit`."""
@@ -142,10 +141,19 @@ class Gymnax(TaskFamily[State, Params]):
     ) -> tuple[jax.Array, State, jax.Array, jax.Array, dict[str, Any]]:
         with _lenient():
             under = lambda limit: self.inner.step_env(key, state.inner, action, self.inner_params(params, limit))
-            observation, inner, reward, *_ = under(self.episode_length)
+            _, inner, reward, *_ = under(self.episode_length)
             terminated = under(OUT_OF_REACH)[3]
         state = State(state.time + 1, self._typed(inner))
-        return self._uniform(observation), state, jnp.asarray(reward, jnp.float32), jnp.asarray(terminated, bool), {}
+        observation = self.observe(key, state, action, params)
+        return observation, state, jnp.asarray(reward, jnp.float32), jnp.asarray(terminated, bool), {}
+
+    def is_truncated(self, state: State, params: Params) -> jax.Array:
+        """At the time limit, and where the environment has more reasons of its own."""
+        late = super().is_truncated(state, params)
+        if type(self.inner).is_truncated is environment.Environment.is_truncated:
+            return late
+        with _lenient():
+            return late | self.inner.is_truncated(state.inner, self.inner_params(params, OUT_OF_REACH))
 
     def observe(self, key: jax.Array, state: State, action: jax.Array | None, params: Params) -> jax.Array:
         with _lenient():
@@ -189,12 +197,19 @@ class Gymnax(TaskFamily[State, Params]):
         """`given` as `(low, high)`, or `(low, high, how)` of `HOW`, checked."""
         default, where = self.inner.default_params, f"env.vary[{name!r}]"
         if name not in vars(default):
+            if not self._single:
+                raise ConfigError(
+                    f"unknown parameter of {self.env_id} {name!r}. Known: none. It has no parameter that is a "
+                    "number, so its tasks cannot differ"
+                )
             raise unknown(f"parameter of {self.env_id}", name, self._varying)
-        if name not in self._varying:
+        if name not in self._single:
             raise ConfigError(
                 f"{where} cannot vary: it is no single number, follows from other parameters, or is the time limit "
                 f"(one for all tasks, env.steps). {self._known()}"
             )
+        if objection := self._acting.objection(name):
+            raise ConfigError(f"{where} cannot vary in {self.env_id}: {objection}. {self._known()}")
         whole = _kind(default, name) == jnp.int32
         kind, what = (int, "whole numbers") if whole else (int | float, "numbers")
         parts: tuple[Any, ...] = tuple(given) if isinstance(given, list | tuple) else ()
@@ -214,24 +229,72 @@ class Gymnax(TaskFamily[State, Params]):
         return DERIVED.get(self.inner.name, {})
 
     @functools.cached_property
-    def _varying(self) -> list[str]:
-        """Parameters that can vary: numbers that follow from no other."""
+    def _single(self) -> list[str]:
+        """Parameters that are a number and follow from no other."""
         single = lambda x: not isinstance(x, bool) and np.ndim(x) == 0 and np.asarray(x).dtype.kind in "if"
         found = [name for name, x in vars(self.inner.default_params).items() if single(x)]
         return [name for name in found if name != "max_steps_in_episode" and name not in self._derived]
 
+    @functools.cached_property
+    def _acting(self) -> Acting:
+        """What these do."""
+        limit, default = self.episode_length, self.inner.default_params
+        params = lambda values: self.inner_params(Params(cast(int, limit), values), limit)
+
+        def reset(values, key):
+            with _lenient():
+                return self.inner.reset_env(key, params(values))
+
+        def step(values, key, state, action):
+            with _lenient():
+                _, state, *seen, _ = self.inner.step_env(key, state, action, params(values))
+                return (self.inner.observe(key, state, action, params(values)), *seen), state
+
+        return acting(
+            reset, step, {name: jnp.asarray(getattr(default, name), _kind(default, name)) for name in self._single}
+        )
+
+    @property
+    def _varying(self) -> list[str]:
+        """Parameters that can vary."""
+        return [name for name in self._single if self._acting.objection(name) is None]
+
     def _known(self) -> str:
         return f"Known for {self.env_id}: {', '.join(sorted(self._varying)) or 'none'}."
 
+    def _check_environment(self) -> None:
+        """Raises ConfigError, with the reason, for an environment of which no family can be made."""
+        if reason := REFUSED.get(self.inner.name):
+            raise ConfigError(f"env.env_id={self.env_id!r}: {reason}")
+        default, where = self.inner.default_params, f"env.env_id={self.env_id!r}"
+        if not hasattr(default, "max_steps_in_episode"):
+            raise ConfigError(f"{where}: its parameters need max_steps_in_episode, as gymnax's EnvParams have")
+        actions = self.inner.action_space(default)
+        if not isinstance(actions, spaces.Discrete):
+            raise ConfigError(
+                f"{where}: actions must be Discrete; got {type(actions).__name__}, which no source learns"
+            )
+        _ = self._space  # what is refused of it
+
     @functools.cached_property
     def _space(self) -> Any:
+        """Of what `observe` gives: by its real shape and dtype, and by the bounds that the environment states."""
+
+        def start(key):
+            params = self.inner.default_params
+            state = self.inner.reset_env(key, params)[1]
+            return self.inner.observe(key, state, None, params)
+
+        with _lenient():
+            try:
+                real = jax.eval_shape(start, a_key(0))
+            except (NotImplementedError, TypeError) as error:
+                raise ConfigError(
+                    f"env.env_id={self.env_id!r}: its observe fails ({type(error).__name__}: {error}); give it "
+                    "observe(key, state, action, params), or get_obs(state, params=None, key=None)"
+                ) from error
         with jax.ensure_compile_time_eval(), _lenient():
-            space = self.inner.observation_space(self.inner.default_params)
-            if not isinstance(space, spaces.Box):
-                return space  # Discrete, or what `spec_of` refuses
-            if np.issubdtype(np.dtype(space.dtype), np.integer):
-                return spaces.Box(space.low, space.high, tuple(space.shape), jnp.int32)
-            return spaces.Box(-np.inf, np.inf, tuple(space.shape), jnp.float32)
+            return uniform_space(self.inner.observation_space(self.inner.default_params), real, self.env_id)
 
     def _uniform(self, observation: Any) -> jax.Array:
         """An observation in the dtype of its space, scaled."""

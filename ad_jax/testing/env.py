@@ -15,6 +15,7 @@ from ad_jax.envs.stepping import check_task, check_types, is_key
 from ad_jax.keys import a_key
 from ad_jax.plugins import build
 from ad_jax.testing.base import bits, check_episodes, check_space, require, run_checks, same, types_of
+from ad_jax.testing.env_observed import observed
 from ad_jax.testing.env_returns import episode_return, optimal_actions, random_returns
 
 SMALL = 64  # observations with more components than this are sampled sparingly
@@ -110,6 +111,8 @@ def _tasks(s: _Sample) -> None:
     family, n = s.family, num_tasks(s.tasks)
     table = family.all_tasks()
     one = jax.eval_shape(lambda: family.default_params)
+    empty = [jax.tree_util.keystr(path) for path, x in jax.tree_util.tree_leaves_with_path(one) if 0 in x.shape]
+    require(not empty, "tasks whose every leaf has elements", f"none in task{', task'.join(empty)}", "Leave them out.")
     for tasks, count in [(s.tasks, n)] + ([] if table is None else [(table, num_tasks(table))]):
         rows = jax.eval_shape(lambda params, n=count: jax.tree.map(lambda x: jnp.stack([x] * n), params), one)
         require(
@@ -345,6 +348,7 @@ CHECKS = {
     "task ids are unique and equal exactly when the tasks are": _task_ids,
     "step_env keeps the shapes and dtypes of reset_env": _types,
     "observations are in the observation space": _spaces,
+    "observe gives what reset_env and step_env return": observed,
     "render shows the same, bit for bit, alone and in a batch": _renders,
     "reward_dtype holds every reward exactly": _rewards,
     "episodes end at episode_length, or before it by termination": _episodes,
