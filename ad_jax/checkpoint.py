@@ -28,7 +28,7 @@ import orbax.checkpoint as ocp
 
 from ad_jax import places, processes, writers
 from ad_jax.errors import CheckpointError, DamagedCheckpoint, differences
-from ad_jax.fingerprint import fingerprint, without_elements
+from ad_jax.fingerprint import fingerprint, path_of, without_elements
 from ad_jax.lineage import architecture_of, check_architecture
 from ad_jax.metrics import say
 

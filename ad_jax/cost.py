@@ -28,6 +28,8 @@ from ad_jax.rotation import AHEAD
 from ad_jax.types import Spec, narrowest
 
 FLOAT = 4  # bytes of a float32, and of an int32
+# What a process on a CPU takes before any work, and while it compiles: measured on x86-64 with jax 0.10.2.
+IDLE, COMPILING, SMALL_PROGRAMS = 400_000_000, 400_000_000, 130_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Cost:
     histories: int
     env_steps: int  # of collecting
     disk_bytes: int  # of all steps before compression; without tasks, ledger and metadata
+    chunk_bytes: int  # of one chunk of them
     resident_bytes: int  # on the device after thinning; at most that where episodes can end early
     parameters: int
     state_bytes: int  # parameters, optimiser state and gradients
@@ -62,6 +65,23 @@ class Cost:
         if self.activation_bytes is None:
             return None
         return self.resident_bytes + self.state_bytes + self.batch_bytes + self.activation_bytes
+
+    @property
+    def process_bytes(self) -> dict[str, int | None]:
+        """Peak of a stage's whole process where devices are CPUs, estimated: Python and JAX idle, and what it adds.
+
+        Collecting holds a chunk on the device twice and hands two to the writer. Distilling first gathers the
+        residents beside one chunk and copies them to the device, then compiles, then trains.
+        """
+        training = None if self.training_bytes is None else self.training_bytes - self.resident_bytes
+        gathering = self.chunk_bytes + 2 * self.resident_bytes
+        distilling = self.resident_bytes + max(COMPILING, SMALL_PROGRAMS + (training or 0))
+        evaluating = SMALL_PROGRAMS + self.cache_bytes + (self.refill_bytes or 0)
+        return {
+            "collect": IDLE + SMALL_PROGRAMS + 4 * self.chunk_bytes,
+            "distill": None if training is None else IDLE + max(gathering, distilling),
+            "evaluate": None if self.refill_bytes is None else IDLE + evaluating,
+        }
 
     def lines(self) -> list[str]:
         """For people: a line each of collecting, distilling and evaluating."""
@@ -88,12 +108,17 @@ class Cost:
             f"collect  {collect}",
             f"distill  {self.parameters:,} parameters; {flops}; {'; '.join(memory)}",
         ]
+        process = {
+            stage: f"; on a CPU the whole process about {estimate(value)}, {of(IDLE, 'B')} of it Python and JAX idle"
+            for stage, value in self.process_bytes.items()
+        }
+        training = [line + process[line.split()[0]] for line in training]
         if not self.parameters:
             training = ["collect  nothing: the model has no parameters", "distill  nothing"]
         return [
             *training,
             f"evaluate {self.rollout_steps:,} environment steps{source}; {self.rollouts:,} rollouts side by side, "
-            f"cache {of(self.cache_bytes, 'B')}{refill}",
+            f"cache {of(self.cache_bytes, 'B')}{refill}{process['evaluate']}",
         ]
 
     def table_row(self, name: str) -> str:
@@ -160,6 +185,9 @@ def count(experiment: Experiment, parts: Parts) -> Cost:
         histories=histories,
         env_steps=histories * steps,
         disk_bytes=histories * steps * step_bytes(p.spec, p.family.reward_dtype),
+        chunk_bytes=min(histories, e.collect.chunk_learners * actors)
+        * steps
+        * step_bytes(p.spec, p.family.reward_dtype),
         resident_bytes=resident_bytes(e, p),
         parameters=sum(math.prod(x.shape) for x in jax.tree.leaves(params)),
         state_bytes=tree_bytes((params, optimiser)) + gradients,

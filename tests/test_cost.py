@@ -226,3 +226,18 @@ def test_the_papers_scale_is_stated_as_it_is_counted(name):
     readme = (pathlib.Path(__file__).parents[1] / "experiments" / "README.md").read_text()
     assert counted.table_row(f"[{name}]({name}/config.py)") in readme, "experiments/README.md, Paper scale"
     assert f"\n{counted.paper_line()}" in docstring(name), "the docstring of the experiment's config.py"
+
+
+MEASURED = {  # peak of `ad-jax distill dark_room --scale demo` with overrides, GB (experiments/LOG.md)
+    (): 0.80,
+    ("collect.seeds=50", "collect.episodes=500"): 0.76,
+    ("collect.seeds=50", "collect.episodes=500", "replay.phases=1"): 0.80,
+}
+
+
+@pytest.mark.parametrize("overrides", MEASURED, ids=len)
+def test_the_memory_of_the_process_is_stated_as_it_was_measured(overrides):
+    e = override(load("dark_room", "demo"), list(overrides))
+    counted = cost.count(e, build(e))
+    assert 1 / 1.5 < counted.process_bytes["distill"] / (1e9 * MEASURED[overrides]) < 1.5
+    assert f"the whole process about {cost.estimate(counted.process_bytes['distill'])}" in counted.lines()[1]
