@@ -44,19 +44,33 @@ def episodes_of(reward: np.ndarray, done: np.ndarray) -> Episodes:
 
 
 def over_time(returns: np.ndarray, steps: np.ndarray, longest: int, life: int) -> np.ndarray:
-    """One stream's learning curve `[life // longest]` float64: the mean return of the episodes that end in each piece.
+    """One stream's learning curve, see `of_learner`.
 
     Args:
         returns: `[E]` of every finished episode, in order.
         steps: `[E]` int, environment steps of each, at most `longest`.
         longest: steps of a piece: most that one episode can have.
-        life: steps of the stream. A last part that is no whole piece is left out, as it may hold no end.
+        life: steps of the stream.
+    """
+    return of_learner([(returns, steps)], longest, life)
+
+
+def of_learner(streams: Sequence[tuple[Any, Any]], longest: int, life: int) -> np.ndarray:
+    """A learner's curve `[life // longest]` float64: the mean return of the episodes ending in each piece of its life.
+
+    The episodes of its actors count together: the mean of each actor's mean would give a long episode more weight than
+    the short ones that another actor had meanwhile.
+
+    Args:
+        streams: (returns `[E]`, steps `[E]`) of each actor, see `over_time`; their pieces are side by side in time.
+        longest: steps of a piece, of each stream: most that one episode can have.
+        life: steps of each stream. A last part that is no whole piece is left out, as it may hold no end.
     """
     pieces = life // longest
-    piece = (np.cumsum(steps) - 1) // longest
+    piece = np.concatenate([(np.cumsum(steps) - 1) // longest for _, steps in streams])
     inside = piece < pieces
-    earned = np.bincount(piece[inside], np.asarray(returns, float)[inside], pieces)
-    return earned / np.bincount(piece[inside], minlength=pieces)
+    earned = np.concatenate([np.asarray(returns, float) for returns, _ in streams])
+    return np.bincount(piece[inside], earned[inside], pieces) / np.bincount(piece[inside], minlength=pieces)
 
 
 def as_data(lives: Sequence[Sequence[Sequence[tuple[Any, Any]]]], life: int) -> dict[str, Any]:
@@ -79,7 +93,7 @@ def as_data(lives: Sequence[Sequence[Sequence[tuple[Any, Any]]]], life: int) -> 
 
 
 def curves(source: dict[str, Any], longest: int) -> np.ndarray:
-    """`[N, S, life // longest]` float64: learning curves over time of what `as_data` gives, mean over actors."""
+    """`[N, S, life // longest]` float64: learning curves over time of what `as_data` gives, actors together."""
     returns, steps, life = source["returns"], source["steps"], source["life"]
     if steps == longest:
         return np.asarray(returns, float)
@@ -88,7 +102,7 @@ def curves(source: dict[str, Any], longest: int) -> np.ndarray:
         return np.array([[over_time(r, lengths, longest, life) for r in of_task] for of_task in returns])
     return np.array(
         [
-            [np.mean([over_time(r, s, longest, life) for r, s in zip(*actors, strict=True)], axis=0) for actors in both]
+            [of_learner(list(zip(*actors, strict=True)), longest, life) for actors in both]
             for both in (zip(*of_task, strict=True) for of_task in zip(returns, steps, strict=True))
         ]
     )

@@ -99,11 +99,19 @@ def test_episodes_of_one_length_that_is_not_the_longest_are_pieced_together():
     np.testing.assert_array_equal(found, [[expected]])
 
 
-def test_curves_of_many_actors_are_means_over_them():
+def test_the_episodes_of_all_actors_count_together():
+    """One actor has a long episode where the other has five short ones: the mean is of six episodes."""
+    lives = [[[(np.array([100.0]), np.array([100])), (np.full(5, 20.0), np.full(5, 20))]]]
+    assert lifetimes.curves(lifetimes.as_data(lives, 100), 100) == pytest.approx(200 / 6)
+
+
+def test_curves_of_many_actors_are_of_all_their_episodes():
     rows = [episodes_of(ragged(seed, histories=6)) for seed in range(2)]
     lives = [[list(zip(e.returns[i : i + 3], e.steps[i : i + 3], strict=True)) for i in (0, 3)] for e in rows]
     data = lifetimes.as_data(lives, 53)
-    expected = np.stack([e.curve(20).reshape(2, 3, 2).mean(1) for e in rows])
+    ends = lambda e, row: zip(e.returns[row], (np.cumsum(e.steps[row]) - 1) // 20, strict=True)
+    mean = lambda e, s, piece: np.mean([r for a in range(3) for r, at in ends(e, 3 * s + a) if at == piece])
+    expected = [[[mean(e, s, piece) for piece in range(2)] for s in range(2)] for e in rows]
     np.testing.assert_allclose(lifetimes.curves(data, 20), expected)
     shortest = min(len(r) for e in rows for r in e.returns)
     first = np.stack([np.stack([r[:shortest] for r in e.returns]).reshape(2, 3, -1).mean(1) for e in rows])

@@ -2,7 +2,7 @@
 
 Claim    frozen, on 16 held-out carts, return rises in context from 69 of 100 in episode 1 to 98 (95 % interval 96 to
          99) in the last 3 of 30 episodes, sampled actions; the gain is 29 (23 to 36), over tasks and 3 training seeds.
-         PPO itself is at 25 after as many steps, 2,876, needs 24,000 for 98, and is at 99 at its end.
+         PPO itself is at 23 after as many steps, 2,876, needs 27,200 for 98, and is at 99 at its end.
 Command  ad-jax run gymnax_cartpole seed=0     (1, 2 with --histories of 0; 4 minutes of collecting, 12 of training and
          3 of evaluating, at about a sixth of one CPU core)
 Variant  gymnax's CartPole-v1; half the pole's length uniform in 0.25..1 m (0.5 there), force 5..15 N (10 there) to the

@@ -148,10 +148,10 @@ def last_tenth(values: np.ndarray) -> np.ndarray:
     return sum(values[..., -i] for i in range(1, count + 1)) / count
 
 
-def over_time(stream: Stream, longest: int, life: int) -> list[float]:
-    """Mean return of the episodes that end in each whole stretch of `longest` steps."""
+def over_time(streams: list[Stream], longest: int, life: int) -> list[float]:
+    """Mean return of the episodes that end in each whole stretch of `longest` steps, those of all streams together."""
     pieces: list[list[float]] = [[] for _ in range(life // longest)]
-    for one in stream:
+    for one in (one for stream in streams for one in stream):
         piece = (one.first + one.steps - 1) // longest
         if piece < len(pieces):
             pieces[piece].append(one.total)
@@ -159,9 +159,8 @@ def over_time(stream: Stream, longest: int, life: int) -> list[float]:
 
 
 def source_by_time(source: Any, longest: int, life: int) -> np.ndarray:
-    """`[N, S, pieces]`, mean over actors."""
-    of_life = lambda actors: np.mean([over_time(stream, longest, life) for stream in actors], axis=0)
-    return np.array([[of_life(actors) for actors in task] for task in source])
+    """`[N, S, pieces]`, the actors of a learner together."""
+    return np.array([[over_time(actors, longest, life) for actors in task] for task in source])
 
 
 def source_by_episode(source: Any) -> np.ndarray:
