@@ -57,7 +57,7 @@ def lived(family: str, options: dict[str, Any], source: str, hyper: dict[str, An
     ids = p.family.task_ids(p.split.train)
     lives = []
     for chunk in (1, 2):
-        learners = Learners(p.family, p.source, episodes, make_mesh(MeshConfig()), chunk)
+        learners = Learners(p.family, p.source, episodes, make_mesh(MeshConfig(1, 1, 1)), chunk)
         each = [learners.run(0, p.split.train, ids, 1, first) for first in range(0, 2, chunk)]
         lives.append(jax.tree.map(lambda *xs: np.concatenate(xs)[:2], *each))
     jax.tree.map(np.testing.assert_array_equal, *lives)
@@ -76,7 +76,7 @@ def split(family: str, options: dict[str, Any]) -> str:
 def learned(name: str) -> dict[str, str]:
     """A model after two updates, and what it does on a held-out task."""
     e = Experiment("x", Plugin("dark_room", ROOM), Plugin("q_learning"), Plugin(name, SIZES[name]))
-    mesh = make_mesh(MeshConfig())
+    mesh = make_mesh(MeshConfig(1, 1, 1))
     replay = ReplayConfig(segment=8, batch=4, groups=1)
     e = dataclasses.replace(e, replay=replay, collect=collect.Config(2, 8, 8), tasks=TaskConfig(4, 3))
     p = build(e)
@@ -99,7 +99,7 @@ def reinforced() -> dict[str, str]:
     tasks = family.all_tasks()
     network = lstm.actor_critic(lstm.Config(width=8, hidden=8, mlp_width=8, value_head=True), build_spec(family))
     config = rl2.Config(updates=2, trials=4, trial_episodes=4, unroll_episodes=2, random_steps=2, minibatches=2)
-    trainer = rl2.Trainer(network, family, tasks, config, make_mesh(MeshConfig()), 0)
+    trainer = rl2.Trainer(network, family, tasks, config, make_mesh(MeshConfig(1, 1, 1)), 0)
     state, *_ = trainer.run(trainer.init(trainer.tasks), trainer.tasks, 1)
     return {"model": digest(state)}
 
