@@ -236,7 +236,7 @@ class Run:
             resumed_from=result.resumed_from,
             loss=result.loss,
             parameters=parameters,
-            positions=result.step * e.replay.batch * e.replay.segment,
+            positions=(result.step - result.resumed_from) * e.replay.batch * e.replay.segment,  # in those seconds
             **facts,
         )
 

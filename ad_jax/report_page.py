@@ -221,7 +221,8 @@ def _stages(runs: Sequence[dict[str, Any]]) -> str:
             stage = run["stages"][name]
             seconds = stage.get("seconds")
             rates = [
-                f"{count(stage[key] / seconds)} {key.replace('_', ' ')}/s"
+                f"{count((stage[key] - (stage.get('resumed_from', 0) if key == 'updates' else 0)) / seconds)} "
+                f"{key.replace('_', ' ')}/s"
                 for key in RATES
                 if seconds and isinstance(stage.get(key), int | float)
             ]

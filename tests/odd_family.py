@@ -11,13 +11,16 @@ from gymnax.environments import environment, spaces
 
 from ad_jax.envs.base import TaskFamily
 
-Kind = Literal["none", "component", "discrete", "wide", "real", "infinite", "reward", "int8", "uint8", "picture"]
+Kind = Literal[
+    "none", "component", "discrete", "wide", "real", "infinite", "reward", "int8", "uint8", "picture", "byte"
+]
 AT = 3  # step of an episode
 SPACES = {
     "discrete": spaces.Discrete(9),
     "wide": spaces.Discrete(201),
     "real": spaces.Box(-1.0, 1.0, (2, 2), jnp.float32),
     "infinite": spaces.Box(-1.0, 1.0, (), jnp.float32),
+    "byte": spaces.Box(0, 200, (1,), jnp.uint8),
 }
 GIVEN = {"discrete": 9, "wide": 300, "infinite": np.inf}
 REWARD = {"reward": np.nan, "int8": 200.0, "uint8": 0.5}
@@ -25,6 +28,7 @@ TOLD = {  # what an error says of it
     "component": "observation component 1 is 10, outside 0..8",
     "discrete": "observation is 9, outside 0..8",
     "wide": "observation is 300, outside 0..200",
+    "byte": "observation component 0 is 300, outside 0..200",
     "real": "observation component (1, 0) is nan, no finite number",
     "infinite": "observation is inf, no finite number",
     "reward": "reward is nan, no finite number",
@@ -82,6 +86,8 @@ class Odd(TaskFamily[State, Params]):
         space, wrong = self.observation_space(params), self.wrong(state, params)
         if self.kind == "component":
             return jnp.stack([state.time, jnp.where(wrong, 10, 0)])
+        if self.kind == "byte":  # a weakly typed whole number, which a cast to uint8 would wrap to 44
+            return jnp.where(wrong, 300, 0)[None]
         if self.kind == "real":
             return jnp.zeros((2, 2), jnp.float32).at[1, 0].set(jnp.where(wrong, jnp.nan, 0.0))
         plain = jnp.broadcast_to(state.time, space.shape).astype(space.dtype)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from ad_jax.envs.spaces import is_picture
 from ad_jax.errors import ConfigError, user_code
 from ad_jax.keys import a_key
 
@@ -143,7 +144,11 @@ def is_key(x: Any) -> bool:
 
 def _observation(family: "TaskFamily", where: str, observation: Any) -> jax.Array:
     space = family.observation_space(family.default_params)
-    return _cast(family, f"{where}'s observation", observation, narrow(space.dtype), tuple(space.shape))
+    dtype, shape = narrow(space.dtype), tuple(space.shape)
+    # Whole numbers keep 32 bits until they have been looked at: 300 in a space of uint8 must not become 44 here.
+    if dtype.kind in "iu" and not is_picture(dtype, shape, getattr(space, "high", 0)):
+        dtype = np.dtype(np.int32)
+    return _cast(family, f"{where}'s observation", observation, dtype, shape)
 
 
 def _as_before(family: "TaskFamily", before: Any, after: Any) -> Any:
