@@ -41,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AdJaxError as error:
         return _told(args, error, str(error))
     except OSError as error:
-        return _told(args, error, f"{error}. Finished parts are kept; run the same command again to go on")
+        place = errors.place_of(error)  # of a plug-in that opens files of its own
+        where = "" if place is None else f" ({place}; with --traceback you see all of it)"
+        return _told(args, error, f"{error}{where}. Finished parts are kept; run the same command again to go on")
     except stopping.Preempted:
         print("\nad-jax: stopped by SIGTERM; run the same command again to go on from here", file=sys.stderr)
         return stopping.STATUS

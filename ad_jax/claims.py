@@ -90,7 +90,7 @@ def _first(c: Curves, episodes: int) -> np.ndarray:
     if found < episodes:
         raise ConfigError(
             f"a comparison over {episodes} episodes needs as many of the source; one of its lives has {found}. "
-            "Raise collect.episodes, or lower evaluate.episodes"
+            "Raise collect.episodes (reference.episodes where there is a reference), or lower evaluate.episodes"
         )
     return c.source_episodes[:, :episodes]
 
@@ -202,6 +202,14 @@ class Statistic(Quantity):
         self.check_source(curves)
         return STATISTICS[self.name][0](curves, *self.arguments)
 
+    def never(self, arms: Mapping[str, Sequence[Set]], n: int = 1000) -> np.ndarray:
+        """`[1 + n]` bool: the level that a time is asked to is never reached; False of what is no time."""
+        curves = curves_of(self._set(arms), self.mode, n)
+        of = {"steps_to": curves.learner, "episodes_to": curves.learner, "source_steps_to": curves.source}
+        if self.name not in of:
+            return np.zeros(1 + n, bool)
+        return _episodes_to(of[self.name], *self.arguments) > of[self.name].shape[-1]
+
     def units(self, arms: Mapping[str, Sequence[Set]]) -> int:
         runs, tasks, _ = self._set(arms).returns[self.mode].shape
         return runs * tasks
@@ -261,7 +269,11 @@ class Pair(Quantity):
 
     def value(self, arms: Mapping[str, Sequence[Set]], n: int = 1000) -> np.ndarray:
         left, right = self.left.value(arms, n), self.right.value(arms, n)
-        return left - right if self.sign == "-" else left / right
+        if self.sign == "-":
+            return left - right
+        # Time to a level that is never reached is a lower bound; a ratio to it could be anything from 0 on.
+        never = self.right.never(arms, n) if isinstance(self.right, Statistic) else np.zeros(1 + n, bool)
+        return np.where(never, 0.0, left / right)
 
     def units(self, arms: Mapping[str, Sequence[Set]]) -> int:
         return min(self.left.units(arms), self.right.units(arms))

@@ -145,8 +145,11 @@ def parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="run the public contract checks on a task family or source of your own")
     check.add_argument("plugin", help="a registered name, or my_pkg.my_env:MyEnv")
     top.add_argument("--version", action=_Version)
-    for command in (*commands.choices.values(), *actions.choices.values()):
-        command.add_argument("--traceback", action="store_true", help="when something fails, also print where, in full")
+    told = {"action": "store_true", "help": "when something fails, also print where, in full"}
+    for command in commands.choices.values():
+        command.add_argument("--traceback", **told)
+    for command in actions.choices.values():  # given before it, the flag must not be lost
+        command.add_argument("--traceback", default=argparse.SUPPRESS, **told)
     return top
 
 

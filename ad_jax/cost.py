@@ -78,7 +78,7 @@ class Cost:
         distilling = self.resident_bytes + max(COMPILING, SMALL_PROGRAMS + (training or 0))
         evaluating = SMALL_PROGRAMS + self.cache_bytes + (self.refill_bytes or 0)
         return {
-            "collect": IDLE + SMALL_PROGRAMS + 4 * self.chunk_bytes,
+            "collect": None if self.trial_steps else IDLE + SMALL_PROGRAMS + 4 * self.chunk_bytes,
             "distill": None if training is None else IDLE + max(gathering, distilling),
             "evaluate": None if self.refill_bytes is None else IDLE + evaluating,
         }
@@ -108,8 +108,9 @@ class Cost:
             f"collect  {collect}",
             f"distill  {self.parameters:,} parameters; {flops}; {'; '.join(memory)}",
         ]
+        whole = "; on a CPU the whole process about {}, {} of it Python and JAX idle"
         process = {
-            stage: f"; on a CPU the whole process about {estimate(value)}, {of(IDLE, 'B')} of it Python and JAX idle"
+            stage: "" if value is None else whole.format(estimate(value), of(IDLE, "B"))
             for stage, value in self.process_bytes.items()
         }
         training = [line + process[line.split()[0]] for line in training]

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import os
+import site
 import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator
@@ -99,6 +100,7 @@ def place_of(error: BaseException) -> str | None:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
     theirs = [OURS, *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))]
+    theirs += [*site.getsitepackages(), site.getusersitepackages()]
     apart = ("<", *(f"{folder}{os.sep}" for folder in theirs))
     found = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(apart)]
     if not found:

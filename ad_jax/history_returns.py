@@ -28,7 +28,7 @@ class Returns:
     Attributes:
         by_tenth: of the episodes that end in each tenth of the histories' time.
         final: of the last tenth, over all actors.
-        optimal: expected return of the best policy that knows the task, mean over the tasks of all histories.
+        optimal: expected return of the best policy that knows the task, mean over the episodes of the last tenth.
         random: the same of the uniformly random policy.
         actors: streams of one learner.
         best_actor: the actor that is best in the last tenth, and its mean there; None with one actor.
@@ -86,7 +86,8 @@ def of_chunk(
 
     Returns:
         `episodes` ended in each tenth and what they `earned` in all; the same of the last tenth by actor; sums of
-        `optimal` and `random` over rows; and the sums of the `rewards` themselves, of `reward_unit`. A sum that is
+        `optimal` and `random` over rows, and, as `last_optimal` and `last_random`, over the episodes of the last tenth;
+        and the sums of the `rewards` themselves, of `reward_unit`. A sum that is
         not finite is None.
     """
     reward, done = transition.reward, np.asarray(transition.terminated) | np.asarray(transition.truncated)
@@ -110,6 +111,8 @@ def of_chunk(
         },
         "optimal": None if optimal is None else _finite(optimal.sum()),
         "random": None if random is None else _finite(random.sum()),
+        "last_optimal": None if optimal is None else _finite((optimal * ended[-1]).sum()),
+        "last_random": None if random is None else _finite((random * ended[-1]).sum()),
         "rewards": reward_unit.of_chunk(reward),
     }
 
@@ -134,11 +137,18 @@ def pool(chunks: Sequence[Chunk | None], rows: Sequence[int]) -> Returns | None:
     actors = len(known[0]["last_by_actor"]["episodes"])
     last = {k: value for k in range(actors) if (value := _mean(*column("last_by_actor", k))) is not None}
     best = max(last, key=lambda k: last[k]) if actors > 1 and last else None
+
+    def reference(name: str) -> float | None:
+        """Over the same episodes as `final`: a task whose episodes are short has more of them."""
+        if all(f"last_{name}" in c for c in known) and any(c["episodes"][-1] for c in known):
+            return _mean([c[f"last_{name}"] for c in known], [c["episodes"][-1] for c in known])
+        return _mean([c[name] for c in known], rows)  # an early version wrote no other
+
     return Returns(
         mean,
         mean[-1],
-        _mean([c["optimal"] for c in known], rows),
-        _mean([c["random"] for c in known], rows),
+        reference("optimal"),
+        reference("random"),
         actors,
         None if best is None else (best, last[best]),
     )
@@ -156,7 +166,10 @@ def fits(chunk: Any, actors: Any) -> bool:
         return all(map(whole, lists[0])) and all(map(number, lists[1]))
 
     names = {"episodes", "earned", "last_by_actor", "optimal", "random"}
-    if not isinstance(chunk, dict) or chunk.keys() - {"rewards"} != names:  # an early version wrote no `rewards`
+    later = {"rewards", "last_optimal", "last_random"}  # which early versions did not write
+    if not isinstance(chunk, dict) or chunk.keys() - later != names:
+        return False
+    if not all(number(chunk.get(name)) for name in ("last_optimal", "last_random")):
         return False
     if "rewards" in chunk and not reward_unit.fits(chunk["rewards"]):
         return False

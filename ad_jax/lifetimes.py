@@ -85,7 +85,8 @@ def as_data(lives: Sequence[Sequence[Sequence[tuple[Any, Any]]]], life: int) -> 
         one length, `steps` is that, and `returns` `[N][S][E]` the mean over actors, whose episodes end together.
     """
     facts, column = {"actors": len(lives[0][0]), "life": life}, lambda i: _mapped(lives, lambda stream: stream[i])
-    if (length := common(column(1))) is not None:
+    counts = {len(returns) for of_task in lives for actors in of_task for returns, _ in actors}
+    if len(counts) == 1 and (length := common(column(1))) is not None:
         returns = np.asarray(column(0), np.float32).mean(2)
         return facts | {"returns": plain(returns), "steps": length}
     returns = _mapped(lives, lambda stream: plain(np.asarray(stream[0], np.float32)))

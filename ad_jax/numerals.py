@@ -31,6 +31,6 @@ def significant(value: float, decimals: int = 5) -> float:
 
 def plain(values: np.ndarray) -> list[Any]:
     """Nested lists of an array for JSON: whole numbers as ints, others with the digits that tell a float32 apart."""
-    if np.array_equal(values, np.round(values)):
+    if np.array_equal(values, np.round(values)) and np.abs(values).max(initial=0) < 2**53:
         return values.astype(int).tolist()
     return np.asarray(values, np.float32).astype("U32").astype(float).tolist()

@@ -79,8 +79,8 @@ def statistics(results: dict[str, Any]) -> dict[str, Any]:
         random to optimal; None where that means nothing, see `normalized`), `episodes_to` (from 1, by "75 % of the way
         to final" and so on, ways that begin at the random policy's return; None where never reached, absent where there
         is no way), and `share`, what `share_of_source` gives. `source` is None or
-        `{"name", "role", "piece", "same_steps", "final", "levels"}`: `piece` is the steps of all actors in which its
-        curve has one value. A level is
+        `{"name", "role", "piece", "same_steps", "same_steps_by", "final", "levels"}`: `piece` is the steps of all
+        actors in which its curve has one value, `same_steps_by` is by mode. A level is
         `{"level", "return", "ad_steps", "source_steps", "source_end", "ratio", "reached"}`.
     """
     stats: dict[str, Any] = {"experiment": results["experiment"], "sets": {}}
@@ -239,13 +239,17 @@ def _against_source(s: Set) -> dict[str, Any] | None:
                 "reached": reached is not None,
             }
         )
-    done = int(taken[-1] / s.source_steps + 1e-9)  # pieces of its life that the source completes in the learner's steps
-    same = float(source[min(done, len(source)) - 1]) if done else None
+
+    def same(mode: str) -> float | None:
+        done = int(s.time(mode)[-1] / s.source_steps + 1e-9)  # pieces of its life in as many steps as the learner takes
+        return float(source[min(done, len(source)) - 1]) if done else None
+
     return {
         "name": s.source_name,
         "role": s.source_role,
         "piece": s.source_steps,
-        "same_steps": same,
+        "same_steps": same(s.mode),
+        "same_steps_by": {mode: same(mode) for mode in s.returns},
         "final": float(final_of(source)),
         "levels": levels,
     }

@@ -23,19 +23,22 @@ def check_alike(runs: Sequence[tuple[str, dict[str, Any]]]) -> None:
             )
         seen[run["seed"]] = where
     first_where, first = runs[0][0], _form(runs[0][1])
+    played: dict[str, tuple[str, Any]] = {}  # the first of each kind: a run of an early version has none
+    for where, run in runs:
+        for kind, now in (run.get("behavior") or {}).items():
+            known_where, known = played.setdefault(kind, (where, now))
+            found = difference(known, now)
+            if found is not None and found.sure:
+                raise ReportError(
+                    f"{where}: expected a {kind} that behaves as in {known_where}: {found.told}. One of the two was "
+                    "made before the code was edited; evaluate it again"
+                )
     for where, run in runs[1:]:
         if others := changed(runs[0][1]["config"], run["config"], ("seed", *NO_NUMBER)):
             raise ReportError(
                 f"{where}: config: expected that of {first_where}, apart from its seed; it differs in "
                 f"{', '.join(others[:6])}. Runs are averaged: report each experiment by itself"
             )
-        for kind in (there := runs[0][1].get("behavior") or {}):
-            found = difference(there[kind], (run.get("behavior") or {}).get(kind))
-            if found is not None and found.sure:
-                raise ReportError(
-                    f"{where}: expected a {kind} that behaves as in {first_where}: {found.told}. One of the two was "
-                    "made before the code was edited; evaluate it again"
-                )
         form = _form(run)
         for name in first | form:
             if first.get(name) != form.get(name):

@@ -131,6 +131,6 @@ def _numbers(stats: Mapping[str, Any], mode: str) -> list[str]:
         interval(one, size),
         or_none(_area(one, stats), lambda x: f"{x:.3f}"),
         or_none(one["episodes_to"].get(WAY, one["episodes_to"].get(RATIO)), str),
-        told(source["same_steps"] if source else None),
+        told(source.get("same_steps_by", {}).get(mode, source["same_steps"]) if source else None),
         ratio(levels[0]) if levels else "-",
     ]

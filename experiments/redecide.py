@@ -23,6 +23,9 @@ def main(names: list[str]) -> None:
         claims = study.load(name, found["scale"]).claims
         if len(claims) != len(found["claims"]):
             raise SystemExit(f"{name} has {len(claims)} claims, its file {len(found['claims'])}: run the study again")
+        for was, claim in zip(found["claims"], claims, strict=True):
+            if was["statistic"] != str(claim.quantity):
+                raise SystemExit(f"{name}: {claim.text!r} asks for another number than is on file: run the study again")
         decided = [
             Verdict(claim, *(was[part] for part in ("value", "low", "high"))).to_json()
             for claim, was in zip(claims, found["claims"])

@@ -184,3 +184,11 @@ def test_a_mean_of_episodes_that_nobody_had_is_refused():
     for first, last in ((21, 30), (0, 5), (5, 4)):
         with pytest.raises(ConfigError, match=rf"mean of episodes {first} to {last} .*there are 20"):
             quantity("between", "AD", first, last).value(arms)
+
+
+def test_a_ratio_to_a_time_that_never_came_holds_nothing():
+    """A flat learner is nowhere near the level; the steps it took are no time to it."""
+    flat = {"AD": arm(np.full((3, 2, 20), 0.1), SOURCE)}
+    ratio = quantity("source_steps_to", "AD", 4) / quantity("steps_to", "AD", 4)
+    assert not ratio.value(flat).any()
+    assert not decide(Claim("AD needs fewer steps", "", ratio, at_least(0.001)), flat).holds

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ad_jax import lifetimes
+from ad_jax.numerals import plain as plain_numbers
 from ad_jax.types import Transition
 
 
@@ -121,3 +122,15 @@ def test_curves_of_many_actors_are_of_all_their_episodes():
 def test_a_stream_that_never_ends_has_no_episodes():
     found = lifetimes.episodes_of(np.ones((2, 5)), np.zeros((2, 5), bool))
     assert [len(x) for x in (*found.returns, *found.steps)] == [0] * 4
+
+
+def test_episodes_of_one_length_need_not_be_as_many_in_each_stream():
+    """A life that ends in a long unfinished episode has fewer of the short ones."""
+    lives = [[[(np.ones(10), np.full(10, 10)), (np.ones(5), np.full(5, 10))]]]
+    data = lifetimes.as_data(lives, 100)
+    assert [len(stream) for stream in data["returns"][0][0]] == [10, 5]
+    assert lifetimes.by_episode(data).shape == (1, 1, 5)
+
+
+def test_huge_returns_are_not_whole_numbers_of_64_bits():
+    assert plain_numbers(np.array([1e19, 3.0], np.float32)) == [pytest.approx(1e19), 3.0]

@@ -38,7 +38,8 @@ def check_info(text: str, returns: Any, streams: list[Stream], life: int, actors
     tenths = [pooled(streams, i) for i in range(10)]
     close(returns.by_tenth, tenths)
     close(returns.final, tenths[-1])
-    best, chance = (None, None) if known is None else (np.mean(known[0]), np.mean(known[1]))
+    ends = [len(ending_in(stream, at[9], at[10])) for stream in streams]
+    best, chance = (None, None) if known is None else (np.average(x, weights=ends) for x in known)
     close(returns.optimal, best)
     close(returns.random, chance)
     by_actor = [pooled(streams[actor::actors], 9) for actor in range(actors)]
