@@ -84,7 +84,8 @@ class Agent:
 
         Raises:
             AdJaxError: if observation, reward or done is not what the spec says or not finite, which leaves the context
-                as it was; if reward and done are missing after the first call; or if the model gives no finite logits.
+                as it was; if reward and done are missing after the first call; or if the model's logits
+                are NaN, +inf, or -inf for every action of a row.
         """
         observation = self._checked(observation)
         if self._time and (reward is None or done is None):
@@ -94,10 +95,12 @@ class Agent:
             )
         steps = Steps(observation, self._action, self._per_row("reward", reward), self._per_row("done", done) != 0)
         logits, self._cache = self._decode(self.params, self._cache, steps)
-        if not (finite := np.isfinite(np.asarray(logits))).all():
-            row, action = np.argwhere(~finite)[0]
+        if (bad := values.no_choice(given := np.asarray(logits))).any():
+            row, action = np.argwhere(bad)[0]
+            every = given[row, action] == -np.inf
+            what = "logits are -inf for every action" if every else f"logit of action {action} is no finite number"
             raise AdJaxError(
-                f"the model's logit of action {action} is no finite number for row {row}, at step {self._time}: "
+                f"the model's {what} for row {row}, at step {self._time}: "
                 f"{values.REMEDY['logits']}. reset() forgets this context"
             )
         keys = jax.vmap(jax.random.fold_in, (0, None))(self._keys, self._time)

@@ -2,9 +2,11 @@
 
 In: a task family, a source or a model as built. Out: plain data, from a short life under fixed keys: what happens at
 each of the first steps, and sums over all of them. `identity.difference` compares two of these, with a tolerance,
-because another device rounds otherwise. They do not depend on the experiment's seed, tasks, batch or mesh.
+because another device rounds otherwise. They do not depend on the experiment's seed, tasks, batch or mesh. What fails
+here in a plug-in's own code is a `ConfigError`.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ad_jax.envs.base import TaskFamily, advance, spec_of, take
+from ad_jax.envs.base import TaskFamily, advance, num_tasks, spec_of, take
+from ad_jax.errors import user_code
 from ad_jax.keys import a_key, named_key
 from ad_jax.models.base import Model
 from ad_jax.sources.base import Source
@@ -28,6 +31,7 @@ MODEL_STEPS, LARGEST = 8, 5_000_000  # parameters: larger models are not looked 
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
+@user_code("a look at how the task family behaves")
 def of_family(family: TaskFamily) -> dict[str, Any]:
     """What happens in a family's worlds: under random, held and constant actions, and the optimal ones if known."""
     tasks = _tasks(family)
@@ -65,6 +69,7 @@ def of_family(family: TaskFamily) -> dict[str, Any]:
     return _recorded(happened, numbers)
 
 
+@user_code("a look at how the source behaves")
 def of_source(source: Source, family: TaskFamily) -> dict[str, Any]:
     """What the first updates of a source's learners do, and what they know after them."""
     tasks = take(_tasks(family), slice(SOURCE_TASKS))
@@ -87,6 +92,7 @@ def of_source(source: Source, family: TaskFamily) -> dict[str, Any]:
     return _recorded(happened, {name: np.asarray(x).ravel().tolist() for name, x in learned.items()})
 
 
+@user_code("a look at how the model behaves")
 def of_model(model: Model, spec: Spec) -> dict[str, Any] | None:
     """A model's logits for a short stream, with parameters that are filled in; None where the model is large."""
     length, drawn = min(MODEL_STEPS, model.max_segment or MODEL_STEPS), np.random.default_rng(0)
@@ -119,10 +125,16 @@ def _recorded(happened: Mapping[str, Any], sums: Mapping[str, Any]) -> dict[str,
     totals |= {f"{name}, weighted by time": (x * late[name]).sum(1).tolist() for name, x in happened.items()}
     return {
         "format": FORMAT,
-        "platform": jax.default_backend(),
+        "platform": _platform(),
         "shown": {name: [[_short(y) for y in row] for row in x[:lives, :steps]] for name, x in happened.items()},
         "sums": {name: [_short(y) for y in x] for name, x in (totals | dict(sums)).items()},
     }
+
+
+def _platform() -> str:
+    """What rounding depends on: the kind of device, its model, and the precision of products that the user set."""
+    precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    return f"{jax.default_backend()} {jax.devices()[0].device_kind} {precision}"
 
 
 def _short(x: float) -> float | int | str:
@@ -160,11 +172,25 @@ def _learned(tree: Any) -> dict[str, Any]:
 
 
 def _tasks(family: TaskFamily) -> Any:
-    """`ROWS` tasks, whatever the experiment's split is."""
-    return family.sample_tasks(named_key(0, "tasks for a look at behavior"), ROWS)
+    """`ROWS` tasks, whatever the experiment's split is.
+
+    A family may draw none, or not so many: then those of a small split of its own, or its default task, are repeated.
+    """
+    giving: tuple[Callable[[], Any], ...] = (
+        lambda: family.sample_tasks(named_key(0, "tasks for a look at behavior"), ROWS),
+        lambda: family.split(0, ROWS // 2, ROWS // 2).train,
+    )
+    for give in giving:
+        with contextlib.suppress(Exception):  # nothing that a run needs: what it does need is asked for elsewhere
+            if found := num_tasks(tasks := give()):
+                return tasks if found == ROWS else take(tasks, np.arange(ROWS) % found)
+    return jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], ROWS, axis=0), family.default_params)
 
 
 def _has_optimal(family: TaskFamily, tasks: Any) -> bool:
     """Whether the family knows its optimal actions. Nothing is computed."""
     state = jax.eval_shape(lambda key, task: family.reset_env(key, task)[1], a_key(0), take(tasks, 0))
-    return jax.eval_shape(family.optimal_action, state, take(tasks, 0)) is not None
+    try:
+        return jax.eval_shape(family.optimal_action, state, take(tasks, 0)) is not None
+    except NotImplementedError:  # as good as None
+        return False

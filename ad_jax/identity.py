@@ -25,7 +25,7 @@ NO_NUMBER = (
     "evaluate.episodes_per_dispatch",
 )
 
-# Relative, and of the largest number beside it: of the same kind of device, and of another.
+# Relative, and of the largest number beside it: of the same model of device and precision of products, and of others.
 SAME, OTHER = (1e-4, 1e-5), (2e-2, 1e-3)
 
 
@@ -33,7 +33,7 @@ class Difference(NamedTuple):
     """How two behaviors differ."""
 
     told: str  # in words: what was, what is
-    sure: bool  # False where another kind of device and its rounding may be why
+    sure: bool  # False where another device, or precision of its products, and its rounding may be why
 
 
 def of_training(experiment: Mapping[str, Any]) -> dict[str, Any]:

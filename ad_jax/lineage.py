@@ -78,7 +78,7 @@ def behaves_otherwise(
 ) -> str | None:
     """Which plug-in behaves otherwise than it did, and how, in words; None where none does, or nobody knows.
 
-    What another kind of device may be the reason for is only said, as a warning.
+    What another device, or another precision of its products, may be the reason for is only said, as a warning.
     """
     for kind in kinds:
         found = difference((there or {}).get(kind), (here or {}).get(kind))
@@ -88,7 +88,7 @@ def behaves_otherwise(
         name = experiment.get(field, {}).get("name", "")
         if found.sure:
             return f"{what} {name} behaves differently ({found.told})"
-        say(f"warning  {what} {name} behaves differently on this kind of device than where this was made: {found.told}")
+        say(f"warning  {what} {name} behaves differently on this device than where this was made: {found.told}")
     return None
 
 

@@ -121,9 +121,20 @@ class Trainer:
 
 
 def unit_by_chance(family: TaskFamily, tasks: Any, config: Config, seed: int) -> float:
-    """The unit of the rewards that random actions meet in as many steps as an update has; 1 where they meet none."""
-    played = jax.jit(functools.partial(by_chance, family, config, seed))(tasks)[0]
-    return reward_unit.pool([reward_unit.of_chunk(np.asarray(played.reward))])
+    """The unit of the rewards that random actions meet in as many steps as an update has; 1 where they meet none.
+
+    Raises:
+        AdJaxError: if the family gives what is not finite or not what it states.
+    """
+
+    def play(tasks):
+        played, task = by_chance(family, config, seed, tasks)
+        return played.reward, cannot_be(family, played, task)
+
+    reward, (first, task) = jax.device_get(jax.jit(play)(tasks))
+    if first.place != values.NOTHING:
+        raise _refused(first, task, tasks, family, "in random play before update 1", "Nothing was trained.")
+    return reward_unit.pool([reward_unit.of_chunk(np.asarray(reward))])
 
 
 def by_chance(family: TaskFamily, config: Config, seed: int, tasks: Any) -> tuple[Unroll, jax.Array]:
@@ -285,12 +296,17 @@ def check_values(found: tuple[values.First, Any], tasks: Any, family: TaskFamily
     bad = np.flatnonzero(first.place != values.NOTHING)
     if len(bad):
         first, task = jax.tree.map(lambda x: x[bad[0]], (first, task))
-        what, field = values.told(spec_of(family), family.reward_dtype, first)
-        raise AdJaxError(
-            f"{what}, at step {first.step} of a trial's part in update {step + bad[0] + 1}, on task "
-            f"{family.task_ids(take(tasks, np.array([task])))[0]} of {family.name}. The last good checkpoint is kept. "
-            f"{values.REMEDY[field]}"
-        )
+        where = f"of a trial's part in update {step + bad[0] + 1}"
+        raise _refused(first, task, tasks, family, where, "The last good checkpoint is kept.")
+
+
+def _refused(first: values.First, task: Any, tasks: Any, family: TaskFamily, where: str, kept: str) -> AdJaxError:
+    """The error for what cannot be of one trial, whose task is row `task` of `tasks`."""
+    what, field = values.told(spec_of(family), family.reward_dtype, first)
+    name = family.task_ids(take(tasks, np.array([task])))[0]
+    return AdJaxError(
+        f"{what}, at step {first.step} {where}, on task {name} of {family.name}. {kept} {values.REMEDY[field]}"
+    )
 
 
 def _begin(

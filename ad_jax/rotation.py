@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ad_jax import processes
+from ad_jax import processes, settings
 from ad_jax.history_store import HistoryStore
 from ad_jax.keys import named_key
 from ad_jax.metrics import say
@@ -164,6 +164,7 @@ class Rotation:
 
         return jax.jit(zeros, out_shardings=on_batch(self._mesh))()
 
+    @settings.pinned()  # the reader's own: JAX's switches are each thread's
     def _part(self, number: int) -> dict[str, jax.Array]:
         """A part of the circle, dealt to the groups and put on the devices. The reader's."""
         started = time.monotonic()

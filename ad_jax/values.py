@@ -8,7 +8,7 @@ dispatch and told in words; and `wrong` looks through histories that were stored
 clipped or replaced.
 
 Real observations have no bounds here: those that are stated are wrong in several public environments, nothing is stored
-or embedded by them, and only NaN and infinity have no meaning to a network.
+or embedded by them, and only NaN and infinity have no meaning to a network. Of logits, -inf masks an action.
 """
 
 import functools
@@ -83,9 +83,18 @@ def bad(
     wrong += [((action < 0) | (action >= spec.num_actions))[..., None], ~holds(reward_dtype, reward)[..., None]]
     values += [action[..., None], reward[..., None]]
     if logits is not None:
-        wrong.append(~jnp.isfinite(logits))
+        wrong.append(no_choice(logits))
         values.append(logits)
     return wrong, [_bits(x) for x in values]
+
+
+def no_choice(logits: Any) -> Any:
+    """Of logits `[..., A]`, of NumPy's or JAX's: whether each leaves no action to choose.
+
+    -inf masks an action, and has a meaning unless all are masked; NaN and +inf have none.
+    """
+    masked = (logits == -np.inf).all(axis=-1, keepdims=True)
+    return (logits != logits) | (logits == np.inf) | masked
 
 
 def holds(dtype: Any, reward: Array) -> Array:
@@ -147,6 +156,8 @@ def told(spec: Spec, reward_dtype: Any, first: First) -> tuple[str, str]:
     if place == size + 1:
         why = f"{np.dtype(reward_dtype).name} (reward_dtype) cannot hold it" if math.isfinite(number) else NOT_FINITE
         return f"reward is {number:.9g}, {why}", "reward"
+    if number == -math.inf:
+        return "the model's logits are -inf for every action: none can be chosen", "logits"
     return f"the model's logit of action {place - size - 2} is {number}, {NOT_FINITE}", "logits"
 
 

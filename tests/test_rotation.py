@@ -13,7 +13,7 @@ import pytest
 from helpers import GRID, files, mesh_of, numbered_histories
 from history_helpers import stored
 
-from ad_jax import checkpoint, distill, metrics, replay, rotation, training
+from ad_jax import checkpoint, distill, metrics, replay, rotation, settings, training
 from ad_jax.errors import ConfigError, HistoryError, TrainingDiverged
 from ad_jax.experiment import Experiment
 from ad_jax.history_store import HistoryStore
@@ -369,3 +369,17 @@ def test_histories_that_no_device_holds_are_refused_with_how_many_fit(tmp_path, 
     monkeypatch.setattr(device, "memory_stats", lambda _: {"bytes_limit": 3000})
     with pytest.raises(ConfigError, match=r"which has 3 kB. Let them take turns: replay.rotation.resident=(\d+)"):
         run.distill()
+
+
+def test_the_reader_has_the_switches_of_the_package(store, monkeypatch):
+    """JAX's are each thread's: what is set around the training does not reach the one that reads."""
+    seen, put = [], rotation.put
+    monkeypatch.setattr(rotation, "put", lambda *args: [seen.append(jax.config.jax_enable_x64), put(*args)][1])
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    try:
+        with settings.pinned(), rotating(store) as residents:
+            residents.at(0)
+    finally:
+        jax.config.update("jax_enable_x64", before)
+    assert seen and not any(seen)

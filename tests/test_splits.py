@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from ad_jax.envs.base import take
 from ad_jax.envs.dark_room import DarkRoom
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import build
+from ad_jax.keys import a_key
 from ad_jax.testing import ContractError, check_env
 
 
@@ -55,6 +57,21 @@ class SplitsItself(DarkRoom):
         rows = lambda numbers: take(self.all_tasks(), np.array(numbers))
         held_out = {"near": rows(self.near), "far": rows(self.far)}
         return dataclasses.replace(split, train=rows(self.train), held_out=held_out)
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawsNumbers(DarkRoom):
+    """Goals are drawn among `many`, so that some come twice."""
+
+    many: int = 64
+
+    def all_tasks(self):
+        return None
+
+    def sample_tasks(self, key, n):
+        goal = np.asarray(jax.random.bits(key, (n,))) % self.many
+        goals = np.stack([goal // 8, goal % 8], 1).astype(np.int32)
+        return take(super().all_tasks(), np.zeros(n, int)).replace(goal=goals)
 
 
 def experiment(family, **options):
@@ -111,6 +128,24 @@ def test_tasks_that_are_not_used_need_not_be_unseen():
 
 def test_held_out_sets_may_share_tasks():
     build(override(experiment(SplitsItself), ["env.far=[3, 4]"]))
+
+
+def test_tasks_that_are_drawn_twice_are_drawn_again():
+    """A large set of a finite distribution has some; the first draw keeps its order, and its bits where it has none."""
+    family = DrawsNumbers()
+    split = family.split(3, 40, 20)
+    ids = family.task_ids(split.train) + family.task_ids(split.held_out["held_out"])
+    assert len(ids) == len(set(ids)) == 60
+    first = family.task_ids(family.sample_tasks(jax.random.fold_in(a_key(3), 0x5B117), 60))
+    once = list(dict.fromkeys(first))
+    assert len(once) < 60, "this test is of draws that repeat"
+    assert ids[: len(once)] == once
+    with pytest.raises(ConfigError, match=r"gives 50 different tasks in 9 draws of 60 each; a split of 60 was asked"):
+        DrawsNumbers(many=50).split(3, 40, 20)
+    large = DrawsNumbers(many=2**30)
+    one = large.sample_tasks(jax.random.fold_in(a_key(3), 0x5B117), 60)
+    two = large.split(3, 40, 20)
+    assert jnp.array_equal(one.goal, jnp.concatenate([two.train.goal, two.held_out["held_out"].goal]))
 
 
 def test_a_drawn_table_without_copies_is_as_before():

@@ -163,6 +163,12 @@ def test_rl2_names_what_cannot_be():
     rl2.check_values(two, tasks_of(7, 9), family, 1, step=5)
 
 
+def test_rl2_names_what_cannot_be_in_the_play_that_finds_its_unit():
+    config = trials.Config(trial_episodes=2, trials=4)
+    with pytest.raises(AdJaxError, match=rf"{TOLD['reward']}, at step {AT} in random play before update 1, on"):
+        rl2.unit_by_chance(Odd("reward"), tasks_of(7, 9), config, seed=1)
+
+
 SPOILT = {
     "action 5, outside 0..4": ("action", 5, None),
     "observation component 1 10, outside 0..8": ("observation", [3, 10], None),
@@ -227,6 +233,30 @@ def test_an_agent_says_that_its_model_gives_no_numbers():
     agent = Agent(Model(None, None, lambda batch: jnp.int32(0), decode, None, 1, None), {}, GRID)
     with pytest.raises(AdJaxError, match=r"logit of action 0 is no finite number for row 0, at step 0"):
         agent.act([[0, 0]])
+
+
+def masking(*masked):
+    """A model that leaves out actions of three."""
+    logits = jnp.where(jnp.isin(jnp.arange(3), jnp.array(masked)), -jnp.inf, 0.0)
+    decode = lambda _, time, steps: (jnp.broadcast_to(logits, (len(steps.prev_action), 3)), time + 1)
+    return Model(None, None, lambda batch: jnp.int32(0), decode, None, 1, None)
+
+
+def test_a_model_may_mask_actions_but_not_all():
+    agent = Agent(masking(0, 2), {}, spec_of(Odd()))
+    agent.reset(batch=4)
+    assert agent.act([[0, 0]] * 4).tolist() == [1] * 4
+    np.testing.assert_array_equal(rolled(Odd(), tasks_of(2, 4), masking(0, 2)).returns, 5.0)
+    with pytest.raises(AdJaxError, match=r"logits are -inf for every action for row 0, at step 0"):
+        Agent(masking(0, 1, 2), {}, spec_of(Odd())).act([[0, 0]])
+    logits = np.array([[-np.inf, 0, 1], [-np.inf] * 3, [np.inf, 0, -np.inf], [0, np.nan, 0]], np.float32)
+    bad = [[False] * 3, [True] * 3, [True, False, False], [False, True, False]]
+    for of in (np.asarray, jnp.asarray):
+        assert np.asarray(values.no_choice(of(logits))).tolist() == bad
+    first = values.First(*(np.int32(x) for x in (4, 0, 0, np.float32(-np.inf).view(np.int32))))
+    assert values.told(spec_of(Odd()), np.float32, first)[0] == (
+        "the model's logits are -inf for every action: none can be chosen"
+    )
 
 
 class Mislabelled(Odd):

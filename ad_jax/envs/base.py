@@ -93,7 +93,8 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
     def split(self, seed: int, train: int, held_out: int) -> TaskSplit:
         """Disjoint train and held-out tasks, fixed by the seed.
 
-        Countable families permute the rows of their task table; others draw `train + held_out` tasks.
+        Countable families permute the rows of their task table; others draw `train + held_out` tasks, and draw again
+        to fill the places of those that came twice.
 
         Raises:
             ValueError: if there are not that many tasks, if one side would be empty, or if a task would stand there
@@ -104,7 +105,9 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
         key = jax.random.fold_in(a_key(seed), 0x5B117)
         table = self.all_tasks()
         if table is None:
-            tasks = self.sample_tasks(key, train + held_out)
+            seeded = lambda again: jax.random.fold_in(a_key(seed), 0x5B117 + again)
+            draw = lambda again: self.sample_tasks(seeded(again), train + held_out)
+            tasks = distinct.drawn(self.name, draw, train + held_out)
             split = TaskSplit(take(tasks, slice(train)), {"held_out": take(tasks, slice(train, None))}, "by seed")
             check_split(self, split)
             return split

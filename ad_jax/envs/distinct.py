@@ -4,15 +4,17 @@ In: batched tasks and their ids. Copies are tasks whose leaves are equal to the 
 different tasks share are refused as well, because what was trained on is remembered by id.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ad_jax.errors import ConfigError
 
 SHOWN = 4  # places, and groups of them, that a message names
+AGAIN = 8  # draws beyond the first, to fill the places of tasks that came twice
 
 
 def check_table(name: str, ids: Sequence[str], table: Any) -> None:
@@ -70,6 +72,40 @@ def check_sets(name: str, train: tuple[Sequence[str], Any], held_out: Mapping[st
                 f"{name}: task_ids names every task differently; it gives {names[group[0]]!r} to different tasks, "
                 f"{_listed(map(place, group), ' and ')}. Make the id from every leaf that differs between tasks"
             )
+
+
+def drawn(name: str, draw: Callable[[int], Any], wanted: int) -> Any:
+    """Different tasks that a family draws, leading axis `[wanted]`, in the order in which they first came.
+
+    Args:
+        name: of the family.
+        draw: `wanted` tasks; of the number of the draw, from 0 on.
+
+    Raises:
+        ConfigError: if there are not that many different ones in `1 + AGAIN` draws.
+    """
+    tasks = draw(0)
+    for again in range(1, AGAIN + 2):
+        every = len(jax.tree.leaves(tasks)[0])
+        first = [group[0] for group in _groups(_contents(tasks, every))]
+        if len(first) >= wanted:
+            return tasks if len(first) == every else _rows(tasks, first[:wanted])
+        if again <= AGAIN:
+            tasks = jax.tree.map(_joined, tasks, draw(again))
+    raise ConfigError(
+        f"{name}: sample_tasks gives {len(first)} different tasks in {1 + AGAIN} draws of {wanted} each; a split of "
+        f"{wanted} was asked for. Ask for fewer (tasks.train, tasks.held_out), or let more about the tasks differ"
+    )
+
+
+def _rows(tasks: Any, numbers: list[int]) -> Any:
+    """These rows of batched tasks."""
+    return jax.tree.map(lambda x: x[np.array(numbers)], tasks)
+
+
+def _joined(a: Any, b: Any) -> Any:
+    """Rows of both."""
+    return (jnp if isinstance(a, jax.Array) else np).concatenate([a, b])
 
 
 def _repeated(ids: Sequence[str], tasks: Any) -> tuple[list[list[int]], list[list[int]]]:
