@@ -55,7 +55,7 @@ class Agent:
         found, here = meta.get("behavior"), {"model": behavior.of_model(model, spec)}
         if told := lineage.behaves_otherwise(found, here, meta.get("experiment", {}), ("model",)):
             raise CheckpointError(
-                f"{told} from when the checkpoint in {path} was trained. Train it anew there (--redo)"
+                f"{told} from when the checkpoint in {path} was trained. Train it anew there: ad-jax distill ... --redo"
             )
         model = reward_unit.applied(model, meta.get("reward_unit", reward_unit.NONE))
         return cls(model, state["params"], spec, mode, temperature)

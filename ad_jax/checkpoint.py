@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from ad_jax import places, processes, writers
 from ad_jax.errors import CheckpointError, DamagedCheckpoint, differences
 from ad_jax.fingerprint import fingerprint, path_of, without_elements
+from ad_jax.keys import as_data, as_keys
 from ad_jax.lineage import architecture_of, check_architecture
 from ad_jax.metrics import say
 
@@ -95,15 +95,21 @@ class Checkpoints:
             self.unread = step
 
     def save_best(self, step: int, state: Any, meta: dict[str, Any]) -> None:
-        """Replace the best checkpoint, also one of the same step that a training before, or one gone back, has left."""
-        with _writing(self.folder, state), _manager(self.folder / "best", 2) as best:
+        """Replace the best checkpoint, also one of this step or a later one that a training gone back has left."""
+        folder = self.folder / "best"
+        with _writing(self.folder, state), _manager(folder) as best:  # Orbax would keep by number: it deletes none
             arguments = _arguments(state, meta)
-            if processes.on_first(lambda: step in best.all_steps() and not _is_there(best, step, arguments)):
-                best.delete(step)
-            if step not in best.all_steps():
+            held = processes.on_first(lambda: sorted(best.all_steps()))
+            if not (step in held and processes.on_first(lambda: _is_there(folder, step, arguments))):
+                # First those that are later: killed before the end, `load` would take one of them for the best.
+                for old in (old for old in held if old >= step):
+                    best.delete(old)
                 best.save(step, args=arguments, force=True)
                 best.wait_until_finished()
-                _read_back(best, step, 1)
+                _read_back(best, step)
+                held = [old for old in held if old < step]
+            for old in (old for old in held if old != step):
+                best.delete(old)
 
     def restore(self, like: Any, accept: Accept = lambda meta: None) -> tuple[int, Any, dict[str, Any]]:
         """The latest checkpoint that is whole. Damaged ones are put aside, and that is said.
@@ -223,10 +229,14 @@ def _writing(folder: Path, state: Any = None) -> Iterator[None]:
         raise CheckpointError(_cannot_write(folder, error)) from error
 
 
-def _is_there(manager: ocp.CheckpointManager, step: int, arguments: ocp.args.Composite) -> bool:
-    """Whether that is what was saved at that step: the same plain data, which holds the fingerprint of the arrays."""
+def _is_there(folder: Path, step: int, arguments: ocp.args.Composite) -> bool:
+    """Whether that is what was saved at that step: the same plain data, which holds the fingerprint of the arrays.
+
+    Of this process alone: the manager that writes would wait for the others.
+    """
     try:
-        found = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        with _reader(folder) as reader:
+            found = reader.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
     except Exception:  # damaged, whatever the reader makes of it
         return False
     return found == json.loads(json.dumps(arguments["meta"].item))
@@ -264,36 +274,11 @@ def _has_steps(folder: Path) -> bool:
 
 
 def _arguments(state: Any, meta: dict[str, Any]) -> ocp.args.Composite:
-    state = copy(_plain(state))
+    state = copy(as_data(state))
     plain = meta | {"schema": SCHEMA, "fingerprint": fingerprint(state)}
     return ocp.args.Composite(
         state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(plain | {"crc32": _crc(plain)})
     )
-
-
-def _plain(tree: Any) -> Any:
-    """Arrays, or shapes with shardings, with the data of random keys in their place: what Orbax writes."""
-
-    def plain(x: Any) -> Any:
-        if not _is_key(x):
-            return x
-        if isinstance(x, jax.Array):
-            return jax.random.key_data(x)
-        data = jax.eval_shape(jax.random.key_data, x)
-        return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=x.sharding)
-
-    return jax.tree.map(plain, tree)
-
-
-def _typed(tree: Any, like: Any) -> Any:
-    """Inverse of `_plain`; the keys are of the kind that `like` has there."""
-    kind = lambda like: jax.random.key_impl(jnp.zeros((), like.dtype))
-    wrap = lambda x, like: jax.random.wrap_key_data(x, impl=kind(like)) if _is_key(like) else x
-    return jax.tree.map(wrap, tree, like)
-
-
-def _is_key(x: Any) -> bool:
-    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def _crc(plain: dict[str, Any]) -> int:
@@ -315,7 +300,7 @@ def _restore(
             raise _damaged(manager, step, f"{len(changed)} arrays hold other bits than were saved: {which}")
 
     processes.together(check_bits)
-    return step, state if like is None else _typed(state, like), meta
+    return step, state if like is None else as_keys(state, like), meta
 
 
 def _read(
@@ -330,7 +315,7 @@ def _read(
         return (
             meta,
             expected,
-            manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_plain(like))))["state"],
+            manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(as_data(like))))["state"],
         )
     except Exception as error:
         raise _damaged(manager, step, error) from error
@@ -356,10 +341,10 @@ def _restore_meta(manager: ocp.CheckpointManager, step: int | None) -> tuple[dic
     return rest, own["fingerprint"]
 
 
-def _read_back(manager: ocp.CheckpointManager, step: int, keep: int) -> None:
+def _read_back(manager: ocp.CheckpointManager, step: int, keep: int | None = None) -> None:
     """See that a finished save can be read, cheaply: not the arrays, but what they and their tree say of themselves.
 
-    Then all but the newest `keep` are deleted.
+    Then all but those of the `keep` largest steps are deleted; None keeps all.
 
     Raises:
         CheckpointError: if it cannot; those before it are still there.
@@ -379,7 +364,7 @@ def _read_back(manager: ocp.CheckpointManager, step: int, keep: int) -> None:
             ) from error
 
     processes.together(look)
-    for old in sorted(manager.all_steps())[:-keep]:
+    for old in [] if keep is None else sorted(manager.all_steps())[:-keep]:
         manager.delete(old)
 
 

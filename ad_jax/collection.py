@@ -13,7 +13,10 @@ from ad_jax.identity import canonical
 from ad_jax.metrics import say
 
 Manifest = history_store.Manifest
-VERSION = "provenance.ad_jax"  # of the package that collected: what it collected is looked at instead
+# Of the provenance, what a collection that was begun keeps: how its plug-ins behave, in its own numbers, which rounding
+# may have made others; and the version of the package, because what that collects is looked at instead.
+KEPT = ("behavior", "ad_jax")
+OTHERS = "Name another collection, or leave --histories out"  # where they were named: those are never made anew
 
 
 def make_manifest(e: Experiment, p: Parts, behavior: dict[str, Any]) -> Manifest:
@@ -61,8 +64,13 @@ def there(url: str) -> dict[str, Any] | None:
     return None if found is None else found.to_json()
 
 
-def continued(manifest: Manifest, found: dict[str, Any] | None, e: Experiment, url: str) -> Manifest:
+def continued(
+    manifest: Manifest, found: dict[str, Any] | None, e: Experiment, url: str, given: bool = False
+) -> Manifest:
     """The manifest to collect with where the collection `found` was begun: the same, to rounding.
+
+    Args:
+        given: whether the caller named it.
 
     Raises:
         OtherHistories: if family or source behave otherwise than when that was begun.
@@ -71,11 +79,16 @@ def continued(manifest: Manifest, found: dict[str, Any] | None, e: Experiment, u
         return manifest
     held = found["provenance"].get("behavior")
     if told := lineage.behaves_otherwise(held, manifest.provenance["behavior"], e.to_json()):
-        raise OtherHistories(f"{told} from when the histories in {url} were collected. {lineage.ANEW}")
-    # Its own numbers, which rounding may have made others; and none where it has none.
-    known = {} if held is None else {"behavior": held}
-    rest = {name: value for name, value in manifest.provenance.items() if name != "behavior"}
+        remedy = OTHERS if given else lineage.ANEW
+        raise OtherHistories(f"{told} from when the histories in {url} were collected. {remedy}")
+    known = {name: value for name, value in found["provenance"].items() if name in KEPT and value is not None}
+    rest = {name: value for name, value in manifest.provenance.items() if name not in KEPT}
     return dataclasses.replace(manifest, provenance=rest | known)
+
+
+def differing(found: dict[str, Any], ours: Manifest) -> list[str]:
+    """Where the manifest of a collection, as it was read, differs from ours: dotted names with both values."""
+    return differences(canonical(found), canonical(ours.to_json()))
 
 
 def check_histories(
@@ -101,13 +114,12 @@ def check_histories(
     if odd := differences(canonical(held), canonical(asked)):
         raise OtherHistories(
             f"the histories in {url} were collected before task family {e.env.name} was changed: they differ in "
-            f"{', '.join(odd[:4])}. {lineage.ANEW}"
+            f"{', '.join(odd[:4])}. {OTHERS if given else lineage.ANEW}"
         )
-    ours = continued(mine, manifest.to_json(), e, url)
+    ours = continued(mine, manifest.to_json(), e, url, given)
     if given:
         return
-    odd = differences(canonical(manifest.to_json()), canonical(ours.to_json()))
-    if odd := [one for one in odd if not one.startswith(VERSION)]:
+    if odd := differing(manifest.to_json(), ours):
         raise OtherHistories(
             f"the histories in {url} are not this run's: they differ in {', '.join(odd[:4])}. Name them with "
             f"--histories to learn from them all the same. {lineage.ANEW}"

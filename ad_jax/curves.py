@@ -59,7 +59,7 @@ class Curves:
         behavior = self._behavior("checkpoint" in asked)
         saved = processes.on_first(lambda: _read_part(path))
         if saved is not None and saved["key"] == key:
-            told = lineage.behaves_otherwise(saved["behavior"], behavior, self.experiment.to_json())
+            told = lineage.behaves_otherwise(saved["behavior"], behavior, self._named())
             if told is None:
                 return saved["value"], saved["seconds"]
             say(f"evaluate {told} from when {path.name} was computed: it is computed anew")
@@ -84,6 +84,11 @@ class Curves:
             return {"family": self.origins.family, "model": self.origins.model}
         sourced = self.experiment.evaluate.source_seeds
         return {"family": self.origins.family, "source": self.origins.reference if sourced else None}
+
+    def _named(self) -> dict[str, Any]:
+        """The experiment, with what is evaluated beside the model as its source: that is the reference, if any."""
+        data = self.experiment.to_json()
+        return data if data["reference"] is None else data | {"source": data["reference"]["source"]}
 
     def in_context(self, data: dict[str, Any], tasks: Any, model: Model, params: Any, mode: Mode) -> dict[str, Any]:
         c, family = self.experiment.evaluate, self.parts.family

@@ -6,6 +6,7 @@ a batch depends on its step alone, and a resumed run draws what the uninterrupte
 
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,3 +53,28 @@ def halves(word: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Two independent float32 in [0, 1) from the 32 bits of each random `word`, for half the random numbers."""
     half = lambda x: x.astype(jnp.float32) * 2**-16
     return half(word >> 16), half(word & 0xFFFF)
+
+
+def as_data(tree: Any) -> Any:
+    """Arrays, or shapes with shardings, with the data of random keys in their place: what a file can hold."""
+
+    def data_of(x: Any) -> Any:
+        if not _is_key(x):
+            return x
+        if isinstance(x, jax.Array):
+            return jax.random.key_data(x)
+        data = jax.eval_shape(jax.random.key_data, x)
+        return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=x.sharding)
+
+    return jax.tree.map(data_of, tree)
+
+
+def as_keys(tree: Any, like: Any) -> Any:
+    """Inverse of `as_data`; the keys are of the kind that `like` has there."""
+    kind = lambda like: jax.random.key_impl(jnp.zeros((), like.dtype))
+    wrap = lambda x, like: jax.random.wrap_key_data(x, impl=kind(like)) if _is_key(like) else x
+    return jax.tree.map(wrap, tree, like)
+
+
+def _is_key(x: Any) -> bool:
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)

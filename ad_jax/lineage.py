@@ -11,12 +11,13 @@ from typing import Any
 import jax
 
 from ad_jax.errors import CheckpointError, OtherCheckpoint, differences
-from ad_jax.identity import canonical, changed, difference, of_training
+from ad_jax.identity import NOT_OF_TRAINING, canonical, changed, difference
 from ad_jax.metrics import say
 
 # Options of a model that change neither what its parameters mean nor how it was trained.
 EVALUATION_ONLY = ("strict", "remat")
 ANEW = "Use another directory (--dir), or make anew here what no longer fits (--redo)"
+TRAIN_ANEW = "Use another directory (--dir), or train anew here: ad-jax distill ... --redo"
 PLUGINS = {"family": ("task family", "env"), "source": ("source", "source"), "model": ("model", "model")}
 
 
@@ -44,18 +45,18 @@ def check_own(found: Mapping[str, Any], mine: Mapping[str, Any], where: Any) -> 
         where: the checkpoint lies, for the error.
     """
     was, now = found.get("experiment"), mine.get("experiment")
-    odd = changed(of_training(was), of_training(now)) if was is not None and now is not None else []
+    odd = changed(was, now, NOT_OF_TRAINING) if was is not None and now is not None else []
     if odd := odd + _options(found, mine):
         raise OtherCheckpoint(
             f"the checkpoint in {where} is another run's: it differs in {', '.join(odd[:6])}. Delete it if it was "
-            "copied there by mistake, or use another directory (--dir); to train anew here, --redo"
+            "copied there by mistake, or use another directory (--dir); to train anew here: ad-jax distill ... --redo"
         )
     if found.get("histories", mine.get("histories")) != mine.get("histories", found.get("histories")):
         raise OtherCheckpoint(
-            f"the checkpoint in {where} was trained on other histories than those that are there now. {ANEW}"
+            f"the checkpoint in {where} was trained on other histories than those that are there now. {TRAIN_ANEW}"
         )
     if told := behaves_otherwise(found.get("behavior"), mine.get("behavior"), now or {}):
-        raise OtherCheckpoint(f"{told} from when the checkpoint in {where} was trained. {ANEW}")
+        raise OtherCheckpoint(f"{told} from when the checkpoint in {where} was trained. {TRAIN_ANEW}")
 
 
 def check_trained(found: Mapping[str, Any], mine: Mapping[str, Any], where: Any) -> None:
@@ -70,7 +71,9 @@ def check_trained(found: Mapping[str, Any], mine: Mapping[str, Any], where: Any)
     worlds = [canonical(data.get("experiment", {}).get("env")) for data in (found, mine)]
     kinds = ("family", "model") if worlds[0] == worlds[1] else ("model",)
     if told := behaves_otherwise(found.get("behavior"), mine.get("behavior"), mine["experiment"], kinds):
-        raise CheckpointError(f"{told} from when the checkpoint in {where} was trained. Train it anew there (--redo)")
+        raise CheckpointError(
+            f"{told} from when the checkpoint in {where} was trained. Train it anew there: ad-jax distill ... --redo"
+        )
 
 
 def behaves_otherwise(

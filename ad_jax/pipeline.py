@@ -46,7 +46,7 @@ from ad_jax import (
 )
 from ad_jax.curves import Curves
 from ad_jax.envs.base import optimal_labels
-from ad_jax.errors import ConfigError, OtherCheckpoint, OtherHistories, differences
+from ad_jax.errors import ConfigError, OtherCheckpoint, OtherHistories
 from ad_jax.experiment import Experiment, build
 from ad_jax.keys import a_key
 from ad_jax.metrics import say
@@ -109,14 +109,16 @@ class Run:
         self.histories, self.given = histories or str(self.folder / "histories"), histories is not None
         self.trained, self.redo = places.local(trained or self.folder).absolute(), redo
         self.origins = Origins(experiment, self.parts)
+        # Before anything that several processes do together: they may have been started differently.
+        same: dict[str, Any] = {name: str(getattr(self, name)) for name in ("folder", "histories", "given", "trained")}
+        same |= {"version": provenance.version(), "redo": redo, "trains": trains}
+        processes.check_equal("run", same | {"experiment": experiment.to_json()})
         self.mesh = rows_mesh(experiment.mesh)
         if trains:
             self._can_train()
         if self.parts.trained and not processes.on_first(lambda: (self.folder / "config.json").exists()):
             places.check_checkpoints(self.folder)
         places.check_histories(self.histories)
-        same = {"version": provenance.version(), "folder": str(self.folder), "histories": self.histories}
-        processes.check_equal("run", same | {"experiment": experiment.to_json()})
         provenance.use_compilation_cache()
         processes.on_first(lambda: check(self.folder, experiment))  # before there is a lock in somebody else's folder
         with _alone_in(self.folder):
@@ -181,8 +183,8 @@ class Run:
     def _continued(self, manifest: history_store.Manifest) -> history_store.Manifest:
         """The manifest of the collection that is there, if one is, and if it is this experiment's."""
         found = processes.on_first(lambda: collection.there(self.histories))
-        ours = collection.continued(manifest, found, self.experiment, self.histories)
-        if self.redo and found is not None and (odd := differences(found, ours.to_json())):
+        ours = collection.continued(manifest, found, self.experiment, self.histories, self.given)
+        if self.redo and not self.given and found is not None and (odd := collection.differing(found, ours)):
             raise OtherHistories(f"the histories in {self.histories} differ in {', '.join(odd[:4])}")
         if found is None:
             processes.on_first(lambda: run_directory.forget(self.folder, "collect"))

@@ -218,3 +218,36 @@ def test_an_array_without_elements_is_refused_by_name_before_anything_is_written
         assert checkpoints.latest() is None
     with pytest.raises(CheckpointError, match=words):
         training.like(state, state)
+
+
+def test_a_better_one_of_an_earlier_step_replaces_the_best_checkpoint(tmp_path, monkeypatch):
+    """A training that has gone back, from a damaged checkpoint or none, comes to an earlier step with other numbers."""
+    steps = lambda: sorted(path.name for path in (tmp_path / "best").iterdir())
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        for step, note, left in ((8, "x", ["8"]), (2, "x", ["2"]), (2, "y", ["2"]), (9, "y", ["9"])):
+            checkpoints.save_best(step, STATE, META | {"note": note})
+            assert steps() == left
+            assert checkpoint.load(tmp_path, "best")[2]["note"] == note
+        shutil.copytree(tmp_path / "best/9", tmp_path / "best/3")  # killed before the one before was deleted
+        kept = (tmp_path / "best/9/state").stat().st_ino
+        checkpoints.save_best(9, STATE, META | {"note": "y"})
+        assert steps() == ["9"]
+        assert (tmp_path / "best/9/state").stat().st_ino == kept, "the same is not written again"
+
+        def killed(*_):
+            raise RuntimeError("killed")
+
+        monkeypatch.setattr(checkpoint, "_read_back", killed)
+        with pytest.raises(CheckpointError, match="killed"):
+            checkpoints.save_best(4, STATE, META | {"note": "z"})
+        assert checkpoint.load(tmp_path, "best")[0] == 4, "not one of the training that was gone back from"
+
+
+def test_looking_for_the_best_checkpoint_waits_for_nobody(tmp_path, monkeypatch):
+    """The first process looks alone: a manager that writes would wait for the others in `restore`."""
+    opened, real = [], checkpoint._reader
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save_best(8, STATE, META)
+        monkeypatch.setattr(checkpoint, "_reader", lambda folder: opened.append(folder) or real(folder))
+        checkpoints.save_best(8, STATE, META)
+    assert opened == [tmp_path / "best"]

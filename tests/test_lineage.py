@@ -1,0 +1,117 @@
+"""What a run takes for its own, on plain data: versions, tuples, fields that are None, and what the errors advise."""
+
+import dataclasses
+import json
+import types
+
+import pytest
+
+from ad_jax import collection, lineage, processes
+from ad_jax.curves import Curves
+from ad_jax.errors import AdJaxError, CheckpointError, OtherCheckpoint, OtherHistories
+from ad_jax.experiment import Plugin, ReferenceConfig, build, load, override
+from ad_jax.pipeline import Run
+
+LIKE = {"format": 1, "platform": "cpu", "shown": {}, "sums": {"reward": [1.0]}}
+EDITED = LIKE | {"sums": {"reward": [10.0]}}
+
+
+def as_read(manifest):
+    return json.loads(json.dumps(manifest.to_json()))
+
+
+@pytest.fixture(scope="module")
+def gymnax():
+    """An experiment whose family and source have tuples among their options, and its manifest."""
+    e = load("gymnax_cartpole", "smoke")
+    return e, collection.make_manifest(e, build(e), {"family": LIKE, "source": LIKE})
+
+
+def test_a_collection_that_was_read_back_is_still_this_runs(gymnax):
+    e, mine = gymnax
+    found = as_read(mine)
+    assert found != mine.to_json(), "tuples are lists"
+    assert collection.differing(found, collection.continued(mine, found, e, "there")) == []
+    found["provenance"]["seed"] = 9
+    (odd,) = collection.differing(found, collection.continued(mine, found, e, "there"))
+    assert odd.startswith("provenance.seed (9 there")
+
+
+def test_a_collection_of_another_version_of_the_package_is_continued(gymnax):
+    """To its own manifest, as the writer compares it."""
+    e, mine = gymnax
+    found = as_read(mine)
+    found["provenance"]["ad_jax"] = "0.0.1"
+    assert as_read(collection.continued(mine, found, e, "there")) == found
+    del found["provenance"]["ad_jax"]
+    assert as_read(collection.continued(mine, found, e, "there")) == found
+
+
+@pytest.mark.parametrize(("given", "advice"), [(False, "--redo"), (True, "Name another collection, or leave --hist")])
+def test_histories_that_were_named_are_never_said_to_be_made_anew(gymnax, given, advice):
+    e, mine = gymnax
+    found = as_read(mine)
+    found["provenance"]["behavior"]["source"] = EDITED
+    with pytest.raises(OtherHistories, match=advice) as caught:
+        collection.continued(mine, found, e, "there", given)
+    assert ("--redo" in str(caught.value)) is not given
+
+
+@pytest.mark.parametrize(
+    "change", ["replay.best=0.5", "tasks.used=3", "distill.skip_updates=3", "replay.reward_unit=2"]
+)
+def test_a_field_that_only_one_of_two_trainings_sets_is_a_difference(change):
+    plain = load("dark_room", "smoke").to_json()
+    other = override(load("dark_room", "smoke"), [change]).to_json()
+    named = change.partition("=")[0]
+    for there, here in ((other, plain), (plain, other)):
+        with pytest.raises(OtherCheckpoint, match=rf"{named} \(.*: ad-jax distill \.\.\. --redo"):
+            lineage.check_own({"experiment": there}, {"experiment": here}, "there")
+    older = json.loads(json.dumps(plain))
+    part, name = named.split(".")
+    del older[part][name]  # a version that did not know it
+    lineage.check_own({"experiment": older}, {"experiment": other}, "there")
+    apart = override(load("dark_room", "smoke"), ["evaluate.seeds=7", "logging.progress_seconds=9"]).to_json()
+    lineage.check_own({"experiment": plain}, {"experiment": apart}, "there")
+
+
+def test_a_checkpoint_is_trained_anew_by_the_stage_that_trains():
+    plain = load("dark_room", "smoke").to_json()
+    data = {"experiment": plain, "model": {"name": "transformer", "options": {}}, "spec": {}}
+    found, mine = (data | {"behavior": {"model": model}} for model in (EDITED, LIKE))
+    for check in (lineage.check_own, lineage.check_trained):
+        with pytest.raises(CheckpointError, match=r"behaves differently.*: ad-jax distill \.\.\. --redo"):
+            check(found, mine, "there")
+    with pytest.raises(OtherCheckpoint, match=r"other histories.*: ad-jax distill \.\.\. --redo"):
+        lineage.check_own(data | {"histories": "a"}, data | {"histories": "b"}, "there")
+
+
+def test_the_reference_is_named_where_it_behaves_differently(tmp_path, capsys):
+    reference = ReferenceConfig(Plugin("actor_critic", {"actors": 3}), 5)
+    e = dataclasses.replace(load("dark_room", "smoke"), reference=reference)
+    computed = []
+    for behaves in (LIKE, EDITED):
+        origins = types.SimpleNamespace(family=LIKE, source=LIKE, reference=behaves)
+        curves = Curves(e, None, None, tmp_path, None, origins)
+        curves.part("held_out-source", {"tasks": []}, lambda: computed.append(1))
+    assert len(computed) == 2
+    assert "source actor_critic behaves differently" in capsys.readouterr().out
+
+
+def test_processes_that_were_started_differently_hear_of_it_before_anything_else(tmp_path, monkeypatch):
+    class Asked(AdJaxError):
+        pass
+
+    def asked(what, value):
+        raise Asked(json.dumps(value))
+
+    monkeypatch.setattr(processes, "check_equal", asked)
+    monkeypatch.setattr(processes, "on_first", lambda call: pytest.fail("another collective came first"))
+    e = load("dark_room", "smoke")
+    told = []
+    for options in ({}, {"redo": True}, {"trained": "other"}, {"histories": f"{tmp_path}/run/histories"}):
+        with pytest.raises(Asked) as caught:
+            Run(e, tmp_path / "run", **options)
+        told.append(str(caught.value))
+    assert len(set(told)) == len(told)
+    assert not (tmp_path / "run").exists()
