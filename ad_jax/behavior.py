@@ -58,7 +58,7 @@ def of_family(family: TaskFamily) -> dict[str, Any]:
             seen = observation if pictures else None
             return (after, state), ({"reward": outcome.reward, **flags, **happened}, seen)
 
-        lived: Any = jax.lax.scan(step, start, (jnp.arange(steps), actions))[1]
+        lived: Any = jax.lax.scan(step, start, (jnp.arange(steps, dtype=jnp.int32), actions))[1]
         happened, seen = lived
         shown = jax.vmap(lambda o: _number(family.render(o)))(seen[:2]) if pictures else jnp.zeros(0)
         return happened, shown
@@ -84,7 +84,7 @@ def of_source(source: Source, family: TaskFamily) -> dict[str, Any]:
             state, t = source.update(jax.random.fold_in(key, index), state, task)
             return state, {"action": t.action.astype(jnp.float32), "reward": t.reward.astype(jnp.float32)}
 
-        state, happened = jax.lax.scan(update, state, jnp.arange(updates))
+        state, happened = jax.lax.scan(update, state, jnp.arange(updates, dtype=jnp.int32))
         # The first actor's stream is shown; all of them are in the sums of what was learned.
         return {name: x.reshape(-1, x.shape[-1])[:, 0] for name, x in happened.items()}, _learned(state)
 
