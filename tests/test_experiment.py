@@ -169,6 +169,7 @@ def test_equal_experiments_have_equal_digests_and_what_shapes_the_model_counts()
             "best": 0.5,
             "rotation": {"resident": 64},
             "skip_updates": 2,
+            "reward_unit": 0.5,
         }
         literal = literals.get(path[-1])
         inner[path[-1]] = literal or (not old if isinstance(old, bool) else old * 2 or 1)
