@@ -270,5 +270,5 @@ def test_relabelling_names_a_label_that_is_no_action():
     observation = np.stack([np.tile(np.arange(5), (3, 2)), np.zeros((3, 10), int)], -1).astype(np.uint8)
     leaves = lambda numbers: {"max_steps_in_episode": np.full(3, 5, np.int32), "number": np.array(numbers, np.int32)}
     assert (optimal_labels(Mislabelled(), observation, leaves([2, 4, 6])) == 1).all()
-    with pytest.raises(ConfigError, match=r"optimal_label gives 3 at step 2 of history 1; actions are 0\.\.2"):
+    with pytest.raises(ConfigError, match=r"gives 3 at step 2 of history 1 of its chunk; actions are 0\.\.2"):
         optimal_labels(Mislabelled(), observation, leaves([2, 7, 9]))
