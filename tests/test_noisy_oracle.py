@@ -163,7 +163,7 @@ def test_the_number_of_an_observation_is_uniform_and_depends_on_all_of_it(dtype)
 
 
 def test_a_family_without_optimal_actions_is_refused():
-    with pytest.raises(TypeError, match="needs a family with optimal_action; Probes has none"):
+    with pytest.raises(TypeError, match="noisy_oracle needs an optimal_action; Probes has none"):
         noisy_oracle.make(noisy_oracle.Config(), Probes())
 
 
