@@ -204,11 +204,11 @@ class Statistic(Quantity):
 
     def never(self, arms: Mapping[str, Sequence[Set]], n: int = 1000) -> np.ndarray:
         """`[1 + n]` bool: the level that a time is asked to is never reached; False of what is no time."""
-        curves = curves_of(self._set(arms), self.mode, n)
-        of = {"steps_to": curves.learner, "episodes_to": curves.learner, "source_steps_to": curves.source}
-        if self.name not in of:
+        if self.name not in ("steps_to", "episodes_to", "source_steps_to"):
             return np.zeros(1 + n, bool)
-        return _episodes_to(of[self.name], *self.arguments) > of[self.name].shape[-1]
+        curves = curves_of(self._set(arms), self.mode, n)
+        curve = curves.source if self.name == "source_steps_to" else curves.learner
+        return _episodes_to(curve, *self.arguments) > curve.shape[-1]
 
     def units(self, arms: Mapping[str, Sequence[Set]]) -> int:
         runs, tasks, _ = self._set(arms).returns[self.mode].shape
