@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ad_jax import places
 from ad_jax.errors import ConfigError
@@ -145,7 +146,7 @@ def parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="run the public contract checks on a task family or source of your own")
     check.add_argument("plugin", help="a registered name, or my_pkg.my_env:MyEnv")
     top.add_argument("--version", action=_Version)
-    told = {"action": "store_true", "help": "when something fails, also print where, in full"}
+    told: dict[str, Any] = {"action": "store_true", "help": "when something fails, also print where, in full"}
     for command in commands.choices.values():
         command.add_argument("--traceback", **told)
     for command in actions.choices.values():  # given before it, the flag must not be lost
