@@ -22,8 +22,8 @@ _PUBLIC = {
     "MeshConfig": "ad_jax.experiment",
     "load_experiment": "ad_jax.experiment:load",
     "override": "ad_jax.experiment",
-    "Run": "ad_jax.pipeline",
-    "open_store": "ad_jax.history_store",
+    "Run": "ad_jax.run.pipeline",
+    "open_store": "ad_jax.history.store",
     "Agent": "ad_jax.agent",
     "AdJaxError": "ad_jax.errors",
 }

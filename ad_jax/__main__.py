@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ad_jax.command_line import parse
+from ad_jax.cli.parser import parse
 
 NEEDED = ("jax", "flax", "gymnax", "matplotlib", "numpy", "optax", "orbax", "tensorstore")
 
@@ -20,8 +20,9 @@ NEEDED = ("jax", "flax", "gymnax", "matplotlib", "numpy", "optax", "orbax", "ten
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     args = parse(arguments)
-    from ad_jax import errors, stopping
+    from ad_jax import errors
     from ad_jax.errors import AdJaxError
+    from ad_jax.process import preemption
 
     handler: Callable[[Any], int] = {
         "histories": _histories,
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "reproduce": _reproduce,
         "plan": _plan,
     }.get(args.command, _stage)
-    undo = stopping.listen()
+    undo = preemption.listen()
     try:
         if "" not in sys.path:
             sys.path.append("")  # the current directory, for plug-ins that lie beside the experiment
@@ -44,9 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         place = errors.place_of(error)  # of a plug-in that opens files of its own
         where = "" if place is None else f" ({place}; with --traceback you see all of it)"
         return _told(args, error, f"{error}{where}. Finished parts are kept; run the same command again to go on")
-    except stopping.Preempted:
+    except preemption.Preempted:
         print("\nad-jax: stopped by SIGTERM; run the same command again to go on from here", file=sys.stderr)
-        return stopping.STATUS
+        return preemption.STATUS
     except KeyboardInterrupt:
         print("\nad-jax: interrupted; run the same command again to go on from here", file=sys.stderr)
         return 130
@@ -70,20 +71,21 @@ def _told(args: argparse.Namespace, error: Exception, text: str) -> int:
 
 
 def _experiment(args: argparse.Namespace) -> Any:
-    from ad_jax import experiment, provenance
+    from ad_jax import experiment
+    from ad_jax.process import provenance
 
     provenance.use_compilation_cache()
     return experiment.override(experiment.load(args.experiment, args.scale), args.overrides)
 
 
 def _stage(args: argparse.Namespace) -> int:
-    from ad_jax import farewell, processes
+    from ad_jax.process import distributed, shutdown
 
-    processes.start(args.processes)  # before anything else of JAX
-    farewell.listen()
+    distributed.start(args.processes)  # before anything else of JAX
+    shutdown.listen()
     experiment = _experiment(args)
-    from ad_jax.metrics import say
-    from ad_jax.pipeline import Run
+    from ad_jax.process.metrics import say
+    from ad_jax.run.pipeline import Run
 
     run = Run(experiment, args.dir, args.histories, trains=args.command in ("run", "distill"), redo=args.redo)
     say(f"run      {run.folder}")
@@ -95,8 +97,8 @@ def _show(args: argparse.Namespace) -> int:
     import json
 
     experiment = _experiment(args)
-    from ad_jax import cost
     from ad_jax.experiment import build, docstring
+    from ad_jax.planning import cost
 
     parts = build(experiment)
     print(docstring(args.experiment), json.dumps(experiment.to_json(), indent=2), sep="\n\n")
@@ -108,11 +110,13 @@ def _show(args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace) -> int:
     # The partitioner warns of what it has to move; the plan counts that.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from ad_jax import accelerators, sharding
+    from ad_jax import sharding
+    from ad_jax.planning import accelerators
 
     mesh, on = sharding.parse_mesh(args.mesh), accelerators.find(args.on)
     sharding.virtual_devices(mesh.data * mesh.fsdp * mesh.tensor)
-    from ad_jax import experiment, plan
+    from ad_jax import experiment
+    from ad_jax.planning import plan
 
     e = plan.sized(experiment.load(args.experiment, args.scale), args.size, args.overrides)
     plans = {"as planned": plan.plan(e, mesh)}
@@ -124,7 +128,7 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from ad_jax import report
+    from ad_jax.report import report
 
     results = report.load(args.results)
     first = args.results[0]
@@ -137,12 +141,12 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _histories(args: argparse.Namespace) -> int:
-    from ad_jax import history_info, history_store
+    from ad_jax.history import info, store
 
     if args.action == "info":
-        print(history_info.info(args.path))
+        print(info.info(args.path))
         return 0
-    problems = history_store.verify(args.path)
+    problems = store.verify(args.path)
     for problem in problems:
         print(problem, file=sys.stderr)
     print("every byte is as it was written" if not problems else f"{len(problems)} damaged part(s)")
@@ -150,8 +154,9 @@ def _histories(args: argparse.Namespace) -> int:
 
 
 def _reproduce(args: argparse.Namespace) -> int:
-    from ad_jax import provenance, study
-    from ad_jax.reproduce import reproduce
+    from ad_jax import study
+    from ad_jax.process import provenance
+    from ad_jax.study.reproduce import reproduce
 
     provenance.use_compilation_cache()
     folder = args.dir or Path("runs/reproduce") / args.scale
@@ -170,15 +175,15 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from ad_jax import listing
+    from ad_jax.cli import listing
 
     print(*listing.lines(args.kind), sep="\n")
     return 0
 
 
 def _bench(args: argparse.Namespace) -> int:
-    from ad_jax import provenance
     from ad_jax.bench import suite
+    from ad_jax.process import provenance
 
     provenance.use_compilation_cache()
     return suite.main(args)

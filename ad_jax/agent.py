@@ -12,12 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ad_jax import behavior, checkpoint, lineage, models, reward_unit, settings, values
+from ad_jax import models, values
+from ad_jax.checkpoint import checkpoint, lineage
 from ad_jax.errors import AdJaxError, CheckpointError
-from ad_jax.evaluate import Mode, choose
+from ad_jax.history import reward_unit
 from ad_jax.keys import a_key, named_key
 from ad_jax.models.base import Model
-from ad_jax.plugins import conform
+from ad_jax.process import settings
+from ad_jax.registry import conform
+from ad_jax.run import behavior
+from ad_jax.stage.evaluate import Mode, choose
 from ad_jax.types import Spec, Steps
 
 

@@ -18,12 +18,16 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ad_jax import collect, envs, figures, lifetimes, provenance, sources
+from ad_jax import envs, sources
 from ad_jax.envs.base import num_tasks, take
 from ad_jax.envs.grid import MOVES
-from ad_jax.figures import BLUE, GREEN, GREY, ORANGE, STYLE, Band
-from ad_jax.report import bootstrap
+from ad_jax.history import lifetimes
+from ad_jax.process import provenance
+from ad_jax.report import figures
+from ad_jax.report.figures import BLUE, GREEN, GREY, ORANGE, STYLE, Band
+from ad_jax.report.report import bootstrap
 from ad_jax.sharding import MeshConfig, make_mesh
+from ad_jax.stage import collect
 from ad_jax.types import Histories
 
 DOCS = Path(__file__).parent

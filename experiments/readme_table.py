@@ -12,7 +12,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ad_jax import numerals, report, study, study_page, study_text
+from ad_jax import study
+from ad_jax import text as numerals
+from ad_jax.report import report
+from ad_jax.study import page
+from ad_jax.study import text as study_text
 
 FOLDER = Path(__file__).resolve().parent
 README = FOLDER.parent / "README.md"
@@ -42,7 +46,7 @@ def markdown(name: str) -> str:
 
 def claims() -> str:
     """Markdown of every study that has been run: how many of its claims hold, and the first of them in numbers."""
-    studies = study_page.load(FOLDER, study.known())
+    studies = page.load(FOLDER, study.known())
     lines = [
         "| study | claims that hold | its first claim | here (95 % interval), rule | the paper |",
         "|---|---|---|---|---|",

@@ -11,15 +11,17 @@ import json
 import sys
 from pathlib import Path
 
-from ad_jax import report, study, study_page
-from ad_jax.claims import Verdict
+from ad_jax import study
+from ad_jax.files import write_whole
+from ad_jax.study import page
+from ad_jax.study.claims import Verdict
 
 FOLDER = Path(__file__).resolve().parent
 
 
 def main(names: list[str]) -> None:
     """Write `claims.json` of the named studies, the pages of all, and print what came out otherwise."""
-    for name, found in study_page.load(FOLDER, names or study.known()).items():
+    for name, found in page.load(FOLDER, names or study.known()).items():
         claims = study.load(name, found["scale"]).claims
         if len(claims) != len(found["claims"]):
             raise SystemExit(f"{name} has {len(claims)} claims, its file {len(found['claims'])}: run the study again")
@@ -37,8 +39,8 @@ def main(names: list[str]) -> None:
                     f"  -> {now['text']} ({now['rule']}): {now['holds']}\n     {was['statistic']} -> {now['statistic']}"
                 )
         found["claims"] = decided
-        report.write_whole(FOLDER / name / "claims.json", json.dumps(found, separators=(",", ":")).encode())
-    study_page.write(FOLDER, study.known())
+        write_whole(FOLDER / name / "claims.json", json.dumps(found, separators=(",", ":")).encode())
+    page.write(FOLDER, study.known())
 
 
 if __name__ == "__main__":

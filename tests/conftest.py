@@ -5,6 +5,7 @@ time is compiling, and many tests compile the same program.
 """
 
 import os
+import pathlib
 import shutil
 import tempfile
 
@@ -13,10 +14,10 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
-# Workers inherit the folder from the process that starts them; that process removes it at the end.
-OWN_CACHE = None
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    OWN_CACHE = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="ad_jax_tests_")
+# Workers and other processes inherit the folder from the one that starts them, which removes it at its end.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("JAX_COMPILATION_CACHE_DIR") or tempfile.mkdtemp(
+    "", "ad_jax_tests_"
+)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
@@ -35,6 +36,7 @@ def _programs_leave_memory():
 
 
 def pytest_unconfigure() -> None:
-    """Remove the cache, if this process made it."""
-    if OWN_CACHE:
-        shutil.rmtree(OWN_CACHE, ignore_errors=True)
+    """Remove the cache, unless this is a worker or the user named a folder."""
+    folder = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    if "PYTEST_XDIST_WORKER" not in os.environ and folder.name.startswith("ad_jax_tests_"):
+        shutil.rmtree(folder, ignore_errors=True)

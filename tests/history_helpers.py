@@ -6,10 +6,10 @@ import pathlib
 import numpy as np
 import pytest
 
-from ad_jax import history_ledger, history_store
 from ad_jax.errors import HistoryError
-from ad_jax.history_store import HistoryStore, HistoryWriter, Manifest, open_store
-from ad_jax.replay import take
+from ad_jax.history import ledger, store
+from ad_jax.history.replay import take
+from ad_jax.history.store import HistoryStore, HistoryWriter, Manifest, open_store
 from ad_jax.types import Histories, Spec, Transition
 
 REAL = Spec(3, (2, 3), None)
@@ -60,7 +60,7 @@ def histories(m: Manifest, chunk: int) -> Histories:
     most |= {} if m.spec.values is None else {"observation": np.reshape(m.spec.values, m.spec.shape)}
     for field in ("observation", "action", "reward"):
         arrays[field] = possible(arrays[field], most.get(field))
-    transition = Transition(**{name: arrays[name] for name in history_ledger.TRANSITION})
+    transition = Transition(**{name: arrays[name] for name in ledger.TRANSITION})
     tasks = {name: arrays[f"task/{name}"] for name in m.task_leaves}
     ids = [f"dark_room:{row // 2}" for row in range(first, end)]
     return Histories(transition, tasks, ids, arrays["seed_index"], arrays["actor"])
@@ -95,8 +95,8 @@ def stored(url, whole: Histories, chunk: int) -> HistoryStore:
 def assert_same(found: Histories, m: Manifest, chunks=None) -> None:
     """Equal to the bit: shapes, dtypes, bytes and ids."""
     parts = [histories(m, chunk) for chunk in (range(m.chunks) if chunks is None else chunks)]
-    wanted = [history_store._arrays(part) for part in parts]
-    arrays = history_store._arrays(found)
+    wanted = [store._arrays(part) for part in parts]
+    arrays = store._arrays(found)
     assert arrays.keys() == m.fields.keys()
     for field, (shape, dtype) in m.fields.items():
         expected = np.concatenate([part[field] for part in wanted])

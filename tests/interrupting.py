@@ -7,11 +7,12 @@ import os
 import signal
 import sys
 
-from ad_jax import curves, report
 from ad_jax.__main__ import main
-from ad_jax.checkpoint import Checkpoints
-from ad_jax.history_store import HistoryWriter
-from ad_jax.metrics import MetricsLog
+from ad_jax.checkpoint.checkpoint import Checkpoints
+from ad_jax.history.store import HistoryWriter
+from ad_jax.process.metrics import MetricsLog
+from ad_jax.report import report
+from ad_jax.run import curves
 
 PLACES = {
     "writing histories": (HistoryWriter, "write"),

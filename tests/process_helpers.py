@@ -13,7 +13,9 @@ import jax
 import numpy as np
 from helpers import files
 
-from ad_jax import checkpoint, history_store, processes
+from ad_jax.checkpoint import checkpoint
+from ad_jax.history import store
+from ad_jax.process import distributed
 
 WORKER = str(pathlib.Path(__file__).with_name("process_worker.py"))
 MAIN = ("-m", "ad_jax")
@@ -39,7 +41,7 @@ def launch(place: pathlib.Path, commands: list[tuple[str, ...]], devices: int = 
     """Start Python once for each command, on CPU devices of its own."""
     keep = {name: value for name, value in os.environ.items() if name != "PYTHONPATH" and "SLURM" not in name}
     flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
-    root = str(pathlib.Path(processes.__file__).parent.parent)  # the package under test, wherever it is
+    root = str(pathlib.Path(distributed.__file__).parent.parent)  # the package under test, wherever it is
     env = keep | {"XLA_FLAGS": flags, "PYTHONPATH": root, "JAX_PLATFORMS": "cpu"}
     env |= {"AD_JAX_CACHE": str(place / "cache"), "MPLCONFIGDIR": str(place / "cache")}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -76,7 +78,7 @@ def assert_same_histories(folder: pathlib.Path, other: pathlib.Path) -> None:
     here, there = files(folder / "histories"), files(other / "histories")
     assert here.keys() == there.keys()
     assert [name for name in here if here[name] != there[name]] == []
-    assert history_store.open_store(folder / "histories").manifest.chunks == 5
+    assert store.open_store(folder / "histories").manifest.chunks == 5
 
 
 def results(folder: pathlib.Path) -> dict:

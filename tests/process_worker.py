@@ -20,9 +20,10 @@ import sys
 import threading
 import time
 
-from ad_jax import checkpoint, metrics, processes
 from ad_jax.__main__ import main
+from ad_jax.checkpoint import checkpoint
 from ad_jax.errors import AdJaxError, HistoryError
+from ad_jax.process import distributed, metrics
 
 LAST = 8  # updates of a training
 WAITING = 3  # seconds until a process that has collected its share waits for the others
@@ -155,33 +156,33 @@ def meet(folder: pathlib.Path) -> dict:
     import numpy as np
 
     from ad_jax.experiment import load, override
-    from ad_jax.pipeline import Run
+    from ad_jax.run.pipeline import Run
     from ad_jax.sharding import MeshConfig, make_mesh, on_batch, own_mesh, put, to_host
 
-    index = processes.index()
+    index = distributed.index()
     mesh = make_mesh(MeshConfig())
     host = np.arange(24, dtype=np.int32).reshape(8, 3)
     rows = put(host, on_batch(mesh))
     keys = jax.random.split(jax.random.key(3), 8)
-    only_here = lambda error: failure(lambda: processes.together(lambda: fail(error) if index == 1 else "fine"))
+    only_here = lambda error: failure(lambda: distributed.together(lambda: fail(error) if index == 1 else "fine"))
     experiment = load("dark_room", "smoke")
     foreign = folder / "foreign"
     return {
-        "who": [index, processes.count(), processes.is_first()],
-        "everywhere": processes.everywhere(lambda: {"index": index, "long": "x" * 1000 * index}),
-        "on_first": processes.on_first(lambda: f"from {index}"),
-        "together": processes.together(lambda: index),
+        "who": [index, distributed.count(), distributed.is_first()],
+        "everywhere": distributed.everywhere(lambda: {"index": index, "long": "x" * 1000 * index}),
+        "on_first": distributed.on_first(lambda: f"from {index}"),
+        "together": distributed.together(lambda: index),
         "mine": rows.addressable_shards[0].data.tolist(),
         "all": np.array_equal(to_host(rows), host),
         "keys": np.array_equal(to_host(jax.random.key_data(put(keys, on_batch(mesh)))), jax.random.key_data(keys)),
         "own": [device.process_index for device in own_mesh(mesh).devices.flat],
         "history error": only_here(HistoryError("the disk is full")),
         "os error": only_here(OSError("no such device")),
-        "first fails": failure(lambda: processes.on_first(lambda: fail(HistoryError("gone")))),
+        "first fails": failure(lambda: distributed.on_first(lambda: fail(HistoryError("gone")))),
         "other experiment": failure(lambda: Run(override(experiment, [f"seed={index}"]), folder / "differing")),
         "foreign": failure(lambda: Run(experiment, foreign)),
         "checkpoints": only_one_cannot_read(folder / "unread", index),
-        "after": processes.everywhere(lambda: index),
+        "after": distributed.everywhere(lambda: index),
     }
 
 
@@ -193,11 +194,11 @@ if __name__ == "__main__":
         when_logged(sys.argv[2], lambda: time.sleep(600))
         sys.exit(main(sys.argv[3:]))
     if sys.argv[1] in ("lost", "dying"):
-        processes.LOST_SECONDS = int(sys.argv[2])  # of all alike: each sends a sign of life twice in that time
+        distributed.LOST_SECONDS = int(sys.argv[2])  # of all alike: each sends a sign of life twice in that time
         if sys.argv[1] == "lost":
             sys.exit(main(sys.argv[3:]))
         line = 2 if "--processes" in sys.argv else 4  # of those that this process collects
         die_saving() if sys.argv[3] == "distill" else when_logged("collect", kill, line)
         sys.exit(main(sys.argv[4:]))
-    processes.start(sys.argv[2])
+    distributed.start(sys.argv[2])
     print(json.dumps(meet(pathlib.Path(sys.argv[3]))))

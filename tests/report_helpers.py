@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ad_jax.report_input import SCHEMA
-from ad_jax.seal import FIELD, seal
+from ad_jax.report.results import SCHEMA
+from ad_jax.report.seal import FIELD, seal
 
 HOSTILE = "$x_{$ ☃\ud800</title><script>alert(1)</script><img src=x onerror='a'>\""  # bad mathtext, no glyph, no UTF-8
 

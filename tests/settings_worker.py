@@ -9,16 +9,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from ad_jax import collect, envs, evaluate, rl2
-from ad_jax.collect import Learners
-from ad_jax.distill import Config as DistillConfig
-from ad_jax.distill import Trainer
+from ad_jax import envs
 from ad_jax.experiment import Experiment, Plugin, TaskConfig, build
+from ad_jax.history.replay import Config as ReplayConfig
+from ad_jax.history.replay import load as load_replay
+from ad_jax.methods import rl2
 from ad_jax.models import lstm
-from ad_jax.replay import Config as ReplayConfig
-from ad_jax.replay import load as load_replay
-from ad_jax.settings import pinned
+from ad_jax.process.settings import pinned
 from ad_jax.sharding import MeshConfig, make_mesh
+from ad_jax.stage import collect, evaluate
+from ad_jax.stage.collect import Learners
+from ad_jax.stage.distill import Config as DistillConfig
+from ad_jax.stage.distill import Trainer
 
 ROOM = {"size": 5, "steps": 4}
 WORLDS = {  # every family with a source, every source with a family

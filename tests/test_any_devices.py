@@ -12,8 +12,8 @@ from ad_jax import Agent
 from ad_jax.__main__ import main
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import load, override
-from ad_jax.pipeline import Run
-from ad_jax.run_directory import read_json
+from ad_jax.files import read_json
+from ad_jax.run.pipeline import Run
 
 TINY = ("model.layers=1", "distill.updates=2", "distill.warmup_updates=1", "distill.evaluate_every=0")
 LITTLE = ("evaluate.greedy=False", "evaluate.source_seeds=1", "evaluate.episodes=2", "collect.episodes=12")

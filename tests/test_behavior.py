@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from odd_family import Odd
 
-from ad_jax import behavior, identity
+from ad_jax.checkpoint import identity
 from ad_jax.envs.base import TaskSplit, take
 from ad_jax.errors import ConfigError
+from ad_jax.run import behavior
 
 
 @dataclasses.dataclass(frozen=True)

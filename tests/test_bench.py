@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers import GRID, mesh_of
 
-from ad_jax import cost, envs, evaluate, models, sources
+from ad_jax import envs, models, sources
 from ad_jax.__main__ import main
 from ad_jax.bench import collecting, count, distilling, end_to_end, limits, rows, scaling, suite, timing
 from ad_jax.bench.rows import Row
@@ -19,7 +19,9 @@ from ad_jax.bench.sizes import QUICK, Case
 from ad_jax.bench.uncached import uncached
 from ad_jax.envs.base import spec_of
 from ad_jax.errors import ConfigError
+from ad_jax.planning import cost
 from ad_jax.sources import actor_critic, networks
+from ad_jax.stage import evaluate
 from ad_jax.testing import check_source
 
 MODEL = {"layers": 2, "width": 16, "heads": 2, "mlp_width": 32, "window": 8}
@@ -273,7 +275,7 @@ def test_compiling_again_reads_what_was_kept(tmp_path):
 
 
 def test_what_is_written_is_a_whole_collection(tmp_path):
-    from ad_jax import history_store
+    from ad_jax.history import store as history_store
 
     s = collecting.setting("ucb", "bandit", 64, 64 * 20)
     work = collecting.to_disk(s, tmp_path)

@@ -21,12 +21,14 @@ import numpy as np
 import pytest
 from helpers import files
 
-from ad_jax import checkpoint, history_store, stopping
+from ad_jax.checkpoint import checkpoint
+from ad_jax.history import store
+from ad_jax.process import preemption
 
 STAGES = ("collect", "distill", "evaluate")
 SMALL = ("dark_room", "--scale", "smoke", "collect.episodes=400", "distill.updates=40", "evaluate.episodes=40")
 SMALL += ("replay.rotation.resident=32", "replay.rotation.parts=4", "replay.rotation.every=5")  # of 130
-STATUS = {signal.SIGKILL: -9, signal.SIGTERM: stopping.STATUS, signal.SIGINT: 130}
+STATUS = {signal.SIGKILL: -9, signal.SIGTERM: preemption.STATUS, signal.SIGINT: 130}
 UP = "run      "  # how the line begins that is printed when a stage has started up
 
 
@@ -101,7 +103,7 @@ def check_equal(one: pathlib.Path, other: pathlib.Path) -> None:
     ours, theirs = files(one / "histories"), files(other / "histories")
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if ours[name] != theirs[name]] == []
-    assert history_store.verify(other / "histories") == []
+    assert store.verify(other / "histories") == []
     (step, state, meta), found = checkpoint.load(one), checkpoint.load(other)
     assert (step, meta) == (found[0], found[2])
     jax.tree.map(np.testing.assert_array_equal, state, found[1])

@@ -14,9 +14,10 @@ import pytest
 from helpers import files, mesh_of
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ad_jax import checkpoint, training
+from ad_jax.checkpoint import checkpoint
+from ad_jax.checkpoint.fingerprint import fingerprint, hash_of
 from ad_jax.errors import CheckpointError, DamagedCheckpoint
-from ad_jax.fingerprint import fingerprint, hash_of
+from ad_jax.stage import training
 
 # Orbax leaves coroutines behind where a read fails. They go in the test that left them, and not in a later one.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -185,7 +186,7 @@ def test_the_fingerprint_is_what_it_says(dtype):
 def test_blocks_do_not_change_the_fingerprint(monkeypatch):
     values, place = np.arange(100, dtype=np.float32), np.arange(100, dtype=np.uint32)
     whole = hash_of(values, place)
-    monkeypatch.setattr("ad_jax.fingerprint.BLOCK", 7)
+    monkeypatch.setattr("ad_jax.checkpoint.fingerprint.BLOCK", 7)
     assert hash_of(values, place) == whole
 
 

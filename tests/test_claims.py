@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import report_helpers as made
 
-from ad_jax import lifetimes, report, study_text
-from ad_jax.claims import STATISTICS, Claim, Rule, at_least, at_most, curves_of, decide, quantity
 from ad_jax.errors import ConfigError
-from ad_jax.report_input import gather
+from ad_jax.history import lifetimes
+from ad_jax.report import report
+from ad_jax.report.results import gather
+from ad_jax.study import text
+from ad_jax.study.claims import STATISTICS, Claim, Rule, at_least, at_most, curves_of, decide, quantity
 
 RNG = np.random.default_rng(0)
 
@@ -115,7 +117,7 @@ def test_one_task_with_one_training_seed_shows_nothing():
     for asked in (final("one"), final("one") - final("many"), final("many") / final("one")):
         found = decide(Claim("", "", asked, at_least(-99)), {"one": one, "many": many})
         assert (found.low, found.high, found.holds) == (None, None, False)
-        assert "no interval" in study_text.told(found.to_json())
+        assert "no interval" in text.told(found.to_json())
         json.dumps(found.to_json(), allow_nan=False)
     assert decide(Claim("", "", final("many"), at_least(4)), {"many": many}).holds
     two = made.results(made.grid_set(tasks=1), seeds=(0, 1))
@@ -127,7 +129,7 @@ def test_one_task_with_one_training_seed_shows_nothing():
 def test_numbers_of_any_size_are_written_down():
     tiny = decide(Claim("", "", quantity("final", "A"), at_least(0)), {"A": arm(np.full((3, 2, 20), 4.25e-6))})
     assert tiny.to_json()["value"] == tiny.to_json()["low"] == 4.25e-6
-    assert study_text.told(tiny.to_json()) == "4.25e-06 (4.25e-06 to 4.25e-06)"
+    assert text.told(tiny.to_json()) == "4.25e-06 (4.25e-06 to 4.25e-06)"
     level = quantity("episodes_to", "A", 5e-10)
     assert level.value({"A": arm(np.full((3, 2, 20), 4e-10))})[0] == 21, "which is not reached to rounding"
 

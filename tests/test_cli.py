@@ -8,8 +8,10 @@ import jax
 import pytest
 from helpers import refused
 
-from ad_jax import history_access, history_store, pipeline, testing
+from ad_jax import testing
 from ad_jax.__main__ import main
+from ad_jax.history import access, store
+from ad_jax.run import pipeline
 
 SMOKE = ("dark_room", "--scale", "smoke")
 
@@ -188,16 +190,16 @@ def small_disk(path: pathlib.Path, monkeypatch):
     """A file system of 300 KiB; where none may be mounted, TensorStore's answer to one after the second chunk."""
     path.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "none", path], check=False, capture_output=True)
-    original = history_store._write
+    original = store._write
 
     def write(kvstore, small):
         if "ledger/000001.json" in small:
-            with history_access.named("writing ledger/000001.json"):
+            with access.named("writing ledger/000001.json"):
                 raise ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device")
         original(kvstore, small)
 
     if done.returncode != 0:
-        monkeypatch.setattr(history_store, "_write", write)
+        monkeypatch.setattr(store, "_write", write)
     try:
         yield
     finally:
@@ -218,7 +220,7 @@ def test_a_full_disk_while_collecting_keeps_the_finished_chunks(tmp_path, monkey
             disk / "h",
         ]
         refused(capsys, arguments, "The disk is full", "Finished chunks are kept")
-        opened = history_store.open_store(disk / "h", allow_partial=True)
+        opened = store.open_store(disk / "h", allow_partial=True)
         assert 0 < len(opened.chunks) < opened.manifest.chunks
         assert opened.verify() == []
 

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from helpers import mesh_of
 
-from ad_jax import lifetimes, sources
-from ad_jax.collect import Config, Learners, as_histories, collect, learning_curve
-from ad_jax.collection import make_manifest
+from ad_jax import sources
 from ad_jax.envs.base import take
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import CollectConfig, Experiment, Plugin, ReplayConfig, TaskConfig, build
-from ad_jax.history_store import HistoryWriter, open_store
+from ad_jax.history import lifetimes
+from ad_jax.history.store import HistoryWriter, open_store
 from ad_jax.keys import named_key
-from ad_jax.metrics import MetricsLog
+from ad_jax.process.metrics import MetricsLog
+from ad_jax.run.collection import make_manifest
+from ad_jax.stage.collect import Config, Learners, as_histories, collect, learning_curve
 from ad_jax.types import Transition
 
 SEEDS, SEED = 2, 5

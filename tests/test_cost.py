@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 from helpers import GRID, mesh_of, numbered_histories
 
-from ad_jax import cost, distill, envs, history_store, models, replay
+from ad_jax import envs, models
 from ad_jax.__main__ import main
-from ad_jax.collect import Learners
 from ad_jax.envs.base import seen_spec_of, spec_of
 from ad_jax.experiment import Plugin, ReferenceConfig, build, docstring, known, load, override
-from ad_jax.pipeline import Run
-from ad_jax.rotation import Rotation
+from ad_jax.history import replay
+from ad_jax.history import store as history_store
+from ad_jax.history.streaming import Rotation
+from ad_jax.planning import cost
+from ad_jax.run.pipeline import Run
+from ad_jax.stage import distill
+from ad_jax.stage.collect import Learners
 from ad_jax.types import Steps
 
 TINY = {"layers": 1, "width": 16, "heads": 2, "mlp_width": 32}

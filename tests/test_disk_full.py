@@ -15,8 +15,9 @@ from small_disks import Disk, disk, room_for, small_files
 
 from ad_jax.errors import ConfigError, HistoryError
 from ad_jax.experiment import Experiment, Plugin
-from ad_jax.history_store import open_store
-from ad_jax.run_directory import claim, read_json, write_json
+from ad_jax.files import read_json, write_json
+from ad_jax.history.store import open_store
+from ad_jax.run.directory import claim
 
 SMALL = {"histories": 3, "chunk_histories": 2, "steps": 400, "task_leaves": {}}
 EXPERIMENT = Experiment("x", Plugin("dark_room"), Plugin("q_learning"), Plugin("transformer"))

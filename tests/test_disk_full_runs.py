@@ -15,11 +15,14 @@ import pytest
 from helpers import GRID, files, mesh_of, numbered_histories
 from small_disks import disk, room_for
 
-from ad_jax import checkpoint, distill, evaluate, metrics, replay
 from ad_jax.__main__ import main
+from ad_jax.checkpoint import checkpoint
 from ad_jax.errors import AdJaxError
+from ad_jax.history import replay
 from ad_jax.models.transformer import Config as ModelConfig
 from ad_jax.models.transformer import make
+from ad_jax.process import metrics
+from ad_jax.stage import distill, evaluate
 
 # Orbax leaves coroutines behind where a write fails. They go in the test that left them, and not in a later one.
 pytestmark = pytest.mark.filterwarnings(

@@ -10,10 +10,13 @@ import optax
 import pytest
 from helpers import GRID, mesh_of, numbered_histories
 
-from ad_jax import checkpoint, distill, metrics, replay
+from ad_jax.checkpoint import checkpoint
 from ad_jax.errors import CheckpointError, ConfigError, TrainingDiverged
+from ad_jax.history import replay
 from ad_jax.models.transformer import Config as ModelConfig
 from ad_jax.models.transformer import make
+from ad_jax.process import metrics
+from ad_jax.stage import distill
 from ad_jax.types import Batch, Steps
 
 MODEL = make(ModelConfig(layers=2, width=16, heads=4, mlp_width=32, window=6, token_mask=0.2, dropout=0.1), GRID)

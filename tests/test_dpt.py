@@ -11,15 +11,16 @@ import pytest
 from flax import nnx
 from helpers import GRID, mesh_of, numbered_histories
 
-from ad_jax import envs, replay
+from ad_jax import envs
 from ad_jax.envs.base import has_labels, optimal_labels
 from ad_jax.envs.dark_room import DarkRoom
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import Plugin, build, load, override
+from ad_jax.files import read_json
+from ad_jax.history import replay
 from ad_jax.models import attention
 from ad_jax.models.dpt import Config, Network, make
-from ad_jax.pipeline import Run
-from ad_jax.run_directory import read_json
+from ad_jax.run.pipeline import Run
 from ad_jax.testing import check_model
 from ad_jax.testing.model import random_steps
 from ad_jax.types import Histories, Spec

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from ad_jax import sources
-from ad_jax.collect import Learners
 from ad_jax.envs.base import spec_of, take
 from ad_jax.envs.watermaze import Watermaze
 from ad_jax.errors import ConfigError
 from ad_jax.sources import dqn
 from ad_jax.sources.returns import q_lambda
+from ad_jax.stage.collect import Learners
 from ad_jax.types import Spec, Transition
 
 from .helpers import mesh_of

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import mesh_of
 
-from ad_jax import envs, evaluate
+from ad_jax import envs
 from ad_jax.agent import Agent
 from ad_jax.envs.base import advance, spec_of, take
 from ad_jax.envs.dark_room import DarkRoom
@@ -19,6 +19,7 @@ from ad_jax.errors import AdJaxError, ConfigError
 from ad_jax.keys import named_key, number_of
 from ad_jax.models.base import Model
 from ad_jax.models.transformer import Config, Paper, make
+from ad_jax.stage import evaluate
 from ad_jax.types import Steps
 
 ROOM = envs.make("dark_room", {"size": 5, "steps": 6})

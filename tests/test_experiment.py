@@ -8,11 +8,11 @@ import re
 import pytest
 
 from ad_jax import experiment as experiments
-from ad_jax.collect import Config as CollectConfig
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import Experiment, Plugin, ReferenceConfig, TaskConfig, build, docstring, load, override
-from ad_jax.replay import RotationConfig
-from ad_jax.run_directory import digest
+from ad_jax.history.replay import RotationConfig
+from ad_jax.run.directory import digest
+from ad_jax.stage.collect import Config as CollectConfig
 
 PLAIN = Experiment("plain", Plugin("dark_room", {"size": 5}), Plugin("q_learning", {"discount": 0.5}))
 REFERENCE = {"source": {"name": "q_learning", "options": {"discount": 0.8}}, "episodes": 3}

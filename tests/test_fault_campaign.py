@@ -13,7 +13,7 @@ import pytest
 from history_helpers import assert_same, collect, files, manifest
 
 from ad_jax.errors import HistoryError
-from ad_jax.history_store import open_store, verify
+from ad_jax.history.store import open_store, verify
 
 SMALL = {"histories": 5, "chunk_histories": 2, "steps": 3, "task_leaves": {"goal": {"shape": [2], "dtype": "int32"}}}
 
@@ -71,6 +71,6 @@ def test_every_fault_is_detected_and_named_or_harmless(tmp_path, record_property
 
 def test_a_reader_that_checks_nothing_would_fail_the_campaign(tmp_path, monkeypatch):
     """The campaign can fail: without the content checksums it finds what is read in another's place."""
-    monkeypatch.setattr("ad_jax.history_store._crc", lambda array: "crc32:00000000")
+    monkeypatch.setattr("ad_jax.history.store._crc", lambda array: "crc32:00000000")
     with pytest.raises(AssertionError):
         campaign(tmp_path / "x", 400, seed=400)

@@ -18,10 +18,11 @@ from history_helpers import (
     refused,
 )
 
-from ad_jax import history_access, history_ledger, history_store
 from ad_jax.errors import HistoryError
-from ad_jax.history_info import info
-from ad_jax.history_store import SCHEMA, HistoryWriter, open_store, verify
+from ad_jax.history import access, ledger
+from ad_jax.history import store as history_store
+from ad_jax.history.info import info
+from ad_jax.history.store import SCHEMA, HistoryWriter, open_store, verify
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def test_all_zero_chunks_are_files_too(tmp_path):
     with HistoryWriter.open(tmp_path, m) as writer:
         writer.write(0, zeros)
     for field in m.fields:
-        file = tmp_path / history_ledger.array_key(m, field, 0)
+        file = tmp_path / ledger.array_key(m, field, 0)
         opened, raw = open_store(tmp_path), file.read_bytes()
         file.unlink()
         refused(lambda: open_store(tmp_path), f"{file.relative_to(tmp_path)} is missing")
@@ -183,7 +184,7 @@ def forge(path: pathlib.Path, **changes) -> None:
         part, _, leaf = name.rpartition("__")
         (content[part] if part else content)[leaf] = value
     path.mkdir(exist_ok=True)
-    (path / "manifest.json").write_bytes(history_ledger.seal(content))
+    (path / "manifest.json").write_bytes(ledger.seal(content))
 
 
 def test_another_schema_is_named(store):
@@ -247,7 +248,7 @@ def test_a_manifest_that_is_no_json_is_refused(tmp_path):
 
 def test_a_ledger_entry_with_a_right_checksum_and_wrong_contents_is_refused(store):
     file = store / "ledger/000001.json"
-    good = history_ledger.unseal(file.read_bytes(), "", "")
+    good = ledger.unseal(file.read_bytes(), "", "")
     stored = good["stored_bytes"]
     for changes in (
         {"task_ids": [0] * 4},
@@ -258,7 +259,7 @@ def test_a_ledger_entry_with_a_right_checksum_and_wrong_contents_is_refused(stor
         {"end": 10**12},
         {"extra": 1},
     ):
-        file.write_bytes(history_ledger.seal(good | changes))
+        file.write_bytes(ledger.seal(good | changes))
         message = refused(lambda: open_store(store), "ledger/000001.json", "only chunk 1")
         assert len(message) < 2000
 
@@ -287,7 +288,7 @@ def test_a_full_disk_is_named_and_finished_chunks_are_kept(tmp_path, monkeypatch
 
             def write(kvstore, small):
                 if "ledger/000002.json" in small:
-                    with history_access.named("writing ledger/000002.json"):
+                    with access.named("writing ledger/000002.json"):
                         raise ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device")
                 original(kvstore, small)
 

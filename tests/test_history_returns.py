@@ -10,11 +10,12 @@ import test_collect
 from helpers import mesh_of
 from history_helpers import files, histories, manifest, refused
 
-from ad_jax import history_ledger, sources
+from ad_jax import sources
 from ad_jax.__main__ import main
-from ad_jax.history_info import info
-from ad_jax.history_returns import fits, of_chunk, pool
-from ad_jax.history_store import HistoryWriter, open_store
+from ad_jax.history import ledger as history_ledger
+from ad_jax.history.info import info
+from ad_jax.history.returns import fits, of_chunk, pool
+from ad_jax.history.store import HistoryWriter, open_store
 from ad_jax.types import Transition
 
 FAMILY, TASKS = test_collect.PARTS.family, test_collect.TASKS

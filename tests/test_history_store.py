@@ -28,9 +28,10 @@ from history_helpers import (
     refused,
 )
 
-from ad_jax import history_ledger, history_store
-from ad_jax.history_info import info
-from ad_jax.history_store import SCHEMA, HistoryWriter, open_store, verify
+from ad_jax.history import ledger
+from ad_jax.history import store as history_store
+from ad_jax.history.info import info
+from ad_jax.history.store import SCHEMA, HistoryWriter, open_store, verify
 from ad_jax.types import Spec
 
 
@@ -80,8 +81,8 @@ def test_round_trip_is_exact(tmp_path, changes):
     chunk=st.integers(1, 9),
     steps=st.integers(1, 9),
     shape=st.lists(st.integers(1, 3), max_size=3),
-    leaf=st.sampled_from(sorted(history_ledger.DTYPES)),
-    reward=st.sampled_from(sorted(history_ledger.DTYPES)),
+    leaf=st.sampled_from(sorted(ledger.DTYPES)),
+    reward=st.sampled_from(sorted(ledger.DTYPES)),
     provenance=st.dictionaries(st.text(), st.none() | st.floats(allow_nan=False, allow_infinity=False) | st.text()),
 )
 def test_round_trip_property(rows, chunk, steps, shape, leaf, reward, provenance):

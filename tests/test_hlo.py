@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from helpers import mesh_of
 
-from ad_jax import hlo
+from ad_jax.planning import hlo
 
 
 def compiled(f, *arguments, out=None, mesh=None) -> str:

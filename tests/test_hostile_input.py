@@ -15,15 +15,17 @@ from history_helpers import collect, manifest, refused
 from report_helpers import results
 
 import ad_jax
-from ad_jax import history_ledger, report, study_page
 from ad_jax.errors import AdJaxError, ConfigError, HistoryError
 from ad_jax.experiment import Experiment, Plugin
-from ad_jax.history_info import info
-from ad_jax.history_store import HistoryWriter, open_store, verify
-from ad_jax.report import ReportError
-from ad_jax.report_input import gather
-from ad_jax.run_directory import claim, read_json
-from ad_jax.untrusted import DEEPEST, parse
+from ad_jax.files import DEEPEST, parse, read_json
+from ad_jax.history import ledger
+from ad_jax.history.info import info
+from ad_jax.history.store import HistoryWriter, open_store, verify
+from ad_jax.report import report
+from ad_jax.report.report import ReportError
+from ad_jax.report.results import gather
+from ad_jax.run.directory import claim
+from ad_jax.study import page
 
 SMALL = {"histories": 2, "chunk_histories": 1, "steps": 2, "task_leaves": {}}
 FUZZED = 50  # inputs that each reader meets in the default suite; 2,000 in the slow one
@@ -100,7 +102,7 @@ UNNAMED = ["..", ".", "", "../x", "a/../b", "/etc/x", "a\0b", "a..b", "a\\b", "a
 ALLOCATING = """
 import resource, sys
 from ad_jax.errors import HistoryError
-from ad_jax.history_store import open_store
+from ad_jax.history.store import open_store
 resource.setrlimit(resource.RLIMIT_AS, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + 2**33, -1))
 try:
     open_store(sys.argv[1], allow_partial=True).read()
@@ -114,7 +116,7 @@ print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 def forge(path: pathlib.Path, **changes) -> pathlib.Path:
     """A manifest with a right checksum and other contents."""
     path.mkdir(exist_ok=True)
-    (path / "manifest.json").write_bytes(history_ledger.seal(manifest(**SMALL).to_json() | changes))
+    (path / "manifest.json").write_bytes(ledger.seal(manifest(**SMALL).to_json() | changes))
     return path
 
 
@@ -134,11 +136,11 @@ def test_a_chunk_that_claims_gigabytes_is_not_believed(tmp_path):
     path = tmp_path / "x"
     HistoryWriter.open(path, m)
     content = dict.fromkeys(m.fields, "crc32:00000000")
-    entry = history_ledger.make_entry(m, 0, ["a"], content, dict.fromkeys(m.fields, 3), None)
+    entry = ledger.make_entry(m, 0, ["a"], content, dict.fromkeys(m.fields, 3), None)
     (path / "ledger").mkdir()
-    (path / "ledger/000000.json").write_bytes(history_ledger.seal(entry))
+    (path / "ledger/000000.json").write_bytes(ledger.seal(entry))
     for field in m.fields:
-        file = path / history_ledger.array_key(m, field, 0)
+        file = path / ledger.array_key(m, field, 0)
         file.parent.mkdir(parents=True)
         file.write_bytes(b"zzz")
     done = subprocess.run([sys.executable, "-c", ALLOCATING, path], capture_output=True, text=True, check=True)
@@ -190,7 +192,7 @@ def test_what_is_no_object_is_refused_by_every_reader(store, tmp_path, text):
     with pytest.raises(ConfigError, match=r"config\.json"):
         claim(tmp_path, EXPERIMENT)
     with pytest.raises(AdJaxError, match=r"claims\.json"):
-        study_page.load(tmp_path, ["study"])
+        page.load(tmp_path, ["study"])
     with pytest.raises(ConfigError, match=r"is damaged"):
         read_json(tmp_path)  # a folder
 
@@ -229,12 +231,12 @@ def test_info_describes_odd_manifests_in_characters_that_print(tmp_path, changes
 def test_absurd_numbers_in_a_ledger_are_refused(store):
     file = store / "ledger/000000.json"
     sound = file.read_bytes()
-    good = history_ledger.unseal(sound, "", "")
+    good = ledger.unseal(sound, "", "")
     tenths = {"episodes": [10**400] * 10, "earned": [1.0] * 10}
     last = {"episodes": [1, 1], "earned": [1.0, 1.0]}
     earned = {**tenths, "last_by_actor": last, "optimal": None, "random": None}
     for changes in ({"stored_bytes": dict.fromkeys(good["stored_bytes"], 10**400)}, {"returns": earned}):
-        file.write_bytes(history_ledger.seal(good | changes))
+        file.write_bytes(ledger.seal(good | changes))
         refused(lambda: open_store(store), "ledger/000000.json")
         assert "PROBLEMS" in info(store)
     file.write_bytes(sound)
@@ -277,7 +279,7 @@ def mutated(draw, sound):
 def fuzz_manifest(store, tmp, data):
     content = data.draw(mutated(manifest(**SMALL).to_json()))
     try:
-        raw = history_ledger.seal(content)
+        raw = ledger.seal(content)
     except ValueError:  # a NaN, which no seal holds
         raw = json.dumps({"content": content, "checksum": "sha256:"}).encode()
     tmp.joinpath("manifest.json").write_bytes(raw)
@@ -289,9 +291,9 @@ def fuzz_manifest(store, tmp, data):
 def fuzz_ledger(store, tmp, data):
     file = store / "ledger/000000.json"
     sound = file.read_bytes()
-    content = data.draw(mutated(history_ledger.unseal(sound, "", "")))
+    content = data.draw(mutated(ledger.unseal(sound, "", "")))
     try:
-        file.write_bytes(history_ledger.seal(content))
+        file.write_bytes(ledger.seal(content))
     except ValueError:
         return
     try:
@@ -316,7 +318,7 @@ def fuzz_config(store, tmp, data):
 def fuzz_claims(store, tmp, data):
     tmp.joinpath("study").mkdir(exist_ok=True)
     tmp.joinpath("study/claims.json").write_text(json.dumps(data.draw(mutated(STUDY))))
-    _only(AdJaxError, lambda: study_page.load(tmp, ["study"]))
+    _only(AdJaxError, lambda: page.load(tmp, ["study"]))
 
 
 def fuzz_bytes(store, tmp, data):
@@ -327,7 +329,7 @@ def fuzz_bytes(store, tmp, data):
     _only(HistoryError, lambda: open_store(tmp))
     _only(ReportError, lambda: report.load([tmp]))
     _only(ConfigError, lambda: Experiment.from_json(read_json(tmp / "config.json")))
-    _only(AdJaxError, lambda: study_page.load(tmp, ["study"]))
+    _only(AdJaxError, lambda: page.load(tmp, ["study"]))
 
 
 def _only(expected: type[Exception], call) -> None:

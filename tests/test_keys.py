@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 from helpers import refused
 
-from ad_jax import behavior, checkpoint, collection, history_store
 from ad_jax.__main__ import main
+from ad_jax.checkpoint import checkpoint
 from ad_jax.envs.dark_room import DarkRoom
 from ad_jax.errors import CheckpointError, HistoryError, OtherCheckpoint, OtherHistories
 from ad_jax.experiment import build, load, override
-from ad_jax.numerals import significant
-from ad_jax.pipeline import Run
-from ad_jax.run_directory import read_json
+from ad_jax.files import read_json
+from ad_jax.history import store
+from ad_jax.run import behavior, collection
+from ad_jax.run.pipeline import Run
 from ad_jax.sources import q_learning
+from ad_jax.text import significant
 
 TINY = (
     *(
@@ -140,7 +142,7 @@ def test_histories_of_another_seed_are_learned_from_where_they_are_named(copied,
         Run(tiny(*LIKE), copied).distill()
     Run(tiny(*LIKE), tmp_path / "given", histories=str(trained[1] / "histories")).distill()
     Run(tiny(*LIKE), copied, redo=True).collect()
-    held = [history_store.open_store(folder / "histories").fingerprint for folder in (copied, trained[0])]
+    held = [store.open_store(folder / "histories").fingerprint for folder in (copied, trained[0])]
     assert held[0] == held[1]
 
 
@@ -250,6 +252,6 @@ def test_histories_of_before_there_was_anything_to_compare_are_continued(trained
     e = tiny(*LIKE)
     p = build(e)
     mine = collection.make_manifest(e, p, {"family": behavior.of_family(p.family), "source": None})
-    old = history_store.open_store(trained[0] / "histories").manifest.to_json()
+    old = store.open_store(trained[0] / "histories").manifest.to_json()
     del old["provenance"]["behavior"]
     assert collection.continued(mine, old, e, "there").to_json() == old

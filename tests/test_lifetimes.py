@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ad_jax import lifetimes
-from ad_jax.numerals import plain as plain_numbers
+from ad_jax.history import lifetimes
+from ad_jax.text import plain as plain_numbers
 from ad_jax.types import Transition
 
 

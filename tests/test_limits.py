@@ -15,14 +15,14 @@ from helpers import mesh_of
 from ad_jax import envs, models
 from ad_jax.envs.base import spec_of
 from ad_jax.errors import ConfigError
-from ad_jax.evaluate import evaluate, make_evaluator
 from ad_jax.experiment import Plugin, build, load, override
+from ad_jax.files import read_json
 from ad_jax.models.base import has_parameters
 from ad_jax.models.explorer import Config, walk
 from ad_jax.models.search_plan import Room, bounds, plan, returns
 from ad_jax.models.thompson import log_best
-from ad_jax.pipeline import Run
-from ad_jax.run_directory import read_json
+from ad_jax.run.pipeline import Run
+from ad_jax.stage.evaluate import evaluate, make_evaluator
 from ad_jax.testing import ContractError, check_model
 from ad_jax.testing.model import decode_all, random_steps
 from ad_jax.types import Spec, Steps

@@ -6,11 +6,13 @@ import types
 
 import pytest
 
-from ad_jax import collection, lineage, processes
-from ad_jax.curves import Curves
+from ad_jax.checkpoint import lineage
 from ad_jax.errors import AdJaxError, CheckpointError, OtherCheckpoint, OtherHistories
 from ad_jax.experiment import Plugin, ReferenceConfig, build, load, override
-from ad_jax.pipeline import Run
+from ad_jax.process import distributed
+from ad_jax.run import collection
+from ad_jax.run.curves import Curves
+from ad_jax.run.pipeline import Run
 
 LIKE = {"format": 1, "platform": "cpu", "shown": {}, "sums": {"reward": [1.0]}}
 EDITED = LIKE | {"sums": {"reward": [10.0]}}
@@ -105,8 +107,8 @@ def test_processes_that_were_started_differently_hear_of_it_before_anything_else
     def asked(what, value):
         raise Asked(json.dumps(value))
 
-    monkeypatch.setattr(processes, "check_equal", asked)
-    monkeypatch.setattr(processes, "on_first", lambda call: pytest.fail("another collective came first"))
+    monkeypatch.setattr(distributed, "check_equal", asked)
+    monkeypatch.setattr(distributed, "on_first", lambda call: pytest.fail("another collective came first"))
     e = load("dark_room", "smoke")
     told = []
     for options in ({}, {"redo": True}, {"trained": "other"}, {"histories": f"{tmp_path}/run/histories"}):

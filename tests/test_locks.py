@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from ad_jax import locks
 from ad_jax.errors import ConfigError
+from ad_jax.process import locks
 
 
 def in_a_thread(call):

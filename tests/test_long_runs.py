@@ -15,16 +15,22 @@ import numpy as np
 import pytest
 from helpers import GRID, mesh_of, numbered_histories
 
-from ad_jax import checkpoint, curves, distill, envs, evaluate, metrics, replay, rl2
-from ad_jax.collect import Config, Learners, collect
-from ad_jax.collection import make_manifest
+from ad_jax import envs
+from ad_jax.checkpoint import checkpoint
 from ad_jax.envs.base import seen_spec_of
 from ad_jax.experiment import CollectConfig, Experiment, Plugin, TaskConfig, build
-from ad_jax.history_store import HistoryWriter, open_store
+from ad_jax.history import replay
+from ad_jax.history.store import HistoryWriter, open_store
+from ad_jax.methods import rl2
 from ad_jax.models import lstm
 from ad_jax.models.transformer import Config as ModelConfig
 from ad_jax.models.transformer import make
-from ad_jax.origins import Origins
+from ad_jax.process import metrics
+from ad_jax.run import curves
+from ad_jax.run.collection import make_manifest
+from ad_jax.run.origins import Origins
+from ad_jax.stage import distill, evaluate
+from ad_jax.stage.collect import Config, Learners, collect
 
 SIZES = [pytest.param(0.01, id="quick"), pytest.param(1.0, marks=pytest.mark.slow, id="whole")]
 MIB = 1 << 20

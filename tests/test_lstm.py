@@ -11,10 +11,10 @@ from flax import nnx
 from ad_jax import Agent, models
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import Plugin, build, load
+from ad_jax.files import read_json
 from ad_jax.models.lstm import Carry, Config, Layer, actor_critic, make
 from ad_jax.models.tokens import as_numbers
-from ad_jax.pipeline import Run
-from ad_jax.run_directory import read_json
+from ad_jax.run.pipeline import Run
 from ad_jax.testing import check_model
 from ad_jax.testing.model import random_steps
 from ad_jax.types import Spec

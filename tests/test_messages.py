@@ -10,8 +10,9 @@ import pytest
 
 import ad_jax
 from ad_jax import envs, models, sources
-from ad_jax.experiment import Experiment, Plugin, _dataclass_of
-from ad_jax.plugins import config_class, resolve
+from ad_jax.experiment import Experiment, Plugin
+from ad_jax.experiment.config import dataclass_of
+from ad_jax.registry import config_class, resolve
 
 PACKAGE = pathlib.Path(ad_jax.__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "_experiments" not in path.parts)
@@ -24,7 +25,7 @@ def fields(cls: type, prefix: str) -> set[str]:
     found = set()
     for name, hint in typing.get_type_hints(cls).items():
         found.add(f"{prefix}{name}")
-        nested = _dataclass_of(hint)
+        nested = dataclass_of(hint)
         if nested not in (None, Plugin):
             found |= fields(nested, f"{prefix}{name}.")
     return found

@@ -7,9 +7,9 @@ import types
 
 import pytest
 
-from ad_jax import metrics, provenance
 from ad_jax.errors import ConfigError
-from ad_jax.metrics import Config, MetricsLog, Progress
+from ad_jax.process import metrics, provenance
+from ad_jax.process.metrics import Config, MetricsLog, Progress
 
 
 def records(log: MetricsLog) -> list[tuple]:

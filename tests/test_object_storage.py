@@ -28,11 +28,11 @@ from object_server import (
     shorten_answer,
 )
 
-from ad_jax import history_access, replay
-from ad_jax.history_info import info
-from ad_jax.history_store import open_store, verify
-from ad_jax.replay import RotationConfig
-from ad_jax.rotation import Rotation
+from ad_jax.history import access, replay
+from ad_jax.history.info import info
+from ad_jax.history.replay import RotationConfig
+from ad_jax.history.store import open_store, verify
+from ad_jax.history.streaming import Rotation
 
 pytest.importorskip("moto", reason="moto is not installed: pip install 'ad_jax[dev]'")
 
@@ -49,7 +49,7 @@ def server():
         patch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "7")  # a listing comes in pages
         patch.setenv("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", str(SILENCE))
         patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}/")
-        patch.setattr(history_access, "RETRIES", {"max_retries": 8, "initial_delay": "20ms", "max_delay": "50ms"})
+        patch.setattr(access, "RETRIES", {"max_retries": 8, "initial_delay": "20ms", "max_delay": "50ms"})
         yield port
 
 
@@ -87,8 +87,8 @@ def master(tmp_path_factory) -> dict[str, bytes]:
 
 
 def objects(url: str) -> dict[str, bytes]:
-    store = history_access.connect(url)
-    reads = {key: store.read(key) for key in history_access.list_keys(store)}
+    store = access.connect(url)
+    reads = {key: store.read(key) for key in access.list_keys(store)}
     return {key: read.result().value for key, read in reads.items()}
 
 
@@ -136,7 +136,7 @@ def test_a_killed_writer_is_resumed_to_the_same_bytes(url, master):
 
 def test_what_is_damaged_or_missing_in_the_bucket_is_named(url, master):
     collect(url, manifest())
-    store = history_access.connect(url)
+    store = access.connect(url)
     for name in ("manifest.json", "ledger/000001.json", "arrays/reward/zarr.json", "arrays/reward/c/1/0"):
         raw = master[name]
         for damaged in (raw[:9] + bytes([raw[9] ^ 4]) + raw[10:], raw[: len(raw) // 2], b"", None):
@@ -154,7 +154,7 @@ def test_a_bucket_that_is_not_there_is_named():
 
 
 def test_endpoint_region_and_credentials_come_from_the_environment(monkeypatch):
-    spec = history_access.connect(f"s3://{BUCKET}/a b%20c").spec(retain_context=True).to_json()
+    spec = access.connect(f"s3://{BUCKET}/a b%20c").spec(retain_context=True).to_json()
     assert spec["endpoint"] == os.environ["AWS_ENDPOINT_URL"].rstrip("/")
     assert (spec["aws_region"], spec["path"], spec["aws_credentials"]) == (
         "us-east-1",
@@ -164,11 +164,11 @@ def test_endpoint_region_and_credentials_come_from_the_environment(monkeypatch):
     monkeypatch.setenv("AWS_REGION", "")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-3")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
-    spec = history_access.connect(f"s3://{BUCKET}/").spec().to_json()
+    spec = access.connect(f"s3://{BUCKET}/").spec().to_json()
     assert (spec["endpoint"], spec["aws_region"]) == ("http://127.0.0.1:1", "eu-west-3")
     monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
     monkeypatch.delenv("AWS_ENDPOINT_URL")
-    assert history_access.connect(f"s3://{BUCKET}/x").url == f"s3://{BUCKET}/x/"
+    assert access.connect(f"s3://{BUCKET}/x").url == f"s3://{BUCKET}/x/"
 
 
 # A network that fails for a while: nothing is noticed but the time it takes.
@@ -226,7 +226,7 @@ NAMES = ["manifest.json", "ledger/000001.json", "arrays/reward/zarr.json", "arra
 
 @pytest.fixture
 def two_retries(monkeypatch):
-    monkeypatch.setattr(history_access, "RETRIES", {"max_retries": 2, "initial_delay": "20ms"})
+    monkeypatch.setattr(access, "RETRIES", {"max_retries": 2, "initial_delay": "20ms"})
 
 
 @pytest.mark.parametrize("kind", LASTING)
@@ -262,7 +262,7 @@ def test_a_listing_that_fails_is_an_error_and_no_empty_collection(finished, prox
 
 def test_a_server_that_falls_silent_is_an_error_in_time(finished, proxy, monkeypatch):
     proxy.fault, proxy.times = hold, 1000
-    monkeypatch.setattr(history_access, "RETRIES", {"max_retries": 1})
+    monkeypatch.setattr(access, "RETRIES", {"max_retries": 1})
     refused(lambda: in_time(lambda: open_store(finished)), "reading manifest.json")
 
 
@@ -280,7 +280,7 @@ def test_what_is_damaged_on_its_way_is_never_read(finished, proxy, master, every
 def test_the_stated_time_is_that_of_the_settings(monkeypatch):
     """The docstring and docs/reliability.md say: within 6 minutes."""
     waits, wait = 0.0, 1.0
-    for _ in range(history_access.RETRIES["max_retries"]):
+    for _ in range(access.RETRIES["max_retries"]):
         waits, wait = waits + wait, min(2 * wait, 16.0)
-    silence = int(history_access.STALLED["TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS"])
-    assert waits + (history_access.RETRIES["max_retries"] + 1) * silence <= 360
+    silence = int(access.STALLED["TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS"])
+    assert waits + (access.RETRIES["max_retries"] + 1) * silence <= 360

@@ -18,15 +18,18 @@ import numpy as np
 import pytest
 from helpers import files, refused
 
-from ad_jax import checkpoint, history_store, run_directory, sources
+from ad_jax import sources
 from ad_jax.__main__ import main
-from ad_jax.collect import Learners, learning_curve
+from ad_jax.checkpoint import checkpoint
 from ad_jax.errors import AdJaxError, CheckpointError
 from ad_jax.experiment import Plugin, ReferenceConfig, build, load, override
-from ad_jax.numerals import significant
-from ad_jax.pipeline import Run
-from ad_jax.run_directory import read_json
+from ad_jax.files import read_json
+from ad_jax.history import store
+from ad_jax.run import directory
+from ad_jax.run.pipeline import Run
 from ad_jax.sharding import make_mesh
+from ad_jax.stage.collect import Learners, learning_curve
+from ad_jax.text import significant
 
 SMOKE = ("dark_room", "--scale", "smoke")
 INTERRUPTIONS = (  # one after another on one run directory
@@ -101,7 +104,7 @@ def test_one_command_goes_from_nothing_to_a_report(whole):
 def test_how_far_the_source_came_is_printed_and_in_the_results(whole, tmp_path, capsys):
     """On the terminal, in the run's facts and on its page; also for histories that were collected elsewhere."""
     folder, done = whole
-    returns = history_store.open_store(folder / "histories").returns
+    returns = store.open_store(folder / "histories").returns
     line = f"source at the end: mean return per episode {returns.final:.2f} of {returns.optimal:.1f} possible ("
     assert line in done.stdout
     (run,) = json.loads((folder / "results.json").read_text())["runs"]
@@ -112,7 +115,7 @@ def test_how_far_the_source_came_is_printed_and_in_the_results(whole, tmp_path, 
     given = ["collect", *SMOKE, "--dir", str(tmp_path / "given"), "--histories", str(folder / "histories")]
     assert main(given) == 0
     assert line in capsys.readouterr().out
-    assert run_directory.read_json(tmp_path / "given/stages.json") == {"collect": facts}
+    assert directory.read_json(tmp_path / "given/stages.json") == {"collect": facts}
 
 
 def test_the_same_command_again_recomputes_nothing(place, whole):
@@ -154,7 +157,7 @@ def test_interrupted_in_every_stage_the_histories_are_the_same_bytes(whole, inte
     one, other = files(whole[0] / "histories"), files(interrupted[0] / "histories")
     assert one.keys() == other.keys()
     assert [name for name in one if one[name] != other[name]] == []
-    assert history_store.verify(interrupted[0] / "histories") == []
+    assert store.verify(interrupted[0] / "histories") == []
 
 
 @pytest.mark.parametrize("which", ["last", "best"])
@@ -198,8 +201,8 @@ def test_a_reference_learns_beside_the_frozen_model(copied, capsys):
 def test_a_claim_that_was_killed_while_writing_can_be_repeated(tmp_path):
     experiment = load("dark_room", "smoke")
     (tmp_path / "config.tmp").write_text('{"name": "dark_')
-    run_directory.claim(tmp_path, experiment)
-    run_directory.claim(tmp_path, experiment)
+    directory.claim(tmp_path, experiment)
+    directory.claim(tmp_path, experiment)
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
 
 
@@ -288,7 +291,7 @@ def test_collecting_into_another_collection_is_refused_and_leaves_it_alone(copie
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(whole, tmp_path, capsys):
-    run_directory.claim(tmp_path, override(load("dark_room", "smoke"), ["model.width=32"]))
+    directory.claim(tmp_path, override(load("dark_room", "smoke"), ["model.width=32"]))
     shutil.copytree(whole[0] / "checkpoints", tmp_path / "checkpoints")
     before = files(tmp_path / "checkpoints")
     arguments = [*SMOKE, "model.width=32", "--dir", tmp_path, "--histories", whole[0] / "histories"]
@@ -298,7 +301,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(whole, tmp_path, capsys
 
 
 def test_a_held_out_task_that_was_trained_on_is_refused(whole, tmp_path, capsys):
-    run_directory.claim(tmp_path, override(load("dark_room", "smoke"), ["tasks.split_seed=1"]))
+    directory.claim(tmp_path, override(load("dark_room", "smoke"), ["tasks.split_seed=1"]))
     shutil.copytree(whole[0] / "checkpoints", tmp_path / "checkpoints")
     refused(capsys, ["evaluate", *SMOKE, "tasks.split_seed=1", "--dir", tmp_path], "tasks.split_seed (0 there, 1 here)")
     run = Run(override(load("dark_room", "smoke"), ["tasks.split_seed=1"]), tmp_path / "new", trained=whole[0])

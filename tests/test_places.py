@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from helpers import refused
 
-from ad_jax import checkpoint, history_store, places
+from ad_jax import files
 from ad_jax.__main__ import main
+from ad_jax.checkpoint import checkpoint
 from ad_jax.errors import CheckpointError, ConfigError
 from ad_jax.experiment import load
-from ad_jax.pipeline import Run
+from ad_jax.history import store
+from ad_jax.run.pipeline import Run
 
 SMOKE = ("dark_room", "--scale", "smoke")
 LESS = ("evaluate.greedy=False", "evaluate.source_seeds=0", "collect.seeds=1", "tasks.train=4", "tasks.held_out=2")
@@ -35,7 +37,7 @@ def test_an_odd_name_works_everywhere_and_a_tilde_is_the_home_directory(tmp_path
     run, histories, page = (f"~/{ODD}/{what}" for what in ("run", "histories", "page"))
     whole = tmp_path / "home" / ODD
     assert main(["collect", *SMALL, f"--dir={run}", f"--histories={histories}"]) == 0
-    assert history_store.verify(histories) == []
+    assert store.verify(histories) == []
     assert main(["run", *SMALL, "model=random", f"--dir={run}-random"]) == 0
     assert main(["report", f"{run}-random", f"--out={page}", f"--pool=~/{ODD}/pooled.json"]) == 0
     made = ("run-random/report/index.html", "run/metrics.jsonl", "histories/manifest.json")
@@ -104,7 +106,7 @@ def test_a_save_that_cannot_be_read_again_is_an_error_and_the_one_before_is_kept
     folder = tmp_path / "plain"
     save(folder, [1])
     folder = folder.rename(tmp_path / "[32,32]")
-    monkeypatch.setattr(places, "check_checkpoints", lambda folder: None)
+    monkeypatch.setattr(files, "check_checkpoints", lambda folder: None)
     with pytest.raises(CheckpointError, match=r"checkpoint .*2 was written, and cannot be read again.*is kept"):
         save(folder, range(2, 9))
     assert steps_in(folder) == [1, 2]

@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 from helpers import mesh_of, numbered_histories, refused
 
-from ad_jax import accelerators, cost, distill, plan, replay
 from ad_jax.__main__ import main
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import Experiment, build, load, override
-from ad_jax.hlo import Collective, Collectives
+from ad_jax.history import replay
 from ad_jax.keys import named_key
+from ad_jax.planning import accelerators, cost, plan
+from ad_jax.planning.hlo import Collective, Collectives
 from ad_jax.sharding import MeshConfig, parse_mesh
+from ad_jax.stage import distill
 
 H100 = accelerators.find("h100-sxm")
 ONE = MeshConfig(1, 1, 1)

@@ -35,8 +35,10 @@ from process_helpers import (
     run,
 )
 
-from ad_jax import checkpoint, history_store, processes, stopping
+from ad_jax.checkpoint import checkpoint
 from ad_jax.errors import ConfigError
+from ad_jax.history import store
+from ad_jax.process import distributed, preemption
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def two(place) -> tuple[pathlib.Path, list[subprocess.CompletedProcess]]:
 def test_two_processes_write_the_histories_of_one_byte_for_byte(one, two):
     """Learners are keyed by task and seed, and chunks are those of the configuration, whoever runs them."""
     assert_same_histories(one, two[0])
-    assert history_store.verify(two[0] / "histories") == []
+    assert store.verify(two[0] / "histories") == []
     assert "52 of 130 learners are left to the other processes" in two[1][0].stdout
     assert results(two[0])["stages"]["collect"]["env_steps"] == 65 * 2 * 20 * 20
     assert metrics(two[0], "collect") == metrics(one, "collect"), "also of the chunks that the other one collected"
@@ -221,7 +223,7 @@ def assert_both_stop(started: list[subprocess.Popen], told: str) -> None:
     done = finish(started)
     ended = time.time()
     for process in done:
-        assert process.returncode == stopping.STATUS, process.stderr
+        assert process.returncode == preemption.STATUS, process.stderr
         assert told in process.stderr
     seconds = ended - max(float(at) for one in done for at in re.findall(r"stopped at ([\d.]+)", one.stdout))
     print(f"both ended {seconds:.1f} s after the signal")
@@ -249,14 +251,14 @@ WRONG = ("", "2", "Auto", "host,0/2", "host:1", "host:1,2/2", "host:1,0/0", "hos
 @pytest.mark.parametrize("option", WRONG)
 def test_an_option_that_cannot_be_meant_is_refused(option):
     with pytest.raises(ConfigError, match=r"'auto' or HOST:PORT,RANK/COUNT .*127.0.0.1:29500,1/2"):
-        processes.start(option)
+        distributed.start(option)
 
 
 def test_an_address_where_nobody_listens_is_named(monkeypatch):
-    monkeypatch.setattr(processes, "JOIN_SECONDS", 0.1)
+    monkeypatch.setattr(distributed, "JOIN_SECONDS", 0.1)
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(ConfigError, match=f"nobody listens at {address} after 0.1 seconds .*rank 0 there"):
-        processes.start(f"{address},1/2")
+        distributed.start(f"{address},1/2")
 
 
 def test_auto_without_a_scheduler_is_refused_before_anything_is_made(place):
@@ -270,11 +272,11 @@ def test_auto_without_a_scheduler_is_refused_before_anything_is_made(place):
 
 
 def test_one_process_is_a_plain_call(capsys, tmp_path):
-    assert (processes.index(), processes.count(), processes.is_first()) == (0, 1, True)
+    assert (distributed.index(), distributed.count(), distributed.is_first()) == (0, 1, True)
     marker = object()
-    assert processes.on_first(lambda: marker) is marker
-    assert processes.everywhere(lambda: marker) == [marker]
-    processes.check_equal("marker", marker)
+    assert distributed.on_first(lambda: marker) is marker
+    assert distributed.everywhere(lambda: marker) == [marker]
+    distributed.check_equal("marker", marker)
     refused(capsys, ["collect", *RUN, "--dir", tmp_path / "new", "--processes", "host:1"], "RANK/COUNT")
 
 
@@ -282,7 +284,7 @@ REINFORCED = """
 import dataclasses
 
 from ad_jax.experiment import Plugin, load
-from ad_jax.rl2 import Config
+from ad_jax.methods.rl2 import Config
 
 
 def config(scale):

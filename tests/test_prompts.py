@@ -7,11 +7,13 @@ import pytest
 from helpers import mesh_of
 from test_evaluate import IDS, MODELS, ROOM, TASKS, scripted
 
-from ad_jax import envs, evaluate, prompts
+from ad_jax import envs
 from ad_jax.envs.base import num_tasks, take
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import build, load, override
-from ad_jax.prompts import Prompt
+from ad_jax.policies import demonstrator
+from ad_jax.policies.demonstrator import Prompt
+from ad_jax.stage import evaluate
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75, 0.95])
@@ -19,7 +21,7 @@ from ad_jax.prompts import Prompt
 def test_a_demonstrator_earns_the_share_that_was_asked_for(name, share):
     family = envs.make(name, {"size": 5, "steps": 12})
     tasks = take(family.all_tasks(), np.arange(0, num_tasks(family.all_tasks()), 7))
-    noise = prompts.noise_for(family, tasks, share, seed=0)
+    noise = demonstrator.noise_for(family, tasks, share, seed=0)
     stay = scripted(lambda steps: jnp.zeros_like(steps.prev_action))
     found = rolled(stay, Prompt(noise, 30), 30, family, tasks)
     random, optimal = family.random_return(tasks).mean(), family.optimal_return(tasks).mean()
@@ -27,7 +29,7 @@ def test_a_demonstrator_earns_the_share_that_was_asked_for(name, share):
 
 
 def test_a_policy_worse_than_chance_is_a_random_one():
-    assert prompts.noise_for(ROOM, TASKS, 0.0, seed=0) == 1
+    assert demonstrator.noise_for(ROOM, TASKS, 0.0, seed=0) == 1
 
 
 def rolled(model, prompt, episodes, family=ROOM, tasks=TASKS, params=None, seeds=2):

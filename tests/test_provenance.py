@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tomllib
 
-from ad_jax import provenance
+from ad_jax.process import provenance
 
 ROOT = pathlib.Path(provenance.__file__).parents[1]
 # Python as it is where nobody has installed this package.

@@ -10,10 +10,10 @@ import pytest
 
 from ad_jax import Run, envs, load_experiment, override, sources
 from ad_jax.__main__ import main
-from ad_jax.command_line import parser
+from ad_jax.cli.parser import parser
 from ad_jax.experiment import build
-from ad_jax.plugins import config_class, resolve
-from ad_jax.report import load, statistics
+from ad_jax.registry import config_class, resolve
+from ad_jax.report.report import load, statistics
 from ad_jax.testing import check_plugin
 
 ROOT = Path(__file__).resolve().parent.parent

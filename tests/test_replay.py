@@ -9,8 +9,8 @@ from helpers import GRID, mesh_of, numbered_histories
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ad_jax import replay
 from ad_jax.errors import ConfigError, HistoryError
+from ad_jax.history import replay
 from ad_jax.types import Histories
 
 SMALL = replay.Config(segment=5, batch=16, groups=8)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from report_helpers import HOSTILE, arms_set, curve, grid_set, pool_set, results
 
-from ad_jax import figures, report, report_page
+from ad_jax.report import figures, report
+from ad_jax.report import page as report_page
 
 # ---- statistics
 
@@ -367,5 +368,5 @@ def test_numbers_have_the_decimals_they_deserve(value, text):
 
 
 def test_report_imports_no_jax():
-    code = "import sys, ad_jax.report; sys.exit('jax' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
+    code = "import sys, ad_jax.report.report; sys.exit('jax' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

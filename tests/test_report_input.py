@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from report_helpers import curve, grid_set, old, results, save
 
-from ad_jax import envs, lifetimes, report, report_schema1
-from ad_jax.report import ReportError
+from ad_jax import envs
+from ad_jax.history import lifetimes
+from ad_jax.report import report, schema1
+from ad_jax.report.report import ReportError
 
 
 def test_load_merges_runs_in_order_of_seed(tmp_path):
@@ -169,9 +171,9 @@ def test_schema_1_is_refused_where_episodes_may_end_early(tmp_path, env):
         report.load([file])
 
 
-@pytest.mark.parametrize("name", report_schema1.ONE_LENGTH)
+@pytest.mark.parametrize("name", schema1.ONE_LENGTH)
 def test_the_families_of_schema_1_never_end_an_episode_early(name):
-    known = report_schema1.ONE_LENGTH[name]
+    known = schema1.ONE_LENGTH[name]
     for values in itertools.product(*known.values()):
         family = envs.make(name, dict(zip(known, values, strict=True)))
         task = family.default_params

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from report_helpers import curve, grid_set, results
 
-from ad_jax import figures, lifetimes, report
+from ad_jax.history import lifetimes
+from ad_jax.report import figures, report
 
 
 def test_one_task_with_one_training_seed_has_no_interval(tmp_path):

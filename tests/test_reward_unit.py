@@ -10,15 +10,18 @@ from helpers import GRID, mesh_of, numbered_histories
 from history_helpers import stored
 from scaled_room import ScaledRoom
 
-from ad_jax import checkpoint, distill, history_returns, replay, reward_unit, rl2, trials
 from ad_jax.agent import Agent
+from ad_jax.checkpoint import checkpoint
 from ad_jax.envs.base import spec_of, take
 from ad_jax.errors import ConfigError, HistoryError
 from ad_jax.experiment import CollectConfig, EvaluateConfig, Experiment, Plugin, TaskConfig
-from ad_jax.history_store import HistoryWriter, open_store
+from ad_jax.files import read_json
+from ad_jax.history import replay, returns, reward_unit
+from ad_jax.history.store import HistoryWriter, open_store
+from ad_jax.methods import rl2, trials
 from ad_jax.models import lstm
-from ad_jax.pipeline import Run
-from ad_jax.run_directory import read_json
+from ad_jax.run.pipeline import Run
+from ad_jax.stage import distill
 
 SMALL = lstm.Config(width=8, hidden=8, mlp_width=8)
 MIXED = (-1.0, 0.0, 0.5, 3.0, -20.0)
@@ -64,7 +67,7 @@ def test_chunks_in_any_order_and_an_unrecorded_ledger_give_the_same_unit(tmp_pat
     with HistoryWriter.open(tmp_path / "new", manifest) as writer:
         for chunk in (2, 0, 1):
             rows = replay.take(whole, np.arange(*manifest.rows(chunk)))
-            writer.write(chunk, rows, history_returns.of_chunk(rows.transition, 2, 4, None, None))
+            writer.write(chunk, rows, returns.of_chunk(rows.transition, 2, 4, None, None))
     new = open_store(tmp_path / "new")
     assert all(new.earned(chunk)["rewards"]["nonzero"] > 0 for chunk in new.chunks)
     assert {reward_unit.of_store(store), reward_unit.of_store(new)} == units

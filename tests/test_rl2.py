@@ -12,12 +12,17 @@ import pytest
 from helpers import mesh_of
 from probes import Probes
 
-from ad_jax import checkpoint, cost, envs, evaluate, metrics, rl2, trials
+from ad_jax import envs
+from ad_jax.checkpoint import checkpoint
 from ad_jax.envs.base import seen_spec_of
 from ad_jax.errors import ConfigError, TrainingDiverged
 from ad_jax.experiment import Plugin, TaskConfig, build, load
+from ad_jax.methods import rl2, trials
 from ad_jax.models import lstm
+from ad_jax.planning import cost
+from ad_jax.process import metrics
 from ad_jax.sources.returns import gae
+from ad_jax.stage import evaluate
 from ad_jax.types import Steps
 
 ROOM = envs.make("dark_room", {"size": 3, "steps": 4, "start": "random"})

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ad_jax import Agent, envs, rl2
+from ad_jax import Agent, envs
 from ad_jax.envs.base import seen_spec_of
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import Experiment, Plugin, build, load
+from ad_jax.files import read_json
+from ad_jax.methods import rl2
 from ad_jax.models import lstm
-from ad_jax.pipeline import Run
-from ad_jax.run_directory import identity, read_json
+from ad_jax.run.directory import identity
+from ad_jax.run.pipeline import Run
 
 MODEL = {"width": 8, "hidden": 12, "mlp_width": 8, "value_head": True}
 PARTS = rl2.Config(

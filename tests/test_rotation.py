@@ -13,15 +13,18 @@ import pytest
 from helpers import GRID, files, mesh_of, numbered_histories
 from history_helpers import stored
 
-from ad_jax import checkpoint, distill, metrics, replay, rotation, settings, training
+from ad_jax.checkpoint import checkpoint
 from ad_jax.errors import ConfigError, HistoryError, TrainingDiverged
 from ad_jax.experiment import Experiment
-from ad_jax.history_store import HistoryStore
+from ad_jax.history import replay, streaming
+from ad_jax.history.replay import RotationConfig
+from ad_jax.history.store import HistoryStore
+from ad_jax.history.streaming import Rotation
 from ad_jax.models.transformer import Config as ModelConfig
 from ad_jax.models.transformer import make
-from ad_jax.pipeline import Run
-from ad_jax.replay import RotationConfig
-from ad_jax.rotation import Rotation
+from ad_jax.process import metrics, settings
+from ad_jax.run.pipeline import Run
+from ad_jax.stage import distill, training
 
 COUNT, STEPS, CHUNK = 52, 24, 5  # eleven chunks, the last one smaller
 TURNS = RotationConfig(resident=16, parts=2, every=3, spread=2)  # 8 come and go, of 52
@@ -185,7 +188,7 @@ def test_a_slow_disk_changes_no_bit_and_the_waiting_is_counted(store, undisturbe
         facts = residents.facts()
     assert 0 < facts["exchanges_waited"] <= facts["exchanges"] == 6
     assert facts["waited_seconds"] > 0.05
-    told = rotation.summary(facts, TINY.updates, 100.0)
+    told = streaming.summary(facts, TINY.updates, 100.0)
     assert told.startswith(f"6 exchanges; {facts['exchanges_waited']} of 20 updates waited for histories (")
 
 
@@ -373,8 +376,8 @@ def test_histories_that_no_device_holds_are_refused_with_how_many_fit(tmp_path, 
 
 def test_the_reader_has_the_switches_of_the_package(store, monkeypatch):
     """JAX's are each thread's: what is set around the training does not reach the one that reads."""
-    seen, put = [], rotation.put
-    monkeypatch.setattr(rotation, "put", lambda *args: [seen.append(jax.config.jax_enable_x64), put(*args)][1])
+    seen, put = [], streaming.put
+    monkeypatch.setattr(streaming, "put", lambda *args: [seen.append(jax.config.jax_enable_x64), put(*args)][1])
     before = jax.config.jax_enable_x64
     jax.config.update("jax_enable_x64", True)
     try:

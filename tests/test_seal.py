@@ -7,8 +7,8 @@ import re
 import pytest
 from report_helpers import grid_set, old, results, save
 
-from ad_jax import report
-from ad_jax.report import ReportError
+from ad_jax.report import report
+from ad_jax.report.report import ReportError
 
 
 def pooled(folder, data):

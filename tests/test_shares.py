@@ -16,12 +16,16 @@ import report_helpers as made
 from flax import struct
 from gymnax.environments import environment, spaces
 
-from ad_jax import figures, load_experiment, normalized, override, prompts, report, reproduce, study, study_text
-from ad_jax.claims import Claim, at_least, decide, quantity
+from ad_jax import load_experiment, normalized, override, study
 from ad_jax.envs.base import TaskFamily
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import build
-from ad_jax.report_input import gather
+from ad_jax.policies import demonstrator
+from ad_jax.report import figures, report
+from ad_jax.report.results import gather
+from ad_jax.study import reproduce
+from ad_jax.study import text as study_text
+from ad_jax.study.claims import Claim, at_least, decide, quantity
 
 RANDOM, OPTIMAL = -20.0, -4.0
 
@@ -219,14 +223,14 @@ class Tolls(TaskFamily[State, Params]):
 def test_a_demonstrator_of_costs_earns_the_share_that_was_asked_for(share, knows_random):
     """With noise p it chooses wrongly in p / 2 of the steps: it is at 1 - p of the way."""
     family = Tolls(knows_random)
-    noise = prompts.noise_for(family, family.all_tasks(), share, seed=0)
+    noise = demonstrator.noise_for(family, family.all_tasks(), share, seed=0)
     assert noise == pytest.approx(1 - share, abs=0.05)
 
 
 def test_a_demonstration_where_there_is_no_way_is_refused():
     equal, ask = Tolls(worth=0.0), ["env=tests.test_shares:Tolls", "evaluate.prompt=0.5"]
     with pytest.raises(ConfigError, match=r"-24 and -24, so there is none"):
-        prompts.noise_for(dataclasses.replace(equal, knows_random=False), equal.all_tasks(), 0.5, seed=0)
+        demonstrator.noise_for(dataclasses.replace(equal, knows_random=False), equal.all_tasks(), 0.5, seed=0)
     e = override(load_experiment("dark_room", "smoke"), [*ask, "tasks.train=1", "tasks.held_out=1"])
     with pytest.raises(ConfigError, match=r"on held_out of Tolls those are -24 and -24"):
         build(override(e, ["env.worth=0.0"]))

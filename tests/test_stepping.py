@@ -10,16 +10,19 @@ import odd_families
 import pytest
 from helpers import mesh_of, refused
 
-from ad_jax import checkpoint, evaluate, history_store, models
+from ad_jax import models
 from ad_jax.__main__ import main
-from ad_jax.collect import Learners, as_histories
+from ad_jax.checkpoint import checkpoint
 from ad_jax.envs.base import advance, optimal_labels, reset, spec_of, take
 from ad_jax.envs.dark_room import DarkRoom
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import Plugin, build, load, override
+from ad_jax.history import store
 from ad_jax.models.base import has_parameters
-from ad_jax.pipeline import Run
+from ad_jax.run.pipeline import Run
 from ad_jax.sources import make, make_config
+from ad_jax.stage import evaluate
+from ad_jax.stage.collect import Learners, as_histories
 from ad_jax.testing import check_env
 from ad_jax.testing.base import ContractError, types_of
 
@@ -71,7 +74,7 @@ def test_evaluation_of_a_weakly_typed_family_is_compiled_once(family, caplog):
 def test_tuples_and_half_precision_in_tasks_come_back_from_a_store(tmp_path):
     e = override(load("dark_room", "smoke"), [*CHANGES, *LESS, "env=odd_families:Odd"])
     Run(e, tmp_path).collect()
-    histories = history_store.open_store(tmp_path / "histories").read()
+    histories = store.open_store(tmp_path / "histories").read()
     assert {name: x.dtype.name for name, x in histories.tasks.items()} == {
         "max_steps_in_episode": "int32",
         "good.0": "int32",

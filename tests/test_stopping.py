@@ -7,14 +7,14 @@ import signal
 import pytest
 from small_disks import small_files
 
-from ad_jax import locks, stopping
 from ad_jax.errors import ConfigError
-from ad_jax.stopping import Preempted
+from ad_jax.process import locks, preemption
+from ad_jax.process.preemption import Preempted
 
 
 @pytest.fixture
 def listening():
-    undo = stopping.listen()
+    undo = preemption.listen()
     yield
     undo()
 
@@ -34,10 +34,10 @@ def test_deferred_it_is_told_and_stops_on_leaving():
     seen = []
 
     def work():
-        with stopping.deferred() as stopped:
+        with preemption.deferred() as stopped:
             seen.append(stopped())
             stop()
-            with stopping.deferred():  # the outer one decides
+            with preemption.deferred():  # the outer one decides
                 pass
             seen.append(stopped())
 
@@ -49,26 +49,26 @@ def test_deferred_it_is_told_and_stops_on_leaving():
 @pytest.mark.usefixtures("listening")
 def test_alone_is_one_that_stops_at_once_and_has_not_agreed_on_it_with_the_others():
     def work():
-        with stopping.deferred() as stopped:
-            stopping.heard()  # as a thread hears it while the main thread waits
+        with preemption.deferred() as stopped:
+            preemption.heard()  # as a thread hears it while the main thread waits
             assert stopped()
-            assert not stopping.alone(), "it will ask the others"
+            assert not preemption.alone(), "it will ask the others"
 
-    assert not stopping.alone()
+    assert not preemption.alone()
     with pytest.raises(Preempted):
         work()
-    assert stopping.alone(), "they did not know of it"
+    assert preemption.alone(), "they did not know of it"
     with pytest.raises(Preempted):
-        stopping.stop()
-    assert not stopping.alone(), "now they do"
-    stopping.listen()()
-    assert not stopping.alone()
+        preemption.stop()
+    assert not preemption.alone(), "now they do"
+    preemption.listen()()
+    assert not preemption.alone()
 
 
 @pytest.mark.usefixtures("listening")
 def test_an_error_matters_more_than_the_stop():
     def work():
-        with stopping.deferred():
+        with preemption.deferred():
             stop()
             raise ConfigError("this")
 
@@ -80,7 +80,7 @@ def test_afterwards_sigterm_does_what_it_did():
     came = []
     before = signal.signal(signal.SIGTERM, lambda *_: came.append(True))
     try:
-        stopping.listen()()
+        preemption.listen()()
         stop()
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -9,14 +9,16 @@ import time
 import pytest
 from helpers import refused
 
-from ad_jax import reproduce, study, study_page, study_text
+from ad_jax import study
 from ad_jax.__main__ import main
-from ad_jax.claims import Claim, at_least, at_most, quantity
 from ad_jax.errors import AdJaxError, ConfigError
 from ad_jax.experiment import TaskConfig, build, load, override
-from ad_jax.pipeline import Run
-from ad_jax.reproduce import Workshop, changes, collected_by, key, trained_by
-from ad_jax.study import ORDER, Arm, Study
+from ad_jax.run.pipeline import Run
+from ad_jax.study import ORDER, Arm, Study, reproduce
+from ad_jax.study import page as study_page
+from ad_jax.study import text as study_text
+from ad_jax.study.claims import Claim, at_least, at_most, quantity
+from ad_jax.study.reproduce import Workshop, changes, collected_by, key, trained_by
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = override(
@@ -266,7 +268,7 @@ def test_reproduce_from_the_command_line(tmp_path, monkeypatch, capsys):
     folder.mkdir(parents=True)
     (folder / "config.py").write_text(
         '"""Mine."""\n'
-        "from ad_jax.claims import Claim, at_least, quantity\n"
+        "from ad_jax.study.claims import Claim, at_least, quantity\n"
         "from ad_jax.experiment import load, override\n"
         "from ad_jax.study import Arm, Study\n"
         'def config(scale="cpu"):\n'

@@ -11,7 +11,7 @@ from history_helpers import stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ad_jax import replay, thinning
+from ad_jax.history import replay, subsample
 from ad_jax.types import Histories, Transition, narrowest
 
 
@@ -101,8 +101,8 @@ def test_the_bits_are_those_of_sorting_everything(seed, config, ends, block):
     if expected["length"].min() < 1 or len(expected["length"]) < config.groups:
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(thinning, "BLOCK", block)
-        assert_same(replay.gather(thinning.Whole(whole), GRID, config, optimal), dealt(expected, config.groups))
+        patch.setattr(subsample, "BLOCK", block)
+        assert_same(replay.gather(subsample.Whole(whole), GRID, config, optimal), dealt(expected, config.groups))
         kept = kept_of(whole, config)
         rows = replay.rows_of(replay.take(whole, kept), kept, GRID, config, optimal)  # what a rotation makes of a piece
     assert_same(rows, expected)
@@ -139,12 +139,12 @@ def test_gathering_takes_little_more_memory_than_it_gives(tmp_path, phases):
     finally:
         tracemalloc.stop()
     out = sum(x.nbytes for x in fields.values())
-    counted = thinning.BLOCK * 2000 * (8 * 3 + phases + 2)  # three times int64, and a mask for each phase
+    counted = subsample.BLOCK * 2000 * (8 * 3 + phases + 2)  # three times int64, and a mask for each phase
     assert peak < out + raw / 8 + counted + 2e5
 
 
 def test_the_host_lets_go_of_what_is_on_the_devices():
-    fields = replay.gather(thinning.Whole(histories(0)), GRID, replay.Config(segment=1, batch=8))
+    fields = replay.gather(subsample.Whole(histories(0)), GRID, replay.Config(segment=1, batch=8))
     resident = replay.put_there(fields, mesh_of())
     assert fields == {}
     assert {field.name for field in dataclasses.fields(resident)} - {"label"} == {

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import pytest
 from helpers import refused
 
-from ad_jax import checkpoint, envs, experiment, listing, models, sources
+from ad_jax import envs, experiment, models, sources
 from ad_jax.__main__ import main
+from ad_jax.checkpoint import checkpoint
+from ad_jax.cli import listing
 from ad_jax.errors import CheckpointError
 from ad_jax.testing import check_env
 from ad_jax.testing.base import ContractError

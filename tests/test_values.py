@@ -11,18 +11,22 @@ from helpers import GRID, mesh_of, numbered_histories
 from history_helpers import stored
 from odd_family import AT, TOLD, Odd
 
-from ad_jax import evaluate, prompts, replay, rl2, sources, trials, values
+from ad_jax import sources, values
 from ad_jax.agent import Agent
-from ad_jax.collect import Learners, collect, learning_curve
-from ad_jax.collection import make_manifest
 from ad_jax.envs.base import optimal_labels, spec_of, take
 from ad_jax.errors import AdJaxError, ConfigError, HistoryError
 from ad_jax.experiment import CollectConfig, Experiment, Plugin, ReplayConfig, TaskConfig, build
-from ad_jax.history_store import open_store, verify
-from ad_jax.metrics import MetricsLog
+from ad_jax.history import replay
+from ad_jax.history.store import open_store, verify
+from ad_jax.history.streaming import Rotation
+from ad_jax.methods import rl2, trials
 from ad_jax.models.base import Model
 from ad_jax.models.scripted import make_random
-from ad_jax.rotation import Rotation
+from ad_jax.policies import demonstrator
+from ad_jax.process.metrics import MetricsLog
+from ad_jax.run.collection import make_manifest
+from ad_jax.stage import evaluate
+from ad_jax.stage.collect import Learners, collect, learning_curve
 from ad_jax.types import Spec
 
 TASKS = Odd().all_tasks()
@@ -67,9 +71,9 @@ def test_evaluating_names_logits_that_are_no_numbers():
 
 
 def test_a_demonstration_names_a_reward_that_is_no_number(monkeypatch):
-    monkeypatch.setattr(prompts, "EPISODES", 1)
+    monkeypatch.setattr(demonstrator, "EPISODES", 1)
     with pytest.raises(AdJaxError, match=r"task number 7 of Odd gave a demonstrator a reward that is no finite number"):
-        prompts.noise_for(Odd("reward"), tasks_of(2, 7), 0.5, seed=0)
+        demonstrator.noise_for(Odd("reward"), tasks_of(2, 7), 0.5, seed=0)
 
 
 def learners_of(family, source="noisy_oracle", devices=1, chunk=4):

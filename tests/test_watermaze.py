@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 from helpers import mesh_of
 
-from ad_jax import envs, evaluate, history_store, replay, sources
+from ad_jax import envs, sources
 from ad_jax.agent import Agent
-from ad_jax.collection import make_manifest
 from ad_jax.envs import raycast
 from ad_jax.envs.base import advance, seen_spec_of, spec_of, take
 from ad_jax.envs.raycast import RADIUS, TURN
 from ad_jax.envs.watermaze import BODY, Watermaze
 from ad_jax.errors import AdJaxError, ConfigError
 from ad_jax.experiment import build, load, override
+from ad_jax.history import replay, store
 from ad_jax.models.base import Model
-from ad_jax.pipeline import Run
+from ad_jax.run.collection import make_manifest
+from ad_jax.run.pipeline import Run
+from ad_jax.stage import evaluate
 from ad_jax.testing import check_env, check_source
 from ad_jax.types import Histories, Transition
 
@@ -342,7 +344,7 @@ def run(tmp_path_factory) -> Run:
 
 def test_all_stages_run_on_pictures(run):
     assert {p.name for p in (run.folder / "report").iterdir()} >= {"index.html", "curve.png", "paths.png"}
-    observation = history_store.open_store(run.histories).read().transition.observation
+    observation = store.open_store(run.histories).read().transition.observation
     assert observation.dtype == np.uint16
     assert observation.shape[2:] == (3,)
     agent = Agent.load(run.folder)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from ad_jax import sources
-from ad_jax.collect import Learners
 from ad_jax.envs.base import advance
 from ad_jax.envs.raycast import RADIUS
 from ad_jax.envs.watermaze import State, Watermaze
+from ad_jax.stage.collect import Learners
 from ad_jax.testing import check_source
 
 from .helpers import mesh_of

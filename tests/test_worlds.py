@@ -19,7 +19,12 @@ import pytest
 from families import audit, audit_histories, audit_report, audit_shown, simulators
 from families.recording import recorded
 
-from ad_jax import Run, claims, history_info, history_store, load_experiment, replay, report, report_input
+from ad_jax import Run, load_experiment
+from ad_jax.history import info, replay
+from ad_jax.history import store as history_store
+from ad_jax.report import report
+from ad_jax.report import results as report_input
+from ad_jax.study import claims
 
 FOLDER = pathlib.Path(__file__).parent / "families"
 WORLDS = {"early": "WayOut", "costs": "Errands", "floats": "Balance", "vector": "Courier"}
@@ -165,7 +170,7 @@ def test_the_log_has_the_return_of_every_episode(at):
 
 
 def test_what_is_said_of_the_histories(at, lived):
-    text, store = history_info.info(at.folder / "histories"), lived.store
+    text, store = info.info(at.folder / "histories"), lived.store
     ids = at.p.family.task_ids(at.p.split.train)
     best = known_of(at.p.family, at.p.split.train, at.p.source.actors)
     row = [ids.index(task) for task in lived.histories.task_ids]

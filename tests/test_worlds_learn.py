@@ -9,7 +9,7 @@ from families.floats import Balance
 from families.vector import Courier
 from test_worlds import ran, value_of
 
-from ad_jax import report
+from ad_jax.report import report
 from ad_jax.testing import check_env
 
 # Least gain of the last tenth of episodes over the first, and least return there; seen: see each family's `config`.

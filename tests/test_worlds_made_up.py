@@ -8,7 +8,9 @@ from families import audit_report, audit_shown
 from families.made_up import Shape, happened, known_of, results_of
 from report_helpers import save
 
-from ad_jax import claims, report, report_input
+from ad_jax.report import report
+from ad_jax.report import results as report_input
+from ad_jax.study import claims
 
 SHAPES = {
     "plain": Shape(),

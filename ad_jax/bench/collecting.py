@@ -16,15 +16,18 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from ad_jax import collect, envs, history_store, metrics, sources
+from ad_jax import envs, sources
 from ad_jax.bench.count import actor_critic_flops
 from ad_jax.bench.limits import large, matmul, random_policy, random_source
 from ad_jax.bench.rows import Row, rate
 from ad_jax.bench.sizes import Sizes
 from ad_jax.bench.timing import Work, measure, paired
 from ad_jax.envs.base import spec_of, take
+from ad_jax.history import store
 from ad_jax.keys import a_key
+from ad_jax.process import metrics
 from ad_jax.sharding import MeshConfig, make_mesh
+from ad_jax.stage import collect
 
 TASKS = 64  # tasks that learners are spread over
 CHUNKS = 3  # chunks of learners in a call that writes, so that writing and computing overlap as they do in a long run
@@ -100,11 +103,11 @@ def to_disk(s: Setting, folder: Path) -> Work:
     return Work(call, float(TASKS * config.seeds * s.learners.steps * s.learners.source.actors))
 
 
-def manifest_of(s: Setting, seeds: int) -> history_store.Manifest:
+def manifest_of(s: Setting, seeds: int) -> store.Manifest:
     """The manifest of a collection that holds `seeds` learners a task."""
     source = s.learners.source
     leaves = collect.task_leaves(s.tasks)
-    return history_store.Manifest(
+    return store.Manifest(
         family={"name": s.env, "options": s.family.options},
         source={"name": s.source, "config": dataclasses.asdict(s.config), "actors": source.actors},
         spec=spec_of(s.family),

@@ -17,16 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from ad_jax import distill, envs, models, replay
+from ad_jax import envs, models
 from ad_jax.bench.limits import large
 from ad_jax.bench.rows import Row, rate
 from ad_jax.bench.sizes import Case, Sizes
 from ad_jax.bench.timing import Work, measure, paired
-from ad_jax.cost import train_flops
 from ad_jax.envs.base import spec_of
+from ad_jax.history import replay
 from ad_jax.keys import a_key
-from ad_jax.metrics import say
+from ad_jax.planning.cost import train_flops
+from ad_jax.process.metrics import say
 from ad_jax.sharding import MeshConfig, make_mesh
+from ad_jax.stage import distill
 from ad_jax.types import Histories, Spec, Transition
 
 HISTORIES, WINDOWS = 256, 4  # histories to sample from, and how many windows long each is

@@ -25,9 +25,9 @@ from ad_jax.bench.sizes import Sizes
 from ad_jax.bench.timing import Work, measure, paired
 from ad_jax.bench.uncached import uncached
 from ad_jax.envs.base import spec_of, take
-from ad_jax.evaluate import Evaluator, make_evaluator
 from ad_jax.keys import a_key
 from ad_jax.sharding import MeshConfig, make_mesh
+from ad_jax.stage.evaluate import Evaluator, make_evaluator
 
 EPISODES = 4  # whose returns are kept; what comes after counts in the last column
 

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from ad_jax import envs, rl2
+from ad_jax import envs
 from ad_jax.bench.count import rl2_flops
 from ad_jax.bench.limits import large
 from ad_jax.bench.rows import Row, rate
 from ad_jax.bench.sizes import Sizes
 from ad_jax.bench.timing import Work, measure
 from ad_jax.envs.base import seen_spec_of
+from ad_jax.methods import rl2
 from ad_jax.models import lstm
 from ad_jax.sharding import MeshConfig, make_mesh
 

@@ -12,9 +12,9 @@ from ad_jax.bench.distilling import HISTORIES, Setting, Training, compiled, rand
 from ad_jax.bench.rows import Row, rate
 from ad_jax.bench.sizes import Sizes
 from ad_jax.bench.timing import Work, measure
-from ad_jax.history_store import HistoryStore, HistoryWriter, Manifest, open_store
-from ad_jax.replay import RotationConfig
-from ad_jax.rotation import Rotation
+from ad_jax.history.replay import RotationConfig
+from ad_jax.history.store import HistoryStore, HistoryWriter, Manifest, open_store
+from ad_jax.history.streaming import Rotation
 
 TIMES, CHUNK = 8, 64  # how much larger the collection is than what is resident; histories in a chunk
 EXCHANGES = 8  # in one timed call, so that few of its parts are read in other calls' time

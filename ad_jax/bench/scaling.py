@@ -13,11 +13,11 @@ from collections.abc import Iterator
 
 import jax
 
-from ad_jax import hlo
 from ad_jax.bench import sizes as sizes_lib
 from ad_jax.bench.distilling import compiled, setting
 from ad_jax.bench.rows import Row
 from ad_jax.bench.sizes import Sizes
+from ad_jax.planning import hlo
 from ad_jax.sharding import MeshConfig, make_mesh
 
 DEVICES = 8

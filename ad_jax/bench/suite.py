@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ from typing import Any
 
 import jax
 
-from ad_jax import provenance
 from ad_jax.bench import (
     attending,
     collecting,
@@ -28,7 +26,9 @@ from ad_jax.bench import (
 from ad_jax.bench.rows import SCHEMA, Row, compare, listed, load, percent, short, table
 from ad_jax.bench.sizes import ACCELERATOR, FULL, QUICK, Sizes
 from ad_jax.errors import ConfigError
-from ad_jax.metrics import say
+from ad_jax.files import write_json
+from ad_jax.process import provenance
+from ad_jax.process.metrics import say
 
 STAGES = ("limits", "collect", "distill", "rotation", "rl2", "evaluate", "attention", "scaling", "demo")
 
@@ -91,7 +91,7 @@ def run(
         say(f"{'':56} {listed(row.facts)}") if row.facts else None
         results["rows"].append(dataclasses.asdict(row))
         results["seconds"] = time.perf_counter() - started
-        write(out, results)
+        write_json(out, results, indent=1)
     return results
 
 
@@ -103,14 +103,6 @@ def measured(only: str | None, sizes: Sizes, quick: bool, demo: Path | None, tor
         yield from stage_rows(stage, sizes, quick, demo)
     if torch:
         yield from torch_reference.rows(sizes)
-
-
-def write(path: Path, results: dict[str, Any]) -> None:
-    """The results file, replaced as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text(json.dumps(results, indent=1) + "\n")
-    fresh.replace(path)
 
 
 def main(args: Any) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ad_jax.plugins import build, resolve
+from ad_jax.registry import build, resolve
 
 FAMILIES = {
     "bandit": "ad_jax.envs.bandit:Bandit",

@@ -28,7 +28,7 @@ from ad_jax.envs.stepping import as_task, path_name
 from ad_jax.envs.stepping import reset as reset
 from ad_jax.errors import ConfigError
 from ad_jax.keys import a_key
-from ad_jax.plugins import conform
+from ad_jax.registry import conform
 from ad_jax.types import Array, Spec
 
 

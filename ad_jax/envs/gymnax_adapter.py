@@ -42,7 +42,7 @@ from ad_jax.envs.gymnax_facts import DERIVED, REFUSED, Acting, acting
 from ad_jax.envs.spaces import uniform_space
 from ad_jax.errors import ConfigError, unknown
 from ad_jax.keys import a_key, number_of
-from ad_jax.plugins import resolve
+from ad_jax.registry import resolve
 from ad_jax.types import Array
 
 OUT_OF_REACH = 2**30  # steps

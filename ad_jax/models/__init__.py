@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ad_jax.plugins import build, config_class, resolve
+from ad_jax.registry import build, config_class, resolve
 
 MODELS = {
     "dpt": "ad_jax.models.dpt:make",

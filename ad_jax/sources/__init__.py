@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ad_jax.plugins import build, config_class, resolve
+from ad_jax.registry import build, config_class, resolve
 
 SOURCES = {
     "actor_critic": "ad_jax.sources.actor_critic:make",

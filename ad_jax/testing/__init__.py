@@ -10,7 +10,7 @@ from typing import Any
 from ad_jax import envs, models, sources
 from ad_jax.envs.base import TaskFamily, spec_of
 from ad_jax.errors import ConfigError, unknown
-from ad_jax.plugins import config_class, resolve
+from ad_jax.registry import config_class, resolve
 from ad_jax.testing.base import ContractError
 from ad_jax.testing.env import check_env
 from ad_jax.testing.model import check_model

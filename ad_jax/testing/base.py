@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ad_jax import settings
 from ad_jax.envs.stepping import is_key, narrow
 from ad_jax.errors import AdJaxError, told
+from ad_jax.process import settings
 
 TOLERANCE = 1e-5  # two orders of summation may differ by this much, relatively or absolutely
 

@@ -13,7 +13,7 @@ import numpy as np
 from ad_jax.envs.base import TaskFamily, advance, num_tasks, reset, seen_spec_of, source_view, spec_of, take
 from ad_jax.envs.stepping import check_task, check_types, is_key
 from ad_jax.keys import a_key
-from ad_jax.plugins import build
+from ad_jax.registry import build
 from ad_jax.testing.base import bits, check_episodes, check_space, require, run_checks, same, types_of
 from ad_jax.testing.env_observed import observed
 from ad_jax.testing.env_returns import episode_return, optimal_actions, random_returns

@@ -14,7 +14,7 @@ from ad_jax.envs.base import TaskFamily, reset, spec_of, take
 from ad_jax.envs.stepping import is_key
 from ad_jax.envs.stepping import step as step_once
 from ad_jax.keys import a_key
-from ad_jax.plugins import resolve
+from ad_jax.registry import resolve
 from ad_jax.sources.base import Source
 from ad_jax.testing.base import check_episodes, check_space, require, run_checks, same, types_of
 from ad_jax.types import Transition

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from ad_jax import figures
 from ad_jax.envs.base import advance, take
 from ad_jax.envs.watermaze import Watermaze
+from ad_jax.report import figures
 
 SMALL, LARGE = Watermaze(height=24, width=32), Watermaze()
 ACTIONS = (7, 7, 0, 0, 0, 0, 0, 0, 4, 4, 4, 4, 6, 0, 0, 0, 0, 0, 0, 4, 4, 6, 0, 0)

@@ -16,7 +16,6 @@ A pull is an episode, and a window holds a whole life. The score is (r - r_rando
 
 import dataclasses
 
-from ad_jax.claims import Claim, at_least, at_most, near, quantity
 from ad_jax.experiment import (
     CollectConfig,
     DistillConfig,
@@ -28,8 +27,9 @@ from ad_jax.experiment import (
     TaskConfig,
     override,
 )
-from ad_jax.rl2 import Config as Rl2Config
+from ad_jax.methods.rl2 import Config as Rl2Config
 from ad_jax.study import Arm, Study
+from ad_jax.study.claims import Claim, at_least, at_most, near, quantity
 
 
 def config(scale: str = "cpu") -> Experiment:

@@ -12,9 +12,9 @@ Paper    training takes about 10 GB and 32.7 PFLOP (50,000 updates)
 
 import dataclasses
 
-from ad_jax.claims import Claim, at_least, at_most, near, quantity
 from ad_jax.experiment import EvaluateConfig, Experiment, load, override
 from ad_jax.study import Arm, Study
+from ad_jax.study.claims import Claim, at_least, at_most, near, quantity
 
 
 def config(scale: str = "cpu") -> Experiment:

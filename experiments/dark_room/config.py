@@ -10,7 +10,6 @@ Paper    training takes about 3.5 GB and 11.4 PFLOP (50,000 updates)
 
 import dataclasses
 
-from ad_jax.claims import Claim, at_least, at_most, near, quantity
 from ad_jax.experiment import (
     CollectConfig,
     DistillConfig,
@@ -21,8 +20,9 @@ from ad_jax.experiment import (
     TaskConfig,
     override,
 )
-from ad_jax.rl2 import Config as Rl2Config
+from ad_jax.methods.rl2 import Config as Rl2Config
 from ad_jax.study import Arm, Study
+from ad_jax.study.claims import Claim, at_least, at_most, near, quantity
 
 
 def config(scale: str = "cpu") -> Experiment:

@@ -13,9 +13,9 @@ The paper's bandit has Gaussian rewards and 5 arms of uniform means; its Dark Ro
 
 import dataclasses
 
-from ad_jax.claims import Claim, at_least, at_most, near, quantity
 from ad_jax.experiment import Experiment, Plugin, load, override
 from ad_jax.study import Arm, Study
+from ad_jax.study.claims import Claim, at_least, at_most, near, quantity
 
 SIZES = {
     "cpu": {"layers": 3, "width": 32, "heads": 4, "mlp_width": 128},

@@ -10,9 +10,9 @@ Paper    training takes about 3.5 GB and 11.4 PFLOP (50,000 updates)
 
 import dataclasses
 
-from ad_jax.claims import Claim, at_least, quantity
 from ad_jax.experiment import Experiment, load, override
 from ad_jax.study import Arm, Study
+from ad_jax.study.claims import Claim, at_least, quantity
 
 
 def config(scale: str = "cpu") -> Experiment:

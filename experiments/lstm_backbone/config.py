@@ -9,9 +9,9 @@ Paper    1,381,893 parameters
 
 import dataclasses
 
-from ad_jax.claims import Claim, at_least, quantity
 from ad_jax.experiment import Experiment, Plugin, load
 from ad_jax.study import Arm, Study
+from ad_jax.study.claims import Claim, at_least, quantity
 
 
 def config(scale: str = "cpu") -> Experiment:

@@ -10,10 +10,10 @@ Paper    training takes about 3.5 GB and 11.4 PFLOP (50,000 updates)
 
 import dataclasses
 
-from ad_jax.claims import Claim, at_least, at_most, quantity
 from ad_jax.experiment import Experiment, load
 from ad_jax.study import Arm, Study
 from ad_jax.study import load as load_study
+from ad_jax.study.claims import Claim, at_least, at_most, quantity
 
 
 def config(scale: str = "cpu") -> Experiment:

@@ -16,11 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ad_jax import distill, replay, training, values
+from ad_jax import values
 from ad_jax.bench import collecting, distilling, evaluating
 from ad_jax.bench.sizes import Case
 from ad_jax.bench.timing import Work, measure
-from ad_jax.evaluate import make_evaluator
+from ad_jax.history import replay
+from ad_jax.stage import distill, training
+from ad_jax.stage.evaluate import make_evaluator
 from ad_jax.types import Spec
 
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 31

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ad_jax import collect, evaluate
 from ad_jax.envs.base import path_name
+from ad_jax.stage import collect, evaluate
 from ad_jax.types import Transition
 
 

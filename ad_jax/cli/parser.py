@@ -1,0 +1,186 @@
+"""What the command line understands: every command, its arguments and its help. Imports nothing heavy."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ad_jax import files
+from ad_jax.errors import ConfigError
+
+KINDS = ("experiments", "families", "sources", "models")
+
+FLOW = """\
+The four stages, each of which goes on where it was stopped:
+
+  collect    source learners, thousands side by side, write their learning histories to disk
+  distill    a causal transformer learns to predict the histories' actions
+  evaluate   frozen, it learns held-out tasks in its context
+  report     one page with curves, tables and pictures
+
+  ad-jax run dark_room                       all four; prints where the report is
+  ad-jax run dark_room distill.updates=2000  with a field overridden
+"""
+
+OVERRIDES = """\
+Every field of the experiment can be overridden: field=value, with dotted names, for example
+  seed=1  distill.updates=2000  env.size=17  source.learning_rate=0.1  model.layers=6  mesh.fsdp=2
+Options of a plug-in follow its name: env.*, source.*, model.*. `ad-jax show EXPERIMENT` prints every field.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    raw = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser(
+        "ad-jax",
+        description="In-context reinforcement learning by Algorithm Distillation.\n\n" + FLOW,
+        formatter_class=raw,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def stage(name: str, text: str) -> None:
+        sub = commands.add_parser(
+            name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=OVERRIDES, formatter_class=raw
+        )
+        sub.add_argument("experiment", help="an experiment's name (e.g. dark_room), its folder, or its file")
+        sub.add_argument("overrides", nargs="*", metavar="field=value", help="overridden fields")
+        sub.add_argument("--scale", default="cpu", help="the experiment's size: cpu (default) or another it defines")
+        sub.add_argument("--dir", type=_path, help="run directory (default runs/<experiment>/<hash of the config>)")
+        sub.add_argument(
+            "--histories", help="where the histories are: a directory, gs:// or s3:// (default DIR/histories)"
+        )
+        if name != "show":
+            sub.add_argument(
+                "--redo",
+                action="store_true",
+                help="delete and make anew what is in the run directory and was made by a family, source or model that "
+                "has been edited since, or by another run; without it, that is refused",
+            )
+            sub.add_argument(
+                "--processes",
+                metavar="WHERE",
+                help="one of several processes: auto (SLURM, Open MPI, Kubernetes, TPU), or HOST:PORT,RANK/COUNT",
+            )
+
+    stage("run", "all four stages: collect, distill, evaluate, report")
+    stage("collect", "stage 1: run the source algorithm on the training tasks and keep every learning history")
+    stage("distill", "stage 2: train the transformer on the histories")
+    stage("evaluate", "stage 3: let the frozen transformer learn the held-out tasks in its context")
+    stage("show", "print the experiment's claim, every field and what it costs, and check it, without running anything")
+
+    ahead = commands.add_parser(
+        "plan",
+        help="compile a training update for a mesh of any size, and print what each device would need",
+        description="Compile one training update for as many virtual CPU devices as the mesh has, without allocating, "
+        "and print each device's memory, FLOP and collectives, and an estimated time. How to read it: docs/plan.md.",
+        epilog=OVERRIDES,
+        formatter_class=raw,
+    )
+    ahead.add_argument("experiment", help="an experiment's name (e.g. dark_room), its folder, or its file")
+    ahead.add_argument("overrides", nargs="*", metavar="field=value", help="overridden fields")
+    ahead.add_argument("--scale", default="cpu", help="the experiment's size: cpu (default) or another it defines")
+    ahead.add_argument("--mesh", default="data=1", metavar="AXES", help="e.g. data=32,fsdp=8,tensor=4 (default data=1)")
+    ahead.add_argument("--size", metavar="SIZE", help="make the model this large: 100m, 1b or 8b parameters")
+    ahead.add_argument("--on", default="h100-sxm", metavar="NAME", help="accelerator (default %(default)s)")
+    ahead.add_argument(
+        "--compare", action="store_true", help="also plan with each of remat, accumulation and sharded state changed"
+    )
+
+    page = commands.add_parser(
+        "report",
+        help="stage 4: page and figures from results.json, of one run or several seeds",
+        description="Draw one page from one or several results.json (runs of one experiment with "
+        "different seeds are pooled).",
+    )
+    page.add_argument("results", nargs="+", type=_path, help="results.json files or run directories")
+    page.add_argument("--out", type=_path, help="where the page goes (default: report/ beside the first results)")
+    page.add_argument("--pool", type=_path, metavar="FILE", help="also write the pooled results there, as results.json")
+
+    store = commands.add_parser(
+        "histories", help="look at a collection of learning histories, or check every byte of it"
+    )
+    actions = store.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, text in (("info", "print what is in it"), ("verify", "check every byte")):
+        sub = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        sub.add_argument("path", help="a directory, gs:// or s3:// URL")
+
+    bench = commands.add_parser(
+        "bench",
+        help="measure throughput: every stage, and the limits of this machine beside it",
+        description="Measure every stage as an absolute figure and as a share of a limit that is measured in the same "
+        "run. Minutes on two CPU cores; experiments/speed/README.md says how to read it.",
+    )
+    bench.add_argument("--quick", action="store_true", help="small sizes, under a minute")
+    stages = ("limits", "collect", "distill", "rotation", "rl2", "evaluate", "attention", "scaling", "demo")
+    bench.add_argument("--only", choices=stages, help="one stage")
+    bench.add_argument(
+        "--out", type=_path, default=Path("runs/bench/results.json"), help="results (default %(default)s)"
+    )
+    bench.add_argument("--show", type=_path, metavar="RESULTS", help="measure nothing, print the table of this file")
+    bench.add_argument("--compare", type=_path, metavar="OLD", help="also print ratios against these results")
+    bench.add_argument("--demo", type=_path, metavar="DIR", help="a finished run of dark_room; else the demo is run")
+    bench.add_argument(
+        "--torch", action="store_true", help="also the same model in PyTorch (pip install 'ad_jax[torch]')"
+    )
+
+    again = commands.add_parser(
+        "reproduce",
+        help="run every study of the paper's claims, and draw one page with verdicts",
+        description="Make what is missing of every study: histories, models (each trained once), evaluations; decide "
+        "its claims; draw one page. Killed, the same command goes on. A second process on the same directory shares "
+        "the work.",
+    )
+    again.add_argument("studies", nargs="*", help="names of studies (default: all, in the paper's order)")
+    again.add_argument("--scale", default="cpu", help="size of every study: cpu (default) or another it defines")
+    again.add_argument("--dir", type=_path, help="where pieces are kept (default runs/reproduce/SCALE)")
+    again.add_argument("--out", type=_path, help="where claims, figures and page go (default DIR/page)")
+
+    names = commands.add_parser(
+        "list",
+        help="list the experiments, task families, sources and backbones that there are, one line each",
+        description="List what can be named: experiments with their scales, and plug-ins (env=, source=, model=).",
+    )
+    names.add_argument("kind", nargs="?", choices=KINDS, help="only these (default: all)")
+
+    check = commands.add_parser("check", help="run the public contract checks on a task family or source of your own")
+    check.add_argument("plugin", help="a registered name, or my_pkg.my_env:MyEnv")
+    top.add_argument("--version", action=_Version)
+    told: dict[str, Any] = {"action": "store_true", "help": "when something fails, also print where, in full"}
+    for command in commands.choices.values():
+        command.add_argument("--traceback", **told)
+    for command in actions.choices.values():  # given before it, the flag must not be lost
+        command.add_argument("--traceback", default=argparse.SUPPRESS, **told)
+    return top
+
+
+class _Version(argparse.Action):
+    """Print the version, which takes time to find out, and exit."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str):
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help="print the version and exit")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from ad_jax.process import provenance
+
+        print(f"ad_jax {provenance.version()}")
+        parser.exit()
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The parsed command line. Overrides may also follow an option, which argparse alone does not understand."""
+    top = parser()
+    args, rest = top.parse_known_args(arguments)
+    if rest and (not hasattr(args, "overrides") or any(word.startswith("-") for word in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides = [*args.overrides, *rest]
+    return args
+
+
+def _path(text: str) -> Path:
+    """A place on this machine, `~` expanded: shells leave it as it is in `--dir=~/runs`."""
+    try:
+        return files.local(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

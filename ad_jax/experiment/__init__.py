@@ -1,0 +1,48 @@
+"""What is run: experiments as data, their files, changes by dotted names, and their plug-ins built and checked.
+
+An experiment file is Python: `def config(scale: str = "cpu") -> Experiment`, with claim and command in its docstring.
+Every field can be overridden by a dotted name, `distill.updates=2000` or `env.size=17`. Unknown fields, wrong types and
+contradictions are refused before anything is compiled.
+"""
+
+from ad_jax.experiment.components import Parts, build
+from ad_jax.experiment.config import (
+    CollectConfig,
+    DistillConfig,
+    EvaluateConfig,
+    Experiment,
+    LoggingConfig,
+    MeshConfig,
+    Plugin,
+    ReferenceConfig,
+    ReplayConfig,
+    Rl2Config,
+    TaskConfig,
+    from_data,
+)
+from ad_jax.experiment.load import call, docstring, find, known, load, scales
+from ad_jax.experiment.override import override
+
+__all__ = [
+    "CollectConfig",
+    "DistillConfig",
+    "EvaluateConfig",
+    "Experiment",
+    "LoggingConfig",
+    "MeshConfig",
+    "Parts",
+    "Plugin",
+    "ReferenceConfig",
+    "ReplayConfig",
+    "Rl2Config",
+    "TaskConfig",
+    "build",
+    "call",
+    "docstring",
+    "find",
+    "from_data",
+    "known",
+    "load",
+    "override",
+    "scales",
+]

@@ -1,0 +1,119 @@
+"""The plug-ins of an experiment, built and checked against each other before anything is compiled."""
+
+import dataclasses
+from typing import Any
+
+from ad_jax import envs, models, sources
+from ad_jax.errors import AdJaxError, ConfigError, is_ours, place_of, told
+from ad_jax.experiment.config import Experiment
+from ad_jax.models.base import has_parameters
+from ad_jax.models.lstm import Config as Lstm
+from ad_jax.policies import demonstrator
+from ad_jax.process import settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """The plug-ins of an experiment, built and checked against each other. Building them compiles nothing."""
+
+    family: Any
+    source_config: Any
+    source: Any
+    model_config: Any
+    model: Any
+    spec: Any  # of what is stored
+    seen_spec: Any  # of what the model sees
+    split: Any
+    reference: Any  # what learns beside the frozen model: the experiment's reference, or its source
+
+    @property
+    def trained(self) -> bool:
+        """Whether histories are collected and distilled: not for a model without parameters."""
+        return has_parameters(self.model)
+
+
+def build(experiment: Experiment) -> Parts:
+    """The experiment's plug-ins and its task split; everything that can be refused is refused here.
+
+    Raises:
+        ConfigError: for an unknown plug-in or option, or options that contradict each other.
+    """
+    with settings.pinned():
+        return _build(experiment)
+
+
+def _build(experiment: Experiment) -> Parts:
+    from ad_jax.envs.base import check_split, has_labels, seen_spec_of, spec_of, take
+    from ad_jax.envs.stepping import check_types
+
+    e = experiment
+    for name, seed in (("seed", e.seed), ("tasks.split_seed", e.tasks.split_seed)):
+        if not 0 <= seed < 2**32:
+            raise ConfigError(f"{name} must be in [0, 2**32); got {seed}")
+    for part in (e.collect, e.evaluate, e.logging, e.reference, e.rl2):
+        if part is not None:
+            part.validate()
+    if e.tasks.used is not None and not 1 <= e.tasks.used <= e.tasks.train:
+        raise ConfigError(f"tasks.used must be from 1 to tasks.train={e.tasks.train}; got {e.tasks.used}")
+    if e.rl2 is None:
+        e.replay.validate()
+        e.distill.validate(e.replay.batch, e.replay.groups)
+    if e.tasks.held_out < 1:
+        raise ConfigError(f"the held-out set is empty: tasks.held_out={e.tasks.held_out}; it must be at least 1")
+    try:
+        family = envs.make(e.env.name, e.env.options)
+        spec, seen_spec = spec_of(family), seen_spec_of(family)
+        check_types(family)
+        split = family.split(e.tasks.split_seed, e.tasks.train, e.tasks.held_out)
+        if e.evaluate.prompt is not None:
+            demonstrator.check(family, split.held_out)
+        split = dataclasses.replace(split, train=take(split.train, slice(e.tasks.trained)))
+        check_split(family, split)  # families may have a split of their own
+        source_config = sources.make_config(e.source.name, e.source.options)
+        source = sources.make(e.source.name, source_config, family)
+        reference = source
+        if e.reference is not None:
+            plugin = e.reference.source
+            reference = sources.make(plugin.name, sources.make_config(plugin.name, plugin.options), family)
+    except AdJaxError:
+        raise
+    except Exception as error:
+        if is_ours(error) and isinstance(error, TypeError | ValueError):
+            raise ConfigError(str(error)) from error
+        if place_of(error) is None:
+            raise
+        raise ConfigError(f"{e.env.name} or {e.source.name} failed: {told(error)}") from error
+    if e.replay.labels == "optimal" and not has_labels(family):
+        raise ConfigError(
+            f'replay.labels="optimal": {family} has no optimal_label, because the observations that are stored do not '
+            'decide its optimal actions, or they are not known. Use replay.labels="source"'
+        )
+    model_config = models.for_family(models.make_config(e.model.name, e.model.options), family)
+    model = models.make(e.model.name, model_config, seen_spec)
+    parts = Parts(family, source_config, source, model_config, model, spec, seen_spec, split, reference)
+    if parts.trained:
+        _check_fit(e, parts)
+    return parts
+
+
+def _check_fit(e: Experiment, p: Parts) -> None:
+    """Raises ConfigError where the model cannot be trained as is asked for: by RL², or on windows of histories."""
+    if e.rl2 is not None:
+        if not (isinstance(p.model_config, Lstm) and p.model_config.value_head):
+            raise ConfigError(
+                "rl2 trains an LSTM with a value: set model=lstm and model.value_head=True, or rl2=None to distil; "
+                f"got model {e.model.name}{' without value_head' if isinstance(p.model_config, Lstm) else ''}"
+            )
+        return
+    longest = p.family.episode_length
+    episodes = e.collect.episodes - e.replay.first_step(e.collect.episodes * longest) // longest
+    kept = episodes // e.replay.keep_every * longest
+    if kept < e.replay.segment:
+        raise ConfigError(
+            f"replay.segment={e.replay.segment} steps is longer than a history: {episodes} of {e.collect.episodes} "
+            f"episodes of full length, {longest} steps, every {e.replay.keep_every}th kept, make {kept}. "
+            "Lower replay.segment or replay.keep_every, or raise collect.episodes"
+        )
+    longest = p.model.max_segment
+    if longest is not None and e.replay.segment > longest:
+        raise ConfigError(f"replay.segment={e.replay.segment} is longer than this model's window, {longest}")

@@ -1,0 +1,111 @@
+"""An experiment as one frozen dataclass: what is collected, distilled and evaluated."""
+
+import dataclasses
+import reprlib
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from ad_jax.errors import ConfigError, unknown
+from ad_jax.history.replay import Config as ReplayConfig
+from ad_jax.methods.rl2 import Config as Rl2Config
+from ad_jax.process.metrics import Config as LoggingConfig
+from ad_jax.registry import conform
+from ad_jax.sharding import MeshConfig
+from ad_jax.stage.collect import Config as CollectConfig
+from ad_jax.stage.distill import Config as DistillConfig
+from ad_jax.stage.evaluate import Config as EvaluateConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Plugin:
+    """A plug-in by name with its options. The name is registered, or `"my_pkg.my_module:MyThing"`."""
+
+    name: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    """Which tasks are trained on and which are held out."""
+
+    train: int = 65
+    held_out: int = 16
+    used: int | None = None  # train on only so many of them; the held-out tasks stay the same
+    split_seed: int = 0  # apart from the experiment's seed, so that training seeds share their held-out tasks
+
+    @property
+    def trained(self) -> int:
+        """How many tasks are trained on."""
+        return self.train if self.used is None else self.used
+
+
+@dataclasses.dataclass(frozen=True)
+class ReferenceConfig:
+    """A learning algorithm to compare with on the held-out tasks, where the source of the histories does not learn."""
+
+    source: Plugin
+    episodes: int  # of full length, of each of its actors
+    chunk_learners: int = 8  # learners at once: bounds memory
+
+    def validate(self) -> None:
+        """Raises ConfigError where a number cannot be meant."""
+        for name in ("episodes", "chunk_learners"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"reference.{name} must be at least 1; got {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that determines a run. Equal experiments have equal results."""
+
+    name: str
+    env: Plugin
+    source: Plugin
+    model: Plugin = Plugin("transformer")
+    seed: int = 0
+    tasks: TaskConfig = TaskConfig()
+    collect: CollectConfig = CollectConfig()
+    replay: ReplayConfig = ReplayConfig()
+    distill: DistillConfig = DistillConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    reference: ReferenceConfig | None = None  # None: the source itself
+    rl2: Rl2Config | None = None  # trains the model by RL² in the place of collecting and distilling
+    mesh: MeshConfig = MeshConfig()
+    logging: LoggingConfig = LoggingConfig()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain nested data."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Experiment":
+        """Inverse of `to_json`."""
+        return from_data(cls, data, "")
+
+
+def from_data(cls: type, data: Mapping[str, Any], where: str) -> Any:
+    """A nested dataclass from plain nested data, every name and type checked."""
+    hints = typing.get_type_hints(cls)
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where or cls.__name__.lower()} expects fields with values; got {reprlib.repr(data)}")
+    values = {}
+    for name, value in data.items():
+        if name not in hints:
+            raise unknown(f"field of {where or cls.__name__.lower()}", name, hints)
+        dotted = f"{where}.{name}" if where else name
+        nested = dataclass_of(hints[name])
+        if nested is None or value is None:
+            values[name] = conform(dotted, value, hints[name])
+        else:
+            values[name] = from_data(nested, value, dotted)
+    try:
+        return cls(**values)
+    except TypeError as error:  # a field that has no default is not there
+        raise ConfigError(f"{where or cls.__name__.lower()}: {error}") from error
+
+
+def dataclass_of(hint: Any) -> type | None:
+    """The dataclass of a field that is one, or may be None instead."""
+    parts = (hint, *typing.get_args(hint))
+    return next((part for part in parts if isinstance(part, type) and dataclasses.is_dataclass(part)), None)

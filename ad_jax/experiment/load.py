@@ -1,0 +1,89 @@
+"""Where experiments' files lie and how they are read: by name, by folder or by path."""
+
+import ast
+import importlib.util
+import inspect
+import os
+from pathlib import Path
+from typing import Any
+
+from ad_jax.errors import AdJaxError, ConfigError, told, unknown
+from ad_jax.experiment.config import Experiment
+
+
+def load(name_or_path: str, scale: str = "cpu") -> Experiment:
+    """The experiment of a file, a folder with `config.py`, or a name such as `dark_room`.
+
+    Raises:
+        ConfigError: if there is none (near matches are listed), or it has no `config(scale)`.
+    """
+    path = find(name_or_path)
+    experiment = call(path, "config", scale)
+    if not isinstance(experiment, Experiment):
+        raise ConfigError(f"{path}: config() must return an Experiment; got {type(experiment).__name__}")
+    return experiment
+
+
+def call(path: Path, function: str, scale: str) -> Any:
+    """What a function of an experiment's file gives for a scale.
+
+    Raises:
+        ConfigError: if the file has no such function or no such scale, or cannot be loaded.
+    """
+    spec = importlib.util.spec_from_file_location(f"ad_jax_experiment_{path.parent.name}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        if not callable(getattr(module, function, None)):
+            kind = {"config": "Experiment", "study": "Study"}[function]
+            raise ConfigError(f'{path} has no function `{function}(scale="cpu") -> {kind}`')
+        return getattr(module, function)(scale=scale)
+    except AdJaxError:
+        raise
+    except Exception as error:
+        if isinstance(error, KeyError) and error.args == (scale,) and scales(path):
+            raise ConfigError(f"{path}: {unknown('scale', scale, scales(path))}") from error
+        raise ConfigError(f"{path} cannot be loaded: {told(error)}. With --traceback you see all of it") from error
+
+
+def scales(path: Path) -> list[str]:
+    """The scales that an experiment's file states: the words by which it looks up `{"cpu": ..., ...}[scale]`."""
+    try:
+        tree = ast.parse(path.read_text("utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return []
+    found: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Dict) and ast.unparse(node.slice) == "scale":
+            found += [str(key.value) for key in node.value.keys if isinstance(key, ast.Constant)]
+    return list(dict.fromkeys(found))
+
+
+def find(name_or_path: str) -> Path:
+    """The file that an experiment's name or path means."""
+    path = Path(os.path.expanduser(name_or_path))
+    if path.suffix == ".py" or path.is_dir():
+        path = path / "config.py" if path.is_dir() else path
+        if not path.is_file():
+            raise ConfigError(f"no experiment file {path}")
+        return path.absolute()
+    for folder in _folders():
+        if (folder / name_or_path / "config.py").is_file():
+            return folder / name_or_path / "config.py"
+    raise unknown("experiment", name_or_path, known())
+
+
+def known() -> list[str]:
+    """Names of the experiments that come with the package or lie in ./experiments."""
+    return sorted({p.parent.name for folder in _folders() if folder.is_dir() for p in folder.glob("*/config.py")})
+
+
+def _folders() -> list[Path]:
+    package = Path(__file__).parents[1]
+    return [Path("experiments").absolute(), package / "_experiments", package.parent / "experiments"]
+
+
+def docstring(name_or_path: str) -> str:
+    """The claim of an experiment file, without running it."""
+    return inspect.cleandoc(ast.get_docstring(ast.parse(find(name_or_path).read_text())) or "")

@@ -1,0 +1,149 @@
+"""Files and paths of this machine: written whole or not at all, read within bounds, refused where they would be lost.
+
+Orbax 0.12 takes a run directory's own name for a pattern where it gathers what it has written (`[32,32]` is then one
+character), and a name that ends in ":" for the beginning of a URL. It says that all went well, and nothing can be read.
+TensorStore takes a backslash for a slash, and writes elsewhere.
+"""
+
+import contextlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from ad_jax.errors import ConfigError, cannot_write
+
+LONGEST = 255  # bytes of a name, on every common file system
+# What Orbax and TensorStore read in a path that is not there.
+LOST = {"[": "a pattern", "*": "a pattern", "?": "a pattern", "\\": "a slash"}
+DEEPEST = 100  # lists and objects inside each other; ours have about ten, and Python gives up near a thousand
+DIGITS = 19  # of an integer: more than 64 bits hold overflow wherever they meet a float or an array
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write beside the file, then rename: a reader never sees half a file.
+
+    Raises:
+        ConfigError: if it cannot be written; what was there before still is.
+    """
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with fresh.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            fresh.unlink()  # on a full disk it would hold the room that others could use
+
+
+def write_json(path: Path, data: Any, indent: int | None = None) -> None:
+    """Write data as JSON, whole or not at all.
+
+    Raises:
+        ConfigError: if it cannot be written; what was there before still is.
+    """
+    write_whole(path, json.dumps(data, indent=indent).encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file.
+
+    Raises:
+        ConfigError: if it cannot be read, or is damaged.
+    """
+    try:
+        data = parse(path.read_text("utf-8"))
+        if not isinstance(data, dict):
+            raise ValueError(f"expected an object, received {type(data).__name__}")
+        return data
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is damaged ({error}); restore it, or delete the run directory") from error
+
+
+def parse(text: str | bytes) -> Any:
+    """The data of a JSON text.
+
+    Raises:
+        ValueError: for what is no JSON, is nested too deeply, or holds an integer of more than 19 digits.
+    """
+    try:
+        data = json.loads(text, parse_int=_integer)
+    except RecursionError as error:
+        raise ValueError(f"nested more than {DEEPEST} deep") from error
+    level = [data]
+    for _ in range(DEEPEST + 1):
+        level = [inner for outer in level for inner in _inside(outer) if isinstance(inner, dict | list)]
+        if not level:
+            return data
+    raise ValueError(f"nested more than {DEEPEST} deep")
+
+
+def _inside(outer: Any) -> Any:
+    return outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ()
+
+
+def _integer(digits: str) -> int:
+    if len(digits.removeprefix("-")) > DIGITS:
+        raise ValueError(f"an integer of {len(digits)} digits")
+    return int(digits)
+
+
+def local(path: str | os.PathLike, option: str = "") -> Path:
+    """A path on this machine, with `~` expanded.
+
+    Args:
+        option: what was set, for the message, e.g. `--out`.
+
+    Raises:
+        ConfigError: for a URL, a name that is too long, or one that is no text.
+    """
+    text, what = os.fspath(path), option or "the path"
+    if re.match(r"[a-z][a-z0-9+.-]+:/", text):
+        raise ConfigError(
+            f"{what} is a directory on this machine; got {text}. Only histories can be elsewhere: --histories gs://..."
+        )
+    text = os.path.expanduser(text)
+    check_names(text, what)
+    return Path(text)
+
+
+def check_names(text: str, what: str) -> None:
+    """Raises ConfigError for a path with a name that no file system takes."""
+    try:
+        longest = max(map(len, text.encode().split(b"/")))
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{what} is no text in UTF-8; got {text!r}. Use another name") from error
+    if longest > LONGEST or "\0" in text:
+        received = "a zero character" if "\0" in text else f"one of {longest} bytes"
+        raise ConfigError(f"{what} expects names of at most {LONGEST} bytes; got {received}. Use a shorter name")
+
+
+def check_checkpoints(folder: Path) -> None:
+    """Raises ConfigError if checkpoints that are written in `folder`, an absolute path, could not be read again."""
+    found = {character: meant for character, meant in LOST.items() if character in str(folder)}
+    if colon := next((part for part in folder.parts if part.endswith(":")), ""):
+        found[colon] = "a URL"
+    if found:
+        shown = ", ".join(f"{character!r} as {meant}" for character, meant in found.items())
+        raise ConfigError(
+            f"checkpoints in {folder} could not be read again: the libraries that write them read {shown}. Use "
+            "another directory (--dir), or rename that one"
+        )
+
+
+def check_histories(path: str) -> None:
+    """Raises ConfigError if histories in `path` would go elsewhere; a URL is another matter."""
+    if "://" in path:
+        return
+    check_names(path, "the histories' directory")
+    if "\\" in path:
+        raise ConfigError(
+            f"histories in {path} would go elsewhere: TensorStore reads '\\' as a slash. Use another directory "
+            "(--dir, or --histories)"
+        )

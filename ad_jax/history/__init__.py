@@ -1,0 +1,1 @@
+"""Learning histories: on disk, in host memory, on the devices."""

@@ -1,0 +1,47 @@
+"""A collection of learning histories in a few lines: what it is of, how far it is, what its source earned."""
+
+import json
+
+from ad_jax.history import ledger as format_
+from ad_jax.history.access import connect, place
+from ad_jax.history.store import Url, returns_in
+
+UNRECORDED = "not recorded: an earlier version of ad_jax wrote some chunks"
+
+
+def info(url: Url) -> str:
+    """A description of a collection in a few lines, finished or not; array data is not read.
+
+    Raises:
+        HistoryError: if there is no collection, or its manifest is damaged. Other damage is counted in the text.
+    """
+    store = connect(url)
+    manifest = format_.read_manifest(store)
+    entries, problems = format_.scan(store, manifest)
+    tasks = {task_id for entry in entries.values() for task_id in entry["task_ids"]}
+    rows = sum(entry["end"] - entry["first"] for entry in entries.values())
+    size = sum(sum(entry["stored_bytes"].values()) for entry in entries.values())
+    per_step = f", {size / (rows * manifest.steps):.3g} bytes per step" if rows else ""
+    provenance = dict(manifest.provenance)
+    statistics = provenance.pop("statistics") if isinstance(provenance.get("statistics"), dict) else {}
+    observation, dtype = manifest.fields["observation"]
+    lines = [
+        ("family", f"{format_.word(manifest.family.get('name'))} {json.dumps(manifest.family.get('options', {}))}"),
+        (
+            "source",
+            f"{format_.word(manifest.source.get('name'))} {json.dumps(manifest.source.get('config', {}))}, "
+            f"actors: {json.dumps(manifest.source.get('actors'))}",
+        ),
+        ("histories", f"{rows} of {manifest.histories} x {manifest.steps} steps; episodes: {manifest.episode_length}"),
+        ("observation", f"{list(observation[1:])} {dtype.name}; actions: {manifest.spec.num_actions}"),
+        ("reward dtype", manifest.reward_dtype),
+        ("tasks", str(len(tasks))),
+        ("chunks", f"{len(entries)} of {manifest.chunks} finished, {manifest.chunk_histories} histories each"),
+        ("on disk", f"{size:,} bytes of arrays{per_step}"),
+        *(returns.lines() if (returns := returns_in(entries)) else [("at the end", UNRECORDED if entries else "-")]),
+        *((f"  {format_.word(name)}", json.dumps(value)) for name, value in statistics.items()),
+        *((format_.word(name), json.dumps(value)) for name, value in provenance.items()),
+    ]
+    if problems:
+        lines.append(("PROBLEMS", f"{len(problems)}, the first: {problems[0]}"))
+    return "\n".join([f"learning histories at {place(store)}", *(f"  {name:<14}{value}" for name, value in lines)])

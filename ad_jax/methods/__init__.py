@@ -1,0 +1,1 @@
+"""How an in-context learner is made."""

@@ -1,0 +1,233 @@
+"""Trials of RL²: how they begin, how a policy acts in them, and the loss of what it did. Pure functions, for `rl2`.
+
+A trial is one task, played for several episodes by a network whose state survives their ends. Sources: as in `rl2`.
+
+Letters: B trials side by side, L steps of each in an update.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from ad_jax.envs.base import TaskFamily, advance, num_tasks, reset, take
+from ad_jax.errors import ConfigError
+from ad_jax.history.reward_unit import check_unit
+from ad_jax.models.base import first_steps
+from ad_jax.models.lstm import ActorCritic
+from ad_jax.types import Array, Steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """How to train. An update is some steps of every trial and the gradient steps on them."""
+
+    trial_episodes: int = 10  # of full length; where episodes end early, a trial has more of them
+    unroll_episodes: int | None = None  # of each trial in an update, divides the trial; None: whole trials
+    trials: int = 64  # B, side by side
+    updates: int = 800
+    epochs: int = 2  # times that an update goes over its steps
+    minibatches: int = 2  # gradient steps in an epoch, each on as many trials
+    learning_rate: float = 3e-3  # at the start; falls linearly to 0 at the last update
+    adam_epsilon: float = 1e-5
+    clip_norm: float = 0.5  # global norm of the gradient
+    clip: float = 0.2  # how far the ratio of probabilities may move from 1 with a gain
+    discount: float = 0.97  # per step; runs on across the ends of episodes
+    trace_decay: float = 0.95  # lambda of the generalised advantage
+    random_steps: int = 0  # at the start of each episode, of uniform number 0 to this: random actions, not learned from
+    weight_decay: float = 0.0  # of matrices and tables, not of biases
+    # What rewards are divided by; None: the size of those that random actions meet; 1: as they are.
+    reward_unit: float | None = None
+    reward_scale: float = 1.0  # of the rewards in that unit that are learned from, not of those that the model sees
+    entropy_cost: float = 0.03  # at the start
+    entropy_cost_end: float = 0.01  # at the last update; linear between them
+    value_cost: float = 0.5
+    updates_per_dispatch: int = 5
+    checkpoint_every: int = 50  # updates
+    keep_checkpoints: int = 2
+    skip_updates: int | None = None  # how many may be left out, because their loss or gradient was not finite
+
+    @property
+    def unroll(self) -> int:
+        """Episodes of each trial in an update."""
+        return self.trial_episodes if self.unroll_episodes is None else self.unroll_episodes
+
+    def validate(self) -> None:
+        """Raises ConfigError where a number cannot be meant."""
+        for name in ("trial_episodes", "trials", "updates", "epochs", "minibatches", "updates_per_dispatch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"rl2.{name} must be at least 1; got {getattr(self, name)}")
+        least = {"checkpoint_every": 1, "keep_checkpoints": 1, "random_steps": 0}
+        least |= {} if self.skip_updates is None else {"skip_updates": 0}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ConfigError(f"rl2.{name} must be at least {value}; got {getattr(self, name)}")
+        if self.unroll < 1 or self.trial_episodes % self.unroll:
+            raise ConfigError(
+                f"rl2.unroll_episodes={self.unroll} must divide rl2.trial_episodes={self.trial_episodes}; "
+                "None takes whole trials"
+            )
+        check_unit("rl2", self.reward_unit)
+        for name in ("discount", "trace_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"rl2.{name} is in [0, 1]; got {getattr(self, name)}")
+
+    def check_devices(self, devices: int) -> None:
+        """Raises ConfigError unless every minibatch has as many trials on each of the mesh's batch devices."""
+        if self.trials % (self.minibatches * devices):
+            raise ConfigError(
+                f"rl2.trials={self.trials} must be a multiple of rl2.minibatches x the devices that split the batch = "
+                f"{self.minibatches} x {devices}"
+            )
+
+
+class Trials(struct.PyTreeNode):
+    """B trials under way. Every leaf is `[B, ...]`."""
+
+    age: Array  # [B] int32, updates that the trial has had
+    task: Array  # [B] int32, row of the training tasks
+    cache: Any  # the network's state
+    steps: Steps  # [B], what the network sees next, its observation as yet unrendered
+    env_state: Any
+    forced: Array  # [B] int32, random actions still to come in this episode
+
+
+class Unroll(struct.PyTreeNode):
+    """What B trials did in L steps, and what the policy that acted thought of it. Every leaf is `[B, L, ...]`."""
+
+    steps: Steps  # what was seen before each action, unrendered
+    action: Array  # int32
+    log_prob: Array  # float32, of the action
+    value: Array  # float32
+    reward: Array  # float32, for the action
+    done: Array  # bool, the action ended an episode
+    free: Array  # bool, the policy chose the action
+
+
+def begin(network: ActorCritic, family: TaskFamily, config: Config, key: jax.Array, tasks: Any) -> Trials:
+    """B new trials of tasks drawn from `tasks [N]`. The key is consumed."""
+    key_task, key_reset, key_forced = jax.random.split(key, 3)
+    task = jax.random.randint(key_task, (config.trials,), 0, num_tasks(tasks), jnp.int32)
+    keys = jax.random.split(key_reset, config.trials)
+    observation, env_state = jax.vmap(functools.partial(reset, family))(keys, take(tasks, task))
+    steps = first_steps(observation, family.num_actions)
+    forced = random_steps(config, key_forced, task.shape)
+    return Trials(jnp.zeros_like(task), task, network.init_cache(config.trials), steps, env_state, forced)
+
+
+def random_steps(config: Config, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """How many random actions open an episode, `shape` int32. The key is consumed."""
+    if config.random_steps == 0:
+        return jnp.zeros(shape, jnp.int32)
+    return jax.random.randint(key, shape, 0, config.random_steps + 1, jnp.int32)
+
+
+def roll(
+    network: ActorCritic, family: TaskFamily, config: Config, params: Any, trials: Trials, tasks: Any, key: jax.Array
+) -> tuple[Unroll, Trials, jax.Array]:
+    """L steps of every trial, sampled actions: what was done, the trials after it, and their value `[B]` then.
+
+    The key is consumed.
+    """
+    length, batch = config.unroll * family.episode_length, len(trials.task)
+    key_act, key_env, key_forced = jax.random.split(key, 3)
+    # All at once, because splitting keys step by step would cost more than acting.
+    noise = jax.random.gumbel(key_act, (length, batch, family.num_actions), jnp.float32)
+    keys = jax.random.split(key_env, (length, batch))
+    forced = random_steps(config, key_forced, (length, batch))  # of an episode that the step before ended
+    own, go = take(tasks, trials.task), jax.vmap(functools.partial(advance, family))
+
+    def think(cache, steps):
+        seen = jax.tree.map(lambda x: x[:, None], rendered(family, steps))
+        logits, value, cache = network.segment(params, cache, seen)
+        return logits[:, 0], value[:, 0], cache
+
+    def step(carry, random):
+        (cache, steps, env_state, left), (noise, keys, forced) = carry, random
+        logits, value, cache = think(cache, steps)
+        free = left == 0
+        action = jnp.argmax(jnp.where(free[:, None], logits, 0.0) + noise, axis=-1).astype(jnp.int32)
+        observation, env_state, outcome = go(keys, env_state, action, own)
+        taken = Unroll(steps, action, log_prob_of(logits, action), value, outcome.reward, outcome.done, free)
+        left = jnp.where(outcome.done, forced, jnp.maximum(left - 1, 0))
+        return (cache, Steps(observation, action, outcome.reward, outcome.done), env_state, left), taken
+
+    start = (trials.cache, trials.steps, trials.env_state, trials.forced)
+    (cache, steps, env_state, left), unroll = jax.lax.scan(step, start, (noise, keys, forced))
+    unroll = jax.tree.map(lambda x: x.swapaxes(0, 1), unroll)
+    after = trials.replace(cache=cache, steps=steps, env_state=env_state, forced=left)
+    return unroll, after, think(cache, steps)[1]
+
+
+def rendered(family: TaskFamily, steps: Steps) -> Steps:
+    """Steps `[...]` as the network sees them."""
+    look = family.render
+    for _ in steps.prev_action.shape:
+        look = jax.vmap(look)
+    return steps.replace(observation=look(steps.observation))
+
+
+def advantages(reward: jax.Array, value: jax.Array, ahead: jax.Array, config: Config) -> jax.Array:
+    """Generalised advantages `[B, L]` of rewards and values `[B, L]`; `ahead [B]` is the value after the last step.
+
+    The end of an episode is a step like any other: a trial goes on after it.
+    """
+    following = jnp.concatenate([value[:, 1:], ahead[:, None]], axis=1)
+    error = reward + config.discount * following - value
+
+    def back(later, error):
+        advantage = error + config.discount * config.trace_decay * later
+        return advantage, advantage
+
+    return jax.lax.scan(back, jnp.zeros_like(ahead), error.T, reverse=True)[1].T
+
+
+def log_prob_of(logits: jax.Array, action: jax.Array) -> jax.Array:
+    """`[...]` log-probabilities of `action [...]` under `logits [..., A]`."""
+    return jnp.take_along_axis(jax.nn.log_softmax(logits), action[..., None], axis=-1)[..., 0]
+
+
+def loss(
+    params: Any,
+    network: ActorCritic,
+    family: TaskFamily,
+    config: Config,
+    entropy_cost: jax.Array,
+    cache: Any,
+    unroll: Unroll,
+    advantage: jax.Array,
+    target: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """The clipped loss of some trials, a scalar, and their policy's mean entropy in nats.
+
+    Args:
+        cache: the network's state before the first step.
+        unroll, advantage, target: `[b, L]`, the target that of the value.
+    """
+    logits, value, _ = network.segment(params, cache, rendered(family, unroll.steps))
+    log_policy = jax.nn.log_softmax(logits)
+    entropy = -jnp.sum(jnp.exp(log_policy) * log_policy, axis=-1).mean()
+    ratio = jnp.exp(log_prob_of(logits, unroll.action) - unroll.log_prob)
+    held = jnp.clip(ratio, 1 - config.clip, 1 + config.clip)
+    gain = jnp.where(unroll.free, jnp.minimum(ratio * advantage, held * advantage), 0.0).mean()
+    value_error = 0.5 * ((target - value) ** 2).mean()
+    return -gain + config.value_cost * value_error - entropy_cost * entropy, entropy
+
+
+def episodes(unroll: Unroll, began: jax.Array, over: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean return of the first episode of the trials that `began [B]` and of the last whole one of those `over [B]`.
+
+    Where episodes end early, the last one that ended may have begun before this unroll: such trials are left out.
+    """
+    done = unroll.done.astype(jnp.int32)
+    over = over & (began | unroll.steps.prev_done[:, 0] | (done.sum(axis=1) > 1))
+    number = jnp.cumsum(done, axis=1) - done  # episodes finished before the step
+
+    def mean(rows, steps):
+        total = jnp.sum(jnp.where(rows[:, None] & steps, unroll.reward, 0.0))
+        return total / jnp.maximum(rows.sum(), 1).astype(jnp.float32)
+
+    return mean(began, number == 0), mean(over, number == done.sum(axis=1, keepdims=True) - 1)

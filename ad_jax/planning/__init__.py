@@ -1,0 +1,1 @@
+"""What a run costs, counted or compiled for devices that need not be there."""

@@ -1,0 +1,1 @@
+"""What acts beside a trained model."""

@@ -1,0 +1,1 @@
+"""Processes on their machines: several as one, signals, locks, logs, memory, switches of JAX."""

@@ -1,0 +1,1 @@
+"""From `results.json` to statistics, figures and a page. Imports no JAX."""

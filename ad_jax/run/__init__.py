@@ -1,0 +1,1 @@
+"""A run directory and the stages on it."""

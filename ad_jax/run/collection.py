@@ -1,0 +1,147 @@
+"""What an experiment's histories say of themselves, and whether a collection is the one that an experiment asks for."""
+
+import contextlib
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from ad_jax.checkpoint import lineage
+from ad_jax.checkpoint.identity import canonical
+from ad_jax.errors import ConfigError, HistoryError, OtherHistories, differences
+from ad_jax.experiment import Experiment, Parts
+from ad_jax.history import store as history_store
+from ad_jax.process import provenance
+from ad_jax.process.metrics import say
+from ad_jax.stage import collect
+
+Manifest = history_store.Manifest
+# Of the provenance, what a collection that was begun keeps: how its plug-ins behave, in its own numbers, which rounding
+# may have made others; and the version of the package, because what that collects is looked at instead.
+KEPT = ("behavior", "ad_jax")
+OTHERS = "Name another collection, or leave --histories out"  # where they were named: those are never made anew
+
+
+def make_manifest(e: Experiment, p: Parts, behavior: dict[str, Any]) -> Manifest:
+    """The manifest of the collection that `e` asks for.
+
+    Args:
+        behavior: of its family and its source.
+    """
+    leaves = {
+        name: {"shape": list(np.shape(leaf)[1:]), "dtype": str(np.asarray(leaf).dtype)}
+        for name, leaf in collect.task_leaves(p.split.train).items()
+    }
+    if empty := [name for name, leaf in leaves.items() if 0 in leaf["shape"]]:
+        raise ConfigError(f"{p.family.name}: task leaf {empty[0]} has no elements, and cannot be stored. Leave it out")
+    return Manifest(
+        **origin(e, p),
+        spec=p.spec,
+        task_leaves=leaves,
+        reward_dtype=str(p.family.reward_dtype),
+        histories=e.tasks.trained * e.collect.seeds * p.source.actors,
+        steps=collect.life_updates(p.source, p.family, e.collect.episodes) * p.source.steps_per_update,
+        episode_length=p.family.episode_length,
+        chunk_histories=e.collect.chunk_learners * p.source.actors,
+        provenance={
+            "seed": e.seed,
+            "tasks": dataclasses.asdict(e.tasks),
+            "split": p.split.kind,
+            "ad_jax": provenance.version(),
+            "behavior": behavior,
+        },
+    )
+
+
+def origin(e: Experiment, p: Parts) -> dict[str, dict[str, Any]]:
+    """Family and source of the experiment's histories, as a manifest holds them."""
+    return {
+        "family": {"name": e.env.name, "options": p.family.options},
+        "source": {"name": e.source.name, "config": dataclasses.asdict(p.source_config), "actors": p.source.actors},
+    }
+
+
+def there(url: str) -> dict[str, Any] | None:
+    """The manifest of the collection at a place, as plain data; None where there is none."""
+    found = history_store.manifest_at(url)
+    return None if found is None else found.to_json()
+
+
+def continued(
+    manifest: Manifest, found: dict[str, Any] | None, e: Experiment, url: str, given: bool = False
+) -> Manifest:
+    """The manifest to collect with where the collection `found` was begun: the same, to rounding.
+
+    Args:
+        given: whether the caller named it.
+
+    Raises:
+        OtherHistories: if family or source behave otherwise than when that was begun.
+    """
+    if found is None:
+        return manifest
+    held = found["provenance"].get("behavior")
+    if told := lineage.behaves_otherwise(held, manifest.provenance["behavior"], e.to_json()):
+        remedy = OTHERS if given else lineage.ANEW
+        raise OtherHistories(f"{told} from when the histories in {url} were collected. {remedy}")
+    known = {name: value for name, value in found["provenance"].items() if name in KEPT and value is not None}
+    rest = {name: value for name, value in manifest.provenance.items() if name not in KEPT}
+    return dataclasses.replace(manifest, provenance=rest | known)
+
+
+def differing(found: dict[str, Any], ours: Manifest) -> list[str]:
+    """Where the manifest of a collection, as it was read, differs from ours: dotted names with both values."""
+    return differences(canonical(found), canonical(ours.to_json()))
+
+
+def check_histories(
+    manifest: Manifest, e: Experiment, p: Parts, behavior: dict[str, Any], url: str, given: bool
+) -> None:
+    """Raise HistoryError unless a collection can be learned from by the experiment.
+
+    Args:
+        behavior: of the experiment's family and source.
+        given: whether the caller named it. Then it may be of another seed, other tasks, and of another size; else it
+            must be the one that the experiment would collect.
+    """
+    for field, expected in canonical(origin(e, p)).items():
+        found = canonical(getattr(manifest, field))
+        if found != expected:
+            raise HistoryError(
+                f"these histories are of {field} {found}; the experiment's is {expected}. Collect them anew in another "
+                f"directory, or set {'env' if field == 'family' else field} to match"
+            )
+    mine = make_manifest(e, p, behavior)
+    names = ("spec", "task_leaves", "reward_dtype", "episode_length")
+    held, asked = ({name: data[name] for name in names} for data in (manifest.to_json(), mine.to_json()))
+    if odd := differences(canonical(held), canonical(asked)):
+        raise OtherHistories(
+            f"the histories in {url} were collected before task family {e.env.name} was changed: they differ in "
+            f"{', '.join(odd[:4])}. {OTHERS if given else lineage.ANEW}"
+        )
+    ours = continued(mine, manifest.to_json(), e, url, given)
+    if given:
+        return
+    if odd := differing(manifest.to_json(), ours):
+        raise OtherHistories(
+            f"the histories in {url} are not this run's: they differ in {', '.join(odd[:4])}. Name them with "
+            f"--histories to learn from them all the same. {lineage.ANEW}"
+        )
+
+
+def facts_if_complete(url: str, e: Experiment, p: Parts, behavior: dict[str, Any]) -> dict[str, float] | None:
+    """Facts of given histories that are complete; None of others, which the writer resumes or refuses."""
+    with contextlib.suppress(HistoryError):
+        found = history_store.open_store(url)
+        check_histories(found.manifest, e, p, behavior, url, given=True)
+        say(f"collect  nothing to do: {url} is complete")
+        return source_at_the_end(found)
+    return None
+
+
+def source_at_the_end(store: history_store.HistoryStore) -> dict[str, float]:
+    """Say what the source of a collection came to; the facts of it that are known."""
+    if store.returns is None:
+        return {}
+    say("collect  source " + "; ".join(f"{what}: {how_much}" for what, how_much in store.returns.lines()))
+    return store.returns.facts()

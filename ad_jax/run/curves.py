@@ -1,0 +1,226 @@
+"""The learning curves of a run: of the model in its context, and of the algorithm beside it. Each is computed once.
+
+In: an experiment with its parts, and a run directory. Out: plain data for `results.json`, a file for each finished part
+in the directory's `evaluation/`, so that a run that was killed does not compute a part again.
+"""
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from ad_jax.checkpoint import lineage
+from ad_jax.checkpoint.identity import canonical
+from ad_jax.envs.base import take
+from ad_jax.errors import ConfigError
+from ad_jax.experiment import Experiment, Parts
+from ad_jax.files import read_json, write_json
+from ad_jax.history import lifetimes
+from ad_jax.models.base import Model
+from ad_jax.policies import demonstrator
+from ad_jax.policies.demonstrator import Prompt
+from ad_jax.process import distributed, metrics
+from ad_jax.process.metrics import say
+from ad_jax.report.seal import FIELD, fits, seal
+from ad_jax.run.origins import Origins
+from ad_jax.sharding import own_mesh
+from ad_jax.stage import collect, evaluate
+from ad_jax.stage.evaluate import Mode
+from ad_jax.text import number, plain
+
+SCHEMA = 2  # of a part; 1 did not say how long episodes were. Another one is computed anew
+IN_LOOP_SEEDS = 2  # rollouts per task of the in-context evaluation during training
+
+
+class Curves:
+    """What an experiment's evaluation asks for, on a mesh, in a run directory."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        parts: Parts,
+        mesh: Mesh,
+        folder: Path,
+        log: metrics.MetricsLog,
+        origins: Origins,
+    ):
+        self.experiment, self.parts, self.mesh, self.folder, self.log = experiment, parts, mesh, folder, log
+        self.origins = origins
+
+    def part(self, name: str, asked: dict[str, Any], compute: Callable[[], Any]) -> tuple[Any, float]:
+        """`compute()` and its seconds, now or before an interruption, where all that it follows from is the same.
+
+        Args:
+            asked: what it is of beside the experiment: the checkpoint with its fingerprint, if any, and the tasks.
+        """
+        path = self.folder / "evaluation" / f"{name}.json"
+        key = self._key(asked)
+        behavior = self._behavior("checkpoint" in asked)
+        saved = distributed.on_first(lambda: _read_part(path))
+        if saved is not None and saved["key"] == key:
+            told = lineage.behaves_otherwise(saved["behavior"], behavior, self._named())
+            if told is None:
+                return saved["value"], saved["seconds"]
+            say(f"evaluate {told} from when {path.name} was computed: it is computed anew")
+        started, value = time.monotonic(), compute()
+        seconds = time.monotonic() - started
+        data = {"key": key, "behavior": behavior, "seconds": seconds, "value": value}
+        distributed.on_first(lambda: write_json(path, seal(data)))
+        return value, seconds
+
+    def _key(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Everything that decides a part and is compared to the letter."""
+        data = canonical(self.experiment.to_json())
+        of = ("env", "seed", "tasks", "evaluate")
+        of += ("model",) if "checkpoint" in asked else ("source", "collect", "reference")
+        model = {"model_options": dataclasses.asdict(self.parts.model_config)} if "checkpoint" in asked else {}
+        key = {"schema": SCHEMA, **{name: data[name] for name in of}, **model, **asked}
+        return json.loads(json.dumps(canonical(key)))  # as it will be read
+
+    def _behavior(self, of_model: bool) -> dict[str, Any]:
+        """How what is evaluated behaves: the family, and the model or the algorithm beside it."""
+        if of_model:
+            return {"family": self.origins.family, "model": self.origins.model}
+        sourced = self.experiment.evaluate.source_seeds
+        return {"family": self.origins.family, "source": self.origins.reference if sourced else None}
+
+    def _named(self) -> dict[str, Any]:
+        """The experiment, with what is evaluated beside the model as its source: that is the reference, if any."""
+        data = self.experiment.to_json()
+        return data if data["reference"] is None else data | {"source": data["reference"]["source"]}
+
+    def in_context(self, data: dict[str, Any], tasks: Any, model: Model, params: Any, mode: Mode) -> dict[str, Any]:
+        c, family = self.experiment.evaluate, self.parts.family
+        name, ids = data["name"], [task["id"] for task in data["tasks"]]
+        prompt = None
+        if c.prompt is not None:
+            prompt = Prompt(demonstrator.noise_for(family, tasks, c.prompt, self.experiment.seed), c.prompt_episodes)
+        episodes = c.episodes + (prompt.episodes if prompt else 0)
+        runner = evaluate.make_evaluator(
+            model,
+            family,
+            self.mesh,
+            mode,
+            episodes,
+            min(episodes, c.episodes_per_dispatch) * family.episode_length,
+            prompt,
+            c.temperature or 1.0,
+        )
+        total = episodes * family.episode_length
+        bar = metrics.Progress(
+            "evaluate",
+            total,
+            f"steps of {name}, {mode}",
+            0,
+            self.experiment.logging.progress_seconds,
+            len(ids) * c.seeds,
+        )
+        curve = evaluate.evaluate(
+            runner,
+            params,
+            tasks,
+            ids,
+            c.seeds,
+            episodes,
+            family,
+            self.mesh,
+            self.experiment.seed,
+            functools.partial(_show, bar),
+        )
+        shown = {}
+        if prompt:
+            curve, seen = evaluate.after_prompt(curve, prompt)
+            shown = {"prompt": {"share": c.prompt, **seen}}
+        self.log.forget_after(f"evaluate/{name}/{mode}", 0)
+        for episode, value in enumerate(curve.returns.mean((0, 1))):
+            self.log.write(f"evaluate/{name}/{mode}", episode + 1, {"return": value})
+        return {
+            "returns": plain(curve.returns),
+            "steps": lifetimes.common(curve.steps) or curve.steps.tolist(),
+            "paths": evaluate.paths_as_data(curve, data["tasks"], mode),
+            "env_steps": curve.env_steps,
+            **shown,
+        }
+
+    def of_source(self, tasks: Any, ids: list[str]) -> dict[str, Any] | None:
+        e, p = self.experiment, self.parts
+        if not e.evaluate.source_seeds:
+            return None
+        name = (e.reference or e).source.name
+        role = "source" if e.reference is None and e.rl2 is None else "reference"  # which made no histories
+        asked = e.reference or e.collect
+        mine = slice(distributed.index(), None, distributed.count())  # each process has its own tasks
+        tasks, mine_ids = take(tasks, mine), ids[mine]
+        total = len(mine_ids) * e.evaluate.source_seeds
+        chunk = min(asked.chunk_learners, max(total, 1))
+        learners = collect.Learners(p.family, p.reference, asked.episodes, own_mesh(self.mesh), chunk)
+        steps = learners.steps * p.reference.actors
+        bar = metrics.Progress("evaluate", total, f"learners of {name}", 0, e.logging.progress_seconds, steps)
+        at_the_end = lambda returns: float(returns[..., -max(1, returns.shape[-1] // 10) :].mean())
+        show = lambda done, returns: bar.update(done, **{"return": at_the_end(returns)})
+        curve = lambda: collect.learning_curve(learners, tasks, mine_ids, e.evaluate.source_seeds, e.seed, show)
+        parts = distributed.everywhere(lambda: _by_task(curve(), len(mine_ids), p.reference.actors))
+        lives = [parts[i % len(parts)][i // len(parts)] for i in range(len(ids))]  # they dealt the tasks out
+        found = lifetimes.as_data(lives, learners.steps)
+        at_its_end = at_the_end(lifetimes.curves(found, p.family.episode_length))
+        counts = {len(returns) for of_task in lives for actors in of_task for returns, _ in actors}
+        episodes = f"{min(counts)}{f' to {max(counts)}' if len(counts) > 1 else ''} episodes"
+        say(
+            f"evaluate {name} itself, the {role}, on the same tasks: {episodes}, return at the end {number(at_its_end)}"
+        )
+        return {"name": name, "role": role, **found}
+
+    def in_loop(self, model: Model) -> Callable[[Any], float]:
+        """In-context return on training tasks, for choosing a checkpoint: the held-out tasks must not choose it."""
+        e, family = self.experiment, self.parts.family
+        count = min(16, e.tasks.trained)
+        tasks = take(self.parts.split.train, slice(count))
+        ids = family.task_ids(tasks)
+        episodes = e.distill.evaluate_episodes
+        runner = evaluate.make_evaluator(
+            model, family, self.mesh, "sampled", episodes, episodes * family.episode_length
+        )
+
+        def mean_return(params):
+            curve = evaluate.evaluate(runner, params, tasks, ids, IN_LOOP_SEEDS, episodes, family, self.mesh, e.seed)
+            return float(curve.returns.mean())
+
+        return mean_return
+
+
+def _read_part(path: Path) -> dict[str, Any] | None:
+    """A part that was computed before; None where there is none, it is of an earlier version, or it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        saved = read_json(path)
+    except ConfigError:
+        saved = {FIELD: None}
+    if fits(saved):
+        return saved if saved.keys() >= {"key", "behavior", "seconds", "value"} else None
+    if FIELD in saved:
+        say(f"warning  {path} was changed or damaged since it was written: it is computed anew")
+    return None
+
+
+def _show(bar: metrics.Progress, done: int, total: int, value: float) -> None:
+    """Progress of a rollout; the first dispatch compiles, and is not part of the rate."""
+    bar.total = total
+    if bar.done == 0 and done < bar.total:
+        bar.done = done
+        bar.note(f"compiled, and ran the first {done} of {bar.total} {bar.unit}")
+    else:
+        bar.update(done, **{"return": value})
+
+
+def _by_task(found: lifetimes.Episodes, tasks: int, actors: int) -> list[Any]:
+    """`[N][S][actors]` of (returns, steps), lists of numbers, of streams in that order."""
+    streams = [(r.tolist(), s.tolist()) for r, s in zip(found.returns, found.steps, strict=True)]
+    lives = [streams[i : i + actors] for i in range(0, len(streams), actors)]
+    seeds = len(lives) // max(tasks, 1)
+    return [lives[i * seeds : (i + 1) * seeds] for i in range(tasks)]

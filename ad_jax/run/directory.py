@@ -1,0 +1,84 @@
+"""Whose directory a run's is, and its JSON files: written whole or not at all, and named when damaged."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from ad_jax.checkpoint.identity import of_training
+from ad_jax.errors import ConfigError, differences
+from ad_jax.experiment import Experiment
+from ad_jax.files import read_json, write_json
+from ad_jax.text import significant
+
+
+def identity(experiment: Experiment) -> dict[str, Any]:
+    """What a run directory is held to: all that shapes the trained model.
+
+    Not the mesh (the same to rounding), not logging, and not how the model is evaluated, so that a trained model can
+    be evaluated again for longer. A field that is None says nothing, so that those that came later leave the
+    directories of before theirs.
+    """
+    return of_training(experiment.to_json())
+
+
+def digest(experiment: Experiment) -> str:
+    """Ten hex digits of the identity: the same command finds the same directory."""
+    return hashlib.sha256(json.dumps(identity(experiment), sort_keys=True).encode()).hexdigest()[:10]
+
+
+def check(folder: Path, experiment: Experiment) -> bool:
+    """Whether `folder` is this experiment's run directory already; touches nothing.
+
+    Raises:
+        ConfigError: if it holds another experiment, or something that is no run.
+    """
+    path = folder / "config.json"
+    if path.exists():
+        changed = differences(identity(Experiment.from_json(read_json(path))), identity(experiment))
+        if changed:
+            raise ConfigError(
+                f"{folder} holds a run of another experiment; it differs in {', '.join(changed[:6])}. Use "
+                "another directory (--dir), or delete that one"
+            )
+        return True
+    ours = ("config.tmp", "lock")  # what a claim that was killed leaves
+    if folder.exists() and any(file.name not in ours for file in folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty and holds no run (no config.json); use another directory (--dir)")
+    return False
+
+
+def claim(folder: Path, experiment: Experiment) -> None:
+    """Make `folder` this experiment's run directory; raises as `check`."""
+    if not check(folder, experiment):
+        write_json(folder / "config.json", experiment.to_json(), indent=1)
+
+
+def record(folder: Path, stage: str, facts: dict[str, float], worked: bool) -> None:
+    """Write a stage's facts to `stages.json`. Where it found nothing to do, those of when it did stay."""
+    known = _stages_in(folder)
+    if stage not in known or worked:
+        known[stage] = {name: significant(float(value), 3) for name, value in facts.items()}
+    write_json(folder / "stages.json", known, indent=1)
+
+
+def forget(folder: Path, stage: str) -> None:
+    """Drop the facts of a stage that begins from nothing: what it made before is gone."""
+    known = _stages_in(folder)
+    if known.pop(stage, None) is not None:
+        write_json(folder / "stages.json", known, indent=1)
+
+
+def stages(folder: Path, trained: Path) -> dict[str, Any]:
+    """The facts of every stage; those of collecting and training are of the directory that trained."""
+    return {
+        stage: facts
+        for where, names in ((trained, ("collect", "distill")), (folder, ("evaluate",)))
+        for stage, facts in _stages_in(where).items()
+        if stage in names
+    }
+
+
+def _stages_in(folder: Path) -> dict[str, Any]:
+    path = folder / "stages.json"
+    return read_json(path) if path.exists() else {}

@@ -1,0 +1,85 @@
+"""What a run says of where its results come from, in histories, checkpoints and evaluations; each looked at once.
+
+In: an experiment with its parts. Out: plain data. Every process has to ask for the same, in the same order.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from typing import Any
+
+from ad_jax.checkpoint import checkpoint
+from ad_jax.checkpoint.fingerprint import fingerprint
+from ad_jax.experiment import Experiment, Parts
+from ad_jax.process import distributed
+from ad_jax.run import behavior
+
+
+class Origins:
+    """How the plug-ins of an experiment behave, and what its checkpoints say."""
+
+    def __init__(self, experiment: Experiment, parts: Parts):
+        self.experiment, self.parts = experiment, parts
+
+    @functools.cached_property
+    def family(self) -> Any:
+        """How the task family behaves."""
+        return distributed.on_first(lambda: behavior.of_family(self.parts.family))
+
+    @functools.cached_property
+    def source(self) -> Any:
+        """How the source of the histories does."""
+        return distributed.on_first(lambda: behavior.of_source(self.parts.source, self.parts.family))
+
+    @functools.cached_property
+    def reference(self) -> Any:
+        """How the algorithm does that the model is compared with."""
+        if self.parts.reference is self.parts.source:
+            return self.source
+        return distributed.on_first(lambda: behavior.of_source(self.parts.reference, self.parts.family))
+
+    @functools.cached_property
+    def model(self) -> Any:
+        """How the model does; None where it is large."""
+        return distributed.on_first(lambda: behavior.of_model(self.parts.model, self.parts.seen_spec))
+
+    @property
+    def of_histories(self) -> dict[str, Any]:
+        """What made the histories."""
+        return {"family": self.family, "source": self.source}
+
+    @property
+    def of_evaluation(self) -> dict[str, Any]:
+        """What made results."""
+        sourced = {"source": self.reference} if self.experiment.evaluate.source_seeds else {}
+        return {"family": self.family, "model": self.model, **sourced}
+
+    def of_run(self) -> dict[str, Any]:
+        """What every checkpoint says of the run that it belongs to."""
+        e, p = self.experiment, self.parts
+        source = {} if e.rl2 is not None else {"source": self.source}
+        return {
+            "spec": p.seen_spec.to_json(),  # what an `Agent` is fed
+            "model": {"name": e.model.name, "options": dataclasses.asdict(p.model_config)},
+            "seed": e.seed,
+            "experiment": e.to_json(),
+            "behavior": {"family": self.family, "model": self.model, **source},
+        }
+
+    def of_training(self, params: Any, train_task_ids: list[str], reward_unit: float) -> dict[str, Any]:
+        """What it says beside that.
+
+        Args:
+            params: or their shapes.
+        """
+        return {
+            "architecture": checkpoint.architecture_of(params),
+            "reward_unit": reward_unit,
+            "train_task_ids": sorted(set(train_task_ids)),
+        }
+
+
+def digest_of(params: Any) -> str:
+    """Sixteen hex digits of the bits of parameters, wherever they lie."""
+    return hashlib.sha256(json.dumps(fingerprint(params), sort_keys=True).encode()).hexdigest()[:16]

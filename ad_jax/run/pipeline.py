@@ -1,0 +1,386 @@
+"""A run directory and the four stages on it. The same call goes on where the last one stopped.
+
+    config.json        the experiment; a run directory holds one
+    environment.json   versions, device, commit
+    histories/         stage 1, a collection (or `histories` names one elsewhere: a directory, gs:// or s3:// URL)
+    checkpoints/       stage 2; a model without parameters has neither these nor histories
+    evaluation/        stage 3, one file per finished part
+    stages.json        seconds and counts of each finished stage
+    results.json       stage 3, everything that the report is drawn from
+    report/            stage 4
+
+Stages never import each other; they meet here and on disk. So do several processes (`processes.py`): all of them go
+through every stage, and the first one writes what is not dealt out among them.
+"""
+
+import contextlib
+import functools
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+
+from ad_jax import files
+from ad_jax.checkpoint import checkpoint, lineage
+from ad_jax.envs.base import optimal_labels
+from ad_jax.errors import ConfigError, OtherCheckpoint, OtherHistories
+from ad_jax.experiment import Experiment, build
+from ad_jax.files import read_json, write_json
+from ad_jax.history import replay, reward_unit, streaming
+from ad_jax.history import store as history_store
+from ad_jax.keys import a_key
+from ad_jax.methods import rl2
+from ad_jax.models import lstm
+from ad_jax.planning import cost
+from ad_jax.process import distributed, locks, metrics, provenance, settings
+from ad_jax.process.metrics import say
+from ad_jax.report import report
+from ad_jax.report.seal import seal
+from ad_jax.run import collection, directory
+from ad_jax.run.curves import Curves
+from ad_jax.run.directory import check, claim, digest
+from ad_jax.run.origins import Origins, digest_of
+from ad_jax.sharding import batch_devices, make_mesh, own_mesh, put, replicated, rows_mesh
+from ad_jax.stage import collect, distill, evaluate
+
+T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """No other run may work in the directory, within; the first process of this one holds the lock."""
+    with contextlib.ExitStack() as stack:
+        distributed.on_first(lambda: stack.enter_context(locks.only_one(folder)))
+        yield
+
+
+def _alone(stage: Callable[["Run"], Any]) -> Callable[["Run"], Any]:
+    """A stage during which no other run may work in the directory, and JAX's switches are ours."""
+
+    @functools.wraps(stage)
+    def alone(self: "Run") -> Any:
+        with _alone_in(self.folder), settings.pinned():
+            return stage(self)
+
+    return alone
+
+
+class Run:
+    """One experiment in one directory.
+
+    Args:
+        experiment: what to run; equal to the directory's if it holds one already.
+        folder: the run directory; default `runs/<name>/<hash of the config>`.
+        histories: where the collection is; default `folder/histories`.
+        trained: the run directory whose trained model is evaluated; default `folder` itself.
+        redo: delete histories and checkpoints of the run directory that no longer fit the experiment and its plug-ins,
+            and make them anew, where they would be refused.
+        trains: whether to refuse at once, before anything is written, what these devices cannot train.
+
+    Raises:
+        ConfigError: if the experiment is refused, the directory holds something else, another process works there, or
+            one of this run's differs.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        folder: str | Path | None = None,
+        histories: str | None = None,
+        trained: str | Path | None = None,
+        trains: bool = False,
+        redo: bool = False,
+    ):
+        self.experiment, self.parts = experiment, build(experiment)
+        self.folder = files.local(folder or Path("runs") / experiment.name / digest(experiment), "--dir").absolute()
+        self.histories, self.given = histories or str(self.folder / "histories"), histories is not None
+        self.trained, self.redo = files.local(trained or self.folder).absolute(), redo
+        self.origins = Origins(experiment, self.parts)
+        # Before anything that several processes do together: they may have been started differently.
+        same: dict[str, Any] = {name: str(getattr(self, name)) for name in ("folder", "histories", "given", "trained")}
+        same |= {"version": provenance.version(), "redo": redo, "trains": trains}
+        distributed.check_equal("run", same | {"experiment": experiment.to_json()})
+        self.mesh = rows_mesh(experiment.mesh)
+        if trains:
+            self._can_train()
+        if self.parts.trained and not distributed.on_first(lambda: (self.folder / "config.json").exists()):
+            files.check_checkpoints(self.folder)
+        files.check_histories(self.histories)
+        provenance.use_compilation_cache()
+        distributed.on_first(lambda: check(self.folder, experiment))  # before there is a lock in somebody else's folder
+        with _alone_in(self.folder):
+            distributed.on_first(lambda: claim(self.folder, experiment))
+            self.log = metrics.MetricsLog(self.folder, experiment.logging, experiment.name)
+            distributed.on_first(lambda: write_json(self.folder / "environment.json", provenance.collect(), indent=1))
+        self.curves = Curves(experiment, self.parts, self.mesh, self.folder, self.log, self.origins)
+
+    @property
+    def train_ids(self) -> list[str]:
+        """Ids of the training tasks."""
+        return self.parts.family.task_ids(self.parts.split.train)
+
+    @_alone
+    def all(self) -> Path:
+        """The four stages; returns the report's page."""
+        self._can_train()
+        self.collect()
+        self.distill()
+        self.evaluate()
+        return self.report()
+
+    @_alone
+    def collect(self) -> None:
+        """Stage 1. Complete histories that the caller names are used as they are, also those of another seed."""
+        e, p = self.experiment, self.parts
+        if not p.trained:
+            return say(f"collect  nothing to do: model {e.model.name} has no parameters, so no histories are needed")
+        if e.rl2 is not None:
+            return say("collect  nothing to do: RL² learns from the training tasks themselves")
+        made_by, url = self.origins.of_histories, self.histories
+        complete = lambda: collection.facts_if_complete(url, e, p, made_by)
+        if self.given and (facts := distributed.on_first(complete)) is not None:
+            return self._finish("collect", True, **facts) if facts else None
+        manifest = self._fitting(
+            lambda: self._continued(collection.make_manifest(e, p, made_by)), None if self.given else Path(url)
+        )
+        mesh = own_mesh(self.mesh)
+        learners = collect.Learners(p.family, p.source, e.collect.episodes, mesh, e.collect.chunk_learners)
+        result = collect.collect(
+            learners,
+            p.split.train,
+            self.train_ids,
+            e.collect,
+            e.seed,
+            url,
+            manifest,
+            self.log,
+            e.logging.progress_seconds,
+        )
+        # From the ledger: other sessions, or other processes, may have written chunks.
+        at_the_end = lambda: collection.source_at_the_end(history_store.open_store(url, allow_partial=True))
+        self._finish(
+            "collect",
+            result.env_steps > 0,
+            seconds=result.seconds,
+            compile_seconds=result.compile_seconds,
+            env_steps=result.env_steps,
+            **distributed.on_first(at_the_end),
+        )
+
+    def _continued(self, manifest: history_store.Manifest) -> history_store.Manifest:
+        """The manifest of the collection that is there, if one is, and if it is this experiment's."""
+        found = distributed.on_first(lambda: collection.there(self.histories))
+        ours = collection.continued(manifest, found, self.experiment, self.histories, self.given)
+        if self.redo and not self.given and found is not None and (odd := collection.differing(found, ours)):
+            raise OtherHistories(f"the histories in {self.histories} differ in {', '.join(odd[:4])}")
+        if found is None:
+            distributed.on_first(lambda: directory.forget(self.folder, "collect"))
+        return ours
+
+    def _fitting(self, call: Callable[[], T], made: Path | None) -> T:
+        """`call()`; again without `made`, where that is not what this run would make and is to be made anew."""
+        try:
+            return call()
+        except (OtherHistories, OtherCheckpoint) as error:
+            if not self.redo or made is None:
+                raise
+            say(f"redo     {error.args[0].partition('. ')[0]}: {made} is made anew")
+            distributed.on_first(lambda: shutil.rmtree(made))
+        return call()
+
+    @_alone
+    def distill(self) -> None:
+        """Stage 2, or RL² in its place."""
+        e, p = self.experiment, self.parts
+        if not self._can_train():
+            return say(f"distil   nothing to do: {self.folder / 'checkpoints'} is trained to the end")
+        if e.rl2 is not None:
+            return self._rl2(e.rl2)
+        if not p.trained:
+            return say(f"distil   nothing to do: model {e.model.name} has no parameters")
+        store = distributed.together(lambda: history_store.open_store(self.histories))
+        collection.check_histories(store.manifest, e, p, self.origins.of_histories, self.histories, self.given)
+        self._check_room()
+        relabel = lambda histories: optimal_labels(p.family, histories.transition.observation, histories.tasks)
+        made_of = self.origins.of_run() | {"histories": store.fingerprint}
+        folder = self._fitting(lambda: self._checkpoints(made_of), self.folder / "checkpoints")
+        unit = self._reward_unit(e.replay.reward_unit, lambda: reward_unit.of_store(store))
+        model = reward_unit.applied(p.model, unit)
+        trainer = distill.Trainer(model, p.spec, e.distill, e.replay, self.mesh, e.seed, p.family.render)
+        meta = made_of | self.origins.of_training(trainer.like.params, store.task_ids, unit)
+        in_loop = self.curves.in_loop(model) if e.distill.evaluate_every else None
+        with streaming.residents(store, p.spec, e.replay, self.mesh, e.seed, relabel) as residents:
+            result = distill.distill(
+                trainer, residents, e.distill, e.replay, folder, meta, self.log, in_loop, e.logging.progress_seconds
+            )
+        parameters = sum(x.size for x in jax.tree.leaves(result.params))
+        if (facts := residents.facts()) and result.step > result.resumed_from:
+            say("distil   " + streaming.summary(facts, result.step - result.resumed_from, result.seconds))
+        self._finish(
+            "distill",
+            result.step > result.resumed_from,
+            seconds=result.seconds,
+            compile_seconds=result.compile_seconds,
+            updates=result.step,
+            resumed_from=result.resumed_from,
+            loss=result.loss,
+            parameters=parameters,
+            positions=(result.step - result.resumed_from) * e.replay.batch * e.replay.segment,  # in those seconds
+            **facts,
+        )
+
+    def _can_train(self) -> bool:
+        """Whether this experiment can be trained on the devices there are. Collecting and evaluating take any.
+
+        Raises:
+            ConfigError: if it cannot, and training has not ended.
+        """
+        e = self.experiment
+        if not self.parts.trained:
+            return True
+        try:
+            split = batch_devices(make_mesh(e.mesh))
+            e.replay.validate(split) if e.rl2 is None else e.rl2.check_devices(split)
+        except ConfigError:
+            if not checkpoint.has(self.folder / "checkpoints", (e.distill if e.rl2 is None else e.rl2).updates):
+                raise
+            return False
+        return True
+
+    def _check_room(self) -> None:
+        """Raises ConfigError where a device tells how much memory it has, and the histories alone are more."""
+        e, split = self.experiment, batch_devices(self.mesh)
+        limit = (self.mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
+        needed = cost.resident_bytes(e, self.parts) // split
+        if limit is None or needed < limit:
+            return
+        rows = cost.versions(e, self.parts)
+        wanted = replay.RotationConfig(rows * limit // needed // 2).fitted(e.replay.groups)
+        raise ConfigError(
+            f"the histories take {cost.of(needed, 'B')} of each device, which has {cost.of(limit, 'B')}. Let them take "
+            f"turns: replay.rotation.resident={wanted.resident} holds half of that; or spread them over more devices"
+        )
+
+    def _rl2(self, config: rl2.Config) -> None:
+        """Training without histories."""
+        e, p = self.experiment, self.parts
+        network = lstm.actor_critic(p.model_config, p.seen_spec)
+        made_of = self.origins.of_run()
+        folder = self._fitting(lambda: self._checkpoints(made_of), self.folder / "checkpoints")
+        by_chance = lambda: rl2.unit_by_chance(p.family, p.split.train, config, e.seed)
+        unit = self._reward_unit(config.reward_unit, by_chance)
+        trainer = rl2.Trainer(network, p.family, p.split.train, config, self.mesh, e.seed, unit)
+        meta = made_of | self.origins.of_training(trainer.like.params, self.train_ids, unit)
+        result = rl2.train(trainer, p.family, config, folder, meta, self.log, e.logging.progress_seconds)
+        self._finish(
+            "distill",
+            result.step > result.resumed_from,
+            seconds=result.seconds,
+            compile_seconds=result.compile_seconds,
+            updates=result.step,
+            resumed_from=result.resumed_from,
+            parameters=sum(x.size for x in jax.tree.leaves(result.params)),
+            env_steps=result.env_steps,
+            **result.facts,
+        )
+
+    def _reward_unit(self, asked: float | None, found: Callable[[], float]) -> float:
+        """What the rewards of this training are divided by: what was asked for, what it began with, or `found()`."""
+
+        def unit() -> float:
+            saved = checkpoint.saved_meta(self.folder / "checkpoints")
+            if asked is not None or saved is None:
+                return found() if asked is None else float(asked)
+            return saved.get("reward_unit", reward_unit.NONE)  # an earlier version divided nothing
+
+        found_unit = distributed.on_first(unit)
+        if found_unit != reward_unit.NONE:
+            say(f"distil   the model counts rewards in units of {found_unit:g} (reward_unit=1 would leave them alone)")
+        return found_unit
+
+    def _checkpoints(self, made_of: dict[str, Any]) -> Path:
+        """Where they lie; those that are there are of this run. Where none is, the facts of a training before go."""
+        folder = self.folder / "checkpoints"
+        saved = distributed.on_first(lambda: checkpoint.saved_meta(folder))
+        if saved is None:
+            distributed.on_first(lambda: directory.forget(self.folder, "distill"))
+        else:
+            lineage.check_own(saved, made_of, folder)
+        return folder
+
+    @_alone
+    def evaluate(self) -> None:
+        """Stage 3."""
+        e, p = self.experiment, self.parts
+        untrained: tuple[int, Any, dict[str, Any]] = 0, {}, {"train_task_ids": []}
+        step, params, meta = self._trained() if p.trained else untrained
+        unit: Any = meta.get("reward_unit", reward_unit.NONE)  # an earlier version divided nothing
+        model = reward_unit.applied(p.model, unit)
+        which: dict[str, Any] = {"step": step, "which": e.evaluate.checkpoint}
+        if p.trained:
+            which["fingerprint"] = digest_of(params)
+        if self.trained != self.folder and p.trained:
+            which["trained_as"] = {"experiment": meta["experiment"]["name"], "seed": meta["seed"]}
+        seconds, env_steps, sets = 0.0, 0, []
+        for name, tasks in p.split.held_out.items():
+            ids = p.family.task_ids(tasks)
+            evaluate.check_unseen(ids, meta["train_task_ids"])
+            data = {"name": name, "kind": p.split.kind, "tasks": evaluate.tasks_as_data(p.family, tasks)}
+            data |= {"returns": {}, "steps": {}}
+            asked = {"checkpoint": which, "reward_unit": unit, "tasks": ids, "train_tasks": meta["train_task_ids"]}
+            for mode in ("sampled", "greedy") if e.evaluate.greedy else ("sampled",):
+                compute = functools.partial(self.curves.in_context, data, tasks, model, params, mode)
+                part, took = self.curves.part(f"{name}-{mode}", asked, compute)
+                data["returns"][mode], data["steps"][mode] = part["returns"], part["steps"]
+                data.setdefault("paths", part["paths"])
+                data.setdefault("prompt", part.get("prompt"))
+                env_steps, seconds = env_steps + part["env_steps"], seconds + took
+            data["source"], took = self.curves.part(
+                f"{name}-source", {"tasks": ids}, functools.partial(self.curves.of_source, tasks, ids)
+            )
+            seconds += took
+            sets.append(data)
+        self._finish("evaluate", True, seconds=seconds, env_steps=env_steps)
+        behavior = self.origins.of_evaluation
+        distributed.on_first(lambda: self._write_results(sets, which, behavior))
+
+    @_alone
+    def report(self) -> Path:
+        """Stage 4; returns the page."""
+        return Path(distributed.on_first(self._report))
+
+    def _report(self) -> str:
+        results = report.load([self.folder / "results.json"])
+        page = report.write(results, self.folder / "report")
+        say(f"\n{report.summary(results)}\n\n{report.table(results)}\n\nreport   {page}")
+        return str(page)
+
+    def _trained(self) -> tuple[int, Any, dict[str, Any]]:
+        """Step, parameters and metadata of the checkpoint that is evaluated."""
+        step, state, meta = checkpoint.load(self.trained, self.experiment.evaluate.checkpoint)
+        expected = checkpoint.architecture_of(jax.eval_shape(self.parts.model.init, a_key(0)))
+        checkpoint.check_architecture(meta, expected, self.trained)
+        of_this = self.trained == self.folder
+        (lineage.check_own if of_this else lineage.check_trained)(meta, self.origins.of_run(), self.trained)
+        return step, put(state["params"], replicated(self.mesh)), meta
+
+    def _write_results(self, sets: list[Any], which: dict[str, Any], behavior: dict[str, Any]) -> None:
+        e = self.experiment
+        run = {
+            "seed": e.seed,
+            "config": e.to_json(),
+            "provenance": read_json(self.folder / "environment.json"),
+            "stages": directory.stages(self.folder, self.trained),
+            "episode_length": self.parts.family.episode_length,
+            "reward_dtype": str(self.parts.family.reward_dtype),
+            "behavior": behavior,
+            "checkpoint": which,
+            "sets": sets,
+        }
+        write_json(self.folder / "results.json", seal({"schema": report.SCHEMA, "experiment": e.name, "runs": [run]}))
+
+    def _finish(self, stage: str, worked: bool, **facts: float) -> None:
+        """Record a stage's facts; a stage that had nothing left to do keeps the facts of when it did."""
+        distributed.on_first(lambda: directory.record(self.folder, stage, facts, worked))

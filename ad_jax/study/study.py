@@ -1,0 +1,100 @@
+"""A study: the experiments behind one figure of the paper, as arms, and the claims that they decide.
+
+A study's file is an experiment's, with a second function: `def study(scale: str = "cpu") -> Study`. An arm is an
+experiment without its seed; arms of different studies that train the same model share it. The claims and their rules
+stand in the file before anything is run.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from ad_jax import experiment as experiments
+from ad_jax.errors import ConfigError, unknown
+from ad_jax.experiment import Experiment
+from ad_jax.study.claims import Claim, Quantity, statistics_of
+
+# The paper's figures, then its appendix, then what is not its own.
+ORDER = (
+    "bandit_adversarial",
+    "dark_room",
+    "dark_room_hard",
+    "dark_key_to_door",
+    "watermaze",
+    "prompted",
+    "single_stream",
+    "context_length",
+    "number_of_tasks",
+    "label_smoothing",
+    "token_masking",
+    "model_size",
+    "lstm_backbone",
+    "subsampling",
+    "noise_distillation",
+    "dpt",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One curve of a study: an experiment, trained once for every seed."""
+
+    experiment: Experiment
+    x: float | None = None  # where it stands on the axis of a sweep
+    group: str = ""  # arms of a sweep that one line joins
+    seeds: int | None = None  # None: the study's
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What is run, and what is claimed of it."""
+
+    name: str
+    title: str
+    arms: Mapping[str, Arm]
+    claims: Sequence[Claim]
+    seeds: int = 3  # training seeds 0, 1, ... of every arm
+    figure: Literal["curves", "sweep"] = "curves"
+    axis: str = ""  # of a sweep: what x is
+    log: bool = True  # of a sweep: a logarithmic axis
+    sets: Sequence[str] = ()  # sets of tasks that are drawn; default the first
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a claim about an arm that is not there, or an arm that cannot be drawn."""
+        if not self.arms or not self.claims or self.seeds < 1:
+            raise ConfigError(f"study {self.name} needs at least one arm, one claim and one seed")
+        for claim in self.claims:
+            for name in arms_of(claim.quantity):
+                if name not in self.arms:
+                    raise unknown(f"arm of study {self.name}", name, self.arms)
+        if self.figure == "sweep" and all(arm.x is None for arm in self.arms.values()):
+            raise ConfigError(f"study {self.name} is drawn as a sweep, but no arm says its x")
+
+    def runs(self, arm: str) -> list[Experiment]:
+        """The arm's experiment with each of its seeds."""
+        one = self.arms[arm]
+        return [dataclasses.replace(one.experiment, seed=seed) for seed in range(one.seeds or self.seeds)]
+
+
+def arms_of(quantity: Quantity) -> list[str]:
+    """The arms that a quantity is about."""
+    return [one.arm for one in statistics_of(quantity)]
+
+
+def load(name_or_path: str, scale: str = "cpu") -> Study:
+    """The study of an experiment's file.
+
+    Raises:
+        ConfigError: if there is no such file, or it has no study.
+    """
+    path = experiments.find(name_or_path)
+    found: Any = experiments.call(path, "study", scale)
+    if not isinstance(found, Study):
+        raise ConfigError(f"{path}: study() must return a Study; got {type(found).__name__}")
+    return found
+
+
+def known() -> list[str]:
+    """Names of the experiments that have a study: the paper's in its order, then others by name."""
+    names = [name for name in experiments.known() if "def study(" in experiments.find(name).read_text()]
+    return sorted(names, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
