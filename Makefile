@@ -2,7 +2,7 @@
 # make test    the tests (slow ones: make test-all)
 # make reproduce   every claim of the paper, with verdicts; hours (SCALE=smoke: seconds each; ONLY=prompted: one study)
 # make chaos   every stage killed at random instants, a hundred times; minutes
-# make check   lint, types, who may import whom
+# make check   lint, spelling, types, who may import whom
 # make bench   throughput of every stage, and the limits of this machine; minutes
 # Each sets up .venv by itself; nothing but python3 (3.11+, with venv) and make is needed.
 
@@ -55,6 +55,7 @@ chaos: .venv/installed
 check: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/codespell
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo
 

@@ -1,12 +1,57 @@
 """ad_jax: in-context reinforcement learning by Algorithm Distillation, in JAX from end to end.
 
 The public names, in the order data flows. Each is imported when it is first used, so `import ad_jax` is instant and
-touches no device.
+touches no device. Editors and type checkers, which run nothing, read the imports under `TYPE_CHECKING`.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from ad_jax.agent import Agent
+    from ad_jax.envs.base import TaskFamily, TaskSplit
+    from ad_jax.errors import AdJaxError
+    from ad_jax.experiment import (
+        CollectConfig,
+        DistillConfig,
+        EvaluateConfig,
+        Experiment,
+        MeshConfig,
+        Plugin,
+        ReplayConfig,
+        TaskConfig,
+        override,
+    )
+    from ad_jax.experiment import load as load_experiment
+    from ad_jax.history.store import open_store
+    from ad_jax.models.base import Model
+    from ad_jax.run.pipeline import Run
+    from ad_jax.sources.base import Source
+
+    __version__: str
+
+__all__ = [  # noqa: RUF022 (in the order data flows)
+    "TaskFamily",
+    "TaskSplit",
+    "Source",
+    "Model",
+    "Experiment",
+    "Plugin",
+    "TaskConfig",
+    "CollectConfig",
+    "ReplayConfig",
+    "DistillConfig",
+    "EvaluateConfig",
+    "MeshConfig",
+    "load_experiment",
+    "override",
+    "Run",
+    "open_store",
+    "Agent",
+    "AdJaxError",
+]
+
+# The same for who runs the code: `module`, or `module:name` where it has another name there.
 _PUBLIC = {
     "TaskFamily": "ad_jax.envs.base",
     "TaskSplit": "ad_jax.envs.base",
@@ -28,10 +73,12 @@ _PUBLIC = {
     "AdJaxError": "ad_jax.errors",
 }
 
-__all__ = list(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
-
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from ad_jax.process.provenance import version
+
+        return version()
     if name not in _PUBLIC:
         raise AttributeError(f"module 'ad_jax' has no attribute {name!r}")
     module, _, attribute = _PUBLIC[name].partition(":")
@@ -39,4 +86,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, "__version__"])

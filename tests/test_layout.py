@@ -9,10 +9,10 @@ import json
 import pathlib
 import subprocess
 import sys
-import tomllib
 import urllib.parse
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 
 import ad_jax
 from ad_jax import experiment
@@ -144,7 +144,7 @@ def test_public_names_exist():
     assert len(ad_jax.__all__) > 5
     for name in ad_jax.__all__:
         assert getattr(ad_jax, name) is not None
-    assert dir(ad_jax) == sorted(ad_jax.__all__)
+    assert dir(ad_jax) == sorted([*ad_jax.__all__, "__version__"])
     with pytest.raises(AttributeError, match="no attribute 'Agnet'"):
         _ = ad_jax.Agnet
 
@@ -161,9 +161,36 @@ def test_the_package_under_test_is_the_installed_one(monkeypatch, tmp_path):
     assert set(experiment.known()) >= {path.parent.name for path in TESTS.parent.glob("experiments/*/config.py")}
 
 
-def test_the_wheel_carries_every_experiments_config():
+def test_the_wheel_carries_every_experiments_config_and_no_results():
     """A name such as `dark_room` must work for those who have only installed the package."""
     root = TESTS.parent
-    wheel = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    carried = set(wheel["force-include"])
-    assert carried == {str(path.relative_to(root)) for path in root.glob("experiments/*/config.py")}
+    carried = {file.distribution_path for file in WheelBuilder(str(root)).recurse_included_files()}
+    configs = {f"ad_jax/_experiments/{path.parent.name}/config.py" for path in root.glob("experiments/*/config.py")}
+    assert len(configs) > 10
+    assert {path for path in carried if "_experiments" in path} == configs
+    ours = [path for path in root.glob("ad_jax/**/*") if path.is_file() and "__pycache__" not in path.parts]
+    assert carried - configs == {str(path.relative_to(root)) for path in ours}
+    assert "ad_jax/py.typed" in carried
+
+
+def lazy_names() -> tuple[dict[str, str], dict[str, str]]:
+    """What `ad_jax/__init__.py` tells a type checker to import, and what it imports when a name is used."""
+    tree = parse(PACKAGE / "__init__.py")
+    (checked,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    imported = {
+        alias.asname or alias.name: f"{node.module}:{alias.name}"
+        for node in checked.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    return imported, {name: place if ":" in place else f"{place}:{name}" for name, place in ad_jax._PUBLIC.items()}
+
+
+def test_editors_are_told_of_the_names_that_are_there():
+    imported, lazy = lazy_names()
+    assert imported == lazy
+    assert ad_jax.__all__ == list(lazy)
+
+
+def test_the_version_is_the_installed_one():
+    assert ad_jax.__version__ == importlib.metadata.version("ad_jax")

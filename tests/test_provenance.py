@@ -8,7 +8,7 @@ import tomllib
 
 from ad_jax.process import provenance
 
-ROOT = pathlib.Path(provenance.__file__).parents[1]
+ROOT = pathlib.Path(provenance.__file__).parents[2]
 # Python as it is where nobody has installed this package.
 NOT_INSTALLED = """
 import importlib.metadata, sys
@@ -49,7 +49,7 @@ def test_the_version_is_the_projects_or_unknown(tmp_path, monkeypatch):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "ad_jax" / "provenance.py"))
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "ad_jax" / "process" / "provenance.py"))
     assert provenance.version() == "unknown"
     project = tmp_path / "pyproject.toml"
     project.write_text('[project]\nname = "ad_jax"\nversion = "7.8.9"\n')

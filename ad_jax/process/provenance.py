@@ -16,7 +16,7 @@ def version() -> str:
         return importlib.metadata.version("ad_jax")
     except importlib.metadata.PackageNotFoundError:
         try:
-            project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"]
+            project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
             return project["version"] if project["name"].replace("-", "_") == "ad_jax" else "unknown"
         except (OSError, ValueError, KeyError):
             return "unknown"
@@ -49,7 +49,7 @@ def commit() -> str | None:
 
     try:
         top = Path(git("rev-parse", "--show-toplevel"))
-        if not (top / "ad_jax" / Path(__file__).name).is_file():
+        if not (top / "ad_jax" / "process" / Path(__file__).name).is_file():
             return None  # somebody else's repository, in which ad_jax is only used
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
