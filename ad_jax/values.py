@@ -124,9 +124,11 @@ def look(
     """`first [...]`, or what this step of rows `[...]` shows where nothing was found before. Arguments as of `bad`."""
     parts = bad(spec, reward_dtype, observation, action, reward, logits)
     wrong, bits = (jnp.concatenate(part, axis=-1) for part in parts)
-    place = jnp.argmax(wrong, axis=-1).astype(jnp.int32)
-    found = First(place, step, episode, jnp.take_along_axis(bits, place[..., None], axis=-1)[..., 0])
-    new = (first.place == NOTHING) & wrong.any(axis=-1)
+    # Two reductions, which fuse into the loop around them; an argmax and a gather by it would not.
+    places = jax.lax.broadcasted_iota(jnp.int32, wrong.shape, wrong.ndim - 1)
+    place = jnp.where(wrong, places, wrong.shape[-1]).min(axis=-1)
+    found = First(place, step, episode, jnp.where(places == place[..., None], bits, 0).sum(axis=-1, dtype=jnp.int32))
+    new = (first.place == NOTHING) & (place < wrong.shape[-1])
     return jax.tree.map(lambda now, before: jnp.where(new, now, before), found, first)
 
 

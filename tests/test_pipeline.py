@@ -290,20 +290,20 @@ def test_collecting_into_another_collection_is_refused_and_leaves_it_alone(copie
     assert files(copied) == before
 
 
-def test_a_checkpoint_of_another_architecture_is_refused(whole, tmp_path, capsys):
+def test_a_checkpoint_of_another_model_is_refused(whole, tmp_path, capsys):
     directory.claim(tmp_path, override(load("dark_room", "smoke"), ["model.width=32"]))
     shutil.copytree(whole[0] / "checkpoints", tmp_path / "checkpoints")
     before = files(tmp_path / "checkpoints")
     arguments = [*SMOKE, "model.width=32", "--dir", tmp_path, "--histories", whole[0] / "histories"]
-    for command in ("distill", "evaluate"):
-        refused(capsys, [command, *arguments], "another architecture", "block_0.down.kernel", "[32, 16]")
+    refused(capsys, ["distill", *arguments], "another run's", "differs in model.options.width (16 there, 32 here). ")
+    refused(capsys, ["evaluate", *arguments], "another architecture", "block_0.down.kernel", "[32, 16]")
     assert files(tmp_path / "checkpoints") == before
 
 
 def test_a_held_out_task_that_was_trained_on_is_refused(whole, tmp_path, capsys):
     directory.claim(tmp_path, override(load("dark_room", "smoke"), ["tasks.split_seed=1"]))
     shutil.copytree(whole[0] / "checkpoints", tmp_path / "checkpoints")
-    refused(capsys, ["evaluate", *SMOKE, "tasks.split_seed=1", "--dir", tmp_path], "tasks.split_seed (0 there, 1 here)")
+    refused(capsys, ["evaluate", *SMOKE, "tasks.split_seed=1", "--dir", tmp_path], "tasks.split_seed (9 there, 1 here)")
     run = Run(override(load("dark_room", "smoke"), ["tasks.split_seed=1"]), tmp_path / "new", trained=whole[0])
     with pytest.raises(AdJaxError, match="held-out tasks were trained on"):
         run.evaluate()

@@ -46,7 +46,8 @@ def check_own(found: Mapping[str, Any], mine: Mapping[str, Any], where: Any) -> 
     """
     was, now = found.get("experiment"), mine.get("experiment")
     odd = changed(was, now, NOT_OF_TRAINING) if was is not None and now is not None else []
-    if odd := odd + _options(found, mine):
+    named = {where.removeprefix("model.options.") for where in odd}
+    if odd := odd + [option for option in _options(found, mine) if option.removeprefix("model.") not in named]:
         raise OtherCheckpoint(
             f"the checkpoint in {where} is another run's: it differs in {', '.join(odd[:6])}. Delete it if it was "
             "copied there by mistake, or use another directory (--dir); to train anew here: ad-jax distill ... --redo"

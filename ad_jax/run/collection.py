@@ -80,8 +80,10 @@ def continued(
     """
     if found is None:
         return manifest
-    held = found["provenance"].get("behavior")
-    if told := lineage.behaves_otherwise(held, manifest.provenance["behavior"], e.to_json()):
+    held, ours = found["provenance"].get("behavior"), manifest.to_json()
+    # Other options are named by themselves: only plug-ins with the same ones are asked how they behave.
+    kinds = tuple(kind for kind in ("family", "source") if canonical(found.get(kind)) == canonical(ours[kind]))
+    if told := lineage.behaves_otherwise(held, manifest.provenance["behavior"], e.to_json(), kinds):
         remedy = OTHERS if given else lineage.ANEW
         raise OtherHistories(f"{told} from when the histories in {url} were collected. {remedy}")
     known = {name: value for name, value in found["provenance"].items() if name in KEPT and value is not None}
