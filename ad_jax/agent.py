@@ -1,7 +1,7 @@
 """A distilled learner as a thing to use: `agent = Agent.load(path)`, `agent.reset(batch)`, `action = agent.act(...)`.
 
-It learns in its context and never by gradient. The cache, the previous actions and the random keys are inside; the
-model and its options come from the checkpoint, so nothing else needs to be known.
+It learns in its context and never by gradient. The policy's carry, the previous actions and the random keys are inside;
+the model and its options come from the checkpoint, so nothing else needs to be known.
 """
 
 import functools
@@ -17,11 +17,9 @@ from ad_jax.checkpoint import checkpoint, lineage
 from ad_jax.errors import AdJaxError, CheckpointError
 from ad_jax.history import reward_unit
 from ad_jax.keys import a_key, named_key
-from ad_jax.models.base import Model
+from ad_jax.policies.base import Carry, Mode, Policy, from_model
 from ad_jax.process import settings
-from ad_jax.registry import conform
 from ad_jax.run import behavior
-from ad_jax.stage.evaluate import Mode, choose
 from ad_jax.types import Spec, Steps
 
 
@@ -29,18 +27,14 @@ class Agent:
     """A batch of in-context learners with frozen parameters.
 
     Args:
-        model, params, spec: as in a checkpoint; `Agent.load` finds them.
-        mode: `"sampled"` or `"greedy"` actions.
-        temperature: of sampled actions, above 0; below 1 the likelier ones gain.
+        policy: what acts; of a sequence model, `policies.base.from_model`.
+        params: its parameters; `Agent.load` finds these and the policy.
+        spec: of what it sees and does.
     """
 
-    def __init__(self, model: Model, params: Any, spec: Spec, mode: Mode = "sampled", temperature: float = 1.0):
-        conform("mode", mode, Mode)
-        if not temperature > 0:
-            raise AdJaxError(f"temperature must be above 0; got {temperature}. For the likeliest action: mode='greedy'")
-        self.model, self.params, self.spec, self.mode = model, params, spec, mode
-        self._decode = jax.jit(model.decode, donate_argnums=1)
-        self._choose = jax.jit(functools.partial(choose, mode=mode, temperature=temperature))
+    def __init__(self, policy: Policy, params: Any, spec: Spec):
+        self.policy, self.params, self.spec = policy, params, spec
+        self._act = jax.jit(self._decide, donate_argnums=1)
         self.reset()
 
     @classmethod
@@ -48,7 +42,14 @@ class Agent:
     def load(cls, path: str | Path, which: str = "last", mode: Mode = "sampled", temperature: float = 1.0) -> "Agent":
         """The agent of a run directory or checkpoint folder.
 
+        Args:
+            path: of either.
+            which: `"last"` or `"best"`, of the checkpoints that were kept.
+            mode: `"sampled"` or `"greedy"` actions.
+            temperature: of sampled actions, above 0; below 1 the likelier ones gain.
+
         Raises:
+            AdJaxError: if `mode` or `temperature` cannot be.
             CheckpointError: if there is no readable checkpoint, or the model's code does something else since.
         """
         _, state, meta = checkpoint.load(Path(path), which)
@@ -62,14 +63,14 @@ class Agent:
                 f"{told} from when the checkpoint in {path} was trained. Train it anew there: ad-jax distill ... --redo"
             )
         model = reward_unit.applied(model, meta.get("reward_unit", reward_unit.NONE))
-        return cls(model, state["params"], spec, mode, temperature)
+        return cls(from_model(model, mode, temperature), state["params"], spec)
 
     @settings.pinned()
     def reset(self, batch: int = 1, seed: int = 0) -> None:
         """Forget everything: `batch` new lives. (Not at the end of an episode: the context spans episodes.)"""
         if batch < 1:
             raise AdJaxError(f"reset expects a batch of at least 1; got {batch}")
-        self._cache, self._time = self.model.init_cache(batch), 0
+        self._carry, self._time = self.policy.init(batch), 0
         self._action = np.full(batch, self.spec.num_actions, np.int32)
         rows = jnp.arange(batch, dtype=jnp.int32)
         self._keys = jax.vmap(functools.partial(jax.random.fold_in, named_key(seed, "agent")))(rows)
@@ -98,18 +99,27 @@ class Agent:
                 "they are what the agent learns from"
             )
         steps = Steps(observation, self._action, self._per_row("reward", reward), self._per_row("done", done) != 0)
-        logits, self._cache = self._decode(self.params, self._cache, steps)
-        if (bad := values.no_choice(given := np.asarray(logits))).any():
-            row, action = np.argwhere(bad)[0]
-            every = given[row, action] == -np.inf
-            what = "logits are -inf for every action" if every else f"logit of action {action} is no finite number"
-            raise AdJaxError(
-                f"the model's {what} for row {row}, at step {self._time}: "
-                f"{values.REMEDY['logits']}. reset() forgets this context"
-            )
         keys = jax.vmap(jax.random.fold_in, (0, None))(self._keys, self._time)
-        self._action, self._time = np.asarray(self._choose(logits, keys)), self._time + 1
+        action, self._carry, fault = self._act(self.params, self._carry, steps, keys)
+        if fault is not None:
+            self._check(fault)
+        self._action, self._time = np.asarray(action), self._time + 1
         return self._action
+
+    def _decide(self, params: Any, carry: Carry, steps: Steps, keys: jax.Array) -> Any:
+        action, carry = self.policy.act(params, carry, steps, keys)
+        return action, carry, self.policy.fault(carry)
+
+    def _check(self, fault: values.Fault) -> None:
+        """Raises AdJaxError for the first row of a step whose policy had nothing to choose."""
+        if len(rows := np.flatnonzero(np.asarray(fault.place) != values.NOTHING)):
+            row = int(rows[0])
+            every = np.asarray(fault.bits)[row].view(np.float32) == -np.inf
+            which = f"logit of action {fault.place[row]} is no finite number"
+            raise AdJaxError(
+                f"the model's {'logits are -inf for every action' if every else which} for row {row}, at step "
+                f"{self._time}: {values.REMEDY['logits']}. reset() forgets this context"
+            )
 
     def _checked(self, observation: Any) -> np.ndarray:
         """The observations as the spec has them, or an AdJaxError that says how they are not."""

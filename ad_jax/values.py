@@ -8,12 +8,12 @@ dispatch and told in words; and `wrong` looks through histories that were stored
 clipped or replaced.
 
 Real observations have no bounds here: those that are stated are wrong in several public environments, nothing is stored
-or embedded by them, and only NaN and infinity have no meaning to a network. Of logits, -inf masks an action.
+or embedded by them, and only NaN and infinity have no meaning to a network.
 """
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,10 +37,23 @@ REMEDY = {
 class First(struct.PyTreeNode):
     """The first value of each row that cannot be. Every leaf is `[...]` int32."""
 
-    place: Array  # among the values of a step: components of the observation, action, reward, logits; or NOTHING
+    place: Array  # among the values of a step: components of the observation, action, reward, fault; or NOTHING
     step: Array
     episode: Array
     bits: Array  # of the value: it itself, or the bits of a float32
+
+
+class Fault(NamedTuple):
+    """What leaves a policy nothing to choose: the first of a row's logits that cannot be. Every leaf is `[B]` int32."""
+
+    place: Array  # of which action; or NOTHING
+    bits: Array  # of the float32 that it is
+
+
+def fault_in(wrong: Array, logits: Array) -> Fault:
+    """The `Fault` of logits `[B, A]`, of which `wrong [B, A]` says that they cannot be."""
+    place, bits = _first(wrong, _bits(logits))
+    return Fault(jnp.where(place < wrong.shape[-1], place, NOTHING), bits)
 
 
 def nothing(shape: tuple[int, ...]) -> First:
@@ -60,14 +73,13 @@ def check_form(spec: Spec, observation: Array, lead: int) -> None:
 
 
 def bad(
-    spec: Spec, reward_dtype: Any, observation: Array, action: Array, reward: Array, logits: Array | None = None
+    spec: Spec, reward_dtype: Any, observation: Array, action: Array, reward: Array
 ) -> tuple[list[Array], list[Array]]:
     """Of steps `[...]`: whether each of their values cannot be, and its bits, in parts `[..., n]`, in order of place.
 
     Args:
         observation: `[..., *O]`; pictures are not looked at, because their dtype holds nothing else.
         reward_dtype: the dtype that holds every reward exactly.
-        logits: `[..., A]` of the step, if any.
     """
     check_form(spec, observation, action.ndim)
     wrong, values = [], []
@@ -82,19 +94,7 @@ def bad(
         values.append(flat)
     wrong += [((action < 0) | (action >= spec.num_actions))[..., None], ~holds(reward_dtype, reward)[..., None]]
     values += [action[..., None], reward[..., None]]
-    if logits is not None:
-        wrong.append(no_choice(logits))
-        values.append(logits)
     return wrong, [_bits(x) for x in values]
-
-
-def no_choice(logits: Any) -> Any:
-    """Of logits `[..., A]`, of NumPy's or JAX's: whether each leaves no action to choose.
-
-    -inf masks an action, and has a meaning unless all are masked; NaN and +inf have none.
-    """
-    masked = (logits == -np.inf).all(axis=-1, keepdims=True)
-    return (logits != logits) | (logits == np.inf) | masked
 
 
 def holds(dtype: Any, reward: Array) -> Array:
@@ -119,16 +119,25 @@ def look(
     observation: Array,
     action: Array,
     reward: Array,
-    logits: Array | None = None,
+    fault: Fault | None = None,
 ) -> First:
-    """`first [...]`, or what this step of rows `[...]` shows where nothing was found before. Arguments as of `bad`."""
-    parts = bad(spec, reward_dtype, observation, action, reward, logits)
+    """`first [...]`, or what this step of rows `[...]` shows where nothing was found before.
+
+    Args:
+        spec, reward_dtype, observation, action, reward: as of `bad`.
+        first, step, episode: `[...]`, what was found before, and where in a life this step is.
+        fault: `[...]`, what the policy that acted says of the step, if anything.
+    """
+    parts = bad(spec, reward_dtype, observation, action, reward)
     wrong, bits = (jnp.concatenate(part, axis=-1) for part in parts)
-    # Two reductions, which fuse into the loop around them; an argmax and a gather by it would not.
-    places = jax.lax.broadcasted_iota(jnp.int32, wrong.shape, wrong.ndim - 1)
-    place = jnp.where(wrong, places, wrong.shape[-1]).min(axis=-1)
-    found = First(place, step, episode, jnp.where(places == place[..., None], bits, 0).sum(axis=-1, dtype=jnp.int32))
-    new = (first.place == NOTHING) & (place < wrong.shape[-1])
+    place, value = _first(wrong, bits)
+    found = place < wrong.shape[-1]
+    if fault is not None:  # after everything else of the step
+        value = jnp.where(found, value, fault.bits)
+        place = jnp.where(found, place, wrong.shape[-1] + fault.place)
+        found |= fault.place != NOTHING
+    new = (first.place == NOTHING) & found
+    found = First(place, step, episode, value)
     return jax.tree.map(lambda now, before: jnp.where(new, now, before), found, first)
 
 
@@ -139,8 +148,9 @@ def look_through(spec: Spec, reward_dtype: Any, first: First, step: Array, trans
     hit = functools.reduce(jnp.logical_or, (part.any(axis=-1) for part in wrong))  # [U, actors]
     at = jnp.argmax(hit, axis=0)
     pick = lambda x: jnp.take_along_axis(x, at.reshape(1, -1, *(1,) * (x.ndim - 2)), axis=0)[0]
-    seen = [pick(x) for x in (t.observation, t.action, t.reward)]
-    return look(spec, reward_dtype, first, step + at.astype(jnp.int32), jnp.zeros_like(first.episode), *seen)
+    observation, action, reward = pick(t.observation), pick(t.action), pick(t.reward)
+    step = step + at.astype(jnp.int32)
+    return look(spec, reward_dtype, first, step, jnp.zeros_like(first.episode), observation, action, reward)
 
 
 def told(spec: Spec, reward_dtype: Any, first: First) -> tuple[str, str]:
@@ -208,6 +218,16 @@ def _component(spec: Spec, place: int) -> str:
     """The index of a component in an observation's shape."""
     index = np.unravel_index(place, spec.shape)
     return str(int(index[0])) if len(index) == 1 else str(tuple(map(int, index)))
+
+
+def _first(wrong: Array, bits: Array) -> tuple[Array, Array]:
+    """Where in each row `[..., n]` is the first wrong value, or n, and its bits, or 0: `[...]` int32 both.
+
+    Two reductions, which fuse into the loop around them; an argmax and a gather by it would not.
+    """
+    places = jax.lax.broadcasted_iota(jnp.int32, wrong.shape, wrong.ndim - 1)
+    place = jnp.where(wrong, places, wrong.shape[-1]).min(axis=-1)
+    return place, jnp.where(places == place[..., None], bits, 0).sum(axis=-1, dtype=jnp.int32)
 
 
 def _bits(x: Array) -> Array:

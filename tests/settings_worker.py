@@ -15,12 +15,14 @@ from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.history.replay import load as load_replay
 from ad_jax.methods import rl2
 from ad_jax.models import lstm
+from ad_jax.policies.base import from_model
 from ad_jax.process.settings import pinned
 from ad_jax.sharding import MeshConfig, make_mesh
 from ad_jax.stage import collect, evaluate
 from ad_jax.stage.collect import Learners
 from ad_jax.stage.distill import Config as DistillConfig
 from ad_jax.stage.distill import Trainer
+from ad_jax.stage.rollout import make_evaluator
 
 ROOM = {"size": 5, "steps": 4}
 WORLDS = {  # every family with a source, every source with a family
@@ -89,7 +91,7 @@ def learned(name: str) -> dict[str, str]:
     trainer = Trainer(p.model, p.spec, config, replay, mesh, 0)
     state, losses, _ = trainer.run(trainer.init(), load_replay(histories, p.spec, replay, mesh), 2)
     tasks = p.split.held_out["held_out"]
-    runner = evaluate.make_evaluator(p.model, p.family, mesh, "sampled", 2, 4)
+    runner = make_evaluator(from_model(p.model), p.family, mesh, 2, 4)
     curve = evaluate.evaluate(runner, state.params, tasks, p.family.task_ids(tasks), 1, 2, p.family, mesh, 0)
     return {"model": digest(state), "losses": digest(losses), "returns": digest(curve.returns)}
 

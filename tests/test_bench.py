@@ -20,8 +20,9 @@ from ad_jax.bench.uncached import uncached
 from ad_jax.envs.base import spec_of
 from ad_jax.errors import ConfigError
 from ad_jax.planning import cost
+from ad_jax.policies.base import from_model
 from ad_jax.sources import actor_critic, networks
-from ad_jax.stage import evaluate
+from ad_jax.stage.rollout import make_evaluator
 from ad_jax.testing import check_source
 
 MODEL = {"layers": 2, "width": 16, "heads": 2, "mlp_width": 32, "window": 8}
@@ -166,7 +167,7 @@ def test_the_uncached_evaluator_is_the_cached_one(context):
     keys, tasks = jax.random.split(jax.random.key(2), 5), jax.tree.map(lambda x: x[:5], family.all_tasks())
     traces, returns = [], []
     for one in (model, uncached(model, spec_of(family), context)):
-        evaluator = evaluate.make_evaluator(one, family, mesh_of(), "sampled", 3, steps)
+        evaluator = make_evaluator(from_model(one), family, mesh_of(), 3, steps)
         rollouts, trace = evaluator.run(params, evaluator.start(keys, tasks), keys, tasks)
         traces.append(np.asarray(trace)), returns.append(np.asarray(rollouts.returns))
     np.testing.assert_array_equal(*traces)

@@ -17,9 +17,11 @@ from ad_jax.envs.dark_room import DarkRoom
 from ad_jax.envs.grid import MOVES
 from ad_jax.errors import AdJaxError, ConfigError
 from ad_jax.keys import named_key, number_of
-from ad_jax.models.base import Model
+from ad_jax.models.base import Model, first_steps
 from ad_jax.models.transformer import Config, Paper, make
-from ad_jax.stage import evaluate
+from ad_jax.policies.base import choose, from_model
+from ad_jax.stage import episodes, evaluate
+from ad_jax.stage.rollout import make_evaluator
 from ad_jax.types import Steps
 
 ROOM = envs.make("dark_room", {"size": 5, "steps": 6})
@@ -43,8 +45,8 @@ def scripted(policy) -> Model:
 
 
 def curve(model, params=None, family=ROOM, tasks=TASKS, mode="sampled", seeds=3, episodes=4, per_run=None, mesh=None):
-    mesh = mesh or mesh_of()
-    runner = evaluate.make_evaluator(model, family, mesh, mode, episodes, per_run or episodes * family.episode_length)
+    mesh, policy = mesh or mesh_of(), from_model(model, mode)
+    runner = make_evaluator(policy, family, mesh, episodes, per_run or episodes * family.episode_length)
     return evaluate.evaluate(runner, params, tasks, family.task_ids(tasks), seeds, episodes, family, mesh, seed=5)
 
 
@@ -101,7 +103,7 @@ def uncached_rollout(model, params, task, task_id, rollout, total, mode):
     """One rollout as a Python loop that recomputes the whole context at each step."""
     key = jax.random.fold_in(jax.random.fold_in(named_key(5, "evaluate"), number_of(task_id)), rollout)
     observation, state = ROOM.reset_env(jax.random.fold_in(key, 2**31), task)
-    stream = evaluate.first_steps(observation[None], SPEC.num_actions)
+    stream = first_steps(observation[None], SPEC.num_actions)
     longest = 1 + max(total - 1 - model.context_start(np.arange(total) % 6 == 0), model.window)
     apply = jax.jit(model.apply)
     pad = min(longest, model.max_segment or longest)
@@ -112,7 +114,7 @@ def uncached_rollout(model, params, task, task_id, rollout, total, mode):
         fill = lambda x: np.concatenate([x, np.zeros((pad - len(x), *x.shape[1:]), x.dtype)])[None]
         logits = apply(params, jax.tree.map(fill, context))[:, t - first]
         key_action, key_env = jax.random.split(jax.random.fold_in(key, t))
-        action = evaluate.choose(logits, key_action[None], mode)[0]
+        action = choose(logits, key_action[None], mode)[0]
         observation, state, outcome = advance(ROOM, key_env, state, action, task)
         rewards.append(float(outcome.reward))
         new = Steps(observation[None], action[None], outcome.reward[None], outcome.done[None])
@@ -137,36 +139,34 @@ def test_results_do_not_depend_on_devices_batch_or_dispatches():
 def test_temperature_is_that_of_the_softmax():
     logits, keys = jnp.tile(jnp.array([[1.0, 0.0, -0.5]]), (20_000, 1)), jax.random.split(jax.random.key(3), 20_000)
     for temperature in (0.5, 1.0, 2.0):
-        actions = evaluate.choose(logits, keys, "sampled", temperature)
+        actions = choose(logits, keys, "sampled", temperature)
         found = np.bincount(np.asarray(actions), minlength=3) / len(actions)
         np.testing.assert_allclose(found, jax.nn.softmax(logits[0] / temperature), atol=0.015)
-    np.testing.assert_array_equal(
-        evaluate.choose(logits, keys, "greedy", 2.0), evaluate.choose(logits, keys, "sampled", 0.01)
-    )
+    np.testing.assert_array_equal(choose(logits, keys, "greedy", 2.0), choose(logits, keys, "sampled", 0.01))
 
 
 def test_an_evaluator_and_an_agent_sample_at_their_temperature():
     """So cold that they are greedy."""
     model = MODELS["streaming"]
     params = jax.jit(model.init)(jax.random.key(0))
-    cold = evaluate.make_evaluator(model, ROOM, mesh_of(), "sampled", 2, 12, None, 1e-4)
+    cold = make_evaluator(from_model(model, temperature=1e-4), ROOM, mesh_of(), 2, 12)
     found = evaluate.evaluate(cold, params, TASKS, IDS, 3, 2, ROOM, mesh_of(), seed=5)
     np.testing.assert_array_equal(found.trace, curve(model, params, mode="greedy", episodes=2).trace)
     assert not np.array_equal(found.trace, curve(model, params, episodes=2).trace)
-    agents = [Agent(model, params, SPEC, *how) for how in (("sampled", 1e-4), ("greedy",))]
+    agents = [Agent(from_model(model, *how), params, SPEC) for how in (("sampled", 1e-4), ("greedy",))]
     for agent in agents:
         agent.reset(batch=64)
     np.testing.assert_array_equal(*(agent.act(np.full((64, 2), 2)) for agent in agents))
     with pytest.raises(ConfigError, match=r"evaluate\.temperature must be above 0; got 0"):
         evaluate.Config(temperature=0.0).validate()
     with pytest.raises(AdJaxError, match=r"temperature must be above 0; got -1"):
-        Agent(model, params, SPEC, temperature=-1)
+        from_model(model, temperature=-1)
 
 
 def test_rollouts_are_compiled_once():
     model, mesh = MODELS["streaming"], mesh_of()
     params = jax.jit(model.init)(jax.random.key(0))
-    runner = evaluate.make_evaluator(model, ROOM, mesh, "sampled", 4, 6)
+    runner = make_evaluator(from_model(model), ROOM, mesh, 4, 6)
     for seed in (1, 2):
         evaluate.evaluate(runner, params, TASKS, IDS, 2, 4, ROOM, mesh, seed)
     assert runner.run._cache_size() == 1
@@ -177,8 +177,8 @@ def test_traces_show_where_the_first_rollout_was():
     result = curve(scripted(lambda steps: jnp.full_like(steps.prev_action, 1)), episodes=2)  # down, into the wall
     down = [[2, 2], [3, 2], [4, 2], [4, 2], [4, 2], [4, 2]]
     np.testing.assert_array_equal(result.trace[:, 0], down * 2)
-    data = evaluate.tasks_as_data(ROOM, TASKS)
-    paths = evaluate.paths_as_data(result, data, "sampled")
+    data = episodes.tasks_as_data(ROOM, TASKS)
+    paths = episodes.paths_as_data(result, data, "sampled")
     assert data[paths["task"]]["optimal"] == min(task["optimal"] for task in data)
     assert [e["episode"] for e in paths["episodes"]] == [1, 2]
     assert paths["episodes"][0]["points"] == down
@@ -209,7 +209,7 @@ def test_paths_are_those_of_their_episodes_where_all_end_a_step_early():
     result = curve(counting(), family=family, tasks=tasks, episodes=10, seeds=1)
     np.testing.assert_array_equal(result.steps, 19)
     assert result.env_steps == 10 * 20, "in one dispatch, which is not cut"
-    paths = evaluate.paths_as_data(result, evaluate.tasks_as_data(family, tasks), "sampled")
+    paths = episodes.paths_as_data(result, episodes.tasks_as_data(family, tasks), "sampled")
     assert [e["episode"] for e in paths["episodes"]] == [1, 2, 3, 5, 10]
     for episode in paths["episodes"]:
         move = MOVES[1 + (episode["episode"] - 1) % 4]
@@ -252,7 +252,7 @@ def test_an_agent_acts_like_the_evaluator(name):
     """Greedy: the same episodes from Python, step by step, batched over tasks."""
     model = MODELS[name]
     params = jax.tree.map(lambda x: 2 * x, jax.jit(model.init)(jax.random.key(0)))
-    agent = Agent(model, params, SPEC, mode="greedy")
+    agent = Agent(from_model(model, "greedy"), params, SPEC)
     expected = curve(model, params, mode="greedy", seeds=1, episodes=5).returns[:, 0]
     agent.reset(batch=4)
     keys = jax.random.split(jax.random.key(0), 4)
@@ -269,7 +269,8 @@ def test_an_agent_acts_like_the_evaluator(name):
 
 
 def test_an_agent_says_what_is_missing():
-    agent = Agent(MODELS["streaming"], jax.jit(MODELS["streaming"].init)(jax.random.key(0)), SPEC)
+    model = MODELS["streaming"]
+    agent = Agent(from_model(model), jax.jit(model.init)(jax.random.key(0)), SPEC)
     with pytest.raises(AdJaxError, match=r"expects observations of shape \(1, 2\)"):
         agent.act([1, 1])
     agent.act([[1, 1]])
@@ -290,11 +291,11 @@ def test_config_numbers_are_checked():
 def test_a_step_copies_no_ring():
     """In the compiled rollout the ring is updated where it lies: a copy of it would cost more than the step."""
     model, batch = MODELS["streaming"], 3
-    runner = evaluate.make_evaluator(model, ROOM, mesh_of(1), "sampled", 2, 5)
+    runner = make_evaluator(from_model(model), ROOM, mesh_of(1), 2, 5)
     params = jax.jit(model.init)(jax.random.key(0))
     keys, tasks = jax.random.split(jax.random.key(0), batch), take(TASKS, slice(batch))
     rollouts = runner.start(keys, tasks)
-    ring = rollouts.cache.keys[0]
+    ring = rollouts.carry.cache.keys[0]
     program = runner.run.lower(params, rollouts, keys, tasks).compile().as_text()
     shape = ",".join(map(str, ring.shape))
     assert f"f32[{shape}]" in program

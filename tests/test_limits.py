@@ -21,8 +21,10 @@ from ad_jax.models.base import has_parameters
 from ad_jax.models.explorer import Config, walk
 from ad_jax.models.search_plan import Room, bounds, plan, returns
 from ad_jax.models.thompson import log_best
+from ad_jax.policies.base import from_model
 from ad_jax.run.pipeline import Run
-from ad_jax.stage.evaluate import evaluate, make_evaluator
+from ad_jax.stage.evaluate import evaluate
+from ad_jax.stage.rollout import make_evaluator
 from ad_jax.testing import ContractError, check_model
 from ad_jax.testing.model import decode_all, random_steps
 from ad_jax.types import Spec, Steps
@@ -43,7 +45,7 @@ def rolled_out(room, episodes):
     family = envs.make("dark_room", dataclasses.asdict(room))
     config = models.for_family(Config(episodes=LIFE, beam=BEAM), family)
     model, tasks = models.make("explorer", config, spec_of(family)), family.all_tasks()
-    runner = make_evaluator(model, family, mesh_of(), "sampled", episodes, episodes * room.steps)
+    runner = make_evaluator(from_model(model), family, mesh_of(), episodes, episodes * room.steps)
     ids = family.task_ids(tasks)
     curve = evaluate(runner, {}, tasks, ids, 1, episodes, family, mesh_of(), seed=3)
     return curve.returns[:, 0].T, family.optimal_return(tasks)

@@ -25,6 +25,7 @@ from ad_jax.methods import rl2
 from ad_jax.models import lstm
 from ad_jax.models.transformer import Config as ModelConfig
 from ad_jax.models.transformer import make
+from ad_jax.policies.base import from_model
 from ad_jax.process import metrics
 from ad_jax.run import curves
 from ad_jax.run.collection import make_manifest
@@ -132,11 +133,11 @@ def test_over_100000_episodes_in_context(size, tmp_path, monkeypatch):
     work = curves.Curves(e, p, mesh, tmp_path, metrics.MetricsLog(tmp_path, metrics.Config()), Origins(e, p))
     params = p.model.init(jax.random.key(0))
     (tasks,) = p.split.held_out.values()
-    data = {"name": "held_out", "tasks": evaluate.tasks_as_data(p.family, tasks)}
+    data = {"name": "held_out", "tasks": episodes.tasks_as_data(p.family, tasks)}
     part, _ = work.part(
         "held_out",
         {"checkpoint": {"step": 0}},
-        lambda: work.in_context(data, tasks, work.parts.model, params, "sampled"),
+        lambda: work.in_context(data, tasks, from_model(p.model), params, "sampled"),
     )
     assert np.shape(part["returns"]) == (2, 1, episodes)
     assert len(watch.memory) == 50

@@ -14,6 +14,7 @@ from ad_jax.experiment import Plugin, build, load
 from ad_jax.files import read_json
 from ad_jax.models.lstm import Carry, Config, Layer, actor_critic, make
 from ad_jax.models.tokens import as_numbers
+from ad_jax.policies.base import from_model
 from ad_jax.run.pipeline import Run
 from ad_jax.testing import check_model
 from ad_jax.testing.model import random_steps
@@ -85,7 +86,7 @@ def test_a_value_head_leaves_the_model_as_it_was():
 def test_an_agent_acts_with_it():
     """It donates the cache, in which each buffer may stand but once."""
     model = make(dataclasses.replace(SMALL, layers=2), GRID)
-    agent = Agent(model, jax.jit(model.init)(jax.random.key(0)), GRID)
+    agent = Agent(from_model(model), jax.jit(model.init)(jax.random.key(0)), GRID)
     agent.act([[4, 4]])
     assert agent.act([[4, 5]], reward=[0], done=[False]).shape == (1,)
 

@@ -12,8 +12,11 @@ from ad_jax.envs.base import num_tasks, take
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import build, load, override
 from ad_jax.policies import demonstrator
+from ad_jax.policies.base import from_model
 from ad_jax.policies.demonstrator import Prompt
 from ad_jax.stage import evaluate
+from ad_jax.stage.episodes import after_prompt
+from ad_jax.stage.rollout import make_evaluator
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75, 0.95])
@@ -33,9 +36,8 @@ def test_a_policy_worse_than_chance_is_a_random_one():
 
 
 def rolled(model, prompt, episodes, family=ROOM, tasks=TASKS, params=None, seeds=2):
-    runner = evaluate.make_evaluator(
-        model, family, mesh_of(), "sampled", episodes, episodes * family.episode_length, prompt
-    )
+    steps = episodes * family.episode_length
+    runner = make_evaluator(from_model(model), family, mesh_of(), episodes, steps, prompt)
     ids = family.task_ids(tasks)
     return evaluate.evaluate(runner, params, tasks, ids, seeds, episodes, family, mesh_of(), seed=3)
 
@@ -44,7 +46,7 @@ def test_the_demonstrator_acts_in_the_prompt_and_the_model_after_it():
     stay = scripted(lambda steps: jnp.zeros_like(steps.prev_action))
     whole = rolled(stay, Prompt(0.0, 3), 5)
     np.testing.assert_allclose(whole.returns[..., :3], ROOM.optimal_return(TASKS)[:, None, None] * np.ones((4, 2, 3)))
-    after, told = evaluate.after_prompt(whole, Prompt(0.0, 3))
+    after, told = after_prompt(whole, Prompt(0.0, 3))
     np.testing.assert_array_equal(after.returns, rolled(stay, None, 2).returns)
     assert after.trace.shape[0] == 2 * ROOM.episode_length
     assert told == {"noise": 0.0, "episodes": 3, "return": pytest.approx(float(ROOM.optimal_return(TASKS).mean()))}
@@ -57,7 +59,7 @@ def test_a_path_begins_after_the_prompt_where_its_episodes_end_early():
     down = scripted(lambda steps: jnp.ones_like(steps.prev_action))
     whole = rolled(down, Prompt(0.0, 3), 5, room, tasks)
     np.testing.assert_array_equal(whole.steps[:, 0], [[1, 1, 1, 6, 6], [4, 4, 4, 6, 6]])
-    after, _ = evaluate.after_prompt(whole, Prompt(0.0, 3))
+    after, _ = after_prompt(whole, Prompt(0.0, 3))
     np.testing.assert_array_equal(after.steps, 6)
     assert after.trace.shape[:2] == (12, 2)
     path = [[2, 2], [3, 2], [4, 2], [4, 2], [4, 2], [4, 2]]
@@ -82,7 +84,7 @@ def test_without_a_prompt_the_random_numbers_are_as_they_were():
     params = MODELS["streaming"].init(jax.random.key(0))
     one, other = (rolled(MODELS["streaming"], prompt, 3, params=params) for prompt in (None, Prompt(0.5, 1)))
     assert not np.array_equal(one.returns, other.returns)
-    runner = evaluate.make_evaluator(MODELS["streaming"], ROOM, mesh_of(), "sampled", 3, 18)
+    runner = make_evaluator(from_model(MODELS["streaming"]), ROOM, mesh_of(), 3, 18)
     again = evaluate.evaluate(runner, params, TASKS, IDS, 2, 3, ROOM, mesh_of(), seed=3)
     np.testing.assert_array_equal(one.returns, again.returns)
 

@@ -20,9 +20,11 @@ from ad_jax.experiment import Plugin, TaskConfig, build, load
 from ad_jax.methods import rl2, trials
 from ad_jax.models import lstm
 from ad_jax.planning import cost
+from ad_jax.policies.base import from_model
 from ad_jax.process import metrics
 from ad_jax.sources.returns import gae
 from ad_jax.stage import evaluate
+from ad_jax.stage.rollout import make_evaluator
 from ad_jax.types import Steps
 
 ROOM = envs.make("dark_room", {"size": 3, "steps": 4, "start": "random"})
@@ -383,7 +385,7 @@ def test_it_learns_to_find_a_cell_and_to_go_there_at_once():
     trainer = trainer_of(config, family=family, tasks=table, network=network)
     state, _ = trainer.run(trainer.init(table), trainer.tasks, jnp.int32(120))
     decoder = lstm.make(model, seen_spec_of(family))
-    runner = evaluate.make_evaluator(decoder, family, mesh_of(), "sampled", 8, 40)
+    runner = make_evaluator(from_model(decoder), family, mesh_of(), 8, 40)
     ids, chance = family.task_ids(table), family.random_return(table).mean()
     returns = evaluate.evaluate(runner, state.params, table, ids, 8, 8, family, mesh_of(), 0).returns.mean((0, 1))
     assert returns[0] > 1.5 * chance

@@ -19,10 +19,12 @@ from ad_jax.errors import ConfigError
 from ad_jax.experiment import Plugin, build, load, override
 from ad_jax.history import store
 from ad_jax.models.base import has_parameters
+from ad_jax.policies.base import from_model
 from ad_jax.run.pipeline import Run
 from ad_jax.sources import make, make_config
 from ad_jax.stage import evaluate
 from ad_jax.stage.collect import Learners, as_histories
+from ad_jax.stage.rollout import make_evaluator
 from ad_jax.testing import check_env
 from ad_jax.testing.base import ContractError, types_of
 
@@ -65,7 +67,7 @@ def test_evaluation_of_a_weakly_typed_family_is_compiled_once(family, caplog):
     model = models.make("random", models.make_config("random", {}), spec_of(family))
     assert not has_parameters(model)
     tasks = family.sample_tasks(jax.random.key(0), 3)
-    runner = evaluate.make_evaluator(model, family, mesh_of(2), "sampled", 6, 2 * family.episode_length)
+    runner = make_evaluator(from_model(model), family, mesh_of(2), 6, 2 * family.episode_length)
     with jax.log_compiles():
         evaluate.evaluate(runner, {}, tasks, family.task_ids(tasks), 2, 6, family, mesh_of(2), 0)
     assert sum("Compiling jit(run)" in record.message for record in caplog.records) == 1

@@ -23,10 +23,12 @@ from ad_jax.methods import rl2, trials
 from ad_jax.models.base import Model
 from ad_jax.models.scripted import make_random
 from ad_jax.policies import demonstrator
+from ad_jax.policies.base import from_model, no_choice
 from ad_jax.process.metrics import MetricsLog
 from ad_jax.run.collection import make_manifest
 from ad_jax.stage import evaluate
 from ad_jax.stage.collect import Learners, collect, learning_curve
+from ad_jax.stage.rollout import make_evaluator
 from ad_jax.types import Spec
 
 TASKS = Odd().all_tasks()
@@ -39,7 +41,7 @@ def tasks_of(*numbers):
 
 def rolled(family, tasks, model=None, params=None, devices=1, per_run=20):
     mesh, model = mesh_of(devices), model or make_random(None, spec_of(family))
-    runner = evaluate.make_evaluator(model, family, mesh, "sampled", 4, per_run)
+    runner = make_evaluator(from_model(model), family, mesh, 4, per_run)
     return evaluate.evaluate(runner, params, tasks, family.task_ids(tasks), 2, 4, family, mesh, seed=5)
 
 
@@ -205,7 +207,7 @@ def test_verify_names_what_cannot_be_by_history_and_step(tmp_path):
 
 
 def agent_of(spec):
-    return Agent(make_random(None, spec), {}, spec)
+    return Agent(from_model(make_random(None, spec)), {}, spec)
 
 
 def test_an_agent_refuses_what_cannot_be_and_its_context_stays():
@@ -234,7 +236,8 @@ def test_an_agent_refuses_what_cannot_be_and_its_context_stays():
 
 def test_an_agent_says_that_its_model_gives_no_numbers():
     decode = lambda params, cache, steps: (jnp.full((len(steps.prev_action), 5), jnp.nan), cache)
-    agent = Agent(Model(None, None, lambda batch: jnp.int32(0), decode, None, 1, None), {}, GRID)
+    model = Model(None, None, lambda batch: jnp.int32(0), decode, None, 1, None)
+    agent = Agent(from_model(model), {}, GRID)
     with pytest.raises(AdJaxError, match=r"logit of action 0 is no finite number for row 0, at step 0"):
         agent.act([[0, 0]])
 
@@ -247,16 +250,16 @@ def masking(*masked):
 
 
 def test_a_model_may_mask_actions_but_not_all():
-    agent = Agent(masking(0, 2), {}, spec_of(Odd()))
+    agent = Agent(from_model(masking(0, 2)), {}, spec_of(Odd()))
     agent.reset(batch=4)
     assert agent.act([[0, 0]] * 4).tolist() == [1] * 4
     np.testing.assert_array_equal(rolled(Odd(), tasks_of(2, 4), masking(0, 2)).returns, 5.0)
     with pytest.raises(AdJaxError, match=r"logits are -inf for every action for row 0, at step 0"):
-        Agent(masking(0, 1, 2), {}, spec_of(Odd())).act([[0, 0]])
+        Agent(from_model(masking(0, 1, 2)), {}, spec_of(Odd())).act([[0, 0]])
     logits = np.array([[-np.inf, 0, 1], [-np.inf] * 3, [np.inf, 0, -np.inf], [0, np.nan, 0]], np.float32)
     bad = [[False] * 3, [True] * 3, [True, False, False], [False, True, False]]
     for of in (np.asarray, jnp.asarray):
-        assert np.asarray(values.no_choice(of(logits))).tolist() == bad
+        assert np.asarray(no_choice(of(logits))).tolist() == bad
     first = values.First(*(np.int32(x) for x in (4, 0, 0, np.float32(-np.inf).view(np.int32))))
     assert values.told(spec_of(Odd()), np.float32, first)[0] == (
         "the model's logits are -inf for every action: none can be chosen"

@@ -20,9 +20,11 @@ from ad_jax.errors import AdJaxError, ConfigError
 from ad_jax.experiment import build, load, override
 from ad_jax.history import replay, store
 from ad_jax.models.base import Model
+from ad_jax.policies.base import from_model
 from ad_jax.run.collection import make_manifest
 from ad_jax.run.pipeline import Run
 from ad_jax.stage import evaluate
+from ad_jax.stage.rollout import make_evaluator
 from ad_jax.testing import check_env, check_source
 from ad_jax.types import Histories, Transition
 
@@ -313,11 +315,11 @@ def test_the_evaluator_and_an_agent_look_at_pictures():
     family = Watermaze(height=12, width=16, steps=25, heading="fixed")
     tasks = family.sample_tasks(jax.random.key(0), 24)
     read = lambda pictures: jnp.where(pictures.astype(jnp.int32).sum((1, 2, 3)) % 3 == 0, 6, 0)
-    model, mesh = looking(read), mesh_of()
-    runner = evaluate.make_evaluator(model, family, mesh, "greedy", 2, 50)
+    policy, mesh = from_model(looking(read), "greedy"), mesh_of()
+    runner = make_evaluator(policy, family, mesh, 2, 50)
     result = evaluate.evaluate(runner, None, tasks, family.task_ids(tasks), 1, 2, family, mesh, seed=0)
     assert 0 < result.returns.mean() < 1
-    agent = Agent(model, None, seen_spec_of(family), "greedy")
+    agent = Agent(policy, None, seen_spec_of(family))
     agent.reset(batch=24)
     see, keys = jax.jit(jax.vmap(family.render)), jax.random.split(jax.random.key(0), 24)
     step = jax.jit(jax.vmap(functools.partial(advance, family)))

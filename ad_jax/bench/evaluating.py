@@ -26,8 +26,9 @@ from ad_jax.bench.timing import Work, measure, paired
 from ad_jax.bench.uncached import uncached
 from ad_jax.envs.base import spec_of, take
 from ad_jax.keys import a_key
+from ad_jax.policies.base import from_model
 from ad_jax.sharding import MeshConfig, make_mesh
-from ad_jax.stage.evaluate import Evaluator, make_evaluator
+from ad_jax.stage.rollout import Evaluator, make_evaluator
 
 EPISODES = 4  # whose returns are kept; what comes after counts in the last column
 
@@ -70,9 +71,9 @@ class Rolling:
     def __call__(self) -> jax.Array:
         """`steps_per_run` steps of every rollout."""
         if self.at is not None:
-            cache = self.rollouts.cache
-            cache = cache.replace(time=jnp.full_like(cache.time, self.at))
-            self.rollouts = dataclasses.replace(self.rollouts, cache=cache)
+            carry = self.rollouts.carry
+            cache = carry.cache.replace(time=jnp.full_like(carry.cache.time, self.at))
+            self.rollouts = dataclasses.replace(self.rollouts, carry=carry._replace(cache=cache))
         self.rollouts, trace = self.evaluator.run(self.params, self.rollouts, self.keys, self.tasks)
         return trace
 
@@ -89,7 +90,7 @@ def at_width(s: Setting, rollouts: int, sizes: Sizes) -> Iterator[Row]:
     window, spec = s.model.window, spec_of(s.family)
     steps = max(1, min(window // 2, sizes.rollout_steps // rollouts))
     few = max(1, min(steps, 400 // rollouts))  # an uncached step costs about a window of cached ones
-    make = lambda model, steps: make_evaluator(model, s.family, s.mesh, "sampled", EPISODES, steps)
+    make = lambda model, steps: make_evaluator(from_model(model), s.family, s.mesh, EPISODES, steps)
     cached, anew = make(s.model, steps), make(uncached(s.model, spec), few)
     flops, read = decode_cost(s.params, s.config, rollouts)
     dtype = jnp.dtype(s.config.compute_dtype)

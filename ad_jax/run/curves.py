@@ -21,16 +21,15 @@ from ad_jax.errors import ConfigError
 from ad_jax.experiment import Experiment, Parts
 from ad_jax.files import read_json, write_json
 from ad_jax.history import lifetimes
-from ad_jax.models.base import Model
 from ad_jax.policies import demonstrator
+from ad_jax.policies.base import Mode, Policy
 from ad_jax.policies.demonstrator import Prompt
 from ad_jax.process import distributed, metrics
 from ad_jax.process.metrics import say
 from ad_jax.report.seal import FIELD, fits, seal
 from ad_jax.run.origins import Origins
 from ad_jax.sharding import own_mesh
-from ad_jax.stage import collect, evaluate
-from ad_jax.stage.evaluate import Mode
+from ad_jax.stage import collect, episodes, evaluate, rollout
 from ad_jax.text import number, plain
 
 SCHEMA = 2  # of a part; 1 did not say how long episodes were. Another one is computed anew
@@ -94,24 +93,17 @@ class Curves:
         data = self.experiment.to_json()
         return data if data["reference"] is None else data | {"source": data["reference"]["source"]}
 
-    def in_context(self, data: dict[str, Any], tasks: Any, model: Model, params: Any, mode: Mode) -> dict[str, Any]:
+    def in_context(self, data: dict[str, Any], tasks: Any, policy: Policy, params: Any, mode: Mode) -> dict[str, Any]:
+        """Every episode of `policy` on a held-out set, as plain data; `mode` is what these actions are called."""
         c, family = self.experiment.evaluate, self.parts.family
         name, ids = data["name"], [task["id"] for task in data["tasks"]]
         prompt = None
         if c.prompt is not None:
             prompt = Prompt(demonstrator.noise_for(family, tasks, c.prompt, self.experiment.seed), c.prompt_episodes)
-        episodes = c.episodes + (prompt.episodes if prompt else 0)
-        runner = evaluate.make_evaluator(
-            model,
-            family,
-            self.mesh,
-            mode,
-            episodes,
-            min(episodes, c.episodes_per_dispatch) * family.episode_length,
-            prompt,
-            c.temperature or 1.0,
-        )
-        total = episodes * family.episode_length
+        played = c.episodes + (prompt.episodes if prompt else 0)
+        at_once = min(played, c.episodes_per_dispatch) * family.episode_length
+        runner = rollout.make_evaluator(policy, family, self.mesh, played, at_once, prompt)
+        total = played * family.episode_length
         bar = metrics.Progress(
             "evaluate",
             total,
@@ -126,7 +118,7 @@ class Curves:
             tasks,
             ids,
             c.seeds,
-            episodes,
+            played,
             family,
             self.mesh,
             self.experiment.seed,
@@ -134,7 +126,7 @@ class Curves:
         )
         shown = {}
         if prompt:
-            curve, seen = evaluate.after_prompt(curve, prompt)
+            curve, seen = episodes.after_prompt(curve, prompt)
             shown = {"prompt": {"share": c.prompt, **seen}}
         self.log.forget_after(f"evaluate/{name}/{mode}", 0)
         for episode, value in enumerate(curve.returns.mean((0, 1))):
@@ -142,7 +134,7 @@ class Curves:
         return {
             "returns": plain(curve.returns),
             "steps": lifetimes.common(curve.steps) or curve.steps.tolist(),
-            "paths": evaluate.paths_as_data(curve, data["tasks"], mode),
+            "paths": episodes.paths_as_data(curve, data["tasks"], mode),
             "env_steps": curve.env_steps,
             **shown,
         }
@@ -175,19 +167,17 @@ class Curves:
         )
         return {"name": name, "role": role, **found}
 
-    def in_loop(self, model: Model) -> Callable[[Any], float]:
+    def in_loop(self, policy: Policy) -> Callable[[Any], float]:
         """In-context return on training tasks, for choosing a checkpoint: the held-out tasks must not choose it."""
         e, family = self.experiment, self.parts.family
         count = min(16, e.tasks.trained)
         tasks = take(self.parts.split.train, slice(count))
         ids = family.task_ids(tasks)
-        episodes = e.distill.evaluate_episodes
-        runner = evaluate.make_evaluator(
-            model, family, self.mesh, "sampled", episodes, episodes * family.episode_length
-        )
+        played = e.distill.evaluate_episodes
+        runner = rollout.make_evaluator(policy, family, self.mesh, played, played * family.episode_length)
 
         def mean_return(params):
-            curve = evaluate.evaluate(runner, params, tasks, ids, IN_LOOP_SEEDS, episodes, family, self.mesh, e.seed)
+            curve = evaluate.evaluate(runner, params, tasks, ids, IN_LOOP_SEEDS, played, family, self.mesh, e.seed)
             return float(curve.returns.mean())
 
         return mean_return

@@ -34,6 +34,7 @@ from ad_jax.keys import a_key
 from ad_jax.methods import rl2
 from ad_jax.models import lstm
 from ad_jax.planning import cost
+from ad_jax.policies.base import from_model
 from ad_jax.process import distributed, locks, metrics, provenance, settings
 from ad_jax.process.metrics import say
 from ad_jax.report import report
@@ -43,7 +44,7 @@ from ad_jax.run.curves import Curves
 from ad_jax.run.directory import check, claim, digest
 from ad_jax.run.origins import Origins, digest_of
 from ad_jax.sharding import batch_devices, make_mesh, own_mesh, put, replicated, rows_mesh
-from ad_jax.stage import collect, distill, evaluate
+from ad_jax.stage import collect, distill, episodes, evaluate
 
 T = TypeVar("T")
 
@@ -210,7 +211,7 @@ class Run:
         model = reward_unit.applied(p.model, unit)
         trainer = distill.Trainer(model, p.spec, e.distill, e.replay, self.mesh, e.seed, p.family.render)
         meta = made_of | self.origins.of_training(trainer.like.params, store.task_ids, unit)
-        in_loop = self.curves.in_loop(model) if e.distill.evaluate_every else None
+        in_loop = self.curves.in_loop(from_model(model)) if e.distill.evaluate_every else None
         with streaming.residents(store, p.spec, e.replay, self.mesh, e.seed, relabel) as residents:
             result = distill.distill(
                 trainer, residents, e.distill, e.replay, folder, meta, self.log, in_loop, e.logging.progress_seconds
@@ -327,11 +328,12 @@ class Run:
         for name, tasks in p.split.held_out.items():
             ids = p.family.task_ids(tasks)
             evaluate.check_unseen(ids, meta["train_task_ids"])
-            data = {"name": name, "kind": p.split.kind, "tasks": evaluate.tasks_as_data(p.family, tasks)}
+            data = {"name": name, "kind": p.split.kind, "tasks": episodes.tasks_as_data(p.family, tasks)}
             data |= {"returns": {}, "steps": {}}
             asked = {"checkpoint": which, "reward_unit": unit, "tasks": ids, "train_tasks": meta["train_task_ids"]}
             for mode in ("sampled", "greedy") if e.evaluate.greedy else ("sampled",):
-                compute = functools.partial(self.curves.in_context, data, tasks, model, params, mode)
+                policy = from_model(model, mode, e.evaluate.temperature or 1.0)
+                compute = functools.partial(self.curves.in_context, data, tasks, policy, params, mode)
                 part, took = self.curves.part(f"{name}-{mode}", asked, compute)
                 data["returns"][mode], data["steps"][mode] = part["returns"], part["steps"]
                 data.setdefault("paths", part["paths"])

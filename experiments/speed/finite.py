@@ -21,8 +21,9 @@ from ad_jax.bench import collecting, distilling, evaluating
 from ad_jax.bench.sizes import Case
 from ad_jax.bench.timing import Work, measure
 from ad_jax.history import replay
+from ad_jax.policies.base import from_model
 from ad_jax.stage import distill, training
-from ad_jax.stage.evaluate import make_evaluator
+from ad_jax.stage.rollout import make_evaluator
 from ad_jax.types import Spec
 
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 31
@@ -66,7 +67,7 @@ def evaluating_a_dispatch(rollouts: int) -> None:
     s = evaluating.setting(SimpleNamespace(cases=[SMALL]))
 
     def rolling():
-        run = evaluating.Rolling(s, make_evaluator(s.model, s.family, s.mesh, "sampled", 4, 100), rollouts)
+        run = evaluating.Rolling(s, make_evaluator(from_model(s.model), s.family, s.mesh, 4, 100), rollouts)
         run()
         return run
 

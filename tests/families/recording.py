@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from ad_jax.envs.base import path_name
-from ad_jax.stage import collect, evaluate
+from ad_jax.stage import collect, evaluate, rollout
 from ad_jax.types import Transition
 
 
@@ -42,12 +42,12 @@ class Recording:
 def recorded() -> Iterator[Recording]:
     """Record what is evaluated inside, one device's worth or eight."""
     found = Recording()
-    make, learning_curve, run_chunk = evaluate.make_evaluator, collect.learning_curve, collect.Learners.run
+    make, learning_curve, run_chunk = rollout.make_evaluator, collect.learning_curve, collect.Learners.run
     roll = evaluate.evaluate
     open_calls: list[list[np.ndarray]] = []
 
-    def make_recording(model, family, *args, **options):
-        evaluator = make(model, _probe(family), *args, **options)
+    def make_recording(policy, family, *args, **options):
+        evaluator = make(policy, _probe(family), *args, **options)
 
         def run(params, rollouts, keys, tasks):
             rollouts, trace = evaluator.run(params, rollouts, keys, tasks)
@@ -81,7 +81,7 @@ def recorded() -> Iterator[Recording]:
         return result
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "make_evaluator", make_recording)
+        patch.setattr(rollout, "make_evaluator", make_recording)
         patch.setattr(evaluate, "evaluate", roll_recording)
         patch.setattr(collect, "learning_curve", curve_recording)
         yield found

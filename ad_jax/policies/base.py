@@ -1,0 +1,99 @@
+"""The policy contract: what acts, as a pair of pure functions, and the policy that a sequence model's logits make.
+
+A policy sees what an agent sees, one step of B lives at a time, and keeps what it knows of each life in its carry. That
+is all that evaluation and an `Agent` roll out: whether a network, a table or a rule acts, and whether it computes
+logits on the way, is the policy's own business.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ad_jax.errors import AdJaxError
+from ad_jax.models.base import Cache, Model, Params
+from ad_jax.registry import conform
+from ad_jax.types import Steps
+from ad_jax.values import NOTHING, Fault, fault_in
+
+Mode = Literal["sampled", "greedy"]
+Carry = Any  # pytree of arrays, each a scalar or [B, ...]
+
+
+def _no_fault(carry: Carry) -> None:
+    """What a policy that computes nothing which could overflow says of its last step."""
+
+
+class Policy(NamedTuple):
+    """What acts in B lives at once, for one `Spec`.
+
+    Attributes:
+        init: `batch -> carry` of empty contexts.
+        act: `(params, carry, steps [B], keys [B]) -> (action [B] int32 in 0..A-1, carry)`. One key a row, all consumed:
+            what a row does follows from its own steps and keys, whatever its neighbors do. A policy that is not trained
+            ignores `params`.
+        fault: `carry -> Fault [B] | None`: what was wrong with the numbers from which the last actions were chosen, for
+            the error that names it; None where there are no such numbers.
+    """
+
+    init: Callable[[int], Carry]
+    act: Callable[[Params, Carry, Steps, jax.Array], tuple[jax.Array, Carry]]
+    fault: Callable[[Carry], Fault | None] = _no_fault
+
+
+class Decided(NamedTuple):
+    """The carry of a model's policy."""
+
+    cache: Cache
+    fault: Fault  # [B], of the last step's logits
+
+
+def from_model(model: Model, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
+    """The policy that takes `model`'s logits for those of its actions.
+
+    -inf masks an action. NaN, +inf and -inf for every action leave nothing to choose: they are in the policy's `fault`.
+
+    Args:
+        model: a backbone with one logit for each action.
+        mode: whether an action is sampled from the softmax of the logits, or is the likeliest one.
+        temperature: what logits are divided by before sampling, above 0; below 1 the likelier actions gain.
+
+    Raises:
+        AdJaxError: for another mode, or a temperature of 0 or below.
+    """
+    check_sampling(mode, temperature)
+
+    def init(batch):
+        none, zero = (jnp.full((batch,), fill, jnp.int32) for fill in (NOTHING, 0))
+        return Decided(model.init_cache(batch), Fault(none, zero))
+
+    def act(params, carry, steps, keys):
+        logits, cache = model.decode(params, carry.cache, steps)
+        return choose(logits, keys, mode, temperature), Decided(cache, fault_in(no_choice(logits), logits))
+
+    return Policy(init, act, lambda carry: carry.fault)
+
+
+def check_sampling(mode: Mode, temperature: float) -> None:
+    """Raises AdJaxError where actions cannot be chosen so."""
+    conform("mode", mode, Mode)
+    if not temperature > 0:
+        raise AdJaxError(f"temperature must be above 0; got {temperature}. For the likeliest action: mode='greedy'")
+
+
+def choose(logits: jax.Array, keys: jax.Array, mode: Mode, temperature: float = 1.0) -> jax.Array:
+    """Actions `[B]` int32 for logits `[B, A]`; one key a row, so that a row does not depend on its neighbors."""
+    if mode == "greedy":
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return jax.vmap(jax.random.categorical)(keys, logits / temperature).astype(jnp.int32)
+
+
+def no_choice(logits: jax.Array) -> jax.Array:
+    """`[..., A]` bool: whether each of the logits `[..., A]` leaves no action to choose.
+
+    -inf masks an action, and has a meaning unless all are masked; NaN and +inf have none.
+    """
+    masked = (logits == -np.inf).all(axis=-1, keepdims=True)
+    return (logits != logits) | (logits == np.inf) | masked
