@@ -138,7 +138,7 @@ def evaluated(folder: pathlib.Path) -> dict[str, object]:
     return {
         "sets": run["sets"],
         "log": (folder / "metrics.jsonl").read_text(),
-        "parts": {name: data | {"seconds": 0} for name, data in written.items()},
+        "parts": {name: data | {"seconds": 0, "seal": ""} for name, data in written.items()},
         "files": sorted(files(folder)),
     }
 

@@ -20,6 +20,7 @@ from ad_jax.history import replay, returns, reward_unit
 from ad_jax.history.store import HistoryWriter, open_store
 from ad_jax.methods import rl2, trials
 from ad_jax.models import lstm
+from ad_jax.run.origins import Origins
 from ad_jax.run.pipeline import Run
 from ad_jax.stage import distill
 
@@ -139,10 +140,10 @@ def test_a_run_in_another_currency_is_the_same_run(tmp_path):
 def test_the_unit_can_be_set_and_a_training_keeps_the_one_that_it_began_with(tmp_path, monkeypatch, capsys):
     fixed = run(tmp_path / "fixed", 8.0, reward_unit=1.0)
     assert checkpoint.load(fixed.folder)[2]["reward_unit"] == 1.0
-    real, begun = Run._meta, run
+    real, begun = Origins.of_training, run
     # As an earlier version wrote its checkpoints, which said nothing of a unit, and divided nothing.
     monkeypatch.setattr(reward_unit, "of_store", lambda store: 1.0)
-    monkeypatch.setattr(Run, "_meta", lambda *a: {k: v for k, v in real(*a).items() if k != "reward_unit"})
+    monkeypatch.setattr(Origins, "of_training", lambda *a: {k: v for k, v in real(*a).items() if k != "reward_unit"})
     old = begun(tmp_path / "old", 8.0)
     monkeypatch.undo()
     assert "reward_unit" not in checkpoint.load(old.folder)[2]
