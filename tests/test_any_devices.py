@@ -68,6 +68,7 @@ def test_a_finished_run_is_repeated_on_three_devices(finished, tmp_path, only, c
     assert agent.act(np.zeros((1, 2), np.int32)).shape == (1,)
 
 
+@pytest.mark.slow
 def test_each_stage_takes_its_own_number_of_devices(finished, tmp_path, only, capsys):
     """Collected on 3, trained on 4, evaluated on 5: the histories, and nearly the model, of 8."""
     command = lambda stage, *more: main([stage, *SMALL, *more, "--dir", str(tmp_path / "run")])

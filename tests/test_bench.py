@@ -57,6 +57,7 @@ def built(name, options):
     return config, model, jax.eval_shape(model.init, jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_every_row_has_a_figure_and_a_share_of_a_limit(tmp_path, capsys):
     held = {name: jax.config.values[name] for name in distilling.CACHE_OPTIONS}
     done = suite.run(tmp_path / "results.json", quick=True, sizes=TINY)

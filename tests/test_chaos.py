@@ -121,6 +121,7 @@ def chaos(shell: Shell, whole: tuple[pathlib.Path, dict[str, float]], run: str, 
     return hits
 
 
+@pytest.mark.slow
 def test_killed_at_random_instants_the_bytes_are_those_of_an_undisturbed_run(shell, whole):
     assert chaos(shell, whole, "quick", 1, seed=0).total() > 0
 

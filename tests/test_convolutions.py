@@ -73,6 +73,7 @@ def test_learners_side_by_side_equal_one_at_a_time_in_value_and_gradient(which):
             np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", BOTH)
 def test_all_of_a_picture_reaches_the_head_through_every_layer(which):
     init, total = BOTH[which]

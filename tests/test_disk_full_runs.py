@@ -99,7 +99,7 @@ def fill(training: Training, folder: pathlib.Path, small, whole) -> int | None:
 
 
 @pytest.mark.parametrize("first_every", [(8, 13), pytest.param((1, 1), marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", ["files", "pages"])
+@pytest.mark.parametrize("kind", ["files", pytest.param("pages", marks=pytest.mark.slow)])
 def test_training_on_a_disk_that_is_full_at_any_point_loses_one_checkpoint(
     tmp_path, training, whole, kind, first_every
 ):

@@ -90,6 +90,7 @@ def test_sequences_are_of_one_actor_consecutive_and_among_the_last_steps(blocks)
     assert set(actor[0].tolist()) == {0, 1, 2}
 
 
+@pytest.mark.slow
 def test_actors_explore_each_at_its_own_rate_and_at_random_before_learning():
     family = Probes()
     config = dqn.Config(epsilon=0.5, epsilon_spread=2.0, learning_rate=0.0, **{**QUICK, "actors": 3})

@@ -124,8 +124,8 @@ def test_a_part_that_was_changed_is_computed_anew(copied, trained, capsys):
     ("change", "named"),
     [
         ("model.heads=4", "model.heads (2 there, 4 here)"),
-        ("model.window=9", "model.window (20 there, 9 here)"),
-        ("model.activation=gelu", "model.activation ('relu' there, 'gelu' here)"),
+        pytest.param("model.window=9", "model.window (20 there, 9 here)", marks=pytest.mark.slow),
+        pytest.param("model.activation=gelu", "model.activation ('relu' there, 'gelu' here)", marks=pytest.mark.slow),
     ],
 )
 def test_another_model_of_the_same_shapes_is_refused(trained, tmp_path, change, named):
@@ -174,6 +174,7 @@ def elsewhere(self, key, state, action, params):
     return STEP(self, key, state, action, params.replace(goal=params.goal[::-1]))
 
 
+@pytest.mark.slow
 def test_an_edited_family_is_named_in_every_stage_and_made_anew_when_asked(copied, monkeypatch, capsys):
     before = returns(copied)
     monkeypatch.setattr(DarkRoom, "step_env", ten_times)

@@ -61,6 +61,7 @@ class Watch:
         assert fewest <= most + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_over_100000_updates(size, tmp_path):
     updates, watch = int(100_000 * size), Watch()
@@ -144,6 +145,7 @@ def test_over_100000_episodes_in_context(size, tmp_path, monkeypatch):
     watch.check(f"{episodes} episodes in {len(done)} dispatches")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_over_10000_updates_of_rl2(size, tmp_path, monkeypatch):
     updates, watch = int(10_000 * size), Watch()

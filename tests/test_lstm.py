@@ -127,6 +127,7 @@ def test_options_that_cannot_be_are_refused(options, message):
         models.make("lstm", models.make_config("lstm", options), GRID)
 
 
+@pytest.mark.slow
 def test_an_lstm_runs_through_every_stage(tmp_path):
     e = load("dark_room", "smoke")
     e = dataclasses.replace(e, model=Plugin("lstm", {"width": 16, "hidden": 16, "mlp_width": 16, "token_mask": 0.1}))

@@ -131,6 +131,7 @@ def test_the_same_command_again_recomputes_nothing(place, whole):
     assert [name for name in new if new[name] != old[name]] == [], "not even the seconds of the stages change"
 
 
+@pytest.mark.slow
 def test_the_signals_came_where_they_were_meant_to(interrupted):
     _, processes = interrupted
     for (where, _, name), done in zip(INTERRUPTIONS, processes, strict=False):
@@ -138,6 +139,7 @@ def test_the_signals_came_where_they_were_meant_to(interrupted):
     assert processes[-1].returncode == 0, processes[-1].stderr
 
 
+@pytest.mark.slow
 def test_a_stop_says_how_to_go_on_and_prints_no_traceback(interrupted):
     _, processes = interrupted
     words = {"SIGINT": "interrupted; run the same command again", "SIGTERM": "stopped by SIGTERM; run the same command"}
@@ -147,12 +149,14 @@ def test_a_stop_says_how_to_go_on_and_prints_no_traceback(interrupted):
             assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_sigterm_saves_a_checkpoint_where_none_was_due(interrupted):
     _, processes = interrupted
     at = [(where, name) for where, _, name in INTERRUPTIONS].index(("writing metrics", "SIGTERM"))
     assert "going on from update 6" in processes[at + 1].stdout, "4 and 8 were due"
 
 
+@pytest.mark.slow
 def test_interrupted_in_every_stage_the_histories_are_the_same_bytes(whole, interrupted):
     one, other = files(whole[0] / "histories"), files(interrupted[0] / "histories")
     assert one.keys() == other.keys()
@@ -160,6 +164,7 @@ def test_interrupted_in_every_stage_the_histories_are_the_same_bytes(whole, inte
     assert store.verify(interrupted[0] / "histories") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["last", "best"])
 def test_interrupted_in_every_stage_the_checkpoints_are_equal(whole, interrupted, which):
     (step, state, meta), (other_step, other_state, other_meta) = (
@@ -170,6 +175,7 @@ def test_interrupted_in_every_stage_the_checkpoints_are_equal(whole, interrupted
     jax.tree.map(np.testing.assert_array_equal, state, other_state)
 
 
+@pytest.mark.slow
 def test_interrupted_in_every_stage_the_results_and_metrics_are_equal(whole, interrupted):
     one, other = (json.loads((folder / "results.json").read_text())["runs"][0] for folder, _ in (whole, interrupted))
     for name in ("sets", "config", "checkpoint", "seed", "episode_length"):

@@ -25,6 +25,8 @@ from ad_jax.stage import distill
 H100 = accelerators.find("h100-sxm")
 ONE = MeshConfig(1, 1, 1)
 
+SLOW = pytest.mark.slow
+
 
 def small(*changes: str) -> Experiment:
     """Dark Room with a model of one layer, every matrix of which can be split."""
@@ -100,6 +102,7 @@ def test_a_real_update_takes_the_memory_that_was_planned():
     assert 0.9 < grown / memory.temp_size_in_bytes < 1.4
 
 
+@pytest.mark.slow
 def test_bytes_sent_by_a_device_do_not_grow_with_the_data_axis(planned):
     """Weak scaling: as many rows for each device, so only the ring's (n - 1) / n may change."""
     sent = {}
@@ -111,6 +114,7 @@ def test_bytes_sent_by_a_device_do_not_grow_with_the_data_axis(planned):
     assert sent[2] == sent[4] == sent[8]
 
 
+@pytest.mark.slow
 def test_recomputing_accumulating_and_sharding_show_in_the_plan(planned):
     """Less memory each, of what it is for; recomputing costs a forward pass, and parts of a batch cost nothing."""
     sizes = ("model.layers=3", "replay.batch=64")
@@ -141,7 +145,7 @@ def test_alternatives_are_the_other_settings():
     assert list(plan.alternatives(override(e, ["model=dpt"]), ONE)) == ["accumulate=8"], "dpt cannot recompute"
 
 
-@pytest.mark.parametrize("name", ["transformer", "paper"])
+@pytest.mark.parametrize("name", ["transformer", pytest.param("paper", marks=SLOW)])
 def test_a_model_that_recomputes_is_the_same_function(name):
     """With all its random parts: masks and dropout are drawn from the same keys the second time."""
     drops = ["model.token_mask=0.3", "model.dropout=0.1", "model.attention_dropout=0.2"]
@@ -163,7 +167,14 @@ def test_a_model_that_recomputes_is_the_same_function(name):
     assert text.count("remat") + text.count("checkpoint") >= 2, "each block"
 
 
-@pytest.mark.parametrize(("size", "count"), [("100m", 99.1e6), ("1b", 1.007e9), ("8b", 8.054e9)])
+@pytest.mark.parametrize(
+    ("size", "count"),
+    [
+        ("100m", 99.1e6),
+        pytest.param("1b", 1.007e9, marks=pytest.mark.slow),
+        pytest.param("8b", 8.054e9, marks=pytest.mark.slow),
+    ],
+)
 def test_sizes_are_what_they_are_called(size, count):
     e = plan.sized(load("dark_room"), size)
     parameters = cost.count(e, build(e)).parameters

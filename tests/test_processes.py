@@ -82,6 +82,7 @@ def test_two_processes_train_like_one_with_as_many_devices_bit_for_bit(one, two)
     assert metrics(one, *stages) == metrics(two[0], *stages)
 
 
+@pytest.mark.slow
 def test_histories_take_turns_in_two_processes_as_in_one(one):
     """Each process reads all of them, and keeps on its device the share of each part that its groups draw from."""
     turns = ("replay.rotation.resident=32", "replay.rotation.parts=4", "replay.rotation.every=2", "mesh.data=2")
@@ -107,6 +108,7 @@ def test_only_the_first_process_talks(two):
     assert [line for line in second.splitlines() if "[Gloo]" not in line] == []
 
 
+@pytest.mark.slow
 def test_one_process_goes_on_where_two_were_stopped(two):
     """Equal to 1e-6 and not to the bit: one device sums the whole batch, two sum halves of it first."""
     folder = copied(two[0], "two_then_one")
@@ -117,6 +119,7 @@ def test_one_process_goes_on_where_two_were_stopped(two):
     assert_equal_evaluation(folder, two[0])
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_where_one_was_stopped_with_parameters_split_between_them(one):
     """A checkpoint of other processes on another mesh; its rollouts are those that one process made of it."""
     folder = copied(one, "one_then_two")
@@ -180,6 +183,7 @@ def test_a_checkpoint_that_one_process_alone_cannot_read_is_damaged_for_all(met)
 # Stopped, or in each other's way.
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_of_two_saves_in_both_and_a_second_run_beside_them_is_refused(two):
     """Both save the same step, where none was due, and end with 75; the same command again ends with equal bits."""
     place, folder = two[0].parent, pathlib.Path(shutil.copytree(two[0], two[0].parent / "stopped"))
@@ -208,6 +212,7 @@ def test_sigterm_to_one_of_two_saves_in_both_and_a_second_run_beside_them_is_ref
     assert metrics(folder, "distill", "in_context") == metrics(two[0], "distill", "in_context")
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_that_waits_while_collecting_ends_the_other_too(place):
     """The one with the signal waits in a collective, the other is busy elsewhere: neither could know by itself."""
     command = ("collect", *RUN, *SMALL, "--dir", "torn", "--processes")

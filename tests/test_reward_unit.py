@@ -86,7 +86,9 @@ def trained(histories, unit=None):
     return jax.device_get((state.params, loss))
 
 
-@pytest.mark.parametrize(("kinds", "scale"), [(MIXED, 2.0**-10), ((0.0, 1.0), 1000.0)])
+@pytest.mark.parametrize(
+    ("kinds", "scale"), [(MIXED, 2.0**-10), pytest.param((0.0, 1.0), 1000.0, marks=pytest.mark.slow)]
+)
 def test_training_on_scaled_rewards_is_the_same_to_the_bit(kinds, scale):
     jax.tree.map(np.testing.assert_array_equal, trained(paying(kinds)), trained(paying(kinds, scale)))
 
@@ -119,6 +121,7 @@ def returns_of(made: Run):
     return np.array(read_json(made.folder / "results.json")["runs"][0]["sets"][0]["returns"]["sampled"])
 
 
+@pytest.mark.slow
 def test_a_run_in_another_currency_is_the_same_run(tmp_path):
     """Through collecting, training with evaluation in it, evaluating, and an `Agent`."""
     one, other = run(tmp_path / "one", 1.0, 0.25), run(tmp_path / "other", 1024.0, 0.25)

@@ -343,6 +343,7 @@ def smoke(tmp_path, name, *changes) -> Run:
     return Run(e, tmp_path / name, histories=str(tmp_path / "histories"))
 
 
+@pytest.mark.slow
 def test_a_run_reports_the_waiting_and_one_that_fits_does_not_rotate(tmp_path, capsys):
     small = ("replay.rotation.resident=16", "replay.rotation.parts=2", "replay.rotation.every=2")
     run = smoke(tmp_path, "one", *small)

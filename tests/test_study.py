@@ -263,6 +263,7 @@ def test_text_of_a_claim_cannot_leave_its_place_on_the_page(made, tmp_path):
     assert "<script>" not in study_page.write(tmp_path, ["tiny"]).read_text()
 
 
+@pytest.mark.slow
 def test_reproduce_from_the_command_line(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "experiments" / "mine"
     folder.mkdir(parents=True)

@@ -344,6 +344,7 @@ def run(tmp_path_factory) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_all_stages_run_on_pictures(run):
     assert {p.name for p in (run.folder / "report").iterdir()} >= {"index.html", "curve.png", "paths.png"}
     observation = store.open_store(run.histories).read().transition.observation

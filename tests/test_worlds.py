@@ -69,7 +69,10 @@ def runs(tmp_path_factory):
     return functools.cache(lambda name: ran(name, tmp_path_factory.mktemp(name), "tiny"))
 
 
-@pytest.fixture(scope="module", params=WORLDS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow) if name in ("floats", "vector") else name for name in WORLDS],
+)
 def at(request, runs):
     return runs(request.param)
 
