@@ -1,10 +1,11 @@
-"""The README holds: its code runs, its commands parse, its files exist, its numbers are those of results.json."""
+"""README and docs hold: their code runs, their commands parse, their files exist, their numbers are those on file."""
 
 import dataclasses
 import importlib.util
 import re
 import shlex
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -17,18 +18,30 @@ from ad_jax.report.report import load, statistics
 from ad_jax.testing import check_plugin
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text()
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")))
 }
-EXAMPLE = (ROOT / "examples/corridor.py").read_text()
+FILES = {
+    path.name
+    for folder in ("ad_jax", "docs", "examples", "experiments", "tests")
+    for path in (ROOT / folder).rglob("*.py")
+}
 
 
-def blocks(language: str) -> list[str]:
-    """The README's fenced blocks of one language."""
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+def blocks(page: str, language: str) -> list[str]:
+    """A page's fenced blocks of one language."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", PAGES[page], re.DOTALL | re.MULTILINE)
     return [text for name, text in fenced if name == language]
+
+
+def script(path: str) -> ModuleType:
+    """A script of the repository, as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def code(page: str) -> list[str]:
@@ -50,21 +63,24 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_python_blocks_run(elsewhere):
-    """In order and in one directory, as a reader would; at smoke scale, and nothing else is changed."""
-    python = [block for block in blocks("python") if block != EXAMPLE]
-    assert len(python) == 2
-    assert sum(block.count('load_experiment("dark_room")') for block in python) == 1
+def test_the_readme_is_short():
+    assert len(PAGES["README.md"].splitlines()) <= 160
+
+
+def test_the_readmes_python_runs(elsewhere):
+    """In an empty directory, as a reader would; at smoke scale, and nothing else is changed."""
+    (block,) = blocks("README.md", "python")
+    assert len(block.splitlines()) <= 12
+    smoke = block.replace('load_experiment("dark_room")', 'load_experiment("dark_room", scale="smoke")')
+    assert smoke != block
     names = {}
-    for block in python:
-        exec(block.replace('load_experiment("dark_room")', 'load_experiment("dark_room", scale="smoke")'), names)
+    exec(smoke, names)
     assert (elsewhere / "runs/dark_room/mine/report/index.html").is_file()
     assert names["action"].shape == (2,)
 
 
-def test_the_example_is_the_readmes_and_keeps_the_contract(elsewhere):
-    assert EXAMPLE in blocks("python")
-    assert len(EXAMPLE.splitlines()) <= 80
+def test_the_example_is_short_and_keeps_the_contract(elsewhere):
+    assert len((ROOT / "examples/corridor.py").read_text().splitlines()) <= 80
     assert len(check_plugin("examples.corridor:Corridor")) > 10
 
 
@@ -111,7 +127,7 @@ def test_every_subcommand_is_shown_and_every_one_shown_exists():
 
 
 def test_console_blocks_show_what_is_printed(elsewhere, capsys):
-    (session,) = blocks("console")
+    (session,) = blocks("docs/reliability.md", "console")
     command, *expected = session.splitlines()
     assert main(shlex.split(command)[2:]) == 2
     assert capsys.readouterr().err.splitlines() == expected
@@ -158,28 +174,27 @@ def test_a_sources_page_names_every_option(name):
 
 
 def test_the_tree_lists_every_file_of_the_package():
-    (tree,) = (block for block in blocks("") if block.startswith("ad_jax/\n"))
-    listed, folders = set(), []
-    for line in tree.splitlines():
-        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
-        folders[depth:] = [name]
-        listed.add("".join(folders))
-    there = {str(file.relative_to(ROOT)) for file in (ROOT / "ad_jax").rglob("*.py")}
-    inside = {file for file in there if not (file.endswith("__init__.py") and file.count("/") > 1)}
-    assert {name for name in listed if name.startswith("ad_jax/") and name.endswith(".py")} == inside
-    assert not [name for name in listed if not (ROOT / name).exists()]
+    page, tree = PAGES["docs/tree.md"], script("docs/tree.py")
+    files = lambda text: re.findall(r"^## (\S+)/$|^- `(\S+\.py)`", text, re.MULTILINE)
+    assert len(files(page)) > 100
+    assert files(page) == files(tree.written(page)), "run: python docs/tree.py --write"
 
 
-def test_the_results_are_those_of_results_json():
-    spec = importlib.util.spec_from_file_location("readme_table", ROOT / "experiments/readme_table.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    names = re.findall(r"<!-- results:(\w+) -->", README)
-    assert names == ["dark_room", "all", "claims"]
-    for name in names:
-        before, after = module.markers(name)
-        shown = README.split(before)[1].split(after)[0]
-        assert shown == module.markdown(name), f"run: python experiments/readme_table.py {name} --write"
+def test_the_tables_of_results_are_those_of_the_files():
+    tables, names = script("experiments/tables.py"), []
+    for page, text in PAGES.items():
+        names += re.findall(r"<!-- results:(\w+) -->", text)
+        assert tables.written(ROOT / page) == text, "run: python experiments/tables.py --write"
+    assert sorted(names) == ["all", "claims", "counted", "counted", "dark_room", "speed"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_commands_and_sentences_name_exist(page):
+    """A path from the root, inside the package (`envs/base.py`) or beside the page; a bare name anywhere."""
+    found = {file for line in code(PAGES[page]) for file in re.findall(r"(?<![\w/>])\w[\w/]*\.(?:py|sh|yaml)\b", line)}
+    places = (ROOT, ROOT / "ad_jax", (ROOT / page).parent)
+    assert not [file for file in found if "/" in file and not any((place / file).exists() for place in places)]
+    assert {file for file in found if "/" not in file} <= FILES
 
 
 def test_tests_named_by_the_design_exist():
