@@ -130,7 +130,7 @@ def test_this_page_states_what_is_planned():
     }
     for name, values in rows.items():
         assert f"| {name} | {' | '.join(f'{value:.2f}' for value in values[:8])} |" in page
-    assert f"centre, every step | {earned.mean(1).sum():.2f} | {total:.2f} | {len(actions)} |" in page
+    assert f"center, every step | {earned.mean(1).sum():.2f} | {total:.2f} | {len(actions)} |" in page
 
 
 def test_a_hard_room_is_planned_for_in_few_episodes():

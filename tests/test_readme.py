@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from ad_jax import Run, envs, load_experiment, override, sources
+from ad_jax import Run, envs, load_experiment, models, override, sources
 from ad_jax.__main__ import main
 from ad_jax.cli.parser import parser
 from ad_jax.experiment import build
@@ -65,6 +65,12 @@ def elsewhere(tmp_path, monkeypatch):
 
 def test_the_readme_is_short():
     assert len(PAGES["README.md"].splitlines()) <= 160
+
+
+def test_the_readme_names_every_plug_in():
+    names = [*envs.FAMILIES, *sources.SOURCES, *models.MODELS]
+    assert len(names) > 15
+    assert not [name for name in names if f"`{name}`" not in PAGES["README.md"]]
 
 
 def test_the_readmes_python_runs(elsewhere):

@@ -87,7 +87,7 @@ class Cost:
     def lines(self) -> list[str]:
         """For people: a line each of collecting, distilling and evaluating."""
         memory = [
-            f"{of(self.state_bytes, 'B')} parameters, optimiser and gradients",
+            f"{of(self.state_bytes, 'B')} parameters, optimizer and gradients",
             f"{of(self.batch_bytes, 'B')} batch",
         ]
         if self.activation_bytes is not None:

@@ -195,7 +195,7 @@ def lines(p: Plan, name: str, on: Accelerator) -> list[str]:
         "",
         "One device, exact",
         f"  parameters       {of(p.params, 'B')}",
-        f"  optimiser        {of(p.optimiser, 'B')}",
+        f"  optimizer        {of(p.optimiser, 'B')}",
         f"  histories        {of(p.replay, 'B')}",
         f"  gradients        {of(p.gradients, 'B')}",
         f"  cache            {of(p.cache, 'B')}, in evaluating only",
