@@ -8,7 +8,10 @@ import numpy as np
 
 from ad_jax.__main__ import main
 from ad_jax.envs.base import advance
+from ad_jax.methods import distillation
 from ad_jax.sharding import MeshConfig, make_mesh
+from ad_jax.stage.feeds import Windows
+from ad_jax.stage.trainer import Trainer
 from ad_jax.types import Histories, Spec, Transition
 
 GRID = Spec(5, (2,), (9, 9))
@@ -17,6 +20,12 @@ GRID = Spec(5, (2,), (9, 9))
 def mesh_of(data: int = 1, fsdp: int = 1, tensor: int = 1):
     """A mesh over the first devices of the 8 virtual ones."""
     return make_mesh(MeshConfig(data, fsdp, tensor), jax.devices()[: data * fsdp * tensor])
+
+
+def trainer_of(model, spec, config, sampling, mesh, seed, render=lambda observation: observation) -> Trainer:
+    """The compiled parts of algorithm distillation."""
+    learner = distillation.make(config, model, sampling, mesh)
+    return Trainer(learner, Windows(spec, sampling, mesh, render), config, mesh, seed)
 
 
 def files(folder: pathlib.Path) -> dict[str, bytes]:

@@ -13,16 +13,16 @@ from ad_jax import envs
 from ad_jax.experiment import Experiment, Plugin, TaskConfig, build
 from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.history.replay import load as load_replay
-from ad_jax.methods import rl2
+from ad_jax.methods import distillation, rl2
 from ad_jax.models import lstm
 from ad_jax.policies.base import from_model
 from ad_jax.process.settings import pinned
 from ad_jax.sharding import MeshConfig, make_mesh
 from ad_jax.stage import collect, evaluate
 from ad_jax.stage.collect import Learners
-from ad_jax.stage.distill import Config as DistillConfig
-from ad_jax.stage.distill import Trainer
+from ad_jax.stage.feeds import TrainingTasks, Windows
 from ad_jax.stage.rollout import make_evaluator
+from ad_jax.stage.trainer import Trainer
 
 ROOM = {"size": 5, "steps": 4}
 WORLDS = {  # every family with a source, every source with a family
@@ -87,13 +87,14 @@ def learned(name: str) -> dict[str, str]:
     ids = p.family.task_ids(p.split.train)
     life = Learners(p.family, p.source, 8, mesh, 8).run(0, p.split.train, ids, 2, 0)
     histories = collect.as_histories(life, p.split.train, ids, 2, 0, 8)
-    config = DistillConfig(updates=2, warmup_updates=1)
-    trainer = Trainer(p.model, p.spec, config, replay, mesh, 0)
-    state, losses, _ = trainer.run(trainer.init(), load_replay(histories, p.spec, replay, mesh), 2)
+    config = distillation.Config(updates=2, warmup_updates=1)
+    learner = distillation.make(config, p.model, replay, mesh)
+    trainer = Trainer(learner, Windows(p.spec, replay, mesh), config, mesh, 0)
+    state, metrics = trainer.run(trainer.init(), load_replay(histories, p.spec, replay, mesh), 2)
     tasks = p.split.held_out["held_out"]
     runner = make_evaluator(from_model(p.model), p.family, mesh, 2, 4)
     curve = evaluate.evaluate(runner, state.params, tasks, p.family.task_ids(tasks), 1, 2, p.family, mesh, 0)
-    return {"model": digest(state), "losses": digest(losses), "returns": digest(curve.returns)}
+    return {"model": digest(state), "losses": digest(metrics["loss"]), "returns": digest(curve.returns)}
 
 
 @pinned()
@@ -103,8 +104,10 @@ def reinforced() -> dict[str, str]:
     tasks = family.all_tasks()
     network = lstm.actor_critic(lstm.Config(width=8, hidden=8, mlp_width=8, value_head=True), build_spec(family))
     config = rl2.Config(updates=2, trials=4, trial_episodes=4, unroll_episodes=2, random_steps=2, minibatches=2)
-    trainer = rl2.Trainer(network, family, tasks, config, make_mesh(MeshConfig(1, 1, 1)), 0)
-    state, *_ = trainer.run(trainer.init(trainer.tasks), trainer.tasks, 1)
+    mesh = make_mesh(MeshConfig(1, 1, 1))
+    feed = TrainingTasks(tasks, mesh)
+    trainer = Trainer(rl2.make(network, family, tasks, config, mesh), feed, config, mesh, 0)
+    state, _ = trainer.run(trainer.init(), feed.tasks, 1)
     return {"model": digest(state)}
 
 

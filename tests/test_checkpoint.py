@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ad_jax.checkpoint import checkpoint
 from ad_jax.checkpoint.fingerprint import fingerprint, hash_of
 from ad_jax.errors import CheckpointError, DamagedCheckpoint
-from ad_jax.stage import training
+from ad_jax.stage import trainer
 
 # Orbax leaves coroutines behind where a read fails. They go in the test that left them, and not in a later one.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -218,7 +218,7 @@ def test_an_array_without_elements_is_refused_by_name_before_anything_is_written
             checkpoints.save_best(1, state, META)
         assert checkpoints.latest() is None
     with pytest.raises(CheckpointError, match=words):
-        training.like(state, state)
+        trainer.like(state, state)
 
 
 def test_a_better_one_of_an_earlier_step_replaces_the_best_checkpoint(tmp_path, monkeypatch):

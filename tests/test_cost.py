@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import GRID, mesh_of, numbered_histories
+from helpers import GRID, mesh_of, numbered_histories, trainer_of
 
 from ad_jax import envs, models
 from ad_jax.__main__ import main
@@ -17,9 +17,9 @@ from ad_jax.experiment import Plugin, ReferenceConfig, build, docstring, known, 
 from ad_jax.history import replay
 from ad_jax.history import store as history_store
 from ad_jax.history.streaming import Rotation
+from ad_jax.methods import distillation
 from ad_jax.planning import cost
 from ad_jax.run.pipeline import Run
-from ad_jax.stage import distill
 from ad_jax.stage.collect import Learners
 from ad_jax.types import Steps
 
@@ -88,7 +88,7 @@ def test_state_batch_and_cache_are_as_many_bytes_as_were_counted(smoke, accumula
     run, store, _ = smoke
     e, p = override(run.experiment, [f"distill.accumulate={accumulate}", "model.window=15"]), run.parts
     p, counted = build(e), cost.count(e, build(e))
-    trainer = distill.Trainer(p.model, p.spec, e.distill, e.replay, mesh_of(), e.seed)
+    trainer = trainer_of(p.model, p.spec, e.distill, e.replay, mesh_of(), e.seed)
     state = trainer.init()
     assert counted.parameters == sum(x.size for x in jax.tree.leaves(state.params))
     assert counted.state_bytes == nbytes((state.params, state.opt_state)) + accumulate * nbytes(state.params)
@@ -134,8 +134,8 @@ def test_flop_of_pictures_against_the_compilers_count(model):
 def test_memory_of_training_is_within_a_factor_of_2_of_the_compilers(case, batch, segment, accumulate):
     family, config, model, params = built(*case)
     spec, seen, sampling = spec_of(family), seen_spec_of(family), replay.Config(segment=segment, batch=batch, groups=1)
-    training = distill.Config(accumulate=accumulate, updates=200)
-    trainer = distill.Trainer(model, spec, training, sampling, mesh_of(), 0, family.render)
+    training = distillation.Config(accumulate=accumulate, updates=200)
+    trainer = trainer_of(model, spec, training, sampling, mesh_of(), 0, family.render)
     long, rows = (1, 4, 1 + 2 * segment), (1, 4)
     array = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)
     resident = replay.Replay(

@@ -12,17 +12,19 @@ import threading
 import jax
 import numpy as np
 import pytest
-from helpers import GRID, files, mesh_of, numbered_histories
+from helpers import GRID, files, mesh_of, numbered_histories, trainer_of
 from small_disks import disk, room_for
 
 from ad_jax.__main__ import main
 from ad_jax.checkpoint import checkpoint
 from ad_jax.errors import AdJaxError
 from ad_jax.history import replay
+from ad_jax.methods import distillation
 from ad_jax.models.transformer import Config as ModelConfig
 from ad_jax.models.transformer import make
 from ad_jax.process import metrics
-from ad_jax.stage import distill, evaluate
+from ad_jax.stage import evaluate
+from ad_jax.stage.train import train
 
 # Orbax leaves coroutines behind where a write fails. They go in the test that left them, and not in a later one.
 pytestmark = pytest.mark.filterwarnings(
@@ -31,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 MODEL = make(ModelConfig(layers=1, width=8, heads=1, mlp_width=8, window=6), GRID)
 SAMPLING = replay.Config(segment=8, batch=8, groups=8)
-SMALL = distill.Config(updates=6, warmup_updates=2, updates_per_dispatch=3, checkpoint_every=2)
+SMALL = distillation.Config(updates=6, warmup_updates=2, updates_per_dispatch=3, checkpoint_every=2)
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +46,7 @@ class Training:
     """One training, compiled once; each folder gets the same."""
 
     def __init__(self):
-        self.trainer = distill.Trainer(MODEL, GRID, SMALL, SAMPLING, mesh_of(), seed=1)
+        self.trainer = trainer_of(MODEL, GRID, SMALL, SAMPLING, mesh_of(), seed=1)
         self.resident = replay.load(numbered_histories(16, 24), GRID, SAMPLING, mesh_of())
         self.run, self.trainer.run = self.trainer.run, self
 
@@ -57,7 +59,7 @@ class Training:
     def __call__(self, folder: pathlib.Path) -> None:
         log = metrics.MetricsLog(folder, metrics.Config())
         meta = {"architecture": checkpoint.architecture_of(self.trainer.like.params)}
-        distill.distill(self.trainer, self.resident, SMALL, SAMPLING, folder / "checkpoints", meta, log)
+        train(self.trainer, self.resident, SMALL, folder / "checkpoints", meta, log)
 
 
 @pytest.fixture(scope="module")

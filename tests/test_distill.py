@@ -8,30 +8,38 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import GRID, mesh_of, numbered_histories
+from helpers import GRID, mesh_of, numbered_histories, trainer_of
 
 from ad_jax.checkpoint import checkpoint
 from ad_jax.errors import CheckpointError, ConfigError, TrainingDiverged
 from ad_jax.history import replay
+from ad_jax.methods import distillation
+from ad_jax.methods.base import gradient
+from ad_jax.methods.distillation import cross_entropy
 from ad_jax.models.transformer import Config as ModelConfig
 from ad_jax.models.transformer import make
 from ad_jax.process import metrics
-from ad_jax.stage import distill
+from ad_jax.stage import train as train_lib
 from ad_jax.types import Batch, Steps
 
 MODEL = make(ModelConfig(layers=2, width=16, heads=4, mlp_width=32, window=6, token_mask=0.2, dropout=0.1), GRID)
 SAMPLING = replay.Config(segment=8, batch=16, groups=8)
-TINY = distill.Config(updates=6, warmup_updates=2, learning_rate=1e-2, updates_per_dispatch=3, checkpoint_every=2)
+TINY = distillation.Config(updates=6, warmup_updates=2, learning_rate=1e-2, updates_per_dispatch=3, checkpoint_every=2)
 
 
 @pytest.fixture(scope="module")
 def trained():
     """One trainer and replay on one device for every test that needs no other."""
-    return distill.Trainer(MODEL, GRID, TINY, SAMPLING, mesh_of(), seed=1), load(mesh_of())
+    return trainer_of(MODEL, GRID, TINY, SAMPLING, mesh_of(), seed=1), load(mesh_of())
 
 
 def load(mesh):
     return replay.load(numbered_histories(16, 24), GRID, SAMPLING, mesh)
+
+
+def drawn(trainer, resident, step):
+    """Numbers of the histories that the update after `step` learns from, `[B]`."""
+    return trainer.feed.drawn(resident, trainer.key(step))
 
 
 def meta_of(trainer):
@@ -41,9 +49,7 @@ def meta_of(trainer):
 def train(trainer, resident, folder, config=TINY, **options):
     folder.mkdir(exist_ok=True)
     log = metrics.MetricsLog(folder, metrics.Config())
-    return distill.distill(
-        trainer, resident, config, SAMPLING, folder / "checkpoints", meta_of(trainer), log, **options
-    )
+    return train_lib.train(trainer, resident, config, folder / "checkpoints", meta_of(trainer), log, **options)
 
 
 def final_state(trainer, folder):
@@ -59,18 +65,18 @@ def assert_equal(a, b):
 def test_eight_devices_train_like_one(trained, axes):
     trainer, resident = trained
     count = jnp.int32(3)
-    one, loss, norm = trainer.run(trainer.init(), resident, count)
+    one, facts = trainer.run(trainer.init(), resident, count)
     mesh = mesh_of(*axes)
-    other = distill.Trainer(MODEL, GRID, TINY, SAMPLING, mesh, seed=1)
-    many, losses, norms = other.run(other.init(), load(mesh), count)
-    np.testing.assert_allclose(loss, losses, rtol=1e-5)
-    np.testing.assert_allclose(norm, norms, rtol=1e-4)
+    other = trainer_of(MODEL, GRID, TINY, SAMPLING, mesh, seed=1)
+    many, others = other.run(other.init(), load(mesh), count)
+    np.testing.assert_allclose(facts["loss"], others["loss"], rtol=1e-5)
+    np.testing.assert_allclose(facts["grad_norm"], others["grad_norm"], rtol=1e-4)
     # Adam divides by the gradient's size: where that is nearly zero, rounding is a large part of it.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), *jax.device_get((one.params, many.params)))
 
 
 def test_parameters_and_optimiser_state_are_really_split():
-    trainer = distill.Trainer(MODEL, GRID, TINY, SAMPLING, mesh_of(2, 2, 2), seed=1)
+    trainer = trainer_of(MODEL, GRID, TINY, SAMPLING, mesh_of(2, 2, 2), seed=1)
     state = trainer.init()
     for tree in (state.params, state.opt_state[1][0].mu):
         kernel = tree["block_0"]["up"]["kernel"]
@@ -82,7 +88,7 @@ def test_the_step_is_compiled_once_and_its_count_is_dynamic(trained):
     trainer, resident = trained
     state = trainer.init()
     for count in (1, 3, 2):
-        state, _, _ = trainer.run(state, resident, jnp.int32(count))
+        state, _ = trainer.run(state, resident, jnp.int32(count))
     assert trainer.run._cache_size() == 1
     assert int(state.step) == 6
 
@@ -91,7 +97,7 @@ def test_killed_after_every_step_and_resumed_ends_bit_equal(trained, tmp_path):
     trainer, resident = trained
     whole = dataclasses.replace(TINY, updates=5, checkpoint_every=5)
     config = dataclasses.replace(TINY, updates=5, checkpoint_every=1)
-    trainer = distill.Trainer(MODEL, GRID, whole, SAMPLING, mesh_of(), seed=1)
+    trainer = trainer_of(MODEL, GRID, whole, SAMPLING, mesh_of(), seed=1)
     train(trainer, resident, tmp_path / "whole", whole)
 
     class Killed(Exception):
@@ -127,7 +133,7 @@ def test_a_finished_run_does_nothing_more(trained, tmp_path):
 def test_a_checkpoint_restores_onto_another_mesh(trained, tmp_path):
     trainer, resident = trained
     train(trainer, resident, tmp_path)
-    other = distill.Trainer(MODEL, GRID, TINY, SAMPLING, mesh_of(2, 2, 2), seed=1)
+    other = trainer_of(MODEL, GRID, TINY, SAMPLING, mesh_of(2, 2, 2), seed=1)
     assert_equal(final_state(trainer, tmp_path), final_state(other, tmp_path))
 
 
@@ -135,7 +141,7 @@ def test_another_architecture_is_refused_and_named(trained, tmp_path):
     trainer, resident = trained
     train(trainer, resident, tmp_path)
     wider = make(ModelConfig(layers=2, width=16, heads=4, mlp_width=64, window=6), GRID)
-    other = distill.Trainer(wider, GRID, TINY, SAMPLING, mesh_of(), seed=1)
+    other = trainer_of(wider, GRID, TINY, SAMPLING, mesh_of(), seed=1)
     with pytest.raises(
         CheckpointError, match=r"another architecture.*block_0.down.kernel \(\[32, 16\] there, \[64, 16\] here\)"
     ):
@@ -157,7 +163,7 @@ def poisoned(trained):
     """A replay with one history whose rewards are NaN, its number, and the one update of six that draws it."""
     trainer, _ = trained
     resident = replay.load(numbered_histories(128, 24), GRID, SAMPLING, mesh_of())
-    drawn = [set(trainer.drawn(resident, step).tolist()) for step in range(6)]
+    drawn = [set(drawn(trainer, resident, step).tolist()) for step in range(6)]
     once = {h: [u for u in range(6) if h in drawn[u]] for h in range(128)}
     history, (step,) = next((h, at) for h, at in once.items() if len(at) == 1 and at[0] in (3, 4))
     here = (resident.history == history)[..., None]
@@ -167,9 +173,9 @@ def poisoned(trained):
 def test_a_batch_is_drawn_from_the_histories_that_are_named(trained):
     trainer, _ = trained
     resident = load(mesh_of())
-    batch = replay.sample(resident, distill._keys(1, 4)[0], GRID, SAMPLING, mesh_of())
+    batch = replay.sample(resident, jax.random.split(trainer.key(4))[0], GRID, SAMPLING, mesh_of())
     history = np.asarray(batch.steps.observation)[:, 0, 0]  # modulo 9
-    np.testing.assert_array_equal(trainer.drawn(resident, 4) % 9, history)
+    np.testing.assert_array_equal(drawn(trainer, resident, 4) % 9, history)
 
 
 @pytest.mark.parametrize("skip", [None, 0])
@@ -179,19 +185,19 @@ def test_an_update_that_diverged_is_named_with_its_histories(trained, poisoned, 
     with pytest.raises(TrainingDiverged, match=rf"update {update}: loss nan.*of histories .*distill.skip_updates") as e:
         train(trained[0], resident, tmp_path, config)
     told = str(e.value).split("of histories ")[1].split(".")[0]
-    drawn = sorted(set(trained[0].drawn(resident, update - 1).tolist()))
-    assert told == ", ".join(map(str, drawn[:8])) + f" and {len(drawn) - 8} more"
-    assert history in drawn
+    each = sorted(set(drawn(trained[0], resident, update - 1).tolist()))
+    assert told == ", ".join(map(str, each[:8])) + f" and {len(each) - 8} more"
+    assert history in each
 
 
 def test_training_goes_back_and_leaves_an_update_out(trained, poisoned, tmp_path, capsys):
     trainer, (resident, _, update) = trained[0], poisoned
-    state, _, _ = trainer.run(trainer.init(), resident, jnp.int32(3))
+    state, _ = trainer.run(trainer.init(), resident, jnp.int32(3))
     for step in range(3, 6):
         if step == update - 1:
             state = state.replace(step=state.step + 1)
         else:
-            state, _, _ = trainer.run(state, resident, jnp.int32(1))
+            state, _ = trainer.run(state, resident, jnp.int32(1))
     train(trainer, resident, tmp_path, dataclasses.replace(TINY, skip_updates=1))
     assert f"on without update {update}" in capsys.readouterr().out
     step, found = final_state(trainer, tmp_path)
@@ -242,7 +248,7 @@ def test_a_damaged_checkpoint_is_named(trained, tmp_path):
 
 
 def test_clipping_is_by_the_global_norm():
-    optimiser = distill.make_optimiser(dataclasses.replace(TINY, clip_norm=1.0))
+    optimiser = dataclasses.replace(TINY, clip_norm=1.0).optimizer()
     params = {"a": jnp.zeros((2, 2)), "b": jnp.zeros(3)}
     grads = {"a": jnp.full((2, 2), 30.0), "b": jnp.full(3, 40.0)}
     clip = optax.chain(optax.clip_by_global_norm(1.0))
@@ -259,7 +265,7 @@ def test_clipping_is_by_the_global_norm():
 def test_weight_decay_shrinks_matrices_and_leaves_vectors(optimiser):
     config = dataclasses.replace(TINY, weight_decay=0.5, optimiser=optimiser, warmup_updates=0)
     params = {"kernel": jnp.ones((4, 4)), "scale": jnp.ones(4)}
-    rule = distill.make_optimiser(config)
+    rule = config.optimizer()
     updates, _ = rule.update(jax.tree.map(jnp.zeros_like, params), rule.init(params), params)
     assert float(updates["kernel"].max()) < 0
     np.testing.assert_array_equal(updates["scale"], 0)
@@ -270,8 +276,8 @@ def test_accumulated_gradients_equal_the_whole_batch():
     params = jax.jit(model.init)(jax.random.key(0))
     batch = replay.sample(load(mesh_of()), jax.random.key(1), GRID, SAMPLING, mesh_of())
     whole, parts = (
-        jax.jit(lambda p, b, c=c: distill.gradient(model, p, b, jax.random.key(2), c, 8))(params, batch)
-        for c in (TINY, dataclasses.replace(TINY, accumulate=2))
+        jax.jit(lambda p, b, n=n: gradient(cross_entropy(model), p, b, jax.random.key(2), n, 8))(params, batch)
+        for n in (1, 2)
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole, parts)
 
@@ -282,9 +288,9 @@ def test_label_smoothing_against_its_formula():
     action = jnp.array([[0]])
     steps = Steps(jnp.zeros((1, 1, 2), jnp.int32), action, jnp.zeros((1, 1)), jnp.zeros((1, 1), bool))
     targets = np.array([0.8 + 0.04, 0.04, 0.04, 0.04, 0.04])
-    loss = distill.loss_of(model, {}, Batch(steps, action), None, 0.2)
+    loss = cross_entropy(model, 0.2)({}, Batch(steps, action), None)
     np.testing.assert_allclose(loss, -(targets * np.asarray(logits[0, 0])).sum(), rtol=1e-5)
-    np.testing.assert_allclose(distill.loss_of(model, {}, Batch(steps, action), None, 0.0), -np.log(0.7), rtol=1e-5)
+    np.testing.assert_allclose(cross_entropy(model)({}, Batch(steps, action), None), -np.log(0.7), rtol=1e-5)
 
 
 @pytest.mark.parametrize("optimiser", ["adamw", "muon"])
@@ -293,9 +299,9 @@ def test_the_loss_falls(trained, tmp_path, optimiser):
     resident = trained[1].replace(reward=jnp.zeros_like(trained[1].reward))  # numbers in the thousands drown the rest
     config = dataclasses.replace(TINY, updates=60, warmup_updates=5, updates_per_dispatch=20, checkpoint_every=60)
     config = dataclasses.replace(config, optimiser=optimiser)
-    trainer = distill.Trainer(MODEL, GRID, config, SAMPLING, mesh_of(), seed=1)
-    first = float(trainer.run(trainer.init(), resident, jnp.int32(1))[1][0])
-    assert train(trainer, resident, tmp_path, config).loss < 0.6 * first
+    trainer = trainer_of(MODEL, GRID, config, SAMPLING, mesh_of(), seed=1)
+    first = float(trainer.run(trainer.init(), resident, jnp.int32(1))[1]["loss"][0])
+    assert train(trainer, resident, tmp_path, config).facts["loss"] < 0.6 * first
 
 
 @pytest.mark.parametrize(
@@ -309,4 +315,4 @@ def test_the_loss_falls(trained, tmp_path, optimiser):
 )
 def test_numbers_that_cannot_be_meant_are_refused(change, words):
     with pytest.raises(ConfigError, match=words):
-        distill.Trainer(MODEL, GRID, dataclasses.replace(TINY, **change), SAMPLING, mesh_of(), seed=1)
+        trainer_of(MODEL, GRID, dataclasses.replace(TINY, **change), SAMPLING, mesh_of(), seed=1)

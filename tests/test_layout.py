@@ -134,7 +134,7 @@ print(*done)
     done = python(code, tmp_path).split()
     assert {
         "ad_jax.models.transformer",
-        "ad_jax.stage.distill",
+        "ad_jax.stage.train",
         "ad_jax.checkpoint.checkpoint",
         "ad_jax.history.store",
     } <= set(done)

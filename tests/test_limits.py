@@ -255,7 +255,7 @@ def test_the_explorer_runs_through_every_stage_without_histories_or_training(tmp
     run, page, result = smoke("dark_room", tmp_path, model, "collect.episodes=1", "replay.keep_every=1")
     shown = capsys.readouterr().out
     assert "collect  nothing to do: model explorer has no parameters" in shown
-    assert "distil   nothing to do: model explorer has no parameters" in shown
+    assert "distill  nothing to do: model explorer has no parameters" in shown
     assert not (run.folder / "histories").exists()
     assert not (run.folder / "checkpoints").exists()
     assert set(result["stages"]) == {"evaluate"}

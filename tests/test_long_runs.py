@@ -13,7 +13,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from helpers import GRID, mesh_of, numbered_histories
+from helpers import GRID, mesh_of, numbered_histories, trainer_of
 
 from ad_jax import envs
 from ad_jax.checkpoint import checkpoint
@@ -21,7 +21,7 @@ from ad_jax.envs.base import seen_spec_of
 from ad_jax.experiment import CollectConfig, Experiment, Plugin, TaskConfig, build
 from ad_jax.history import replay
 from ad_jax.history.store import HistoryWriter, open_store
-from ad_jax.methods import rl2
+from ad_jax.methods import distillation, rl2
 from ad_jax.models import lstm
 from ad_jax.models.transformer import Config as ModelConfig
 from ad_jax.models.transformer import make
@@ -30,8 +30,11 @@ from ad_jax.process import metrics
 from ad_jax.run import curves
 from ad_jax.run.collection import make_manifest
 from ad_jax.run.origins import Origins
-from ad_jax.stage import distill, evaluate
+from ad_jax.stage import evaluate
 from ad_jax.stage.collect import Config, Learners, collect
+from ad_jax.stage.feeds import TrainingTasks
+from ad_jax.stage.train import train
+from ad_jax.stage.trainer import Trainer
 
 SIZES = [pytest.param(0.01, id="quick"), pytest.param(1.0, marks=pytest.mark.slow, id="whole")]
 MIB = 1 << 20
@@ -67,12 +70,12 @@ def test_over_100000_updates(size, tmp_path):
     updates, watch = int(100_000 * size), Watch()
     model = make(ModelConfig(layers=1, width=8, heads=1, mlp_width=8, window=6), GRID)
     sampling = replay.Config(segment=8, batch=8, groups=8)
-    config = distill.Config(updates=updates, checkpoint_every=updates // 100, evaluate_every=updates // 50)
-    trainer = distill.Trainer(model, GRID, config, sampling, mesh_of(), seed=1)
+    config = distillation.Config(updates=updates, checkpoint_every=updates // 100, evaluate_every=updates // 50)
+    trainer = trainer_of(model, GRID, config, sampling, mesh_of(), seed=1)
     resident = replay.load(numbered_histories(16, 24), GRID, sampling, mesh_of())
     meta = {"architecture": checkpoint.architecture_of(trainer.like.params)}
     log = metrics.MetricsLog(tmp_path, metrics.Config())
-    result = distill.distill(trainer, resident, config, sampling, tmp_path / "checkpoints", meta, log, watch)
+    result = train(trainer, resident, config, tmp_path / "checkpoints", meta, log, watch)
     assert result.step == updates
     assert len(watch.memory) == 50
     watch.check(f"{updates} updates, 100 checkpoints")
@@ -155,7 +158,9 @@ def test_over_10000_updates_of_rl2(size, tmp_path, monkeypatch):
         trial_episodes=2, trials=4, updates=updates, epochs=1, updates_per_dispatch=1, checkpoint_every=updates // 25
     )
     network = lstm.actor_critic(model, seen_spec_of(room))
-    trainer = rl2.Trainer(network, room, room.split(0, 5, 2).train, config, mesh_of(), seed=1)
+    tasks = room.split(0, 5, 2).train
+    feed = TrainingTasks(tasks, mesh_of())
+    trainer = Trainer(rl2.make(network, room, tasks, config, mesh_of()), feed, config, mesh_of(), seed=1)
     write = metrics.MetricsLog.write
 
     def watched(self, stage, step, facts):
@@ -166,6 +171,6 @@ def test_over_10000_updates_of_rl2(size, tmp_path, monkeypatch):
     monkeypatch.setattr(metrics.MetricsLog, "write", watched)
     meta = {"architecture": checkpoint.architecture_of(trainer.like.params)}
     log = metrics.MetricsLog(tmp_path, metrics.Config())
-    assert rl2.train(trainer, room, config, tmp_path / "checkpoints", meta, log).step == updates
+    assert train(trainer, feed, config, tmp_path / "checkpoints", meta, log).step == updates
     assert len(watch.memory) == 50
     watch.check(f"{updates} updates of RL², 25 checkpoints")

@@ -10,17 +10,18 @@ import sys
 import jax
 import numpy as np
 import pytest
-from helpers import mesh_of, numbered_histories, refused
+from helpers import mesh_of, numbered_histories, refused, trainer_of
 
 from ad_jax.__main__ import main
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import Experiment, build, load, override
 from ad_jax.history import replay
 from ad_jax.keys import named_key
+from ad_jax.methods import base
+from ad_jax.methods.distillation import cross_entropy
 from ad_jax.planning import accelerators, cost, plan
 from ad_jax.planning.hlo import Collective, Collectives
 from ad_jax.sharding import MeshConfig, parse_mesh
-from ad_jax.stage import distill
 
 H100 = accelerators.find("h100-sxm")
 ONE = MeshConfig(1, 1, 1)
@@ -55,7 +56,7 @@ def held(tree, device) -> int:
 def real(e: Experiment, mesh):
     """A real state, and histories of the collection's sizes with made-up contents, on the devices of `mesh`."""
     p = build(e)
-    trainer = distill.Trainer(p.model, p.spec, e.distill, e.replay, mesh, e.seed, p.family.render)
+    trainer = trainer_of(p.model, p.spec, e.distill, e.replay, mesh, e.seed, p.family.render)
     h = numbered_histories(e.tasks.trained * e.collect.seeds, e.collect.episodes * p.family.episode_length, 20)
     h.transition = h.transition.replace(reward=h.transition.reward.astype(p.family.reward_dtype))
     return trainer.init(), replay.load(h, p.spec, e.replay, mesh)
@@ -156,7 +157,7 @@ def test_a_model_that_recomputes_is_the_same_function(name):
     batch = replay.sample(histories, named_key(0, "batch"), plain.spec, e.replay, mesh_of())
 
     def gradient(model):  # the key is an argument: what is drawn from a constant would be drawn while compiling
-        f = jax.jit(lambda p, b, key: distill.gradient(model, p, b, key, e.distill, e.replay.groups))
+        f = jax.jit(lambda p, b, key: base.gradient(cross_entropy(model), p, b, key))
         return f(params, batch, named_key(0, "model"))
 
     (loss, grads), (loss_again, grads_again) = gradient(plain.model), gradient(again.model)

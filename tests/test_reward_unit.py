@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import GRID, mesh_of, numbered_histories
+from helpers import GRID, mesh_of, numbered_histories, trainer_of
 from history_helpers import stored
 from scaled_room import ScaledRoom
 
@@ -18,11 +18,12 @@ from ad_jax.experiment import CollectConfig, EvaluateConfig, Experiment, Plugin,
 from ad_jax.files import read_json
 from ad_jax.history import replay, returns, reward_unit
 from ad_jax.history.store import HistoryWriter, open_store
-from ad_jax.methods import rl2, trials
+from ad_jax.methods import distillation, rl2, trials
 from ad_jax.models import lstm
 from ad_jax.run.origins import Origins
 from ad_jax.run.pipeline import Run
-from ad_jax.stage import distill
+from ad_jax.stage.feeds import TrainingTasks
+from ad_jax.stage.trainer import Trainer
 
 SMALL = lstm.Config(width=8, hidden=8, mlp_width=8)
 MIXED = (-1.0, 0.0, 0.5, 3.0, -20.0)
@@ -77,13 +78,13 @@ def test_chunks_in_any_order_and_an_unrecorded_ledger_give_the_same_unit(tmp_pat
 
 def trained(histories, unit=None):
     """Parameters after a few updates on histories, and the loss of each."""
-    config, sampling = distill.Config(updates=6, warmup_updates=1), replay.Config(segment=8, batch=8)
+    config, sampling = distillation.Config(updates=6, warmup_updates=1), replay.Config(segment=8, batch=8)
     unit = unit or unit_of(histories.transition.reward)
     model, mesh = reward_unit.applied(lstm.make(SMALL, GRID), unit), mesh_of()
-    trainer = distill.Trainer(model, GRID, config, sampling, mesh, 3)
+    trainer = trainer_of(model, GRID, config, sampling, mesh, 3)
     resident = replay.load(histories, GRID, sampling, mesh)
-    state, loss, _ = trainer.run(trainer.init(), resident, jnp.int32(6))
-    return jax.device_get((state.params, loss))
+    state, facts = trainer.run(trainer.init(), resident, jnp.int32(6))
+    return jax.device_get((state.params, facts["loss"]))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,9 @@ def run(folder, pay, cost=0.0, **more) -> Run:
         tasks=TaskConfig(train=4, held_out=2),
         collect=CollectConfig(seeds=2, episodes=8, chunk_learners=4),
         replay=replay.Config(segment=8, batch=8, **more),
-        distill=distill.Config(updates=4, warmup_updates=1, learning_rate=0.05, evaluate_every=2, evaluate_episodes=2),
+        distill=distillation.Config(
+            updates=4, warmup_updates=1, learning_rate=0.05, evaluate_every=2, evaluate_episodes=2
+        ),
         evaluate=EvaluateConfig(episodes=3, seeds=2, greedy=False, source_seeds=0),
     )
     made = Run(e, folder)
@@ -171,8 +174,9 @@ def test_rl2_counts_in_the_unit_that_random_actions_meet():
         tasks = take(family.all_tasks(), np.arange(5))
         unit = rl2.unit_by_chance(family, tasks, config, seed=1)
         network = lstm.actor_critic(dataclasses.replace(SMALL, value_head=True), spec_of(family))
-        trainer = rl2.Trainer(network, family, tasks, config, mesh_of(), 1, unit)
-        state, facts = trainer.run(trainer.init(trainer.tasks), trainer.tasks, jnp.int32(2))
+        feed = TrainingTasks(tasks, mesh_of())
+        trainer = Trainer(rl2.make(network, family, tasks, config, mesh_of(), unit), feed, config, mesh_of(), 1)
+        state, facts = trainer.run(trainer.init(), feed.tasks, jnp.int32(2))
         found.append(jax.device_get((state.params, facts["loss"], facts["first_return"] / pay, unit / pay)))
     jax.tree.map(np.testing.assert_array_equal, *found)
     assert 0.25 < found[0][3] < 1

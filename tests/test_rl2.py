@@ -24,7 +24,10 @@ from ad_jax.policies.base import from_model
 from ad_jax.process import metrics
 from ad_jax.sources.returns import gae
 from ad_jax.stage import evaluate
+from ad_jax.stage import train as train_lib
+from ad_jax.stage.feeds import TrainingTasks
 from ad_jax.stage.rollout import make_evaluator
+from ad_jax.stage.trainer import Trainer
 from ad_jax.types import Steps
 
 ROOM = envs.make("dark_room", {"size": 3, "steps": 4, "start": "random"})
@@ -36,14 +39,15 @@ PARTS = dataclasses.replace(WHOLE, trial_episodes=2, unroll_episodes=1)
 
 
 def trainer_of(config=PARTS, mesh=None, family=ROOM, tasks=TASKS.train, network=NETWORK):
-    return rl2.Trainer(network, family, tasks, config, mesh or mesh_of(), seed=1)
+    mesh = mesh or mesh_of()
+    return Trainer(rl2.make(network, family, tasks, config, mesh), TrainingTasks(tasks, mesh), config, mesh, seed=1)
 
 
 @pytest.fixture(scope="module")
 def trained():
     """One trainer of trials in parts, on one device, for every test that needs no other; it compiles once."""
     trainer = trainer_of()
-    trainer.compiled = trainer.run
+    trainer.compiled = lambda _: trainer.run
     return trainer
 
 
@@ -110,11 +114,11 @@ def test_rewards_are_those_of_each_trials_task(rolled):
 
 def test_the_state_crosses_episodes_inside_a_trial_and_is_empty_at_the_next(trained):
     """Trials of two episodes, an episode an update, half of the trials ending after each."""
-    start = trained.init(trained.tasks)
+    start = trained.init()
     before = jax.device_get(start.trials)
     np.testing.assert_array_equal(before.age, np.tile([0, 0, 1, 1], 4))
     assert all(not leaf.any() for leaf in jax.tree.leaves(before.cache))
-    after = jax.device_get(trained.run(start, trained.tasks, jnp.int32(1))[0].trials)
+    after = jax.device_get(trained.run(start, trained.feed.tasks, jnp.int32(1))[0].trials)
     np.testing.assert_array_equal(after.age, 1 - before.age)
     goes_on = after.age == 1
     for leaf in jax.tree.leaves(after.cache):
@@ -217,9 +221,9 @@ def test_the_end_of_an_episode_in_the_middle_of_a_trial_cuts_nothing():
 
 
 def test_eight_devices_train_like_one(trained):
-    one, facts = trained.run(trained.init(trained.tasks), trained.tasks, jnp.int32(2))
+    one, facts = trained.run(trained.init(), trained.feed.tasks, jnp.int32(2))
     other = trainer_of(mesh=mesh_of(4, 2, 1))
-    many, others = other.run(other.init(other.tasks), other.tasks, jnp.int32(2))
+    many, others = other.run(other.init(), other.feed.tasks, jnp.int32(2))
     assert_equal(one.trials.task, many.trials.task)
     assert_equal(one.trials.steps, many.trials.steps)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), *jax.device_get((facts, others)))
@@ -229,9 +233,9 @@ def test_eight_devices_train_like_one(trained):
 
 
 def test_updates_are_compiled_once_and_their_count_is_dynamic(trained):
-    state = trained.init(trained.tasks)
+    state = trained.init()
     for count in (1, 2, 2):
-        state, _ = trained.run(state, trained.tasks, jnp.int32(count))
+        state, _ = trained.run(state, trained.feed.tasks, jnp.int32(count))
     assert trained.run._cache_size() == 1
     assert int(state.step) == 5
 
@@ -240,7 +244,7 @@ def train(trainer, folder, config=PARTS):
     folder.mkdir(exist_ok=True)
     meta = {"architecture": checkpoint.architecture_of(trainer.like.params)}
     log = metrics.MetricsLog(folder, metrics.Config())
-    return rl2.train(trainer, ROOM, config, folder / "checkpoints", meta, log)
+    return train_lib.train(trainer, trainer.feed, config, folder / "checkpoints", meta, log)
 
 
 def final_state(trainer, folder):
@@ -272,7 +276,7 @@ def test_a_diverged_run_names_the_update_and_keeps_the_last_good_checkpoint(trai
         state, facts = trained.run(state, tasks, count)
         return state, facts | {"loss": facts["loss"].at[1].set(jnp.nan)}
 
-    worse.compiled = run
+    worse.compiled = lambda _: run
     with pytest.raises(TrainingDiverged, match=r"update 4: loss nan.*lower rl2.learning_rate"):
         train(worse, tmp_path, config)
     assert_equal(before[1], final_state(trained, tmp_path)[1])
@@ -290,14 +294,14 @@ def poisoned(trained, *updates):
             facts = facts | {"loss": facts["loss"].at[at].set(jnp.nan)}
         return state, facts
 
-    worse.compiled = run
+    worse.compiled = lambda _: run
     return worse
 
 
 def test_rl2_goes_back_and_leaves_an_update_out(trained, tmp_path, capsys):
-    state, _ = trained.run(trained.init(trained.tasks), trained.tasks, jnp.int32(2))
-    state, _ = trained.run(state, trained.tasks, jnp.int32(1))
-    state, facts = trained.run(state.replace(step=state.step + 1), trained.tasks, jnp.int32(1))
+    state, _ = trained.run(trained.init(), trained.feed.tasks, jnp.int32(2))
+    state, _ = trained.run(state, trained.feed.tasks, jnp.int32(1))
+    state, facts = trained.run(state.replace(step=state.step + 1), trained.feed.tasks, jnp.int32(1))
     config = dataclasses.replace(PARTS, checkpoint_every=2, skip_updates=1)
     train(poisoned(trained, 4), tmp_path, config)
     assert "update 4: loss nan" in (told := capsys.readouterr().out)

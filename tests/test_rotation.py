@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import GRID, files, mesh_of, numbered_histories
+from helpers import GRID, files, mesh_of, numbered_histories, trainer_of
 from history_helpers import stored
 
 from ad_jax.checkpoint import checkpoint
@@ -20,16 +20,17 @@ from ad_jax.history import replay, streaming
 from ad_jax.history.replay import RotationConfig
 from ad_jax.history.store import HistoryStore
 from ad_jax.history.streaming import Rotation
+from ad_jax.methods import distillation
 from ad_jax.models.transformer import Config as ModelConfig
 from ad_jax.models.transformer import make
 from ad_jax.process import metrics, settings
 from ad_jax.run.pipeline import Run
-from ad_jax.stage import distill, training
+from ad_jax.stage import train as train_lib
 
 COUNT, STEPS, CHUNK = 52, 24, 5  # eleven chunks, the last one smaller
 TURNS = RotationConfig(resident=16, parts=2, every=3, spread=2)  # 8 come and go, of 52
 CONFIG = replay.Config(segment=8, batch=16, groups=4, rotation=TURNS)
-TINY = distill.Config(updates=20, warmup_updates=2, learning_rate=1e-2, updates_per_dispatch=4, checkpoint_every=5)
+TINY = distillation.Config(updates=20, warmup_updates=2, learning_rate=1e-2, updates_per_dispatch=4, checkpoint_every=5)
 MODEL = make(ModelConfig(layers=1, width=8, heads=1, mlp_width=8, window=6), GRID)
 
 
@@ -147,10 +148,10 @@ def test_an_exchange_is_compiled_once_and_in_place(store):
 
 def train(folder, residents, config=TINY, updates=None, **options):
     """`updates` in one go, with the sizes of `config`'s schedule; the trained parameters and the log."""
-    trainer = distill.Trainer(MODEL, GRID, config, CONFIG, mesh_of(), seed=1)
+    trainer = trainer_of(MODEL, GRID, config, CONFIG, mesh_of(), seed=1)
     log = metrics.MetricsLog(folder, metrics.Config())
     meta = {"architecture": checkpoint.architecture_of(trainer.like.params)}
-    result = distill.distill(trainer, residents, config, CONFIG, folder / "checkpoints", meta, log, **options)
+    result = train_lib.train(trainer, residents, config, folder / "checkpoints", meta, log, **options)
     return jax.device_get(result.params), (folder / "metrics.jsonl").read_text()
 
 
@@ -228,29 +229,29 @@ def test_an_interrupted_training_goes_on_with_the_residents_that_it_had(store, u
 def test_rolling_back_brings_the_residents_back(store, tmp_path, monkeypatch):
     """Update 14 diverges after exchanges since checkpoint 10; it is left out, as in a training that never drew it."""
     config = dataclasses.replace(TINY, skip_updates=1)
-    real, spoilt = training.not_finite, []
+    real, spoilt = train_lib.not_finite, []
 
     def once(loss, norm, step):
         if step < 14 <= step + len(loss) and not spoilt:
             spoilt.append(step)
-            return training.Bad(14, "update 14: loss nan")
+            return train_lib.Bad(14, "update 14: loss nan")
         return real(loss, norm, step)
 
-    monkeypatch.setattr(training, "not_finite", once)
+    monkeypatch.setattr(train_lib, "not_finite", once)
     with rotating(store) as residents:
         rolled_back, _ = train(tmp_path / "one", residents, config)
     assert spoilt == [12]
     monkeypatch.undo()
-    until = training.until
-    monkeypatch.setattr(training, "until", lambda step, c, periods, _: until(step, c, periods, [14]))
+    until = train_lib.until
+    monkeypatch.setattr(train_lib, "until", lambda step, c, periods, _: until(step, c, periods, [14]))
     with rotating(store) as residents:
         never, _ = train(tmp_path / "other", residents, config)
     jax.tree.map(np.testing.assert_array_equal, never, rolled_back)
 
 
 def test_a_diverged_update_names_histories_that_were_resident(store, tmp_path, monkeypatch):
-    bad = lambda loss, norm, step: training.Bad(8, "update 8: loss nan") if step >= 6 else None
-    monkeypatch.setattr(training, "not_finite", bad)
+    bad = lambda loss, norm, step: train_lib.Bad(8, "update 8: loss nan") if step >= 6 else None
+    monkeypatch.setattr(train_lib, "not_finite", bad)
     with rotating(store) as residents, pytest.raises(TrainingDiverged, match="update 8") as error:
         train(tmp_path, residents)
     named = re.search(r"histories ([\d, ]+)", str(error.value))
@@ -351,7 +352,7 @@ def test_a_run_reports_the_waiting_and_one_that_fits_does_not_rotate(tmp_path, c
     run.distill()
     told, facts = capsys.readouterr().out, json.loads((run.folder / "stages.json").read_text())["distill"]
     assert "130 histories take turns, 16 at a time" in told
-    assert re.search(r"distil   3 exchanges; \d of 8 updates waited for histories \(\d", told)
+    assert re.search(r"distill  3 exchanges; \d of 8 updates waited for histories \(\d", told)
     assert facts["exchanges"] == 3
     assert {"exchanges_waited", "waited_seconds", "reading_seconds"} < facts.keys()
     run.distill()  # nothing is left to do, and nothing to say of it

@@ -25,14 +25,16 @@ from ad_jax.bench.timing import Work, measure, paired
 from ad_jax.envs.base import spec_of
 from ad_jax.history import replay
 from ad_jax.keys import a_key
+from ad_jax.methods import distillation
 from ad_jax.planning.cost import train_flops
 from ad_jax.process.metrics import say
 from ad_jax.sharding import MeshConfig, make_mesh
-from ad_jax.stage import distill
+from ad_jax.stage.feeds import Windows
+from ad_jax.stage.trainer import Trainer
 from ad_jax.types import Histories, Spec, Transition
 
 HISTORIES, WINDOWS = 256, 4  # histories to sample from, and how many windows long each is
-UPDATES_PER_DISPATCH = distill.Config().updates_per_dispatch
+UPDATES_PER_DISPATCH = distillation.Config().updates_per_dispatch
 CACHE_OPTIONS = (
     "jax_compilation_cache_dir",
     "jax_persistent_cache_min_compile_time_secs",
@@ -43,7 +45,7 @@ CACHE_OPTIONS = (
 class Setting(NamedTuple):
     """A model and everything that one trains it with."""
 
-    trainer: distill.Trainer
+    trainer: Trainer
     resident: replay.Replay
     sampling: replay.Config
     spec: Spec
@@ -58,8 +60,9 @@ def setting(case: Case, mesh: Any = None) -> Setting:
     config = models.for_family(models.make_config(case.model, case.options), family)
     sampling = replay.Config(segment=case.segment, batch=case.batch)
     resident = replay.load(random_histories(HISTORIES, WINDOWS * case.segment, spec), spec, sampling, mesh)
-    training = distill.Config(updates=10**6, accumulate=case.accumulate)
-    trainer = distill.Trainer(models.make(case.model, config, spec), spec, training, sampling, mesh, 0)
+    training = distillation.Config(updates=10**6, accumulate=case.accumulate)
+    learner = distillation.make(training, models.make(case.model, config, spec), sampling, mesh)
+    trainer = Trainer(learner, Windows(spec, sampling, mesh), training, mesh, 0)
     return Setting(trainer, resident, sampling, spec, config, mesh)
 
 
@@ -92,8 +95,8 @@ class Training:
 
     def __call__(self, updates: int) -> None:
         """`updates` updates, at most `UPDATES_PER_DISPATCH`."""
-        self.state, losses, norms = self.program(self.state, self.resident, jnp.int32(updates))
-        jax.device_get((losses, norms))
+        self.state, metrics = self.program(self.state, self.resident, jnp.int32(updates))
+        jax.device_get(metrics)
 
 
 def sampler(s: Setting, updates: int) -> Work:

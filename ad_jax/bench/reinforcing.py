@@ -18,6 +18,8 @@ from ad_jax.envs.base import seen_spec_of
 from ad_jax.methods import rl2
 from ad_jax.models import lstm
 from ad_jax.sharding import MeshConfig, make_mesh
+from ad_jax.stage.feeds import TrainingTasks
+from ad_jax.stage.trainer import Trainer
 
 UPDATES = 2  # in one timed call
 MODEL = lstm.Config(width=32, hidden=128, mlp_width=64, value_head=True)
@@ -36,11 +38,13 @@ def row(trials: int, sizes: Sizes) -> Row:
     network = lstm.actor_critic(MODEL, seen_spec_of(family))
     table = family.all_tasks()
     assert table is not None  # a room's goals can be counted
-    trainer = rl2.Trainer(network, family, table, config, make_mesh(MeshConfig()), 0)
-    state = [trainer.init(trainer.tasks)]
+    mesh = make_mesh(MeshConfig())
+    feed = TrainingTasks(table, mesh)
+    trainer = Trainer(rl2.make(network, family, table, config, mesh), feed, config, mesh, 0)
+    state = [trainer.init()]
 
     def call():
-        state[0], _ = trainer.run(state[0], trainer.tasks, jnp.int32(UPDATES))
+        state[0], _ = trainer.run(state[0], feed.tasks, jnp.int32(UPDATES))
         return jax.block_until_ready(state[0].step)
 
     steps = float(UPDATES * trials * config.unroll * family.episode_length)

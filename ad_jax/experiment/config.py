@@ -8,12 +8,12 @@ from typing import Any
 
 from ad_jax.errors import ConfigError, unknown
 from ad_jax.history.replay import Config as ReplayConfig
+from ad_jax.methods.distillation import Config as DistillConfig
 from ad_jax.methods.rl2 import Config as Rl2Config
 from ad_jax.process.metrics import Config as LoggingConfig
 from ad_jax.registry import conform
 from ad_jax.sharding import MeshConfig
 from ad_jax.stage.collect import Config as CollectConfig
-from ad_jax.stage.distill import Config as DistillConfig
 from ad_jax.stage.evaluate import Config as EvaluateConfig
 
 

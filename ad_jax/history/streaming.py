@@ -245,17 +245,17 @@ def residents(
     if config.rotation is not None:
         with distributed.together(lambda: Rotation(store, spec, config, mesh, seed, relabel)) as rotation:
             if rotation.histories > config.rotation.resident:
-                say(f"distil   {rotation.histories} histories take turns, {config.rotation.resident} at a time")
+                say(f"distill  {rotation.histories} histories take turns, {config.rotation.resident} at a time")
                 yield rotation
                 return
-        say(f"distil   nothing rotates: replay.rotation.resident holds all {rotation.histories} histories")
+        say(f"distill  nothing rotates: replay.rotation.resident holds all {rotation.histories} histories")
     started = time.monotonic()
     config.validate(batch_devices(mesh))
     gathered = distributed.together(
         lambda: gather(store, spec, config, relabel)
     )  # whole, in the memory of each process
     loaded = put_there(gathered, mesh)
-    say(f"distil   {store.manifest.histories} histories loaded in {time.monotonic() - started:.1f} s")
+    say(f"distill  {store.manifest.histories} histories loaded in {time.monotonic() - started:.1f} s")
     yield loaded
 
 

@@ -14,11 +14,7 @@ Differences from these stand in docs/rl2.md.
 Letters: B trials side by side, L steps of each in an update.
 """
 
-import dataclasses
 import functools
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -29,17 +25,15 @@ from flax import struct
 from jax.sharding import Mesh
 
 from ad_jax import values
-from ad_jax.checkpoint.checkpoint import Checkpoints
 from ad_jax.envs.base import TaskFamily, spec_of, take
 from ad_jax.errors import AdJaxError
 from ad_jax.history import reward_unit
 from ad_jax.keys import named_key
+from ad_jax.methods.base import Learner
+from ad_jax.methods.optimizer import clipped, matrices
 from ad_jax.methods.trials import Config, Trials, Unroll, advantages, begin, episodes, loss, roll
 from ad_jax.models.lstm import ActorCritic
-from ad_jax.process import preemption
-from ad_jax.process.metrics import MetricsLog, Progress
-from ad_jax.sharding import batch_devices, on_batch, optimiser_shardings, param_shardings, put, replicated
-from ad_jax.stage import training
+from ad_jax.sharding import batch_devices, on_batch, optimiser_shardings, param_shardings, replicated
 from ad_jax.types import Array, Transition
 
 FACTS = ("loss", "grad_norm", "entropy", "first_return", "last_return")  # of an update
@@ -55,72 +49,58 @@ class TrainState:
     trials: Trials
 
 
-class Trainer:
-    """The compiled parts of training for one network, family, configuration and mesh.
+def make(
+    network: ActorCritic,
+    family: TaskFamily,
+    tasks: Any,
+    config: Config,
+    mesh: Mesh,
+    unit: float = reward_unit.NONE,
+) -> Learner:
+    """Make the learner of one network, family and configuration, which is fed the training tasks.
 
-    Attributes:
-        init: `tasks -> TrainState`, born sharded.
-        run: `(state, tasks, count) -> (state, facts)`: `count` updates, at most P = `updates_per_dispatch`; facts are
-            those of `update`, `[P]` each; entries past `count` are 0. The state is donated.
-        like: shapes and shardings of the state.
-        tasks: the training tasks, a copy on every device.
+    Args:
+        tasks: on which something that cannot be is named.
+        unit: of the rewards that the network sees and that are learned from.
+
+    Raises:
+        ConfigError: if a number cannot be meant, or the trials cannot be split over the mesh.
     """
+    config.validate()
+    config.check_devices(batch_devices(mesh))
+    network, optimiser = reward_unit.applied(network, unit), make_optimiser(config)
 
-    def __init__(
-        self,
-        network: ActorCritic,
-        family: TaskFamily,
-        tasks: Any,
-        config: Config,
-        mesh: Mesh,
-        seed: int,
-        unit: float = reward_unit.NONE,  # of the rewards that the network sees and that are learned from
-    ):
-        config.validate()
-        config.check_devices(batch_devices(mesh))
-        self.tasks = put(tasks, replicated(mesh))
-        network = reward_unit.applied(network, unit)
-        optimiser = make_optimiser(config)
+    def init(seed: int, tasks: Any) -> TrainState:
+        params = network.init(named_key(seed, "params"))
+        trials = begin(network, family, config, named_key(seed, "rl2-start"), tasks)
+        # Parts of trials: their ends are spread over the updates, and over the trials of each minibatch.
+        place = jnp.arange(config.trials, dtype=jnp.int32) // config.minibatches
+        trials = trials.replace(age=place.astype(jnp.int32) % (config.trial_episodes // config.unroll))
+        return TrainState(params, optimiser.init(params), jnp.int32(0), trials)
 
-        def init(tasks) -> TrainState:
-            params = network.init(named_key(seed, "params"))
-            trials = begin(network, family, config, named_key(seed, "rl2-start"), tasks)
-            # Parts of trials: their ends are spread over the updates, and over the trials of each minibatch.
-            place = jnp.arange(config.trials, dtype=jnp.int32) // config.minibatches
-            trials = trials.replace(age=place.astype(jnp.int32) % (config.trial_episodes // config.unroll))
-            return TrainState(params, optimiser.init(params), jnp.int32(0), trials)
-
-        shapes, one = jax.eval_shape(init, self.tasks), replicated(mesh)
-        self.shardings = TrainState(
+    def shardings(shapes: TrainState) -> TrainState:
+        return TrainState(
             param_shardings(shapes.params, mesh),
             optimiser_shardings(optimiser, shapes.params, mesh),
-            one,
+            replicated(mesh),
             jax.tree.map(lambda _: on_batch(mesh), shapes.trials),
         )
-        self.like = training.like(shapes, self.shardings)
-        self.init = jax.jit(init, out_shardings=self.shardings)
-        step = functools.partial(update, network, family, config, optimiser, mesh, seed, unit)
 
-        def run(state, tasks, count):
-            def body(i, carry):
-                state, facts = carry
-                state, new = step(state, tasks)
-                return state, jax.tree.map(lambda all, value: all.at[i].set(value), facts, new)
+    def check(metrics: dict[str, Any], step: int) -> dict[str, Any]:
+        check_values(metrics.pop("cannot be"), tasks, family, step)
+        return metrics
 
-            empty: dict[str, Any] = dict.fromkeys(FACTS, jnp.zeros((config.updates_per_dispatch,), jnp.float32))
-            empty["cannot be"] = (
-                values.nothing((config.updates_per_dispatch,)),
-                jnp.zeros_like(empty["loss"], jnp.int32),
-            )
-            # A dynamic count: one program for every length, so where a run was cut cannot change its bits.
-            return jax.lax.fori_loop(0, count, body, (state, empty))
-
-        self.run = jax.jit(run, donate_argnums=0, out_shardings=(self.shardings, one))
-
-    @functools.cached_property
-    def compiled(self) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
-        """`run`, compiled when it is first asked for."""
-        return self.run.lower(self.like, self.tasks, jnp.int32(1)).compile()
+    return Learner(
+        name="rl2",
+        feed="tasks",
+        init=init,
+        update=functools.partial(update, network, family, config, optimiser, mesh, unit),
+        params=lambda state: state.params,
+        shardings=shardings,
+        steps=config.trials * config.unroll * family.episode_length,
+        check=check,
+        shown={"first_episode": "first_return", "last": "last_return", "entropy": "entropy"},
+    )
 
 
 def unit_by_chance(family: TaskFamily, tasks: Any, config: Config, seed: int) -> float:
@@ -156,8 +136,8 @@ def by_chance(family: TaskFamily, config: Config, seed: int, tasks: Any) -> tupl
 def make_optimiser(config: Config) -> optax.GradientTransformation:
     """Adam after clipping by the global norm; the learning rate falls linearly to 0 at the last gradient step."""
     rate = optax.linear_schedule(config.learning_rate, 0.0, config.updates * config.epochs * config.minibatches)
-    adam = optax.adamw(rate, eps=config.adam_epsilon, weight_decay=config.weight_decay, mask=training.matrices)
-    return training.clipped(adam, config.clip_norm)
+    adam = optax.adamw(rate, eps=config.adam_epsilon, weight_decay=config.weight_decay, mask=matrices)
+    return clipped(adam, config.clip_norm)
 
 
 def update(
@@ -166,20 +146,18 @@ def update(
     config: Config,
     optimiser: optax.GradientTransformation,
     mesh: Mesh,
-    seed: int,
     unit: float,
     state: TrainState,
     tasks: Any,
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Some steps of every trial, the gradient steps on them, and new trials where some are over.
+    key: jax.Array,
+) -> tuple[TrainState, dict[str, Any]]:
+    """Some steps of every trial, the gradient steps on them, and new trials where some are over. The key is consumed.
 
     Returns:
         The state after it, and as float32 scalars: loss, gradient norm and entropy, means over the gradient steps, and
         the mean return of the first and of the last episode of a trial, over the trials that began and ended here;
         beside them what `cannot_be`.
     """
-    # Built from Python numbers inside the jit, so that a resumed run has the same keys.
-    key = jax.random.fold_in(named_key(seed, "rl2"), state.step)
     key_roll, key_begin = jax.random.split(key)
     over = state.trials.age + 1 >= config.trial_episodes // config.unroll
     unroll, trials, ahead = roll(network, family, config, state.params, state.trials, tasks, key_roll)
@@ -225,77 +203,9 @@ def cannot_be(family: TaskFamily, unroll: Unroll, task: jax.Array) -> tuple[valu
     return jax.tree.map(lambda x: x[row], (found, task))
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What training reports: seconds of this process without compilation, and where it began and ended."""
-
-    step: int
-    resumed_from: int
-    params: Any
-    seconds: float
-    compile_seconds: float
-    facts: dict[str, float]  # of the last dispatch
-    env_steps: int  # of all updates
-
-
-def train(
-    trainer: Trainer,
-    family: TaskFamily,
-    config: Config,
-    folder: Path,
-    meta: dict[str, Any],
-    log: MetricsLog,
-    progress_seconds: float = 5.0,
-) -> Result:
-    """Train to `config.updates`, from the latest checkpoint in `folder` if there is one.
-
-    Args:
-        meta: plain data saved with every checkpoint; `meta["architecture"]` must equal a found checkpoint's.
-
-    Raises:
-        AdJaxError: if the family gives what is not finite or not what it states; the last good checkpoint stays.
-        CheckpointError: if the checkpoint there is of another architecture.
-        TrainingDiverged: if the loss or the gradient stops being finite; the last good checkpoint stays.
-        Preempted: after SIGTERM and a checkpoint of the dispatch under way.
-    """
-    each = config.trials * config.unroll * family.episode_length
-    with preemption.deferred() as stopped, Checkpoints(folder, config.keep_checkpoints) as checkpoints:
-        step, state, facts, skipped = _begin(trainer, checkpoints, meta, log)
-        progress = Progress("rl2", config.updates, "updates", step, progress_seconds, each)
-        started = time.monotonic()
-        run = trainer.compiled
-        compile_seconds = time.monotonic() - started
-        progress.note(f"compiled in {compile_seconds:.1f} s" + (f", going on from update {step}" if step else ""))
-        started, first, leaving = time.monotonic(), step, False
-        while step < config.updates and not leaving:
-            count = training.until(step, config, (config.checkpoint_every,), skipped)
-            if count:
-                state, new = run(state, trainer.tasks, jnp.int32(count))
-                check_values(new.pop("cannot be"), trainer.tasks, family, count, step)
-                new = {name: np.asarray(facts)[:count] for name, facts in new.items()}
-                if bad := training.not_finite(new["loss"], new["grad_norm"], step):
-                    skipped = training.skip("rl2", bad, skipped, config.skip_updates)
-                    step, state, facts, _ = _begin(trainer, checkpoints, meta, log)
-                    progress.note(f"{bad.told}: back to update {step}, and on without update {bad.update}")
-                    continue
-                step += count
-                facts = {name: float(all_of.mean()) for name, all_of in new.items()}
-                # Logged before anything is saved: what a checkpoint has passed must not be missing from the log.
-                log.write("rl2", step, facts)
-            else:  # the next one is left out: its trials are never played
-                state, step = dataclasses.replace(state, step=state.step + 1), step + 1
-            leaving = training.leaving(stopped)
-            if step % config.checkpoint_every == 0 or step == config.updates or leaving:
-                checkpoints.save(step, state, meta | {"facts": facts} | ({"skipped": skipped} if skipped else {}))
-            shown = {"first_episode": "first_return", "last": "last_return", "entropy": "entropy"}
-            progress.update(step, **{name: facts[fact] for name, fact in shown.items() if facts})
-        seconds = time.monotonic() - started
-        return Result(step, first, state.params, seconds, compile_seconds, facts, step * each)
-
-
-def check_values(found: tuple[values.First, Any], tasks: Any, family: TaskFamily, count: int, step: int) -> None:
-    """Raises AdJaxError, in words, for what cannot be in the `count` updates after `step`, `[P]` each."""
-    first, task = jax.tree.map(lambda x: np.asarray(x)[:count], found)
+def check_values(found: tuple[values.First, Any], tasks: Any, family: TaskFamily, step: int) -> None:
+    """Raises AdJaxError, in words, for what cannot be in the updates after `step`, `[P]` each."""
+    first, task = found
     bad = np.flatnonzero(first.place != values.NOTHING)
     if len(bad):
         first, task = jax.tree.map(lambda x: x[bad[0]], (first, task))
@@ -310,13 +220,3 @@ def _refused(first: values.First, task: Any, tasks: Any, family: TaskFamily, whe
     return AdJaxError(
         f"{what}, at step {first.step} {where}, on task {name} of {family.name}. {kept} {values.REMEDY[field]}"
     )
-
-
-def _begin(
-    trainer: Trainer, checkpoints: Checkpoints, meta: dict[str, Any], log: MetricsLog
-) -> tuple[int, TrainState, dict[str, float], list[int]]:
-    """Step, state, facts and left-out updates of the latest checkpoint or new; the log forgets what came later."""
-    found = training.latest(checkpoints, trainer.like, meta)
-    step, state, saved = found or (0, trainer.init(trainer.tasks), {"facts": {}})
-    log.forget_after("rl2", step)
-    return step, state, saved["facts"], saved.get("skipped", [])

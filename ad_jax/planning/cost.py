@@ -24,7 +24,6 @@ from ad_jax.methods import rl2
 from ad_jax.models.attention import Band
 from ad_jax.models.tokens import tokens_per_step
 from ad_jax.models.transformer import Config as Transformer
-from ad_jax.stage import distill
 from ad_jax.stage.collect import life_updates
 from ad_jax.types import Spec, narrowest
 
@@ -170,7 +169,7 @@ def count(experiment: Experiment, parts: Parts) -> Cost:
     beside = life_updates(p.reference, p.family, (e.reference or e.collect).episodes)
     beside *= p.reference.steps_per_update * p.reference.actors
     params = jax.eval_shape(lambda: p.model.init(a_key(0)))
-    rule = distill.make_optimiser(e.distill) if e.rl2 is None else rl2.make_optimiser(e.rl2)
+    rule = e.distill.optimizer() if e.rl2 is None else rl2.make_optimiser(e.rl2)
     optimiser = jax.eval_shape(rule.init, params)
     accumulate = e.distill.accumulate if e.rl2 is None else 1
     gradients = tree_bytes(params) * (1 if accumulate == 1 else 2)  # of a part, and the sum so far

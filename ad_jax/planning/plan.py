@@ -1,7 +1,7 @@
 """What one training update takes of each device of a mesh that need not be there: compiled for it, nothing allocated.
 
-The update is that of `distill.Trainer`, lowered from shapes and compiled for as many virtual CPU devices. The program
-is the same for every device, so compiling takes no longer for a thousand than for eight.
+The update is that of `Trainer`, lowered from shapes and compiled for as many virtual CPU devices. The program is the
+same for every device, so compiling takes no longer for a thousand than for eight.
 
 Exact (counted from shapes and shardings): parameters, optimiser, gradients, histories, cache, and what goes in.
 The CPU compiler's: temporary memory, FLOP, bytes moved, collectives. It partitions as on any backend, but it widens
@@ -22,14 +22,15 @@ from ad_jax.errors import ConfigError, unknown
 from ad_jax.experiment import Experiment, Parts, build, override
 from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.history.replay import Replay
+from ad_jax.methods import distillation
+from ad_jax.methods.base import TrainState
 from ad_jax.planning import cost, hlo
 from ad_jax.planning.accelerators import Accelerator, StepTime, step_time
 from ad_jax.planning.cost import of
 from ad_jax.planning.hlo import Collectives
 from ad_jax.sharding import MeshConfig, batch_devices, make_mesh, on_batch, replicated
-from ad_jax.stage import distill
-from ad_jax.stage.distill import TrainState
-from ad_jax.stage.training import like
+from ad_jax.stage.feeds import Windows
+from ad_jax.stage.trainer import Trainer, like
 
 # Width, and heads of width 64 or 128, of Brown et al. 2020 (arXiv 2005.14165, table 2.1); an MLP of 4 widths. As many
 # layers as make the number of parameters: tables of tokens as large as theirs do not exist here.
@@ -144,13 +145,14 @@ def plan(experiment: Experiment, mesh_config: MeshConfig) -> Plan:
 def compile_update(e: Experiment, p: Parts, mesh: Mesh) -> tuple[TrainState, Replay, Any]:
     """Shapes of the state and of the histories, with shardings, and the compiled `(state, replay) -> ...` of an update.
 
-    The program is that of `distill.Trainer.update`; the state is donated.
+    The program is that of `Trainer.update`; the state is donated.
     """
-    trainer = distill.Trainer(p.model, p.spec, e.distill, e.replay, mesh, e.seed, p.family.render)
+    learner = distillation.make(e.distill, p.model, e.replay, mesh)
+    trainer = Trainer(learner, Windows(p.spec, e.replay, mesh, p.family.render), e.distill, mesh, e.seed)
     replay = cost.replay_shapes(e, p)
     replay = like(replay, jax.tree.map(lambda _: on_batch(mesh), replay))
     number = replicated(mesh)
-    update = jax.jit(trainer.update, donate_argnums=0, out_shardings=(trainer.shardings, number, number))
+    update = jax.jit(trainer.update, donate_argnums=0, out_shardings=(trainer.shardings, number))
     return trainer.like, replay, update.lower(trainer.like, replay).compile(compiler_options=dict(OPTIONS))
 
 

@@ -31,7 +31,7 @@ from ad_jax.files import read_json, write_json
 from ad_jax.history import replay, reward_unit, streaming
 from ad_jax.history import store as history_store
 from ad_jax.keys import a_key
-from ad_jax.methods import rl2
+from ad_jax.methods import distillation, rl2
 from ad_jax.models import lstm
 from ad_jax.planning import cost
 from ad_jax.policies.base import from_model
@@ -44,7 +44,9 @@ from ad_jax.run.curves import Curves
 from ad_jax.run.directory import check, claim, digest
 from ad_jax.run.origins import Origins, digest_of
 from ad_jax.sharding import batch_devices, make_mesh, own_mesh, put, replicated, rows_mesh
-from ad_jax.stage import collect, distill, episodes, evaluate
+from ad_jax.stage import collect, episodes, evaluate, feeds
+from ad_jax.stage.train import train
+from ad_jax.stage.trainer import Trainer
 
 T = TypeVar("T")
 
@@ -196,11 +198,11 @@ class Run:
         """Stage 2, or RL² in its place."""
         e, p = self.experiment, self.parts
         if not self._can_train():
-            return say(f"distil   nothing to do: {self.folder / 'checkpoints'} is trained to the end")
+            return say(f"distill  nothing to do: {self.folder / 'checkpoints'} is trained to the end")
         if e.rl2 is not None:
             return self._rl2(e.rl2)
         if not p.trained:
-            return say(f"distil   nothing to do: model {e.model.name} has no parameters")
+            return say(f"distill  nothing to do: model {e.model.name} has no parameters")
         store = distributed.together(lambda: history_store.open_store(self.histories))
         collection.check_histories(store.manifest, e, p, self.origins.of_histories, self.histories, self.given)
         self._check_room()
@@ -209,16 +211,16 @@ class Run:
         folder = self._fitting(lambda: self._checkpoints(made_of), self.folder / "checkpoints")
         unit = self._reward_unit(e.replay.reward_unit, lambda: reward_unit.of_store(store))
         model = reward_unit.applied(p.model, unit)
-        trainer = distill.Trainer(model, p.spec, e.distill, e.replay, self.mesh, e.seed, p.family.render)
+        learner = distillation.make(e.distill, model, e.replay, self.mesh)
+        feed = feeds.Windows(p.spec, e.replay, self.mesh, p.family.render)
+        trainer = Trainer(learner, feed, e.distill, self.mesh, e.seed)
         meta = made_of | self.origins.of_training(trainer.like.params, store.task_ids, unit)
         in_loop = self.curves.in_loop(from_model(model)) if e.distill.evaluate_every else None
         with streaming.residents(store, p.spec, e.replay, self.mesh, e.seed, relabel) as residents:
-            result = distill.distill(
-                trainer, residents, e.distill, e.replay, folder, meta, self.log, in_loop, e.logging.progress_seconds
-            )
+            result = train(trainer, residents, e.distill, folder, meta, self.log, in_loop, e.logging.progress_seconds)
         parameters = sum(x.size for x in jax.tree.leaves(result.params))
         if (facts := residents.facts()) and result.step > result.resumed_from:
-            say("distil   " + streaming.summary(facts, result.step - result.resumed_from, result.seconds))
+            say("distill  " + streaming.summary(facts, result.step - result.resumed_from, result.seconds))
         self._finish(
             "distill",
             result.step > result.resumed_from,
@@ -226,7 +228,7 @@ class Run:
             compile_seconds=result.compile_seconds,
             updates=result.step,
             resumed_from=result.resumed_from,
-            loss=result.loss,
+            loss=result.facts["loss"],
             parameters=parameters,
             positions=(result.step - result.resumed_from) * e.replay.batch * e.replay.segment,  # in those seconds
             **facts,
@@ -272,9 +274,11 @@ class Run:
         folder = self._fitting(lambda: self._checkpoints(made_of), self.folder / "checkpoints")
         by_chance = lambda: rl2.unit_by_chance(p.family, p.split.train, config, e.seed)
         unit = self._reward_unit(config.reward_unit, by_chance)
-        trainer = rl2.Trainer(network, p.family, p.split.train, config, self.mesh, e.seed, unit)
+        learner = rl2.make(network, p.family, p.split.train, config, self.mesh, unit)
+        feed = feeds.TrainingTasks(p.split.train, self.mesh)
+        trainer = Trainer(learner, feed, config, self.mesh, e.seed)
         meta = made_of | self.origins.of_training(trainer.like.params, self.train_ids, unit)
-        result = rl2.train(trainer, p.family, config, folder, meta, self.log, e.logging.progress_seconds)
+        result = train(trainer, feed, config, folder, meta, self.log, progress_seconds=e.logging.progress_seconds)
         self._finish(
             "distill",
             result.step > result.resumed_from,
@@ -283,7 +287,7 @@ class Run:
             updates=result.step,
             resumed_from=result.resumed_from,
             parameters=sum(x.size for x in jax.tree.leaves(result.params)),
-            env_steps=result.env_steps,
+            env_steps=result.step * learner.steps,
             **result.facts,
         )
 
@@ -298,7 +302,7 @@ class Run:
 
         found_unit = distributed.on_first(unit)
         if found_unit != reward_unit.NONE:
-            say(f"distil   the model counts rewards in units of {found_unit:g} (reward_unit=1 would leave them alone)")
+            say(f"distill  the model counts rewards in units of {found_unit:g} (reward_unit=1 would leave them alone)")
         return found_unit
 
     def _checkpoints(self, made_of: dict[str, Any]) -> Path:

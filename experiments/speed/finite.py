@@ -21,9 +21,10 @@ from ad_jax.bench import collecting, distilling, evaluating
 from ad_jax.bench.sizes import Case
 from ad_jax.bench.timing import Work, measure
 from ad_jax.history import replay
+from ad_jax.methods import base, distillation
 from ad_jax.policies.base import from_model
-from ad_jax.stage import distill, training
 from ad_jax.stage.rollout import make_evaluator
+from ad_jax.stage.train import not_finite
 from ad_jax.types import Spec
 
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 31
@@ -99,7 +100,7 @@ def distilling_a_dispatch() -> None:
     tree = SimpleNamespace(**vars(optax.tree) | {"norm": lambda grads: 0.0})  # not of clipping, which keeps its own
     program = lambda: s.trainer.run.lower(s.trainer.like, s.resident, jnp.int32(1))
     whole = program().compile()
-    with mock.patch.object(distill, "optax", SimpleNamespace(**vars(optax) | {"tree": tree})):
+    with mock.patch.object(base, "optax", SimpleNamespace(**vars(optax) | {"tree": tree})):
         s.trainer.run.clear_cache()
         less = program().compile()
     for what in ("flops", "bytes accessed"):
@@ -111,8 +112,8 @@ def distilling_a_dispatch() -> None:
         held["state"], *rest = whole(held["state"], s.resident, jnp.int32(10))
         return rest
 
-    values = np.ones(distill.Config().updates_per_dispatch, np.float32)
-    share_of("distill: the host's look, of 10 updates", lambda: training.not_finite(values, values, 0), dispatch)
+    values = np.ones(distillation.Config().updates_per_dispatch, np.float32)
+    share_of("distill: the host's look, of 10 updates", lambda: not_finite(values, values, 0), dispatch)
 
 
 if __name__ == "__main__":

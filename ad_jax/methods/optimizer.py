@@ -1,0 +1,44 @@
+"""Optimizers of the methods: AdamW or Muon after clipping by the global norm, and which parameters decay."""
+
+from typing import Any, Literal
+
+import jax
+import optax
+
+Rule = Literal["adamw", "muon"]
+
+
+def matrices(params: Any) -> Any:
+    """Say which parameters decay: matrices and tables do, norms and biases do not. A tree of bools like `params`."""
+    return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+def clipped(rule: optax.GradientTransformation, clip_norm: float) -> optax.GradientTransformationExtraArgs:
+    """Return `rule` after clipping by the global norm; it also runs under strict dtype promotion."""
+    chain = optax.chain(optax.clip_by_global_norm(clip_norm), rule)
+
+    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, Any]:
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an int32 power, which strict JAX refuses
+            return chain.update(updates, state, params)
+
+    return optax.GradientTransformationExtraArgs(chain.init, update)
+
+
+def warmed_up(
+    name: Rule,
+    learning_rate: float,
+    warmup_updates: int,
+    updates: int,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    weight_decay: float = 0.01,
+    clip_norm: float = 1.0,
+) -> optax.GradientTransformation:
+    """Return AdamW or Muon after global-norm clipping, on a linear warm-up and a cosine to 0 at the last update."""
+    rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_updates, updates)
+    if name == "muon":
+        rule = optax.contrib.muon(rate, weight_decay=weight_decay, adam_b1=b1, adam_b2=b2)
+    else:
+        rule = optax.adamw(rate, b1, b2, weight_decay=weight_decay, mask=matrices)
+    return clipped(rule, clip_norm)

@@ -1,0 +1,94 @@
+"""What an update is fed: a batch of windows drawn from the resident histories, or the training tasks themselves.
+
+In: what lies on the devices, and the key of an update. Out, inside the compiled program: what `Learner.update` is
+given, and the rest of the key; on the host: the words that tell whose numbers an update saw.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ad_jax.history import replay as replay_lib
+from ad_jax.history.replay import Replay
+from ad_jax.sharding import put, replicated
+from ad_jax.types import Array, Batch, Spec
+
+
+class Feed(Protocol):
+    """What stands between residents and `Learner.update`."""
+
+    @property
+    def tasks(self) -> Any:
+        """The training tasks on every device, where those are fed; else None."""
+        ...
+
+    def draw(self, resident: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+        """What an update learns from, and its own key. The key is consumed."""
+        ...
+
+    def told(self, resident: Any, key: jax.Array) -> str:
+        """What the update with that key learned from, in words that follow its name."""
+        ...
+
+
+class Windows:
+    """Batches of windows `[B, L]`, each device's from its own histories.
+
+    Args:
+        spec: of the observations as they are stored.
+        render: what the model sees of one of them.
+    """
+
+    tasks = None
+
+    def __init__(
+        self,
+        spec: Spec,
+        sampling: replay_lib.Config,
+        mesh: Mesh,
+        render: Callable[[Array], Array] = lambda observation: observation,
+    ):
+        self.spec, self.sampling, self.mesh, self.render = spec, sampling, mesh, render
+
+    def draw(self, resident: Replay, key: jax.Array) -> tuple[Batch, jax.Array]:
+        """A batch, and the key of the model. The key is consumed."""
+        key_batch, key_model = jax.random.split(key)
+        return replay_lib.sample(resident, key_batch, self.spec, self.sampling, self.mesh, self.render), key_model
+
+    def drawn(self, resident: Replay, key: jax.Array) -> np.ndarray:
+        """Numbers of the histories that `draw` takes with the same key, `[B]` int32."""
+        return replay_lib.drawn(resident, jax.random.split(key)[0], self.sampling, self.mesh)
+
+    def told(self, resident: Replay, key: jax.Array) -> str:
+        """The first of the histories, each once."""
+        each = sorted(set(self.drawn(resident, key).tolist()))
+        more = f" and {len(each) - 8} more" if len(each) > 8 else ""
+        return f", of histories {', '.join(map(str, each[:8]))}{more}"
+
+
+class TrainingTasks:
+    """The training tasks `[N]`, a copy on every device. They are their own residents."""
+
+    period = 0  # always the same
+
+    def __init__(self, tasks: Any, mesh: Mesh):
+        self.tasks = put(tasks, replicated(mesh))
+
+    def draw(self, resident: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+        """All of them, and the whole key."""
+        return resident, key
+
+    def told(self, _: Any, __: jax.Array) -> str:
+        """Nothing: which tasks an update drew is the learner's business."""
+        return ""
+
+    def at(self, _: int) -> Any:
+        """The tasks, whatever the step."""
+        return self.tasks
+
+    def facts(self) -> dict[str, float]:
+        """Nothing was waited for."""
+        return {}

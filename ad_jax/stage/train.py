@@ -1,0 +1,197 @@
+"""Stage 2: the one training loop. A learner goes from its latest checkpoint to its last update, whatever the method.
+
+Input: a `Learner` (`methods`) and what it is fed: histories on the devices, all or in turns, or the training tasks.
+Output: checkpoints and metrics. Knows no method, no environment and no source; in-context evaluation during training
+comes in as a callable.
+
+One dispatch runs many updates on the device; how many does not change the result, because every random number is keyed
+by its update.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ad_jax.checkpoint import lineage
+from ad_jax.checkpoint.checkpoint import Checkpoints
+from ad_jax.errors import TrainingDiverged
+from ad_jax.methods.base import Learner
+from ad_jax.process import distributed, memory, preemption
+from ad_jax.process.metrics import MetricsLog, Progress
+from ad_jax.stage.trainer import Residents, Schedule, Trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What training reports: seconds of this process without compilation, and where it began and ended."""
+
+    step: int
+    resumed_from: int
+    params: Any
+    seconds: float
+    compile_seconds: float
+    facts: dict[str, float]  # means over the last dispatch
+
+
+@dataclasses.dataclass
+class Past:
+    """What a checkpoint remembers of the training so far. No clock: a resumed run ends with the same bytes."""
+
+    best: float | None = None  # in-context return
+    facts: dict[str, float] = dataclasses.field(default_factory=dict)  # means over the last dispatch
+    skipped: list[int] = dataclasses.field(default_factory=list)  # updates that are left out, from 1
+
+    @classmethod
+    def of(cls, saved: dict[str, Any]) -> "Past":
+        """Read the metadata of a checkpoint, of this version or an earlier one."""
+        known = {name: saved[name] for name in ("best", "facts", "skipped") if name in saved}
+        return cls(**{"facts": {"loss": saved["loss"]} if "loss" in saved else {}} | known)
+
+
+def train(
+    trainer: Trainer,
+    residents: Residents,
+    schedule: Schedule,
+    folder: Path,
+    meta: dict[str, Any],
+    log: MetricsLog,
+    evaluate: Callable[[Any], float] | None = None,
+    progress_seconds: float = 5.0,
+) -> Result:
+    """Train to `schedule.updates`, from the latest checkpoint in `folder` if there is one.
+
+    Args:
+        meta: plain data saved with every checkpoint; `meta["architecture"]` must equal a found checkpoint's.
+        evaluate: `params -> mean in-context return`, called every `schedule.evaluate_every` updates and at the end.
+
+    Raises:
+        AdJaxError: if the learner refuses what an update met; the last good checkpoint stays.
+        CheckpointError: if the checkpoint there is of another architecture.
+        TrainingDiverged: if the loss or the gradient stops being finite; the last good checkpoint stays.
+        Preempted: after SIGTERM and a checkpoint of the dispatch under way.
+    """
+    learner, evaluate_every = trainer.learner, 0 if evaluate is None else getattr(schedule, "evaluate_every", 0)
+    periods = (schedule.checkpoint_every, evaluate_every, residents.period)
+    with preemption.deferred() as stopped, Checkpoints(folder, schedule.keep_checkpoints) as checkpoints:
+        step, state, past = _begin(trainer, checkpoints, meta, log)
+        progress = Progress(learner.name, schedule.updates, "updates", step, progress_seconds, learner.steps)
+        started = time.monotonic()
+        memory.give_back()
+        run = trainer.compiled(residents.at(step))
+        memory.give_back()
+        compile_seconds = time.monotonic() - started
+        progress.note(f"compiled in {compile_seconds:.1f} s" + (f", going on from update {step}" if step else ""))
+        started, first, returned, leaving = time.monotonic(), step, {}, False
+        while step < schedule.updates and not leaving:
+            count = until(step, schedule, periods, past.skipped)
+            if count:
+                # The residents are kept nowhere here: going back, they must not be in memory twice.
+                state, metrics = run(state, residents.at(step), jnp.int32(count))
+                metrics = fetched(learner, metrics, count, step)
+                if bad := not_finite(metrics["loss"], metrics["grad_norm"], step):
+                    of = trainer.feed.told(residents.at(step), trainer.key(bad.update - 1))
+                    bad = bad._replace(told=bad.told + of)
+                    skipped = skip(learner.name, bad, past.skipped, schedule.skip_updates)
+                    step, state, past = _begin(trainer, checkpoints, meta, log)
+                    past.skipped = skipped
+                    progress.note(f"{bad.told}: back to update {step}, and on without update {bad.update}")
+                    continue
+                step, past.facts = step + count, {name: float(x.mean()) for name, x in metrics.items()}
+                # Logged before anything is saved: what a checkpoint has passed must not be missing from the log.
+                log.write(learner.name, step, past.facts)
+            else:  # the next one is left out: its batch is never drawn
+                state, step = dataclasses.replace(state, step=state.step + 1), step + 1
+            if evaluate is not None and _due(step, evaluate_every, schedule.updates):
+                returned["return"] = value = float(evaluate(learner.params(state)))
+                log.write("in_context", step, {"return": value})
+                if past.best is None or value > past.best:
+                    past.best = value
+                    checkpoints.save_best(step, state, meta | {"in_context_return": value})
+            leaving = told_to_leave(stopped)
+            if _due(step, schedule.checkpoint_every, schedule.updates) or leaving:
+                checkpoints.save(step, state, meta | dataclasses.asdict(past))
+            shown = {label: past.facts[name] for label, name in learner.shown.items() if name in past.facts}
+            progress.update(step, **shown, **returned)
+        seconds = time.monotonic() - started
+        return Result(step, first, learner.params(state), seconds, compile_seconds, past.facts)
+
+
+def _begin(trainer: Trainer, checkpoints: Checkpoints, meta: dict[str, Any], log: MetricsLog) -> tuple[int, Any, Past]:
+    """Return step, state and past of the latest checkpoint, or new ones; the log forgets what came later.
+
+    Raises:
+        CheckpointError: if it is of another architecture than `meta["architecture"]` or of another run, or all are
+            damaged.
+    """
+
+    def accept(found: dict[str, Any]) -> None:
+        lineage.check_architecture(found, meta["architecture"], checkpoints.folder)
+        lineage.check_own(found, meta, checkpoints.folder)
+
+    there = checkpoints.latest() is not None
+    step, state, saved = checkpoints.restore(trainer.like, accept) if there else (0, trainer.init(), {})
+    for stage in (trainer.learner.name, "in_context"):
+        log.forget_after(stage, step)
+    return step, state, Past.of(saved)
+
+
+def told_to_leave(stopped: Callable[[], bool]) -> bool:
+    """Say whether a process of this run was told to stop; `preemption.deferred` then stops all of them."""
+    if not any(distributed.everywhere(stopped)):
+        return False
+    preemption.stop()
+    return True
+
+
+def fetched(learner: Learner, metrics: dict[str, Any], count: int, step: int) -> dict[str, np.ndarray]:
+    """Return the metrics of the `count` updates after `step` on the host, `[count]` each, as the learner logs them."""
+    found = jax.tree.map(lambda x: np.asarray(x)[:count], metrics)
+    return found if learner.check is None else learner.check(found, step)
+
+
+class Bad(NamedTuple):
+    """An update, counted from 1, whose loss or gradient is not finite, in words."""
+
+    update: int
+    told: str
+
+
+def not_finite(loss: np.ndarray, norm: np.ndarray, step: int) -> Bad | None:
+    """Return the first of the updates after `step` whose loss or gradient norm `[P]` is not finite; None if all are."""
+    bad = np.flatnonzero(~(np.isfinite(loss) & np.isfinite(norm)))
+    if not len(bad):
+        return None
+    update = step + int(bad[0]) + 1
+    return Bad(update, f"update {update}: loss {loss[bad[0]]}, gradient norm {norm[bad[0]]}")
+
+
+def skip(stage: str, bad: Bad, skipped: Sequence[int], at_most: int | None) -> list[int]:
+    """Return what is to be left out from now on: `skipped`, and the bad update.
+
+    Raises:
+        TrainingDiverged: if that is more than `at_most`; None is 0.
+    """
+    if len(skipped) >= (at_most or 0):
+        remedy = f"lower {stage}.learning_rate or {stage}.clip_norm; or set {stage}.skip_updates, to leave it out"
+        raise TrainingDiverged(f"{bad.told}. The last good checkpoint is kept; {remedy}")
+    return [*skipped, bad.update]
+
+
+def until(step: int, schedule: Schedule, periods: Sequence[int], skipped: Sequence[int]) -> int:
+    """Return the updates in one dispatch until the host has something to do: 0 where the next one is left out.
+
+    Args:
+        periods: every so many updates there is something; 0 is never.
+    """
+    ahead = [update - step - 1 for update in skipped if update > step]
+    return min(schedule.updates_per_dispatch, schedule.updates - step, *ahead, *(p - step % p for p in periods if p))
+
+
+def _due(step: int, every: int, end: int) -> bool:
+    return bool(every) and (step % every == 0 or step == end)

@@ -1,0 +1,120 @@
+"""The compiled parts of training: a learner's update, jitted, scanned over the updates of a dispatch, and donated.
+
+In: a `Learner`, its feed and a schedule. Out: a `Trainer`, which `ad_jax.stage.train` runs, plans compile and benches
+time.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from ad_jax.checkpoint.fingerprint import without_elements
+from ad_jax.errors import CheckpointError
+from ad_jax.keys import named_key
+from ad_jax.methods.base import Learner
+from ad_jax.sharding import replicated
+from ad_jax.stage.feeds import Feed
+
+
+class Schedule(Protocol):
+    """What the loop reads of a method's options; counts are of updates."""
+
+    @property
+    def updates(self) -> int: ...
+
+    @property
+    def updates_per_dispatch(self) -> int: ...
+
+    @property
+    def checkpoint_every(self) -> int: ...
+
+    @property
+    def keep_checkpoints(self) -> int: ...
+
+    @property
+    def skip_updates(self) -> int | None: ...
+
+
+class Residents(Protocol):
+    """What lies on the devices, by update: a `Replay`, a `Rotation` of more than they hold, or the tasks."""
+
+    @property
+    def period(self) -> int:
+        """Updates for which it stays the same, from one multiple of it to the next; 0 is always."""
+        ...
+
+    def at(self, step: int, /) -> Any:
+        """What the update after `step` learns from; what was returned before is gone."""
+        ...
+
+    def facts(self) -> dict[str, float]:
+        """What is known of the waiting, for the run's record."""
+        ...
+
+
+class Trainer:
+    """The compiled parts of training for one learner, feed, schedule and mesh.
+
+    Attributes:
+        init: `() -> state`, born sharded.
+        update: `(state, resident) -> (state, metrics)`: one update, not yet compiled.
+        run: `(state, resident, count) -> (state, metrics)`: `count` updates, at most P = `updates_per_dispatch`, and
+            their metrics, `[P, ...]` each; entries past `count` are 0. The state is donated.
+        shardings, like: how the state lies on the mesh; its shapes with that.
+    """
+
+    def __init__(self, learner: Learner, feed: Feed, schedule: Schedule, mesh: Mesh, seed: int):
+        self.learner, self.feed, self.seed = learner, feed, seed
+        self.size = schedule.updates_per_dispatch
+        start = lambda tasks: learner.init(seed, tasks)
+        shapes, one = jax.eval_shape(start, feed.tasks), replicated(mesh)
+        self.shardings = learner.shardings(shapes)
+        self.like = like(shapes, self.shardings)
+        born = jax.jit(start, out_shardings=self.shardings)
+        self.init = lambda: born(feed.tasks)
+        self.run = jax.jit(self._run, donate_argnums=0, out_shardings=(self.shardings, one))
+        self._programs: dict[str, Any] = {}
+
+    def key(self, step: Any) -> jax.Array:
+        """The key of the update after `step`."""
+        # Built from Python numbers inside the jit, so that a resumed run has the same keys.
+        return jax.random.fold_in(named_key(self.seed, self.learner.name), step)
+
+    def update(self, state: Any, resident: Any) -> tuple[Any, dict[str, Any]]:
+        """One update, on what the feed draws for it."""
+        batch, key = self.feed.draw(resident, self.key(state.step))
+        return self.learner.update(state, batch, key)
+
+    def _run(self, state: Any, resident: Any, count: Any) -> tuple[Any, dict[str, Any]]:
+        def body(i, carry):
+            state, metrics = carry
+            state, new = self.update(state, resident)
+            return state, jax.tree.map(lambda all_of, value: all_of.at[i].set(value), metrics, new)
+
+        shapes = jax.eval_shape(self.update, state, resident)[1]
+        empty = jax.tree.map(lambda x: jnp.zeros((self.size, *x.shape), x.dtype), shapes)
+        # A dynamic count: one program for every length, so where a run was cut cannot change its bits.
+        return jax.lax.fori_loop(0, count, body, (state, empty))
+
+    def compiled(self, resident: Any) -> Callable[..., tuple[Any, dict[str, Any]]]:
+        """`run`, compiled for residents of this kind when it is first asked for."""
+        kind = str(jax.tree.map(jax.typeof, resident))
+        if kind not in self._programs:
+            self._programs[kind] = self.run.lower(self.like, resident, jnp.int32(1)).compile()
+        return self._programs[kind]
+
+
+def like(shapes: Any, shardings: Any) -> Any:
+    """Return shapes with their shardings: what to compile for, and to restore into.
+
+    Raises:
+        CheckpointError: naming what no checkpoint could hold, before anything is compiled.
+    """
+    if told := without_elements(shapes):
+        raise CheckpointError(told)
+    return jax.tree.map(
+        lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, shardings
+    )
