@@ -15,9 +15,12 @@ import numpy as np
 from ad_jax import models, values
 from ad_jax.checkpoint import checkpoint, lineage
 from ad_jax.errors import AdJaxError, CheckpointError
+from ad_jax.experiment.config import method_from
 from ad_jax.history import reward_unit
 from ad_jax.keys import a_key, named_key
-from ad_jax.policies.base import Carry, Mode, Policy, from_model
+from ad_jax.methods import modern
+from ad_jax.methods.distillation import Distillation
+from ad_jax.policies.base import Carry, Mode, Policy
 from ad_jax.process import settings
 from ad_jax.run import behavior
 from ad_jax.types import Spec, Steps
@@ -49,7 +52,7 @@ class Agent:
             temperature: of sampled actions, above 0; below 1 the likelier ones gain.
 
         Raises:
-            AdJaxError: if `mode` or `temperature` cannot be.
+            AdJaxError: if `mode` or `temperature` cannot be, or the method's code cannot be loaded.
             CheckpointError: if there is no readable checkpoint, or the model's code does something else since.
         """
         _, state, meta = checkpoint.load(Path(path), which)
@@ -63,7 +66,9 @@ class Agent:
                 f"{told} from when the checkpoint in {path} was trained. Train it anew there: ad-jax distill ... --redo"
             )
         model = reward_unit.applied(model, meta.get("reward_unit", reward_unit.NONE))
-        return cls(from_model(model, mode, temperature), state["params"], spec)
+        said = modern(meta.get("experiment", {})).get("method")
+        method = Distillation() if said is None else method_from(said)
+        return cls(method.policy(model, mode, temperature), state["params"], spec)
 
     @settings.pinned()
     def reset(self, batch: int = 1, seed: int = 0) -> None:
@@ -98,7 +103,12 @@ class Agent:
                 "act needs reward and done of the last action on every call after the first: "
                 "they are what the agent learns from"
             )
-        steps = Steps(observation, self._action, self._per_row("reward", reward), self._per_row("done", done) != 0)
+        steps = Steps(
+            observation=observation,
+            prev_action=self._action,
+            prev_reward=self._per_row("reward", reward),
+            prev_done=self._per_row("done", done) != 0,
+        )
         keys = jax.vmap(jax.random.fold_in, (0, None))(self._keys, self._time)
         action, self._carry, fault = self._act(self.params, self._carry, steps, keys)
         if fault is not None:

@@ -32,24 +32,26 @@ class Transition(struct.PyTreeNode):
         return self.terminated | self.truncated
 
 
-class Steps(struct.PyTreeNode):
+class Steps(struct.PyTreeNode, kw_only=True):
     """The input of a sequence model: at each step the current observation and what led to it.
 
     The first step of a life has `prev_action == num_actions` ("none"), zero reward and `prev_done` False. At an
     episode boundary the observation is the new episode's first, and the previous triple is the old one's last.
+    `extra` holds what a method adds to that, of the current step; the model's `Spec.extra` declares it.
     """
 
     observation: Array  # [B, L, *O] (decode: [B, *O])
     prev_action: Array  # [B, L] int32 in 0..A, where A means "none"
     prev_reward: Array  # [B, L] float32
     prev_done: Array  # [B, L] bool
+    extra: dict[str, Array] = dataclasses.field(default_factory=dict)  # each [B, L, *shape] float32
 
 
 class Batch(struct.PyTreeNode):
-    """Training windows: inputs and the actions to learn, the source's or optimal ones."""
+    """Training windows: inputs, and targets by name. `action` is what the source did; a method may add others."""
 
-    steps: Steps
-    action: Array  # [B, L] int32, the targets
+    steps: Steps  # [B, L]
+    targets: dict[str, Array]  # each [B, L, ...]; whole numbers are int32, real ones float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +64,14 @@ class Spec:
         values: for integer observations, how many values each component takes (flattened, row-major);
             None for real observations and for pixels.
         pixels: a picture, uint8 `[height, width, channels]`.
+        extra: name and shape of every channel that a method adds to a model's steps, `Steps.extra`; real numbers.
     """
 
     num_actions: int
     shape: tuple[int, ...]
     values: tuple[int, ...] | None
     pixels: bool = False
+    extra: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     @property
     def size(self) -> int:
@@ -92,12 +96,13 @@ class Spec:
         return narrowest(self.num_actions - 1)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data. `pixels` is there only where it holds, so that the manifests of schema 1 keep their bytes."""
-        data = {
+        """Plain data. `pixels` and `extra` are there only where they hold: manifests of schema 1 keep their bytes."""
+        data: dict[str, Any] = {
             "num_actions": self.num_actions,
             "shape": list(self.shape),
             "values": None if self.values is None else list(self.values),
         }
+        data |= {"extra": {name: list(shape) for name, shape in self.extra}} if self.extra else {}
         return data | {"pixels": True} if self.pixels else data
 
     @classmethod
@@ -105,7 +110,8 @@ class Spec:
         """Inverse of `to_json`."""
         values = data["values"]
         values = None if values is None else tuple(values)
-        return cls(data["num_actions"], tuple(data["shape"]), values, data.get("pixels", False))
+        extra = tuple((name, tuple(shape)) for name, shape in data.get("extra", {}).items())
+        return cls(data["num_actions"], tuple(data["shape"]), values, data.get("pixels", False), extra)
 
 
 def narrowest(largest: int) -> np.dtype:

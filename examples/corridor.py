@@ -13,7 +13,8 @@ from gymnax.environments import environment, spaces
 from jax import Array
 
 from ad_jax.envs.base import TaskFamily
-from ad_jax.experiment import CollectConfig, DistillConfig, EvaluateConfig, Experiment, Plugin, ReplayConfig, TaskConfig
+from ad_jax.experiment import CollectConfig, EvaluateConfig, Experiment, Plugin, ReplayConfig, TaskConfig
+from ad_jax.methods.distillation import Distillation
 
 
 @struct.dataclass
@@ -67,7 +68,7 @@ def config(scale="cpu"):
         tasks=TaskConfig(train=39, held_out=10),
         collect=CollectConfig(seeds=32, episodes=200, chunk_learners=312),
         replay=ReplayConfig(keep_every=20, phases=8, segment=160, batch=32),  # windows of four episodes
-        distill=DistillConfig(updates=1000, learning_rate=6e-3, warmup_updates=50),
+        method=Distillation(updates=1000, learning_rate=6e-3, warmup_updates=50),
         evaluate=EvaluateConfig(episodes=40, seeds=4, greedy=False, source_seeds=2),
     )
     return {"cpu": cpu}[scale]

@@ -2,13 +2,14 @@
 
 import functools
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
 
 from ad_jax.__main__ import main
 from ad_jax.envs.base import advance
-from ad_jax.methods import distillation
+from ad_jax.methods.base import Setting
 from ad_jax.sharding import MeshConfig, make_mesh
 from ad_jax.stage.feeds import Windows
 from ad_jax.stage.trainer import Trainer
@@ -23,8 +24,9 @@ def mesh_of(data: int = 1, fsdp: int = 1, tensor: int = 1):
 
 
 def trainer_of(model, spec, config, sampling, mesh, seed, render=lambda observation: observation) -> Trainer:
-    """The compiled parts of algorithm distillation."""
-    learner = distillation.make(config, model, sampling, mesh)
+    """The compiled parts of a method that is fed histories, of a family that it need not know."""
+    family: Any = None
+    learner = config.make(Setting(family, model, None, spec, spec, None, sampling, mesh)).learner
     return Trainer(learner, Windows(spec, sampling, mesh, render), config, mesh, seed)
 
 

@@ -13,7 +13,8 @@ from ad_jax import envs
 from ad_jax.experiment import Experiment, Plugin, TaskConfig, build
 from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.history.replay import load as load_replay
-from ad_jax.methods import distillation, rl2
+from ad_jax.methods import rl2
+from ad_jax.methods.distillation import Distillation
 from ad_jax.models import lstm
 from ad_jax.policies.base import from_model
 from ad_jax.process.settings import pinned
@@ -87,8 +88,8 @@ def learned(name: str) -> dict[str, str]:
     ids = p.family.task_ids(p.split.train)
     life = Learners(p.family, p.source, 8, mesh, 8).run(0, p.split.train, ids, 2, 0)
     histories = collect.as_histories(life, p.split.train, ids, 2, 0, 8)
-    config = distillation.Config(updates=2, warmup_updates=1)
-    learner = distillation.make(config, p.model, replay, mesh)
+    config = Distillation(updates=2, warmup_updates=1)
+    learner = config.make(p.setting(e, mesh)).learner
     trainer = Trainer(learner, Windows(p.spec, replay, mesh), config, mesh, 0)
     state, metrics = trainer.run(trainer.init(), load_replay(histories, p.spec, replay, mesh), 2)
     tasks = p.split.held_out["held_out"]
@@ -103,7 +104,7 @@ def reinforced() -> dict[str, str]:
     family = envs.make("dark_room", ROOM)
     tasks = family.all_tasks()
     network = lstm.actor_critic(lstm.Config(width=8, hidden=8, mlp_width=8, value_head=True), build_spec(family))
-    config = rl2.Config(updates=2, trials=4, trial_episodes=4, unroll_episodes=2, random_steps=2, minibatches=2)
+    config = rl2.RL2(updates=2, trials=4, trial_episodes=4, unroll_episodes=2, random_steps=2, minibatches=2)
     mesh = make_mesh(MeshConfig(1, 1, 1))
     feed = TrainingTasks(tasks, mesh)
     trainer = Trainer(rl2.make(network, family, tasks, config, mesh), feed, config, mesh, 0)

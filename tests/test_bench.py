@@ -115,7 +115,9 @@ def histories_batch(batch, length):
     none = np.zeros((batch, length), np.int32)
     from ad_jax.types import Steps
 
-    return Steps(np.zeros((batch, length, 2), np.int32), none, none.astype(np.float32), none.astype(bool))
+    observation = np.zeros((batch, length, 2), np.int32)
+    reward, done = none.astype(np.float32), none.astype(bool)
+    return Steps(observation=observation, prev_action=none, prev_reward=reward, prev_done=done)
 
 
 def test_flop_of_actor_critic_against_the_compilers_count():

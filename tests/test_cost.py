@@ -17,7 +17,7 @@ from ad_jax.experiment import Plugin, ReferenceConfig, build, docstring, known, 
 from ad_jax.history import replay
 from ad_jax.history import store as history_store
 from ad_jax.history.streaming import Rotation
-from ad_jax.methods import distillation
+from ad_jax.methods.distillation import Distillation
 from ad_jax.planning import cost
 from ad_jax.run.pipeline import Run
 from ad_jax.stage.collect import Learners
@@ -86,9 +86,9 @@ def test_resident_bytes_of_padded_rows_and_of_a_last_episode_that_was_cut(option
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_state_batch_and_cache_are_as_many_bytes_as_were_counted(smoke, accumulate):
     run, store, _ = smoke
-    e, p = override(run.experiment, [f"distill.accumulate={accumulate}", "model.window=15"]), run.parts
+    e, p = override(run.experiment, [f"method.accumulate={accumulate}", "model.window=15"]), run.parts
     p, counted = build(e), cost.count(e, build(e))
-    trainer = trainer_of(p.model, p.spec, e.distill, e.replay, mesh_of(), e.seed)
+    trainer = trainer_of(p.model, p.spec, e.method, e.replay, mesh_of(), e.seed)
     state = trainer.init()
     assert counted.parameters == sum(x.size for x in jax.tree.leaves(state.params))
     assert counted.state_bytes == nbytes((state.params, state.opt_state)) + accumulate * nbytes(state.params)
@@ -118,7 +118,12 @@ def test_flop_of_pictures_against_the_compilers_count(model):
     layers = cost.picture_layers(config, seen)
     assert params["tokens"]["encoder"]["dense"]["kernel"].shape[0] == layers[-1].pooled
     none = jnp.zeros((1, 8), jnp.int32)
-    steps = Steps(jnp.zeros((1, 8, *seen.shape), jnp.uint8), none, none.astype(jnp.float32), none.astype(bool))
+    steps = Steps(
+        observation=jnp.zeros((1, 8, *seen.shape), jnp.uint8),
+        prev_action=none,
+        prev_reward=none.astype(jnp.float32),
+        prev_done=none.astype(bool),
+    )
     loss = lambda params: model.apply(params, steps).sum()
     found = jax.jit(jax.grad(loss)).lower(params).compile().cost_analysis()["flops"]
     counted = cost.train_flops(params, config, seen, 1, 8)
@@ -134,7 +139,7 @@ def test_flop_of_pictures_against_the_compilers_count(model):
 def test_memory_of_training_is_within_a_factor_of_2_of_the_compilers(case, batch, segment, accumulate):
     family, config, model, params = built(*case)
     spec, seen, sampling = spec_of(family), seen_spec_of(family), replay.Config(segment=segment, batch=batch, groups=1)
-    training = distillation.Config(accumulate=accumulate, updates=200)
+    training = Distillation(accumulate=accumulate, updates=200)
     trainer = trainer_of(model, spec, training, sampling, mesh_of(), 0, family.render)
     long, rows = (1, 4, 1 + 2 * segment), (1, 4)
     array = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)
@@ -165,7 +170,12 @@ def test_memory_of_refilling_a_cache_is_within_a_factor_of_2_of_the_compilers(op
     seen, rows = seen_spec_of(family), 16
     cache = jax.eval_shape(lambda: model.init_cache(rows))
     one = lambda dtype, *shape: jax.ShapeDtypeStruct((rows, *shape), dtype)
-    steps = Steps(one(seen.compute_dtype, *seen.shape), one("int32"), one("float32"), one("bool"))
+    steps = Steps(
+        observation=one(seen.compute_dtype, *seen.shape),
+        prev_action=one("int32"),
+        prev_reward=one("float32"),
+        prev_done=one("bool"),
+    )
     found = jax.jit(model.decode).lower(params, cache, steps).compile().memory_analysis()
     counted = cost.tree_bytes(cache) + cost.encoding_bytes(config, seen, rows)
     assert 0.5 < counted / found.temp_size_in_bytes < 2

@@ -19,7 +19,7 @@ from ad_jax.__main__ import main
 from ad_jax.checkpoint import checkpoint
 from ad_jax.errors import AdJaxError
 from ad_jax.history import replay
-from ad_jax.methods import distillation
+from ad_jax.methods.distillation import Distillation
 from ad_jax.models.transformer import Config as ModelConfig
 from ad_jax.models.transformer import make
 from ad_jax.process import metrics
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 MODEL = make(ModelConfig(layers=1, width=8, heads=1, mlp_width=8, window=6), GRID)
 SAMPLING = replay.Config(segment=8, batch=8, groups=8)
-SMALL = distillation.Config(updates=6, warmup_updates=2, updates_per_dispatch=3, checkpoint_every=2)
+SMALL = Distillation(updates=6, warmup_updates=2, updates_per_dispatch=3, checkpoint_every=2)
 
 
 @pytest.fixture(autouse=True)

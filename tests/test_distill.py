@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,8 @@ from helpers import GRID, mesh_of, numbered_histories, trainer_of
 from ad_jax.checkpoint import checkpoint
 from ad_jax.errors import CheckpointError, ConfigError, TrainingDiverged
 from ad_jax.history import replay
-from ad_jax.methods import distillation
-from ad_jax.methods.base import gradient
-from ad_jax.methods.distillation import cross_entropy
+from ad_jax.methods.distillation import Distillation
+from ad_jax.methods.supervised import cross_entropy, gradient
 from ad_jax.models.transformer import Config as ModelConfig
 from ad_jax.models.transformer import make
 from ad_jax.process import metrics
@@ -24,7 +24,7 @@ from ad_jax.types import Batch, Steps
 
 MODEL = make(ModelConfig(layers=2, width=16, heads=4, mlp_width=32, window=6, token_mask=0.2, dropout=0.1), GRID)
 SAMPLING = replay.Config(segment=8, batch=16, groups=8)
-TINY = distillation.Config(updates=6, warmup_updates=2, learning_rate=1e-2, updates_per_dispatch=3, checkpoint_every=2)
+TINY = Distillation(updates=6, warmup_updates=2, learning_rate=1e-2, updates_per_dispatch=3, checkpoint_every=2)
 
 
 @pytest.fixture(scope="module")
@@ -163,8 +163,8 @@ def poisoned(trained):
     """A replay with one history whose rewards are NaN, its number, and the one update of six that draws it."""
     trainer, _ = trained
     resident = replay.load(numbered_histories(128, 24), GRID, SAMPLING, mesh_of())
-    drawn = [set(drawn(trainer, resident, step).tolist()) for step in range(6)]
-    once = {h: [u for u in range(6) if h in drawn[u]] for h in range(128)}
+    met = [set(drawn(trainer, resident, step).tolist()) for step in range(6)]
+    once = {h: [u for u in range(6) if h in met[u]] for h in range(128)}
     history, (step,) = next((h, at) for h, at in once.items() if len(at) == 1 and at[0] in (3, 4))
     here = (resident.history == history)[..., None]
     return resident.replace(reward=jnp.where(here, jnp.nan, resident.reward)), history, step + 1
@@ -182,7 +182,7 @@ def test_a_batch_is_drawn_from_the_histories_that_are_named(trained):
 def test_an_update_that_diverged_is_named_with_its_histories(trained, poisoned, tmp_path, skip):
     resident, history, update = poisoned
     config = dataclasses.replace(TINY, skip_updates=skip)
-    with pytest.raises(TrainingDiverged, match=rf"update {update}: loss nan.*of histories .*distill.skip_updates") as e:
+    with pytest.raises(TrainingDiverged, match=rf"update {update}: loss nan.*of histories .*method.skip_updates") as e:
         train(trained[0], resident, tmp_path, config)
     told = str(e.value).split("of histories ")[1].split(".")[0]
     each = sorted(set(drawn(trained[0], resident, update - 1).tolist()))
@@ -286,11 +286,17 @@ def test_label_smoothing_against_its_formula():
     logits = jnp.log(jnp.array([[[0.7, 0.1, 0.1, 0.05, 0.05]]]))
     model = MODEL._replace(apply=lambda params, steps, key: logits)
     action = jnp.array([[0]])
-    steps = Steps(jnp.zeros((1, 1, 2), jnp.int32), action, jnp.zeros((1, 1)), jnp.zeros((1, 1), bool))
+    steps = Steps(
+        observation=jnp.zeros((1, 1, 2), jnp.int32),
+        prev_action=action,
+        prev_reward=jnp.zeros((1, 1)),
+        prev_done=jnp.zeros((1, 1), bool),
+    )
     targets = np.array([0.8 + 0.04, 0.04, 0.04, 0.04, 0.04])
-    loss = cross_entropy(model, 0.2)({}, Batch(steps, action), None)
+    batch: Any = Batch(steps, {"action": action})
+    loss = cross_entropy(model, label_smoothing=0.2)({}, batch, jax.random.key(0))
     np.testing.assert_allclose(loss, -(targets * np.asarray(logits[0, 0])).sum(), rtol=1e-5)
-    np.testing.assert_allclose(cross_entropy(model)({}, Batch(steps, action), None), -np.log(0.7), rtol=1e-5)
+    np.testing.assert_allclose(cross_entropy(model)({}, batch, jax.random.key(0)), -np.log(0.7), rtol=1e-5)
 
 
 @pytest.mark.parametrize("optimiser", ["adamw", "muon"])
@@ -307,9 +313,9 @@ def test_the_loss_falls(trained, tmp_path, optimiser):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"updates": 0}, "distill.updates must be at least 1"),
-        ({"warmup_updates": 6}, "below distill.updates=6"),
-        ({"accumulate": 3}, "distill.accumulate=3 must divide"),
+        ({"updates": 0}, "method.updates must be at least 1"),
+        ({"warmup_updates": 6}, "below method.updates=6"),
+        ({"accumulate": 3}, "method.accumulate=3 must divide"),
         ({"label_smoothing": 1.0}, r"in \[0, 1\)"),
     ],
 )

@@ -18,6 +18,7 @@ from ad_jax.errors import ConfigError
 from ad_jax.experiment import Plugin, build, load, override
 from ad_jax.files import read_json
 from ad_jax.history import replay
+from ad_jax.methods.dpt import DPT
 from ad_jax.models import attention
 from ad_jax.models.dpt import Config, Network, make
 from ad_jax.run.pipeline import Run
@@ -184,23 +185,23 @@ def seeking(count, steps) -> Histories:
 def test_optimal_labels_go_with_their_steps(keep_every, phases, tail):
     """Against a plain loop, in every drawn window; the context is still what the source did."""
     histories = seeking(9, 60)
-    config = replay.Config(tail, keep_every, phases, segment=6, batch=32, labels="optimal")
-    relabel = lambda h: optimal_labels(DarkRoom(), h.transition.observation, h.tasks)
-    resident = replay.load(histories, GRID, config, mesh_of(), relabel)
+    config = replay.Config(tail, keep_every, phases, segment=6, batch=32)
+    prepare = lambda h: {"label": optimal_labels(DarkRoom(), h.transition.observation, h.tasks)}
+    resident = replay.load(histories, GRID, config, mesh_of(), prepare)
     batch = jax.device_get(
         jax.jit(lambda r, k: replay.sample(r, k, GRID, config, mesh_of()))(resident, jax.random.key(3))
     )
     earned = batch.steps.prev_reward.astype(int)
     for row in range(32):
         goal = histories.tasks["goal"][earned[row, -1] // 1000]
-        assert batch.action[row].tolist() == [the_way(cell, goal) for cell in batch.steps.observation[row]]
+        assert batch.targets["label"][row].tolist() == [the_way(cell, goal) for cell in batch.steps.observation[row]]
     np.testing.assert_array_equal(batch.steps.prev_action[:, 1:], earned[:, 1:] % 1000 % 5)
 
 
 def test_labels_are_stored_narrow_and_only_where_they_are_asked_for():
     histories, config = seeking(8, 20), replay.Config(segment=5, batch=8)
     assert optimal_labels(DarkRoom(), histories.transition.observation, histories.tasks).dtype == np.uint8
-    assert replay.load(histories, GRID, config, mesh_of()).label is None
+    assert replay.load(histories, GRID, config, mesh_of()).extra == {}
 
 
 def test_families_say_whether_what_is_stored_decides_the_optimal_action():
@@ -212,8 +213,6 @@ def test_labels_that_nobody_knows_are_refused():
     e = override(load("dark_key_to_door", "smoke"), ["replay.labels=optimal"])
     with pytest.raises(ConfigError, match=r"DarkKeyToDoor.* has no optimal_label"):
         build(e)
-    with pytest.raises(ConfigError, match="give `load` a `relabel`"):
-        replay.load(seeking(8, 20), GRID, replay.Config(segment=5, batch=8, labels="optimal"), mesh_of())
     with pytest.raises(ConfigError, match=r"replay.labels.*best"):
         override(e, ["replay.labels=best"])
 
@@ -234,7 +233,8 @@ def test_contradictions_are_refused(changes, message):
 def test_dpt_runs_through_every_stage(tmp_path):
     e = load("dark_room", "smoke")
     model = Plugin("dpt", {"layers": 1, "width": 16, "heads": 2, "mlp_width": 16, "window": 20})
-    e = dataclasses.replace(e, model=model, replay=dataclasses.replace(e.replay, labels="optimal"))
+    e = override(dataclasses.replace(e, model=model), ["replay.labels=optimal"])
+    assert e.method == DPT(**vars(load("dark_room", "smoke").method))
     run = Run(e, tmp_path / "run")
     run.collect()
     run.distill()

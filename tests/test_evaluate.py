@@ -17,12 +17,11 @@ from ad_jax.envs.dark_room import DarkRoom
 from ad_jax.envs.grid import MOVES
 from ad_jax.errors import AdJaxError, ConfigError
 from ad_jax.keys import named_key, number_of
-from ad_jax.models.base import Model, first_steps
+from ad_jax.models.base import Model, first_steps, follow
 from ad_jax.models.transformer import Config, Paper, make
 from ad_jax.policies.base import choose, from_model
 from ad_jax.stage import episodes, evaluate
 from ad_jax.stage.rollout import make_evaluator
-from ad_jax.types import Steps
 
 ROOM = envs.make("dark_room", {"size": 5, "steps": 6})
 SPEC = spec_of(ROOM)
@@ -117,7 +116,7 @@ def uncached_rollout(model, params, task, task_id, rollout, total, mode):
         action = choose(logits, key_action[None], mode)[0]
         observation, state, outcome = advance(ROOM, key_env, state, action, task)
         rewards.append(float(outcome.reward))
-        new = Steps(observation[None], action[None], outcome.reward[None], outcome.done[None])
+        new = follow(*jax.tree.map(lambda x: x[None], (observation, action, outcome)))
         stream = jax.tree.map(lambda x, y: np.concatenate([x, y]), stream, new)
     return stream.observation[:-1], np.array(rewards)
 

@@ -60,7 +60,7 @@ def test_values_are_literals_or_else_strings(text, value):
 
 
 def test_an_int_is_taken_for_a_float_and_the_other_way_is_refused():
-    rate = changed("distill.learning_rate=1").distill.learning_rate
+    rate = changed("distill.learning_rate=1").method.learning_rate
     assert (rate, type(rate)) == (1.0, float)
     with pytest.raises(ConfigError, match=r"distill.updates expects int; got 10.0 \(float\)"):
         changed("distill.updates=1e1")
@@ -129,8 +129,10 @@ def test_what_is_none_is_made_from_the_one_field_that_it_needs():
 
 def test_data_with_unknown_names_or_wrong_types_is_refused():
     data = PLAIN.to_json()
-    with pytest.raises(ConfigError, match=r"unknown field of distill 'update'. Did you mean 'updates'"):
-        Experiment.from_json(data | {"distill": {"update": 3}})
+    with pytest.raises(ConfigError, match=r"unknown field of method 'update'. Did you mean 'updates'"):
+        Experiment.from_json(data | {"method": {"name": "distillation", "options": {"update": 3}}})
+    with pytest.raises(ConfigError, match=r"unknown method 'distilation'. Did you mean 'distillation'"):
+        Experiment.from_json(data | {"method": {"name": "distilation"}})
     with pytest.raises(ConfigError, match=r"collect.seeds expects int; got '3'"):
         Experiment.from_json(data | {"collect": {"seeds": "3"}})
 
@@ -161,9 +163,7 @@ def test_equal_experiments_have_equal_digests_and_what_shapes_the_model_counts()
             "checkpoint": "best",
             "wandb": "x",
             "reference": REFERENCE,
-            "rl2": {"trials": 8},
             "used": 9,
-            "labels": "optimal",
             "prompt": 0.5,
             "temperature": 0.5,
             "best": 0.5,

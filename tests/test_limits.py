@@ -173,7 +173,12 @@ def test_a_goal_that_pays_with_the_last_step_of_an_episode_is_remembered():
     actions = [5, *walk(room, LIFE, BEAM)[0]]
     positions = np.stack(np.divmod([*cells, room.first], 4), 1)[None].astype(np.int32)
     last = np.arange(7) == 6
-    steps = Steps(positions, np.array(actions, np.int32)[None], last[None].astype(np.float32), last[None])
+    steps = Steps(
+        observation=positions,
+        prev_action=np.array(actions, np.int32)[None],
+        prev_reward=last[None].astype(np.float32),
+        prev_done=last[None],
+    )
     _, life = functools.reduce(
         lambda carry, t: model.decode({}, carry[1], jax.tree.map(lambda x: x[:, t], steps)),
         range(7),

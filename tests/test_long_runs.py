@@ -21,7 +21,8 @@ from ad_jax.envs.base import seen_spec_of
 from ad_jax.experiment import CollectConfig, Experiment, Plugin, TaskConfig, build
 from ad_jax.history import replay
 from ad_jax.history.store import HistoryWriter, open_store
-from ad_jax.methods import distillation, rl2
+from ad_jax.methods import rl2
+from ad_jax.methods.distillation import Distillation
 from ad_jax.models import lstm
 from ad_jax.models.transformer import Config as ModelConfig
 from ad_jax.models.transformer import make
@@ -70,7 +71,7 @@ def test_over_100000_updates(size, tmp_path):
     updates, watch = int(100_000 * size), Watch()
     model = make(ModelConfig(layers=1, width=8, heads=1, mlp_width=8, window=6), GRID)
     sampling = replay.Config(segment=8, batch=8, groups=8)
-    config = distillation.Config(updates=updates, checkpoint_every=updates // 100, evaluate_every=updates // 50)
+    config = Distillation(updates=updates, checkpoint_every=updates // 100, evaluate_every=updates // 50)
     trainer = trainer_of(model, GRID, config, sampling, mesh_of(), seed=1)
     resident = replay.load(numbered_histories(16, 24), GRID, sampling, mesh_of())
     meta = {"architecture": checkpoint.architecture_of(trainer.like.params)}
@@ -154,7 +155,7 @@ def test_over_10000_updates_of_rl2(size, tmp_path, monkeypatch):
     updates, watch = int(10_000 * size), Watch()
     room = envs.make("dark_room", {"size": 3, "steps": 4})
     model = lstm.Config(width=8, hidden=12, mlp_width=8, value_head=True)
-    config = rl2.Config(
+    config = rl2.RL2(
         trial_episodes=2, trials=4, updates=updates, epochs=1, updates_per_dispatch=1, checkpoint_every=updates // 25
     )
     network = lstm.actor_critic(model, seen_spec_of(room))

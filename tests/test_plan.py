@@ -17,8 +17,7 @@ from ad_jax.errors import ConfigError
 from ad_jax.experiment import Experiment, build, load, override
 from ad_jax.history import replay
 from ad_jax.keys import named_key
-from ad_jax.methods import base
-from ad_jax.methods.distillation import cross_entropy
+from ad_jax.methods import supervised
 from ad_jax.planning import accelerators, cost, plan
 from ad_jax.planning.hlo import Collective, Collectives
 from ad_jax.sharding import MeshConfig, parse_mesh
@@ -56,7 +55,7 @@ def held(tree, device) -> int:
 def real(e: Experiment, mesh):
     """A real state, and histories of the collection's sizes with made-up contents, on the devices of `mesh`."""
     p = build(e)
-    trainer = trainer_of(p.model, p.spec, e.distill, e.replay, mesh, e.seed, p.family.render)
+    trainer = trainer_of(p.model, p.spec, e.method, e.replay, mesh, e.seed, p.family.render)
     h = numbered_histories(e.tasks.trained * e.collect.seeds, e.collect.episodes * p.family.episode_length, 20)
     h.transition = h.transition.replace(reward=h.transition.reward.astype(p.family.reward_dtype))
     return trainer.init(), replay.load(h, p.spec, e.replay, mesh)
@@ -140,7 +139,7 @@ def test_alternatives_are_the_other_settings():
     others = plan.alternatives(e, MeshConfig(2, 4, 1))
     assert list(others) == ["remat=True", "accumulate=8", "fsdp=1, data=8"]
     assert others["remat=True"][0].model.options["remat"]
-    assert others["accumulate=8"][0].distill.accumulate == 8
+    assert others["accumulate=8"][0].method.accumulate == 8
     assert others["fsdp=1, data=8"] == (e, MeshConfig(8, 1, 1))
     assert "accumulate=12" not in plan.alternatives(small("distill.accumulate=2"), ONE), "2 rows are not 8 parts"
     assert list(plan.alternatives(override(e, ["model=dpt"]), ONE)) == ["accumulate=8"], "dpt cannot recompute"
@@ -157,7 +156,7 @@ def test_a_model_that_recomputes_is_the_same_function(name):
     batch = replay.sample(histories, named_key(0, "batch"), plain.spec, e.replay, mesh_of())
 
     def gradient(model):  # the key is an argument: what is drawn from a constant would be drawn while compiling
-        f = jax.jit(lambda p, b, key: base.gradient(cross_entropy(model), p, b, key))
+        f = jax.jit(lambda p, b, key: supervised.gradient(supervised.cross_entropy(model), p, b, key))
         return f(params, batch, named_key(0, "model"))
 
     (loss, grads), (loss_again, grads_again) = gradient(plain.model), gradient(again.model)

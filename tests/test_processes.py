@@ -289,13 +289,13 @@ REINFORCED = """
 import dataclasses
 
 from ad_jax.experiment import Plugin, load
-from ad_jax.methods.rl2 import Config
+from ad_jax.methods.rl2 import RL2
 
 
 def config(scale):
     model = Plugin("lstm", {"hidden": 8, "width": 8, "mlp_width": 8, "value_head": True})
-    rl2 = Config(updates=2, trials=8, trial_episodes=4)
-    return dataclasses.replace(load("dark_room", "smoke"), model=model, rl2=rl2)
+    method = RL2(updates=2, trials=8, trial_episodes=4)
+    return dataclasses.replace(load("dark_room", "smoke"), model=model, method=method)
 """
 
 # Slow: four processes, RL², and one that dies.

@@ -60,7 +60,7 @@ def test_inputs_are_the_step_before_and_targets_the_step_itself():
     batch = draw(numbered_histories(8, 20), SMALL, mesh_of())
     time = batch.steps.prev_reward[:, 1:].astype(int) % 1000 + 1  # of steps 1.. of the window
     np.testing.assert_array_equal(batch.steps.observation[:, 1:, 1], time % 9)
-    np.testing.assert_array_equal(batch.action[:, 1:], time % 5)
+    np.testing.assert_array_equal(batch.targets["action"][:, 1:], time % 5)
     np.testing.assert_array_equal(batch.steps.prev_action[:, 1:], (time - 1) % 5)
     np.testing.assert_array_equal(batch.steps.prev_done[:, 1:], (time - 1) % 4 == 3)
 

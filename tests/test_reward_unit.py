@@ -18,7 +18,8 @@ from ad_jax.experiment import CollectConfig, EvaluateConfig, Experiment, Plugin,
 from ad_jax.files import read_json
 from ad_jax.history import replay, returns, reward_unit
 from ad_jax.history.store import HistoryWriter, open_store
-from ad_jax.methods import distillation, rl2, trials
+from ad_jax.methods import rl2
+from ad_jax.methods.distillation import Distillation
 from ad_jax.models import lstm
 from ad_jax.run.origins import Origins
 from ad_jax.run.pipeline import Run
@@ -78,7 +79,7 @@ def test_chunks_in_any_order_and_an_unrecorded_ledger_give_the_same_unit(tmp_pat
 
 def trained(histories, unit=None):
     """Parameters after a few updates on histories, and the loss of each."""
-    config, sampling = distillation.Config(updates=6, warmup_updates=1), replay.Config(segment=8, batch=8)
+    config, sampling = Distillation(updates=6, warmup_updates=1), replay.Config(segment=8, batch=8)
     unit = unit or unit_of(histories.transition.reward)
     model, mesh = reward_unit.applied(lstm.make(SMALL, GRID), unit), mesh_of()
     trainer = trainer_of(model, GRID, config, sampling, mesh, 3)
@@ -108,9 +109,7 @@ def run(folder, pay, cost=0.0, **more) -> Run:
         tasks=TaskConfig(train=4, held_out=2),
         collect=CollectConfig(seeds=2, episodes=8, chunk_learners=4),
         replay=replay.Config(segment=8, batch=8, **more),
-        distill=distillation.Config(
-            updates=4, warmup_updates=1, learning_rate=0.05, evaluate_every=2, evaluate_episodes=2
-        ),
+        method=Distillation(updates=4, warmup_updates=1, learning_rate=0.05, evaluate_every=2, evaluate_episodes=2),
         evaluate=EvaluateConfig(episodes=3, seeds=2, greedy=False, source_seeds=0),
     )
     made = Run(e, folder)
@@ -167,7 +166,7 @@ def test_the_unit_can_be_set_and_a_training_keeps_the_one_that_it_began_with(tmp
 @pytest.mark.slow
 def test_rl2_counts_in_the_unit_that_random_actions_meet():
     """Rewards 1,024 times as large train the same network; returns are told as they are."""
-    config = trials.Config(trial_episodes=2, trials=8, updates=2, minibatches=1, epochs=1, updates_per_dispatch=2)
+    config = rl2.RL2(trial_episodes=2, trials=8, updates=2, minibatches=1, epochs=1, updates_per_dispatch=2)
     found = []
     for pay in (1.0, 1024.0):
         family = ScaledRoom(size=3, steps=4, pay=pay, cost=0.25)

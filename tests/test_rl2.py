@@ -34,7 +34,7 @@ ROOM = envs.make("dark_room", {"size": 3, "steps": 4, "start": "random"})
 TASKS = ROOM.split(0, 7, 2)
 MODEL = lstm.Config(width=8, hidden=12, mlp_width=8, value_head=True)
 NETWORK, DECODER = (f(MODEL, seen_spec_of(ROOM)) for f in (lstm.actor_critic, lstm.make))
-WHOLE = rl2.Config(trial_episodes=3, trials=16, updates=5, minibatches=2, updates_per_dispatch=2, checkpoint_every=5)
+WHOLE = rl2.RL2(trial_episodes=3, trials=16, updates=5, minibatches=2, updates_per_dispatch=2, checkpoint_every=5)
 PARTS = dataclasses.replace(WHOLE, trial_episodes=2, unroll_episodes=1)
 
 
@@ -133,7 +133,7 @@ def test_the_state_crosses_episodes_inside_a_trial_and_is_empty_at_the_next(trai
 
 
 def test_advantages_are_the_sources_without_an_end_of_episodes():
-    rng, config = np.random.default_rng(0), rl2.Config(discount=0.9, trace_decay=0.7)
+    rng, config = np.random.default_rng(0), rl2.RL2(discount=0.9, trace_decay=0.7)
     reward, value = rng.normal(size=(2, 3, 8)).astype(np.float32)
     ahead = rng.normal(size=3).astype(np.float32)
     found = trials.advantages(jnp.asarray(reward), jnp.asarray(value), jnp.asarray(ahead), config)
@@ -201,7 +201,15 @@ def test_returns_of_first_and_last_episodes_where_episodes_end_early():
     rows = [[0, 1, 0, 0, 1, 0], [1, 0, 0, 0, 0, 1], [0, 0, 1, 0, 0, 0], [0, 0, 1, 0, 0, 0], [0, 0, 1, 0, 0, 0]]
     done = jnp.asarray(rows, bool)
     before = jnp.zeros((5, 6), bool).at[4, 0].set(True)
-    unroll = trials.Unroll(Steps(None, None, None, before), None, None, None, reward, done, None)
+    unroll = trials.Unroll(
+        Steps(observation=None, prev_action=None, prev_reward=None, prev_done=before),
+        None,
+        None,
+        None,
+        reward,
+        done,
+        None,
+    )
     began, over = jnp.asarray([True, False, True, False, False]), jnp.asarray([True, True, False, True, True])
     first, last = trials.episodes(unroll, began, over)
     assert float(first) == ((1 + 2) + (1 + 2 + 4)) / 2
@@ -277,7 +285,7 @@ def test_a_diverged_run_names_the_update_and_keeps_the_last_good_checkpoint(trai
         return state, facts | {"loss": facts["loss"].at[1].set(jnp.nan)}
 
     worse.compiled = lambda _: run
-    with pytest.raises(TrainingDiverged, match=r"update 4: loss nan.*lower rl2.learning_rate"):
+    with pytest.raises(TrainingDiverged, match=r"update 4: loss nan.*lower method.learning_rate"):
         train(worse, tmp_path, config)
     assert_equal(before[1], final_state(trained, tmp_path)[1])
 
@@ -321,19 +329,19 @@ def test_rl2_goes_back_and_leaves_an_update_out(trained, tmp_path, capsys):
 def test_rl2_leaves_out_as_many_updates_as_it_may(trained, tmp_path, skip):
     config = dataclasses.replace(PARTS, checkpoint_every=2, skip_updates=skip)
     bad = 4 if skip else 3
-    with pytest.raises(TrainingDiverged, match=rf"update {bad}: loss nan.*or set rl2.skip_updates, to leave it out"):
+    with pytest.raises(TrainingDiverged, match=rf"update {bad}: loss nan.*or set method.skip_updates, to leave it out"):
         train(poisoned(trained, 3, 4), tmp_path, config)
 
 
 def test_the_learning_rate_and_the_entropys_weight_fall_to_the_last_update():
-    rule = rl2.make_optimiser(dataclasses.replace(WHOLE, learning_rate=0.1, clip_norm=1e9))
+    rule = dataclasses.replace(WHOLE, learning_rate=0.1, clip_norm=1e9).optimizer()
     params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
     state, moved = rule.init(params), []
     for _ in range(WHOLE.updates * WHOLE.epochs * WHOLE.minibatches):
         changes, state = rule.update({"w": jnp.ones((2, 2)), "b": jnp.ones(2)}, state, params)
         moved.append(-float(changes["b"][0]))
     np.testing.assert_allclose(moved, 0.1 * np.linspace(1, 0, len(moved), endpoint=False), rtol=1e-3)
-    rule = rl2.make_optimiser(dataclasses.replace(WHOLE, weight_decay=0.5))
+    rule = dataclasses.replace(WHOLE, weight_decay=0.5).optimizer()
     changes, _ = rule.update(jax.tree.map(jnp.zeros_like, params), rule.init(params), params)
     assert float(changes["w"].max()) < 0 == float(changes["b"].max())
 
@@ -341,13 +349,13 @@ def test_the_learning_rate_and_the_entropys_weight_fall_to_the_last_update():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"updates": 0}, r"rl2.updates must be at least 1; got 0"),
-        ({"checkpoint_every": 0}, r"rl2.checkpoint_every must be at least 1"),
-        ({"unroll_episodes": 2}, r"rl2.unroll_episodes=2 must divide rl2.trial_episodes=3"),
-        ({"discount": 1.1}, r"rl2.discount is in \[0, 1\]; got 1.1"),
-        ({"random_steps": -1}, r"rl2.random_steps must be at least 0"),
-        ({"skip_updates": -1}, r"rl2.skip_updates must be at least 0; got -1"),
-        ({"trials": 15}, r"rl2.trials=15 must be a multiple of .* 2 x 1"),
+        ({"updates": 0}, r"method.updates must be at least 1; got 0"),
+        ({"checkpoint_every": 0}, r"method.checkpoint_every must be at least 1"),
+        ({"unroll_episodes": 2}, r"method.unroll_episodes=2 must divide method.trial_episodes=3"),
+        ({"discount": 1.1}, r"method.discount is in \[0, 1\]; got 1.1"),
+        ({"random_steps": -1}, r"method.random_steps must be at least 0"),
+        ({"skip_updates": -1}, r"method.skip_updates must be at least 0; got -1"),
+        ({"trials": 15}, r"method.trials=15 must be a multiple of .* 2 x 1"),
     ],
 )
 def test_numbers_that_cannot_be_meant_are_refused(change, words):
@@ -360,7 +368,7 @@ def test_what_training_takes_is_counted(rolled):
     e = dataclasses.replace(
         load("dark_room", "smoke"),
         model=Plugin("lstm", dataclasses.asdict(MODEL)),
-        rl2=WHOLE,
+        method=WHOLE,
         env=Plugin("dark_room", ROOM.options),
         tasks=TaskConfig(train=7, held_out=2),
     )
@@ -382,7 +390,7 @@ def test_it_learns_to_find_a_cell_and_to_go_there_at_once():
     table = family.all_tasks()
     model = dataclasses.replace(MODEL, width=16, hidden=32, mlp_width=32)
     network = lstm.actor_critic(model, seen_spec_of(family))
-    config = rl2.Config(
+    config = rl2.RL2(
         trial_episodes=8, trials=64, updates=120, minibatches=2, learning_rate=5e-3, updates_per_dispatch=120,
         discount=0.95, reward_scale=0.2,
     )  # fmt: skip

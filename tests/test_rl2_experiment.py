@@ -19,7 +19,7 @@ from ad_jax.run.directory import identity
 from ad_jax.run.pipeline import Run
 
 MODEL = {"width": 8, "hidden": 12, "mlp_width": 8, "value_head": True}
-PARTS = rl2.Config(
+PARTS = rl2.RL2(
     trial_episodes=2, unroll_episodes=1, trials=16, updates=5, minibatches=2, updates_per_dispatch=2, checkpoint_every=5
 )
 
@@ -31,12 +31,12 @@ def test_the_page_names_every_option_with_its_default():
         cells = [cell.strip() for cell in line.split("|")]
         if len(cells) == 5 and cells[1].startswith("`"):
             told |= dict(zip(cells[1].replace("`", "").split(", "), cells[2].replace("`", "").split(", "), strict=True))
-    assert {name: ast.literal_eval(value) for name, value in told.items()} == dataclasses.asdict(rl2.Config())
+    assert {name: ast.literal_eval(value) for name, value in told.items()} == dataclasses.asdict(rl2.RL2())
 
 
 def experiment(**changes) -> Experiment:
     e = load("dark_room", "smoke")
-    return dataclasses.replace(e, **{"model": Plugin("lstm", MODEL), "rl2": PARTS, **changes})
+    return dataclasses.replace(e, **{"model": Plugin("lstm", MODEL), "method": PARTS, **changes})
 
 
 def test_other_models_are_refused_with_the_remedy():
@@ -45,21 +45,20 @@ def test_other_models_are_refused_with_the_remedy():
             build(experiment(model=model))
     with pytest.raises(ConfigError, match=r"needs model.value_head=True"):
         lstm.actor_critic(lstm.Config(**MODEL | {"value_head": False}), seen_spec_of(envs.make("dark_room")))
-    with pytest.raises(ConfigError, match=r"rl2.updates must be at least 1"):
-        build(experiment(rl2=dataclasses.replace(PARTS, updates=0)))
+    with pytest.raises(ConfigError, match=r"method.updates must be at least 1"):
+        build(experiment(method=dataclasses.replace(PARTS, updates=0)))
     build(experiment(replay=dataclasses.replace(experiment().replay, segment=10**6)))  # there is nothing to replay
 
 
 def test_an_experiment_says_rl2_and_those_without_keep_their_directory():
     e = experiment()
     assert Experiment.from_json(json.loads(json.dumps(e.to_json()))) == e
-    assert identity(e)["rl2"]["trial_episodes"] == 2
-    assert "rl2" not in identity(dataclasses.replace(e, rl2=None))
+    assert identity(e)["method"]["trial_episodes"] == 2
 
 
 @pytest.mark.slow
 def test_rl2_runs_through_every_stage(tmp_path, capsys):
-    e = experiment(rl2=dataclasses.replace(PARTS, checkpoint_every=2, updates=3))
+    e = experiment(method=dataclasses.replace(PARTS, checkpoint_every=2, updates=3))
     assert Run(e, tmp_path / "run").all().exists()
     assert "nothing to do" in capsys.readouterr().out
     assert not (tmp_path / "run/histories").exists()

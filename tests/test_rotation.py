@@ -20,7 +20,7 @@ from ad_jax.history import replay, streaming
 from ad_jax.history.replay import RotationConfig
 from ad_jax.history.store import HistoryStore
 from ad_jax.history.streaming import Rotation
-from ad_jax.methods import distillation
+from ad_jax.methods.distillation import Distillation
 from ad_jax.models.transformer import Config as ModelConfig
 from ad_jax.models.transformer import make
 from ad_jax.process import metrics, settings
@@ -30,7 +30,7 @@ from ad_jax.stage import train as train_lib
 COUNT, STEPS, CHUNK = 52, 24, 5  # eleven chunks, the last one smaller
 TURNS = RotationConfig(resident=16, parts=2, every=3, spread=2)  # 8 come and go, of 52
 CONFIG = replay.Config(segment=8, batch=16, groups=4, rotation=TURNS)
-TINY = distillation.Config(updates=20, warmup_updates=2, learning_rate=1e-2, updates_per_dispatch=4, checkpoint_every=5)
+TINY = Distillation(updates=20, warmup_updates=2, learning_rate=1e-2, updates_per_dispatch=4, checkpoint_every=5)
 MODEL = make(ModelConfig(layers=1, width=8, heads=1, mlp_width=8, window=6), GRID)
 
 
@@ -264,16 +264,16 @@ def test_versions_labels_tails_and_the_best_take_turns_too(tmp_path):
     histories = dataclasses.replace(base, task_ids=[f"task-{row // 4}" for row in range(COUNT)])
     store = stored(tmp_path / "histories", histories, CHUNK)
     config = turns(resident=16, parts=2)
-    config = dataclasses.replace(config, keep_every=2, phases=2, segment=4, tail=0.7, best=0.5, labels="optimal")
-    relabel = lambda h: (h.transition.action + h.transition.observation[..., 0]) % 5
+    config = dataclasses.replace(config, keep_every=2, phases=2, segment=4, tail=0.7, best=0.5)
+    prepare = lambda h: {"label": (h.transition.action + h.transition.observation[..., 0]) % 5}
     whole = replay.load(
-        histories, GRID, dataclasses.replace(config, rotation=None), mesh_of(), relabel=relabel
+        histories, GRID, dataclasses.replace(config, rotation=None), mesh_of(), prepare=prepare
     )  # fmt: skip
     version = lambda r, g, m: (int(r.history[g, m]), *np.asarray(r.reward[g, m]).tolist())
-    steps, labels = int(whole.length.max()), np.asarray(whole.label)
+    steps, labels = int(whole.length.max()), np.asarray(whole.extra["label"])
     there = {version(whole, *at): at for at, n in np.ndenumerate(np.asarray(whole.length)) if n}
     seen = collections.Counter()
-    with rotating(store, config, relabel=relabel) as residents:
+    with rotating(store, config, prepare=prepare) as residents:
         assert residents.histories == len(there) == COUNT
         for period in range(13):  # 52 versions in parts of 8
             held = residents.at(period * TURNS.every)
@@ -281,7 +281,7 @@ def test_versions_labels_tails_and_the_best_take_turns_too(tmp_path):
             for at_here in np.ndindex(4, 4):
                 at = there[version(held, *at_here)]
                 seen[version(held, *at_here)] += 1
-                np.testing.assert_array_equal(np.asarray(held.label)[at_here], labels[at])
+                np.testing.assert_array_equal(np.asarray(held.extra["label"])[at_here], labels[at])
     assert seen == dict.fromkeys(there, 4)
 
 

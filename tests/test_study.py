@@ -87,7 +87,7 @@ def test_a_key_tells_what_was_changed_and_nothing_else():
     [
         ("evaluate.episodes=5", (True, True)),
         ("name=other", (True, True)),
-        ("distill.updates=9", (True, False)),
+        ("method.updates=9", (True, False)),
         ("model.layers=2", (True, False)),
         ("replay.tail=0.9", (True, False)),
         ("collect.episodes=30", (False, False)),

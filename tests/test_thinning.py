@@ -27,24 +27,24 @@ def histories(seed: int, count: int = 13, steps: int = 50, ends: float = 0.3) ->
     return Histories(transition, {"goal": np.zeros((count, 2), np.int32)}, ids, zeros, zeros)
 
 
-def optimal(found: Histories) -> np.ndarray:
-    """Labels that follow from the observations."""
-    return (found.transition.observation.sum(-1) % 5).astype(np.uint8)
+def channels(found: Histories) -> dict[str, np.ndarray]:
+    """What a method could prepare: a label and two numbers for each step, that follow from the observations."""
+    observation = found.transition.observation
+    return {"label": (observation.sum(-1) % 5).astype(np.uint8), "half": observation.astype(np.float32) / 2}
 
 
 def kept_of(whole: Histories, config: replay.Config) -> np.ndarray:
     return replay.select(replay.at_the_end(whole.transition.reward, whole.transition.done), whole.task_ids, config)
 
 
-def plainly(whole: Histories, config: replay.Config) -> dict[str, np.ndarray]:
+def plainly(whole: Histories, config: replay.Config, prepare: replay.Prepare | None = None) -> dict[str, np.ndarray]:
     """The arrays of a `Replay` by sorting the steps of all histories, copy after copy."""
     kept = kept_of(whole, config)
     whole = replay.take(whole, kept)
     t = whole.transition
     done = t.terminated | t.truncated
     fields = {"observation": t.observation, "action": t.action.astype(narrowest(5)), "reward": t.reward, "done": done}
-    if config.labels == "optimal":
-        fields["label"] = optimal(whole)
+    fields |= {} if prepare is None else prepare(whole)
     episode = np.cumsum(done, axis=1) - done
     tail = episode >= done[:, : config.first_step(done.shape[1])].sum(1, keepdims=True)
     offsets = [config.keep_every - 1 - phase * config.keep_every // config.phases for phase in range(config.phases)]
@@ -79,49 +79,55 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
 
 
 CONFIGS = st.builds(
-    lambda keep, phases, tail, best, labels, groups: replay.Config(
+    lambda keep, phases, tail, best, groups: replay.Config(
         keep_every=keep,
         phases=min(keep, phases),
         tail=tail,
         best=best,
-        labels=labels,
         groups=groups,
         segment=1,
         batch=8,
     ),
-    *(st.sampled_from(x) for x in ((1, 2, 3), (1, 2, 3), (1.0, 0.5), (None, 0.4), ("source", "optimal"), (1, 4, 8))),
+    *(st.sampled_from(x) for x in ((1, 2, 3), (1, 2, 3), (1.0, 0.5), (None, 0.4), (1, 4, 8))),
 )
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 1000), config=CONFIGS, ends=st.sampled_from([0.1, 0.3, 0.9]), block=st.sampled_from([4, 99]))
-def test_the_bits_are_those_of_sorting_everything(seed, config, ends, block):
+@given(
+    seed=st.integers(0, 1000),
+    config=CONFIGS,
+    prepare=st.sampled_from([None, channels]),
+    ends=st.sampled_from([0.1, 0.3, 0.9]),
+    block=st.sampled_from([4, 99]),
+)
+def test_the_bits_are_those_of_sorting_everything(seed, config, prepare, ends, block):
     whole = histories(seed, ends=ends)
-    expected = plainly(whole, config)
+    expected = plainly(whole, config, prepare)
     if expected["length"].min() < 1 or len(expected["length"]) < config.groups:
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subsample, "BLOCK", block)
-        assert_same(replay.gather(subsample.Whole(whole), GRID, config, optimal), dealt(expected, config.groups))
+        assert_same(replay.gather(subsample.Whole(whole), GRID, config, prepare), dealt(expected, config.groups))
         kept = kept_of(whole, config)
-        rows = replay.rows_of(replay.take(whole, kept), kept, GRID, config, optimal)  # what a rotation makes of a piece
+        rows = replay.rows_of(replay.take(whole, kept), kept, GRID, config, prepare)  # what a rotation makes of a piece
     assert_same(rows, expected)
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"keep_every": 3, "phases": 3}, {"keep_every": 2, "best": 0.4, "labels": "optimal", "tail": 0.7}]
+    ("options", "prepare"),
+    [({}, None), ({"keep_every": 3, "phases": 3}, None), ({"keep_every": 2, "best": 0.4, "tail": 0.7}, channels)],
 )
 @pytest.mark.parametrize("chunk", [3, 5, 13])
-def test_chunk_by_chunk_is_all_at_once(tmp_path, options, chunk):
+def test_chunk_by_chunk_is_all_at_once(tmp_path, options, prepare, chunk):
     whole, config = histories(1), replay.Config(segment=1, batch=8, groups=4, **options)
     store = stored(tmp_path, whole, chunk)
-    expected = dealt(plainly(whole, config), 4)
-    assert_same(replay.gather(store, GRID, config, optimal), expected)
-    there = replay.put_there(replay.gather(store, GRID, config, optimal), mesh_of(4))
-    at_once = replay.load(whole, GRID, config, mesh_of(4), optimal)
+    expected = dealt(plainly(whole, config, prepare), 4)
+    assert_same(replay.gather(store, GRID, config, prepare), expected)
+    there = replay.put_there(replay.gather(store, GRID, config, prepare), mesh_of(4))
+    at_once = replay.load(whole, GRID, config, mesh_of(4), prepare)
     for name, x in expected.items():
-        np.testing.assert_array_equal(getattr(there, name), x)
-        np.testing.assert_array_equal(getattr(at_once, name), x)
+        np.testing.assert_array_equal(there.fields()[name], x)
+        np.testing.assert_array_equal(at_once.fields()[name], x)
     assert len(there.action.addressable_shards) == 4
 
 

@@ -120,7 +120,7 @@ def test_stages_tell_the_steps_that_were_taken(at):
     e, p = at.e, at.p
     life = -(-e.collect.episodes * at.known.longest // p.source.steps_per_update) * p.source.steps_per_update
     assert stages["collect"]["env_steps"] == e.tasks.train * e.collect.seeds * p.source.actors * life
-    assert stages["distill"]["updates"] == e.distill.updates
+    assert stages["distill"]["updates"] == e.method.updates
     assert all(stage["seconds"] > 0 for stage in stages.values())
 
 

@@ -25,7 +25,8 @@ from ad_jax.bench.timing import Work, measure, paired
 from ad_jax.envs.base import spec_of
 from ad_jax.history import replay
 from ad_jax.keys import a_key
-from ad_jax.methods import distillation
+from ad_jax.methods.base import Setting
+from ad_jax.methods.distillation import Distillation
 from ad_jax.planning.cost import train_flops
 from ad_jax.process.metrics import say
 from ad_jax.sharding import MeshConfig, make_mesh
@@ -34,7 +35,7 @@ from ad_jax.stage.trainer import Trainer
 from ad_jax.types import Histories, Spec, Transition
 
 HISTORIES, WINDOWS = 256, 4  # histories to sample from, and how many windows long each is
-UPDATES_PER_DISPATCH = distillation.Config().updates_per_dispatch
+UPDATES_PER_DISPATCH = Distillation().updates_per_dispatch
 CACHE_OPTIONS = (
     "jax_compilation_cache_dir",
     "jax_persistent_cache_min_compile_time_secs",
@@ -42,7 +43,7 @@ CACHE_OPTIONS = (
 )
 
 
-class Setting(NamedTuple):
+class Trained(NamedTuple):
     """A model and everything that one trains it with."""
 
     trainer: Trainer
@@ -53,17 +54,17 @@ class Setting(NamedTuple):
     mesh: Any
 
 
-def setting(case: Case, mesh: Any = None) -> Setting:
+def setting(case: Case, mesh: Any = None) -> Trained:
     """The trainer of `case` on Dark Room's spec, on all devices by default."""
     family = envs.make("dark_room", {})
     spec, mesh = spec_of(family), mesh if mesh is not None else make_mesh(MeshConfig())
     config = models.for_family(models.make_config(case.model, case.options), family)
     sampling = replay.Config(segment=case.segment, batch=case.batch)
     resident = replay.load(random_histories(HISTORIES, WINDOWS * case.segment, spec), spec, sampling, mesh)
-    training = distillation.Config(updates=10**6, accumulate=case.accumulate)
-    learner = distillation.make(training, models.make(case.model, config, spec), sampling, mesh)
+    training, model = Distillation(updates=10**6, accumulate=case.accumulate), models.make(case.model, config, spec)
+    learner = training.make(Setting(family, model, config, spec, spec, None, sampling, mesh)).learner
     trainer = Trainer(learner, Windows(spec, sampling, mesh), training, mesh, 0)
-    return Setting(trainer, resident, sampling, spec, config, mesh)
+    return Trained(trainer, resident, sampling, spec, config, mesh)
 
 
 def random_histories(count: int, steps: int, spec: Spec, episode: int = 20) -> Histories:
@@ -82,7 +83,7 @@ def random_histories(count: int, steps: int, spec: Spec, episode: int = 20) -> H
     return Histories(transition, {}, [""] * count, zeros, zeros)
 
 
-def compiled(s: Setting) -> Any:
+def compiled(s: Trained) -> Any:
     """The training loop as a program."""
     return s.trainer.run.lower(s.trainer.like, s.resident, jnp.int32(1)).compile()
 
@@ -90,7 +91,7 @@ def compiled(s: Setting) -> Any:
 class Training:
     """A state that goes on from call to call. A call runs updates and fetches their losses, as stage 2 does."""
 
-    def __init__(self, s: Setting, program: Any):
+    def __init__(self, s: Trained, program: Any):
         self.state, self.resident, self.program = s.trainer.init(), s.resident, program
 
     def __call__(self, updates: int) -> None:
@@ -99,7 +100,7 @@ class Training:
         jax.device_get(metrics)
 
 
-def sampler(s: Setting, updates: int) -> Work:
+def sampler(s: Trained, updates: int) -> Work:
     """The batches of `updates` updates and nothing else, in one loop on the device. Amount: batches."""
 
     def body(i, total):

@@ -16,7 +16,7 @@ from ad_jax.bench.rows import Row
 from ad_jax.errors import ConfigError
 
 # Every program of the demo, at its sizes, and little else.
-SHORT = ("distill.updates=60", "distill.evaluate_every=30", "evaluate.episodes=12")
+SHORT = ("method.updates=60", "method.evaluate_every=30", "evaluate.episodes=12")
 
 # A run in a process of its own, whose seconds of tracing, lowering, and compiling or reading the cache are summed.
 COMPILING = """

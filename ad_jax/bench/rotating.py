@@ -8,7 +8,7 @@ import dataclasses
 import tempfile
 from collections.abc import Iterator
 
-from ad_jax.bench.distilling import HISTORIES, Setting, Training, compiled, random_histories, setting
+from ad_jax.bench.distilling import HISTORIES, Trained, Training, compiled, random_histories, setting
 from ad_jax.bench.rows import Row, rate
 from ad_jax.bench.sizes import Sizes
 from ad_jax.bench.timing import Work, measure
@@ -55,7 +55,7 @@ def rows(sizes: Sizes) -> Iterator[Row]:
     )  # fmt: skip
 
 
-def stored(folder: str, s: Setting, steps: int) -> HistoryStore:
+def stored(folder: str, s: Trained, steps: int) -> HistoryStore:
     """A collection of random histories, chunk by chunk."""
     count = TIMES * HISTORIES
     with HistoryWriter.open(

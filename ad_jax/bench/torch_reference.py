@@ -85,7 +85,7 @@ class Transformer(nn.Module):
 class Training:
     """Model, optimiser and histories; a call runs updates."""
 
-    def __init__(self, case: Case, s: distilling.Setting, device: str):
+    def __init__(self, case: Case, s: distilling.Trained, device: str):
         assert s.spec.values is not None
         self.case, self.device = case, device
         self.model = Transformer(s.spec.values, s.spec.num_actions, s.model_config, case.segment).to(device)

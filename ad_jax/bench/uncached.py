@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ad_jax.models.base import Model
+from ad_jax.models.base import Model, empty_steps
 from ad_jax.types import Spec, Steps
 
 
@@ -32,13 +32,7 @@ def uncached(model: Model, spec: Spec, context: int | None = None) -> Model:
     size = context or model.window
 
     def init_cache(batch: int) -> Held:
-        steps = Steps(
-            jnp.zeros((batch, size, *spec.shape), spec.compute_dtype),
-            jnp.zeros((batch, size), jnp.int32),
-            jnp.zeros((batch, size), jnp.float32),
-            jnp.zeros((batch, size), jnp.bool_),
-        )
-        return Held(steps, jnp.int32(0))
+        return Held(empty_steps(spec, batch, size), jnp.int32(0))
 
     def decode(params: Any, cache: Held, steps: Steps) -> tuple[jax.Array, Held]:
         full, slot = cache.count >= size, jnp.minimum(cache.count, size - 1)

@@ -260,7 +260,7 @@ def _folder_of_steps(folder: Path, which: str, name: str) -> Path:
     found = next((p for p in (folder / "checkpoints" / name, folder / name, folder) if _has_steps(p)), None)
     if found is None and which == "best" and _has_steps(folder / "checkpoints" / "steps"):
         raise CheckpointError(
-            f"{folder} was trained without keeping a best checkpoint: distill.evaluate_every was 0, or RL² trained it. "
+            f"{folder} was trained without keeping a best checkpoint: method.evaluate_every was 0. "
             "Use evaluate.checkpoint=last"
         )
     if found is None:

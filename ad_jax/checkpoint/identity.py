@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ad_jax.errors import differences
+from ad_jax.methods import modern
 
 # Not what shapes the trained model: the mesh (the same to rounding), logging, and how the model is evaluated.
 NOT_OF_TRAINING = ("mesh", "logging", "evaluate", "reference")
@@ -19,9 +20,9 @@ NO_NUMBER = (
     "logging",
     "collect.chunk_learners",
     "reference.chunk_learners",
-    "distill.updates_per_dispatch",
-    "distill.checkpoint_every",
-    "distill.keep_checkpoints",
+    "method.updates_per_dispatch",
+    "method.checkpoint_every",
+    "method.keep_checkpoints",
     "evaluate.episodes_per_dispatch",
 )
 
@@ -41,7 +42,7 @@ def of_training(experiment: Mapping[str, Any]) -> dict[str, Any]:
 
     A field that is None says nothing, so that those that came later leave what was made before theirs.
     """
-    return _said({name: value for name, value in canonical(experiment).items() if name not in NOT_OF_TRAINING})
+    return _said({name: value for name, value in _current(experiment).items() if name not in NOT_OF_TRAINING})
 
 
 def changed(there: Any, here: Any, apart: Collection[str] = ()) -> list[str]:
@@ -53,7 +54,18 @@ def changed(there: Any, here: Any, apart: Collection[str] = ()) -> list[str]:
     Args:
         apart: dotted names that do not count.
     """
-    return differences(*_both(canonical(there), canonical(here), frozenset(apart), ""))
+    return differences(*_both(_current(there), _current(here), frozenset(apart), ""))
+
+
+def _current(experiment: Any) -> Any:
+    """An experiment's plain data as this version says it, with the method's options beside its name."""
+    if not isinstance(experiment, Mapping):
+        return canonical(experiment)
+    data = canonical(modern(experiment))
+    method = data.get("method")
+    if isinstance(method, dict) and isinstance(method.get("options"), dict):
+        data["method"] = {"name": method.get("name"), **method["options"]}
+    return data
 
 
 def canonical(value: Any) -> Any:

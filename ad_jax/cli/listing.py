@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ad_jax import experiment
 from ad_jax.envs import FAMILIES
+from ad_jax.methods import METHODS
 from ad_jax.models import MODELS
 from ad_jax.sources import SOURCES
 
@@ -20,6 +21,7 @@ def lines(kind: str | None = None) -> list[str]:
         "families": ("Task families (env=NAME, or env=my_package.my_module:MyEnv)", _families),
         "sources": ("Sources (source=NAME, or source=my_package.my_module:make)", lambda: _plugins(SOURCES)),
         "models": ("Backbones (model=NAME, or model=my_package.my_module:make)", lambda: _plugins(MODELS)),
+        "methods": ("Methods (method=NAME, or method=my_package.my_module:MyMethod)", lambda: _plugins(METHODS)),
     }
     text = []
     for name, (heading, rows) in kinds.items():

@@ -8,7 +8,7 @@ from typing import Any
 from ad_jax import files
 from ad_jax.errors import ConfigError
 
-KINDS = ("experiments", "families", "sources", "models")
+KINDS = ("experiments", "families", "sources", "models", "methods")
 
 FLOW = """\
 The four stages, each of which goes on where it was stopped:
@@ -19,13 +19,13 @@ The four stages, each of which goes on where it was stopped:
   report     one page with curves, tables and pictures
 
   ad-jax run dark_room                       all four; prints where the report is
-  ad-jax run dark_room distill.updates=2000  with a field overridden
+  ad-jax run dark_room method.updates=2000   with a field overridden
 """
 
 OVERRIDES = """\
 Every field of the experiment can be overridden: field=value, with dotted names, for example
-  seed=1  distill.updates=2000  env.size=17  source.learning_rate=0.1  model.layers=6  mesh.fsdp=2
-Options of a plug-in follow its name: env.*, source.*, model.*. `ad-jax show EXPERIMENT` prints every field.
+  seed=1  method.updates=2000  env.size=17  source.learning_rate=0.1  model.layers=6  mesh.fsdp=2
+Options of a plug-in follow its name: env.*, source.*, model.*, method.*. `ad-jax show EXPERIMENT` prints every field.
 """
 
 

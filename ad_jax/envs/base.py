@@ -221,7 +221,7 @@ def optimal_labels(family: TaskFamily, observation: Array, leaves: Mapping[str, 
         row = int(wrong.argmax())
         raise ConfigError(
             f"{family.name}.optimal_label gives {label[row]} at step {at[row]} of history {row} of its chunk; actions "
-            f"are 0..{family.num_actions - 1}. Mend it, or set replay.labels=source"
+            f"are 0..{family.num_actions - 1}. Mend it, or set method=distillation"
         )
     return labels
 

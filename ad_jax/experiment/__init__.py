@@ -1,14 +1,13 @@
 """What is run: experiments as data, their files, changes by dotted names, and their plug-ins built and checked.
 
 An experiment file is Python: `def config(scale: str = "cpu") -> Experiment`, with claim and command in its docstring.
-Every field can be overridden by a dotted name, `distill.updates=2000` or `env.size=17`. Unknown fields, wrong types and
+Every field can be overridden by a dotted name, `method.updates=2000` or `env.size=17`. Unknown fields, wrong types and
 contradictions are refused before anything is compiled.
 """
 
 from ad_jax.experiment.components import Parts, build
 from ad_jax.experiment.config import (
     CollectConfig,
-    DistillConfig,
     EvaluateConfig,
     Experiment,
     LoggingConfig,
@@ -16,7 +15,6 @@ from ad_jax.experiment.config import (
     Plugin,
     ReferenceConfig,
     ReplayConfig,
-    Rl2Config,
     TaskConfig,
     from_data,
 )
@@ -25,7 +23,6 @@ from ad_jax.experiment.override import override
 
 __all__ = [
     "CollectConfig",
-    "DistillConfig",
     "EvaluateConfig",
     "Experiment",
     "LoggingConfig",
@@ -34,7 +31,6 @@ __all__ = [
     "Plugin",
     "ReferenceConfig",
     "ReplayConfig",
-    "Rl2Config",
     "TaskConfig",
     "build",
     "call",

@@ -3,11 +3,14 @@
 import dataclasses
 from typing import Any
 
+from jax.sharding import Mesh
+
 from ad_jax import envs, models, sources
 from ad_jax.errors import AdJaxError, ConfigError, is_ours, place_of, told
 from ad_jax.experiment.config import Experiment
+from ad_jax.history import reward_unit
+from ad_jax.methods.base import MethodConfig, Setting, Untrained
 from ad_jax.models.base import has_parameters
-from ad_jax.models.lstm import Config as Lstm
 from ad_jax.policies import demonstrator
 from ad_jax.process import settings
 
@@ -25,11 +28,18 @@ class Parts:
     seen_spec: Any  # of what the model sees
     split: Any
     reference: Any  # what learns beside the frozen model: the experiment's reference, or its source
+    method: MethodConfig  # the experiment's, or `Untrained` for a model without parameters
 
     @property
     def trained(self) -> bool:
-        """Whether histories are collected and distilled: not for a model without parameters."""
-        return has_parameters(self.model)
+        """Whether there is anything to train."""
+        return self.method.feed != "nothing"
+
+    def setting(self, e: Experiment, mesh: Mesh, unit: float = reward_unit.NONE) -> Setting:
+        """Return what the method is made for on a mesh, with rewards counted in `unit`."""
+        model = reward_unit.applied(self.model, unit)
+        tasks = self.split.train
+        return Setting(self.family, model, self.model_config, self.spec, self.seen_spec, tasks, e.replay, mesh, unit)
 
 
 def build(experiment: Experiment) -> Parts:
@@ -43,21 +53,21 @@ def build(experiment: Experiment) -> Parts:
 
 
 def _build(experiment: Experiment) -> Parts:
-    from ad_jax.envs.base import check_split, has_labels, seen_spec_of, spec_of, take
+    from ad_jax.envs.base import check_split, seen_spec_of, spec_of, take
     from ad_jax.envs.stepping import check_types
 
     e = experiment
     for name, seed in (("seed", e.seed), ("tasks.split_seed", e.tasks.split_seed)):
         if not 0 <= seed < 2**32:
             raise ConfigError(f"{name} must be in [0, 2**32); got {seed}")
-    for part in (e.collect, e.evaluate, e.logging, e.reference, e.rl2):
+    for part in (e.collect, e.evaluate, e.logging, e.reference):
         if part is not None:
             part.validate()
     if e.tasks.used is not None and not 1 <= e.tasks.used <= e.tasks.train:
         raise ConfigError(f"tasks.used must be from 1 to tasks.train={e.tasks.train}; got {e.tasks.used}")
-    if e.rl2 is None:
+    if e.method.feed == "histories":
         e.replay.validate()
-        e.distill.validate(e.replay.batch, e.replay.groups)
+    e.method.validate(e.replay)
     if e.tasks.held_out < 1:
         raise ConfigError(f"the held-out set is empty: tasks.held_out={e.tasks.held_out}; it must be at least 1")
     try:
@@ -83,28 +93,22 @@ def _build(experiment: Experiment) -> Parts:
         if place_of(error) is None:
             raise
         raise ConfigError(f"{e.env.name} or {e.source.name} failed: {told(error)}") from error
-    if e.replay.labels == "optimal" and not has_labels(family):
-        raise ConfigError(
-            f'replay.labels="optimal": {family} has no optimal_label, because the observations that are stored do not '
-            'decide its optimal actions, or they are not known. Use replay.labels="source"'
-        )
+    e.method.check_family(family)
+    channels = e.method.channels(family, spec)
+    seen = tuple((name, channel.shape) for name, channel in channels.items() if channel.seen)
+    seen_spec = dataclasses.replace(seen_spec, extra=seen)
     model_config = models.for_family(models.make_config(e.model.name, e.model.options), family)
     model = models.make(e.model.name, model_config, seen_spec)
-    parts = Parts(family, source_config, source, model_config, model, spec, seen_spec, split, reference)
-    if parts.trained:
-        _check_fit(e, parts)
+    method = e.method if has_parameters(model) else Untrained()
+    parts = Parts(family, source_config, source, model_config, model, spec, seen_spec, split, reference, method)
+    method.check_model(e.model.name, model_config)
+    if method.feed == "histories":
+        _check_windows(e, parts)
     return parts
 
 
-def _check_fit(e: Experiment, p: Parts) -> None:
-    """Raises ConfigError where the model cannot be trained as is asked for: by RL², or on windows of histories."""
-    if e.rl2 is not None:
-        if not (isinstance(p.model_config, Lstm) and p.model_config.value_head):
-            raise ConfigError(
-                "rl2 trains an LSTM with a value: set model=lstm and model.value_head=True, or rl2=None to distil; "
-                f"got model {e.model.name}{' without value_head' if isinstance(p.model_config, Lstm) else ''}"
-            )
-        return
+def _check_windows(e: Experiment, p: Parts) -> None:
+    """Raise ConfigError where a window is longer than a history, or than the model can take."""
     longest = p.family.episode_length
     episodes = e.collect.episodes - e.replay.first_step(e.collect.episodes * longest) // longest
     kept = episodes // e.replay.keep_every * longest

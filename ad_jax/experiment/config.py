@@ -1,4 +1,4 @@
-"""An experiment as one frozen dataclass: what is collected, distilled and evaluated."""
+"""An experiment as one frozen dataclass: what is collected, how a model is trained, and how it is evaluated."""
 
 import dataclasses
 import reprlib
@@ -6,10 +6,11 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from ad_jax import methods
 from ad_jax.errors import ConfigError, unknown
 from ad_jax.history.replay import Config as ReplayConfig
-from ad_jax.methods.distillation import Config as DistillConfig
-from ad_jax.methods.rl2 import Config as Rl2Config
+from ad_jax.methods.base import MethodConfig
+from ad_jax.methods.distillation import Distillation
 from ad_jax.process.metrics import Config as LoggingConfig
 from ad_jax.registry import conform
 from ad_jax.sharding import MeshConfig
@@ -67,26 +68,46 @@ class Experiment:
     tasks: TaskConfig = TaskConfig()
     collect: CollectConfig = CollectConfig()
     replay: ReplayConfig = ReplayConfig()
-    distill: DistillConfig = DistillConfig()
+    method: MethodConfig = Distillation()
     evaluate: EvaluateConfig = EvaluateConfig()
     reference: ReferenceConfig | None = None  # None: the source itself
-    rl2: Rl2Config | None = None  # trains the model by RL² in the place of collecting and distilling
     mesh: MeshConfig = MeshConfig()
     logging: LoggingConfig = LoggingConfig()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain nested data."""
-        return dataclasses.asdict(self)
+        """Return plain nested data; the method as its name and all of its options."""
+        method = {"name": methods.name_of(self.method), "options": dataclasses.asdict(self.method)}
+        return dataclasses.asdict(self) | {"method": method}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Experiment":
-        """Inverse of `to_json`."""
-        return from_data(cls, data, "")
+        """Read what `to_json` gives, of this version or an earlier one.
+
+        Raises:
+            ConfigError: naming the field that is unknown, missing or of the wrong type.
+        """
+        if not isinstance(data, Mapping):
+            return from_data(cls, data, "")
+        rest = methods.modern(data)
+        said = rest.pop("method", None)
+        if said is None:
+            return from_data(cls, rest, "")
+        return dataclasses.replace(from_data(cls, rest, ""), method=method_from(said))
+
+
+def method_from(data: Any) -> MethodConfig:
+    """Read a method from its name and its options.
+
+    Raises:
+        ConfigError: naming what is unknown or of the wrong type.
+    """
+    plugin = from_data(Plugin, data, "method")
+    return from_data(methods.find(plugin.name), plugin.options, "method")
 
 
 def from_data(cls: type, data: Mapping[str, Any], where: str) -> Any:
     """A nested dataclass from plain nested data, every name and type checked."""
-    hints = typing.get_type_hints(cls)
+    hints = hints_of(cls)
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where or cls.__name__.lower()} expects fields with values; got {reprlib.repr(data)}")
     values = {}
@@ -103,6 +124,12 @@ def from_data(cls: type, data: Mapping[str, Any], where: str) -> Any:
         return cls(**values)
     except TypeError as error:  # a field that has no default is not there
         raise ConfigError(f"{where or cls.__name__.lower()}: {error}") from error
+
+
+def hints_of(cls: type) -> dict[str, Any]:
+    """The annotated type of every field of a dataclass."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def dataclass_of(hint: Any) -> type | None:

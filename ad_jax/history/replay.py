@@ -8,17 +8,18 @@ histories.
 Episode subsampling (keep every k-th, Laskin et al. 2022, section 4) happens on load. A history has k such thinned
 versions, one for each first episode ("phase"); by default one is kept, with `phases=k` all are, and no data is lost.
 With `tail` below 1 the histories' beginnings are left out: what is then distilled is the expert at their end, and not
-how it came to be (expert distillation, the baseline ED of Laskin et al. 2022, section 4). With `labels="optimal"` the
-targets are not the source's actions but the family's optimal ones, which `load` is given; the context still holds what
-the source did (the baseline DPT: Lee et al. 2023, arXiv 2306.14892). With `best` below 1 only those of a task's
-histories are kept that end best, for sources some of whose learners fail (after LHF, Chen et al. 2025, which samples
-histories by how much and how steadily they improve; here the worst are left out).
+how it came to be (expert distillation, the baseline ED of Laskin et al. 2022, section 4). With `best` below 1 only
+those of a task's histories are kept that end best, for sources some of whose learners fail (after LHF, Chen et al.
+2025, which samples histories by how much and how steadily they improve; here the worst are left out).
+
+A method may prepare more channels of the steps (`Prepare`), inputs or targets. They are made on the host, once for each
+history, and then go where the others go; nothing here knows their names.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,7 @@ from ad_jax.history.subsample import ENDS, Collected, Thinned, Whole, lengths, t
 from ad_jax.sharding import BATCH, batch_devices, on_batch, put, replicated
 from ad_jax.types import Array, Batch, Histories, Spec, Steps
 
+Prepare = Callable[[Histories], dict[str, np.ndarray]]  # histories [H, T] -> channels of a method, each [H, T, ...]
 __all__ = ["Config", "Replay", "RotationConfig", "gather", "lengths", "load", "sample", "thin"]
 
 
@@ -74,7 +76,6 @@ class Config:
     phases: int = 1  # how many of the k thinned versions of each history are kept
     segment: int = 160  # L, steps in a training window
     batch: int = 64  # B, windows in an update
-    labels: Literal["source", "optimal"] = "source"  # whose actions are the targets
     best: float | None = None  # share of each task's histories that is kept, those that end best; None is all
     # What the model's rewards are divided by; None: the size of the rewards of these histories; 1: as they are.
     reward_unit: float | None = None
@@ -129,7 +130,7 @@ class Replay(struct.PyTreeNode):
     history: Array  # [G, M] int32, its number among those that were loaded; thinned versions share it
     count: Array  # [G] int32, histories in each group
     group: Array  # [G] int32, 0..G-1
-    label: Array | None = None  # [G, M, 1 + T], the targets where they are not the actions
+    extra: dict[str, Array] = dataclasses.field(default_factory=dict)  # channels of a method, each [G, M, 1 + T, ...]
 
     period = 0  # updates for which these are the residents; 0 is always
 
@@ -140,6 +141,17 @@ class Replay(struct.PyTreeNode):
     def facts(self) -> dict[str, float]:
         """Nothing was waited for."""
         return {}
+
+    def fields(self) -> dict[str, Array]:
+        """Every array by its name, those of a method among them."""
+        return {name: value for name, value in vars(self).items() if name != "extra"} | self.extra
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> "Replay":
+        """Inverse of `fields`."""
+        own = {field.name for field in dataclasses.fields(cls)}
+        extra = {name: value for name, value in fields.items() if name not in own}
+        return cls(extra=extra, **{name: value for name, value in fields.items() if name in own})
 
 
 class Residents(Protocol):
@@ -164,27 +176,27 @@ def load(
     spec: Spec,
     config: Config,
     mesh: Mesh,
-    relabel: Callable[[Histories], np.ndarray] | None = None,
+    prepare: Prepare | None = None,
 ) -> Replay:
     """Thin `histories` and put them on the devices of `mesh`; each process puts the groups of its own devices there.
 
     Args:
-        relabel: gives the optimal action at each step, `[H, T]`; called where `config.labels` asks for that.
+        prepare: gives more channels of the steps.
 
     Raises:
-        ConfigError: if a thinned history is shorter than a window, or there are fewer histories than groups, or
-            labels are asked for that nobody can give.
+        ConfigError: if a thinned history is shorter than a window, or there are fewer histories than groups, or a
+            channel has the name of another or is not as long as the histories.
         HistoryError: if a reward or an observation is not finite, or an action or observation is not of `spec`.
     """
     config.validate(batch_devices(mesh))
-    return put_there(gather(Whole(histories), spec, config, relabel), mesh)
+    return put_there(gather(Whole(histories), spec, config, prepare), mesh)
 
 
 def gather(
     collected: Collected,
     spec: Spec,
     config: Config,
-    relabel: Callable[[Histories], np.ndarray] | None = None,
+    prepare: Prepare | None = None,
 ) -> dict[str, np.ndarray]:
     """Thin a collection chunk by chunk: the fields of its `Replay` by name, in host memory, each there once.
 
@@ -208,7 +220,7 @@ def gather(
         rows, first = kept[place:end], first + size
         if len(rows):
             histories = take(histories, rows - numbers[0])
-            thinned.add(int(place), histories, rows, labels_of(histories, config, relabel))
+            thinned.add(int(place), histories, rows, prepared(histories, prepare))
         del histories  # before the next chunk is read
     count, groups = len(of_kept), range(config.groups)
     counts = np.array([len(range(g, count, config.groups)) for g in groups], np.int32)
@@ -221,7 +233,7 @@ def put_there(fields: dict[str, np.ndarray], mesh: Mesh) -> Replay:
     while fields:
         name, array = fields.popitem()
         there[name] = jax.block_until_ready(put(array, on_batch(mesh)))
-    return Replay(**there)
+    return Replay.of(there)
 
 
 def sample(
@@ -231,16 +243,18 @@ def sample(
     config: Config,
     mesh: Mesh,
     render: Callable[[Array], Array] = lambda observation: observation,
+    inputs: Collection[str] = (),
 ) -> Batch:
     """Draw a batch of windows `[B, L]`, each device from its own groups. The key is consumed.
 
     Args:
         spec: of the observations as they are stored.
         render: what the model sees of one of them; the batch holds that.
+        inputs: which of the method's channels go to the model; the others are targets.
     """
     shared, split = PartitionSpec(), PartitionSpec(BATCH)
     rows = config.batch // config.groups
-    draw = jax.vmap(lambda r, key: _sample_group(r, key, spec, rows, config.segment, render), (0, None))
+    draw = jax.vmap(lambda r, key: _sample_group(r, key, spec, rows, config.segment, render, inputs), (0, None))
     windows = jax.shard_map(draw, mesh=mesh, in_specs=(split, shared), out_specs=split, check_vma=False)(replay, key)
     return jax.tree.map(lambda x: x.reshape(config.batch, *x.shape[2:]), windows)
 
@@ -250,7 +264,7 @@ def rows_of(
     numbers: np.ndarray,
     spec: Spec,
     config: Config,
-    relabel: Callable[[Histories], np.ndarray] | None,
+    prepare: Prepare | None,
 ) -> dict[str, np.ndarray]:
     """What is trained on of `histories`, of which `numbers [H]` are the numbers: fields of `Replay` by name.
 
@@ -258,22 +272,30 @@ def rows_of(
         Arrays `[H * phases, 1 + T', ...]`, and `length` and `history` `[H * phases]`.
 
     Raises:
-        ConfigError: if labels are asked for that nobody can give.
+        ConfigError: for channels that cannot be, see `prepared`.
     """
     thinned = Thinned(lengths(histories.transition.done, config), spec.num_actions, config, groups=1)
-    thinned.add(0, histories, numbers, labels_of(histories, config, relabel))
+    thinned.add(0, histories, numbers, prepared(histories, prepare))
     return {name: x[0] for name, x in thinned.arrays.items()}
 
 
-def labels_of(
-    histories: Histories, config: Config, relabel: Callable[[Histories], np.ndarray] | None
-) -> np.ndarray | None:
-    """The optimal actions `[H, T]` where `config` asks for them, else None; raises ConfigError if nobody can tell."""
-    if config.labels != "optimal":
-        return None
-    if relabel is None:
-        raise ConfigError('replay.labels="optimal" needs to be told the optimal actions; give `load` a `relabel`')
-    return relabel(histories)
+def prepared(histories: Histories, prepare: Prepare | None) -> dict[str, np.ndarray]:
+    """Return the channels that `prepare` makes of `histories`, `[H, T, ...]` by name; none where it is None.
+
+    Raises:
+        ConfigError: for a channel that has another's name, or is not of every step of every history.
+    """
+    channels = {} if prepare is None else {name: np.asarray(x) for name, x in prepare(histories).items()}
+    own, expected = {field.name for field in dataclasses.fields(Replay)}, histories.transition.action.shape
+    for name, x in channels.items():
+        if name in own:
+            raise ConfigError(f"a method prepares a channel {name!r}, which histories have already: call it otherwise")
+        if x.shape[:2] != expected:
+            raise ConfigError(
+                f"the channel {name!r} that a method prepares must be of every step, [H, T, ...] = {expected}; got "
+                f"{x.shape}"
+            )
+    return channels
 
 
 def check_values(histories: Histories, spec: Spec, numbers: np.ndarray | None = None) -> None:
@@ -347,7 +369,9 @@ def _draw(replay: Replay, key: jax.Array, rows: int, segment: int) -> tuple[jax.
     return history, jax.random.randint(key_start, (rows,), 0, replay.length[history] - segment + 1, jnp.int32)
 
 
-def _sample_group(replay: Replay, key: jax.Array, spec: Spec, rows: int, segment: int, render: Callable) -> Batch:
+def _sample_group(
+    replay: Replay, key: jax.Array, spec: Spec, rows: int, segment: int, render: Callable, inputs: Collection[str]
+) -> Batch:
     """`rows` windows from one group: `replay` without its G axis."""
     history, start = _draw(replay, key, rows, segment)
 
@@ -357,11 +381,19 @@ def _sample_group(replay: Replay, key: jax.Array, spec: Spec, rows: int, segment
 
     see = jax.vmap(jax.vmap(render))
     action = window(replay.action).astype(jnp.int32)
+    extra = {name: _computed(window(x)[:, 1:]) for name, x in replay.extra.items()}
     steps = Steps(
-        see(window(replay.observation)[:, 1:].astype(spec.compute_dtype)),
-        action[:, :-1],
-        window(replay.reward)[:, :-1].astype(jnp.float32),
-        window(replay.done)[:, :-1],
+        observation=see(window(replay.observation)[:, 1:].astype(spec.compute_dtype)),
+        prev_action=action[:, :-1],
+        prev_reward=window(replay.reward)[:, :-1].astype(jnp.float32),
+        prev_done=window(replay.done)[:, :-1],
+        extra={name: x.astype(jnp.float32) for name, x in extra.items() if name in inputs},
     )
-    target = action if replay.label is None else window(replay.label).astype(jnp.int32)
-    return Batch(steps, target[:, 1:])
+    return Batch(steps, {"action": action[:, 1:]} | {name: x for name, x in extra.items() if name not in inputs})
+
+
+def _computed(x: jax.Array) -> jax.Array:
+    """A channel in the dtype that programs compute in: bool, int32 or float32."""
+    if x.dtype == jnp.bool_:
+        return x
+    return x.astype(jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else jnp.int32)

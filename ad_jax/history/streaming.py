@@ -21,7 +21,7 @@ the part is not there yet, it waits, and that is counted.
 import collections
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -32,6 +32,7 @@ from jax.sharding import Mesh
 
 from ad_jax.history.replay import (
     Config,
+    Prepare,
     Replay,
     Residents,
     RotationConfig,
@@ -50,7 +51,7 @@ from ad_jax.keys import named_key
 from ad_jax.process import distributed, settings
 from ad_jax.process.metrics import say
 from ad_jax.sharding import batch_devices, on_batch, put
-from ad_jax.types import Histories, Spec
+from ad_jax.types import Spec
 
 AHEAD = 2  # parts that are being read, or wait on the devices for their exchange
 
@@ -70,7 +71,7 @@ class Rotation:
         config: Config,
         mesh: Mesh,
         seed: int,
-        relabel: Callable[[Histories], np.ndarray] | None = None,
+        prepare: Prepare | None = None,
     ):
         """Look through the collection once, at where episodes end (and with `config.best` at the rewards).
 
@@ -80,7 +81,7 @@ class Rotation:
         """
         config.validate(batch_devices(mesh))
         assert config.rotation is not None
-        self._store, self._spec, self._config, self._mesh, self._relabel = store, spec, config, mesh, relabel
+        self._store, self._spec, self._config, self._mesh, self._prepare = store, spec, config, mesh, prepare
         self._rotation: RotationConfig = config.rotation
         self.period, self._part_size = self._rotation.every, self._rotation.resident // self._rotation.parts
         self._circle = Circle(store, config, seed)
@@ -160,7 +161,7 @@ class Rotation:
         def zeros() -> Replay:
             arrays = {name: jnp.zeros((groups, each, *x.shape[2:]), x.dtype) for name, x in part.items()}
             full = jnp.full((groups,), each, jnp.int32)
-            return Replay(count=full, group=jnp.arange(groups, dtype=jnp.int32), **arrays)
+            return Replay.of(arrays | {"count": full, "group": jnp.arange(groups, dtype=jnp.int32)})
 
         return jax.jit(zeros, out_shardings=on_batch(self._mesh))()
 
@@ -188,7 +189,7 @@ class Rotation:
             histories = self._store.read([chunk])
             numbers = np.arange(*self._store.manifest.rows(chunk))
             check_values(histories, self._spec, numbers)
-            rows = rows_of(take(histories, kept), numbers[kept], self._spec, self._config, self._relabel)
+            rows = rows_of(take(histories, kept), numbers[kept], self._spec, self._config, self._prepare)
             self._piece = piece, {name: _fit(name, x, 1 + self._circle.longest) for name, x in rows.items()}
         return self._piece[1]
 
@@ -235,7 +236,7 @@ def residents(
     config: Config,
     mesh: Mesh,
     seed: int,
-    relabel: Callable[[Histories], np.ndarray] | None = None,
+    prepare: Prepare | None = None,
 ) -> Iterator[Residents]:
     """A collection to train on: in turns where `config.rotation` asks for that, and else all of it at once.
 
@@ -243,7 +244,7 @@ def residents(
         ConfigError, HistoryError: as `Rotation` and `replay.load`.
     """
     if config.rotation is not None:
-        with distributed.together(lambda: Rotation(store, spec, config, mesh, seed, relabel)) as rotation:
+        with distributed.together(lambda: Rotation(store, spec, config, mesh, seed, prepare)) as rotation:
             if rotation.histories > config.rotation.resident:
                 say(f"distill  {rotation.histories} histories take turns, {config.rotation.resident} at a time")
                 yield rotation
@@ -252,7 +253,7 @@ def residents(
     started = time.monotonic()
     config.validate(batch_devices(mesh))
     gathered = distributed.together(
-        lambda: gather(store, spec, config, relabel)
+        lambda: gather(store, spec, config, prepare)
     )  # whole, in the memory of each process
     loaded = put_there(gathered, mesh)
     say(f"distill  {store.manifest.histories} histories loaded in {time.monotonic() - started:.1f} s")
@@ -261,8 +262,9 @@ def residents(
 
 def _insert(replay: Replay, part: dict[str, jax.Array], slot: jax.Array) -> Replay:
     """`replay` with `part [G, n, ...]` in the places `[slot, slot + n)` of each group. Nothing leaves its device."""
-    at = lambda name, x: jax.lax.dynamic_update_slice_in_dim(getattr(replay, name), x, slot, axis=1)
-    return replay.replace(**{name: at(name, x) for name, x in part.items()})
+    held = replay.fields()
+    at = lambda name, x: jax.lax.dynamic_update_slice_in_dim(held[name], x, slot, axis=1)
+    return Replay.of(held | {name: at(name, x) for name, x in part.items()})
 
 
 def _fit(name: str, x: np.ndarray, steps: int) -> np.ndarray:

@@ -6,7 +6,7 @@ memory once. Nothing here is as large as what comes in or goes out, but those tw
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -76,24 +76,26 @@ class Thinned:
     def __init__(self, length: np.ndarray, actions: int, config: Thinning, groups: int):
         """For histories of so many actions, of which thinning keeps `length` steps, `[phases * H]`."""
         self._config, self._groups = config, groups
-        self._none = {"action": actions, "reward": 0, "done": False, "observation": 0, "label": 0}  # before the first
+        self._none = {"action": actions}  # of the step before the first; everything else is 0 there
         self._each, self._count = -(-len(length) // groups), len(length) // config.phases
         self._longest = int(length.max())
         self._action = narrowest(actions)  # has to hold "none" as well
         self.arrays: dict[str, np.ndarray] = {}
         self._at(self._room("length", np.int32), np.arange(len(length)), length)
 
-    def add(self, first: int, histories: Histories, numbers: np.ndarray, label: np.ndarray | None = None) -> None:
+    def add(
+        self, first: int, histories: Histories, numbers: np.ndarray, extra: Mapping[str, np.ndarray] | None = None
+    ) -> None:
         """Thin `histories`, the ones from the `first` on, into their places.
 
         Args:
             numbers: what they are called, `[h]`.
-            label: their targets, `[h, T]`, where these are not the actions.
+            extra: more channels of their steps by name, `[h, T, ...]`.
         """
         t, phases = histories.transition, self._config.phases
         done = np.asarray(t.done)
         fields: dict[str, Any] = {"observation": t.observation, "action": t.action, "reward": t.reward, "done": done}
-        fields |= {} if label is None else {"label": label}
+        fields |= extra or {}
         fields = {name: np.asarray(x) for name, x in fields.items()}
         for name, x in fields.items():
             dtype = self._action if name == "action" else x.dtype
@@ -102,7 +104,7 @@ class Thinned:
             rows = phase * self._count + first + np.arange(len(done))
             self._at(self._room("history", np.int32), rows, numbers)
             for name in fields:
-                self._at(self.arrays[name][:, :, 0], rows, self._none[name])
+                self._at(self.arrays[name][:, :, 0], rows, self._none.get(name, 0))
         for start, masks in _blocks(done, self._config):
             for phase, kept in enumerate(masks):
                 for i, row in enumerate(phase * self._count + first + start + np.arange(len(kept))):
@@ -122,9 +124,9 @@ class Thinned:
 
 
 def thin(
-    histories: Histories, config: Thinning, label: np.ndarray | None = None
+    histories: Histories, config: Thinning, extra: Mapping[str, np.ndarray] | None = None
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Keep every k-th episode of each history, in each of the phases asked for, with the labels `[H, T]` if any.
+    """Keep every k-th episode of each history, in each of the phases asked for, with `extra` channels `[H, T, ...]`.
 
     Returns:
         Arrays by name, `[H * phases, T', ...]`, valid up to `length [H * phases]` int32 and arbitrary after it.
@@ -132,7 +134,7 @@ def thin(
     t = histories.transition
     length = lengths(np.asarray(t.done), config)
     room = Thinned(length, int(np.iinfo(t.action.dtype).max), config, groups=1)  # which leaves their dtype as it is
-    room.add(0, histories, np.arange(len(length) // config.phases), label)
+    room.add(0, histories, np.arange(len(length) // config.phases), extra)
     return {name: x[0, :, 1:] for name, x in room.arrays.items() if name not in ("length", "history")}, length
 
 

@@ -1,34 +1,30 @@
-"""What a method is to the training loop: a `Learner`, pure functions over a state that the loop jits and donates.
+"""What a method is: options that say what it needs, and a `Learner`, which is all that the training loop knows of it.
 
-`supervised` makes a learner of a loss on windows of histories. Everything about an actual run (checkpoints, going back,
-updates left out, stopping, progress) is the loop's, in `ad_jax.stage.train`, and exists once.
+A method is a frozen dataclass, a subclass of `MethodConfig`, that makes a `Method` of a `Setting`; `methods.supervised`
+has the part that all methods with a loss on windows of histories share. Everything about an actual run (checkpoints,
+going back, updates left out, stopping, progress) is the loop's, in `ad_jax.stage.train`, and exists once.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
-from flax import struct
 from jax.sharding import Mesh
 
-from ad_jax.keys import named_key
-from ad_jax.sharding import optimiser_shardings, param_shardings, replicated
-from ad_jax.types import Array, Batch
+from ad_jax.envs.base import TaskFamily
+from ad_jax.errors import ConfigError
+from ad_jax.history import reward_unit
+from ad_jax.history.replay import Config as ReplayConfig
+from ad_jax.history.replay import Prepare
+from ad_jax.models.base import Model
+from ad_jax.policies.base import Mode, Policy, from_model
+from ad_jax.types import Histories, Spec
 
 Feed = Literal["histories", "tasks", "nothing"]
 Metrics = dict[str, Any]  # float32 scalars by name, `loss` and `grad_norm` among them
-Loss = Callable[[Any, Batch, jax.Array], jax.Array]
-
-
-@struct.dataclass
-class TrainState:
-    """Everything that supervised training carries from one update to the next."""
-
-    params: Any
-    opt_state: Any
-    step: Array  # [] int32, updates done; with the seed, the whole state of the batch sampler
 
 
 class Learner(NamedTuple):
@@ -59,62 +55,148 @@ class Learner(NamedTuple):
     shown: Mapping[str, str] = {"loss": "loss"}
 
 
-def supervised(
-    loss: Loss,
-    init: Callable[[jax.Array], Any],
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    *,
-    steps: int,
-    accumulate: int = 1,
-    groups: int = 1,
-    name: str = "distill",
-) -> Learner:
-    """Make a learner of a loss on windows of histories.
+class Channel(NamedTuple):
+    """What a method prepares for every step of a history."""
 
-    Args:
-        loss: `(params, batch [B, L], key) -> []` float32; the key is consumed.
-        init: `key -> params`, a model's.
-        steps: in a batch, B x L.
-        accumulate: parts that a batch is split into, one after another; saves memory.
-        groups: of the histories, see `ad_jax.history.replay`; every part takes rows of each.
-        name: as of the `Learner`.
+    dtype: str  # as it is prepared and kept
+    shape: tuple[int, ...] = ()  # of one step's
+    seen: bool = False  # the model sees it, in `Steps.extra`, as float32; else it is a target of the loss
+
+
+class Method(NamedTuple):
+    """A method made for a setting.
+
+    Attributes:
+        learner: what is trained.
+        prepare: `histories -> channels` by name, `[H, T, ...]`, as `MethodConfig.channels` says, on the host, once for
+            each history; what belongs to a step stands where its observation does. None: there are none.
     """
 
-    def start(seed: int, _: Any) -> TrainState:
-        params = init(named_key(seed, "params"))
-        return TrainState(params, optimizer.init(params), jnp.int32(0))
-
-    def update(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
-        value, grads = gradient(loss, state.params, batch, key, accumulate, groups)
-        changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, changes)
-        told = {"loss": value, "grad_norm": optax.tree.norm(grads)}
-        return TrainState(params, opt_state, state.step + 1), told
-
-    def shardings(shapes: TrainState) -> TrainState:
-        of_optimizer = optimiser_shardings(optimizer, shapes.params, mesh)
-        return TrainState(param_shardings(shapes.params, mesh), of_optimizer, replicated(mesh))
-
-    return Learner(name, "histories", start, update, lambda state: state.params, shardings, steps)
+    learner: Learner
+    prepare: Prepare | None = None
 
 
-def gradient(
-    loss: Loss, params: Any, batch: Batch, key: jax.Array, accumulate: int = 1, groups: int = 1
-) -> tuple[jax.Array, Any]:
-    """Return loss and gradient of a batch, in `accumulate` parts. The key is consumed."""
-    value_and_grad = jax.value_and_grad(loss)
-    if accumulate == 1:
-        return value_and_grad(params, batch, key)
+def checked(method: Method, channels: Mapping[str, Channel]) -> Prepare | None:
+    """Return the method's `prepare`, which then raises ConfigError where it gives other channels than were stated."""
+    prepare = method.prepare
+    if prepare is None and not channels:
+        return None
 
-    # Every part takes rows of every group, so that each device works on each part from its own rows.
-    def split(x):
-        return x.reshape(groups, accumulate, -1, *x.shape[1:]).swapaxes(0, 1).reshape(accumulate, -1, *x.shape[1:])
+    def look(histories: Histories) -> dict[str, np.ndarray]:
+        given = {} if prepare is None else {name: np.asarray(x) for name, x in prepare(histories).items()}
+        stated = {name: (channel.dtype, channel.shape) for name, channel in channels.items()}
+        found = {name: (str(x.dtype), x.shape[2:]) for name, x in given.items()}
+        if found != stated:
+            raise ConfigError(f"the method states channels (dtype, shape of a step's) {stated}, and prepares {found}")
+        return given
 
-    def add(total, part):
-        index, piece = part
-        return jax.tree.map(jnp.add, total, value_and_grad(params, piece, jax.random.fold_in(key, index))), None
+    return look
 
-    zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
-    total, _ = jax.lax.scan(add, zero, (jnp.arange(accumulate, dtype=jnp.int32), jax.tree.map(split, batch)))
-    return jax.tree.map(lambda x: x / accumulate, total)
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What a method is made for."""
+
+    family: TaskFamily
+    model: Model  # counts rewards in `unit`
+    model_config: Any
+    spec: Spec  # of what is stored
+    seen_spec: Spec  # of what the model sees
+    tasks: Any  # the training tasks [N]
+    sampling: ReplayConfig
+    mesh: Mesh
+    unit: float = reward_unit.NONE  # what rewards are divided by where the model sees them
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodConfig:
+    """How a model is trained: what the loop reads, and what a run asks. A subclass is a method's plug-in."""
+
+    updates: int = 1000
+    updates_per_dispatch: int = 50
+    checkpoint_every: int = 200  # updates
+    keep_checkpoints: int = 2
+    evaluate_every: int = 0  # updates between in-context evaluations on training tasks; 0 for none
+    evaluate_episodes: int = 30  # episodes of each of them
+    skip_updates: int | None = None  # how many may be left out, because their loss or gradient was not finite
+
+    feed: ClassVar[Feed] = "histories"
+    title: ClassVar[str] = "the method"  # for people
+
+    @property
+    def parts(self) -> int:
+        """Parts that a batch is split into, one after another."""
+        return 1
+
+    def validate(self, sampling: ReplayConfig) -> None:
+        """Raise ConfigError where a number cannot be meant."""
+        for name in ("updates", "updates_per_dispatch", "checkpoint_every", "keep_checkpoints", "evaluate_episodes"):
+            self.at_least(name, 1)
+        self.at_least("evaluate_every", 0)
+        if self.skip_updates is not None:
+            self.at_least("skip_updates", 0)
+
+    def at_least(self, name: str, least: int) -> None:
+        """Raise ConfigError if the option `name` is below `least`."""
+        if getattr(self, name) < least:
+            raise ConfigError(f"method.{name} must be at least {least}; got {getattr(self, name)}")
+
+    def channels(self, family: TaskFamily, spec: Spec) -> dict[str, Channel]:
+        """Return what the method prepares of histories, by name; `spec` is of what is stored."""
+        return {}
+
+    def check_model(self, name: str, model_config: Any) -> None:
+        """Raise ConfigError where a model, by its name and its options, cannot be trained so."""
+
+    def check_family(self, family: TaskFamily) -> None:
+        """Raise ConfigError where a task family does not say what the method needs."""
+
+    def check_devices(self, split: int, sampling: ReplayConfig) -> None:
+        """Raise ConfigError where a batch cannot be split over so many devices."""
+        if self.feed == "histories":
+            sampling.validate(split)
+
+    def env_steps(self, family: TaskFamily) -> int:
+        """Return the environment steps that an update takes itself."""
+        return 0
+
+    def positions(self, family: TaskFamily, sampling: ReplayConfig) -> int:
+        """Return the steps that the gradients of an update go over."""
+        return sampling.batch * sampling.segment
+
+    def batch_bytes(self, family: TaskFamily, spec: Spec, seen: Spec, sampling: ReplayConfig) -> int:
+        """Return the bytes of what an update learns from, as the model sees it; `spec` is of what is stored."""
+        return sampling.batch * sampling.segment * (seen.size * seen.compute_dtype.itemsize + 3 * 4 + 1)
+
+    def reward_unit_asked(self, sampling: ReplayConfig) -> float | None:
+        """Return what the options say that rewards are divided by; None leaves it to what is found."""
+        return sampling.reward_unit
+
+    def reward_unit_found(self, family: TaskFamily, tasks: Any, seed: int) -> float:
+        """Return the size of the rewards that a method meets which is fed no histories."""
+        return reward_unit.NONE
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """Return the rule of the gradient steps."""
+        return optax.identity()
+
+    def policy(self, model: Model, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
+        """Return what acts with the trained parameters, in evaluation and in an `Agent`: the model's own logits."""
+        return from_model(model, mode, temperature)
+
+    def make(self, setting: Setting) -> Method:
+        """Make the method for a setting.
+
+        Raises:
+            ConfigError: if it cannot be.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.make(setting) -> Method")
+
+
+@dataclasses.dataclass(frozen=True)
+class Untrained(MethodConfig):
+    """What becomes of any method where the model has no parameters: nothing is trained."""
+
+    updates: int = 0
+
+    feed: ClassVar[Feed] = "nothing"

@@ -14,8 +14,9 @@ Differences from these stand in docs/rl2.md.
 Letters: B trials side by side, L steps of each in an update.
 """
 
+import dataclasses
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +27,14 @@ from jax.sharding import Mesh
 
 from ad_jax import values
 from ad_jax.envs.base import TaskFamily, spec_of, take
-from ad_jax.errors import AdJaxError
+from ad_jax.errors import AdJaxError, ConfigError
 from ad_jax.history import reward_unit
 from ad_jax.keys import named_key
-from ad_jax.methods.base import Learner
+from ad_jax.methods.base import Feed, Learner, Method, Setting
 from ad_jax.methods.optimizer import clipped, matrices
 from ad_jax.methods.trials import Config, Trials, Unroll, advantages, begin, episodes, loss, roll
-from ad_jax.models.lstm import ActorCritic
+from ad_jax.models.lstm import ActorCritic, actor_critic
+from ad_jax.models.lstm import Config as LSTM
 from ad_jax.sharding import batch_devices, on_batch, optimiser_shardings, param_shardings, replicated
 from ad_jax.types import Array, Transition
 
@@ -47,6 +49,38 @@ class TrainState:
     opt_state: Any
     step: Array  # [] int32, updates done
     trials: Trials
+
+
+@dataclasses.dataclass(frozen=True)
+class RL2(Config):
+    """See the module."""
+
+    feed: ClassVar[Feed] = "tasks"
+    title: ClassVar[str] = "RL²"
+
+    def check_model(self, name: str, model_config: Any) -> None:
+        """Raise ConfigError unless the model is an LSTM with a value."""
+        if not (isinstance(model_config, LSTM) and model_config.value_head):
+            raise ConfigError(
+                "method=rl2 trains an LSTM with a value: set model=lstm and model.value_head=True, or "
+                f"method=distillation; got model {name}"
+                f"{' without value_head' if isinstance(model_config, LSTM) else ''}"
+            )
+
+    def reward_unit_found(self, family: TaskFamily, tasks: Any, seed: int) -> float:
+        """Return the size of the rewards that random actions meet."""
+        return unit_by_chance(family, tasks, self, seed)
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """Return Adam after clipping by the global norm, on a rate that falls linearly to 0 at the last step."""
+        rate = optax.linear_schedule(self.learning_rate, 0.0, self.updates * self.epochs * self.minibatches)
+        adam = optax.adamw(rate, eps=self.adam_epsilon, weight_decay=self.weight_decay, mask=matrices)
+        return clipped(adam, self.clip_norm)
+
+    def make(self, setting: Setting) -> Method:
+        """Make the method for a setting."""
+        s, network = setting, actor_critic(setting.model_config, setting.seen_spec)
+        return Method(make(network, s.family, s.tasks, self, s.mesh, s.unit))
 
 
 def make(
@@ -68,7 +102,7 @@ def make(
     """
     config.validate()
     config.check_devices(batch_devices(mesh))
-    network, optimiser = reward_unit.applied(network, unit), make_optimiser(config)
+    network, optimiser = reward_unit.applied(network, unit), config.optimizer()
 
     def init(seed: int, tasks: Any) -> TrainState:
         params = network.init(named_key(seed, "params"))
@@ -97,7 +131,7 @@ def make(
         update=functools.partial(update, network, family, config, optimiser, mesh, unit),
         params=lambda state: state.params,
         shardings=shardings,
-        steps=config.trials * config.unroll * family.episode_length,
+        steps=config.env_steps(family),
         check=check,
         shown={"first_episode": "first_return", "last": "last_return", "entropy": "entropy"},
     )
@@ -131,13 +165,6 @@ def by_chance(family: TaskFamily, config: Config, seed: int, tasks: Any) -> tupl
     key_begin, key_roll = jax.random.split(named_key(seed, "rl2-rewards"))
     trials = begin(chance, family, config, key_begin, tasks)
     return roll(chance, family, config, {}, trials, tasks, key_roll)[0], trials.task
-
-
-def make_optimiser(config: Config) -> optax.GradientTransformation:
-    """Adam after clipping by the global norm; the learning rate falls linearly to 0 at the last gradient step."""
-    rate = optax.linear_schedule(config.learning_rate, 0.0, config.updates * config.epochs * config.minibatches)
-    adam = optax.adamw(rate, eps=config.adam_epsilon, weight_decay=config.weight_decay, mask=matrices)
-    return clipped(adam, config.clip_norm)
 
 
 def update(

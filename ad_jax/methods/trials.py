@@ -16,19 +16,22 @@ from flax import struct
 from ad_jax.envs.base import TaskFamily, advance, num_tasks, reset, take
 from ad_jax.errors import ConfigError
 from ad_jax.history.reward_unit import check_unit
-from ad_jax.models.base import first_steps
+from ad_jax.methods.base import MethodConfig
+from ad_jax.models.base import first_steps, follow
 from ad_jax.models.lstm import ActorCritic
-from ad_jax.types import Array, Steps
+from ad_jax.types import Array, Spec, Steps
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(MethodConfig):
     """How to train. An update is some steps of every trial and the gradient steps on them."""
 
+    updates: int = 800
+    updates_per_dispatch: int = 5
+    checkpoint_every: int = 50  # updates
     trial_episodes: int = 10  # of full length; where episodes end early, a trial has more of them
     unroll_episodes: int | None = None  # of each trial in an update, divides the trial; None: whole trials
     trials: int = 64  # B, side by side
-    updates: int = 800
     epochs: int = 2  # times that an update goes over its steps
     minibatches: int = 2  # gradient steps in an epoch, each on as many trials
     learning_rate: float = 3e-3  # at the start; falls linearly to 0 at the last update
@@ -45,43 +48,51 @@ class Config:
     entropy_cost: float = 0.03  # at the start
     entropy_cost_end: float = 0.01  # at the last update; linear between them
     value_cost: float = 0.5
-    updates_per_dispatch: int = 5
-    checkpoint_every: int = 50  # updates
-    keep_checkpoints: int = 2
-    skip_updates: int | None = None  # how many may be left out, because their loss or gradient was not finite
 
     @property
     def unroll(self) -> int:
         """Episodes of each trial in an update."""
         return self.trial_episodes if self.unroll_episodes is None else self.unroll_episodes
 
-    def validate(self) -> None:
-        """Raises ConfigError where a number cannot be meant."""
-        for name in ("trial_episodes", "trials", "updates", "epochs", "minibatches", "updates_per_dispatch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"rl2.{name} must be at least 1; got {getattr(self, name)}")
-        least = {"checkpoint_every": 1, "keep_checkpoints": 1, "random_steps": 0}
-        least |= {} if self.skip_updates is None else {"skip_updates": 0}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ConfigError(f"rl2.{name} must be at least {value}; got {getattr(self, name)}")
+    def validate(self, sampling: Any = None) -> None:
+        """Raise ConfigError where a number cannot be meant."""
+        super().validate(sampling)
+        for name in ("trial_episodes", "trials", "epochs", "minibatches"):
+            self.at_least(name, 1)
+        self.at_least("random_steps", 0)
         if self.unroll < 1 or self.trial_episodes % self.unroll:
             raise ConfigError(
-                f"rl2.unroll_episodes={self.unroll} must divide rl2.trial_episodes={self.trial_episodes}; "
+                f"method.unroll_episodes={self.unroll} must divide method.trial_episodes={self.trial_episodes}; "
                 "None takes whole trials"
             )
-        check_unit("rl2", self.reward_unit)
+        check_unit("method", self.reward_unit)
         for name in ("discount", "trace_decay"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"rl2.{name} is in [0, 1]; got {getattr(self, name)}")
+                raise ConfigError(f"method.{name} is in [0, 1]; got {getattr(self, name)}")
 
-    def check_devices(self, devices: int) -> None:
-        """Raises ConfigError unless every minibatch has as many trials on each of the mesh's batch devices."""
-        if self.trials % (self.minibatches * devices):
+    def check_devices(self, split: int, sampling: Any = None) -> None:
+        """Raise ConfigError unless every minibatch has as many trials on each of the mesh's batch devices."""
+        if self.trials % (self.minibatches * split):
             raise ConfigError(
-                f"rl2.trials={self.trials} must be a multiple of rl2.minibatches x the devices that split the batch = "
-                f"{self.minibatches} x {devices}"
+                f"method.trials={self.trials} must be a multiple of method.minibatches x the devices that split the "
+                f"batch = {self.minibatches} x {split}"
             )
+
+    def env_steps(self, family: TaskFamily) -> int:
+        """Return the environment steps of an update."""
+        return self.trials * self.unroll * family.episode_length
+
+    def positions(self, family: TaskFamily, sampling: Any = None) -> int:
+        """Return the steps that the gradients of an update go over."""
+        return self.epochs * self.env_steps(family)
+
+    def batch_bytes(self, family: TaskFamily, spec: Spec, seen: Spec, sampling: Any = None) -> int:
+        """Return the bytes of an update's `Unroll` with its advantages and targets."""
+        return self.env_steps(family) * (spec.size * spec.compute_dtype.itemsize + 8 * 4 + 3)
+
+    def reward_unit_asked(self, sampling: Any = None) -> float | None:
+        """Return `reward_unit`."""
+        return self.reward_unit
 
 
 class Trials(struct.PyTreeNode):
@@ -153,7 +164,7 @@ def roll(
         observation, env_state, outcome = go(keys, env_state, action, own)
         taken = Unroll(steps, action, log_prob_of(logits, action), value, outcome.reward, outcome.done, free)
         left = jnp.where(outcome.done, forced, jnp.maximum(left - 1, 0))
-        return (cache, Steps(observation, action, outcome.reward, outcome.done), env_state, left), taken
+        return (cache, follow(observation, action, outcome), env_state, left), taken
 
     start = (trials.cache, trials.steps, trials.env_state, trials.forced)
     (cache, steps, env_state, left), unroll = jax.lax.scan(step, start, (noise, keys, forced))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ad_jax.keys import a_key
-from ad_jax.types import Steps
+from ad_jax.types import Spec, Steps
 
 Params = Any  # nested dict of float32 arrays
 Cache = Any  # pytree of arrays; its batch axis is the backbone's business
@@ -52,4 +52,26 @@ def first_steps(observation: jax.Array, num_actions: int) -> Steps:
     """The model's input `[B]` at the start of a life."""
     batch = len(observation)
     none = jnp.full((batch,), num_actions, jnp.int32)
-    return Steps(observation, none, jnp.zeros((batch,), jnp.float32), jnp.zeros((batch,), jnp.bool_))
+    return Steps(
+        observation=observation,
+        prev_action=none,
+        prev_reward=jnp.zeros((batch,), jnp.float32),
+        prev_done=jnp.zeros((batch,), jnp.bool_),
+    )
+
+
+def follow(observation: jax.Array, action: jax.Array, outcome: Any) -> Steps:
+    """The model's next input: the observation `[B, *O]` after `action [B]`, and its `Outcome`."""
+    return Steps(observation=observation, prev_action=action, prev_reward=outcome.reward, prev_done=outcome.done)
+
+
+def empty_steps(spec: Spec, batch: int, length: int) -> Steps:
+    """Steps `[B, L]` of zeros, for a cache of what is still to come."""
+    zeros = lambda dtype, *shape: jnp.zeros((batch, length, *shape), dtype)
+    return Steps(
+        observation=zeros(spec.compute_dtype, *spec.shape),
+        prev_action=zeros(jnp.int32),
+        prev_reward=zeros(jnp.float32),
+        prev_done=zeros(jnp.bool_),
+        extra={name: zeros(jnp.float32, *shape) for name, shape in spec.extra},
+    )

@@ -16,6 +16,7 @@ import numpy as np
 from flax import struct
 
 from ad_jax.models.attention import ring_attention, segment_attention
+from ad_jax.models.base import empty_steps
 from ad_jax.types import Spec, Steps
 
 Network = Callable[..., jax.Array]  # (params, steps [B, L], position, attend) -> logits [B, L, A]
@@ -75,13 +76,7 @@ def episode_cache(config: Any, spec: Spec, n: int, network: Network) -> tuple[Ca
     window, longest = config.window, config.episode_length
 
     def init_cache(batch):
-        steps = Steps(
-            jnp.zeros((batch, window, *spec.shape), spec.compute_dtype),
-            jnp.zeros((batch, window), jnp.int32),
-            jnp.zeros((batch, window), jnp.float32),
-            jnp.zeros((batch, window), jnp.bool_),
-        )
-        return Episodes(*_empty(config, n, batch), steps, jnp.zeros((batch,), jnp.int32))
+        return Episodes(*_empty(config, n, batch), empty_steps(spec, batch, window), jnp.zeros((batch,), jnp.int32))
 
     def decode(params, cache, steps):
         full = steps.prev_done & (cache.count + longest > window)

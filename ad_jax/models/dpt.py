@@ -7,7 +7,7 @@ the order of the context carries nothing but what the causal mask lets through, 
 
 In training the transitions of a window are put in a random order, and the query at step t is answered from the first t
 of them: every length of context, in no order. That is for labels which do not depend on the order of the past, the
-optimal actions of `replay.labels="optimal"`. Trained so, a model that samples its actions samples its posterior.
+optimal actions of `method=dpt`. Trained so, a model that samples its actions samples its posterior.
 
 Source: Lee et al. 2023 (arXiv 2306.14892), sections 3 and 4, algorithm 1. Deliberate differences. There, one query
 stands first and is answered at each length of the context, and the context grows by whole episodes; here each step has
@@ -178,6 +178,12 @@ def make(config: Config, spec: Spec) -> Model:
         ConfigError: if the options contradict each other.
     """
     config.validate()
+    if spec.extra:
+        added = ", ".join(name for name, _ in spec.extra)
+        raise ConfigError(
+            f"model=dpt reads transitions and nothing else; the method adds {added} to the steps. Use "
+            "model=transformer or model=lstm"
+        )
     init, network = functional(lambda key: Network(config, spec, rngs=nnx.Rngs(key)))
     window = config.window
 

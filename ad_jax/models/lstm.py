@@ -4,8 +4,8 @@ One token a step, as the streaming transformer has, through a stack of LSTM laye
 fixed size and no window: what is remembered is what training on segments has taught it to keep. A segment starts from
 the state of an empty context.
 
-With `value_head` the network also estimates the return to come, which `ad_jax.rl2` trains it with (`actor_critic`); as
-a `Model` it is the same function of its other parameters as without.
+With `value_head` the network also estimates the return to come, which reinforcement learning trains it with
+(`actor_critic`); as a `Model` it is the same function of its other parameters as without.
 
 Source: Laskin et al. 2022 (arXiv 2210.14215), appendix (hidden 512, MLP 2 x 256: `hidden=512`, `mlp_width=256`);
 Hochreiter and Schmidhuber 1997; the forget gate's bias starts at 1 (Jozefowicz et al. 2015).

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ad_jax.models.base import Model
+from ad_jax.models.base import Model, empty_steps
 from ad_jax.types import Spec, Steps
 
 
@@ -34,9 +34,7 @@ def with_queue(apply: Callable[..., jax.Array], init: Callable, window: int, spe
     """
 
     def init_cache(batch):
-        empty = lambda dtype, *shape: jnp.zeros((batch, window, *shape), dtype)
-        steps = Steps(empty(spec.compute_dtype, *spec.shape), empty(jnp.int32), empty(jnp.float32), empty(jnp.bool_))
-        return Queue(steps, jnp.int32(0))
+        return Queue(empty_steps(spec, batch, window), jnp.int32(0))
 
     def decode(params, cache, steps):
         last = jnp.minimum(cache.count, window - 1)

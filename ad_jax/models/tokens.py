@@ -4,9 +4,11 @@ Two layouts. `"step"`: one token a step, the sum of all parts. `"triple"`: three
 previous reward (with done), observation; read in sequence that is o, a, r, o, a, r, ... of Laskin et al. 2022
 (section 3), with logits taken at the observation. Integer observations have one embedding table per component: x and y
 of a grid apart generalise to unseen cells, one table per cell does not. Real observations enter through a linear map,
-pixels through the convolutions of Laskin et al. 2022 (appendix, Watermaze).
+pixels through the convolutions of Laskin et al. 2022 (appendix, Watermaze). What a method adds to the steps
+(`Spec.extra`) enters through linear maps, onto the observation.
 """
 
+import math
 from typing import Literal, NamedTuple
 
 import jax
@@ -115,10 +117,16 @@ class Tokenizer(nnx.Module):
         self.action = table(spec.num_actions + 1)  # the last row is "none", before the first action
         self.reward = dense(1)
         self.done = table(2)
+        for name, shape in spec.extra:
+            setattr(self, f"extra_{name}", dense(math.prod(shape)))
 
     def __call__(self, steps: Steps, key: jax.Array | None = None) -> jax.Array:
         """Tokens `[..., n, D]` float32 of steps `[...]`. With `key`, training mode; it is consumed."""
         observation = self.embed_observation(steps.observation, key)
+        for name, shape in self.spec.extra:
+            given = steps.extra[name]
+            flat = given.reshape(*given.shape[: given.ndim - len(shape)], math.prod(shape))
+            observation = observation + getattr(self, f"extra_{name}")(flat)
         action = self.action(steps.prev_action)
         reward = self.reward(steps.prev_reward[..., None]) + self.done(steps.prev_done.astype(jnp.int32))
         if self.layout == "step":

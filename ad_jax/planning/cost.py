@@ -9,6 +9,7 @@ Letters: B batch, L segment, W window, n tokens a step, D width, M the MLP's wid
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +21,6 @@ from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.history.replay import Replay
 from ad_jax.history.streaming import AHEAD
 from ad_jax.keys import a_key
-from ad_jax.methods import rl2
 from ad_jax.models.attention import Band
 from ad_jax.models.tokens import tokens_per_step
 from ad_jax.models.transformer import Config as Transformer
@@ -36,7 +36,7 @@ IDLE, COMPILING, SMALL_PROGRAMS = 400_000_000, 400_000_000, 130_000_000
 class Cost:
     """What `count` gives. None: not known, because the backbone is not our transformer.
 
-    Where RL² trains the model there are no histories, and an update's batch is what its trials did.
+    Where a method is fed tasks there are no histories, and an update's batch is what it did itself.
     """
 
     histories: int
@@ -47,7 +47,8 @@ class Cost:
     parameters: int
     state_bytes: int  # parameters, optimiser state and gradients
     batch_bytes: int  # windows as the model sees them
-    trial_steps: int  # environment steps of training by RL²; 0 where the model is distilled
+    method: str  # that trains the model
+    trial_steps: int  # environment steps that the method takes itself
     accumulate: int  # parts of a batch
     activation_bytes: int | None  # of one part, estimated
     updates: int
@@ -103,7 +104,7 @@ class Cost:
             f"{of(self.disk_bytes, 'B')} on disk before compression, {of(self.resident_bytes, 'B')} on the device"
         )
         if self.trial_steps:
-            collect = f"nothing; RL² takes {self.trial_steps:,} environment steps in {self.updates:,} updates"
+            collect = f"nothing; {self.method} takes {self.trial_steps:,} environment steps in {self.updates:,} updates"
         training = [
             f"collect  {collect}",
             f"distill  {self.parameters:,} parameters; {flops}; {'; '.join(memory)}",
@@ -161,17 +162,16 @@ def estimate(value: float | None) -> str:
 
 def count(experiment: Experiment, parts: Parts) -> Cost:
     """The cost of an experiment whose plug-ins are `parts`."""
-    e, p = experiment, parts
+    e, p, method = experiment, parts, parts.method
     steps, actors = life_updates(p.source, p.family, e.collect.episodes) * p.source.steps_per_update, p.source.actors
-    learned = e.tasks.trained if p.trained and e.rl2 is None else 0  # tasks whose histories are collected
+    learned = e.tasks.trained if method.feed == "histories" else 0  # tasks whose histories are collected
     each = e.collect.seeds * actors
     histories = learned * each
     beside = life_updates(p.reference, p.family, (e.reference or e.collect).episodes)
     beside *= p.reference.steps_per_update * p.reference.actors
     params = jax.eval_shape(lambda: p.model.init(a_key(0)))
-    rule = e.distill.optimizer() if e.rl2 is None else rl2.make_optimiser(e.rl2)
-    optimiser = jax.eval_shape(rule.init, params)
-    accumulate = e.distill.accumulate if e.rl2 is None else 1
+    optimiser = jax.eval_shape(method.optimizer().init, params)
+    accumulate = method.parts
     gradients = tree_bytes(params) * (1 if accumulate == 1 else 2)  # of a part, and the sum so far
     held_out = [num_tasks(tasks) for tasks in p.split.held_out.values()]
     rollouts, episode = max(held_out) * e.evaluate.seeds, p.family.episode_length
@@ -180,7 +180,6 @@ def count(experiment: Experiment, parts: Parts) -> Cost:
     cache = tree_bytes(jax.eval_shape(lambda: p.model.init_cache(rollouts)))
     known, config = isinstance(p.model_config, Transformer), p.model_config
     rows, segment = e.replay.batch // accumulate, e.replay.segment
-    trial_steps = 0 if e.rl2 is None else e.rl2.trials * e.rl2.unroll * episode  # of an update
     refilled = known and config.positions == "absolute"
     return Cost(
         histories=histories,
@@ -192,17 +191,17 @@ def count(experiment: Experiment, parts: Parts) -> Cost:
         resident_bytes=resident_bytes(e, p),
         parameters=sum(math.prod(x.shape) for x in jax.tree.leaves(params)),
         state_bytes=tree_bytes((params, optimiser)) + gradients,
-        batch_bytes=trial_steps * trial_step_bytes(p.spec)
-        or e.replay.batch * segment * (p.seen_spec.size * p.seen_spec.compute_dtype.itemsize + 3 * FLOAT + 1),
-        trial_steps=trial_steps * (0 if e.rl2 is None else e.rl2.updates),
+        batch_bytes=method.batch_bytes(p.family, p.spec, p.seen_spec, e.replay),
+        method=method.title,
+        trial_steps=method.env_steps(p.family) * method.updates,
         accumulate=accumulate,
         activation_bytes=activation_bytes(config, p.seen_spec, rows, segment) if known else None,
-        updates=(e.rl2 or e.distill).updates if p.trained else 0,
+        updates=method.updates,
         update_flops=train_flops(params, config, p.seen_spec, e.replay.batch, segment) if known else None,
         rollouts=rollouts,
         rollout_steps=modes * sum(held_out) * e.evaluate.seeds * played * episode,
         source_steps=sum(held_out) * e.evaluate.source_seeds * beside,
-        source_role="source" if e.reference is None and e.rl2 is None else "reference",
+        source_role="source" if e.reference is None and method.feed != "tasks" else "reference",
         cache_bytes=cache,
         refill_bytes=(cache + encoding_bytes(config, p.seen_spec, rollouts) if refilled else 0) if known else None,
     )
@@ -210,14 +209,18 @@ def count(experiment: Experiment, parts: Parts) -> Cost:
 
 def versions(e: Experiment, p: Parts) -> int:
     """How many histories are trained on, each thinned version counted."""
-    learned = e.tasks.trained if p.trained and e.rl2 is None else 0
+    learned = e.tasks.trained if p.method.feed == "histories" else 0
     return learned * e.replay.kept_of(e.collect.seeds * p.source.actors) * e.replay.phases
 
 
 def replay_shapes(e: Experiment, p: Parts) -> Replay:
     """Shapes of the experiment's histories on the devices, where all episodes have full length."""
     steps = life_updates(p.source, p.family, e.collect.episodes) * p.source.steps_per_update
-    return resident(p.spec, p.family.reward_dtype, versions(e, p), steps, p.family.episode_length, e.replay)
+    channels = {
+        name: jax.ShapeDtypeStruct(channel.shape, np.dtype(channel.dtype))
+        for name, channel in p.method.channels(p.family, p.spec).items()
+    }
+    return resident(p.spec, p.family.reward_dtype, versions(e, p), steps, p.family.episode_length, e.replay, channels)
 
 
 def resident_bytes(e: Experiment, p: Parts) -> int:
@@ -240,17 +243,20 @@ def step_bytes(spec: Spec, reward_dtype: Any) -> int:
     )
 
 
-def trial_step_bytes(spec: Spec) -> int:
-    """Bytes of a step of `rl2.Unroll` with its advantage and its target."""
-    return spec.size * spec.compute_dtype.itemsize + 8 * FLOAT + 3
-
-
-def resident(spec: Spec, reward_dtype: Any, rows: int, steps: int, episode: int, config: ReplayConfig) -> Replay:
+def resident(
+    spec: Spec,
+    reward_dtype: Any,
+    rows: int,
+    steps: int,
+    episode: int,
+    config: ReplayConfig,
+    channels: Mapping[str, Any] | None = None,
+) -> Replay:
     """Shapes of the `replay.Replay` of `rows` thinned histories whose episodes all have full length.
 
     Rows of 1 + T' steps, T' those of the kept episodes of the longest phase; a step is observation, action (which also
-    holds "none"), reward and one bool, and the label where it is not the action. Rows are padded to a multiple of the
-    groups.
+    holds "none"), reward and one bool, and the method's channels, whose shapes for one step are `channels`. Rows are
+    padded to a multiple of the groups.
     """
     length = np.minimum(episode, steps - np.arange(-(-steps // episode)) * episode)  # of each episode
     offsets = [config.keep_every - 1 - i * config.keep_every // config.phases for i in range(config.phases)]
@@ -270,7 +276,7 @@ def resident(spec: Spec, reward_dtype: Any, rows: int, steps: int, episode: int,
         history=number(each),
         count=number(),
         group=number(),
-        label=stored(spec.action_dtype) if config.labels == "optimal" else None,
+        extra={name: stored(one.dtype, *one.shape) for name, one in (channels or {}).items()},
     )
 
 

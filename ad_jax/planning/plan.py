@@ -22,8 +22,7 @@ from ad_jax.errors import ConfigError, unknown
 from ad_jax.experiment import Experiment, Parts, build, override
 from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.history.replay import Replay
-from ad_jax.methods import distillation
-from ad_jax.methods.base import TrainState
+from ad_jax.methods.supervised import TrainState
 from ad_jax.planning import cost, hlo
 from ad_jax.planning.accelerators import Accelerator, StepTime, step_time
 from ad_jax.planning.cost import of
@@ -108,8 +107,9 @@ def plan(experiment: Experiment, mesh_config: MeshConfig) -> Plan:
     split = batch_devices(mesh)
     e = dataclasses.replace(experiment, replay=fitted(experiment.replay, split))
     p = build(e)
-    if e.rl2 is not None or not p.trained:
-        raise ConfigError(f"a plan is of distilling; {e.name} trains {'by RL²' if p.trained else 'nothing'}")
+    if p.method.feed != "histories":
+        by = f"by {p.method.title}" if p.trained else "nothing"
+        raise ConfigError(f"a plan is of training on histories; {e.name} trains {by}")
     counted = cost.count(e, p)
     rows = cost.versions(e, p)
     if rows < e.replay.groups:
@@ -128,7 +128,7 @@ def plan(experiment: Experiment, mesh_config: MeshConfig) -> Plan:
         counted.parameters,
         params=on_device(state.params),
         optimiser=on_device((state.opt_state, state.step)),
-        gradients=on_device(state.params) * (1 if e.distill.accumulate == 1 else 2),
+        gradients=on_device(state.params) * (1 if p.method.parts == 1 else 2),
         replay=on_device(replay),
         cache=cost.tree_bytes(jax.eval_shape(lambda: p.model.init_cache(rollouts))),
         arguments=memory.argument_size_in_bytes,
@@ -147,8 +147,9 @@ def compile_update(e: Experiment, p: Parts, mesh: Mesh) -> tuple[TrainState, Rep
 
     The program is that of `Trainer.update`; the state is donated.
     """
-    learner = distillation.make(e.distill, p.model, e.replay, mesh)
-    trainer = Trainer(learner, Windows(p.spec, e.replay, mesh, p.family.render), e.distill, mesh, e.seed)
+    learner, inputs = p.method.make(p.setting(e, mesh)).learner, [name for name, _ in p.seen_spec.extra]
+    feed = Windows(p.spec, e.replay, mesh, p.family.render, inputs)
+    trainer = Trainer(learner, feed, p.method, mesh, e.seed)
     replay = cost.replay_shapes(e, p)
     replay = like(replay, jax.tree.map(lambda _: on_batch(mesh), replay))
     number = replicated(mesh)
@@ -175,9 +176,9 @@ def alternatives(e: Experiment, mesh: MeshConfig) -> dict[str, tuple[Experiment,
     config, others = build(dataclasses.replace(e, replay=fitted(e.replay, split))).model_config, {}
     if hasattr(config, "remat"):
         others[f"remat={not config.remat}"] = override(e, [f"model.remat={not config.remat}"]), mesh
-    parts, rows = 4 * e.distill.accumulate, e.replay.batch // e.replay.groups
-    if rows % parts == 0:
-        others[f"accumulate={parts}"] = override(e, [f"distill.accumulate={parts}"]), mesh
+    parts, rows = 4 * e.method.parts, e.replay.batch // e.replay.groups
+    if rows % parts == 0 and hasattr(e.method, "accumulate"):
+        others[f"accumulate={parts}"] = override(e, [f"method.accumulate={parts}"]), mesh
     if mesh.fsdp > 1:
         others[f"fsdp=1, data={split}"] = e, dataclasses.replace(mesh, data=split, fsdp=1)
     return others
@@ -192,7 +193,7 @@ def lines(p: Plan, name: str, on: Accelerator) -> list[str]:
     fits = "fits" if p.peak <= on.memory else "does not fit"
     rows = [
         f"{p.count:,} parameters on {devices:,} devices, mesh {p.mesh.data} x {p.mesh.fsdp} x {p.mesh.tensor} "
-        f"(data x fsdp x tensor); batch {e.replay.batch:,} x {e.replay.segment} steps in {e.distill.accumulate} "
+        f"(data x fsdp x tensor); batch {e.replay.batch:,} x {e.replay.segment} steps in {e.method.parts} "
         f"part(s); {p.dtype}; compiled in {p.seconds:.0f} s",
         "",
         "One device, exact",

@@ -100,10 +100,11 @@ def of_model(model: Model, spec: Spec) -> dict[str, Any] | None:
     shape = (1, length, *spec.shape)
     observation = drawn.integers(0, most, shape) if most else drawn.normal(size=shape)
     steps = Steps(
-        observation.astype(spec.compute_dtype),
-        drawn.integers(0, spec.num_actions, (1, length)).astype(np.int32),
-        drawn.normal(size=(1, length)).astype(np.float32),
-        drawn.integers(0, 2, (1, length)) > 0,
+        observation=observation.astype(spec.compute_dtype),
+        prev_action=drawn.integers(0, spec.num_actions, (1, length)).astype(np.int32),
+        prev_reward=drawn.normal(size=(1, length)).astype(np.float32),
+        prev_done=drawn.integers(0, 2, (1, length)) > 0,
+        extra={name: drawn.normal(size=(1, length, *shape)).astype(np.float32) for name, shape in spec.extra},
     )
 
     shapes = jax.eval_shape(model.init, a_key(0))

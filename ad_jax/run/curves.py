@@ -144,7 +144,7 @@ class Curves:
         if not e.evaluate.source_seeds:
             return None
         name = (e.reference or e).source.name
-        role = "source" if e.reference is None and e.rl2 is None else "reference"  # which made no histories
+        role = "source" if e.reference is None and p.method.feed != "tasks" else "reference"  # which made no histories
         asked = e.reference or e.collect
         mine = slice(distributed.index(), None, distributed.count())  # each process has its own tasks
         tasks, mine_ids = take(tasks, mine), ids[mine]
@@ -173,7 +173,7 @@ class Curves:
         count = min(16, e.tasks.trained)
         tasks = take(self.parts.split.train, slice(count))
         ids = family.task_ids(tasks)
-        played = e.distill.evaluate_episodes
+        played = e.method.evaluate_episodes
         runner = rollout.make_evaluator(policy, family, self.mesh, played, played * family.episode_length)
 
         def mean_return(params):

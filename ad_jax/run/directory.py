@@ -1,12 +1,13 @@
 """Whose directory a run's is, and its JSON files: written whole or not at all, and named when damaged."""
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from ad_jax.checkpoint.identity import of_training
-from ad_jax.errors import ConfigError, differences
+from ad_jax.errors import AdJaxError, ConfigError, differences
 from ad_jax.experiment import Experiment
 from ad_jax.files import read_json, write_json
 from ad_jax.text import significant
@@ -25,6 +26,20 @@ def identity(experiment: Experiment) -> dict[str, Any]:
 def digest(experiment: Experiment) -> str:
     """Ten hex digits of the identity: the same command finds the same directory."""
     return hashlib.sha256(json.dumps(identity(experiment), sort_keys=True).encode()).hexdigest()[:10]
+
+
+def default(experiment: Experiment) -> Path:
+    """Return where a run lies that was given no directory: `runs/<name>/<digest>`.
+
+    A directory of the same experiment that an earlier version called otherwise is found, and used.
+    """
+    folder = Path("runs") / experiment.name
+    if not (own := folder / digest(experiment)).exists():
+        for other in sorted(folder.glob("*/config.json")):
+            with contextlib.suppress(AdJaxError, OSError):
+                if not differences(identity(Experiment.from_json(read_json(other))), identity(experiment)):
+                    return other.parent
+    return own
 
 
 def check(folder: Path, experiment: Experiment) -> bool:

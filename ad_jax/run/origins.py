@@ -58,7 +58,7 @@ class Origins:
     def of_run(self) -> dict[str, Any]:
         """What every checkpoint says of the run that it belongs to."""
         e, p = self.experiment, self.parts
-        source = {} if e.rl2 is not None else {"source": self.source}
+        source = {} if p.method.feed == "tasks" else {"source": self.source}
         return {
             "spec": p.seen_spec.to_json(),  # what an `Agent` is fed
             "model": {"name": e.model.name, "options": dataclasses.asdict(p.model_config)},

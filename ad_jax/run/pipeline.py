@@ -24,29 +24,22 @@ import jax
 
 from ad_jax import files
 from ad_jax.checkpoint import checkpoint, lineage
-from ad_jax.envs.base import optimal_labels
 from ad_jax.errors import ConfigError, OtherCheckpoint, OtherHistories
 from ad_jax.experiment import Experiment, build
 from ad_jax.files import read_json, write_json
-from ad_jax.history import replay, reward_unit, streaming
+from ad_jax.history import reward_unit
 from ad_jax.history import store as history_store
 from ad_jax.keys import a_key
-from ad_jax.methods import distillation, rl2
-from ad_jax.models import lstm
-from ad_jax.planning import cost
-from ad_jax.policies.base import from_model
 from ad_jax.process import distributed, locks, metrics, provenance, settings
 from ad_jax.process.metrics import say
 from ad_jax.report import report
 from ad_jax.report.seal import seal
-from ad_jax.run import collection, directory
+from ad_jax.run import collection, directory, training
 from ad_jax.run.curves import Curves
-from ad_jax.run.directory import check, claim, digest
+from ad_jax.run.directory import check, claim
 from ad_jax.run.origins import Origins, digest_of
 from ad_jax.sharding import batch_devices, make_mesh, own_mesh, put, replicated, rows_mesh
-from ad_jax.stage import collect, episodes, evaluate, feeds
-from ad_jax.stage.train import train
-from ad_jax.stage.trainer import Trainer
+from ad_jax.stage import collect, episodes, evaluate
 
 T = TypeVar("T")
 
@@ -97,7 +90,7 @@ class Run:
         redo: bool = False,
     ):
         self.experiment, self.parts = experiment, build(experiment)
-        self.folder = files.local(folder or Path("runs") / experiment.name / digest(experiment), "--dir").absolute()
+        self.folder = files.local(folder or directory.default(experiment), "--dir").absolute()
         self.histories, self.given = histories or str(self.folder / "histories"), histories is not None
         self.trained, self.redo = files.local(trained or self.folder).absolute(), redo
         self.origins = Origins(experiment, self.parts)
@@ -137,10 +130,10 @@ class Run:
     def collect(self) -> None:
         """Stage 1. Complete histories that the caller names are used as they are, also those of another seed."""
         e, p = self.experiment, self.parts
-        if not p.trained:
+        if p.method.feed == "nothing":
             return say(f"collect  nothing to do: model {e.model.name} has no parameters, so no histories are needed")
-        if e.rl2 is not None:
-            return say("collect  nothing to do: RL² learns from the training tasks themselves")
+        if p.method.feed == "tasks":
+            return say(f"collect  nothing to do: {p.method.title} learns from the training tasks themselves")
         made_by, url = self.origins.of_histories, self.histories
         complete = lambda: collection.facts_if_complete(url, e, p, made_by)
         if self.given and (facts := distributed.on_first(complete)) is not None:
@@ -195,44 +188,26 @@ class Run:
 
     @_alone
     def distill(self) -> None:
-        """Stage 2, or RL² in its place."""
-        e, p = self.experiment, self.parts
+        """Stage 2, whatever the method."""
         if not self._can_train():
             return say(f"distill  nothing to do: {self.folder / 'checkpoints'} is trained to the end")
-        if e.rl2 is not None:
-            return self._rl2(e.rl2)
-        if not p.trained:
-            return say(f"distill  nothing to do: model {e.model.name} has no parameters")
+        if self.parts.method.feed == "nothing":
+            return say(f"distill  nothing to do: model {self.experiment.model.name} has no parameters")
+        made_of, store = self.origins.of_run(), None
+        if self.parts.method.feed == "histories":
+            store = self._collected()
+            made_of |= {"histories": store.fingerprint}
+        folder = self._fitting(lambda: self._checkpoints(made_of), self.folder / "checkpoints")
+        facts = training.run(self, folder, made_of, store)
+        self._finish("distill", facts["updates"] > facts["resumed_from"], **facts)
+
+    def _collected(self) -> history_store.HistoryStore:
+        """The histories, which are of this experiment and fit on the devices."""
+        e, p = self.experiment, self.parts
         store = distributed.together(lambda: history_store.open_store(self.histories))
         collection.check_histories(store.manifest, e, p, self.origins.of_histories, self.histories, self.given)
-        self._check_room()
-        relabel = lambda histories: optimal_labels(p.family, histories.transition.observation, histories.tasks)
-        made_of = self.origins.of_run() | {"histories": store.fingerprint}
-        folder = self._fitting(lambda: self._checkpoints(made_of), self.folder / "checkpoints")
-        unit = self._reward_unit(e.replay.reward_unit, lambda: reward_unit.of_store(store))
-        model = reward_unit.applied(p.model, unit)
-        learner = distillation.make(e.distill, model, e.replay, self.mesh)
-        feed = feeds.Windows(p.spec, e.replay, self.mesh, p.family.render)
-        trainer = Trainer(learner, feed, e.distill, self.mesh, e.seed)
-        meta = made_of | self.origins.of_training(trainer.like.params, store.task_ids, unit)
-        in_loop = self.curves.in_loop(from_model(model)) if e.distill.evaluate_every else None
-        with streaming.residents(store, p.spec, e.replay, self.mesh, e.seed, relabel) as residents:
-            result = train(trainer, residents, e.distill, folder, meta, self.log, in_loop, e.logging.progress_seconds)
-        parameters = sum(x.size for x in jax.tree.leaves(result.params))
-        if (facts := residents.facts()) and result.step > result.resumed_from:
-            say("distill  " + streaming.summary(facts, result.step - result.resumed_from, result.seconds))
-        self._finish(
-            "distill",
-            result.step > result.resumed_from,
-            seconds=result.seconds,
-            compile_seconds=result.compile_seconds,
-            updates=result.step,
-            resumed_from=result.resumed_from,
-            loss=result.facts["loss"],
-            parameters=parameters,
-            positions=(result.step - result.resumed_from) * e.replay.batch * e.replay.segment,  # in those seconds
-            **facts,
-        )
+        training.check_room(e, p, self.mesh)
+        return store
 
     def _can_train(self) -> bool:
         """Whether this experiment can be trained on the devices there are. Collecting and evaluating take any.
@@ -240,70 +215,16 @@ class Run:
         Raises:
             ConfigError: if it cannot, and training has not ended.
         """
-        e = self.experiment
-        if not self.parts.trained:
+        e, method = self.experiment, self.parts.method
+        if method.feed == "nothing":
             return True
         try:
-            split = batch_devices(make_mesh(e.mesh))
-            e.replay.validate(split) if e.rl2 is None else e.rl2.check_devices(split)
+            method.check_devices(batch_devices(make_mesh(e.mesh)), e.replay)
         except ConfigError:
-            if not checkpoint.has(self.folder / "checkpoints", (e.distill if e.rl2 is None else e.rl2).updates):
+            if not checkpoint.has(self.folder / "checkpoints", method.updates):
                 raise
             return False
         return True
-
-    def _check_room(self) -> None:
-        """Raises ConfigError where a device tells how much memory it has, and the histories alone are more."""
-        e, split = self.experiment, batch_devices(self.mesh)
-        limit = (self.mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
-        needed = cost.resident_bytes(e, self.parts) // split
-        if limit is None or needed < limit:
-            return
-        rows = cost.versions(e, self.parts)
-        wanted = replay.RotationConfig(rows * limit // needed // 2).fitted(e.replay.groups)
-        raise ConfigError(
-            f"the histories take {cost.of(needed, 'B')} of each device, which has {cost.of(limit, 'B')}. Let them take "
-            f"turns: replay.rotation.resident={wanted.resident} holds half of that; or spread them over more devices"
-        )
-
-    def _rl2(self, config: rl2.Config) -> None:
-        """Training without histories."""
-        e, p = self.experiment, self.parts
-        network = lstm.actor_critic(p.model_config, p.seen_spec)
-        made_of = self.origins.of_run()
-        folder = self._fitting(lambda: self._checkpoints(made_of), self.folder / "checkpoints")
-        by_chance = lambda: rl2.unit_by_chance(p.family, p.split.train, config, e.seed)
-        unit = self._reward_unit(config.reward_unit, by_chance)
-        learner = rl2.make(network, p.family, p.split.train, config, self.mesh, unit)
-        feed = feeds.TrainingTasks(p.split.train, self.mesh)
-        trainer = Trainer(learner, feed, config, self.mesh, e.seed)
-        meta = made_of | self.origins.of_training(trainer.like.params, self.train_ids, unit)
-        result = train(trainer, feed, config, folder, meta, self.log, progress_seconds=e.logging.progress_seconds)
-        self._finish(
-            "distill",
-            result.step > result.resumed_from,
-            seconds=result.seconds,
-            compile_seconds=result.compile_seconds,
-            updates=result.step,
-            resumed_from=result.resumed_from,
-            parameters=sum(x.size for x in jax.tree.leaves(result.params)),
-            env_steps=result.step * learner.steps,
-            **result.facts,
-        )
-
-    def _reward_unit(self, asked: float | None, found: Callable[[], float]) -> float:
-        """What the rewards of this training are divided by: what was asked for, what it began with, or `found()`."""
-
-        def unit() -> float:
-            saved = checkpoint.saved_meta(self.folder / "checkpoints")
-            if asked is not None or saved is None:
-                return found() if asked is None else float(asked)
-            return saved.get("reward_unit", reward_unit.NONE)  # an earlier version divided nothing
-
-        found_unit = distributed.on_first(unit)
-        if found_unit != reward_unit.NONE:
-            say(f"distill  the model counts rewards in units of {found_unit:g} (reward_unit=1 would leave them alone)")
-        return found_unit
 
     def _checkpoints(self, made_of: dict[str, Any]) -> Path:
         """Where they lie; those that are there are of this run. Where none is, the facts of a training before go."""
@@ -336,7 +257,7 @@ class Run:
             data |= {"returns": {}, "steps": {}}
             asked = {"checkpoint": which, "reward_unit": unit, "tasks": ids, "train_tasks": meta["train_task_ids"]}
             for mode in ("sampled", "greedy") if e.evaluate.greedy else ("sampled",):
-                policy = from_model(model, mode, e.evaluate.temperature or 1.0)
+                policy = p.method.policy(model, mode, e.evaluate.temperature or 1.0)
                 compute = functools.partial(self.curves.in_context, data, tasks, policy, params, mode)
                 part, took = self.curves.part(f"{name}-{mode}", asked, compute)
                 data["returns"][mode], data["steps"][mode] = part["returns"], part["steps"]

@@ -4,7 +4,7 @@ In: what lies on the devices, and the key of an update. Out, inside the compiled
 given, and the rest of the key; on the host: the words that tell whose numbers an update saw.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 import jax
@@ -40,6 +40,7 @@ class Windows:
     Args:
         spec: of the observations as they are stored.
         render: what the model sees of one of them.
+        inputs: which of the method's channels go to the model; the others are targets.
     """
 
     tasks = None
@@ -50,13 +51,15 @@ class Windows:
         sampling: replay_lib.Config,
         mesh: Mesh,
         render: Callable[[Array], Array] = lambda observation: observation,
+        inputs: Collection[str] = (),
     ):
-        self.spec, self.sampling, self.mesh, self.render = spec, sampling, mesh, render
+        self.spec, self.sampling, self.mesh, self.render, self.inputs = spec, sampling, mesh, render, inputs
 
     def draw(self, resident: Replay, key: jax.Array) -> tuple[Batch, jax.Array]:
         """A batch, and the key of the model. The key is consumed."""
         key_batch, key_model = jax.random.split(key)
-        return replay_lib.sample(resident, key_batch, self.spec, self.sampling, self.mesh, self.render), key_model
+        options = self.spec, self.sampling, self.mesh, self.render, self.inputs
+        return replay_lib.sample(resident, key_batch, *options), key_model
 
     def drawn(self, resident: Replay, key: jax.Array) -> np.ndarray:
         """Numbers of the histories that `draw` takes with the same key, `[B]` int32."""

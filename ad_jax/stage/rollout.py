@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from ad_jax import values
 from ad_jax.envs.base import TaskFamily, advance, reset, spec_of
-from ad_jax.models.base import first_steps
+from ad_jax.models.base import first_steps, follow
 from ad_jax.policies.base import Carry, Policy
 from ad_jax.policies.demonstrator import Prompt, demonstrate
 from ad_jax.sharding import on_batch, replicated
@@ -102,7 +102,7 @@ def make_evaluator(
             outcome.reward,
             policy.fault(carry),
         )
-        steps = Steps(observation, action, outcome.reward, outcome.done)
+        steps = follow(observation, action, outcome)
         episode = rollouts.episode + outcome.done.astype(jnp.int32)
         return Rollouts(carry, steps, env_state, episode, returns, lengths, rollouts.time + 1, first), trace
 

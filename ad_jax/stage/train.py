@@ -97,7 +97,7 @@ def train(
                 if bad := not_finite(metrics["loss"], metrics["grad_norm"], step):
                     of = trainer.feed.told(residents.at(step), trainer.key(bad.update - 1))
                     bad = bad._replace(told=bad.told + of)
-                    skipped = skip(learner.name, bad, past.skipped, schedule.skip_updates)
+                    skipped = skip(bad, past.skipped, schedule.skip_updates)
                     step, state, past = _begin(trainer, checkpoints, meta, log)
                     past.skipped = skipped
                     progress.note(f"{bad.told}: back to update {step}, and on without update {bad.update}")
@@ -171,14 +171,14 @@ def not_finite(loss: np.ndarray, norm: np.ndarray, step: int) -> Bad | None:
     return Bad(update, f"update {update}: loss {loss[bad[0]]}, gradient norm {norm[bad[0]]}")
 
 
-def skip(stage: str, bad: Bad, skipped: Sequence[int], at_most: int | None) -> list[int]:
+def skip(bad: Bad, skipped: Sequence[int], at_most: int | None) -> list[int]:
     """Return what is to be left out from now on: `skipped`, and the bad update.
 
     Raises:
         TrainingDiverged: if that is more than `at_most`; None is 0.
     """
     if len(skipped) >= (at_most or 0):
-        remedy = f"lower {stage}.learning_rate or {stage}.clip_norm; or set {stage}.skip_updates, to leave it out"
+        remedy = "lower method.learning_rate or method.clip_norm; or set method.skip_updates, to leave it out"
         raise TrainingDiverged(f"{bad.told}. The last good checkpoint is kept; {remedy}")
     return [*skipped, bad.update]
 

@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ad_jax import methods
 from ad_jax.checkpoint import lineage
 from ad_jax.checkpoint.identity import canonical
 from ad_jax.errors import AdJaxError
@@ -44,11 +45,17 @@ WAIT_SECONDS = 2.0  # between two looks at what other processes are at
 
 def changes(value: Any) -> Any:
     """A config as plain data, without what is at its default: a new option with a default changes no key."""
+    if isinstance(value, Experiment):  # keys of before there was a `method` stay what they were
+        return _changed(value, apart=("method",)) | methods.as_before(value.method, _changed(value.method))
+    return _changed(value)
+
+
+def _changed(value: Any, apart: tuple[str, ...] = ()) -> Any:
     if not dataclasses.is_dataclass(value):
         return canonical(json.loads(json.dumps(value)))
     fields = {field.name: field for field in dataclasses.fields(value)}
     at_default = lambda name: getattr(value, name) == fields[name].default
-    return {name: changes(getattr(value, name)) for name in fields if not at_default(name)}
+    return {name: _changed(getattr(value, name)) for name in fields if name not in apart and not at_default(name)}
 
 
 def key(experiment: Experiment) -> str:
@@ -139,10 +146,8 @@ def work(e: Experiment) -> dict[str, float]:
     size = sum(x.size for x in shapes) + 100_000  # what a step costs beside its products
     rollouts = sum(len(parts.family.task_ids(tasks)) for tasks in parts.split.held_out.values()) * e.evaluate.seeds
     steps = rollouts * e.evaluate.episodes * parts.family.episode_length * (1 + e.evaluate.greedy)
-    positions = e.distill.updates * e.replay.batch * e.replay.segment
-    if e.rl2 is not None:
-        positions = e.rl2.updates * e.rl2.epochs * e.rl2.trials * e.rl2.unroll * parts.family.episode_length
-    return {"model": 6.0 * size * positions * parts.trained, "curve": 6.0 * size * steps}
+    positions = parts.method.updates * parts.method.positions(parts.family, e.replay)
+    return {"model": 6.0 * size * positions, "curve": 6.0 * size * steps}
 
 
 def reproduce(studies: Sequence[Study], folder: Path, out: Path, scale: str, order: Sequence[str]) -> Path:

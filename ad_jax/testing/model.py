@@ -73,7 +73,10 @@ def random_steps(spec: Spec, batch: int, length: int, episode_length: int, seed:
     time = np.arange(length)
     done = np.tile((time % episode_length == 0) & (time > 0), (batch, 1))
     reward = rng.random((batch, length), np.float32) * (time > 0)
-    return Steps(observation, action, reward.astype(np.float32), done)
+    extra = {name: rng.normal(size=(*action.shape, *shape)).astype(np.float32) for name, shape in spec.extra}
+    return Steps(
+        observation=observation, prev_action=action, prev_reward=reward.astype(np.float32), prev_done=done, extra=extra
+    )
 
 
 def decode_all(model: Model, params: Any, steps: Steps, decode: Any = None) -> np.ndarray:

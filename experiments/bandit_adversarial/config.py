@@ -18,7 +18,6 @@ import dataclasses
 
 from ad_jax.experiment import (
     CollectConfig,
-    DistillConfig,
     EvaluateConfig,
     Experiment,
     Plugin,
@@ -27,7 +26,8 @@ from ad_jax.experiment import (
     TaskConfig,
     override,
 )
-from ad_jax.methods.rl2 import Config as Rl2Config
+from ad_jax.methods.distillation import Distillation
+from ad_jax.methods.rl2 import RL2
 from ad_jax.study import Arm, Study
 from ad_jax.study.claims import Claim, at_least, at_most, near, quantity
 
@@ -43,7 +43,7 @@ def config(scale: str = "cpu") -> Experiment:
         tasks=TaskConfig(train=8192, held_out=256),
         collect=CollectConfig(seeds=1, episodes=100, chunk_learners=512),
         replay=ReplayConfig(segment=100, batch=64),  # whole lives: every window starts at the first pull
-        distill=DistillConfig(updates=1000, learning_rate=6e-3, warmup_updates=50),
+        method=Distillation(updates=1000, learning_rate=6e-3, warmup_updates=50),
         evaluate=EvaluateConfig(episodes=100, seeds=2, episodes_per_dispatch=100, source_seeds=2),
     )
     smoke = dataclasses.replace(
@@ -52,7 +52,7 @@ def config(scale: str = "cpu") -> Experiment:
         tasks=TaskConfig(train=32, held_out=4),
         collect=CollectConfig(seeds=1, episodes=20, chunk_learners=32),
         replay=ReplayConfig(segment=20, batch=16),
-        distill=DistillConfig(
+        method=Distillation(
             updates=8,
             warmup_updates=2,
             checkpoint_every=4,
@@ -68,7 +68,7 @@ def config(scale: str = "cpu") -> Experiment:
         tasks=TaskConfig(train=100_000, held_out=256),
         collect=CollectConfig(seeds=1, episodes=100, chunk_learners=4096),
         replay=ReplayConfig(segment=100, batch=128),
-        distill=DistillConfig(updates=50_000, learning_rate=3e-4, b2=0.99, weight_decay=0.0),
+        method=Distillation(updates=50_000, learning_rate=3e-4, b2=0.99, weight_decay=0.0),
         evaluate=EvaluateConfig(episodes=100, seeds=20, episodes_per_dispatch=100),
     )
     return {"cpu": cpu, "smoke": smoke, "paper": paper}[scale]
@@ -145,15 +145,15 @@ def reinforced(scale: str = "cpu") -> Experiment:
     ad = config(scale)
     trials = {"trial_episodes": ad.evaluate.episodes, "minibatches": 4, "discount": 0.98, "reward_scale": 0.1}
     trials |= {"entropy_cost": 0.01, "entropy_cost_end": 0.0}
-    rl2 = Rl2Config(**trials, updates=sizes[-1], trials=8 if scale == "smoke" else 256)  # `paper`: 1e9 steps
-    return dataclasses.replace(ad, model=model, rl2=rl2, evaluate=ad.evaluate)
+    method = RL2(**trials, updates=sizes[-1], trials=8 if scale == "smoke" else 256)  # `paper`: 1e9 steps
+    return dataclasses.replace(ad, model=model, method=method, evaluate=ad.evaluate)
 
 
 def expert(scale: str = "cpu") -> Experiment:
     """Expert distillation: the end of lives a hundred times as long, by which UCB explores no more."""
     ad = config(scale)
     life = ad.collect.episodes
-    longer = [f"collect.episodes={100 * life}", "replay.tail=0.01", "distill.updates=300"]
+    longer = [f"collect.episodes={100 * life}", "replay.tail=0.01", "method.updates=300"]
     ed = override(ad, longer if scale != "smoke" else [f"collect.episodes={2 * life}", "replay.tail=0.5"])
     # What the score compares with is what it is for AD: UCB's first pulls.
     return dataclasses.replace(ed, reference=ReferenceConfig(ad.source, ad.evaluate.episodes))

@@ -14,7 +14,6 @@ import dataclasses
 
 from ad_jax.experiment import (
     CollectConfig,
-    DistillConfig,
     EvaluateConfig,
     Experiment,
     Plugin,
@@ -22,7 +21,8 @@ from ad_jax.experiment import (
     TaskConfig,
     override,
 )
-from ad_jax.methods.rl2 import Config as Rl2Config
+from ad_jax.methods.distillation import Distillation
+from ad_jax.methods.rl2 import RL2
 from ad_jax.study import Arm, Study
 from ad_jax.study.claims import Claim, at_least, at_most, near, quantity
 
@@ -49,7 +49,7 @@ def config(scale: str = "cpu") -> Experiment:
         tasks=TaskConfig(train=2048, held_out=64),
         collect=CollectConfig(seeds=2, episodes=400, chunk_learners=256),
         replay=ReplayConfig(keep_every=20, phases=4, segment=200, batch=32),
-        distill=DistillConfig(updates=4000, learning_rate=5e-3, warmup_updates=100, evaluate_every=500),
+        method=Distillation(updates=4000, learning_rate=5e-3, warmup_updates=100, evaluate_every=500),
         evaluate=EvaluateConfig(episodes=200, seeds=4),
     )
     small = dataclasses.replace(
@@ -60,7 +60,7 @@ def config(scale: str = "cpu") -> Experiment:
         tasks=TaskConfig(train=512, held_out=64),
         collect=CollectConfig(seeds=2, episodes=160, chunk_learners=256),
         replay=ReplayConfig(keep_every=8, phases=4, segment=80, batch=32),
-        distill=DistillConfig(updates=1000, learning_rate=8e-3, warmup_updates=50),
+        method=Distillation(updates=1000, learning_rate=8e-3, warmup_updates=50),
         evaluate=EvaluateConfig(episodes=60, seeds=4, source_seeds=2),
     )
     smoke = dataclasses.replace(
@@ -69,7 +69,7 @@ def config(scale: str = "cpu") -> Experiment:
         model=Plugin("transformer", {"layers": 2, "width": 16, "heads": 2, "mlp_width": 32, "window": 50}),
         collect=CollectConfig(seeds=2, episodes=20, chunk_learners=24),
         replay=ReplayConfig(keep_every=2, segment=100, batch=16),
-        distill=DistillConfig(
+        method=Distillation(
             updates=8,
             warmup_updates=2,
             checkpoint_every=4,
@@ -86,7 +86,7 @@ def config(scale: str = "cpu") -> Experiment:
         tasks=TaskConfig(train=2048, held_out=64),
         collect=CollectConfig(seeds=1, episodes=2000, chunk_learners=64),
         replay=ReplayConfig(keep_every=10, segment=200, batch=128),
-        distill=DistillConfig(updates=50_000, learning_rate=3e-4, b2=0.99, weight_decay=0.0),
+        method=Distillation(updates=50_000, learning_rate=3e-4, b2=0.99, weight_decay=0.0),
         evaluate=EvaluateConfig(episodes=1000, seeds=20),
     )
     return {"cpu": cpu, "small": small, "smoke": smoke, "paper": paper}[scale]
@@ -136,14 +136,16 @@ def reinforced(scale: str = "cpu") -> Experiment:
     sizes = {"cpu": (16, 128, 64, 300), "smoke": (8, 8, 8, 2), "paper": (64, 256, 256, 31_250)}[scale]
     model = Plugin("lstm", dict(zip(("width", "hidden", "mlp_width"), sizes)) | {"ordinal": True, "value_head": True})
     trials = {"trial_episodes": 10, "discount": 0.98, "random_steps": 3, "entropy_cost": 0.02}
-    rl2 = Rl2Config(**trials, updates=sizes[-1], trials=8 if scale == "smoke" else 64)  # `paper`: 1e9 steps
+    method = RL2(**trials, updates=sizes[-1], trials=8 if scale == "smoke" else 64)  # `paper`: 1e9 steps
     ad = config(scale)
-    return dataclasses.replace(ad, model=model, rl2=rl2, evaluate=dataclasses.replace(ad.evaluate, source_seeds=0))
+    return dataclasses.replace(
+        ad, model=model, method=method, evaluate=dataclasses.replace(ad.evaluate, source_seeds=0)
+    )
 
 
 def expert(scale: str = "cpu") -> Experiment:
     """Expert distillation: a third of the training, on the last quarter of the same histories."""
     ad = config(scale)
-    updates = [] if scale == "smoke" else [f"distill.updates={ad.distill.updates // 3}"]
+    updates = [] if scale == "smoke" else [f"method.updates={ad.method.updates // 3}"]
     last = ["replay.tail=0.25", "replay.keep_every=1", "replay.phases=1", "evaluate.source_seeds=0"]
     return override(ad, [*last, *updates])

@@ -12,7 +12,6 @@ import dataclasses
 
 from ad_jax.experiment import (
     CollectConfig,
-    DistillConfig,
     EvaluateConfig,
     Experiment,
     Plugin,
@@ -20,7 +19,8 @@ from ad_jax.experiment import (
     TaskConfig,
     override,
 )
-from ad_jax.methods.rl2 import Config as Rl2Config
+from ad_jax.methods.distillation import Distillation
+from ad_jax.methods.rl2 import RL2
 from ad_jax.study import Arm, Study
 from ad_jax.study.claims import Claim, at_least, at_most, near, quantity
 
@@ -42,16 +42,16 @@ def config(scale: str = "cpu") -> Experiment:
         tasks=TaskConfig(train=65, held_out=16, split_seed=9),
         collect=CollectConfig(seeds=32, episodes=400, chunk_learners=260),
         replay=ReplayConfig(keep_every=40, phases=8, segment=80, batch=64),
-        distill=DistillConfig(updates=2000, learning_rate=6e-3, warmup_updates=50, evaluate_every=500),
+        method=Distillation(updates=2000, learning_rate=6e-3, warmup_updates=50, evaluate_every=500),
         evaluate=EvaluateConfig(episodes=100, seeds=8),
     )
-    demo = dataclasses.replace(cpu, distill=dataclasses.replace(cpu.distill, updates=1000))
+    demo = dataclasses.replace(cpu, method=dataclasses.replace(cpu.method, updates=1000))
     smoke = dataclasses.replace(
         cpu,
         model=Plugin("transformer", {"layers": 2, "width": 16, "heads": 2, "mlp_width": 32, "window": 20}),
         collect=CollectConfig(seeds=2, episodes=20, chunk_learners=26),
         replay=ReplayConfig(keep_every=2, segment=40, batch=16),
-        distill=DistillConfig(
+        method=Distillation(
             updates=8,
             warmup_updates=2,
             checkpoint_every=4,
@@ -68,7 +68,7 @@ def config(scale: str = "cpu") -> Experiment:
         # 6500 histories, every actor of a learner on each task; the paper has 2000.
         collect=CollectConfig(seeds=1, episodes=1000, chunk_learners=65),
         replay=ReplayConfig(keep_every=10, segment=80, batch=128),
-        distill=DistillConfig(updates=50_000, learning_rate=3e-4, b2=0.99, weight_decay=0.0),
+        method=Distillation(updates=50_000, learning_rate=3e-4, b2=0.99, weight_decay=0.0),
         evaluate=EvaluateConfig(episodes=1000, seeds=20, source_seeds=2),
     )
     return {"cpu": cpu, "demo": demo, "smoke": smoke, "paper": paper}[scale]
@@ -124,9 +124,11 @@ def reinforced(scale: str = "cpu") -> Experiment:
     options = {"layers": 1 + (scale == "paper"), "ordinal": True, "value_head": True}
     model = Plugin("lstm", dict(zip(("width", "hidden", "mlp_width"), sizes)) | options)
     trials = {"trial_episodes": 10, "random_steps": 3, "reward_scale": 0.1, "entropy_cost": 0.02}
-    rl2 = Rl2Config(**trials, updates=sizes[-1], trials=8 if scale == "smoke" else 64)  # `paper`: 1e9 steps
+    method = RL2(**trials, updates=sizes[-1], trials=8 if scale == "smoke" else 64)  # `paper`: 1e9 steps
     ad = config(scale)
-    return dataclasses.replace(ad, model=model, rl2=rl2, evaluate=dataclasses.replace(ad.evaluate, source_seeds=0))
+    return dataclasses.replace(
+        ad, model=model, method=method, evaluate=dataclasses.replace(ad.evaluate, source_seeds=0)
+    )
 
 
 def expert(scale: str = "cpu") -> Experiment:

@@ -14,7 +14,6 @@ import dataclasses
 
 from ad_jax.experiment import (
     CollectConfig,
-    DistillConfig,
     EvaluateConfig,
     Experiment,
     Plugin,
@@ -22,7 +21,8 @@ from ad_jax.experiment import (
     TaskConfig,
     override,
 )
-from ad_jax.methods.rl2 import Config as Rl2Config
+from ad_jax.methods.distillation import Distillation
+from ad_jax.methods.rl2 import RL2
 from ad_jax.study import Arm, Study
 from ad_jax.study.claims import Claim, at_least, at_most, near, quantity
 
@@ -37,7 +37,7 @@ def config(scale: str = "cpu") -> Experiment:
         tasks=TaskConfig(train=231, held_out=58),
         collect=CollectConfig(seeds=32, episodes=30, chunk_learners=231),
         replay=ReplayConfig(keep_every=1, segment=80, batch=64),
-        distill=DistillConfig(updates=3000, learning_rate=8e-3, warmup_updates=100, evaluate_every=500),
+        method=Distillation(updates=3000, learning_rate=8e-3, warmup_updates=100, evaluate_every=500),
         evaluate=EvaluateConfig(episodes=400, seeds=4, source_seeds=4),
     )
     smoke = dataclasses.replace(
@@ -46,7 +46,7 @@ def config(scale: str = "cpu") -> Experiment:
         model=Plugin("transformer", {"layers": 2, "width": 16, "heads": 2, "mlp_width": 32, "window": 20}),
         collect=CollectConfig(seeds=2, episodes=20, chunk_learners=24),
         replay=ReplayConfig(keep_every=2, segment=40, batch=16),
-        distill=DistillConfig(
+        method=Distillation(
             updates=8,
             warmup_updates=2,
             checkpoint_every=4,
@@ -63,7 +63,7 @@ def config(scale: str = "cpu") -> Experiment:
         # 23,100 histories, every actor of a learner on each task; the paper has 2000.
         collect=CollectConfig(seeds=1, episodes=1000, chunk_learners=77),
         replay=ReplayConfig(keep_every=10, segment=80, batch=128),
-        distill=DistillConfig(updates=50_000, learning_rate=3e-4, b2=0.99, weight_decay=0.0, label_smoothing=0.2),
+        method=Distillation(updates=50_000, learning_rate=3e-4, b2=0.99, weight_decay=0.0, label_smoothing=0.2),
         evaluate=EvaluateConfig(episodes=1000, seeds=20, source_seeds=2),
     )
     return {"cpu": cpu, "smoke": smoke, "paper": paper}[scale]
@@ -101,9 +101,11 @@ def reinforced(scale: str = "cpu") -> Experiment:
     sizes = {"cpu": (16, 128, 64, 500), "smoke": (8, 8, 8, 2), "paper": (64, 256, 256, 78_125)}[scale]
     model = Plugin("lstm", dict(zip(("width", "hidden", "mlp_width"), sizes)) | {"ordinal": True, "value_head": True})
     trials = {"trial_episodes": 20, "unroll_episodes": 10, "discount": 0.98, "random_steps": 3, "entropy_cost": 0.02}
-    rl2 = Rl2Config(**trials, updates=sizes[-1], trials=8 if scale == "smoke" else 64)  # `paper`: 1e9 steps
+    method = RL2(**trials, updates=sizes[-1], trials=8 if scale == "smoke" else 64)  # `paper`: 1e9 steps
     ad = config(scale)
-    return dataclasses.replace(ad, model=model, rl2=rl2, evaluate=dataclasses.replace(ad.evaluate, source_seeds=0))
+    return dataclasses.replace(
+        ad, model=model, method=method, evaluate=dataclasses.replace(ad.evaluate, source_seeds=0)
+    )
 
 
 def expert(scale: str = "cpu") -> Experiment:

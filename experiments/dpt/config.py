@@ -14,6 +14,7 @@ The paper's bandit has Gaussian rewards and 5 arms of uniform means; its Dark Ro
 import dataclasses
 
 from ad_jax.experiment import Experiment, Plugin, load, override
+from ad_jax.methods.dpt import DPT
 from ad_jax.study import Arm, Study
 from ad_jax.study.claims import Claim, at_least, at_most, near, quantity
 
@@ -39,7 +40,7 @@ def room(scale: str = "cpu") -> Experiment:
     base = dataclasses.replace(base, source=Plugin("q_learning", walk))
     base = trained(override(base, ["replay.keep_every=1", "replay.phases=1"]), scale)
     if scale == "cpu":
-        longer = ["replay.segment=160", "model.window=160", "distill.updates=1200", "evaluate.seeds=2"]
+        longer = ["replay.segment=160", "model.window=160", "method.updates=1200", "evaluate.seeds=2"]
         base = override(base, ["model.ordinal=True", *longer])
     return dataclasses.replace(base, name="dpt")
 
@@ -48,7 +49,8 @@ def trained(base: Experiment, scale: str) -> Experiment:
     """DPT instead of AD: optimal actions as labels, and its backbone with as long a context."""
     sizes = SIZES.get(scale, {"layers": 1, "width": 16, "heads": 2, "mlp_width": 32})
     model = Plugin("dpt", {**sizes, "window": base.replay.segment})
-    return override(dataclasses.replace(base, model=model), ["replay.labels=optimal", "evaluate.source_seeds=0"])
+    method = DPT(**vars(base.method))
+    return override(dataclasses.replace(base, model=model, method=method), ["evaluate.source_seeds=0"])
 
 
 def study(scale: str = "cpu") -> Study:

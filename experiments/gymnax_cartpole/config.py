@@ -23,13 +23,13 @@ import dataclasses
 
 from ad_jax.experiment import (
     CollectConfig,
-    DistillConfig,
     EvaluateConfig,
     Experiment,
     Plugin,
     ReplayConfig,
     TaskConfig,
 )
+from ad_jax.methods.distillation import Distillation
 
 POLES = {
     "env_id": "CartPole-v1",
@@ -59,7 +59,7 @@ def config(scale: str = "cpu") -> Experiment:
         tasks=TaskConfig(train=64, held_out=16),
         collect=CollectConfig(seeds=1, episodes=80, chunk_learners=64),
         replay=ReplayConfig(keep_every=15, phases=15, segment=200, batch=32),
-        distill=DistillConfig(updates=600, learning_rate=4e-3, warmup_updates=50),
+        method=Distillation(updates=600, learning_rate=4e-3, warmup_updates=50),
         evaluate=EvaluateConfig(episodes=30, seeds=4, source_seeds=4),
     )
     smoke = dataclasses.replace(
@@ -70,7 +70,7 @@ def config(scale: str = "cpu") -> Experiment:
         tasks=TaskConfig(train=4, held_out=2),
         collect=CollectConfig(seeds=1, episodes=8, chunk_learners=4),
         replay=ReplayConfig(keep_every=2, segment=20, batch=8),
-        distill=DistillConfig(
+        method=Distillation(
             updates=4,
             warmup_updates=2,
             checkpoint_every=2,
@@ -88,7 +88,7 @@ def config(scale: str = "cpu") -> Experiment:
         tasks=TaskConfig(train=512, held_out=64),
         collect=CollectConfig(seeds=1, episodes=100, chunk_learners=128),
         replay=ReplayConfig(keep_every=10, phases=10, segment=1000, batch=128),
-        distill=DistillConfig(updates=50_000, learning_rate=3e-4),
+        method=Distillation(updates=50_000, learning_rate=3e-4),
         evaluate=EvaluateConfig(episodes=100, seeds=8),
     )
     return {"cpu": cpu, "smoke": smoke, "paper": paper}[scale]

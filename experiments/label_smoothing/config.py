@@ -20,15 +20,15 @@ def config(scale: str = "cpu") -> Experiment:
     base = dataclasses.replace(load("dark_room_hard", scale), name="label_smoothing")
     if scale == "cpu":
         smaller = ["env.size=11", "tasks.train=97", "tasks.held_out=24", "collect.chunk_learners=97"]
-        base = override(base, [*smaller, "distill.updates=1000", "distill.evaluate_every=0", "evaluate.episodes=150"])
-    return override(base, ["distill.label_smoothing=0.0"])
+        base = override(base, [*smaller, "method.updates=1000", "method.evaluate_every=0", "evaluate.episodes=150"])
+    return override(base, ["method.label_smoothing=0.0"])
 
 
 def study(scale: str = "cpu") -> Study:
     """The appendix' ablation."""
     base = config(scale)
     shares = (0.0, 0.1, 0.2)
-    smooth = lambda a, *more: override(base, [f"distill.label_smoothing={a}", *more])
+    smooth = lambda a, *more: override(base, [f"method.label_smoothing={a}", *more])
     arms = {f"{a:g}": Arm(smooth(a), x=a, group="sampled as predicted") for a in shares}
     # A model of smoothed labels that samples as it predicts takes so many more random actions; sharpened, it does not.
     cold = lambda a: Arm(smooth(a, "evaluate.temperature=0.5"), x=a, group="sampled at temperature 0.5")

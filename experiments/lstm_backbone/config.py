@@ -19,9 +19,9 @@ def config(scale: str = "cpu") -> Experiment:
     base = dataclasses.replace(load("dark_key_to_door", "small" if scale == "cpu" else scale), name="lstm_backbone")
     sizes = {"cpu": {"hidden": 256}, "smoke": {"width": 16, "hidden": 16, "mlp_width": 32}, "paper": {"hidden": 512}}
     # A quarter of the transformer's rate: at 8e-3 an LSTM's loss does not fall.
-    rate = base.distill.learning_rate / 4 if scale == "cpu" else base.distill.learning_rate
-    distill = dataclasses.replace(base.distill, learning_rate=rate)
-    return dataclasses.replace(base, model=Plugin("lstm", sizes[scale]), distill=distill)
+    rate = base.method.learning_rate / 4 if scale == "cpu" else base.method.learning_rate
+    method = dataclasses.replace(base.method, learning_rate=rate)
+    return dataclasses.replace(base, model=Plugin("lstm", sizes[scale]), method=method)
 
 
 def study(scale: str = "cpu") -> Study:

@@ -31,9 +31,9 @@ def config(scale: str = "cpu") -> Experiment:
     replay = dataclasses.replace(base.replay, keep_every=hard.replay.keep_every, phases=1)
     if scale == "cpu":
         model = Plugin("transformer", {**base.model.options, "heads": 4, "token_mask": 0.1})
-        distill = dataclasses.replace(base.distill, learning_rate=8e-3, updates=2500)
+        method = dataclasses.replace(base.method, learning_rate=8e-3, updates=2500)
         evaluate = dataclasses.replace(base.evaluate, episodes=250)  # as Zisman et al.
-        base = dataclasses.replace(base, model=model, distill=distill, evaluate=evaluate)
+        base = dataclasses.replace(base, model=model, method=method, evaluate=evaluate)
     return dataclasses.replace(base, source=hard.source, collect=collect, replay=replay)
 
 

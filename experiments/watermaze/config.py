@@ -17,7 +17,6 @@ import dataclasses
 
 from ad_jax.experiment import (
     CollectConfig,
-    DistillConfig,
     EvaluateConfig,
     Experiment,
     Plugin,
@@ -26,7 +25,8 @@ from ad_jax.experiment import (
     TaskConfig,
     override,
 )
-from ad_jax.methods.rl2 import Config as Rl2Config
+from ad_jax.methods.distillation import Distillation
+from ad_jax.methods.rl2 import RL2
 from ad_jax.study import Arm, Study
 from ad_jax.study.claims import Claim, at_least, at_most, near, quantity
 
@@ -54,7 +54,7 @@ def config(scale: str = "cpu") -> Experiment:
         tasks=TaskConfig(train=1024, held_out=32),
         collect=CollectConfig(seeds=8, episodes=16, chunk_learners=512),
         replay=ReplayConfig(keep_every=1, segment=200, batch=16),
-        distill=DistillConfig(
+        method=Distillation(
             updates=4000, learning_rate=8e-3, warmup_updates=100, evaluate_every=500, evaluate_episodes=40
         ),
         evaluate=EvaluateConfig(episodes=160, seeds=4, source_seeds=1),
@@ -89,7 +89,7 @@ def config(scale: str = "cpu") -> Experiment:
         tasks=TaskConfig(train=8, held_out=3),
         collect=CollectConfig(seeds=1, episodes=4, chunk_learners=8),
         replay=ReplayConfig(keep_every=2, segment=50, batch=8),
-        distill=DistillConfig(
+        method=Distillation(
             updates=8,
             warmup_updates=2,
             checkpoint_every=4,
@@ -122,7 +122,7 @@ def config(scale: str = "cpu") -> Experiment:
         collect=CollectConfig(seeds=1, episodes=500, chunk_learners=10),
         replay=ReplayConfig(keep_every=5, segment=200, batch=128),
         # In 16 parts: the activations of the convolutions are what fills the memory.
-        distill=DistillConfig(updates=50_000, learning_rate=3e-4, b2=0.99, weight_decay=0.0, accumulate=16),
+        method=Distillation(updates=50_000, learning_rate=3e-4, b2=0.99, weight_decay=0.0, accumulate=16),
         # The paper's 20 seeds do not fit: a context that drops its oldest episodes encodes 200 pictures a rollout anew,
         # of all rollouts at once (about 120 GB; with 4 seeds 23 GB).
         evaluate=EvaluateConfig(episodes=160, seeds=4, source_seeds=2),
@@ -182,15 +182,15 @@ def reinforced(scale: str = "cpu") -> Experiment:
     trials = {"trial_episodes": 10, "trials": 8 if scale == "smoke" else 64, "updates_per_dispatch": 2}
     if scale == "paper":  # 1e9 steps
         trials |= {"trial_episodes": 30, "unroll_episodes": 5, "trials": 384}
-    rl2 = Rl2Config(**trials, updates=sizes[-1], discount=0.97, entropy_cost=0.02, entropy_cost_end=0.005)
+    method = RL2(**trials, updates=sizes[-1], discount=0.97, entropy_cost=0.02, entropy_cost_end=0.005)
     ad = config(scale)
     evaluate = dataclasses.replace(ad.evaluate, source_seeds=0)
-    return dataclasses.replace(ad, model=model, rl2=rl2, evaluate=evaluate, reference=None)
+    return dataclasses.replace(ad, model=model, method=method, evaluate=evaluate, reference=None)
 
 
 def expert(scale: str = "cpu") -> Experiment:
     """Expert distillation: a quarter of the training, on the last episodes of the same histories."""
     ad = config(scale)
-    updates = [] if scale == "smoke" else [f"distill.updates={ad.distill.updates // 4}"]
+    updates = [] if scale == "smoke" else [f"method.updates={ad.method.updates // 4}"]
     last = ["replay.tail=0.3", "evaluate.source_seeds=0", "reference=none"]
     return override(ad, [*last, *updates])

@@ -18,13 +18,13 @@ from gymnax.environments import environment, spaces
 from ad_jax.envs.base import TaskFamily
 from ad_jax.experiment import (
     CollectConfig,
-    DistillConfig,
     EvaluateConfig,
     Experiment,
     Plugin,
     ReplayConfig,
     TaskConfig,
 )
+from ad_jax.methods.distillation import Distillation
 
 
 @struct.dataclass
@@ -115,7 +115,7 @@ def config(scale: str = "cpu") -> Experiment:
         tasks=TaskConfig(train=48, held_out=8),
         collect=CollectConfig(seeds=1, episodes=80, chunk_learners=48),
         replay=ReplayConfig(keep_every=4, phases=4, segment=80, batch=64),
-        distill=DistillConfig(updates=600, learning_rate=4e-3, warmup_updates=50),
+        method=Distillation(updates=600, learning_rate=4e-3, warmup_updates=50),
         evaluate=EvaluateConfig(episodes=30, seeds=4, greedy=False, source_seeds=4),
     )
     tiny = dataclasses.replace(
@@ -125,7 +125,7 @@ def config(scale: str = "cpu") -> Experiment:
         tasks=TaskConfig(train=4, held_out=3),
         collect=CollectConfig(seeds=2, episodes=10, chunk_learners=4),
         replay=ReplayConfig(segment=20, batch=8),
-        distill=DistillConfig(updates=4, warmup_updates=2, updates_per_dispatch=2, checkpoint_every=4),
+        method=Distillation(updates=4, warmup_updates=2, updates_per_dispatch=2, checkpoint_every=4),
         evaluate=EvaluateConfig(episodes=6, seeds=2, greedy=False, episodes_per_dispatch=4, source_seeds=2),
     )
     return {"cpu": cpu, "tiny": tiny}[scale]

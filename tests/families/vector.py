@@ -21,7 +21,6 @@ from gymnax.environments import environment, spaces
 from ad_jax.envs.base import TaskFamily
 from ad_jax.experiment import (
     CollectConfig,
-    DistillConfig,
     EvaluateConfig,
     Experiment,
     Plugin,
@@ -29,6 +28,7 @@ from ad_jax.experiment import (
     ReplayConfig,
     TaskConfig,
 )
+from ad_jax.methods.distillation import Distillation
 
 
 @struct.dataclass
@@ -143,7 +143,7 @@ def config(scale: str = "cpu") -> Experiment:
         tasks=TaskConfig(train=60, held_out=12),
         collect=CollectConfig(seeds=12, episodes=40, chunk_learners=240),
         replay=ReplayConfig(segment=80, batch=64),
-        distill=DistillConfig(updates=800, learning_rate=6e-3, warmup_updates=50),
+        method=Distillation(updates=800, learning_rate=6e-3, warmup_updates=50),
         evaluate=EvaluateConfig(episodes=40, seeds=4, greedy=False, source_seeds=4),
     )
     tiny = dataclasses.replace(
@@ -153,7 +153,7 @@ def config(scale: str = "cpu") -> Experiment:
         tasks=TaskConfig(train=5, held_out=3),
         collect=CollectConfig(seeds=2, episodes=10, chunk_learners=4),
         replay=ReplayConfig(segment=20, batch=8),
-        distill=DistillConfig(updates=4, warmup_updates=2, updates_per_dispatch=2, checkpoint_every=4),
+        method=Distillation(updates=4, warmup_updates=2, updates_per_dispatch=2, checkpoint_every=4),
         evaluate=EvaluateConfig(episodes=6, seeds=2, greedy=False, episodes_per_dispatch=4, source_seeds=2),
     )
     return {"cpu": cpu, "tiny": tiny}[scale]
