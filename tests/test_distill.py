@@ -1,5 +1,6 @@
 """Distilling: eight devices are one, a killed run ends like an uninterrupted one, options do what they are called."""
 
+import copy
 import dataclasses
 import json
 from typing import Any
@@ -156,6 +157,33 @@ def test_a_diverged_run_names_the_update_and_keeps_the_last_good_checkpoint(trai
     with pytest.raises(TrainingDiverged, match="update 3: loss nan"):
         train(trainer, poisoned, tmp_path)
     assert_equal(before, final_state(trainer, tmp_path))
+
+
+class Late:
+    """Losses on the device, that say when they are waited for."""
+
+    def __init__(self, values, waited):
+        self.values, self.waited = values, waited
+
+    def __array__(self, dtype=None, copy=None):
+        self.waited()
+        return np.asarray(self.values)
+
+
+def test_a_dispatch_is_sent_before_the_losses_of_the_last_are_read(trained, tmp_path):
+    """But not past a checkpoint, which holds nothing that was not looked at."""
+    trainer, order = copy.copy(trained[0]), []
+
+    def run(state, resident, count):
+        state, metrics = trained[0].run(state, resident, count)
+        order.append(f"send {int(state.step)}")
+        told = lambda step=int(state.step): order.append(f"read {step}")
+        return state, metrics | {"loss": Late(metrics["loss"], told)}
+
+    trainer.compiled = lambda _: run
+    train(trainer, trained[1], tmp_path, dataclasses.replace(TINY, updates_per_dispatch=1, checkpoint_every=3))
+    once = ["send 1", "send 2", "read 1", "send 3", "read 2", "read 3"]
+    assert order == [*once, "send 4", "send 5", "read 4", "send 6", "read 5", "read 6"]
 
 
 @pytest.fixture(scope="module")

@@ -78,6 +78,8 @@ def train(
     """
     learner, evaluate_every = trainer.learner, 0 if evaluate is None else getattr(schedule, "evaluate_every", 0)
     periods = (schedule.checkpoint_every, evaluate_every, residents.period)
+    # Processes that share CPUs can block each other where two programs with collectives are under way.
+    ahead = distributed.count() == 1 or jax.default_backend() != "cpu"
     with preemption.deferred() as stopped, Checkpoints(folder, schedule.keep_checkpoints) as checkpoints:
         step, state, past = _begin(trainer, checkpoints, meta, log)
         progress = Progress(learner.name, schedule.updates, "updates", step, progress_seconds, learner.steps)
@@ -87,37 +89,41 @@ def train(
         memory.give_back()
         compile_seconds = time.monotonic() - started
         progress.note(f"compiled in {compile_seconds:.1f} s" + (f", going on from update {step}" if step else ""))
-        started, first, returned, leaving = time.monotonic(), step, {}, False
+        started, first, returned, leaving, sent = time.monotonic(), step, {}, False, None
         while step < schedule.updates and not leaving:
-            count = until(step, schedule, periods, past.skipped)
-            if count:
+            unread, sent = [sent] if sent else [], None
+            if count := until(step, schedule, periods, past.skipped):
                 # The residents are kept nowhere here: going back, they must not be in memory twice.
                 state, metrics = run(state, residents.at(step), jnp.int32(count))
-                metrics = fetched(learner, metrics, count, step)
-                if bad := not_finite(metrics["loss"], metrics["grad_norm"], step):
-                    of = trainer.feed.told(residents.at(step), trainer.key(bad.update - 1))
-                    bad = bad._replace(told=bad.told + of)
-                    skipped = skip(bad, past.skipped, schedule.skip_updates)
-                    step, state, past = _begin(trainer, checkpoints, meta, log)
-                    past.skipped = skipped
-                    progress.note(f"{bad.told}: back to update {step}, and on without update {bad.update}")
-                    continue
-                step, past.facts = step + count, {name: float(x.mean()) for name, x in metrics.items()}
-                # Logged before anything is saved: what a checkpoint has passed must not be missing from the log.
-                log.write(learner.name, step, past.facts)
+                sent, step = Sent(step, count, metrics), step + count
             else:  # the next one is left out: its batch is never drawn
                 state, step = dataclasses.replace(state, step=state.step + 1), step + 1
-            if evaluate is not None and _due(step, evaluate_every, schedule.updates):
-                returned["return"] = value = float(evaluate(learner.params(state)))
+            leaving = told_to_leave(stopped)
+            evaluating = evaluate if _due(step, evaluate_every, schedule.updates) else None
+            saving = leaving or _due(step, schedule.checkpoint_every, schedule.updates)
+            # The device has its next dispatch before the host waits for the last one's losses. Where a state is to be
+            # looked at, its own losses come first.
+            if sent and (evaluating or saving or not ahead):
+                unread, sent = [*unread, sent], None
+            if bad := _read(learner, unread, past, log):
+                of = trainer.feed.told(residents.at(bad.update - 1), trainer.key(bad.update - 1))
+                bad = bad._replace(told=bad.told + of)
+                skipped, sent = skip(bad, past.skipped, schedule.skip_updates), None
+                step, state, past = _begin(trainer, checkpoints, meta, log)
+                past.skipped = skipped
+                progress.note(f"{bad.told}: back to update {step}, and on without update {bad.update}")
+                continue
+            if evaluating:
+                returned["return"] = value = float(evaluating(learner.params(state)))
                 log.write("in_context", step, {"return": value})
                 if past.best is None or value > past.best:
                     past.best = value
                     checkpoints.save_best(step, state, meta | {"in_context_return": value})
-            leaving = told_to_leave(stopped)
-            if _due(step, schedule.checkpoint_every, schedule.updates) or leaving:
+            if saving:
                 checkpoints.save(step, state, meta | dataclasses.asdict(past))
-            shown = {label: past.facts[name] for label, name in learner.shown.items() if name in past.facts}
-            progress.update(step, **shown, **returned)
+            if (known := sent.first if sent else step) > first:
+                shown = {label: past.facts[name] for label, name in learner.shown.items() if name in past.facts}
+                progress.update(known, **shown, **returned)
         seconds = time.monotonic() - started
         return Result(step, first, learner.params(state), seconds, compile_seconds, past.facts)
 
@@ -149,17 +155,39 @@ def told_to_leave(stopped: Callable[[], bool]) -> bool:
     return True
 
 
-def fetched(learner: Learner, metrics: dict[str, Any], count: int, step: int) -> dict[str, np.ndarray]:
-    """Return the metrics of the `count` updates after `step` on the host, `[count]` each, as the learner logs them."""
-    found = jax.tree.map(lambda x: np.asarray(x)[:count], metrics)
-    return found if learner.check is None else learner.check(found, step)
-
-
 class Bad(NamedTuple):
     """An update, counted from 1, whose loss or gradient is not finite, in words."""
 
     update: int
     told: str
+
+
+class Sent(NamedTuple):
+    """A dispatch that was sent: the updates done before it, how many it does, and their metrics on the device."""
+
+    first: int
+    count: int
+    metrics: dict[str, Any]
+
+
+def _read(learner: Learner, unread: Sequence[Sent], past: Past, log: MetricsLog) -> Bad | None:
+    """Wait for dispatches and write down what they came to; return the first update that is not finite, if any.
+
+    Written before anything is saved: what a checkpoint has passed must not be missing from the log.
+    """
+    for first, count, metrics in unread:
+        found = fetched(learner, metrics, count, first)
+        if bad := not_finite(found["loss"], found["grad_norm"], first):
+            return bad
+        past.facts = {name: float(x.mean()) for name, x in found.items()}
+        log.write(learner.name, first + count, past.facts)
+    return None
+
+
+def fetched(learner: Learner, metrics: dict[str, Any], count: int, step: int) -> dict[str, np.ndarray]:
+    """Return the metrics of the `count` updates after `step` on the host, `[count]` each, as the learner logs them."""
+    found = jax.tree.map(lambda x: np.asarray(x)[:count], metrics)
+    return found if learner.check is None else learner.check(found, step)
 
 
 def not_finite(loss: np.ndarray, norm: np.ndarray, step: int) -> Bad | None:
