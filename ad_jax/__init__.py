@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from ad_jax.errors import AdJaxError
     from ad_jax.experiment import (
         CollectConfig,
-        DistillConfig,
         EvaluateConfig,
         Experiment,
         MeshConfig,
@@ -24,6 +23,9 @@ if TYPE_CHECKING:
     )
     from ad_jax.experiment import load as load_experiment
     from ad_jax.history.store import open_store
+    from ad_jax.methods.distillation import Distillation
+    from ad_jax.methods.dpt import DPT
+    from ad_jax.methods.rl2 import RL2
     from ad_jax.models.base import Model
     from ad_jax.run.pipeline import Run
     from ad_jax.sources.base import Source
@@ -40,7 +42,9 @@ __all__ = [  # noqa: RUF022 (in the order data flows)
     "TaskConfig",
     "CollectConfig",
     "ReplayConfig",
-    "DistillConfig",
+    "Distillation",
+    "DPT",
+    "RL2",
     "EvaluateConfig",
     "MeshConfig",
     "load_experiment",

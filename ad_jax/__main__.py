@@ -102,7 +102,8 @@ def _show(args: argparse.Namespace) -> int:
 
     parts = build(experiment)
     print(docstring(args.experiment), json.dumps(experiment.to_json(), indent=2), sep="\n\n")
-    print(f"\nmodel    {parts.model_config}\nsource   {parts.source_config}\nenv      {parts.family}\n")
+    print(f"\nmodel    {parts.model_config}\nmethod   {parts.method}\nsource   {parts.source_config}")
+    print(f"env      {parts.family}\n")
     print("What it costs: counted, on one device, nothing compiled", *cost.count(experiment, parts).lines(), sep="\n")
     return 0
 

@@ -9,8 +9,10 @@ Units: a *step* is one environment step; an *episode* ends when the environment 
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any
 
+import jax
 import numpy as np
 from flax import struct
 
@@ -32,7 +34,9 @@ class Transition(struct.PyTreeNode):
         return self.terminated | self.truncated
 
 
-class Steps(struct.PyTreeNode, kw_only=True):
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Steps:
     """The input of a sequence model: at each step the current observation and what led to it.
 
     The first step of a life has `prev_action == num_actions` ("none"), zero reward and `prev_done` False. At an
@@ -45,6 +49,20 @@ class Steps(struct.PyTreeNode, kw_only=True):
     prev_reward: Array  # [B, L] float32
     prev_done: Array  # [B, L] bool
     extra: dict[str, Array] = dataclasses.field(default_factory=dict)  # each [B, L, *shape] float32
+
+    def replace(self, **changes: Any) -> "Steps":
+        """Return the steps with other fields."""
+        return dataclasses.replace(self, **changes)
+
+    def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], tuple[str, ...]]:
+        """Flatten for JAX: without `extra` where it is empty, so that checkpoints of before there was one fit."""
+        names = tuple(name for name, value in vars(self).items() if name != "extra" or value)
+        return [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in names], names
+
+    @classmethod
+    def tree_unflatten(cls, names: tuple[str, ...], fields: Iterable[Any]) -> "Steps":
+        """Rebuild for JAX."""
+        return cls(**dict(zip(names, fields, strict=True)))
 
 
 class Batch(struct.PyTreeNode):

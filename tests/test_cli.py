@@ -39,7 +39,7 @@ BAD = [
     (["distill.update=2"], "unknown field 'distill.update'. Did you mean 'distill.updates'"),
     (["distil.updates=2"], "unknown field 'distil.updates'. Did you mean 'distill.updates'"),
     (["seed.first=2"], "seed.first: seed is a single value"),
-    (["seed"], "an override reads field=value, e.g. distill.updates=2000; got 'seed'"),
+    (["seed"], "an override reads field=value, e.g. method.updates=2000; got 'seed'"),
     (["seed=1.5"], "seed expects int; got 1.5 (float)"),
     (["distill.updates=many"], "distill.updates expects int; got 'many' (str)"),
     (["evaluate.greedy=1"], "evaluate.greedy expects bool; got 1 (int)"),

@@ -96,7 +96,7 @@ def test_after_a_new_training_everything_is_of_the_new_one(copied, trained):
     run.evaluate()
     _, _, meta = checkpoint.load(copied)
     (found,) = read_json(copied / "results.json")["runs"]
-    assert found["stages"]["distill"]["loss"] == significant(meta["loss"], 3) != old["loss"]
+    assert found["stages"]["distill"]["loss"] == significant(meta["facts"]["loss"], 3) != old["loss"]
     assert found["checkpoint"]["fingerprint"] != before["checkpoint"]["fingerprint"]
     part = read_json(copied / "evaluation/held_out-sampled.json")
     assert part["key"]["checkpoint"] == found["checkpoint"]

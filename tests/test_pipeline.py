@@ -263,7 +263,7 @@ def test_another_experiment_in_the_run_directory_is_named_and_left_alone(copied,
     before = files(copied)
     for command in ("run", "collect", "distill", "evaluate"):
         arguments = [command, *SMOKE, "distill.learning_rate=0.5", "--dir", copied]
-        refused(capsys, arguments, "differs in distill.learning_rate (0.002 there, 0.5 here)")
+        refused(capsys, arguments, "differs in method.learning_rate (0.002 there, 0.5 here)")
     assert files(copied) == before
 
 

@@ -95,9 +95,9 @@ def test_a_real_update_takes_the_memory_that_was_planned():
     jax.block_until_ready((state, histories))
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # the most so far is what is there now
     before = resident("VmRSS")
-    _, loss, _ = jax.block_until_ready(program(state, histories))
+    _, metrics = jax.block_until_ready(program(state, histories))
     grown = resident("VmHWM") - before
-    assert 1.2 < float(loss) < 2.5, "about log 5: it was an update"
+    assert 1.2 < float(metrics["loss"]) < 2.5, "about log 5: it was an update"
     assert memory.temp_size_in_bytes > 5e7
     assert 0.9 < grown / memory.temp_size_in_bytes < 1.4
 
@@ -212,7 +212,7 @@ BAD = [
     (["--mesh", "data=16"], "the mesh has 16 devices, and JAX has started with 8", "in a process of its own"),
     (["--size", "7b"], "unknown size '7b'. Did you mean '8b'"),
     (["model=lstm", "--size", "8b"], "unknown option of model lstm 'heads'"),
-    (["model=explorer"], "a plan is of distilling; dark_room trains nothing"),
+    (["model=explorer"], "a plan is of training on histories; dark_room trains nothing"),
     (["tasks.train=1", "collect.seeds=1", "--mesh", "data=8"], "1 histories cannot fill 8 groups"),
 ]
 

@@ -201,15 +201,8 @@ def test_returns_of_first_and_last_episodes_where_episodes_end_early():
     rows = [[0, 1, 0, 0, 1, 0], [1, 0, 0, 0, 0, 1], [0, 0, 1, 0, 0, 0], [0, 0, 1, 0, 0, 0], [0, 0, 1, 0, 0, 0]]
     done = jnp.asarray(rows, bool)
     before = jnp.zeros((5, 6), bool).at[4, 0].set(True)
-    unroll = trials.Unroll(
-        Steps(observation=None, prev_action=None, prev_reward=None, prev_done=before),
-        None,
-        None,
-        None,
-        reward,
-        done,
-        None,
-    )
+    seen = Steps(observation=None, prev_action=None, prev_reward=None, prev_done=before)
+    unroll = trials.Unroll(seen, None, None, None, reward, done, None)
     began, over = jnp.asarray([True, False, True, False, False]), jnp.asarray([True, True, False, True, True])
     first, last = trials.episodes(unroll, began, over)
     assert float(first) == ((1 + 2) + (1 + 2 + 4)) / 2

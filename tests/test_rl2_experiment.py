@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ad_jax import Agent, envs
+from ad_jax.checkpoint import checkpoint
 from ad_jax.envs.base import seen_spec_of
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import Experiment, Plugin, build, load
@@ -58,7 +59,7 @@ def test_an_experiment_says_rl2_and_those_without_keep_their_directory():
 
 @pytest.mark.slow
 def test_rl2_runs_through_every_stage(tmp_path, capsys):
-    e = experiment(method=dataclasses.replace(PARTS, checkpoint_every=2, updates=3))
+    e = experiment(method=dataclasses.replace(PARTS, checkpoint_every=2, updates=3, evaluate_every=2))
     assert Run(e, tmp_path / "run").all().exists()
     assert "nothing to do" in capsys.readouterr().out
     assert not (tmp_path / "run/histories").exists()
@@ -68,3 +69,4 @@ def test_rl2_runs_through_every_stage(tmp_path, capsys):
     agent = Agent.load(tmp_path / "run")
     assert agent.act([[4, 4]]).shape == (1,)
     Run(e, tmp_path / "run").evaluate()  # again, from what is there
+    assert checkpoint.load(tmp_path / "run", "best")[0] in (2, 3), "by its return in context on training tasks"

@@ -15,8 +15,8 @@ def override(experiment: Experiment, changes: Sequence[str]) -> Experiment:
     """Return the experiment with `"dotted.field=value"` changes; values are Python literals, or else strings.
 
     Options of plug-ins need no `.options`: `env.size=17`, `source.learning_rate=0.1`, `model.layers=6`. The names that
-    options of methods had before there was a `method` go on working: `distill.updates=2000` is `method.updates=2000`
-    of distillation, and `rl2.trials=8` makes RL² the method where it is another.
+    options of methods had before there was a `method` go on working (`methods.BEFORE`): `distill.updates=2000` is
+    `method.updates=2000`, and an option of another method makes that one the method.
 
     Raises:
         ConfigError: for an unknown field or option (near matches are listed) or a value of the wrong type.
@@ -37,15 +37,10 @@ def override(experiment: Experiment, changes: Sequence[str]) -> Experiment:
 def _of_before(e: Experiment, name: str, value: Any) -> Experiment | None:
     """The experiment changed by a name of before there was a `method`; None where it is none of those."""
     head, *rest = name.split(".")
-    if head in methods.BEFORE and head != "method":
-        cls = methods.find(methods.BEFORE[head])
+    if head in methods.BEFORE:
         if not rest:
-            if value is not None:
-                raise ConfigError(f"{name}={value}: a method is named by method={methods.BEFORE[head]}")
-            return e if not isinstance(e.method, cls) else dataclasses.replace(e, method=type(e).method)
-        same = isinstance(e.method, cls) or methods.continues(e.method, methods.BEFORE[head])
-        method = _replace(e.method if same else cls(), rest, value, name)
-        return dataclasses.replace(e, method=method)
+            raise ConfigError(f"{name}={value}: a method is named by method=..., e.g. method={methods.BEFORE[head]}")
+        return dataclasses.replace(e, method=_replace(methods.of_before(e.method, head), rest, value, name))
     if name == "replay.labels":
         return dataclasses.replace(e, method=methods.labelled(e.method, value))
     return None
@@ -73,8 +68,8 @@ def _replace(config: Any, path: list[str], value: Any, dotted: str) -> Any:
             what = "a single value" if inner is not None else "None, which an experiment's file can change"
             raise ConfigError(f"{dotted}: {head} is {what}; it has no field {rest[0]!r}")
         return dataclasses.replace(config, **{head: _replace(inner, rest, value, dotted)})
-    if isinstance(config, Experiment) and head == "method":  # another method, with its own defaults
-        return dataclasses.replace(config, method=methods.find(str(value))())
+    if isinstance(config, Experiment) and head == "method":
+        return dataclasses.replace(config, method=methods.instead(config.method, str(value)))
     if isinstance(inner, Plugin):  # env=bandit: another plug-in, with its own defaults
         return dataclasses.replace(config, **{head: Plugin(str(value))})
     return dataclasses.replace(config, **{head: conform(dotted, value, hints[head])})

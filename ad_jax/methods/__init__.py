@@ -40,9 +40,24 @@ def name_of(method: Any) -> str:
     return next((name for name, known in METHODS.items() if known == where), where)
 
 
-def continues(method: Any, name: str) -> bool:
-    """Say whether an option by the old name of the method `name` is one of `method`, which is another."""
-    return name == "distillation" and method.feed == "histories"
+def instead(method: Any, name: str) -> Any:
+    """Return the method `name` in the place of `method`, with its own defaults.
+
+    Where both are fed histories, it keeps the options that they share: how long and how fast to train.
+    """
+    cls = find(name)
+    shared = {} if not method.feed == cls.feed == "histories" else vars(method)
+    return cls(**{field.name: shared[field.name] for field in dataclasses.fields(cls) if field.name in shared})
+
+
+def of_before(method: Any, field: str) -> Any:
+    """Return the method whose options the field `field` held before there was a `method`: this one where it is that.
+
+    `distill` held those of every method that is fed histories.
+    """
+    name = BEFORE[field]
+    kept = name_of(method) == name or (name == DEFAULT and method.feed == "histories")
+    return method if kept else instead(method, name)
 
 
 def labelled(method: Any, labels: Any) -> Any:
@@ -56,7 +71,7 @@ def labelled(method: Any, labels: Any) -> Any:
         raise unknown("value of replay.labels", str(labels), kinds)
     if name_of(method) not in kinds.values():
         raise ConfigError(f"replay.labels={labels} is of distillation and DPT; got method {name_of(method)}")
-    return find(kinds[labels])(**vars(method))
+    return instead(method, kinds[labels])
 
 
 def as_before(method: Any, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,14 +7,13 @@ going back, updates left out, stopping, progress) is the loop's, in `ad_jax.stag
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from ad_jax.envs.base import TaskFamily
 from ad_jax.errors import ConfigError
 from ad_jax.history import reward_unit
 from ad_jax.history.replay import Config as ReplayConfig
@@ -22,6 +21,9 @@ from ad_jax.history.replay import Prepare
 from ad_jax.models.base import Model
 from ad_jax.policies.base import Mode, Policy, from_model
 from ad_jax.types import Histories, Spec
+
+if TYPE_CHECKING:
+    from ad_jax.envs.base import TaskFamily
 
 Feed = Literal["histories", "tasks", "nothing"]
 Metrics = dict[str, Any]  # float32 scalars by name, `loss` and `grad_norm` among them
@@ -97,7 +99,7 @@ def checked(method: Method, channels: Mapping[str, Channel]) -> Prepare | None:
 class Setting:
     """What a method is made for."""
 
-    family: TaskFamily
+    family: "TaskFamily"
     model: Model  # counts rewards in `unit`
     model_config: Any
     spec: Spec  # of what is stored
@@ -141,14 +143,14 @@ class MethodConfig:
         if getattr(self, name) < least:
             raise ConfigError(f"method.{name} must be at least {least}; got {getattr(self, name)}")
 
-    def channels(self, family: TaskFamily, spec: Spec) -> dict[str, Channel]:
+    def channels(self, family: "TaskFamily", spec: Spec) -> dict[str, Channel]:
         """Return what the method prepares of histories, by name; `spec` is of what is stored."""
         return {}
 
     def check_model(self, name: str, model_config: Any) -> None:
         """Raise ConfigError where a model, by its name and its options, cannot be trained so."""
 
-    def check_family(self, family: TaskFamily) -> None:
+    def check_family(self, family: "TaskFamily") -> None:
         """Raise ConfigError where a task family does not say what the method needs."""
 
     def check_devices(self, split: int, sampling: ReplayConfig) -> None:
@@ -156,15 +158,15 @@ class MethodConfig:
         if self.feed == "histories":
             sampling.validate(split)
 
-    def env_steps(self, family: TaskFamily) -> int:
+    def env_steps(self, family: "TaskFamily") -> int:
         """Return the environment steps that an update takes itself."""
         return 0
 
-    def positions(self, family: TaskFamily, sampling: ReplayConfig) -> int:
+    def positions(self, family: "TaskFamily", sampling: ReplayConfig) -> int:
         """Return the steps that the gradients of an update go over."""
         return sampling.batch * sampling.segment
 
-    def batch_bytes(self, family: TaskFamily, spec: Spec, seen: Spec, sampling: ReplayConfig) -> int:
+    def batch_bytes(self, family: "TaskFamily", spec: Spec, seen: Spec, sampling: ReplayConfig) -> int:
         """Return the bytes of what an update learns from, as the model sees it; `spec` is of what is stored."""
         return sampling.batch * sampling.segment * (seen.size * seen.compute_dtype.itemsize + 3 * 4 + 1)
 
@@ -172,7 +174,7 @@ class MethodConfig:
         """Return what the options say that rewards are divided by; None leaves it to what is found."""
         return sampling.reward_unit
 
-    def reward_unit_found(self, family: TaskFamily, tasks: Any, seed: int) -> float:
+    def reward_unit_found(self, family: "TaskFamily", tasks: Any, seed: int) -> float:
         """Return the size of the rewards that a method meets which is fed no histories."""
         return reward_unit.NONE
 

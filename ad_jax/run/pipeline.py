@@ -90,7 +90,8 @@ class Run:
         redo: bool = False,
     ):
         self.experiment, self.parts = experiment, build(experiment)
-        self.folder = files.local(folder or directory.default(experiment), "--dir").absolute()
+        default = lambda: str(directory.default(experiment))
+        self.folder = files.local(folder or distributed.on_first(default), "--dir").absolute()
         self.histories, self.given = histories or str(self.folder / "histories"), histories is not None
         self.trained, self.redo = files.local(trained or self.folder).absolute(), redo
         self.origins = Origins(experiment, self.parts)

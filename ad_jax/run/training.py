@@ -23,7 +23,7 @@ from ad_jax.process.metrics import say
 from ad_jax.sharding import batch_devices
 from ad_jax.stage.feeds import Feed, TrainingTasks, Windows
 from ad_jax.stage.train import train
-from ad_jax.stage.trainer import Residents, Trainer
+from ad_jax.stage.trainer import Trainer
 
 if TYPE_CHECKING:
     from ad_jax.run.pipeline import Run
@@ -79,7 +79,7 @@ def _feed(config: MethodConfig, s: Setting) -> Feed:
 @contextlib.contextmanager
 def _residents(
     store: HistoryStore | None, feed: Any, s: Setting, prepare: replay.Prepare | None, seed: int
-) -> Iterator[Residents]:
+) -> Iterator[replay.Residents]:
     """What lies on the devices: the histories, all or in turns, or the tasks of the feed."""
     if store is None:
         yield feed

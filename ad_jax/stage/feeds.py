@@ -84,7 +84,7 @@ class TrainingTasks:
         """All of them, and the whole key."""
         return resident, key
 
-    def told(self, _: Any, __: jax.Array) -> str:
+    def told(self, resident: Any, key: jax.Array) -> str:
         """Nothing: which tasks an update drew is the learner's business."""
         return ""
 

@@ -21,10 +21,11 @@ import numpy as np
 from ad_jax.checkpoint import lineage
 from ad_jax.checkpoint.checkpoint import Checkpoints
 from ad_jax.errors import TrainingDiverged
+from ad_jax.history.replay import Residents
 from ad_jax.methods.base import Learner
 from ad_jax.process import distributed, memory, preemption
 from ad_jax.process.metrics import MetricsLog, Progress
-from ad_jax.stage.trainer import Residents, Schedule, Trainer
+from ad_jax.stage.trainer import Schedule, Trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Past:
     @classmethod
     def of(cls, saved: dict[str, Any]) -> "Past":
         """Read the metadata of a checkpoint, of this version or an earlier one."""
-        known = {name: saved[name] for name in ("best", "facts", "skipped") if name in saved}
-        return cls(**{"facts": {"loss": saved["loss"]} if "loss" in saved else {}} | known)
+        facts = {"loss": saved["loss"]} if "loss" in saved else {}  # an earlier version said no more
+        return cls(saved.get("best"), saved.get("facts", facts), saved.get("skipped", []))
 
 
 def train(

@@ -38,23 +38,6 @@ class Schedule(Protocol):
     def skip_updates(self) -> int | None: ...
 
 
-class Residents(Protocol):
-    """What lies on the devices, by update: a `Replay`, a `Rotation` of more than they hold, or the tasks."""
-
-    @property
-    def period(self) -> int:
-        """Updates for which it stays the same, from one multiple of it to the next; 0 is always."""
-        ...
-
-    def at(self, step: int, /) -> Any:
-        """What the update after `step` learns from; what was returned before is gone."""
-        ...
-
-    def facts(self) -> dict[str, float]:
-        """What is known of the waiting, for the run's record."""
-        ...
-
-
 class Trainer:
     """The compiled parts of training for one learner, feed, schedule and mesh.
 

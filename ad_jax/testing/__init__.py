@@ -7,23 +7,25 @@ Each `check_*` runs every check of its contract in order, returns the names of t
 import inspect
 from typing import Any
 
-from ad_jax import envs, models, sources
+from ad_jax import envs, methods, models, sources
 from ad_jax.envs.base import TaskFamily, spec_of
 from ad_jax.errors import ConfigError, unknown
+from ad_jax.methods.base import MethodConfig
 from ad_jax.registry import config_class, resolve
 from ad_jax.testing.base import ContractError
 from ad_jax.testing.env import check_env
+from ad_jax.testing.method import check_method
 from ad_jax.testing.model import check_model
 from ad_jax.testing.source import check_source
 
-__all__ = ["ContractError", "check_env", "check_model", "check_plugin", "check_source"]
+__all__ = ["ContractError", "check_env", "check_method", "check_model", "check_plugin", "check_source"]
 
 
 def check_plugin(name: str) -> list[str]:
     """Check a plug-in, with its default options, by its registered name or as `"package.module:attribute"`.
 
     A source is checked on each of two small built-in families that it accepts, a backbone on Dark Room's spec, or where
-    it is none for that on the bandit's.
+    it is none for that on the bandit's, a method on a Dark Room of nine cells with a small transformer or LSTM.
 
     Returns:
         The names of the checks, all passed.
@@ -32,20 +34,23 @@ def check_plugin(name: str) -> list[str]:
         ContractError: for the first check that fails.
         ConfigError: if the name leads to nothing that can be checked.
     """
-    registry = envs.FAMILIES | sources.SOURCES | models.MODELS
+    # `dpt` is a method and a backbone of the same paper: the backbone is what goes by the name here.
+    registry = methods.METHODS | envs.FAMILIES | sources.SOURCES | models.MODELS
     if name not in registry and ":" not in name:
         raise unknown("plug-in", name, registry)
     plugin: Any = resolve("plug-in", name, registry)
     if inspect.isclass(plugin) and issubclass(plugin, TaskFamily):
         return check_env(plugin())
+    if inspect.isclass(plugin) and issubclass(plugin, MethodConfig):
+        return check_method(plugin())
     arguments = list(inspect.signature(plugin).parameters) if inspect.isfunction(plugin) else []
     if arguments == ["config", "family"]:
         return _check_source(name, plugin)
     if arguments == ["config", "spec"]:
         return _check_model(name, plugin)
     raise ConfigError(
-        f"cannot check {name!r}: expected a TaskFamily, make(config: Config, family) of a source, or "
-        f"make(config: Config, spec) of a backbone; got {plugin!r}"
+        f"cannot check {name!r}: expected a TaskFamily, a MethodConfig, make(config: Config, family) of a "
+        f"source, or make(config: Config, spec) of a backbone; got {plugin!r}"
     )
 
 

@@ -14,7 +14,6 @@ The paper's bandit has Gaussian rewards and 5 arms of uniform means; its Dark Ro
 import dataclasses
 
 from ad_jax.experiment import Experiment, Plugin, load, override
-from ad_jax.methods.dpt import DPT
 from ad_jax.study import Arm, Study
 from ad_jax.study.claims import Claim, at_least, at_most, near, quantity
 
@@ -49,8 +48,7 @@ def trained(base: Experiment, scale: str) -> Experiment:
     """DPT instead of AD: optimal actions as labels, and its backbone with as long a context."""
     sizes = SIZES.get(scale, {"layers": 1, "width": 16, "heads": 2, "mlp_width": 32})
     model = Plugin("dpt", {**sizes, "window": base.replay.segment})
-    method = DPT(**vars(base.method))
-    return override(dataclasses.replace(base, model=model, method=method), ["evaluate.source_seeds=0"])
+    return override(dataclasses.replace(base, model=model), ["method=dpt", "evaluate.source_seeds=0"])
 
 
 def study(scale: str = "cpu") -> Study:

@@ -1,0 +1,229 @@
+"""Contract check for methods: `check_method(MyMethod())` proves what training and acting rely on.
+
+It collects a few short histories of Dark Room, trains a small model on them by the method, and lets the policy act.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ad_jax import envs, models, sources
+from ad_jax.envs.base import TaskFamily, check_split, seen_spec_of, spec_of
+from ad_jax.errors import ConfigError
+from ad_jax.history import replay
+from ad_jax.methods.base import Channel, Method, MethodConfig, Setting, checked
+from ad_jax.sharding import MeshConfig, make_mesh
+from ad_jax.stage import collect
+from ad_jax.stage.feeds import TrainingTasks, Windows
+from ad_jax.stage.trainer import Trainer
+from ad_jax.testing.base import require, run_checks, same
+from ad_jax.testing.model import random_steps
+from ad_jax.types import Histories
+
+ROWS, EPISODES = 4, 8  # of a policy's batch; of each history
+SMALL: dict[str, dict[str, Any]] = {  # backbones to try, in this order
+    "transformer": {"layers": 1, "width": 8, "heads": 1, "mlp_width": 8, "window": 8},
+    "lstm": {"width": 8, "hidden": 8, "mlp_width": 8, "value_head": True},
+}
+
+
+@dataclasses.dataclass
+class Sample:
+    """What the checks look at."""
+
+    config: MethodConfig
+    setting: Setting
+    channels: dict[str, Channel]
+    histories: Histories
+    method: Method
+    prepare: replay.Prepare | None
+    trainer: Trainer
+    resident: Any
+
+
+def check_method(config: MethodConfig, family: TaskFamily | None = None) -> list[str]:
+    """Run every check on a method, with the options of `config`.
+
+    Args:
+        family: to learn on, with episodes of a few steps; default a Dark Room of 3 x 3 cells.
+
+    Returns:
+        The names of the checks, all passed.
+
+    Raises:
+        ContractError: for the first check that fails.
+        ConfigError: if the method takes neither the family nor a small transformer nor a small LSTM.
+    """
+    room = envs.make("dark_room", {"size": 3, "steps": 4})
+    # A handful of updates, and as few trials or windows: these options are no part of what is promised.
+    small = {"updates": 8, "updates_per_dispatch": 4, "warmup_updates": 1, "trials": 4, "trial_episodes": 2}
+    known = {field.name for field in dataclasses.fields(config)}
+    config = dataclasses.replace(config, **{name: value for name, value in small.items() if name in known})
+    return run_checks(type(config).__name__, CHECKS, _sample(config, family or room))
+
+
+def _sample(config: MethodConfig, family: TaskFamily) -> Sample:
+    config.check_family(family)
+    spec, sampling, mesh = spec_of(family), replay.Config(segment=8, batch=8, groups=1), make_mesh(MeshConfig(1))
+    config.validate(sampling)
+    split = family.split(0, 4, 2)
+    check_split(family, split)
+    channels = config.channels(family, spec)
+    seen = tuple((name, channel.shape) for name, channel in channels.items() if channel.seen)
+    seen_spec = dataclasses.replace(seen_spec_of(family), extra=seen)
+    model_config, model = _backbone(config, seen_spec)
+    setting = Setting(family, model, model_config, spec, seen_spec, split.train, sampling, mesh)
+    method = config.make(setting)
+    histories, prepare = _histories(family, split.train, mesh), checked(method, channels)
+    if config.feed == "tasks":
+        feed = resident = TrainingTasks(split.train, mesh)
+        resident = feed.tasks
+    else:
+        feed = Windows(spec, sampling, mesh, family.render, [name for name, _ in seen])
+        resident = replay.load(histories, spec, sampling, mesh, prepare)
+    trainer = Trainer(method.learner, feed, config, mesh, seed=0)
+    return Sample(config, setting, channels, histories, method, prepare, trainer, resident)
+
+
+def _backbone(config: MethodConfig, spec: Any) -> tuple[Any, Any]:
+    """The first of the small backbones that the method takes."""
+    refused: list[str] = []
+    for name, options in SMALL.items():
+        model_config = models.make_config(name, options)
+        try:
+            config.check_model(name, model_config)
+        except ConfigError as error:
+            refused.append(str(error))
+        else:
+            return model_config, models.make(name, model_config, spec)
+    raise ConfigError(f"the method takes none of {', '.join(SMALL)}: {'; '.join(refused)}")
+
+
+def _histories(family: TaskFamily, tasks: Any, mesh: Any) -> Histories:
+    """Two learners' histories on each task, by the first source that takes the family."""
+    ids, source = family.task_ids(tasks), None
+    for name in ("q_learning", "ucb", "noisy_oracle", "actor_critic"):
+        with contextlib.suppress(TypeError, ConfigError):  # how a source says that a family does not suit it
+            source = source or sources.make(name, sources.make_config(name, {}), family)
+    if source is None:
+        raise ConfigError(f"no source of this package takes {family.name}; give check_method another family")
+    life = collect.Learners(family, source, EPISODES, mesh, 2 * len(ids)).run(0, tasks, ids, 2, 0)
+    return collect.as_histories(life, tasks, ids, 2, 0, 2 * len(ids))
+
+
+def _channels(s: Sample) -> None:
+    channels = {} if s.prepare is None else s.prepare(s.histories)
+    for name, x in channels.items():
+        whole = not np.issubdtype(x.dtype, np.floating) or np.isfinite(x).all()
+        require(whole, f"finite numbers in {name}", "NaN or infinity", "Nothing can be learned from them.")
+
+
+def _alone(s: Sample) -> None:
+    if s.prepare is None:
+        return
+    together, rows = s.prepare(s.histories), np.array([3, 0])
+    alone = s.prepare(replay.take(s.histories, rows))
+    for name, x in together.items():
+        require(
+            x[rows].tobytes() == alone[name].tobytes(),
+            f"{name} of a history that follows from that history alone",
+            "others where fewer histories are there",
+            "Collections are prepared chunk by chunk: use nothing of the other rows.",
+        )
+
+
+def _state(s: Sample) -> None:
+    for name in ("step", "params"):
+        require(hasattr(s.trainer.like, name), f"a state with a field {name!r}", s.trainer.like, "Add it.")
+    step = s.trainer.like.step
+    kind = f"{step.dtype}{list(step.shape)}"
+    require(kind == "int32[]", "a step that is int32[]", kind, "Count updates in it.")
+
+
+def _metrics(s: Sample) -> None:
+    _, metrics = jax.eval_shape(s.trainer.update, s.trainer.like, s.resident)
+    remedy = "Return both with every update: the loop looks whether they are finite."
+    for name in ("loss", "grad_norm"):
+        require(name in metrics, f"a metric {name!r}", sorted(metrics), remedy)
+        kind = f"{metrics[name].dtype}{list(metrics[name].shape)}"
+        require(kind == "float32[]", f"{name} that is float32[]", kind, "Take a mean.")
+
+
+def _dispatches(s: Sample) -> None:
+    one, found = s.trainer.run(s.trainer.init(), s.resident, jnp.int32(4))
+    state, parts = s.trainer.init(), []
+    for count in (1, 3):
+        state, metrics = s.trainer.run(state, s.resident, jnp.int32(count))
+        parts.append(np.asarray(metrics["loss"])[:count])
+    require(int(one.step) == int(state.step) == 4, "4 updates counted", int(one.step), "Add 1 to step in an update.")
+    loss = np.asarray(found["loss"])[:4]
+    require(np.isfinite(loss).all(), "finite losses", loss.tolist(), "Look at the loss of a batch.")
+    pairs = zip(jax.tree.leaves(jax.device_get(one)), jax.tree.leaves(jax.device_get(state)), strict=True)
+    equal = all(np.array_equal(a, b) for a, b in pairs)
+    require(
+        equal and np.array_equal(loss, np.concatenate(parts)),
+        "the same bits whether updates are sent together or apart",
+        "others",
+        "An update may use its state, what it is fed and its key, and nothing else.",
+    )
+    moved = not same(s.trainer.init().params, one.params)
+    require(moved, "parameters that an update changes", "the same as at the start", "Apply the gradients.")
+
+
+def _acting(s: Sample) -> None:
+    actions, _ = _played(s, lambda x: x)
+    kind = f"{actions.dtype}{list(actions.shape[1:])}"
+    require(kind == f"int32[{ROWS}]", f"actions int32[{ROWS}]", kind, "One action a row.")
+    inside = (actions >= 0).all() and (actions < s.setting.spec.num_actions).all()
+    require(inside, f"actions in 0..{s.setting.spec.num_actions - 1}", np.unique(actions).tolist(), "Correct them.")
+
+
+def _rows(s: Sample) -> None:
+    (actions, _), (turned, _) = _played(s, lambda x: x), _played(s, lambda x: x[::-1])
+    require(
+        np.array_equal(actions[:, ::-1], turned),
+        "each row's actions to follow from its own steps and keys",
+        "others where the rows stand in another order",
+        "Nothing may mix rows.",
+    )
+
+
+def _carry(s: Sample) -> None:
+    _, traces = _played(s, lambda x: x)
+    require(traces == 1, "1 trace", traces, "The carry must come out with the shapes and dtypes it had.")
+
+
+def _played(s: Sample, order: Callable[[Any], Any]) -> tuple[np.ndarray, int]:
+    """Actions `[T, B]` in a stream of steps of several episodes, rows in an order; and how often `act` was traced."""
+    policy = s.config.policy(s.setting.model)
+    steps = random_steps(dataclasses.replace(s.setting.seen_spec, extra=()), ROWS, 3 * 4, 4)
+    params, carry, traces, actions = s.method.learner.params(s.trainer.init()), policy.init(ROWS), [], []
+
+    @jax.jit
+    def act(carry, step, keys):
+        traces.append(1)
+        return policy.act(params, carry, step, keys)
+
+    for t in range(steps.prev_done.shape[1]):
+        keys = jax.random.split(jax.random.key(t), ROWS)
+        step = jax.tree.map(lambda x: order(jnp.asarray(x[:, t])), steps)  # noqa: B023
+        action, carry = act(carry, step, order(keys))
+        actions.append(np.asarray(action))
+    return np.stack(actions), len(traces)
+
+
+CHECKS: dict[str, Callable[[Sample], None]] = {
+    "channels are finite": _channels,
+    "channels follow from each history alone": _alone,
+    "the state counts updates and holds parameters": _state,
+    "updates tell their loss and gradient norm": _metrics,
+    "updates sent together are updates sent apart": _dispatches,
+    "actions are the family's": _acting,
+    "rows act independently": _rows,
+    "acting is traced once": _carry,
+}
