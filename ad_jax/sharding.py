@@ -10,7 +10,7 @@ reach over several processes; `put` and `to_host` are the way in and out then, a
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,14 +23,10 @@ from ad_jax.errors import ConfigError, unknown
 
 BATCH = ("data", "fsdp")  # the axes that split batches and histories
 
-# First match wins: parameter path -> axes of its dimensions.
-RULES = (
-    (r"(query|key|value|up)/kernel$", ("fsdp", "tensor")),
-    (r"(out|down)/kernel$", ("tensor", "fsdp")),
-    (r"embedding$", (None, "fsdp")),
-    (r"head/kernel$", ("fsdp", None)),
-    (r"", ()),
-)
+Partition = Mapping[str, tuple[str | None, ...]]  # parameter path (a pattern, matched whole) -> its dimensions' names
+
+# What a model may name a dimension of a parameter, and the axis that splits it.
+DIMENSIONS = {"embed": "fsdp", "heads": "tensor", "mlp": "tensor"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,27 +150,53 @@ def to_host(x: jax.Array) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(x, tiled=True))
 
 
-def param_shardings(params: Any, mesh: Mesh) -> Any:
-    """A sharding for every leaf of `params` (arrays or shapes), by `RULES`; an axis that does not divide is dropped."""
+def param_shardings(params: Any, mesh: Mesh, partition: Partition) -> Any:
+    """Return a sharding for every leaf of `params` (arrays or shapes); an axis that does not divide is dropped.
+
+    Args:
+        partition: of the model; the first pattern that matches a parameter's whole path, `block_0/up/kernel`, decides.
+
+    Raises:
+        ConfigError: on a mesh that splits parameters, for one that no pattern matches, or for an unknown dimension.
+    """
+    splits = mesh.shape["fsdp"] * mesh.shape["tensor"] > 1
 
     def place(path, leaf):
-        name = "/".join(str(getattr(part, "key", part)) for part in path)
-        axes = next(axes for pattern, axes in RULES if re.search(pattern, name))
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        named = next((names for pattern, names in partition.items() if re.fullmatch(pattern, name)), None)
+        if named is None and splits:
+            raise ConfigError(
+                f"the model's partition says nothing of parameter {name} {leaf.shape}, which mesh.fsdp and mesh.tensor "
+                f"above 1 need; it knows {', '.join(partition) or 'no parameter'}. Add a line for it, () for a copy on "
+                "every device"
+            )
+        axes = [None if dimension is None else _axis(dimension, name) for dimension in named or ()]
         fits = lambda axis, size: axis if axis is not None and size % mesh.shape[axis] == 0 else None
         return NamedSharding(mesh, PartitionSpec(*map(fits, axes, leaf.shape)))
 
     return jax.tree_util.tree_map_with_path(place, params)
 
 
-def optimiser_shardings(optimiser: optax.GradientTransformation, params: Any, mesh: Mesh) -> Any:
-    """Shardings of `optimiser.init(params)`: what mirrors a parameter lies as it does, the rest is replicated."""
-    state = jax.eval_shape(optimiser.init, params)
+def _axis(dimension: str, name: str) -> str:
+    if dimension not in DIMENSIONS:
+        raise unknown(f"dimension in the partition of {name}", dimension, DIMENSIONS)
+    return DIMENSIONS[dimension]
+
+
+def optimizer_shardings(optimizer: optax.GradientTransformation, params: Any, placed: Any, mesh: Mesh) -> Any:
+    """Return shardings of `optimizer.init(params)`: what mirrors a parameter lies as it does, the rest is replicated.
+
+    Args:
+        params: arrays or shapes.
+        placed: their shardings, of `param_shardings`.
+    """
+    state = jax.eval_shape(optimizer.init, params)
     elsewhere = lambda leaf: isinstance(leaf, optax.MaskedNode)  # Muon hands some parameters to another rule
     return optax.tree_map_params(
-        optimiser,
+        optimizer,
         lambda leaf, sharding: leaf if elsewhere(leaf) else sharding,
         state,
-        param_shardings(params, mesh),
+        placed,
         transform_non_params=lambda _: replicated(mesh),
         is_leaf=elsewhere,
     )

@@ -9,17 +9,20 @@ import optax
 import pytest
 from helpers import mesh_of
 
+from ad_jax import models
 from ad_jax.errors import ConfigError
+from ad_jax.models.transformer import PARTITION
 from ad_jax.sharding import (
     MeshConfig,
     batch_devices,
     make_mesh,
     on_batch,
-    optimiser_shardings,
+    optimizer_shardings,
     param_shardings,
     replicated,
     rows_mesh,
 )
+from ad_jax.types import Spec
 
 
 def specs(shardings):
@@ -80,7 +83,7 @@ def test_data_takes_the_devices_that_are_left(config, shape, parts):
     assert jax.device_put(np.arange(16), replicated(mesh)).sharding.is_fully_replicated
 
 
-def test_every_rule_places_its_parameters():
+def test_every_line_of_a_partition_places_its_parameters():
     tree = shapes(
         block_0__query__kernel=(4, 4),
         block_0__key__kernel=(4, 4),
@@ -97,7 +100,7 @@ def test_every_rule_places_its_parameters():
         **{name: {"kernel": ("fsdp", "tensor")} for name in ("query", "key", "value", "up")},
         **{name: {"kernel": ("tensor", "fsdp")} for name in ("out", "down")},
     }
-    assert specs(param_shardings(tree, mesh_of(2, 2, 2))) == {
+    assert specs(param_shardings(tree, mesh_of(2, 2, 2), PARTITION)) == {
         "block_0": block,
         "tokens": {"action": {"embedding": (None, "fsdp")}},
         "head": {"kernel": ("fsdp", None), "bias": ()},
@@ -107,7 +110,8 @@ def test_every_rule_places_its_parameters():
 
 def test_an_axis_that_does_not_divide_is_dropped():
     tree = shapes(up__kernel=(6, 8), value__kernel=(8, 6), out__kernel=(3, 5))
-    placed = specs(param_shardings(tree, mesh_of(1, 4, 2)))
+    partition = {"(up|value)/kernel": ("embed", "mlp"), "out/kernel": ("mlp", "embed")}
+    placed = specs(param_shardings(tree, mesh_of(1, 4, 2), partition))
     assert placed == {
         "up": {"kernel": (None, "tensor")},
         "value": {"kernel": ("fsdp", "tensor")},
@@ -116,11 +120,52 @@ def test_an_axis_that_does_not_divide_is_dropped():
 
 
 @pytest.mark.parametrize("rule", [optax.adamw(1e-3), optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))])
-def test_optimiser_state_lies_as_its_parameters_do(rule):
-    mesh, tree = mesh_of(2, 2, 2), shapes(up__kernel=(4, 8), norm__scale=(4,))
-    placed = jax.tree_util.tree_leaves_with_path(optimiser_shardings(rule, tree, mesh))
+def test_optimizer_state_lies_as_its_parameters_do(rule):
+    mesh, tree = mesh_of(2, 2, 2), shapes(block_0__up__kernel=(4, 8), norm__scale=(4,))
+    placed = jax.tree_util.tree_leaves_with_path(
+        optimizer_shardings(rule, tree, param_shardings(tree, mesh, PARTITION), mesh)
+    )
     found = {jax.tree_util.keystr(path): tuple(sharding.spec) for path, sharding in placed}
     kernels = {name: spec for name, spec in found.items() if "'up'" in name}
     assert len(kernels) == 2, "both moments"
     assert set(kernels.values()) == {("fsdp", "tensor")}
     assert {spec for name, spec in found.items() if name not in kernels} == {()}
+
+
+def test_a_parameter_without_a_line_is_refused_where_parameters_are_split():
+    tree = shapes(block_0__up__kernel=(4, 8), block_0__sideways__kernel=(4, 8))
+    assert specs(param_shardings(tree, mesh_of(8, 1, 1), PARTITION))["block_0"]["sideways"] == {"kernel": ()}
+    for mesh in (mesh_of(4, 2, 1), mesh_of(4, 1, 2)):
+        with pytest.raises(ConfigError, match=r"says nothing of parameter block_0/sideways/kernel \(4, 8\)"):
+            param_shardings(tree, mesh, PARTITION)
+
+
+def test_an_unknown_dimension_is_refused_with_near_matches():
+    with pytest.raises(ConfigError, match=r"dimension in the partition of up/kernel 'embd'\. Did you mean 'embed'"):
+        param_shardings(shapes(up__kernel=(4, 8)), mesh_of(2, 2, 2), {".*": ("embd", "mlp")})
+
+
+SPECS = {
+    "grid": Spec(5, (2,), (9, 9)),
+    "numbers": Spec(3, (4,), None),
+    "pixels": Spec(4, (9, 12, 3), None, pixels=True),
+}
+BACKBONES = {
+    "transformer": ("transformer", {}),
+    "paper": ("paper", {"episode_length": 5}),
+    "lstm with a value": ("lstm", {"value_head": True, "ordinal": True}),
+    "dpt": ("dpt", {"ordinal": True}),
+}
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_backbone_says_where_each_of_its_parameters_lies(backbone, spec):
+    """What is split is most of the numbers; what is copied, a table's or a matrix's worth of them at most."""
+    name, options = BACKBONES[backbone]
+    model = models.make(name, models.make_config(name, options), SPECS[spec])
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    placed = param_shardings(params, mesh_of(2, 2, 2), model.partition)
+    leaves = zip(jax.tree.leaves(params), jax.tree.leaves(placed), strict=True)
+    block = {leaf.size for leaf, sharding in leaves if leaf.ndim == 2 and not any(sharding.spec)}
+    assert max(block, default=0) < 64 * 64 or spec == "pixels"

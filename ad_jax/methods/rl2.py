@@ -35,7 +35,7 @@ from ad_jax.methods.optimizer import clipped, matrices
 from ad_jax.methods.trials import Config, Trials, Unroll, advantages, begin, episodes, loss, roll
 from ad_jax.models.lstm import ActorCritic, actor_critic
 from ad_jax.models.lstm import Config as LSTM
-from ad_jax.sharding import batch_devices, on_batch, optimiser_shardings, param_shardings, replicated
+from ad_jax.sharding import batch_devices, on_batch, optimizer_shardings, param_shardings, replicated
 from ad_jax.types import Array, Transition
 
 FACTS = ("loss", "grad_norm", "entropy", "first_return", "last_return")  # of an update
@@ -113,9 +113,10 @@ def make(
         return TrainState(params, optimiser.init(params), jnp.int32(0), trials)
 
     def shardings(shapes: TrainState) -> TrainState:
+        placed = param_shardings(shapes.params, mesh, network.partition)
         return TrainState(
-            param_shardings(shapes.params, mesh),
-            optimiser_shardings(optimiser, shapes.params, mesh),
+            placed,
+            optimizer_shardings(optimiser, shapes.params, placed, mesh),
             replicated(mesh),
             jax.tree.map(lambda _: on_batch(mesh), shapes.trials),
         )

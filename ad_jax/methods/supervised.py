@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from ad_jax.keys import named_key
 from ad_jax.methods.base import Learner, MethodConfig, Metrics, Setting
 from ad_jax.methods.optimizer import Rule, warmed_up
 from ad_jax.models.base import Model
-from ad_jax.sharding import optimiser_shardings, param_shardings, replicated
+from ad_jax.sharding import Partition, optimizer_shardings, param_shardings, replicated
 from ad_jax.types import Array, Batch
 
 Loss = Callable[[Any, Batch, jax.Array], jax.Array]
@@ -88,6 +89,7 @@ class Supervised(MethodConfig):
             steps=sampling.batch * sampling.segment,
             accumulate=self.accumulate,
             groups=sampling.groups,
+            partition=setting.model.partition,
         )
 
 
@@ -122,6 +124,7 @@ def supervised(
     steps: int,
     accumulate: int = 1,
     groups: int = 1,
+    partition: Partition = MappingProxyType({}),
     name: str = "distill",
 ) -> Learner:
     """Make a learner of a loss on windows of histories.
@@ -132,6 +135,7 @@ def supervised(
         steps: in a batch, B x L.
         accumulate: parts that a batch is split into, one after another; saves memory.
         groups: of the histories, see `ad_jax.history.replay`; every part takes rows of each.
+        partition: a model's: which axes of the mesh split which parameter.
         name: as of the `Learner`.
     """
 
@@ -147,8 +151,8 @@ def supervised(
         return TrainState(params, opt_state, state.step + 1), told
 
     def shardings(shapes: TrainState) -> TrainState:
-        of_optimizer = optimiser_shardings(optimizer, shapes.params, mesh)
-        return TrainState(param_shardings(shapes.params, mesh), of_optimizer, replicated(mesh))
+        placed = param_shardings(shapes.params, mesh, partition)
+        return TrainState(placed, optimizer_shardings(optimizer, shapes.params, placed, mesh), replicated(mesh))
 
     return Learner(name, "histories", start, update, lambda state: state.params, shardings, steps)
 

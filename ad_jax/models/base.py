@@ -5,7 +5,8 @@ a stream: below, at and far past the window. That is what lets a model be traine
 cache, and `ad_jax.testing.check_model` proves it for every backbone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ Cache = Any  # pytree of arrays; its batch axis is the backbone's business
 
 
 class Model(NamedTuple):
-    """One backbone for one `Spec`.
+    r"""One backbone for one `Spec`.
 
     Attributes:
         init: `key -> params`. The key is consumed.
@@ -32,6 +33,9 @@ class Model(NamedTuple):
             what an uncached evaluator needs.
         window: W, the most steps attended to at once, the current one included.
         max_segment: longest L that `apply` takes; None if any.
+        partition: the names of every parameter's dimensions, by a pattern of its whole path,
+            `{r"block_\d+/up/kernel": ("embed", "mlp")}`; `ad_jax.sharding.DIMENSIONS` says which axis of the mesh
+            splits which. Needed where a mesh splits parameters.
     """
 
     init: Callable[[jax.Array], Params]
@@ -41,6 +45,7 @@ class Model(NamedTuple):
     context_start: Callable[[Any], int]
     window: int
     max_segment: int | None
+    partition: Mapping[str, tuple[str | None, ...]] = MappingProxyType({})
 
 
 def has_parameters(model: Model) -> bool:

@@ -32,6 +32,8 @@ from ad_jax.models.functional import functional
 from ad_jax.models.tokens import PixelConfig, Tokenizer
 from ad_jax.types import Spec, Steps
 
+PARTITION = transformer.PARTITION | {r"(after|asked)/kernel": ("embed", None), r"asked/bias": ()}
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -205,7 +207,7 @@ def make(config: Config, spec: Spec) -> Model:
         # Each layer sees W - 1 transitions back, and the oldest of them began one step before.
         return max(0, len(prev_done) - 1 - config.layers * (window - 1) - 1)
 
-    return Model(init, apply, init_cache, decode, context_start, window, None)
+    return Model(init, apply, init_cache, decode, context_start, window, None, PARTITION)
 
 
 def _keep(x):

@@ -14,7 +14,8 @@ Letters: B batch, L steps, D token width, H hidden, A actions.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -24,8 +25,18 @@ from flax import nnx
 from ad_jax.errors import ConfigError
 from ad_jax.models.base import Model, Params
 from ad_jax.models.functional import functional
+from ad_jax.models.tokens import PARTITION as TOKENS
 from ad_jax.models.tokens import PixelConfig, Tokenizer, masked
 from ad_jax.types import Spec, Steps
+
+# The four gates lie side by side in one matrix, so that a split of its columns would move them at every step.
+PARTITION = TOKENS | {
+    r"layer_\d+/(inputs|recurrent)/kernel": ("embed", None),
+    r"mlp_in/kernel": ("embed", "mlp"),
+    r"mlp_out/kernel": ("mlp", "embed"),
+    r"(value_)?head/kernel": ("embed", None),
+    r"(layer_\d+/inputs|mlp_in|mlp_out|head|value_head)/bias": (),
+}
 
 SPAN = 16  # steps that stand for a window where one is asked for: the state itself has no end
 
@@ -141,11 +152,13 @@ class ActorCritic(NamedTuple):
         init_cache: as of the `Model`.
         segment: `(params, cache, steps [B, L]) -> (logits [B, L, A], values [B, L], cache)`, the logits those that
             `decode` would give from that cache on.
+        partition: as of the `Model`.
     """
 
     init: Callable[[jax.Array], Params]
     init_cache: Callable[[int], tuple[Carry, ...]]
     segment: Callable[[Params, tuple[Carry, ...], Steps], tuple[jax.Array, jax.Array, tuple[Carry, ...]]]
+    partition: Mapping[str, tuple[str | None, ...]] = MappingProxyType({})
 
 
 def make(config: Config, spec: Spec) -> Model:
@@ -163,7 +176,7 @@ def make(config: Config, spec: Spec) -> Model:
         logits, cache = network(params)(jax.tree.map(lambda x: x[:, None], steps), cache)
         return logits[:, 0], cache
 
-    return Model(init, apply, init_cache, decode, lambda prev_done: 0, SPAN, None)
+    return Model(init, apply, init_cache, decode, lambda prev_done: 0, SPAN, None, PARTITION)
 
 
 def actor_critic(config: Config, spec: Spec) -> ActorCritic:
@@ -175,7 +188,8 @@ def actor_critic(config: Config, spec: Spec) -> ActorCritic:
     if not config.value_head:
         raise ConfigError("a policy with a value needs model.value_head=True; got False")
     init, init_cache, network = parts(config, spec)
-    return ActorCritic(init, init_cache, lambda params, cache, steps: network(params).with_value(steps, cache))
+    segment = lambda params, cache, steps: network(params).with_value(steps, cache)
+    return ActorCritic(init, init_cache, segment, PARTITION)
 
 
 def parts(config: Config, spec: Spec) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Recurrent]]:

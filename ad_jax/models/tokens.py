@@ -33,6 +33,15 @@ class PixelConfig(NamedTuple):
     stride: int = 2  # equal to the kernel: patches that do not overlap
 
 
+# Names of the dimensions of what a tokenizer and its encoder hold, for a model's partition: tables are split, the few
+# numbers of projections, convolutions and norms are copied.
+PARTITION = {
+    r"tokens/.*/embedding": (None, "embed"),
+    r"tokens/.*/(kernel|scale|bias)": (),
+    r"mask_token": (),
+}
+
+
 class PixelEncoder(nnx.Module):
     """Pictures `[N, height, width, C]` uint8 to `[N, config.width]` float32, each by itself.
 

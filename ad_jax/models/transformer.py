@@ -26,8 +26,20 @@ from ad_jax.models.cache import episode_cache, ring_cache
 from ad_jax.models.dropout import keep
 from ad_jax.models.functional import functional
 from ad_jax.models.queue import with_queue
+from ad_jax.models.tokens import PARTITION as TOKENS
 from ad_jax.models.tokens import Layout, PixelConfig, Tokenizer, masked, tokens_per_step
 from ad_jax.types import Spec, Steps
+
+PARTITION = TOKENS | {
+    r"position/embedding": (None, "embed"),
+    r"block_\d+/(query|key|value)/kernel": ("embed", "heads"),
+    r"block_\d+/out/kernel": ("heads", "embed"),
+    r"block_\d+/up/kernel": ("embed", "mlp"),
+    r"block_\d+/down/kernel": ("mlp", "embed"),
+    r"head/kernel": ("embed", None),
+    r"head/bias": (),
+    r"(block_\d+/)?norm\w*/(scale|bias)": (),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,7 +236,7 @@ def make(config: Config, spec: Spec) -> Model:
     else:
         init_cache, decode, context_start = episode_cache(config, spec, n, network)
     max_segment = window if config.positions == "absolute" else None
-    return Model(init, apply, init_cache, decode, context_start, window, max_segment)
+    return Model(init, apply, init_cache, decode, context_start, window, max_segment, PARTITION)
 
 
 def make_paper(config: Paper, spec: Spec) -> Model:
