@@ -1,0 +1,167 @@
+"""The stages of an experiment without a disk: histories, parameters and rollouts as values, for scripts and notebooks.
+
+    e = load_experiment("dark_room", "demo")
+    histories = in_memory.collect(e)
+    learned = in_memory.train(e, histories)
+    curve = in_memory.evaluate(e, learned)      # curve.returns [N, S, E], on held-out tasks
+
+The numbers are those of a run directory, to the bit. What is not there is what a disk is for: checkpoints to go on
+from, a log, results to report.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ad_jax.errors import AdJaxError, TrainingDiverged, unknown
+from ad_jax.experiment import Experiment, Parts, build
+from ad_jax.history import replay, reward_unit
+from ad_jax.methods.base import checked
+from ad_jax.policies import demonstrator
+from ad_jax.policies.base import Mode, Policy
+from ad_jax.policies.demonstrator import Prompt
+from ad_jax.process import settings
+from ad_jax.sharding import make_mesh, rows_mesh
+from ad_jax.stage import collect as collecting
+from ad_jax.stage import evaluate as evaluating
+from ad_jax.stage import rollout
+from ad_jax.stage.episodes import Curve, after_prompt
+from ad_jax.stage.feeds import TrainingTasks, Windows
+from ad_jax.stage.train import fetched, not_finite
+from ad_jax.stage.trainer import Trainer
+from ad_jax.types import Histories
+
+Show = Callable[[int, dict[str, float]], None]
+
+
+class Learned(NamedTuple):
+    """What training gives.
+
+    Attributes:
+        params: of the model, on the devices.
+        policy: `mode -> Policy` that acts with them.
+    """
+
+    params: Any
+    policy: Callable[[Mode], Policy]
+
+
+@settings.pinned()
+def collect(experiment: Experiment) -> Histories:
+    """Run the source on the training tasks; every step of every lifetime, `[H, T, ...]` in host memory.
+
+    Raises:
+        ConfigError: if the experiment contradicts itself.
+        AdJaxError: if an observation, action or reward is not finite or not what the family states.
+    """
+    e, p = experiment, build(experiment)
+    ids, seeds = p.family.task_ids(p.split.train), e.collect.seeds
+    learners = collecting.Learners(p.family, p.source, e.collect.episodes, rows_mesh(e.mesh), e.collect.chunk_learners)
+    total, chunks = len(ids) * seeds, []
+    for first in range(0, total, learners.chunk):
+        lived, count = learners.run(e.seed, p.split.train, ids, seeds, first), min(learners.chunk, total - first)
+        if where := collecting.beyond(learners, lived, ids, seeds, first, count):
+            raise AdJaxError(where)
+        chunks.append(collecting.as_histories(lived, p.split.train, ids, seeds, first, count))
+    return _joined(chunks)
+
+
+@settings.pinned()
+def train(
+    experiment: Experiment, histories: Histories | None = None, show: Show = lambda step, metrics: None
+) -> Learned:
+    """Train the experiment's method to its last update.
+
+    Args:
+        histories: to learn from; None where the method is fed tasks.
+        show: called after each dispatch with the updates done and the mean of each metric.
+
+    Raises:
+        ConfigError: if the experiment contradicts itself, its model has nothing to train, or histories are missing.
+        TrainingDiverged: if a loss or a gradient is not finite.
+    """
+    e, p = experiment, build(experiment)
+    config = p.method
+    if not p.trained:
+        raise AdJaxError(
+            f"model {e.model.name} has no parameters to train. Roll it out with Run(experiment).evaluate()"
+        )
+    if config.feed == "histories" and histories is None:
+        raise AdJaxError(f"method {type(config).__name__} learns from histories; give it those of collect(experiment)")
+    mesh = make_mesh(e.mesh)
+    setting = p.setting(e, mesh, _unit(e, p, histories))
+    method = config.make(setting)
+    if config.feed == "tasks" or histories is None:
+        feed = TrainingTasks(setting.tasks, mesh)
+        resident: Any = feed.tasks
+    else:
+        inputs = [name for name, _ in setting.seen_spec.extra]
+        feed = Windows(setting.spec, setting.sampling, mesh, setting.family.render, inputs)
+        prepare = checked(method, config.channels(p.family, p.spec))
+        resident = replay.load(histories, p.spec, e.replay, mesh, prepare)
+    trainer = Trainer(method.learner, feed, config, mesh, e.seed)
+    state, run = trainer.init(), trainer.compiled(resident)
+    for step in range(0, config.updates, config.updates_per_dispatch):
+        count = min(config.updates_per_dispatch, config.updates - step)
+        state, metrics = run(state, resident, jnp.int32(count))
+        found = fetched(method.learner, metrics, count, step)
+        if bad := not_finite(found["loss"], found["grad_norm"], step):
+            raise TrainingDiverged(f"{bad.told}; lower method.learning_rate or method.clip_norm")
+        show(step + count, {name: float(x.mean()) for name, x in found.items()})
+    return Learned(method.learner.params(state), functools.partial(config.policy, setting.model))
+
+
+@settings.pinned()
+def evaluate(experiment: Experiment, learned: Learned, mode: Mode = "sampled", held_out: str = "") -> Curve:
+    """Roll the frozen policy out on held-out tasks, from an empty context or the experiment's prompt.
+
+    Args:
+        mode: whether actions are sampled or the likeliest ones.
+        held_out: the name of one of the split's sets; the first, where there are several.
+
+    Returns:
+        Returns and steps of every episode, `[N, S, E]`: N tasks, S rollouts of each, E episodes.
+
+    Raises:
+        AdJaxError: for an unknown set (near matches are listed), or if an observation, action, reward or logit is not
+            finite or not what the family states.
+    """
+    e, p = experiment, build(experiment)
+    c, family, mesh, sets = e.evaluate, p.family, rows_mesh(e.mesh), p.split.held_out
+    name = held_out or next(iter(sets))
+    if name not in sets:
+        raise unknown("held-out set", name, sets)
+    tasks, prompt = sets[name], None
+    if c.prompt is not None:
+        prompt = Prompt(demonstrator.noise_for(family, tasks, c.prompt, e.seed), c.prompt_episodes)
+    played = c.episodes + (prompt.episodes if prompt else 0)
+    at_once = min(played, c.episodes_per_dispatch) * family.episode_length
+    evaluator = rollout.make_evaluator(learned.policy(mode), family, mesh, played, at_once, prompt)
+    ids = family.task_ids(tasks)
+    curve = evaluating.evaluate(evaluator, learned.params, tasks, ids, c.seeds, played, family, mesh, e.seed)
+    return after_prompt(curve, prompt)[0] if prompt else curve
+
+
+def _unit(e: Experiment, p: Parts, histories: Histories | None) -> float:
+    """Return what rewards are divided by: as asked for, or the size of those that are learned from."""
+    asked = p.method.reward_unit_asked(e.replay)
+    if asked is not None:
+        return float(asked)
+    if histories is None:
+        return p.method.reward_unit_found(p.family, p.split.train, e.seed)
+    return reward_unit.pool([reward_unit.of_chunk(histories.transition.reward)])
+
+
+def _joined(chunks: list[Histories]) -> Histories:
+    together = lambda *each: np.concatenate(each)
+    return Histories(
+        jax.tree.map(together, *(chunk.transition for chunk in chunks)),
+        jax.tree.map(together, *(chunk.tasks for chunk in chunks)),
+        [name for chunk in chunks for name in chunk.task_ids],
+        together(*(chunk.seed_index for chunk in chunks)),
+        together(*(chunk.actor for chunk in chunks)),
+    )

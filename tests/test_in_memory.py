@@ -1,0 +1,89 @@
+"""Without a disk, the same stages give the same bits; and the smallest whole example runs."""
+
+import importlib.util
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from ad_jax import Agent, open_store
+from ad_jax.errors import AdJaxError, ConfigError
+from ad_jax.experiment import load, override
+from ad_jax.files import read_json
+from ad_jax.run import in_memory
+from ad_jax.run.pipeline import Run
+
+SMALL = ("tasks.used=8", "distill.evaluate_every=0", "evaluate.greedy=False", "evaluate.source_seeds=0")
+EXPERIMENT = override(load("dark_room", "smoke"), [*SMALL, "collect.chunk_learners=6"])
+
+
+@pytest.fixture(scope="module")
+def on_disk(tmp_path_factory) -> pathlib.Path:
+    run = Run(EXPERIMENT, tmp_path_factory.mktemp("run") / "one")
+    run.collect()
+    run.distill()
+    run.evaluate()
+    return run.folder
+
+
+@pytest.fixture(scope="module")
+def histories():
+    return in_memory.collect(EXPERIMENT)
+
+
+@pytest.fixture(scope="module")
+def learned(histories):
+    shown = []
+    learned = in_memory.train(EXPERIMENT, histories, lambda step, metrics: shown.append((step, metrics["loss"])))
+    assert [step for step, _ in shown] == [2, 4, 6, 8]
+    assert np.isfinite([loss for _, loss in shown]).all()
+    return learned
+
+
+def test_histories_are_those_of_a_run_directory(on_disk, histories):
+    saved = open_store(on_disk / "histories").read()
+    assert saved.task_ids == histories.task_ids
+    mine, there = ((h.transition, h.tasks, h.seed_index, h.actor) for h in (histories, saved))
+    jax.tree.map(np.testing.assert_array_equal, mine, there)
+    assert [x.dtype for x in jax.tree.leaves(mine)] == [x.dtype for x in jax.tree.leaves(there)]
+
+
+def test_parameters_are_those_of_a_run_directory(on_disk, learned):
+    jax.tree.map(np.testing.assert_array_equal, learned.params, Agent.load(on_disk).params)
+
+
+def test_returns_are_those_of_a_run_directory(on_disk, learned):
+    (one,) = read_json(on_disk / "results.json")["runs"][0]["sets"]
+    curve = in_memory.evaluate(EXPERIMENT, learned)
+    np.testing.assert_array_equal(curve.returns, np.array(one["returns"]["sampled"], np.float32))
+    assert curve.returns.shape == (16, 2, 4)
+
+
+def test_what_cannot_be_is_refused_before_anything_is_compiled(learned):
+    with pytest.raises(AdJaxError, match="learns from histories; give it those of collect"):
+        in_memory.train(EXPERIMENT)
+    with pytest.raises(ConfigError, match="unknown held-out set 'held_ot'"):
+        in_memory.evaluate(EXPERIMENT, learned, held_out="held_ot")
+
+
+def test_the_smallest_example_runs(monkeypatch, capsys):
+    path = pathlib.Path(__file__).parents[1] / "examples" / "minimal.py"
+    assert len(path.read_text().splitlines()) <= 120
+    spec = importlib.util.spec_from_file_location("minimal", path)
+    minimal = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(minimal)
+    for name, value in {
+        "LEARNERS": 1,
+        "LIFETIME": 16,
+        "EPISODES": 40,
+        "UPDATES": 100,
+        "BATCH": 8,
+        "STRIDE": 2,
+        "PHASES": 1,
+    }.items():
+        monkeypatch.setattr(minimal, name, value)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        returns = minimal.main()
+    assert returns.shape == (40,)
+    assert "in-context episode  40" in capsys.readouterr().out
