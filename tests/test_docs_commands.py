@@ -1,5 +1,6 @@
 """The commands of docs/reliability.md select tests that exist, so that no promise is checked by nothing."""
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -26,19 +27,25 @@ def selects(expression: str, name: str) -> bool:
     return eval(re.sub(r"\b(?!and\b|or\b|not\b)(\w+)", lambda word: str(word[0] in name), expression))
 
 
+def slow_by_name(file: str) -> dict[str, bool]:
+    """A file's tests, and whether all of their cases are slow: a test, or some cases of it, can be marked so."""
+    tree = ast.parse((ROOT / file).read_text())
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+    whole = any("pytestmark" in ast.unparse(node) and "slow" in ast.unparse(node) for node in tree.body)
+    return {f.name: whole or "pytest.mark.slow" in map(ast.unparse, f.decorator_list) for f in functions}
+
+
 def test_the_page_has_commands():
     assert len(commands()) > 25
     assert selects("a and not b", "xax")
     assert not selects("sigterm or b", "xax")
+    assert set(slow_by_name("tests/test_processes.py").values()) == {True, False}
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_a_command_selects_tests(words):
-    names = [
-        name
-        for file in words
-        if file.startswith("tests/")
-        for name in re.findall(r"^def (test_\w+)\(", (ROOT / file).read_text(), re.MULTILINE)
-    ]
+    found = {name: slow for file in words if file.startswith("tests/") for name, slow in slow_by_name(file).items()}
     expression = words[words.index("-k") + 1] if "-k" in words else "test"
-    assert [name for name in names if selects(expression, name)], expression
+    matched = {name: slow for name, slow in found.items() if selects(expression, name)}
+    assert matched, expression
+    assert "-m" in words or not all(matched.values()), "all of them are slow: add -m slow"
