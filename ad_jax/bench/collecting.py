@@ -23,6 +23,7 @@ from ad_jax.bench.rows import Row, rate
 from ad_jax.bench.sizes import Sizes
 from ad_jax.bench.timing import Work, measure, paired
 from ad_jax.envs.base import spec_of, take
+from ad_jax.envs.leaves import task_leaves
 from ad_jax.history import store
 from ad_jax.keys import a_key
 from ad_jax.process import metrics
@@ -106,7 +107,7 @@ def to_disk(s: Setting, folder: Path) -> Work:
 def manifest_of(s: Setting, seeds: int) -> store.Manifest:
     """The manifest of a collection that holds `seeds` learners a task."""
     source = s.learners.source
-    leaves = collect.task_leaves(s.tasks)
+    leaves = task_leaves(s.tasks)
     return store.Manifest(
         family={"name": s.env, "options": s.family.options},
         source={"name": s.source, "config": dataclasses.asdict(s.config), "actors": source.actors},

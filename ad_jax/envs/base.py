@@ -21,10 +21,10 @@ from gymnax.environments import environment, spaces
 from gymnax.environments.environment import TEnvParams, TEnvState
 
 from ad_jax.envs import distinct
+from ad_jax.envs.leaves import tasks_of
 from ad_jax.envs.spaces import spec_from
 from ad_jax.envs.stepping import Outcome as Outcome
 from ad_jax.envs.stepping import advance as advance
-from ad_jax.envs.stepping import as_task, path_name
 from ad_jax.envs.stepping import reset as reset
 from ad_jax.errors import ConfigError
 from ad_jax.keys import a_key
@@ -213,9 +213,7 @@ def optimal_labels(family: TaskFamily, observation: Array, leaves: Mapping[str, 
     Raises:
         ConfigError: if a label is no action.
     """
-    paths, structure = jax.tree_util.tree_flatten_with_path(family.default_params)
-    task_of = jax.tree_util.tree_unflatten(structure, [as_task(leaves[path_name(path)], x) for path, x in paths])
-    found = _labeller(family)(jnp.asarray(observation), task_of)
+    found = _labeller(family)(jnp.asarray(observation), tasks_of(family, leaves))
     labels, wrong, at, label = map(np.asarray, found)
     if wrong.any():
         row = int(wrong.argmax())

@@ -8,6 +8,7 @@ import numpy as np
 
 from ad_jax.checkpoint import lineage
 from ad_jax.checkpoint.identity import canonical
+from ad_jax.envs.leaves import task_leaves
 from ad_jax.errors import ConfigError, HistoryError, OtherHistories, differences
 from ad_jax.experiment import Experiment, Parts
 from ad_jax.history import store as history_store
@@ -30,7 +31,7 @@ def make_manifest(e: Experiment, p: Parts, behavior: dict[str, Any]) -> Manifest
     """
     leaves = {
         name: {"shape": list(np.shape(leaf)[1:]), "dtype": str(np.asarray(leaf).dtype)}
-        for name, leaf in collect.task_leaves(p.split.train).items()
+        for name, leaf in task_leaves(p.split.train).items()
     }
     if empty := [name for name, leaf in leaves.items() if 0 in leaf["shape"]]:
         raise ConfigError(f"{p.family.name}: task leaf {empty[0]} has no elements, and cannot be stored. Leave it out")

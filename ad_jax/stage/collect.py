@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from ad_jax import values
 from ad_jax.envs.base import TaskFamily, spec_of, take
-from ad_jax.envs.stepping import path_name, stored
+from ad_jax.envs.leaves import task_leaves
 from ad_jax.errors import AdJaxError, ConfigError, HistoryError
 from ad_jax.history import lifetimes
 from ad_jax.history import returns as history_returns
@@ -262,12 +262,6 @@ def as_histories(life: Lives, tasks: Any, task_ids: Sequence[str], seeds: int, f
         (learner % seeds).astype(np.int32),
         np.tile(np.arange(actors, dtype=np.int32), count),
     )
-
-
-def task_leaves(tasks: Any) -> dict[str, Any]:
-    """The leaves of batched `EnvParams` by dotted path, as histories hold them, e.g. `{"goal": [N, 2]}`."""
-    paths = jax.tree_util.tree_flatten_with_path(tasks)[0]
-    return {path_name(path): stored(leaf) for path, leaf in paths}
 
 
 def learning_curve(

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ad_jax.envs import leaves
 from ad_jax.envs.base import TaskFamily, take
 from ad_jax.policies.base import Mode
 from ad_jax.policies.demonstrator import Prompt
@@ -32,13 +33,14 @@ def after_prompt(curve: Curve, prompt: Prompt) -> tuple[Curve, dict[str, Any]]:
 
 
 def tasks_as_data(family: TaskFamily, tasks: Any) -> list[dict[str, Any]]:
-    """Each task as plain data for `results.json`: id, description, optimal and random return, picture."""
+    """Each task as plain data for `results.json`: id, parameters, description, optimal and random return, picture."""
     optimal, random, ids = family.optimal_return(tasks), family.random_return(tasks), family.task_ids(tasks)
     at = lambda values, i: None if values is None else float(values[i])
-    one = lambda i: take(tasks, i)
+    one, params = lambda i: take(tasks, i), leaves.as_data(tasks)
     return [
         {
             "id": name,
+            "params": params[i],
             "description": family.describe(one(i)),
             "optimal": at(optimal, i),
             "random": at(random, i),
