@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from ad_jax import Run, envs, load_experiment, models, override, sources
+from ad_jax import Run, envs, load_experiment, methods, models, override, sources
 from ad_jax.__main__ import main
 from ad_jax.cli.parser import parser
 from ad_jax.experiment import build
@@ -68,7 +68,7 @@ def test_the_readme_is_short():
 
 
 def test_the_readme_names_every_plug_in():
-    names = [*envs.FAMILIES, *sources.SOURCES, *models.MODELS]
+    names = [*envs.FAMILIES, *sources.SOURCES, *models.MODELS, *methods.METHODS]
     assert len(names) > 15
     assert not [name for name in names if f"`{name}`" not in PAGES["README.md"]]
 
