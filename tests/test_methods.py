@@ -262,6 +262,20 @@ def test_a_method_of_ones_own_runs_through_every_stage_and_goes_on_after_a_kill(
     jax.tree.map(np.testing.assert_array_equal, whole, checkpoint.load(tmp_path / "killed")[1])
 
 
+def test_steps_without_extras_are_the_tree_that_checkpoints_hold():
+    """Trials of RL² are in them; with extras the tree is another."""
+    plain = Steps(observation=jnp.zeros(2), prev_action=jnp.ones(2), prev_reward=jnp.ones(2), prev_done=jnp.ones(2))
+    names = lambda tree: [
+        jax.tree_util.keystr(path, simple=True) for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+    assert names(plain) == ["observation", "prev_action", "prev_reward", "prev_done"]
+    more = plain.replace(extra={"goal": jnp.zeros(2)})
+    assert len(names(more)) == 5
+    doubled = jax.jit(lambda steps: jax.tree.map(lambda x: 2 * x, steps))
+    assert doubled(plain).extra == {}
+    np.testing.assert_array_equal(doubled(more).prev_action, [2, 2])
+
+
 def test_a_backbone_that_cannot_see_what_a_method_adds_is_refused():
     e = override(dataclasses.replace(SMOKE, model=Plugin("dpt", {"layers": 1})), [f"method={OURS}"])
     with pytest.raises(ConfigError, match=r"model=dpt reads transitions.*return_to_go.*Use model=transformer"):

@@ -14,7 +14,7 @@ FLOW = """\
 The four stages, each of which goes on where it was stopped:
 
   collect    source learners, thousands side by side, write their learning histories to disk
-  distill    a causal transformer learns to predict the histories' actions
+  distill    a model is trained by the experiment's method, in most of them on the histories
   evaluate   frozen, it learns held-out tasks in its context
   report     one page with curves, tables and pictures
 
@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
 
     stage("run", "all four stages: collect, distill, evaluate, report")
     stage("collect", "stage 1: run the source algorithm on the training tasks and keep every learning history")
-    stage("distill", "stage 2: train the transformer on the histories")
+    stage("distill", "stage 2: train the model by the experiment's method")
     stage("evaluate", "stage 3: let the frozen transformer learn the held-out tasks in its context")
     stage("show", "print the experiment's claim, every field and what it costs, and check it, without running anything")
 
@@ -138,12 +138,15 @@ def parser() -> argparse.ArgumentParser:
 
     names = commands.add_parser(
         "list",
-        help="list the experiments, task families, sources and backbones that there are, one line each",
-        description="List what can be named: experiments with their scales, and plug-ins (env=, source=, model=).",
+        help="list the experiments, task families, sources, backbones and methods, one line each",
+        description="List what can be named: experiments with their scales, and plug-ins (env=, source=, model=, "
+        "method=).",
     )
     names.add_argument("kind", nargs="?", choices=KINDS, help="only these (default: all)")
 
-    check = commands.add_parser("check", help="run the public contract checks on a task family or source of your own")
+    check = commands.add_parser(
+        "check", help="prove a task family, source, backbone or method of your own by its contract"
+    )
     check.add_argument("plugin", help="a registered name, or my_pkg.my_env:MyEnv")
     top.add_argument("--version", action=_Version)
     told: dict[str, Any] = {"action": "store_true", "help": "when something fails, also print where, in full"}
