@@ -49,6 +49,13 @@ def number_of(part: int | str) -> int:
     return zlib.crc32(part.encode()) if isinstance(part, str) else int(part) % 2**32
 
 
+def mixed(x: Any) -> Any:
+    """Each uint32 of a NumPy or JAX array as another: the finalizer of MurmurHash3, in which every bit moves all."""
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> np.uint32(16))
+
+
 def halves(word: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Two independent float32 in [0, 1) from the 32 bits of each random `word`, for half the random numbers."""
     half = lambda x: x.astype(jnp.float32) * 2**-16

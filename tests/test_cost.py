@@ -21,6 +21,7 @@ from ad_jax.methods.distillation import Distillation
 from ad_jax.planning import cost
 from ad_jax.run.pipeline import Run
 from ad_jax.stage.collect import Learners
+from ad_jax.text import si
 from ad_jax.types import Steps
 
 TINY = {"layers": 1, "width": 16, "heads": 2, "mlp_width": 32}
@@ -219,7 +220,7 @@ def test_the_curves_of_a_reference_are_counted_by_its_own_life(smoke):
     [(0, "0 B"), (999, "999 B"), (999.6, "1 kB"), (12_345, "12.3 kB"), (1e9, "1 GB"), (4.567e17, "457 PB")],
 )
 def test_numbers_are_printed_with_three_digits(value, text):
-    assert cost.of(value, "B") == text
+    assert si(value, "B") == text
 
 
 def test_show_ends_with_what_the_run_costs(capsys, monkeypatch, tmp_path):

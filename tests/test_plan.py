@@ -21,6 +21,7 @@ from ad_jax.methods import supervised
 from ad_jax.planning import accelerators, cost, plan
 from ad_jax.planning.hlo import Collective, Collectives
 from ad_jax.sharding import MeshConfig, parse_mesh
+from ad_jax.text import si
 
 H100 = accelerators.find("h100-sxm")
 ONE = MeshConfig(1, 1, 1)
@@ -131,7 +132,7 @@ def test_recomputing_accumulating_and_sharding_show_in_the_plan(planned):
     assert split.params + split.optimiser < 0.4 * (whole.params + whole.optimiser)
     lines = plan.table({"as planned": as_is, "remat=True": again}, H100)
     assert [line.split()[0] for line in lines] == ["setting", "as", "remat=True"]
-    assert cost.of(again.temporary, "B") in lines[2]
+    assert si(again.temporary, "B") in lines[2]
 
 
 def test_alternatives_are_the_other_settings():
@@ -237,8 +238,8 @@ def test_the_command_prints_the_plan(capsys, planned, monkeypatch):
     shown = capsys.readouterr().out
     for part in (
         f"{found.count:,} parameters on 8 devices, mesh 2 x 2 x 2",
-        f"parameters       {cost.of(found.params, 'B')}",
-        f"{cost.of(found.peak, 'B')}: fits tpu-v5p's 95 GB",
+        f"parameters       {si(found.params, 'B')}",
+        f"{si(found.peak, 'B')}: fits tpu-v5p's 95 GB",
         "Estimated on tpu-v5p",
         "remat=True",
         "fsdp=1, data=4",

@@ -6,6 +6,7 @@ program is compiled, and whatever was read back from a checkpoint can be compare
 goes unseen with a probability of 2^-32. Host work: about four passes over the bytes.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -13,8 +14,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from ad_jax.keys import mixed
+
 BLOCK = 1 << 20  # elements hashed at once
 UNLIKE = -1  # the number of no leaf
+# The same for attribute, key and index: what was a tuple may come back as a list.
+path_of = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
 
 
 def fingerprint(tree: Any, every_copy: bool = False) -> dict[str, int]:
@@ -34,11 +39,6 @@ def fingerprint(tree: Any, every_copy: bool = False) -> dict[str, int]:
     alike = (mine[:, 0] * copies == mine[:, 1]).tolist()
     first = mine[:, 0].tolist()
     return {path: n if same or not every_copy else UNLIKE for path, n, same in zip(leaves, first, alike, strict=True)}
-
-
-def path_of(path: Any) -> str:
-    """A leaf's path as text, the same for attribute, key and index: what was a tuple may come back as a list."""
-    return "/".join(str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part)))) for part in path)
 
 
 def without_elements(state: Any) -> str | None:
@@ -64,7 +64,7 @@ def hash_of(values: np.ndarray, place: np.ndarray) -> int:
     place, total = place.reshape(-1), 0
     for start in range(0, len(words), BLOCK):
         part = slice(start, start + BLOCK)
-        total += int(_mix(words[part].astype(np.uint32) ^ _mix(place[part] + np.uint32(1))).sum(dtype=np.uint64))
+        total += int(mixed(words[part].astype(np.uint32) ^ mixed(place[part] + np.uint32(1))).sum(dtype=np.uint64))
     return total % 2**32
 
 
@@ -98,10 +98,3 @@ def _places(shape: tuple[int, ...], index: tuple[slice, ...]) -> np.ndarray:
         along = (np.arange(size, dtype=np.uint64)[part] * stride).astype(np.uint32)
         place, stride = along.reshape(-1, *[1] * place.ndim) + place, stride * size
     return place
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of MurmurHash3, on uint32."""
-    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
-    x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
-    return x ^ (x >> np.uint32(16))

@@ -24,7 +24,7 @@ PLUGINS = {"family": ("task family", "env"), "source": ("source", "source"), "mo
 def architecture_of(params: Any) -> dict[str, list[int]]:
     """Shape of every parameter by its dotted path: what two checkpoints must share to be exchangeable."""
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    return {".".join(str(part.key) for part in path): list(leaf.shape) for path, leaf in leaves}
+    return {jax.tree_util.keystr(path, simple=True, separator="."): list(leaf.shape) for path, leaf in leaves}
 
 
 def check_architecture(meta: dict[str, Any], expected: dict[str, list[int]], folder: str | Path) -> None:

@@ -117,7 +117,7 @@ def check_task(family: "TaskFamily", task: Any) -> None:
 
 def path_name(path: Any) -> str:
     """The dotted path of a task's leaf, by which stores name it: `goal`, `goals.0`."""
-    return ".".join(str(getattr(p, "name", getattr(p, "key", getattr(p, "idx", p)))) for p in path)
+    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def stored(leaf: Any) -> np.ndarray:

@@ -25,6 +25,7 @@ from ad_jax.models.attention import Band
 from ad_jax.models.tokens import tokens_per_step
 from ad_jax.models.transformer import Config as Transformer
 from ad_jax.stage.collect import life_updates
+from ad_jax.text import si
 from ad_jax.types import Spec, narrowest
 
 FLOAT = 4  # bytes of a float32, and of an int32
@@ -87,8 +88,8 @@ class Cost:
     def lines(self) -> list[str]:
         """For people: a line each of collecting, distilling and evaluating."""
         memory = [
-            f"{of(self.state_bytes, 'B')} parameters, optimizer and gradients",
-            f"{of(self.batch_bytes, 'B')} batch",
+            f"{si(self.state_bytes, 'B')} parameters, optimizer and gradients",
+            f"{si(self.batch_bytes, 'B')} batch",
         ]
         if self.activation_bytes is not None:
             part = f" of one of {self.accumulate} parts" if self.accumulate > 1 else ""
@@ -96,12 +97,12 @@ class Cost:
             memory.append(f"with the histories about {estimate(self.training_bytes)}")
         flops = "FLOP not counted for this backbone"
         if self.update_flops is not None:
-            flops = f"{of(self.update_flops, 'FLOP')} an update, {of(self.updates * self.update_flops, 'FLOP')} in all"
+            flops = f"{si(self.update_flops, 'FLOP')} an update, {si(self.updates * self.update_flops, 'FLOP')} in all"
         refill = f", about {estimate(self.refill_bytes)} more to refill it" if self.refill_bytes else ""
         source = f" and {self.source_steps:,} of the {self.source_role}'s own curves" if self.source_steps else ""
         collect = (
             f"{self.env_steps:,} environment steps in {self.histories:,} histories; "
-            f"{of(self.disk_bytes, 'B')} on disk before compression, {of(self.resident_bytes, 'B')} on the device"
+            f"{si(self.disk_bytes, 'B')} on disk before compression, {si(self.resident_bytes, 'B')} on the device"
         )
         if self.trial_steps:
             collect = f"nothing; {self.method} takes {self.trial_steps:,} environment steps in {self.updates:,} updates"
@@ -111,7 +112,7 @@ class Cost:
         ]
         whole = "; on a CPU the whole process about {}, {} of it Python and JAX idle"
         process = {
-            stage: "" if value is None else whole.format(estimate(value), of(IDLE, "B"))
+            stage: "" if value is None else whole.format(estimate(value), si(IDLE, "B"))
             for stage, value in self.process_bytes.items()
         }
         training = [line + process[line.split()[0]] for line in training]
@@ -120,22 +121,22 @@ class Cost:
         return [
             *training,
             f"evaluate {self.rollout_steps:,} environment steps{source}; {self.rollouts:,} rollouts side by side, "
-            f"cache {of(self.cache_bytes, 'B')}{refill}{process['evaluate']}",
+            f"cache {si(self.cache_bytes, 'B')}{refill}{process['evaluate']}",
         ]
 
     def table_row(self, name: str) -> str:
         """The experiment's line in the table of experiments/README.md."""
         flops = "unknown"
         if self.update_flops is not None:
-            flops = f"{of(self.update_flops, 'FLOP')} / {of(self.updates * self.update_flops, 'FLOP')}"
+            flops = f"{si(self.update_flops, 'FLOP')} / {si(self.updates * self.update_flops, 'FLOP')}"
         cells = (
             name,
             f"{self.env_steps / 1e6:,.1f} M",
-            f"{of(self.disk_bytes, 'B')} / {of(self.resident_bytes, 'B')}",
+            f"{si(self.disk_bytes, 'B')} / {si(self.resident_bytes, 'B')}",
             f"{self.parameters:,}",
             flops,
             estimate(self.training_bytes),
-            of(self.cache_bytes, "B") + (f" + {estimate(self.refill_bytes)}" if self.refill_bytes else ""),
+            si(self.cache_bytes, "B") + (f" + {estimate(self.refill_bytes)}" if self.refill_bytes else ""),
         )
         return f"| {' | '.join(cells)} |"
 
@@ -143,21 +144,13 @@ class Cost:
         """What an experiment's docstring says of its scale `paper`."""
         if self.update_flops is None:
             return f"Paper    {self.parameters:,} parameters"
-        total = of(self.updates * self.update_flops, "FLOP")
+        total = si(self.updates * self.update_flops, "FLOP")
         return f"Paper    training takes about {estimate(self.training_bytes)} and {total} ({self.updates:,} updates)"
-
-
-def of(value: float, unit: str, digits: int = 3) -> str:
-    """`12.3 GB` for 12.3e9 and "B"; steps of a thousand."""
-    steps, value = 0, float(f"{value:.{digits}g}")
-    while value >= 1000 and steps < 6:
-        value, steps = value / 1000, steps + 1
-    return f"{value:g} {('', 'k', 'M', 'G', 'T', 'P', 'E')[steps]}{unit}"
 
 
 def estimate(value: float | None) -> str:
     """Bytes that are not exact."""
-    return "unknown" if value is None else of(value, "B", 2)
+    return "unknown" if value is None else si(value, "B", 2)
 
 
 def count(experiment: Experiment, parts: Parts) -> Cost:
@@ -310,7 +303,7 @@ def matmul_params(params: Any) -> tuple[int, int]:
     """
     per_token = per_position = 0
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        name = "/".join(str(getattr(part, "key", part)) for part in path)
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
         if math.prod(leaf.shape[:-1]) > 1 and name.startswith("block_"):
             per_token += math.prod(leaf.shape)
         elif len(leaf.shape) > 1 and name.startswith("head"):

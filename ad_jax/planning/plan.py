@@ -25,11 +25,11 @@ from ad_jax.history.replay import Replay
 from ad_jax.methods.supervised import TrainState
 from ad_jax.planning import cost, hlo
 from ad_jax.planning.accelerators import Accelerator, StepTime, step_time
-from ad_jax.planning.cost import of
 from ad_jax.planning.hlo import Collectives
 from ad_jax.sharding import MeshConfig, batch_devices, make_mesh, on_batch, replicated
 from ad_jax.stage.feeds import Windows
 from ad_jax.stage.trainer import Trainer, like
+from ad_jax.text import si
 
 # Width, and heads of width 64 or 128, of Brown et al. 2020 (arXiv 2005.14165, table 2.1); an MLP of 4 widths. As many
 # layers as make the number of parameters: tables of tokens as large as theirs do not exist here.
@@ -197,26 +197,26 @@ def lines(p: Plan, name: str, on: Accelerator) -> list[str]:
         f"part(s); {p.dtype}; compiled in {p.seconds:.0f} s",
         "",
         "One device, exact",
-        f"  parameters       {of(p.params, 'B')}",
-        f"  optimizer        {of(p.optimiser, 'B')}",
-        f"  histories        {of(p.replay, 'B')}",
-        f"  gradients        {of(p.gradients, 'B')}",
-        f"  cache            {of(p.cache, 'B')}, in evaluating only",
+        f"  parameters       {si(p.params, 'B')}",
+        f"  optimizer        {si(p.optimiser, 'B')}",
+        f"  histories        {si(p.replay, 'B')}",
+        f"  gradients        {si(p.gradients, 'B')}",
+        f"  cache            {si(p.cache, 'B')}, in evaluating only",
         "",
         "One device, one update, as the CPU compiler has it",
-        f"  activations etc. {of(rest, 'B')}, beside the gradients",
-        f"  at the peak      {of(p.peak, 'B')}: {fits} {name}'s {of(on.memory, 'B')}",
-        f"  computing        {of(p.flops, 'FLOP')}{share}",
-        f"  memory moved     {of(p.accessed, 'B')}",
+        f"  activations etc. {si(rest, 'B')}, beside the gradients",
+        f"  at the peak      {si(p.peak, 'B')}: {fits} {name}'s {si(on.memory, 'B')}",
+        f"  computing        {si(p.flops, 'FLOP')}{share}",
+        f"  memory moved     {si(p.accessed, 'B')}",
     ]
     for kind, times in p.collectives.count.items():
         if times:
             size, sent = p.collectives.bytes[kind], p.collectives.sent[kind]
-            rows.append(f"  {kind:<18} {times:,}, {of(size, 'B')}; sent around a ring {of(sent, 'B')}")
+            rows.append(f"  {kind:<18} {times:,}, {si(size, 'B')}; sent around a ring {si(sent, 'B')}")
     return [
         *rows,
         "",
-        f"Estimated on {name}: {of(took.total, 's') if took.total >= 1 else of(took.total * 1e3, 'ms')} an update "
+        f"Estimated on {name}: {si(took.total, 's') if took.total >= 1 else si(took.total * 1e3, 'ms')} an update "
         f"= max(computing {took.compute * 1e3:.3g} ms, memory {took.memory * 1e3:.3g} ms) "
         f"+ collectives {took.communication * 1e3:.3g} ms, each at the maker's peak, collectives not overlapped",
     ]
@@ -228,7 +228,7 @@ def table(plans: dict[str, Plan], on: Accelerator) -> list[str]:
     rows: list[tuple[str, ...]] = [heads]
     for name, p in plans.items():
         sent = sum(p.collectives.sent.values())
-        values = (of(p.params + p.optimiser, "B"), of(p.temporary, "B"), of(p.peak, "B"), of(p.flops, "FLOP"))
-        rows.append((name, *values, of(sent, "B"), f"{p.time(on).total * 1e3:.3g} ms"))
+        values = (si(p.params + p.optimiser, "B"), si(p.temporary, "B"), si(p.peak, "B"), si(p.flops, "FLOP"))
+        rows.append((name, *values, si(sent, "B"), f"{p.time(on).total * 1e3:.3g} ms"))
     widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]

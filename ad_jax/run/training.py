@@ -24,6 +24,7 @@ from ad_jax.sharding import batch_devices
 from ad_jax.stage.feeds import Feed, TrainingTasks, Windows
 from ad_jax.stage.train import train
 from ad_jax.stage.trainer import Trainer
+from ad_jax.text import si
 
 if TYPE_CHECKING:
     from ad_jax.run.pipeline import Run
@@ -118,6 +119,6 @@ def check_room(e: Experiment, p: Parts, mesh: Mesh) -> None:
     rows = cost.versions(e, p)
     wanted = replay.RotationConfig(rows * limit // needed // 2).fitted(e.replay.groups)
     raise ConfigError(
-        f"the histories take {cost.of(needed, 'B')} of each device, which has {cost.of(limit, 'B')}. Let them take "
+        f"the histories take {si(needed, 'B')} of each device, which has {si(limit, 'B')}. Let them take "
         f"turns: replay.rotation.resident={wanted.resident} holds half of that; or spread them over more devices"
     )

@@ -22,7 +22,7 @@ from flax import struct
 
 from ad_jax.envs.base import TaskFamily, advance, reset
 from ad_jax.errors import ConfigError
-from ad_jax.keys import a_key, halves
+from ad_jax.keys import a_key, halves, mixed
 from ad_jax.sources.base import Source
 from ad_jax.types import Transition
 
@@ -102,17 +102,8 @@ def make(config: Config, family: TaskFamily) -> Source:
 
 
 def number_of(observation: jax.Array, seed: jax.Array) -> jax.Array:
-    """32 bits that only `observation`, of any shape and type, and `seed` decide; `[]` uint32.
-
-    The mixing is the finaliser of MurmurHash3.
-    """
-
-    def mix(x):
-        x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-        x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-        return x ^ (x >> 16)
-
+    """32 bits that only `observation`, of any shape and type, and `seed` decide; `[]` uint32."""
     real = jnp.issubdtype(observation.dtype, jnp.floating)
     words = observation.astype(jnp.float32).view(jnp.uint32) if real else observation.astype(jnp.uint32)
-    place = mix(seed + jnp.arange(1, words.size + 1, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9))
-    return mix(jnp.sum(mix(words.reshape(-1) ^ place), dtype=jnp.uint32) ^ seed)
+    place = mixed(seed + jnp.arange(1, words.size + 1, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9))
+    return mixed(jnp.sum(mixed(words.reshape(-1) ^ place), dtype=jnp.uint32) ^ seed)
