@@ -5,14 +5,26 @@ character), and a name that ends in ":" for the beginning of a URL. It says that
 TensorStore takes a backslash for a slash, and writes elsewhere.
 """
 
+import bisect
 import contextlib
+import copy
 import json
+import math
 import os
 import re
+import reprlib
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from ad_jax.errors import ConfigError, cannot_write
+import msgspec
+
+from ad_jax.errors import AdJaxError, ConfigError, cannot_write
+
+T = TypeVar("T")
+Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+Whole = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+REFUSED = (msgspec.ValidationError, UnicodeEncodeError)  # the latter for a name that is no text in UTF-8
 
 LONGEST = 255  # bytes of a name, on every common file system
 # What Orbax and TensorStore read in a path that is not there.
@@ -51,19 +63,24 @@ def write_json(path: Path, data: Any, indent: int | None = None) -> None:
     write_whole(path, json.dumps(data, indent=indent).encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file.
+def read_json(
+    path: Path,
+    kind: Any = dict[str, Any],
+    error: type[AdJaxError] = ConfigError,
+    remedy: str = "restore it, or delete the run directory",
+) -> dict[str, Any]:
+    """The object in a file, which must be of a `kind`, as for `wrong`.
 
     Raises:
-        ConfigError: if it cannot be read, or is damaged.
+        AdJaxError: of class `error`, with the remedy, if it cannot be read, is damaged, or of another form.
     """
     try:
         data = parse(path.read_text("utf-8"))
-        if not isinstance(data, dict):
-            raise ValueError(f"expected an object, received {type(data).__name__}")
+        if problem := wrong(data, kind):
+            raise ValueError(problem.lstrip(" .:"))
         return data
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is damaged ({error}); restore it, or delete the run directory") from error
+    except (OSError, ValueError) as found:
+        raise error(f"{path} is damaged ({found}); {remedy}") from found
 
 
 def parse(text: str | bytes) -> Any:
@@ -82,6 +99,74 @@ def parse(text: str | bytes) -> Any:
         if not level:
             return data
     raise ValueError(f"nested more than {DEEPEST} deep")
+
+
+def check(data: Any, kind: type[T], where: str, error: type[AdJaxError] = ConfigError) -> T:
+    """Return plain data as the struct `kind`, or whatever else `wrong` takes; `where` says what the data is.
+
+    Raises:
+        AdJaxError: of class `error`, e.g. "results.json: runs[0].sets[1].name: expected str, received 3".
+    """
+    try:
+        return msgspec.convert(data, kind)
+    except REFUSED as found:
+        raise error(f"{where}: {_told(found, data, kind).lstrip(' .:')}") from found
+
+
+def wrong(data: Any, kind: Any) -> str:
+    """Say where and why plain data is not of a `kind`: ".size: expected int, received 'x'"; nothing where it is.
+
+    Args:
+        kind: a `msgspec.Struct` or a type that holds some, with `msgspec.Meta` for bounds. Nothing is converted, but
+            int to float. What a struct's `__post_init__` refuses with a ValueError begins with the place inside it,
+            as here.
+    """
+    try:
+        msgspec.convert(data, kind)
+    except REFUSED as found:
+        return _told(found, data, kind)
+    return ""
+
+
+def _told(found: Exception, data: Any, kind: Any) -> str:
+    """The place of a refusal and its sentence, with the value that was refused, which msgspec leaves out."""
+    if isinstance(found, UnicodeEncodeError):
+        return f": expected names in UTF-8, received {reprlib.repr(found.object)}"
+    text = str(found.__cause__ or re.sub(r" - at (`key` in )?`[^`]*`$", "", str(found)))
+    place, value = "", data
+    with contextlib.suppress(LookupError, AttributeError):  # a name in the message that reads like a place
+        for step in re.findall(r"\.\w+|\[\w+\]|\[\.\.\.\]", str(found)[len(text) :]):
+            name = _key(found, data, kind, value) if step == "[...]" else step.strip(".[]")
+            place += (f".{name}" if name.isidentifier() else f"[{reprlib.repr(name)}]") if step == "[...]" else step
+            value = value[int(name)] if isinstance(value, list | tuple) else value[name]
+        if " - at `key` in" in str(found):
+            value = _key(found, data, kind, value)
+    if found.__cause__:  # a sentence of ours
+        return place + text
+    if missing := re.fullmatch("Object missing required field `(.*)`", text):
+        names = reprlib.repr(list(value))[1:-1] or "no field"
+        return f"{place}: expected a field {missing[1]!r}, received an object with {names}"
+    if unknown := re.fullmatch("Object contains unknown field `(.*)`", text, re.DOTALL):
+        return f"{place}: expected no field {reprlib.repr(unknown[1])}, which is unknown"
+    expected = text.partition(", got ")[0].removeprefix("Expected ").replace("`", "").replace(" | ", " or ")
+    expected = expected.replace("of length >= ", "of at least ").replace("of length <= ", "of at most ")
+    if isinstance(value, float) and not math.isfinite(value):
+        expected = "a finite number"
+    return f"{place}: expected {expected}, received {reprlib.repr(value)}"
+
+
+def _key(found: Exception, data: Any, kind: Any, mapping: dict[str, Any]) -> str:
+    """Which entry of a mapping inside `data` was refused: the last of the fewest that are refused alike."""
+    items = list(mapping.items())
+
+    def refused(count: int) -> bool:
+        try:
+            msgspec.convert(copy.deepcopy(data, {id(mapping): dict(items[:count])}), kind)
+        except msgspec.ValidationError as error:
+            return str(error) == str(found)
+        return False
+
+    return items[bisect.bisect_left(range(1, len(items)), True, key=refused)][0]
 
 
 def _inside(outer: Any) -> Any:

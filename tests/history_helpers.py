@@ -1,10 +1,11 @@
 """Small collections of learning histories with random contents, and what their tests ask of them."""
 
-import dataclasses
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from ad_jax.errors import HistoryError
 from ad_jax.history import ledger, store
@@ -27,7 +28,7 @@ for futures, *_ in writer._pending.values():  # every array file is there, two l
         future.result()
 os._exit(9) if sys.argv[3] == "exit" else os.kill(os.getpid(), signal.SIGKILL)
 """
-LEAVES = {"goal": {"shape": [2], "dtype": "int32"}, "wind": {"shape": [], "dtype": "float32"}}
+LEAVES: dict[str, Any] = {"goal": {"shape": [2], "dtype": "int32"}, "wind": {"shape": [], "dtype": "float32"}}
 
 
 def manifest(**changes) -> Manifest:
@@ -44,7 +45,7 @@ def manifest(**changes) -> Manifest:
         chunk_histories=4,
         provenance={"seed": 3, "versions": {"jax": "0.10"}, "statistics": {"mean_return": 0.5}},
     )
-    return dataclasses.replace(plain, **changes)
+    return structs.replace(plain, **changes)
 
 
 def histories(m: Manifest, chunk: int) -> Histories:

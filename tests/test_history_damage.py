@@ -19,7 +19,7 @@ from history_helpers import (
 )
 
 from ad_jax.errors import HistoryError
-from ad_jax.history import access, ledger
+from ad_jax.history import access, ledger, sealed
 from ad_jax.history import store as history_store
 from ad_jax.history.info import info
 from ad_jax.history.store import SCHEMA, HistoryWriter, open_store, verify
@@ -184,7 +184,7 @@ def forge(path: pathlib.Path, **changes) -> None:
         part, _, leaf = name.rpartition("__")
         (content[part] if part else content)[leaf] = value
     path.mkdir(exist_ok=True)
-    (path / "manifest.json").write_bytes(ledger.seal(content))
+    (path / "manifest.json").write_bytes(sealed.seal(content))
 
 
 def test_another_schema_is_named(store):
@@ -207,9 +207,9 @@ def test_another_schema_is_named(store):
         ({"task_leaves": {"goal": {"shape": [-1], "dtype": "int32"}}}, "task_leaves.goal.shape"),
         ({"task_leaves": {"goal": {"shape": [], "dtype": "object"}}}, "'object'"),
         ({"task_leaves": {"goal": {}}}, "shape"),
-        ({"task_leaves": 3}, "field"),
+        ({"task_leaves": 3}, "task_leaves: expected object, received 3"),
         ({"reward_dtype": "O"}, "'O'"),
-        ({"reward_dtype": ["float32"]}, "field"),
+        ({"reward_dtype": ["float32"]}, "reward_dtype: expected str"),
         ({"steps": 0}, "steps"),
         ({"steps": True}, "steps"),
         ({"steps": "12"}, "steps"),
@@ -219,7 +219,7 @@ def test_another_schema_is_named(store):
         ({"spec__pixels": True}, "spec.pixels"),
         ({"spec__pixels": 1}, "spec.pixels"),
         ({"spec__num_actions": 0}, "spec.num_actions"),
-        ({"spec": None}, "field"),
+        ({"spec": None}, "spec: expected object, received None"),
         ({"family": []}, "family"),
         ({"extra": 1}, "extra"),
     ],
@@ -248,7 +248,7 @@ def test_a_manifest_that_is_no_json_is_refused(tmp_path):
 
 def test_a_ledger_entry_with_a_right_checksum_and_wrong_contents_is_refused(store):
     file = store / "ledger/000001.json"
-    good = ledger.unseal(file.read_bytes(), "", "")
+    good = sealed.unseal(file.read_bytes(), "", "")
     stored = good["stored_bytes"]
     for changes in (
         {"task_ids": [0] * 4},
@@ -259,7 +259,7 @@ def test_a_ledger_entry_with_a_right_checksum_and_wrong_contents_is_refused(stor
         {"end": 10**12},
         {"extra": 1},
     ):
-        file.write_bytes(ledger.seal(good | changes))
+        file.write_bytes(sealed.seal(good | changes))
         message = refused(lambda: open_store(store), "ledger/000001.json", "only chunk 1")
         assert len(message) < 2000
 

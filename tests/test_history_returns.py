@@ -13,9 +13,11 @@ from history_helpers import files, histories, manifest, refused
 from ad_jax import sources
 from ad_jax.__main__ import main
 from ad_jax.history import ledger as history_ledger
+from ad_jax.history import sealed
 from ad_jax.history.info import info
-from ad_jax.history.returns import fits, of_chunk, pool
+from ad_jax.history.returns import check, of_chunk, pool
 from ad_jax.history.store import HistoryWriter, open_store
+from ad_jax.text import number
 from ad_jax.types import Transition
 
 FAMILY, TASKS = test_collect.PARTS.family, test_collect.TASKS
@@ -203,7 +205,7 @@ def test_collections_of_earlier_versions_open_and_say_that_nothing_was_recorded(
 def test_returns_of_another_form_are_refused(tmp_path):
     m = manifest()
     good = of_chunk(ragged(0, rows=4), 2, 9, np.ones(4), None)
-    assert fits(good, 2)
+    check(good, 2, "good")
     wrong = [
         good | {"optimal": "x"},
         good | {"optimal": float("inf")},
@@ -221,10 +223,10 @@ def test_returns_of_another_form_are_refused(tmp_path):
             refused(lambda bad=bad: writer.write(0, histories(m, 0), bad), "chunk 0", "returns")
         writer.write(0, histories(m, 0), good)
     file = tmp_path / "ledger/000000.json"
-    entry = history_ledger.unseal(file.read_bytes(), "", "")
+    entry = sealed.unseal(file.read_bytes(), "", "")
     for bad in [*wrong, None]:
         if bad != wrong[1]:  # no JSON
-            file.write_bytes(history_ledger.seal(entry | {"returns": bad}))
+            file.write_bytes(sealed.seal(entry | {"returns": bad}))
             refused(lambda: open_store(tmp_path, allow_partial=True), "ledger/000000.json", "only chunk 0")
 
 
@@ -235,12 +237,14 @@ def test_info_says_how_far_the_source_came(learners, collected, capsys):
     assert main(["histories", "info", str(collected)]) == 0
     shown, found = capsys.readouterr().out, open_store(collected).returns
     percent = f"{100 * (found.final - found.random) / (found.optimal - found.random):.0f} % of the way from random"
-    wanted = f"at the end    mean return per episode {found.final:.2f} of {found.optimal:.2f} possible ({percent})"
-    assert f"{wanted}; random policy {found.random:.2f}\n" in shown
-    assert "by tenth      " + " ".join("-" if x is None else f"{x:.2f}" for x in found.by_tenth) in shown
+    wanted = (
+        f"at the end    mean return per episode {number(found.final)} of {number(found.optimal)} possible ({percent})"
+    )
+    assert f"{wanted}; random policy {number(found.random)}\n" in shown
+    assert "by tenth      " + " ".join(map(number, found.by_tenth)) in shown
     assert ("best actor" in shown) == (learners.source.actors > 1)
     if found.best_actor:
-        assert f"best actor    {found.best_actor[1]:.2f} (" in shown
+        assert f"best actor    {number(found.best_actor[1])} (" in shown
         assert f" % of the way from random), actor {found.best_actor[0]} of 0 to 2\n" in shown
 
 

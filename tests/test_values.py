@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from helpers import GRID, mesh_of, numbered_histories
 from history_helpers import stored
+from msgspec import structs
 from odd_family import AT, TOLD, Odd
 
 from ad_jax import sources, values
@@ -108,7 +109,7 @@ def test_collecting_names_what_cannot_be_and_stores_nothing_of_its_chunk(kind, t
     tasks = tasks_of(2, 7, 4)
     ids = parts.family.task_ids(tasks)
     learners = Learners(parts.family, parts.source, 4, mesh_of(), 1)
-    manifest = dataclasses.replace(make_manifest(e, parts, {}), histories=3)
+    manifest = structs.replace(make_manifest(e, parts, {}), histories=3)
     with pytest.raises(
         HistoryError, match=rf"chunk 1: {re.escape(TOLD[kind])}, at step {AT} .*task number 7.*not stored"
     ):

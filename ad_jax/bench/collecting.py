@@ -25,6 +25,7 @@ from ad_jax.bench.timing import Work, measure, paired
 from ad_jax.envs.base import spec_of, take
 from ad_jax.envs.leaves import task_leaves
 from ad_jax.history import store
+from ad_jax.history.manifest import Leaf
 from ad_jax.keys import a_key
 from ad_jax.process import metrics
 from ad_jax.sharding import MeshConfig, make_mesh
@@ -112,7 +113,7 @@ def manifest_of(s: Setting, seeds: int) -> store.Manifest:
         family={"name": s.env, "options": s.family.options},
         source={"name": s.source, "config": dataclasses.asdict(s.config), "actors": source.actors},
         spec=spec_of(s.family),
-        task_leaves={name: {"shape": list(x.shape)[1:], "dtype": str(x.dtype)} for name, x in leaves.items()},
+        task_leaves={name: Leaf(shape=list(x.shape)[1:], dtype=str(x.dtype)) for name, x in leaves.items()},
         reward_dtype=str(s.family.reward_dtype),
         histories=TASKS * seeds * source.actors,
         steps=s.learners.steps,

@@ -1,14 +1,16 @@
 """One figure of the suite: absolute, and as a share of a limit; tables of figures, and comparison of two results."""
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
 
 from ad_jax.bench.timing import paired
-from ad_jax.errors import ConfigError
+from ad_jax.files import read_json
+from ad_jax.text import percent, si
 
 SCHEMA = 1  # of the results file
 
@@ -63,28 +65,34 @@ def rate(
     return Row(key, value, best, unit, share, limit, len(seconds), facts)
 
 
+class Results(Struct):
+    """What a results file holds, and a comparison of two reads."""
+
+    schema: Annotated[int, Meta(ge=SCHEMA, le=SCHEMA)]
+    kind: Annotated[str, Meta(pattern="^bench$")]
+    sizes: str
+    seconds: float
+    load: Annotated[list[float], Meta(min_length=1)]
+    provenance: dict[str, Any]
+    rows: list[Row]
+
+
 def load(path: Path) -> dict[str, Any]:
     """A results file.
 
     Raises:
         ConfigError: if it cannot be read or is none of this schema.
     """
-    try:
-        data = json.loads(path.read_text())
-        found = data.get("schema") if isinstance(data, dict) else None
-        if found != SCHEMA or data.get("kind") != "bench":
-            raise ConfigError(f"{path} is no results file of `ad-jax bench` with schema {SCHEMA}; its schema: {found}")
-        data["rows"] = [Row(**row) for row in data["rows"]]
-        return data
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{path} cannot be read as results of `ad-jax bench`: {error}") from error
+    data = read_json(path, Results, remedy="name results of `ad-jax bench`")
+    data["rows"] = [Row(**row) for row in data["rows"]]
+    return data
 
 
 def table(rows: Sequence[Row]) -> str:
     """A Markdown table; reads as plain text too."""
     cells = [("what", "figure", "best", "unit", "share", "of", "beside it")]
     cells += [
-        (row.key, short(row.value), short(row.best), row.unit, percent(row.share), row.limit, listed(row.facts))
+        (row.key, si(row.value), si(row.best), row.unit, percent(row.share), row.limit, listed(row.facts))
         for row in rows
     ]
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
@@ -99,7 +107,7 @@ def compare(new: Sequence[Row], old: Sequence[Row]) -> str:
     for row in new:
         if row.key in before:
             was = before[row.key]
-            figures = f"{short(row.value)} | {short(was.value)} | {row.unit}"
+            figures = f"{si(row.value)} | {si(was.value)} | {row.unit}"
             lines.append(f"| {row.key} | {figures} | {over(row.value, was.value)} | {over(row.share, was.share)} |")
     keys = {row.key for row in new}
     lines += [f"only in the new results: {row.key}" for row in new if row.key not in before]
@@ -112,19 +120,6 @@ def over(new: float, old: float) -> str:
     return f"{new / old:.3f}" if old else "-"
 
 
-def percent(share: float) -> str:
-    """0.123 -> 12.3 %."""
-    return f"{100 * share:.3g} %"
-
-
 def listed(facts: Mapping[str, float]) -> str:
     """Facts in one line."""
-    return ", ".join(f"{name} {short(value)}" for name, value in facts.items())
-
-
-def short(value: float) -> str:
-    """A number in four characters or so: 0.412, 16.3, 49.2k, 6.01M."""
-    for size, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{suffix}"
-    return f"{value:.3g}"
+    return ", ".join(f"{name} {si(value)}" for name, value in facts.items())

@@ -18,9 +18,9 @@ def info(url: Url) -> str:
     store = connect(url)
     manifest = format_.read_manifest(store)
     entries, problems = format_.scan(store, manifest)
-    tasks = {task_id for entry in entries.values() for task_id in entry["task_ids"]}
-    rows = sum(entry["end"] - entry["first"] for entry in entries.values())
-    size = sum(sum(entry["stored_bytes"].values()) for entry in entries.values())
+    tasks = {task_id for entry in entries.values() for task_id in entry.task_ids}
+    rows = sum(entry.end - entry.first for entry in entries.values())
+    size = sum(sum(entry.stored_bytes.values()) for entry in entries.values())
     per_step = f", {size / (rows * manifest.steps):.3g} bytes per step" if rows else ""
     provenance = dict(manifest.provenance)
     statistics = provenance.pop("statistics") if isinstance(provenance.get("statistics"), dict) else {}

@@ -9,11 +9,14 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import UNSET, Meta, Struct, UnsetType
 
-from ad_jax import normalized
+from ad_jax import files, normalized
+from ad_jax.errors import HistoryError
+from ad_jax.files import Finite, Whole
 from ad_jax.history import reward_unit
 from ad_jax.text import number
 from ad_jax.types import Transition
@@ -58,15 +61,15 @@ class Returns:
 
     def lines(self) -> list[tuple[str, str]]:
         """For reading, what and how much: the end, the best of several actors, the way there."""
-        of = "optimum not known" if self.optimal is None else f"of {_number(self.optimal)} possible"
-        beside = "" if self.random is None else f"; random policy {_number(self.random)}"
-        told = f"mean return per episode {_number(self.final)} {of}{self._percent(self.final)}{beside}"
+        of = "optimum not known" if self.optimal is None else f"of {number(self.optimal)} possible"
+        beside = "" if self.random is None else f"; random policy {number(self.random)}"
+        told = f"mean return per episode {number(self.final)} {of}{self._percent(self.final)}{beside}"
         lines = [("at the end", told)]
         if self.best_actor is not None:
-            number, value = self.best_actor
-            told = f"{_number(value)}{self._percent(value)}, actor {number} of 0 to {self.actors - 1}"
+            actor, value = self.best_actor
+            told = f"{number(value)}{self._percent(value)}, actor {actor} of 0 to {self.actors - 1}"
             lines.append(("best actor", told))
-        return [*lines, ("by tenth", " ".join(map(_number, self.by_tenth)))]
+        return [*lines, ("by tenth", " ".join(map(number, self.by_tenth)))]
 
     def _percent(self, value: float | None) -> str:
         share = self.share(value)
@@ -155,29 +158,27 @@ def pool(chunks: Sequence[Chunk | None], rows: Sequence[int]) -> Returns | None:
     )
 
 
-def fits(chunk: Any, actors: Any) -> bool:
-    """Whether `chunk` is of the form that `of_chunk` gives for so many actors."""
-    number = lambda x: x is None or (type(x) is float and math.isfinite(x))
-    whole = lambda x: type(x) is int and 0 <= x < 2**63
+class _ByActor(Struct, forbid_unknown_fields=True):
+    episodes: list[Whole]
+    earned: list[Finite | None]
 
-    def columns(part: Any, length: int) -> bool:
-        lists = [part.get(name) for name in ("episodes", "earned")]
-        if not all(isinstance(values, list) and len(values) == length for values in lists):
-            return False
-        return all(map(whole, lists[0])) and all(map(number, lists[1]))
 
-    names = {"episodes", "earned", "last_by_actor", "optimal", "random"}
-    later = {"rewards", "last_optimal", "last_random"}  # which early versions did not write
-    if not isinstance(chunk, dict) or chunk.keys() - later != names:
-        return False
-    if not all(number(chunk.get(name)) for name in ("last_optimal", "last_random")):
-        return False
-    if "rewards" in chunk and not reward_unit.fits(chunk["rewards"]):
-        return False
-    last = chunk["last_by_actor"]
-    if not isinstance(last, dict) or last.keys() != {"episodes", "earned"} or type(actors) is not int:
-        return False
-    return columns(chunk, TENTHS) and columns(last, actors) and number(chunk["optimal"]) and number(chunk["random"])
+class _Form(Struct, forbid_unknown_fields=True):
+    episodes: Annotated[list[Whole], Meta(min_length=TENTHS, max_length=TENTHS)]
+    earned: Annotated[list[Finite | None], Meta(min_length=TENTHS, max_length=TENTHS)]
+    last_by_actor: _ByActor
+    optimal: Finite | None
+    random: Finite | None
+    last_optimal: Finite | None = None  # early versions wrote none of what follows
+    last_random: Finite | None = None
+    rewards: reward_unit.Form | UnsetType = UNSET
+
+
+def check(chunk: Any, actors: Any, where: str) -> None:
+    """Raise HistoryError unless `chunk` is of the form that `of_chunk` gives for so many actors."""
+    last = files.check(chunk, _Form, where, HistoryError).last_by_actor
+    if [len(last.episodes), len(last.earned)] != [actors] * 2:
+        raise HistoryError(f"{where}.last_by_actor: expected a number for each of {actors} actors, received {last}")
 
 
 def _unfinished(reward: np.ndarray, done: np.ndarray, border: int, longest: int) -> np.ndarray:
@@ -196,9 +197,3 @@ def _mean(sums: Sequence[float | None], counts: Sequence[int]) -> float | None:
 def _finite(x: float) -> float | None:
     """For JSON, which has no other numbers."""
     return float(x) if math.isfinite(x) else None
-
-
-def _number(x: float | None) -> str:
-    if x is None or 0 < abs(x) < 0.01:
-        return number(x)
-    return f"{x:.1f}" if abs(x) >= 10 else f"{x:.2f}"

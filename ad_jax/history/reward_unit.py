@@ -14,13 +14,16 @@ common is then exactly 1.
 """
 
 import math
+import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 import numpy as np
+from msgspec import Meta, Struct
 
 from ad_jax.errors import ConfigError, HistoryError
+from ad_jax.files import Whole
 
 BLOCK = 2**20  # rewards that are squared at once
 NONE = 1.0  # the unit of rewards as they are
@@ -54,13 +57,11 @@ def of_chunk(reward: np.ndarray) -> Sums:
     return {"nonzero": nonzero, "squares": squares if math.isfinite(squares) else None}
 
 
-def fits(sums: Any) -> bool:
-    """Whether `sums` is of the form that `of_chunk` gives."""
-    if not isinstance(sums, dict) or sums.keys() != {"nonzero", "squares"}:
-        return False
-    nonzero, squares = sums["nonzero"], sums["squares"]
-    real = type(squares) is float and math.isfinite(squares) and squares >= 0
-    return type(nonzero) is int and 0 <= nonzero < 2**63 and (squares is None or real)
+class Form(Struct, forbid_unknown_fields=True):
+    """What `of_chunk` gives, as it is read from a ledger."""
+
+    nonzero: Whole
+    squares: Annotated[float, Meta(ge=0, le=sys.float_info.max)] | None
 
 
 def pool(chunks: Iterable[Sums]) -> float:

@@ -2,7 +2,7 @@
 
 In: `Histories` in chunks, from `collect`. Out: the same `Histories`, bit for bit, or a `HistoryError` that names what
 is damaged. `HistoryWriter` creates or continues a collection, `open_store` reads one, `verify` checks every byte of
-one; `history_info` describes one. The format itself, and why it is as it is, stands in `history_ledger.py`.
+one; `info` describes one. The format itself, and why it is as it is, stands in `ledger.py`.
 
 A chunk counts as collected when its ledger entry exists, and that is written after its arrays are durable. A writer
 killed at any instant leaves whole chunks and perhaps array files that no ledger entry names; these are overwritten.
@@ -21,11 +21,14 @@ import numpy as np
 import tensorstore as ts
 
 from ad_jax import values
-from ad_jax.errors import HistoryError
+from ad_jax.errors import HistoryError, differences
 from ad_jax.history import ledger as format_
 from ad_jax.history import returns as history_returns
 from ad_jax.history.access import connect, list_keys, named, place
-from ad_jax.history.ledger import MANIFEST, SCHEMA, TRANSITION, Manifest, again, array_key, ledger_key
+from ad_jax.history.ledger import TRANSITION, Entry, again, array_key, ledger_key
+from ad_jax.history.manifest import MANIFEST, SCHEMA, Manifest
+from ad_jax.history.sealed import seal
+from ad_jax.text import some
 from ad_jax.types import Histories, Transition
 
 __all__ = ["SCHEMA", "HistoryStore", "HistoryWriter", "Manifest", "open_store", "verify"]
@@ -53,7 +56,7 @@ class HistoryWriter:
                 is there (the differing fields are named), if that collection is damaged, or if other files are there.
         """
         with named("the manifest as JSON"):
-            sealed = format_.seal(manifest.to_json())
+            sealed = seal(manifest.to_json())
             manifest = Manifest.from_json(json.loads(sealed)["content"])
         store = connect(url)
         # List first: whoever creates a collection writes the manifest before anything else.
@@ -61,7 +64,7 @@ class HistoryWriter:
         if MANIFEST in keys:
             found = format_.read_manifest(store).to_json()
             if found != manifest.to_json():
-                lines = "; ".join(_differences(found, manifest.to_json()))
+                lines = "; ".join(differences(found, manifest.to_json()))
                 raise HistoryError(
                     f"{place(store)} holds a collection with another manifest: {lines}. "
                     "Collect in a new directory, or go back to that configuration."
@@ -103,8 +106,8 @@ class HistoryWriter:
             raise HistoryError(
                 f"chunk {chunk}: expected {end - first} task ids, all strings; got {reprlib.repr(task_ids)}."
             )
-        if returns is not None and not history_returns.fits(returns, self.manifest.source.get("actors")):
-            raise HistoryError(f"chunk {chunk}: expected returns as of_chunk gives them; got {reprlib.repr(returns)}.")
+        if returns is not None:
+            history_returns.check(returns, self.manifest.source.get("actors"), f"chunk {chunk}: returns")
         while len(self._pending) >= PENDING:
             self._finish()
         if end - first < self.manifest.chunk_histories:
@@ -140,8 +143,8 @@ class HistoryWriter:
         for field, read in reads.items():
             with named(f"reading {array_key(self.manifest, field, chunk)} back"):
                 stored[field] = len(read.result().value)
-        entry = format_.make_entry(self.manifest, chunk, task_ids, content, stored, returns)
-        _write(self._store, {ledger_key(chunk): format_.seal(entry)})
+        entry = Entry.of(self.manifest, chunk, task_ids, content, stored, *([] if returns is None else [returns]))
+        _write(self._store, {ledger_key(chunk): seal(entry.to_json())})
         self._finished.add(chunk)
 
     def _discard(self, chunk: int) -> None:
@@ -167,7 +170,7 @@ class HistoryWriter:
 class HistoryStore:
     """A collection opened for reading; `open_store` makes one."""
 
-    def __init__(self, store: ts.KvStore, manifest: Manifest, entries: dict[int, dict[str, Any]]):
+    def __init__(self, store: ts.KvStore, manifest: Manifest, entries: dict[int, Entry]):
         self.manifest = manifest
         self.url = place(store)
         self.chunks = sorted(entries)  # the finished ones
@@ -178,12 +181,12 @@ class HistoryStore:
     @property
     def task_ids(self) -> list[str]:
         """The task id of every row of the finished chunks, in order, from the ledger: no array is read."""
-        return [task_id for chunk in self.chunks for task_id in self._entries[chunk]["task_ids"]]
+        return [task_id for chunk in self.chunks for task_id in self._entries[chunk].task_ids]
 
     @property
     def fingerprint(self) -> str:
         """Sixteen hex digits of what the finished chunks hold, from the ledger."""
-        held = [(chunk, self._entries[chunk]["content"], self._entries[chunk]["task_ids"]) for chunk in self.chunks]
+        held = [(chunk, self._entries[chunk].content, self._entries[chunk].task_ids) for chunk in self.chunks]
         return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -193,7 +196,7 @@ class HistoryStore:
 
     def earned(self, chunk: int) -> history_returns.Chunk | None:
         """The same of one of them."""
-        return self._entries[chunk].get("returns")
+        return self._entries[chunk].returns or None
 
     def read(self, chunks: Iterable[int] | None = None) -> Histories:
         """The histories of some chunks, in the order given, or of all finished ones.
@@ -211,13 +214,13 @@ class HistoryStore:
         """Arrays of all fields of some chunks, as histories."""
         transition = Transition(*(arrays[name] for name in TRANSITION))
         tasks = {name: arrays[f"task/{name}"] for name in self.manifest.task_leaves}
-        task_ids = [task_id for chunk in chunks for task_id in self._entries[chunk]["task_ids"]]
+        task_ids = [task_id for chunk in chunks for task_id in self._entries[chunk].task_ids]
         return Histories(transition, tasks, task_ids, arrays["seed_index"], arrays["actor"])
 
     def fields(self, chunks: list[int], names: Iterable[str]) -> dict[str, np.ndarray]:
         """Some fields of some chunks, by name; nothing else is read. Raises as `read` does."""
         if unknown := [chunk for chunk in chunks if chunk not in self._entries]:
-            raise HistoryError(f"chunks {_some(unknown)} are not finished; finished are {_some(self.chunks)}.")
+            raise HistoryError(f"chunks {some(unknown)} are not finished; finished are {some(self.chunks)}.")
         arrays = self._allocate(chunks, names)
         for problem in self._load(chunks, arrays):
             raise HistoryError(problem)
@@ -257,7 +260,7 @@ class HistoryStore:
 
     def _allocate(self, chunks: list[int], names: Iterable[str]) -> dict[str, Any]:
         """Uninitialised arrays for some chunks; only as many rows as the ledger vouches for."""
-        count = sum(len(self._entries[chunk]["task_ids"]) for chunk in chunks)
+        count = sum(len(self._entries[chunk].task_ids) for chunk in chunks)
         with named(f"allocating {count} histories", "Read fewer chunks at a time."):
             kept = {name: self.manifest.fields[name] for name in names}
             return {name: np.empty((count, *shape), dtype) for name, (shape, dtype) in kept.items()}
@@ -281,7 +284,7 @@ class HistoryStore:
             except HistoryError as error:
                 yield str(error)
                 continue
-            expected, found = self._entries[chunk]["content"][field], _crc(part)
+            expected, found = self._entries[chunk].content[field], _crc(part)
             if found != expected:
                 yield (
                     f"{name} (chunk {chunk}, {field}) holds other data than was written: "
@@ -306,7 +309,7 @@ def open_store(url: Url, *, allow_partial: bool = False) -> HistoryStore:
     if len(entries) < manifest.chunks and not allow_partial:
         missing = [chunk for chunk in range(manifest.chunks) if chunk not in entries]
         raise HistoryError(
-            f"{place(store)} is not finished: chunks {_some(missing)} of {manifest.chunks} are not in the ledger. "
+            f"{place(store)} is not finished: chunks {some(missing)} of {manifest.chunks} are not in the ledger. "
             "Run collect again with the same configuration (finished chunks are kept), or allow a partial collection."
         )
     return HistoryStore(store, manifest, entries)
@@ -331,10 +334,10 @@ def verify(url: Url, progress: Callable[[int, int], None] | None = None) -> list
         return [str(error)]
 
 
-def returns_in(entries: dict[int, dict[str, Any]]) -> history_returns.Returns | None:
+def returns_in(entries: dict[int, Entry]) -> history_returns.Returns | None:
     """What the source earned in the chunks of these ledger entries."""
     chunks = [entries[chunk] for chunk in sorted(entries)]
-    return history_returns.pool([e.get("returns") for e in chunks], [e["end"] - e["first"] for e in chunks])
+    return history_returns.pool([e.returns or None for e in chunks], [e.end - e.first for e in chunks])
 
 
 def _arrays(histories: Histories) -> dict[str, Any]:
@@ -375,21 +378,3 @@ def _raise(store: ts.KvStore, problems: list[str]) -> None:
     if problems:
         more = f"\n(and {len(problems) - 10} more)" if len(problems) > 10 else ""
         raise HistoryError(f"{place(store)} is damaged:\n" + "\n".join(problems[:10]) + more)
-
-
-def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
-    """Where two JSON values differ, by dotted name."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in sorted(there.keys() | here.keys()):
-            inner = f"{name}.{key}" if name else key
-            if key in there and key in here:
-                yield from _differences(there[key], here[key], inner)
-            else:
-                yield f"{inner} is only {'there' if key in there else 'here'}"
-    elif there != here:
-        yield f"{name} is {json.dumps(there)} there, {json.dumps(here)} here"
-
-
-def _some(chunks: list[int]) -> str:
-    """A list of chunk numbers that stays short."""
-    return ", ".join(map(str, chunks[:12])) + (f", … ({len(chunks)} in all)" if len(chunks) > 12 else "")

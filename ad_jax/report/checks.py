@@ -1,295 +1,242 @@
 """What `results.json` of schema 2 must be like before anything is believed of it. Imports no JAX.
 
-In: parsed JSON, untrusted. Out: nothing, or a `ReportError` that names the field, what was expected and what came.
+In: parsed JSON, untrusted. Out: nothing, or a `ReportError` that names the field, what was expected and what came. The
+structs hold every field that a report reads; a file may hold others.
 """
 
+import json
 import math
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any
+import reprlib
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta, Struct, field
 
+from ad_jax import files
 from ad_jax.errors import ReportError
-from ad_jax.report.pool import role_of
+from ad_jax.files import Finite
 
 SCHEMA = 2
 MODES = ("sampled", "greedy")
 ROLES = ("source", "reference")
+Count = Annotated[int, Meta(ge=1, le=2**53)]
+ANY = (-math.inf, math.inf, "")  # bounds of a number, and why they are these
+Cell = Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=2, max_length=2)]
 
 
 def check(results: Any, where: str) -> None:
     """Raise `ReportError`, naming the field, unless every run can be reported. `where` begins the message."""
-    if (schema := _field(results, where, "schema")) != SCHEMA:
+    schema = results.get("schema") if isinstance(results, dict) else None
+    if schema != SCHEMA:
         raise ReportError(
-            f"{where}: field 'schema': expected {SCHEMA}, received {schema!r}; evaluate again to renew it"
+            f"{where}: schema: expected {SCHEMA}, received {reprlib.repr(schema)}; evaluate again to renew it"
         )
-    _field(results, where, "experiment", str)
-    runs = _field(results, where, "runs", list)
-    if not runs:
-        raise ReportError(f"{where}: field 'runs': expected at least one run, received none")
-    for i, run in enumerate(runs):
-        for place, value in _leaves(run, f"{where}: runs[{i}]"):
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ReportError(f"{place}: expected a finite number, received {value}")
-        _validate_run(run, f"{where}: runs[{i}]")
-
-
-def _validate_run(run: Any, where: str) -> None:
-    _field(run, where, "seed", int)
-    for name in ("config", "provenance", "stages", "checkpoint"):
-        _field(run, where, name, dict)
-    for name, stage in run["stages"].items():
-        if not isinstance(stage, dict) or not isinstance(stage.get("seconds", 0), int | float):
-            raise ReportError(f"{where}.stages.{name}: expected an object with 'seconds', received {_short(stage)}")
-    if isinstance(step := run["checkpoint"].get("step"), int | float) and step < 0:
-        raise ReportError(f"{where}.checkpoint.step: expected updates, 0 or more; received {step}")
-    longest = _positive(run, where, "episode_length", most=2**31)
-    sets = _field(run, where, "sets", list)
-    if not sets:
-        raise ReportError(f"{where}.sets: expected at least one set of tasks, received none")
-    for i, one in enumerate(sets):
-        _validate_set(one, f"{where}.sets[{i}]", longest)
-        _validate_bounds(one, f"{where}.sets[{i}]", run.get("reward_dtype"), longest)
-    names = [one["name"] for one in sets]
-    if len(set(names)) < len(names):
-        raise ReportError(f"{where}.sets: expected different names, received {', '.join(names)}")
-
-
-def _validate_set(one: Any, where: str, longest: int) -> None:
-    name = _field(one, where, "name", str)
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}", name):  # it becomes part of a file's name
-        raise ReportError(f"{where}.name: expected letters, digits, '_' and '-', received {name!r}")
-    _field(one, where, "kind", str)
-    tasks = _field(one, where, "tasks", list)
-    if not tasks:
-        raise ReportError(f"{where}.tasks: expected at least one task, received none")
-    for i, task in enumerate(tasks):
-        _validate_task(task, f"{where}.tasks[{i}]")
-    returns = _field(one, where, "returns", dict)
-    if not returns or not set(returns) <= set(MODES):
-        raise ReportError(f"{where}.returns: expected 'sampled' and/or 'greedy', received {_names(returns)}")
-    shapes = {mode: _array(values, f"{where}.returns.{mode}", len(tasks)) for mode, values in returns.items()}
-    lengths = {mode: shape[-1] for mode, shape in shapes.items()}
-    if len(set(lengths.values())) > 1:
-        raise ReportError(f"{where}.returns: expected as many episodes in every mode, received {lengths}")
-    steps = _field(one, where, "steps", dict)
-    for mode, shape in shapes.items():
-        _field(steps, f"{where}.steps", mode, int, list)
-        _validate_steps(steps[mode], f"{where}.steps.{mode}", shape, longest)
-    source = _field(one, where, "source", dict, type(None))
-    if source is not None:
-        _field(source, f"{where}.source", "name", str)
-        if role_of(source) not in ROLES:
-            raise ReportError(f"{where}.source: field 'role': expected one of {ROLES}, received {source['role']!r}")
-        _validate_lives(source, f"{where}.source", len(tasks), longest)
-    if (paths := _field(one, where, "paths", dict, type(None))) is not None:
-        _validate_paths(paths, f"{where}.paths", tasks)
-
-
-def _validate_bounds(one: dict[str, Any], where: str, reward_dtype: Any, longest: int) -> None:
-    """Returns are sums of at most so many rewards, each of which the stated dtype holds exactly."""
-    bounds = {"bool": (0, 1)} | {
-        name: (int(np.iinfo(name).min), int(np.iinfo(name).max)) for name in ("int8", "uint8", "int16", "uint16")
-    }
-    if not isinstance(reward_dtype, str) or reward_dtype not in bounds:
-        return  # of unknown size
-    low, high = (min(0, longest * bounds[reward_dtype][0]), max(0, longest * bounds[reward_dtype][1]))
-    found = {f"returns.{mode}": np.asarray(values) for mode, values in one["returns"].items()}
-    for name in ("optimal", "random"):
-        found[name] = np.array([task[name] for task in one["tasks"] if task[name] is not None])
-    for name, values in found.items():
-        if values.size and (values.min() < low or values.max() > high):
-            raise ReportError(
-                f"{where}.{name}: expected from {low} to {high}, what {longest} rewards of {reward_dtype} come to; "
-                f"received {values.min():g} to {values.max():g}"
-            )
-
-
-def _validate_steps(steps: Any, where: str, shape: Sequence[int], longest: int) -> None:
-    """Steps of in-context episodes: like their returns, or one number where all have that length."""
-    values = np.array(steps) if isinstance(steps, int) else _numbers(steps)
-    if values.dtype.kind not in "iu" or values.shape not in ((), tuple(shape)):
-        raise ReportError(
-            f"{where}: expected a whole number or whole numbers in the shape of the returns, {list(shape)}, received "
-            f"{_short(steps)}"
-        )
-    if values.min() < 1 or values.max() > longest:
-        raise ReportError(
-            f"{where}: expected from 1 to episode_length = {longest} steps, received {values.min()} to {values.max()}"
-        )
-
-
-def _validate_lives(source: dict[str, Any], where: str, tasks: int, longest: int) -> None:
-    """Every episode of the source's lives, as `lifetimes.as_data` writes them."""
-    actors, life = _positive(source, where, "actors"), _positive(source, where, "life")
-    returns, steps = _field(source, where, "returns", list), _field(source, where, "steps", int, list)
-    if life < longest:
-        raise ReportError(f"{where}.life: expected at least episode_length = {longest} steps, received {life}")
-    if isinstance(steps, int):
-        shape = _array(returns, f"{where}.returns", tasks)
-        _validate_steps(steps, f"{where}.steps", shape, longest)
-        _validate_life(np.full(shape[-1], steps), f"{where}.steps", life, longest)
-        return
-    counts = {len(of_task) if isinstance(of_task, list) else 0 for of_task in returns}
-    if len(returns) != tasks or len(counts) != 1 or 0 in counts:
-        raise ReportError(
-            f"{where}.returns: expected {tasks} tasks, each with as many learners, received {len(returns)} with "
-            f"{sorted(counts)}"
-        )
-    shape = (tasks, counts.pop(), actors)
-    earned, lengths = ([*_streams(x, f"{where}.{n}", shape)] for x, n in ((returns, "returns"), (steps, "steps")))
-    for (place, one), (_, length) in zip(earned, lengths, strict=True):
-        if one.shape != length.shape or length.dtype.kind not in "iu":
-            raise ReportError(f"{place}: expected as many episodes as whole numbers of steps, received {one.shape}")
-        _validate_steps(length.tolist(), place.replace(".returns", ".steps"), length.shape, longest)
-        _validate_life(length, place.replace(".returns", ".steps"), life, longest)
-
-
-def _validate_life(steps: np.ndarray, where: str, life: int, longest: int) -> None:
-    """The episodes fill a life, but for what an episode that never ended takes."""
-    if not life - longest < (done := int(steps.sum())) <= life:
-        raise ReportError(
-            f"{where}: expected episodes of {life} steps in all, less at most {longest - 1} of one that did not end, "
-            f"received {done}"
-        )
-
-
-def _streams(values: Any, where: str, shape: Sequence[int]) -> Iterator[tuple[str, np.ndarray]]:
-    """Place and numbers of each list at the bottom of nested lists of `shape`."""
-    if not isinstance(values, list) or (shape and len(values) != shape[0]):
-        raise ReportError(f"{where}: expected {shape[0] if shape else 'some'} entries, received {_short(values)}")
-    if shape:
-        for i, value in enumerate(values):
-            yield from _streams(value, f"{where}[{i}]", shape[1:])
-        return
-    array = _numbers(values)
-    if array.dtype.kind not in "iuf" or array.ndim != 1 or not array.size:
-        raise ReportError(f"{where}: expected a number for every episode, received {_short(values)}")
-    yield where, array
-
-
-def _validate_task(task: Any, where: str) -> None:
-    _field(task, where, "id", str)
-    _field(task, where, "description", str)
-    for name in ("optimal", "random"):
-        _field(task, where, name, int, float, type(None))
-    optimal, random = task["optimal"], task["random"]
-    if optimal is not None and random is not None and optimal < random - 1e-6 * (1 + abs(random)):
-        raise ReportError(f"{where}.optimal: expected at least 'random', which is {random}; received {optimal}")
-    picture = _field(task, where, "picture", dict, type(None))
-    if picture is None:
-        return
-    kind = _field(picture, f"{where}.picture", "kind", str)
-    if kind in ("grid", "pool"):
-        size = _positive(picture, f"{where}.picture", "size", most=1000 if kind == "grid" else 2**20)  # cells are drawn
-        for name in ("goal", "key"):
-            cell = picture.get(name) if name == "key" else _field(picture, f"{where}.picture", name)
-            if cell is not None and not _is_cell(cell, (size, size)):
-                raise ReportError(
-                    f"{where}.picture.{name}: expected a cell of the {size}x{size} {kind} as "
-                    f"{'[row, column]' if kind == 'grid' else '[x, y]'}, received {_short(cell)}"
-                )
-        if kind == "pool":
-            _positive(picture, f"{where}.picture", "radius")
-    elif kind == "arms":
-        means = _field(picture, f"{where}.picture", "means", list, type(None))
-        if means is not None and not (means and all(type(mean) in (int, float) for mean in means)):
-            raise ReportError(f"{where}.picture.means: expected numbers, one per arm, received {_short(means)}")
-
-
-def _validate_paths(paths: dict[str, Any], where: str, tasks: list[dict[str, Any]]) -> None:
-    task = _field(paths, where, "task", int)
-    if not 0 <= task < len(tasks):
-        raise ReportError(f"{where}.task: expected the index of one of {len(tasks)} tasks, received {task}")
-    _field(paths, where, "seed", int)
-    _field(paths, where, "mode", str)
-    picture = tasks[task]["picture"] or {"kind": ""}
-    means = picture.get("means")
-    # A step of an arms picture is any arm where their number is unknown; more than 10,000 could not be drawn.
-    cells = (picture.get("size"),) * 2
-    bounds = {"grid": cells, "pool": cells, "arms": (len(means) if means else 10_000,)}.get(picture["kind"])
-    episodes = _field(paths, where, "episodes", list)
-    if not episodes:
-        raise ReportError(f"{where}.episodes: expected at least one episode, received none")
-    for i, episode in enumerate(episodes):
-        _field(episode, f"{where}.episodes[{i}]", "episode", int)
-        _field(episode, f"{where}.episodes[{i}]", "return", int, float)
-        points = _field(episode, f"{where}.episodes[{i}]", "points", list)
-        bad = [point for point in points if bounds is not None and not _is_cell(point, bounds)]
-        if bad or not points:
-            raise ReportError(
-                f"{where}.episodes[{i}].points: expected a list of {picture['kind'] or 'any'} positions "
-                f"inside {bounds}, received {_short(bad[0] if bad else points)}"
-            )
-
-
-def _field(data: Any, where: str, name: str, *kinds: type) -> Any:
-    """`data[name]`, or the error that says it is missing or of another type. A bool is not a number."""
-    if not isinstance(data, dict) or name not in data:
-        received = f"an object with {_names(data)}" if isinstance(data, dict) else _short(data)
-        raise ReportError(f"{where}: expected a field {name!r}, received {received}")
-    value = data[name]
-    if kinds and (isinstance(value, bool) or not isinstance(value, kinds)):
-        expected = " or ".join(kind.__name__ for kind in kinds).replace("NoneType", "null")
-        raise ReportError(f"{where}.{name}: expected {expected}, received {_short(value)}")
-    return value
-
-
-def _positive(data: Any, where: str, name: str, most: int = 2**53) -> int:
-    value = _field(data, where, name, int)
-    if not 1 <= value <= most:
-        raise ReportError(f"{where}.{name}: expected from 1 to {most}, received {value}")
-    return value
-
-
-def _array(values: Any, where: str, tasks: int) -> tuple[int, ...]:
-    """Check nested lists [tasks][S][E] of numbers; their shape."""
-    array = _numbers(values)
-    if array.dtype.kind not in "iuf" or array.ndim != 3 or 0 in array.shape:
-        raise ReportError(
-            f"{where}: expected numbers as [tasks][seeds][episodes], all of one length, received {_short(values)}"
-        )
-    if len(array) != tasks:
-        raise ReportError(f"{where}: expected one entry for each of {tasks} tasks, received {len(array)}")
-    return array.shape
-
-
-def _numbers(values: Any) -> np.ndarray:
-    """An array, of objects where the lists are ragged."""
+    files.check(results, Results, where, ReportError)
     try:
-        return np.asarray(values)
-    except (ValueError, OverflowError):
-        return np.empty(0, object)
+        json.dumps(results, allow_nan=False)  # what no report reads
+    except ValueError as error:
+        raise ReportError(f"{where}: expected finite numbers everywhere: {error}") from error
 
 
-def _is_cell(cell: Any, bounds: Sequence[int]) -> bool:
-    """Whether `cell` is a list of ints with 0 <= cell[i] < bounds[i]."""
-    return (
-        isinstance(cell, list)
-        and len(cell) == len(bounds)
-        and all(type(x) is int and 0 <= x < bound for x, bound in zip(cell, bounds))
-    )
+class Picture(Struct, kw_only=True):  # of another kind than those below: nothing is drawn
+    kind: str
 
 
-def _leaves(data: Any, where: str) -> Iterator[tuple[str, Any]]:
-    """Every leaf of nested lists and objects with its place."""
-    if isinstance(data, dict):
-        for name, value in data.items():
-            yield from _leaves(value, f"{where}.{name}")
-    elif isinstance(data, list):
-        # Long lists of numbers are most of a file: their places are spelled out only when one of them is bad.
-        if not all(type(value) is int or (type(value) is float and math.isfinite(value)) for value in data):
-            for i, value in enumerate(data):
-                yield from _leaves(value, f"{where}[{i}]")
-    else:
-        yield where, data
+class Grid(Picture, kw_only=True):
+    size: Annotated[int, Meta(ge=1, le=1000)]  # every cell is drawn
+    goal: Cell
+    key: Cell | None = None
+
+    def __post_init__(self):
+        form = f"{self.size}x{self.size} {self.kind} as {'[row, column]' if self.kind == 'grid' else '[x, y]'}"
+        for name, cell in (("goal", self.goal), ("key", self.key)):
+            if cell and max(cell) >= self.size:
+                raise ValueError(f".{name}: expected a cell of the {form}, received {cell}")
 
 
-def _names(data: dict[str, Any]) -> str:
-    return ", ".join(map(repr, data)) or "no field"
+class Pool(Grid, kw_only=True):
+    size: Annotated[int, Meta(ge=1, le=2**20)]
+    radius: Count
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+class Arms(Picture, kw_only=True):
+    means: Annotated[list[Finite], Meta(min_length=1)] | None
+
+
+class Task(Struct):
+    id: str
+    description: str
+    optimal: Finite | None
+    random: Finite | None
+    picture: dict[str, Any] | None
+
+    def __post_init__(self):
+        low, high = self.random, self.optimal
+        if low is not None and high is not None and high < low - 1e-6 * (1 + abs(low)):
+            raise ValueError(f".optimal: expected at least 'random', which is {low}; received {high}")
+        if self.picture is not None:
+            form = {"grid": Grid, "pool": Pool, "arms": Arms}.get(str(self.picture.get("kind")), Picture)
+            if problem := files.wrong(self.picture, form):
+                raise ValueError(f".picture{problem}")
+
+
+class Episode(Struct):
+    episode: int
+    points: Annotated[list[Any], Meta(min_length=1)]  # what a point is depends on the task's picture
+    earned: Finite = field(name="return")
+
+
+class Paths(Struct):
+    task: int
+    seed: int
+    mode: str
+    episodes: Annotated[list[Episode], Meta(min_length=1)]
+
+    def check(self, where: str, tasks: list[Task]) -> None:
+        if not 0 <= self.task < len(tasks):
+            raise ValueError(f"{where}.task: expected the index of one of {len(tasks)} tasks, received {self.task}")
+        picture = tasks[self.task].picture or {"kind": ""}
+        if picture["kind"] == "arms":
+            bound, length = len(picture["means"] or range(10_000)), 1  # of unknown number: as many as can be drawn
+        elif picture["kind"] in ("grid", "pool"):
+            bound, length = picture["size"], 2
+        else:
+            return
+        point = Annotated[list[Annotated[int, Meta(ge=0, lt=bound)]], Meta(min_length=length, max_length=length)]
+        for i, episode in enumerate(self.episodes):
+            if problem := files.wrong(episode.points, list[point]):
+                raise ValueError(f"{where}.episodes[{i}].points{problem}")
+
+
+class Source(Struct):  # every episode of its lives, as `lifetimes.as_data` writes them
+    name: str
+    actors: Count
+    life: Count
+    returns: list[list[list[Finite | list[Finite]]]]
+    steps: int | list[list[list[list[int]]]]
+    role: str = "source"
+
+    def check(self, where: str, tasks: int, longest: int) -> None:
+        if self.role not in ROLES:
+            raise ValueError(f"{where}.role: expected one of {ROLES}, received {self.role!r}")
+        if self.life < longest:
+            raise ValueError(f"{where}.life: expected at least episode_length = {longest} steps, received {self.life}")
+        in_range = (1, longest, " = episode_length")
+        if isinstance(self.steps, int):
+            shape = {"tasks": tasks, "learners": None, "episodes": None}
+            *_, episodes = _array(self.returns, f"{where}.returns", shape).shape
+            done = {f"{where}.steps": episodes * _array(self.steps, f"{where}.steps", {}, in_range).sum()}
+        else:
+            shape = {"tasks": tasks, "learners": None, "actors": self.actors}
+            counts = _array(_counts(self.returns), f"{where}.returns, numbers of episodes", shape, (1, math.inf, ""))
+            _array(_counts(self.steps), f"{where}.steps, numbers of episodes", dict(zip(shape, counts.shape)))
+            done = {}
+            for (i, j, k), episodes in np.ndenumerate(counts):
+                place = f"{where}.steps[{i}][{j}][{k}]"
+                done[place] = _array(self.steps[i][j][k], place, {"episodes": episodes}, in_range).sum()
+        for place, steps in done.items():
+            if not self.life - longest < steps <= self.life:  # an episode that never ended takes the rest
+                raise ValueError(
+                    f"{place}: expected episodes of {self.life} steps in all, less at most {longest - 1} of one that "
+                    f"did not end, received {steps}"
+                )
+
+
+class TaskSet(Struct):
+    name: str
+    kind: str
+    tasks: Annotated[list[Task], Meta(min_length=1)]
+    returns: dict[str, list[list[list[Finite]]]]
+    steps: dict[str, int | list[list[list[int]]]]
+    source: Source | None
+    paths: Paths | None
+
+    def check(self, where: str, longest: int, reward_dtype: Any) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}", self.name):  # it becomes part of a file's name
+            raise ValueError(f"{where}.name: expected letters, digits, '_' and '-', received {self.name!r}")
+        if not self.returns or not self.returns.keys() <= set(MODES):
+            raise ValueError(f"{where}.returns: expected 'sampled' and/or 'greedy', received {list(self.returns)}")
+        earned = {f"{where}.{name}": [getattr(task, name) for task in self.tasks] for name in ("optimal", "random")}
+        for place, values in earned.items():
+            if known := [value for value in values if value is not None]:
+                _array(known, place, {"tasks": None}, _sums(longest, reward_dtype))
+        shape: dict[str, int | None] = {"tasks": len(self.tasks), "seeds": None, "episodes": None}
+        for mode, values in self.returns.items():
+            returns = _array(values, f"{where}.returns.{mode}", shape, _sums(longest, reward_dtype))
+            shape["episodes"] = returns.shape[2]  # as many in every mode
+            if mode not in self.steps:
+                raise ValueError(f"{where}.steps: expected a field {mode!r}, received {list(self.steps)}")
+            each = {} if isinstance(self.steps[mode], int) else dict(zip(shape, returns.shape))
+            _array(self.steps[mode], f"{where}.steps.{mode}", each, (1, longest, " = episode_length"))
+        if self.source:
+            self.source.check(f"{where}.source", len(self.tasks), longest)
+        if self.paths:
+            self.paths.check(f"{where}.paths", self.tasks)
+
+
+class Stage(Struct):
+    seconds: Finite = 0.0
+    resumed_from: Finite = 0.0  # updates
+
+
+class Checkpoint(Struct):
+    step: Annotated[float, Meta(ge=0)] | None = None  # updates
+
+
+class Run(Struct):
+    seed: int
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    stages: dict[str, Stage]
+    checkpoint: Checkpoint
+    episode_length: Annotated[int, Meta(ge=1, le=2**31)]
+    sets: Annotated[list[TaskSet], Meta(min_length=1)]
+    reward_dtype: Any = None
+
+    def __post_init__(self):
+        for i, one in enumerate(self.sets):
+            one.check(f".sets[{i}]", self.episode_length, self.reward_dtype)
+        if len({one.name for one in self.sets}) < len(self.sets):
+            raise ValueError(f".sets: expected different names, received {', '.join(one.name for one in self.sets)}")
+
+
+class Results(Struct):
+    experiment: str
+    runs: Annotated[list[Run], Meta(min_length=1)]
+
+
+def _sums(longest: int, reward_dtype: Any) -> tuple[float, float, str]:
+    """Bounds of the sum of an episode's rewards, each of which the stated dtype holds exactly."""
+    if reward_dtype not in ("bool", "int8", "uint8", "int16", "uint16"):
+        return ANY
+    low, high = (0, 1) if reward_dtype == "bool" else (np.iinfo(reward_dtype).min, np.iinfo(reward_dtype).max)
+    why = f", what {longest} rewards of {reward_dtype} come to"
+    return min(0, longest * int(low)), max(0, longest * int(high)), why
+
+
+def _array(
+    values: Any, where: str, shape: Mapping[str, int | None], bounds: tuple[float, float, str] = ANY
+) -> np.ndarray:
+    """Numbers in nested lists of a shape, by axis, None for any size but 0, and within bounds."""
+    try:
+        array = np.asarray(values)
+    except ValueError:  # ragged
+        array = np.empty(0)
+    if array.ndim != len(shape) or any(n == 0 or m not in (n, None) for n, m in zip(array.shape, shape.values())):
+        form = "".join(f"[{name}]" if size is None else f"[{size} {name}]" for name, size in shape.items())
+        raise ValueError(
+            f"{where}: expected numbers as {form}, as many in each list; received {reprlib.repr(values)}"
+            + (f" of shape {list(array.shape)}" if array.size else "")
+        )
+    low, high, why = bounds
+    if array.min() < low or array.max() > high:
+        raise ValueError(f"{where}: expected from {low} to {high}{why}; received {array.min()} to {array.max()}")
+    return array
+
+
+def _counts(values: Any) -> list[list[list[int]]]:
+    """Episodes of each stream, [tasks][learners][actors]; 0 where there is no list."""
+    length = lambda stream: len(stream) if isinstance(stream, list) else 0
+    return [[[length(stream) for stream in actors] for actors in of_task] for of_task in values]

@@ -5,6 +5,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 
 from ad_jax.checkpoint import lineage
 from ad_jax.checkpoint.identity import canonical
@@ -12,6 +13,7 @@ from ad_jax.envs.leaves import task_leaves
 from ad_jax.errors import ConfigError, HistoryError, OtherHistories, differences
 from ad_jax.experiment import Experiment, Parts
 from ad_jax.history import store as history_store
+from ad_jax.history.manifest import Leaf
 from ad_jax.process import provenance
 from ad_jax.process.metrics import say
 from ad_jax.stage import collect
@@ -30,7 +32,7 @@ def make_manifest(e: Experiment, p: Parts, behavior: dict[str, Any]) -> Manifest
         behavior: of its family and its source.
     """
     leaves = {
-        name: {"shape": list(np.shape(leaf)[1:]), "dtype": str(np.asarray(leaf).dtype)}
+        name: Leaf(shape=list(np.shape(leaf)[1:]), dtype=str(np.asarray(leaf).dtype))
         for name, leaf in task_leaves(p.split.train).items()
     }
     if empty := [name for name, leaf in leaves.items() if 0 in leaf["shape"]]:
@@ -89,7 +91,7 @@ def continued(
         raise OtherHistories(f"{told} from when the histories in {url} were collected. {remedy}")
     known = {name: value for name, value in found["provenance"].items() if name in KEPT and value is not None}
     rest = {name: value for name, value in manifest.provenance.items() if name not in KEPT}
-    return dataclasses.replace(manifest, provenance=rest | known)
+    return structs.replace(manifest, provenance=rest | known)
 
 
 def differing(found: dict[str, Any], ours: Manifest) -> list[str]:

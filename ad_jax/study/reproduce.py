@@ -39,6 +39,7 @@ from ad_jax.run.pipeline import Run
 from ad_jax.study import Study, page
 from ad_jax.study import text as study_text
 from ad_jax.study.claims import NEEDS, decide, statistics_of
+from ad_jax.study.form import SCHEMA
 
 WAIT_SECONDS = 2.0  # between two looks at what other processes are at
 
@@ -266,7 +267,7 @@ def finish(study: Study, workshop: Workshop, out: Path, scale: str) -> None:
         }
     verdicts = [decide(claim, sets) for claim in study.claims]
     data = {
-        "schema": page.SCHEMA,
+        "schema": SCHEMA,
         "study": study.name,
         "title": study.title,
         "scale": scale,

@@ -1,0 +1,138 @@
+"""What a collection of learning histories is: its manifest, and what is believed of one that lies on a disk."""
+
+import functools
+import math
+import reprlib
+from typing import Annotated, Any, TypedDict
+
+import numpy as np
+from msgspec import Meta, Struct, structs
+
+from ad_jax.errors import HistoryError
+from ad_jax.files import check, wrong
+from ad_jax.history.sealed import checksum
+from ad_jax.types import Spec
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+
+# A damaged or hostile manifest must end in an error, not in an allocation. One Zarr chunk is decoded as a whole.
+MAX_CHUNK_BYTES = 2**32
+MAX_CHUNKS = 10**6  # six digits in a ledger name
+DTYPES = {"bool", "float16", "float32", "float64"} | {f"{s}int{b}" for s in ("", "u") for b in (8, 16, 32, 64)}
+Dtype = Annotated[str, Meta(pattern=rf"^({'|'.join(sorted(DTYPES))})\Z")]
+Size = Annotated[int, Meta(ge=1, le=2**40)]
+Shape = Annotated[list[Size], Meta(max_length=24)]
+LeafName = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*\Z")
+]  # no path; a number is a place in a tuple
+
+
+class Leaf(TypedDict):
+    """One leaf of the tasks, its shape without H."""
+
+    shape: Shape
+    dtype: Dtype
+
+
+class _Spec(Struct):
+    num_actions: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    shape: Shape
+    values: list[Annotated[int, Meta(ge=1, le=2**32)]] | None
+    pixels: bool = False
+
+    def __post_init__(self):
+        if self.pixels and (self.values is not None or len(self.shape) != 3):
+            raise ValueError(f".pixels: expected a shape of 3 dimensions and no values with it, received {self.shape}")
+        if self.values is not None and len(self.values) != math.prod(self.shape):
+            raise ValueError(f".values: expected {math.prod(self.shape)} as in 'shape', received {len(self.values)}")
+
+
+class Manifest(Struct, frozen=True, kw_only=True, dict=True, forbid_unknown_fields=True):
+    """What a collection of learning histories is: plain data, written once, never changed.
+
+    Attributes:
+        family: `{"name": ..., "options": {...}}` of the task family.
+        source: `{"name": ..., "config": {...}, "actors": int}` of the source algorithm.
+        spec: observations and actions; it also sets their dtypes.
+        task_leaves: shape and dtype of each leaf of the tasks, by dotted path.
+        reward_dtype: dtype of rewards as stored.
+        histories: H.
+        steps: T.
+        episode_length: time limit of one episode, in steps.
+        chunk_histories: histories in one chunk; the last chunk may hold fewer.
+        provenance: seed, versions, split and the like: any JSON.
+    """
+
+    family: dict[str, Any]
+    source: dict[str, Any]
+    spec: Spec
+    task_leaves: dict[LeafName, Leaf]
+    reward_dtype: Dtype
+    histories: Size
+    steps: Size
+    episode_length: Size
+    chunk_histories: Size
+    provenance: dict[str, Any]
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks of the finished collection."""
+        return -(-self.histories // self.chunk_histories)
+
+    def rows(self, chunk: int) -> tuple[int, int]:
+        """First row and end row of a chunk."""
+        first = chunk * self.chunk_histories
+        return first, min(first + self.chunk_histories, self.histories)
+
+    @functools.cached_property
+    def fields(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape without H, and dtype, of every array, by its path under `arrays/`."""
+        steps, flag, index = (self.steps,), np.dtype(bool), np.dtype(np.int32)
+        fields = {
+            "observation": (steps + self.spec.shape, self.spec.observation_dtype),
+            "action": (steps, self.spec.action_dtype),
+            "reward": (steps, np.dtype(self.reward_dtype)),
+            "terminated": (steps, flag),
+            "truncated": (steps, flag),
+        }
+        for name, leaf in sorted(self.task_leaves.items()):
+            fields[f"task/{name}"] = (tuple(leaf["shape"]), np.dtype(leaf["dtype"]))
+        return fields | {"seed_index": ((), index), "actor": ((), index)}
+
+    @functools.cached_property
+    def checksum(self) -> str:
+        """Checksum of the manifest, which every ledger entry repeats."""
+        return checksum(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, with the schema version."""
+        return structs.asdict(self) | {"spec": self.spec.to_json(), "schema": SCHEMA}
+
+    @classmethod
+    def from_json(cls, data: Any) -> "Manifest":
+        """Inverse of `to_json`.
+
+        Raises:
+            HistoryError: for another schema version, a missing or unknown field, or a size beyond the limits.
+        """
+        schema = data.get("schema") if isinstance(data, dict) else None
+        if schema != SCHEMA:
+            raise HistoryError(
+                f"{MANIFEST}: schema version {reprlib.repr(schema)}; this version of ad_jax reads {SCHEMA}. "
+                "Read the collection with the version that wrote it, or collect again in a new directory."
+            )
+        rest = {name: value for name, value in data.items() if name != "schema"}
+        if "spec" in rest:
+            if problem := wrong(rest["spec"], _Spec):
+                raise HistoryError(f"{MANIFEST}: spec{problem}")
+            rest["spec"] = Spec.from_json(rest["spec"])
+        manifest = check(rest, cls, MANIFEST, HistoryError)
+        sizes = {"number of chunks (histories / chunk_histories)": (manifest.chunks, MAX_CHUNKS)}
+        for field, (shape, dtype) in manifest.fields.items():
+            size = manifest.chunk_histories * dtype.itemsize * math.prod(shape)
+            sizes[f"bytes of one chunk of {field} (lower collect.chunk_learners)"] = size, MAX_CHUNK_BYTES
+        for name, (size, most) in sizes.items():
+            if not 1 <= size <= most:
+                raise HistoryError(f"{MANIFEST}: {name}: expected 1 to {most}, received {size}.")
+        return manifest
