@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from ad_jax.text import number
+from ad_jax.text import number, si
 
 DPI = 150
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -67,15 +67,6 @@ def plain(text: object, limit: int = 48) -> str:
     """Printable ASCII of at most `limit` characters: a glyph that the font lacks would be a warning or a box."""
     shown = "".join(c if c.isascii() and c.isprintable() else "?" for c in str(text))
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
-
-
-def count(value: float) -> str:
-    """A large number to three digits: 950, 4.16M, 20k."""
-    value = float(f"{value:.3g}")  # rounded first: 999,900 is 1M
-    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"
 
 
 def curve(
@@ -151,7 +142,7 @@ def efficiency(
                 zorder=7,
                 bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.8},
             )
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: count(x)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: si(x)))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel="environment steps on the task (log scale)", ylabel="return per episode")
         _legend(axes)

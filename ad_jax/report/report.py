@@ -23,9 +23,10 @@ from ad_jax import normalized
 from ad_jax.files import write_whole
 from ad_jax.report import figures, page
 from ad_jax.report.bootstrap import bootstrap, final_of, resampled
-from ad_jax.report.figures import TIMES, Band, number
+from ad_jax.report.figures import TIMES, Band
 from ad_jax.report.results import SCHEMA, ReportError, Set, gather, load, validate
 from ad_jax.report.seal import seal
+from ad_jax.text import number
 
 __all__ = ["SCHEMA", "ReportError", "bootstrap", "load", "share_of_source", "statistics", "summary", "table", "write"]
 

@@ -7,10 +7,7 @@ no JAX.
 """
 
 import base64
-import html
 import json
-import math
-import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,17 +15,17 @@ from typing import Any
 import numpy as np
 
 from ad_jax.errors import AdJaxError
-from ad_jax.files import parse, write_whole
+from ad_jax.files import read_json, write_whole
 from ad_jax.report import figures, report
 from ad_jax.report.figures import Band
-from ad_jax.report.page import CSS, POLICY
+from ad_jax.report.page import fill
 from ad_jax.report.results import Set
 from ad_jax.study import figures as study_figures
 from ad_jax.study import text as study_text
 from ad_jax.study.figures import Drawn
+from ad_jax.study.form import Claims
 from ad_jax.text import significant
 
-SCHEMA = 1
 POINTS = 50  # most points of a curve that is written down
 
 
@@ -71,84 +68,36 @@ def load(out: Path, order: Sequence[str]) -> dict[str, dict[str, Any]]:
     Raises:
         AdJaxError: for a damaged file.
     """
-    found = {}
-    for name in order:
-        path = out / name / "claims.json"
-        if not path.exists():
-            continue
-        try:
-            data = parse(path.read_text("utf-8"))
-            if data["schema"] != SCHEMA:
-                raise ValueError(f"schema {data['schema']}, expected {SCHEMA}")
-            _check(data)
-            study_text.pages({name: data})  # whatever else is missing is met here, before a page is written
-            _arms(data)
-            found[name] = data
-        except (OSError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
-            raise AdJaxError(f"{path} is damaged ({error}); delete it and run the study again") from error
-    return found
-
-
-def _check(study: Mapping[str, Any]) -> None:
-    """Raises ValueError unless a study's claims are words and finite numbers."""
-    for claim in study["claims"]:
-        words = [
-            study["title"],
-            study["scale"],
-            *(claim[name] for name in ("text", "paper", "statistic", "rule", "note")),
-            claim.get("changed", ""),  # early studies have none
-        ]
-        numbers = [claim[name] for name in ("value", "low", "high")]
-        if not all(isinstance(word, str) for word in words) or not isinstance(claim["holds"], bool):
-            raise ValueError(f"a claim in other words: {reprlib.repr(claim)}")
-        if claim["low"] is None and claim["high"] is None and not claim["holds"]:
-            numbers = [claim["value"]]  # of one task and one training seed, which have no interval
-        if not all(type(x) in (int, float) and math.isfinite(x) for x in numbers):
-            raise ValueError(f"a claim with other numbers: {numbers}")
+    paths = {name: out / name / "claims.json" for name in order}
+    remedy = "delete it and run the study again"
+    return {name: read_json(path, Claims, AdJaxError, remedy) for name, path in paths.items() if path.exists()}
 
 
 def write(out: Path, order: Sequence[str]) -> Path:
     """Draw the page of all studies in `out`; returns it."""
     studies = load(out, order)
     for path, text in study_text.pages(studies).items():
-        write_whole(out / path, text.encode())
-    write_whole(out / "claims.html", _page(studies, out).encode())
+        write_whole(out / path, text.encode("utf-8", "replace"))
+    page = fill(
+        "claims.html",
+        width="1080px",
+        counted=study_text.counted(studies),
+        preface=study_text.preface(),
+        studies=[_shown(study, (out / name / "claims.png").read_bytes()) for name, study in studies.items()],
+    )
+    write_whole(out / "claims.html", page)
     return out / "claims.html"
 
 
-def _page(studies: Mapping[str, Mapping[str, Any]], out: Path) -> str:
-    """The HTML; every string enters through `html.escape`."""
-    e = html.escape
-    counted, preface = e(study_text.counted(studies)), e(study_text.preface())
-    body = [f"<h1>Claims and verdicts</h1><p class=summary>{counted}</p><p class=note>{preface}</p>"]
-    for name, study in studies.items():
-        image = base64.b64encode((out / name / "claims.png").read_bytes()).decode()
-        rows = []
-        for claim in study["claims"]:
-            told, ruled = study_text.told(claim), study_text.ruled(claim)
-            colour, verdict = ("#00734f", "holds") if claim["holds"] else ("#b03000", "does not hold")
-            note = f"<p class=note>{e(claim['note'])}</p>" if claim["note"] and not claim["holds"] else ""
-            rows.append(
-                f"<tr><td class=text><b>{e(claim['text'])}</b><br>{e(claim['statistic'])}{note}</td>"
-                f"<td class=text>{e(claim['paper'])}</td><td>{e(told)}</td><td class=text>{e(ruled)}</td>"
-                f'<td style="color:{colour}"><b>{verdict}</b></td></tr>'
-            )
-        head = "<tr><th>claim</th><th class=text>the paper</th><th>here</th><th>rule</th><th>verdict</th></tr>"
-        body.append(
-            f"<h2>{e(study['title'])}</h2><figure><img alt='' src='data:image/png;base64,{image}'></figure>"
-            f"<div class=scroll><table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table></div>{_arms(study)}"
-        )
-    title = f'<meta charset=utf-8><meta http-equiv=Content-Security-Policy content="{POLICY}"><title>Claims</title>'
-    wide = CSS.replace("860px", "1080px")
-    return f"<!doctype html><html lang=en><head>{title}<style>{wide}</style></head><body>{''.join(body)}</body></html>"
-
-
-def _arms(study: Mapping[str, Any]) -> str:
-    """What every curve of the study is, in numbers."""
-    cells = lambda tag, row: "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
-    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in study_text.curve_rows(study))
-    table = f"<table><thead><tr>{cells('th', study_text.columns(study))}</tr></thead><tbody>{body}</tbody></table>"
-    return f"<details><summary>every curve</summary><div class=scroll>{table}</div></details>"
+def _shown(study: Mapping[str, Any], image: bytes) -> dict[str, Any]:
+    """What the page says of one study."""
+    return {
+        "title": study["title"],
+        "image": base64.b64encode(image).decode(),
+        "claims": [{**c, "told": study_text.told(c), "ruled": study_text.ruled(c)} for c in study["claims"]],
+        "columns": study_text.columns(study),
+        "curves": study_text.curve_rows(study),
+    }
 
 
 def _thinned(s: Set) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ad_jax import normalized
-from ad_jax.report.figures import number
 from ad_jax.report.page import interval, ratio
+from ad_jax.text import number
 
 WAY, RATIO = "90 % of the way to final", "90 % of final"  # the second of studies from before there was the first
 # What is said of every curve, beside its arm, tasks and actions.
