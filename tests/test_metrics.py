@@ -1,6 +1,10 @@
 """What stages tell: JSON lines that resume cleanly, sinks, progress lines, and what a run records of where it ran."""
 
+import contextlib
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
 import types
@@ -10,6 +14,7 @@ import pytest
 from ad_jax.errors import ConfigError
 from ad_jax.process import metrics, provenance
 from ad_jax.process.metrics import Config, MetricsLog, Progress
+from ad_jax.text import short
 
 
 def records(log: MetricsLog) -> list[tuple]:
@@ -182,7 +187,7 @@ def test_progress_at_the_first_instant_does_not_divide_by_zero(monkeypatch, caps
     [(0.4123, "0.412"), (16.26, "16.3"), (49_230, "49.2k"), (6e6, "6.0M"), (2.5e9, "2.5G"), (-3, "-3")],
 )
 def test_numbers_are_short(value, text):
-    assert metrics._short(value) == text
+    assert short(value) == text
 
 
 def test_a_run_records_versions_device_and_commit(tmp_path, monkeypatch):
@@ -198,10 +203,48 @@ def test_a_run_records_versions_device_and_commit(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("1")
     git("init"), git("add", "file"), git("commit", "-m", "first")
     assert provenance.commit() is None, "somebody else's repository"
-    (tmp_path / "ad_jax").mkdir()
-    (tmp_path / "ad_jax/provenance.py").write_text("")
+    (tmp_path / "ad_jax/process").mkdir(parents=True)
+    (tmp_path / "ad_jax/process/provenance.py").write_text("")
     git("add", "ad_jax"), git("commit", "-m", "second")
     head = git("rev-parse", "--short=12", "HEAD").stdout.strip()
     assert provenance.commit() == head
     (tmp_path / "file").write_text("2")
     assert provenance.commit() == head + "+"
+
+
+WATCHED = """
+from ad_jax.process.metrics import Progress, say
+bar = Progress("distill", 100, "updates", seconds=0)
+bar.printed = 0
+bar.update(40, loss=0.5)
+say("a line [meanwhile]")
+bar.printed = 0
+bar.update(60, loss=0.4)
+if {finish}:
+    bar.update(100, loss=0.3)
+else:
+    raise SystemExit("stopped")
+"""
+
+
+@pytest.mark.parametrize("finish", [True, False])
+def test_on_a_terminal_a_bar_stands_below_the_lines(finish):
+    """And is gone afterwards, the cursor shown, however the process ends."""
+    ours, theirs = pty.openpty()
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm"}
+    code = WATCHED.format(finish=finish)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=theirs, stderr=theirs, env=environment):
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # of a terminal that nobody writes to any more
+            while part := os.read(ours, 4096):
+                shown += part
+    os.close(ours)
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+    assert "━" in text
+    assert "40/100 updates" in text
+    assert "\ra line [meanwhile]\r\n" in text
+    assert ("\rdistill  100/100 updates" if finish else "\rstopped\r\n") in text
+    assert shown.rpartition(b"\x1b[2K")[2].startswith(b"distill  100/100" if finish else b"")  # the bar is gone
+    assert "━" not in shown.rpartition(b"\x1b[2K")[2].decode()
+    assert shown.rfind(b"\x1b[?25h") > shown.rfind(b"\x1b[?25l")

@@ -16,7 +16,8 @@ from typing import Any
 
 from ad_jax.errors import ConfigError, cannot_write
 from ad_jax.files import write_whole
-from ad_jax.process import distributed
+from ad_jax.process import distributed, terminal
+from ad_jax.text import short
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +99,10 @@ class MetricsLog:
 
 
 class Progress:
-    """Progress lines of one stage: done of total, rate, ETA, what the caller adds. Compile time is not in the rate."""
+    """Progress of one stage: done of total, rate, ETA, what the caller adds. Compile time is not in the rate.
+
+    A line every few seconds, or a bar on a terminal; a line at the end.
+    """
 
     def __init__(self, stage: str, total: int, unit: str, done: int = 0, seconds: float = 5.0, scale: float = 1):
         self.stage, self.total, self.unit, self.scale = stage, total, unit, scale
@@ -111,32 +115,27 @@ class Progress:
         self.started, self.first = time.monotonic(), self.done
 
     def update(self, done: int, **facts: float | str) -> None:
-        """Record that `done` units of `total` are finished; prints at most every few seconds, and at the end."""
-        self.done, now = done, time.monotonic()
-        if done < self.total and now - self.printed < self.seconds:
+        """Record that `done` units of `total` are finished; tells at most every few seconds, and at the end."""
+        self.done, now, watched = done, time.monotonic(), done < self.total and terminal.is_ours()
+        if done < self.total and now - self.printed < (0.1 if watched else self.seconds):
             return
         self.printed = now
         rate = (done - self.first) / max(now - self.started, 1e-9)
         left = (self.total - done) / rate if rate > 0 else float("inf")
         clock = "" if done >= self.total or left == float("inf") else f"  eta {int(left // 60)}:{int(left % 60):02d}"
-        extra = "".join(f"  {name.replace('_', ' ')} {_short(value)}" for name, value in facts.items())
-        say(f"{self.stage:9}{done}/{self.total} {self.unit}  {_short(rate * self.scale)} steps/s{extra}{clock}")
+        extra = "".join(f"  {name.replace('_', ' ')} {short(value)}" for name, value in facts.items())
+        text = f"{done}/{self.total} {self.unit}  {short(rate * self.scale)} steps/s{extra}{clock}"
+        if watched:
+            terminal.draw(self.stage, done, self.total, text)
+        else:
+            terminal.clear()
+            say(f"{self.stage:9}{text}")
 
 
 def say(text: str) -> None:
     """One line on the terminal, at once; of several processes, the first one's."""
     if distributed.is_first():
         print(text, file=sys.stdout, flush=True)
-
-
-def _short(value: float | str) -> str:
-    """A number in four characters or so: 0.412, 16.3, 49.2k, 6.0M."""
-    if isinstance(value, str):
-        return value
-    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.1f}{suffix}"
-    return f"{value:.3g}"
 
 
 def _line(stage: str, step: int, values: Mapping[str, float]) -> str:
