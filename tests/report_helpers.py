@@ -87,17 +87,6 @@ def results(*sets, seeds=(0,), experiment="dark_room", episode_length=20):
     return {"schema": 2, "experiment": experiment, "runs": [{"seed": s, **copy.deepcopy(run)} for s in seeds]}
 
 
-def old(env="dark_room", **options):
-    """The same as they were written before episodes' lengths were, and without a seal."""
-    data = results()
-    (run,) = data["runs"]
-    run["config"]["env"] = {"name": env, "options": options}
-    (one,) = run["sets"]
-    del one["steps"]
-    one["source"] = {"name": "q_learning", "returns": one["source"]["returns"], "env_steps_per_episode": 100}
-    return data | {"schema": 1}
-
-
 def save(path: Path, data) -> Path:
     """Write text, or data, which is sealed where a file of its schema must be and it has no seal yet."""
     if isinstance(data, dict) and data.get("schema") == SCHEMA and FIELD not in data:

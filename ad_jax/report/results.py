@@ -1,8 +1,7 @@
 """What a report reads: `results.json` of schema 2, validated, merged over training seeds, and as arrays.
 
 In: one file per run (or merged files), untrusted: every field that a report uses is checked before it is used. Out:
-plain data of the same schema, and `Set`s of arrays. Files of schema 1 are read where it is known what they do not say,
-how long their episodes were (`report_schema1`). Imports no JAX.
+plain data of the same schema, and `Set`s of arrays. Imports no JAX.
 """
 
 import dataclasses
@@ -15,7 +14,6 @@ import numpy as np
 from ad_jax.errors import ReportError
 from ad_jax.files import parse
 from ad_jax.history import lifetimes
-from ad_jax.report import schema1
 from ad_jax.report.checks import MODES, ROLES, SCHEMA, check
 from ad_jax.report.pool import check_alike, role_of
 from ad_jax.report.seal import FIELD, fits, seal
@@ -134,18 +132,13 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ReportError(f"{file}: expected a readable results.json, received {error!r}") from error
     _check_seal(results, str(file))
-    results = schema1.renewed(results, str(file))
     validate(results, str(file))
     return results
 
 
 def _check_seal(results: Any, where: str) -> None:
-    """Refuse a file that is not what was written. Those of schema 1 may have no seal: the first ones had none."""
-    if not isinstance(results, dict):
-        return
-    if FIELD not in results and (results.get("schema") == 1 or results.get("schema") != SCHEMA):
-        return  # the latter are refused for that
-    if not fits(results):
+    """Refuse a file that is not what was written; those of other schemas are refused for that."""
+    if isinstance(results, dict) and results.get("schema") == SCHEMA and not fits(results):
         found = f"{results[FIELD]!r}" if FIELD in results else "none"
         raise ReportError(
             f"{where}: field {FIELD!r}: expected the checksum of the numbers in the file, received {found}. It was "
