@@ -19,7 +19,6 @@ from typing import Any
 
 from ad_jax import study
 from ad_jax import text as numerals
-from ad_jax.bench.rows import percent, short
 from ad_jax.report import report
 from ad_jax.study import page
 from ad_jax.study import text as study_text
@@ -130,8 +129,8 @@ def _figure(row: dict[str, Any] | None) -> str:
     if row is None:
         return "- | -"
     limit = re.sub(r"^limits/matmul .*", "matmul peak", row["limit"].replace(", same width", " of the same width"))
-    share = "-" if row["share"] == 1 else f"{percent(row['share'])} of the {limit}"
-    return f"{short(row['value'])} {row['unit']} | {share}"
+    share = "-" if row["share"] == 1 else f"{numerals.percent(row['share'])} of the {limit}"
+    return f"{numerals.si(row['value'])} {row['unit']} | {share}"
 
 
 def summary(folder: str) -> str:
