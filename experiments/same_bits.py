@@ -25,7 +25,7 @@ FAMILIES = {
     "dark_key_to_door": [],
     "bandit": [],
     "watermaze": [],
-    "gymnax": ["env.name='CartPole-v1'", "env.steps=20"],
+    "gymnax": ["env.env_id=CartPole-v1", "env.steps=20"],
 }
 SOURCES = ("q_learning", "ucb", "noisy_oracle", "actor_critic", "ppo", "dqn")
 BACKBONES = {
