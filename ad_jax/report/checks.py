@@ -71,6 +71,7 @@ class Task(Struct):
     optimal: Finite | None
     random: Finite | None
     picture: dict[str, Any] | None
+    params: dict[str, Any] = {}  # missing in results of before
 
     def __post_init__(self):
         low, high = self.random, self.optimal

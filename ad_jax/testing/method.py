@@ -16,6 +16,7 @@ from ad_jax import envs, models, sources
 from ad_jax.envs.base import TaskFamily, check_split, seen_spec_of, spec_of
 from ad_jax.errors import ConfigError
 from ad_jax.history import replay
+from ad_jax.keys import a_key
 from ad_jax.methods.base import Channel, Method, MethodConfig, Setting, checked
 from ad_jax.sharding import MeshConfig, make_mesh
 from ad_jax.stage import collect
@@ -210,7 +211,7 @@ def _played(s: Sample, order: Callable[[Any], Any]) -> tuple[np.ndarray, int]:
         return policy.act(params, carry, step, keys)
 
     for t in range(steps.prev_done.shape[1]):
-        keys = jax.random.split(jax.random.key(t), ROWS)
+        keys = jax.random.split(a_key(t), ROWS)
         step = jax.tree.map(lambda x: order(jnp.asarray(x[:, t])), steps)  # noqa: B023
         action, carry = act(carry, step, order(keys))
         actions.append(np.asarray(action))
