@@ -70,7 +70,7 @@ def run(
 
     Args:
         out: the results file.
-        quick: small sizes, well under a minute.
+        quick: small sizes, a few minutes with compiling.
         only: one of `STAGES`.
         demo: a finished run directory of Dark Room; without it, the full suite runs the demo.
         torch: also the same model and step in PyTorch, which must be installed.

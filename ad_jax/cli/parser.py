@@ -111,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
         description="Measure every stage as an absolute figure and as a share of a limit that is measured in the same "
         "run. Minutes on two CPU cores; experiments/speed/README.md says how to read it.",
     )
-    bench.add_argument("--quick", action="store_true", help="small sizes, under a minute")
+    bench.add_argument("--quick", action="store_true", help="small sizes, a few minutes")
     stages = ("limits", "collect", "distill", "rotation", "rl2", "evaluate", "attention", "scaling", "demo")
     bench.add_argument("--only", choices=stages, help="one stage")
     bench.add_argument(
