@@ -41,7 +41,7 @@ def launch(place: pathlib.Path, commands: list[tuple[str, ...]], devices: int = 
     """Start Python once for each command, on CPU devices of its own."""
     keep = {name: value for name, value in os.environ.items() if name != "PYTHONPATH" and "SLURM" not in name}
     flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
-    root = str(pathlib.Path(distributed.__file__).parent.parent)  # the package under test, wherever it is
+    root = str(pathlib.Path(distributed.__file__).parents[2])  # the package under test, wherever it is
     env = keep | {"XLA_FLAGS": flags, "PYTHONPATH": root, "JAX_PLATFORMS": "cpu"}
     env |= {"AD_JAX_CACHE": str(place / "cache"), "MPLCONFIGDIR": str(place / "cache")}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -167,7 +167,7 @@ def test_a_mistake_of_ours_is_no_users(monkeypatch):
 def test_a_best_checkpoint_that_was_never_kept_is_told_from_one_that_is_missing(tmp_path):
     with checkpoint.Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(1, {"x": jnp.int32(1)}, {"architecture": {}})
-    with pytest.raises(CheckpointError, match=r"without keeping a best .*distill.evaluate_every.*checkpoint=last"):
+    with pytest.raises(CheckpointError, match=r"without keeping a best .*method.evaluate_every.*checkpoint=last"):
         checkpoint.load(tmp_path, "best")
     with pytest.raises(CheckpointError, match="run `ad-jax distill` first"):
         checkpoint.load(tmp_path / "nowhere", "best")
