@@ -10,7 +10,7 @@ reach over several processes; `put` and `to_host` are the way in and out then, a
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,7 +23,8 @@ from ad_jax.errors import ConfigError, unknown
 
 BATCH = ("data", "fsdp")  # the axes that split batches and histories
 
-Partition = Mapping[str, tuple[str | None, ...]]  # parameter path (a pattern, matched whole) -> its dimensions' names
+# Patterns of parameter paths, matched whole, each with the names of its dimensions. Pairs, so that a model is hashable.
+Partition = Sequence[tuple[str, tuple[str | None, ...]]]
 
 # What a model may name a dimension of a parameter, and the axis that splits it.
 DIMENSIONS = {"embed": "fsdp", "heads": "tensor", "mlp": "tensor"}
@@ -163,12 +164,12 @@ def param_shardings(params: Any, mesh: Mesh, partition: Partition) -> Any:
 
     def place(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        named = next((names for pattern, names in partition.items() if re.fullmatch(pattern, name)), None)
+        named = next((names for pattern, names in partition if re.fullmatch(pattern, name)), None)
         if named is None and splits:
+            known = ", ".join(pattern for pattern, _ in partition) or "no parameter"
             raise ConfigError(
                 f"the model's partition says nothing of parameter {name} {leaf.shape}, which mesh.fsdp and mesh.tensor "
-                f"above 1 need; it knows {', '.join(partition) or 'no parameter'}. Add a line for it, () for a copy on "
-                "every device"
+                f"above 1 need; it knows {known}. Add a line for it, () for a copy on every device"
             )
         axes = [None if dimension is None else _axis(dimension, name) for dimension in named or ()]
         fits = lambda axis, size: axis if axis is not None and size % mesh.shape[axis] == 0 else None

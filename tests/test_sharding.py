@@ -110,7 +110,7 @@ def test_every_line_of_a_partition_places_its_parameters():
 
 def test_an_axis_that_does_not_divide_is_dropped():
     tree = shapes(up__kernel=(6, 8), value__kernel=(8, 6), out__kernel=(3, 5))
-    partition = {"(up|value)/kernel": ("embed", "mlp"), "out/kernel": ("mlp", "embed")}
+    partition = (("(up|value)/kernel", ("embed", "mlp")), ("out/kernel", ("mlp", "embed")))
     placed = specs(param_shardings(tree, mesh_of(1, 4, 2), partition))
     assert placed == {
         "up": {"kernel": (None, "tensor")},
@@ -142,7 +142,7 @@ def test_a_parameter_without_a_line_is_refused_where_parameters_are_split():
 
 def test_an_unknown_dimension_is_refused_with_near_matches():
     with pytest.raises(ConfigError, match=r"dimension in the partition of up/kernel 'embd'\. Did you mean 'embed'"):
-        param_shardings(shapes(up__kernel=(4, 8)), mesh_of(2, 2, 2), {".*": ("embd", "mlp")})
+        param_shardings(shapes(up__kernel=(4, 8)), mesh_of(2, 2, 2), [(".*", ("embd", "mlp"))])
 
 
 SPECS = {
@@ -164,6 +164,7 @@ def test_every_backbone_says_where_each_of_its_parameters_lies(backbone, spec):
     """What is split is most of the numbers; what is copied, a table's or a matrix's worth of them at most."""
     name, options = BACKBONES[backbone]
     model = models.make(name, models.make_config(name, options), SPECS[spec])
+    assert hash(model) is not None, "a model may be a static argument"
     params = jax.eval_shape(model.init, jax.random.key(0))
     placed = param_shardings(params, mesh_of(2, 2, 2), model.partition)
     leaves = zip(jax.tree.leaves(params), jax.tree.leaves(placed), strict=True)

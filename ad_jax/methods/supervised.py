@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -124,7 +123,7 @@ def supervised(
     steps: int,
     accumulate: int = 1,
     groups: int = 1,
-    partition: Partition = MappingProxyType({}),
+    partition: Partition = (),
     name: str = "distill",
 ) -> Learner:
     """Make a learner of a loss on windows of histories.

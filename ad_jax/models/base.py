@@ -5,8 +5,7 @@ a stream: below, at and far past the window. That is what lets a model be traine
 cache, and `ad_jax.testing.check_model` proves it for every backbone.
 """
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -34,7 +33,7 @@ class Model(NamedTuple):
         window: W, the most steps attended to at once, the current one included.
         max_segment: longest L that `apply` takes; None if any.
         partition: the names of every parameter's dimensions, by a pattern of its whole path,
-            `{r"block_\d+/up/kernel": ("embed", "mlp")}`; `ad_jax.sharding.DIMENSIONS` says which axis of the mesh
+            `(r"block_\d+/up/kernel", ("embed", "mlp"))`; `ad_jax.sharding.DIMENSIONS` says which axis of the mesh
             splits which. Needed where a mesh splits parameters.
     """
 
@@ -45,7 +44,7 @@ class Model(NamedTuple):
     context_start: Callable[[Any], int]
     window: int
     max_segment: int | None
-    partition: Mapping[str, tuple[str | None, ...]] = MappingProxyType({})
+    partition: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
 
 
 def has_parameters(model: Model) -> bool:

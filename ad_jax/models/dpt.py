@@ -32,7 +32,11 @@ from ad_jax.models.functional import functional
 from ad_jax.models.tokens import PixelConfig, Tokenizer
 from ad_jax.types import Spec, Steps
 
-PARTITION = transformer.PARTITION | {r"(after|asked)/kernel": ("embed", None), r"asked/bias": ()}
+PARTITION = (
+    *transformer.PARTITION,
+    (r"(after|asked)/kernel", ("embed", None)),
+    (r"asked/bias", ()),
+)
 
 
 @dataclasses.dataclass(frozen=True)

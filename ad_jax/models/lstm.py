@@ -14,8 +14,7 @@ Letters: B batch, L steps, D token width, H hidden, A actions.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -30,13 +29,14 @@ from ad_jax.models.tokens import PixelConfig, Tokenizer, masked
 from ad_jax.types import Spec, Steps
 
 # The four gates lie side by side in one matrix, so that a split of its columns would move them at every step.
-PARTITION = TOKENS | {
-    r"layer_\d+/(inputs|recurrent)/kernel": ("embed", None),
-    r"mlp_in/kernel": ("embed", "mlp"),
-    r"mlp_out/kernel": ("mlp", "embed"),
-    r"(value_)?head/kernel": ("embed", None),
-    r"(layer_\d+/inputs|mlp_in|mlp_out|head|value_head)/bias": (),
-}
+PARTITION = (
+    *TOKENS,
+    (r"layer_\d+/(inputs|recurrent)/kernel", ("embed", None)),
+    (r"mlp_in/kernel", ("embed", "mlp")),
+    (r"mlp_out/kernel", ("mlp", "embed")),
+    (r"(value_)?head/kernel", ("embed", None)),
+    (r"(layer_\d+/inputs|mlp_in|mlp_out|head|value_head)/bias", ()),
+)
 
 SPAN = 16  # steps that stand for a window where one is asked for: the state itself has no end
 
@@ -158,7 +158,7 @@ class ActorCritic(NamedTuple):
     init: Callable[[jax.Array], Params]
     init_cache: Callable[[int], tuple[Carry, ...]]
     segment: Callable[[Params, tuple[Carry, ...], Steps], tuple[jax.Array, jax.Array, tuple[Carry, ...]]]
-    partition: Mapping[str, tuple[str | None, ...]] = MappingProxyType({})
+    partition: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
 
 
 def make(config: Config, spec: Spec) -> Model:

@@ -35,11 +35,11 @@ class PixelConfig(NamedTuple):
 
 # Names of the dimensions of what a tokenizer and its encoder hold, for a model's partition: tables are split, the few
 # numbers of projections, convolutions and norms are copied.
-PARTITION = {
-    r"tokens/.*/embedding": (None, "embed"),
-    r"tokens/.*/(kernel|scale|bias)": (),
-    r"mask_token": (),
-}
+PARTITION = (
+    (r"tokens/.*/embedding", (None, "embed")),
+    (r"tokens/.*/(kernel|scale|bias)", ()),
+    (r"mask_token", ()),
+)
 
 
 class PixelEncoder(nnx.Module):

@@ -30,16 +30,17 @@ from ad_jax.models.tokens import PARTITION as TOKENS
 from ad_jax.models.tokens import Layout, PixelConfig, Tokenizer, masked, tokens_per_step
 from ad_jax.types import Spec, Steps
 
-PARTITION = TOKENS | {
-    r"position/embedding": (None, "embed"),
-    r"block_\d+/(query|key|value)/kernel": ("embed", "heads"),
-    r"block_\d+/out/kernel": ("heads", "embed"),
-    r"block_\d+/up/kernel": ("embed", "mlp"),
-    r"block_\d+/down/kernel": ("mlp", "embed"),
-    r"head/kernel": ("embed", None),
-    r"head/bias": (),
-    r"(block_\d+/)?norm\w*/(scale|bias)": (),
-}
+PARTITION = (
+    *TOKENS,
+    (r"position/embedding", (None, "embed")),
+    (r"block_\d+/(query|key|value)/kernel", ("embed", "heads")),
+    (r"block_\d+/out/kernel", ("heads", "embed")),
+    (r"block_\d+/up/kernel", ("embed", "mlp")),
+    (r"block_\d+/down/kernel", ("mlp", "embed")),
+    (r"head/kernel", ("embed", None)),
+    (r"head/bias", ()),
+    (r"(block_\d+/)?norm\w*/(scale|bias)", ()),
+)
 
 
 @dataclasses.dataclass(frozen=True)
