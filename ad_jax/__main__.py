@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nad-jax: interrupted; run the same command again to go on from here", file=sys.stderr)
         return 130
     except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name in NEEDED:
-            missing = f"{error.name} is not installed for {sys.executable}; pip install -e . brings it"
+        if isinstance(error, ModuleNotFoundError) and (name := (error.name or "").partition(".")[0]) in NEEDED:
+            missing = f"{name} is not installed for {sys.executable}; pip install -e . brings it"
             return _told(args, error, missing)
         if errors.place_of(error) is None:  # nobody's but ours: all of it
             raise

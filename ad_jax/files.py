@@ -11,6 +11,7 @@ import copy
 import json
 import math
 import os
+import platform
 import re
 import reprlib
 import sys
@@ -39,7 +40,7 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         ConfigError: if it cannot be written; what was there before still is.
     """
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    fresh = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with fresh.open("wb") as file:
@@ -47,11 +48,26 @@ def write_whole(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
+        _remove_left_behind(path)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             fresh.unlink()  # on a full disk it would hold the room that others could use
+
+
+def _remove_left_behind(path: Path) -> None:
+    """Remove what processes of this machine that were killed while they wrote `path` have left beside it."""
+    before = f".{path.name}.{platform.node()}."
+    for old in path.parent.iterdir():
+        pid = old.name.removeprefix(before).removesuffix(".tmp")
+        if old.name == f"{before}{pid}.tmp" and pid.isdecimal():
+            try:
+                os.kill(int(pid), 0)
+            except (ProcessLookupError, OverflowError):
+                old.unlink(missing_ok=True)
+            except OSError:
+                continue  # it is somebody else's, and at work
 
 
 def write_json(path: Path, data: Any, indent: int | None = None) -> None:

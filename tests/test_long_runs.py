@@ -33,6 +33,7 @@ from ad_jax.run.collection import make_manifest
 from ad_jax.run.origins import Origins
 from ad_jax.stage import evaluate
 from ad_jax.stage.collect import Config, Learners, collect
+from ad_jax.stage.episodes import tasks_as_data
 from ad_jax.stage.feeds import TrainingTasks
 from ad_jax.stage.train import train
 from ad_jax.stage.trainer import Trainer
@@ -138,7 +139,7 @@ def test_over_100000_episodes_in_context(size, tmp_path, monkeypatch):
     work = curves.Curves(e, p, mesh, tmp_path, metrics.MetricsLog(tmp_path, metrics.Config()), Origins(e, p))
     params = p.model.init(jax.random.key(0))
     (tasks,) = p.split.held_out.values()
-    data = {"name": "held_out", "tasks": episodes.tasks_as_data(p.family, tasks)}
+    data = {"name": "held_out", "tasks": tasks_as_data(p.family, tasks)}
     part, _ = work.part(
         "held_out",
         {"checkpoint": {"step": 0}},

@@ -57,8 +57,9 @@ def check(folder: Path, experiment: Experiment) -> bool:
                 "another directory (--dir), or delete that one"
             )
         return True
-    ours = ("config.tmp", "lock")  # what a claim that was killed leaves
-    if folder.exists() and any(file.name not in ours for file in folder.iterdir()):
+    # What a claim that was killed leaves.
+    ours = lambda name: name in ("config.tmp", "lock") or (name.startswith(".config.json.") and name.endswith(".tmp"))
+    if folder.exists() and not all(ours(file.name) for file in folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and holds no run (no config.json); use another directory (--dir)")
     return False
 

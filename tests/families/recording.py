@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ad_jax.envs.base import path_name
+from ad_jax.envs.stepping import path_name
 from ad_jax.stage import collect, evaluate, rollout
 from ad_jax.types import Transition
 
