@@ -7,6 +7,7 @@ time is compiling, and many tests compile the same program.
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -26,6 +27,9 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import pytest
+
+# For examples/, behind the installed package: ad_jax itself is not taken from the source tree.
+sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
