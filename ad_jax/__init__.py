@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ad_jax.methods.dpt import DPT
     from ad_jax.methods.rl2 import RL2
     from ad_jax.models.base import Model
+    from ad_jax.policies.base import Policy
     from ad_jax.run.pipeline import Run
     from ad_jax.sources.base import Source
 
@@ -37,6 +38,7 @@ __all__ = [  # noqa: RUF022 (in the order data flows)
     "TaskSplit",
     "Source",
     "Model",
+    "Policy",
     "Experiment",
     "Plugin",
     "TaskConfig",
@@ -61,6 +63,7 @@ _PUBLIC = {
     "TaskSplit": "ad_jax.envs.base",
     "Source": "ad_jax.sources.base",
     "Model": "ad_jax.models.base",
+    "Policy": "ad_jax.policies.base",
     "Experiment": "ad_jax.experiment",
     "Plugin": "ad_jax.experiment",
     "TaskConfig": "ad_jax.experiment",

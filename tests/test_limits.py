@@ -12,26 +12,23 @@ import numpy as np
 import pytest
 from helpers import mesh_of
 
-from ad_jax import envs, models
-from ad_jax.envs.base import spec_of
+from ad_jax import envs, policies
+from ad_jax.envs.dark_room import DarkRoom
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import Plugin, build, load, override
 from ad_jax.files import read_json
-from ad_jax.models.base import has_parameters
-from ad_jax.models.explorer import Config, walk
-from ad_jax.models.search_plan import Room, bounds, plan, returns
-from ad_jax.models.thompson import log_best
-from ad_jax.policies.base import from_model
+from ad_jax.policies.explorer import Config, walk
+from ad_jax.policies.search_plan import Room, bounds, plan, returns
+from ad_jax.policies.thompson import log_best
 from ad_jax.run.pipeline import Run
 from ad_jax.stage.evaluate import evaluate
 from ad_jax.stage.rollout import make_evaluator
-from ad_jax.testing import ContractError, check_model
-from ad_jax.testing.model import decode_all, random_steps
-from ad_jax.types import Spec, Steps
+from ad_jax.types import Steps
 
 PAPER = Room(9, 20, "centre", "every_step")
 SMALL = Room(4, 6, "corner", "once")
 LIFE, BEAM = 100, 300
+KEY = jax.random.key(0)
 ROOMS = [PAPER, SMALL, Room(5, 7, "centre", "once"), Room(4, 5, "corner", "every_step")]  # the last has far cells
 
 
@@ -43,9 +40,8 @@ def planned(room):
 def rolled_out(room, episodes):
     """Returns `[E, C]` of the explorer as `evaluate` gets them, one rollout on every goal of the room."""
     family = envs.make("dark_room", dataclasses.asdict(room))
-    config = models.for_family(Config(episodes=LIFE, beam=BEAM), family)
-    model, tasks = models.make("explorer", config, spec_of(family)), family.all_tasks()
-    runner = make_evaluator(from_model(model), family, mesh_of(), episodes, episodes * room.steps)
+    policy, tasks = policies.make("explorer", Config(LIFE, BEAM), family), family.all_tasks()
+    runner = make_evaluator(policy, family, mesh_of(), episodes, episodes * room.steps)
     ids = family.task_ids(tasks)
     curve = evaluate(runner, {}, tasks, ids, 1, episodes, family, mesh_of(), seed=3)
     return curve.returns[:, 0].T, family.optimal_return(tasks)
@@ -165,7 +161,7 @@ def test_in_a_room_that_can_be_searched_exhaustively_the_plan_is_the_optimum(sta
 def test_a_goal_that_pays_with_the_last_step_of_an_episode_is_remembered():
     """The observation is by then the next episode's first; the goal is where the action led."""
     room = Room(4, 6, "corner", "once")
-    model = models.make("explorer", Config(**dataclasses.asdict(room), beam=BEAM), Spec(5, (2,), (4, 4)))
+    policy = policies.make("explorer", Config(beam=BEAM), envs.make("dark_room", dataclasses.asdict(room)))
     cell, cells = room.first, []
     for action in walk(room, LIFE, BEAM)[0]:
         cells.append(cell)
@@ -180,31 +176,12 @@ def test_a_goal_that_pays_with_the_last_step_of_an_episode_is_remembered():
         prev_done=last[None],
     )
     _, life = functools.reduce(
-        lambda carry, t: model.decode({}, carry[1], jax.tree.map(lambda x: x[:, t], steps)),
+        lambda carry, t: policy.act({}, carry[1], jax.tree.map(lambda x: x[:, t], steps), jax.random.split(KEY, 1)),
         range(7),
-        (None, model.init_cache(1)),
+        (None, policy.init(1)),
     )
     assert int(life.goal[0]) == cell
     assert (int(life.episode[0]), int(life.step[0])) == (1, 0)
-
-
-@pytest.mark.parametrize("name", ["explorer", "thompson", "random"])
-def test_limits_have_no_parameters_and_decode_what_they_apply(name):
-    options = {"explorer": dataclasses.asdict(SMALL) | {"beam": BEAM}, "thompson": {"points": 32}}.get(name, {})
-    spec = Spec(5, (2,), (4, 4))
-    model = models.make(name, models.make_config(name, options), spec)
-    assert not has_parameters(model)
-    steps = random_steps(spec, 3, 25, 6)
-    np.testing.assert_allclose(model.apply({}, steps), decode_all(model, {}, steps), atol=1e-5)
-    assert model.context_start(steps.prev_done[0]) == 0
-
-
-def test_the_contract_finds_a_model_without_parameters_that_sees_the_future():
-    spec = Spec(5, (2,), (4, 4))
-    model = models.make("random", models.make_config("random"), spec)
-    leaky = lambda params, steps, key=None: model.apply(params, steps, key) + steps.prev_reward[:, -1][:, None, None]
-    with pytest.raises(ContractError, match="see the future"):
-        check_model(model._replace(apply=leaky), spec, episode_length=5)
 
 
 def better(a, b, c, d):
@@ -259,8 +236,8 @@ def test_the_explorer_runs_through_every_stage_without_histories_or_training(tmp
     model = Plugin("explorer", {"beam": BEAM})
     run, page, result = smoke("dark_room", tmp_path, model, "collect.episodes=1", "replay.keep_every=1")
     shown = capsys.readouterr().out
-    assert "collect  nothing to do: model explorer has no parameters" in shown
-    assert "distill  nothing to do: model explorer has no parameters" in shown
+    assert "collect  nothing to do: model explorer is not trained" in shown
+    assert "distill  nothing to do: model explorer is not trained" in shown
     assert not (run.folder / "histories").exists()
     assert not (run.folder / "checkpoints").exists()
     assert set(result["stages"]) == {"evaluate"}
@@ -272,7 +249,7 @@ def test_the_explorer_runs_through_every_stage_without_histories_or_training(tmp
         np.testing.assert_array_equal(np.array(one["returns"][mode]), np.stack([expected] * 2, 1))
     assert one["source"]["name"] == "q_learning"
     assert page.is_file()
-    assert run.parts.model_config.size == 9
+    assert run.parts.model is None
 
 
 @pytest.mark.parametrize(
@@ -282,12 +259,12 @@ def test_the_explorer_runs_through_every_stage_without_histories_or_training(tmp
         ("dark_room", ["env=dark_room_permuted", "model=explorer"], "the explorer knows Dark Room"),
         ("dark_room", ["env.start=random", "model=explorer"], "one start; got start='random'. Use env.start=centre"),
         ("dark_room", ["env.reward=terminate", "model=explorer"], "reward='terminate'. Use env.reward=once"),
-        ("dark_room", ["model=explorer", "model.size=8"], "model.size=8 is not the room's: env.size=9"),
+        ("dark_room", ["model=explorer", "model.size=8"], "unknown option of policy explorer 'size'"),
         ("dark_room", ["model=explorer", "model.beam=0"], "model.beam must be at least 1; got 0"),
         ("dark_room", ["model=thompson"], "Thompson sampling is of bandits"),
         ("bandit_adversarial", ["env.reward=gaussian", "model=thompson"], "Use env.reward=bernoulli"),
         ("bandit_adversarial", ["model=thompson", "model.points=1"], "model.points must be at least 2; got 1"),
-        ("dark_room", ["model=random", "model.beam=3"], "unknown option of model random 'beam'"),
+        ("dark_room", ["model=random", "model.beam=3"], "unknown option of policy random 'beam'"),
     ],
 )
 def test_what_a_limit_does_not_know_is_refused(experiment, changes, words):
@@ -295,8 +272,13 @@ def test_what_a_limit_does_not_know_is_refused(experiment, changes, words):
         build(override(load(experiment), changes))
 
 
-def test_a_room_has_to_be_known_and_to_be_what_is_seen():
-    with pytest.raises(ConfigError, match=r"needs model\.size"):
-        models.make("explorer", Config(), Spec(5, (2,), (9, 9)))
-    with pytest.raises(ConfigError, match=r"Set model\.size to the room's"):
-        models.make("explorer", Config(**dataclasses.asdict(SMALL)), Spec(5, (2,), (9, 9)))
+class Painted(DarkRoom):
+    """Dark Room as a picture."""
+
+    def render(self, observation):
+        return jnp.zeros((4, 4, 3), jnp.uint8)
+
+
+def test_a_room_has_to_show_the_cell():
+    with pytest.raises(ConfigError, match=r"sees its cell in the room, .*; Painted shows Spec.*pixels=True"):
+        policies.make("explorer", Config(), Painted())

@@ -9,7 +9,7 @@ import typing
 import pytest
 
 import ad_jax
-from ad_jax import envs, methods, models, sources
+from ad_jax import envs, methods, models, policies, sources
 from ad_jax.experiment import Experiment, Plugin
 from ad_jax.experiment.config import dataclass_of
 from ad_jax.registry import config_class, resolve
@@ -42,12 +42,12 @@ OPTIONS = (
     fields(Experiment, "")
     | of_plugins("env", envs.FAMILIES)
     | of_plugins("source", sources.SOURCES)
-    | of_plugins("model", models.MODELS)
+    | of_plugins("model", models.MODELS | policies.POLICIES)
     | of_plugins("method", methods.METHODS)
     | {"replay.labels"}  # of experiments of before; what it is now is said
 )
 SECTIONS = {name.split(".")[0] for name in OPTIONS if "." in name}
-PLUGINS = {*envs.FAMILIES, *sources.SOURCES, *models.MODELS, *methods.METHODS}
+PLUGINS = {*envs.FAMILIES, *sources.SOURCES, *models.MODELS, *policies.POLICIES, *methods.METHODS}
 
 
 def said(tree: ast.AST) -> list[tuple[int, str]]:

@@ -11,6 +11,7 @@ from flax import nnx
 from ad_jax import models
 from ad_jax.errors import ConfigError
 from ad_jax.models import attention
+from ad_jax.models.base import Model
 from ad_jax.models.dropout import keep
 from ad_jax.models.tokens import PixelConfig, PixelEncoder, Tokenizer, patches
 from ad_jax.models.transformer import Config, Paper, make
@@ -55,9 +56,7 @@ def test_contract(name):
 @pytest.mark.parametrize("name", models.MODELS)
 def test_every_registered_model_keeps_the_contract(name):
     options = SMALL | {"window": 12} | ({"episode_length": 5} if name == "paper" else {})
-    others = {"lstm": {"width": 16, "hidden": 16, "mlp_width": 32}, "random": {}, "thompson": {"points": 16}}
-    others["explorer"] = {"size": 9, "steps": 5, "start": "centre", "reward": "once", "episodes": 9, "beam": 9}
-    options = others.get(name, options)
+    options = {"width": 16, "hidden": 16, "mlp_width": 32} if name == "lstm" else options
     model = models.make(name, models.make_config(name, options), GRID)
     assert len(check_model(model, GRID, episode_length=5)) == 8
 
@@ -91,6 +90,20 @@ def leaky_apply(model):
 def test_contract_checks_catch_a_broken_model(spoil, check):
     with pytest.raises(ContractError, match=check):
         check_model(spoil(make(STREAMING, GRID)), GRID, episode_length=5)
+
+
+def indifferent(spec):
+    """A model without parameters, whose logits are 0."""
+    init_cache, window = lambda batch: (), 4
+    decode = lambda params, cache, steps: (jnp.zeros((len(steps.prev_action), spec.num_actions)), cache)
+    apply = lambda params, steps, key=None: jnp.zeros((*steps.prev_action.shape, spec.num_actions))
+    return Model(lambda key: {}, apply, init_cache, decode, lambda prev_done: 0, window, None)
+
+
+def test_contract_checks_catch_a_model_without_parameters_that_sees_the_future():
+    check_model(indifferent(GRID), GRID, episode_length=5)
+    with pytest.raises(ContractError, match="see the future"):
+        check_model(leaky_apply(indifferent(GRID)), GRID, episode_length=5)
 
 
 @pytest.mark.parametrize("config", [STREAMING, PAPER], ids=["streaming", "paper"])

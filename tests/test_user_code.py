@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from helpers import refused
 
-from ad_jax import envs, experiment, models, sources
+from ad_jax import envs, experiment, models, policies, sources
 from ad_jax.__main__ import main
 from ad_jax.checkpoint import checkpoint
 from ad_jax.cli import listing
@@ -183,7 +183,7 @@ def test_the_version_is_told(capsys):
 def test_what_there_is_can_be_listed(capsys):
     assert main(["list"]) == 0
     shown = capsys.readouterr().out
-    for name in (*experiment.known(), *envs.FAMILIES, *sources.SOURCES, *models.MODELS):
+    for name in (*experiment.known(), *envs.FAMILIES, *sources.SOURCES, *models.MODELS, *policies.POLICIES):
         assert re.search(rf"^  {name} +[A-Z`].{{10,}}\.", shown, re.MULTILINE), name
     assert "[cpu, demo, smoke, paper]" in shown
     assert "CartPole-v1" in shown

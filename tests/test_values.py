@@ -22,8 +22,7 @@ from ad_jax.history.store import open_store, verify
 from ad_jax.history.streaming import Rotation
 from ad_jax.methods import rl2, trials
 from ad_jax.models.base import Model
-from ad_jax.models.scripted import make_random
-from ad_jax.policies import demonstrator
+from ad_jax.policies import demonstrator, random
 from ad_jax.policies.base import from_model, no_choice
 from ad_jax.process.metrics import MetricsLog
 from ad_jax.run.collection import make_manifest
@@ -41,8 +40,8 @@ def tasks_of(*numbers):
 
 
 def rolled(family, tasks, model=None, params=None, devices=1, per_run=20):
-    mesh, model = mesh_of(devices), model or make_random(None, spec_of(family))
-    runner = make_evaluator(from_model(model), family, mesh, 4, per_run)
+    mesh, policy = mesh_of(devices), from_model(model) if model else random.uniform(family.num_actions)
+    runner = make_evaluator(policy, family, mesh, 4, per_run)
     return evaluate.evaluate(runner, params, tasks, family.task_ids(tasks), 2, 4, family, mesh, seed=5)
 
 
@@ -208,7 +207,7 @@ def test_verify_names_what_cannot_be_by_history_and_step(tmp_path):
 
 
 def agent_of(spec):
-    return Agent(from_model(make_random(None, spec)), {}, spec)
+    return Agent(random.uniform(spec.num_actions), {}, spec)
 
 
 def test_an_agent_refuses_what_cannot_be_and_its_context_stays():

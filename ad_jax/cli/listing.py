@@ -11,6 +11,7 @@ from ad_jax import experiment
 from ad_jax.envs import FAMILIES
 from ad_jax.methods import METHODS
 from ad_jax.models import MODELS
+from ad_jax.policies import POLICIES
 from ad_jax.sources import SOURCES
 
 
@@ -22,6 +23,10 @@ def lines(kind: str | None = None) -> list[str]:
         "sources": ("Sources (source=NAME, or source=my_package.my_module:make)", lambda: _plugins(SOURCES)),
         "models": ("Backbones (model=NAME, or model=my_package.my_module:make)", lambda: _plugins(MODELS)),
         "methods": ("Methods (method=NAME, or method=my_package.my_module:MyMethod)", lambda: _plugins(METHODS)),
+        "policies": (
+            "Scripted policies, which are not trained (model=NAME, or model=my_package.my_module:make)",
+            lambda: _plugins(POLICIES),
+        ),
     }
     text = []
     for name, (heading, rows) in kinds.items():

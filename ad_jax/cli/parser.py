@@ -8,7 +8,7 @@ from typing import Any
 from ad_jax import files
 from ad_jax.errors import ConfigError
 
-KINDS = ("experiments", "families", "sources", "models", "methods")
+KINDS = ("experiments", "families", "sources", "models", "methods", "policies")
 
 FLOW = """\
 The four stages, each of which goes on where it was stopped:
@@ -138,14 +138,14 @@ def parser() -> argparse.ArgumentParser:
 
     names = commands.add_parser(
         "list",
-        help="list the experiments, task families, sources, backbones and methods, one line each",
+        help="list the experiments, task families, sources, backbones, methods and policies, one line each",
         description="List what can be named: experiments with their scales, and plug-ins (env=, source=, model=, "
         "method=).",
     )
     names.add_argument("kind", nargs="?", choices=KINDS, help="only these (default: all)")
 
     check = commands.add_parser(
-        "check", help="prove a task family, source, backbone or method of your own by its contract"
+        "check", help="prove a task family, source, backbone, method or policy of your own by its contract"
     )
     check.add_argument("plugin", help="a registered name, or my_pkg.my_env:MyEnv")
     top.add_argument("--version", action=_Version)

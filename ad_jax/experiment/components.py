@@ -1,17 +1,22 @@
 """The plug-ins of an experiment, built and checked against each other before anything is compiled."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
-from ad_jax import envs, models, sources
+from ad_jax import envs, models, policies, sources
 from ad_jax.errors import AdJaxError, ConfigError, is_ours, place_of, told
 from ad_jax.experiment.config import Experiment
 from ad_jax.history import reward_unit
+from ad_jax.keys import a_key
 from ad_jax.methods.base import MethodConfig, Setting, Untrained
 from ad_jax.models.base import has_parameters
 from ad_jax.policies import demonstrator
+from ad_jax.policies.base import Mode, Policy
 from ad_jax.process import settings
 
 
@@ -22,18 +27,30 @@ class Parts:
     family: Any
     source_config: Any
     source: Any
-    model_config: Any
-    model: Any
+    model_config: Any  # of the model, or of the scripted policy in its place
+    model: Any  # None where there is a scripted policy in its place
     spec: Any  # of what is stored
     seen_spec: Any  # of what the model sees
     split: Any
     reference: Any  # what learns beside the frozen model: the experiment's reference, or its source
-    method: MethodConfig  # the experiment's, or `Untrained` for a model without parameters
+    method: MethodConfig  # the experiment's, or `Untrained` where there are no parameters
+    scripted: Callable[[Mode, float], Policy] | None = None  # the policy that acts without a model
 
     @property
     def trained(self) -> bool:
         """Whether there is anything to train."""
         return self.method.feed != "nothing"
+
+    @property
+    def params(self) -> Any:
+        """Shapes of what is trained: an empty tree for a scripted policy."""
+        return {} if self.model is None else jax.eval_shape(lambda: self.model.init(a_key(0)))
+
+    def policy(self, mode: Mode = "sampled", temperature: float = 1.0, unit: float = reward_unit.NONE) -> Policy:
+        """Return what acts: the scripted policy, or the method's with the model that counts rewards in `unit`."""
+        if self.scripted is not None:
+            return self.scripted(mode, temperature)
+        return self.method.policy(reward_unit.applied(self.model, unit), mode, temperature)
 
     def setting(self, e: Experiment, mesh: Mesh, unit: float = reward_unit.NONE) -> Setting:
         """Return what the method is made for on a mesh, with rewards counted in `unit`."""
@@ -97,11 +114,19 @@ def _build(experiment: Experiment) -> Parts:
     channels = e.method.channels(family, spec)
     seen = tuple((name, channel.shape) for name, channel in channels.items() if channel.seen)
     seen_spec = dataclasses.replace(seen_spec, extra=seen)
-    model_config = models.for_family(models.make_config(e.model.name, e.model.options), family)
-    model = models.make(e.model.name, model_config, seen_spec)
-    method = e.method if has_parameters(model) else Untrained()
-    parts = Parts(family, source_config, source, model_config, model, spec, seen_spec, split, reference, method)
-    method.check_model(e.model.name, model_config)
+    name, model, scripted = e.model.name, None, None
+    if policies.is_policy(name):
+        model_config = policies.make_config(name, e.model.options)
+        scripted = functools.partial(policies.make, name, model_config, family)
+        scripted("sampled", 1.0)  # refuses what it cannot act in
+    else:
+        model_config = models.for_family(models.make_config(name, e.model.options), family)
+        model = models.make(name, model_config, seen_spec)
+    method = e.method if model is not None and has_parameters(model) else Untrained()
+    parts = Parts(
+        family, source_config, source, model_config, model, spec, seen_spec, split, reference, method, scripted
+    )
+    method.check_model(name, model_config)
     if method.feed == "histories":
         _check_windows(e, parts)
     return parts

@@ -8,11 +8,8 @@ from ad_jax.registry import build, config_class, resolve
 
 MODELS = {
     "dpt": "ad_jax.models.dpt:make",
-    "explorer": "ad_jax.models.explorer:make",
     "lstm": "ad_jax.models.lstm:make",
     "paper": "ad_jax.models.transformer:make_paper",
-    "random": "ad_jax.models.scripted:make_random",
-    "thompson": "ad_jax.models.thompson:make",
     "transformer": "ad_jax.models.transformer:make",
 }
 

@@ -20,7 +20,6 @@ from ad_jax.experiment import Experiment, Parts
 from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.history.replay import Replay
 from ad_jax.history.streaming import AHEAD
-from ad_jax.keys import a_key
 from ad_jax.models.attention import Band
 from ad_jax.models.tokens import tokens_per_step
 from ad_jax.models.transformer import Config as Transformer
@@ -117,7 +116,7 @@ class Cost:
         }
         training = [line + process[line.split()[0]] for line in training]
         if not self.parameters:
-            training = ["collect  nothing: the model has no parameters", "distill  nothing"]
+            training = ["collect  nothing: the model is not trained", "distill  nothing"]
         return [
             *training,
             f"evaluate {self.rollout_steps:,} environment steps{source}; {self.rollouts:,} rollouts side by side, "
@@ -162,7 +161,7 @@ def count(experiment: Experiment, parts: Parts) -> Cost:
     histories = learned * each
     beside = life_updates(p.reference, p.family, (e.reference or e.collect).episodes)
     beside *= p.reference.steps_per_update * p.reference.actors
-    params = jax.eval_shape(lambda: p.model.init(a_key(0)))
+    params = p.params
     optimiser = jax.eval_shape(method.optimizer().init, params)
     accumulate = method.parts
     gradients = tree_bytes(params) * (1 if accumulate == 1 else 2)  # of a part, and the sum so far
@@ -170,7 +169,8 @@ def count(experiment: Experiment, parts: Parts) -> Cost:
     rollouts, episode = max(held_out) * e.evaluate.seeds, p.family.episode_length
     modes = 2 if e.evaluate.greedy else 1
     played = e.evaluate.episodes + (0 if e.evaluate.prompt is None else e.evaluate.prompt_episodes)
-    cache = tree_bytes(jax.eval_shape(lambda: p.model.init_cache(rollouts)))
+    context = p.policy().init if p.model is None else p.model.init_cache
+    cache = tree_bytes(jax.eval_shape(lambda: context(rollouts)))
     known, config = isinstance(p.model_config, Transformer), p.model_config
     rows, segment = e.replay.batch // accumulate, e.replay.segment
     refilled = known and config.positions == "absolute"

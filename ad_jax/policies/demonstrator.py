@@ -2,7 +2,8 @@
 
 The demonstrator takes the family's optimal action, or with probability `noise` a uniformly random one. Which noise
 earns which share of the way (`normalized.share`) is found by simulation on the tasks themselves, before the model is
-asked anything.
+asked anything. The demonstrator is no `Policy`: it acts from the environment's state and the task, which a policy does
+not see.
 
 Source: Laskin et al. 2022 (arXiv 2210.14215), section 4 and figure 5, where demonstrators are half-trained policies.
 """

@@ -1,9 +1,9 @@
 """What a plug-in does, in a few numbers, so that one that was edited is named and not taken for the one before.
 
-In: a task family, a source or a model as built. Out: plain data, from a short life under fixed keys: what happens at
-each of the first steps, and sums over all of them. `identity.difference` compares two of these, with a tolerance,
-because another device rounds otherwise. They do not depend on the experiment's seed, tasks, batch or mesh. What fails
-here in a plug-in's own code is a `ConfigError`.
+In: a task family, a source, a model or a policy as built. Out: plain data, from a short lifetime under fixed keys: what
+happens at each of the first steps, and sums over all of them. `identity.difference` compares two of these, with a
+tolerance, because another device rounds otherwise. They do not depend on the experiment's seed, tasks, batch or mesh.
+What fails here in a plug-in's own code is a `ConfigError`.
 """
 
 import contextlib
@@ -18,10 +18,12 @@ from ad_jax.envs.base import TaskFamily, advance, num_tasks, spec_of, take
 from ad_jax.errors import user_code
 from ad_jax.keys import a_key, named_key
 from ad_jax.models.base import Model
+from ad_jax.policies.base import Policy
 from ad_jax.sources.base import Source
 from ad_jax.types import Spec, Steps
 
 FORMAT = 1  # of this data; others are not compared
+FORMAT_OF_POLICY = 2  # of a policy's, which holds its actions; 1 held logits of those that were models
 ROWS = 16  # lives of a family
 SHOWN = 4, 24  # lives, and steps of each, that are kept step by step
 WHOLE, REAL = 256, 48  # steps of a life: observations that are floats may belong to dynamics that amplify rounding
@@ -95,26 +97,46 @@ def of_source(source: Source, family: TaskFamily) -> dict[str, Any]:
 @user_code("a look at how the model behaves")
 def of_model(model: Model, spec: Spec) -> dict[str, Any] | None:
     """A model's logits for a short stream, with parameters that are filled in; None where the model is large."""
-    length, drawn = min(MODEL_STEPS, model.max_segment or MODEL_STEPS), np.random.default_rng(0)
-    most = 256 if spec.pixels else 0 if spec.values is None else min(spec.values)
-    shape = (1, length, *spec.shape)
-    observation = drawn.integers(0, most, shape) if most else drawn.normal(size=shape)
-    steps = Steps(
-        observation=observation.astype(spec.compute_dtype),
-        prev_action=drawn.integers(0, spec.num_actions, (1, length)).astype(np.int32),
-        prev_reward=drawn.normal(size=(1, length)).astype(np.float32),
-        prev_done=drawn.integers(0, 2, (1, length)) > 0,
-        extra={name: drawn.normal(size=(1, length, *shape)).astype(np.float32) for name, shape in spec.extra},
-    )
-
     shapes = jax.eval_shape(model.init, a_key(0))
     if sum(x.size for x in jax.tree.leaves(shapes)) > LARGEST:
         return None
     # No first parameters of its own, of which many start at zero and hide what comes before them. Gains stay near one.
     filled = lambda x: (0.5 * (x.ndim < 2) + 0.3 * np.cos(np.arange(x.size))).reshape(x.shape).astype(x.dtype)
     params = jax.tree.map(filled, shapes)
+    steps = _stream(spec, 1, min(MODEL_STEPS, model.max_segment or MODEL_STEPS))
     logits = jax.jit(model.apply, compiler_options=QUICK)(params, steps)
     return _recorded({}, {"logits": np.ravel(logits)[:64].tolist()})
+
+
+@user_code("a look at how the policy behaves")
+def of_policy(policy: Policy, spec: Spec) -> dict[str, Any]:
+    """What a policy without parameters does in a few short streams."""
+    lifetimes, length = SHOWN
+    time_first = jax.tree.map(lambda x: x.swapaxes(0, 1), _stream(spec, lifetimes, length))
+    keys = jax.random.split(named_key(0, "behavior of a policy"), (length, lifetimes))
+
+    def act(carry, x):
+        steps, keys = x
+        action, carry = policy.act({}, carry, steps, keys)
+        return carry, action
+
+    roll = lambda time_first, keys: jax.lax.scan(act, policy.init(lifetimes), (time_first, keys))[1]
+    actions = jax.jit(roll, compiler_options=QUICK)(time_first, keys)
+    return _recorded({"action": actions.swapaxes(0, 1)}, {}) | {"format": FORMAT_OF_POLICY}
+
+
+def _stream(spec: Spec, batch: int, length: int) -> Steps:
+    """Steps `[batch, length]` drawn at random, in host memory."""
+    drawn, shape = np.random.default_rng(0), (batch, length, *spec.shape)
+    most = 256 if spec.pixels else 0 if spec.values is None else min(spec.values)
+    observation = drawn.integers(0, most, shape) if most else drawn.normal(size=shape)
+    return Steps(
+        observation=observation.astype(spec.compute_dtype),
+        prev_action=drawn.integers(0, spec.num_actions, (batch, length)).astype(np.int32),
+        prev_reward=drawn.normal(size=(batch, length)).astype(np.float32),
+        prev_done=drawn.integers(0, 2, (batch, length)) > 0,
+        extra={name: drawn.normal(size=(batch, length, *shape)).astype(np.float32) for name, shape in spec.extra},
+    )
 
 
 def _recorded(happened: Mapping[str, Any], sums: Mapping[str, Any]) -> dict[str, Any]:

@@ -87,9 +87,7 @@ def train(
     e, p = experiment, build(experiment)
     config = p.method
     if not p.trained:
-        raise AdJaxError(
-            f"model {e.model.name} has no parameters to train. Roll it out with Run(experiment).evaluate()"
-        )
+        raise AdJaxError(f"model {e.model.name} is not trained. Roll it out with Run(experiment).evaluate()")
     if config.feed == "histories" and histories is None:
         raise AdJaxError(f"method {type(config).__name__} learns from histories; give it those of collect(experiment)")
     mesh = make_mesh(e.mesh)

@@ -41,8 +41,11 @@ class Origins:
 
     @functools.cached_property
     def model(self) -> Any:
-        """How the model does; None where it is large."""
-        return distributed.on_first(lambda: behavior.of_model(self.parts.model, self.parts.seen_spec))
+        """How the model does, or the policy in its place; None where it is large."""
+        p = self.parts
+        if p.model is None:
+            return distributed.on_first(lambda: behavior.of_policy(p.policy(), p.seen_spec))
+        return distributed.on_first(lambda: behavior.of_model(p.model, p.seen_spec))
 
     @property
     def of_histories(self) -> dict[str, Any]:

@@ -20,8 +20,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jax
-
 from ad_jax import files
 from ad_jax.checkpoint import checkpoint, lineage
 from ad_jax.errors import ConfigError, OtherCheckpoint, OtherHistories
@@ -29,7 +27,6 @@ from ad_jax.experiment import Experiment, build
 from ad_jax.files import read_json, write_json
 from ad_jax.history import reward_unit
 from ad_jax.history import store as history_store
-from ad_jax.keys import a_key
 from ad_jax.process import distributed, locks, metrics, provenance, settings
 from ad_jax.process.metrics import say
 from ad_jax.report import report
@@ -132,7 +129,7 @@ class Run:
         """Stage 1. Complete histories that the caller names are used as they are, also those of another seed."""
         e, p = self.experiment, self.parts
         if p.method.feed == "nothing":
-            return say(f"collect  nothing to do: model {e.model.name} has no parameters, so no histories are needed")
+            return say(f"collect  nothing to do: model {e.model.name} is not trained, so no histories are needed")
         if p.method.feed == "tasks":
             return say(f"collect  nothing to do: {p.method.title} learns from the training tasks themselves")
         made_by, url = self.origins.of_histories, self.histories
@@ -193,7 +190,7 @@ class Run:
         if not self._can_train():
             return say(f"distill  nothing to do: {self.folder / 'checkpoints'} is trained to the end")
         if self.parts.method.feed == "nothing":
-            return say(f"distill  nothing to do: model {self.experiment.model.name} has no parameters")
+            return say(f"distill  nothing to do: model {self.experiment.model.name} is not trained")
         made_of, store = self.origins.of_run(), None
         if self.parts.method.feed == "histories":
             store = self._collected()
@@ -244,7 +241,6 @@ class Run:
         untrained: tuple[int, Any, dict[str, Any]] = 0, {}, {"train_task_ids": []}
         step, params, meta = self._trained() if p.trained else untrained
         unit: Any = meta.get("reward_unit", reward_unit.NONE)  # an earlier version divided nothing
-        model = reward_unit.applied(p.model, unit)
         which: dict[str, Any] = {"step": step, "which": e.evaluate.checkpoint}
         if p.trained:
             which["fingerprint"] = digest_of(params)
@@ -258,7 +254,7 @@ class Run:
             data |= {"returns": {}, "steps": {}}
             asked = {"checkpoint": which, "reward_unit": unit, "tasks": ids, "train_tasks": meta["train_task_ids"]}
             for mode in ("sampled", "greedy") if e.evaluate.greedy else ("sampled",):
-                policy = p.method.policy(model, mode, e.evaluate.temperature or 1.0)
+                policy = p.policy(mode, e.evaluate.temperature or 1.0, unit)
                 compute = functools.partial(self.curves.in_context, data, tasks, policy, params, mode)
                 part, took = self.curves.part(f"{name}-{mode}", asked, compute)
                 data["returns"][mode], data["steps"][mode] = part["returns"], part["steps"]
@@ -288,7 +284,7 @@ class Run:
     def _trained(self) -> tuple[int, Any, dict[str, Any]]:
         """Step, parameters and metadata of the checkpoint that is evaluated."""
         step, state, meta = checkpoint.load(self.trained, self.experiment.evaluate.checkpoint)
-        expected = checkpoint.architecture_of(jax.eval_shape(self.parts.model.init, a_key(0)))
+        expected = checkpoint.architecture_of(self.parts.params)
         checkpoint.check_architecture(meta, expected, self.trained)
         of_this = self.trained == self.folder
         (lineage.check_own if of_this else lineage.check_trained)(meta, self.origins.of_run(), self.trained)

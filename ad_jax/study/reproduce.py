@@ -29,7 +29,6 @@ from ad_jax.checkpoint.identity import canonical
 from ad_jax.errors import AdJaxError
 from ad_jax.experiment import Experiment, build
 from ad_jax.files import read_json, write_json
-from ad_jax.keys import a_key
 from ad_jax.process import locks
 from ad_jax.process.metrics import say
 from ad_jax.report import report
@@ -143,8 +142,7 @@ def _lock(piece: Path) -> AbstractContextManager[bool]:
 def work(e: Experiment) -> dict[str, float]:
     """What training and evaluating take, in FLOP by a rough count: weights for progress over many runs."""
     parts = build(e)
-    shapes = jax.tree.leaves(jax.eval_shape(parts.model.init, a_key(0)))
-    size = sum(x.size for x in shapes) + 100_000  # what a step costs beside its products
+    size = sum(x.size for x in jax.tree.leaves(parts.params)) + 100_000  # what a step costs beside its products
     rollouts = sum(len(parts.family.task_ids(tasks)) for tasks in parts.split.held_out.values()) * e.evaluate.seeds
     steps = rollouts * e.evaluate.episodes * parts.family.episode_length * (1 + e.evaluate.greedy)
     positions = parts.method.updates * parts.method.positions(parts.family, e.replay)

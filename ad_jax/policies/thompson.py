@@ -1,11 +1,11 @@
 """Thompson sampling for Bernoulli bandits: an arm is pulled as often as it is likely to be the best one.
 
-The prior of each arm is Beta(1, 1), independent of the others; after w ones and l zeros it is Beta(1 + w, 1 + l). The
-logits are log P(arm is best | counts), so an action sampled from them is Thompson's, to the error of the quadrature,
-and the greedy one is the arm that is most likely the best.
+The prior of each arm is Beta(1, 1), independent of the others; after w ones and l zeros it is Beta(1 + w, 1 + l). An
+arm is drawn with probability P(arm is best | counts), to the error of the quadrature; the greedy action is the arm that
+is most likely the best.
 
 Source: Thompson 1933; Chapelle and Li 2011. Usually one draws a mean for each arm and takes the largest; here the
-probability of that is computed, because `decode` draws nothing:
+probability of that is computed, so that there is a likeliest arm and a temperature:
 
     P(a is best) = integral of f_a(x) prod_{b != a} F_b(x) dx
 
@@ -16,18 +16,17 @@ better one half of the time. Not the Bayes-optimal policy of a bandit, which is 
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ad_jax.envs.bandit import Bandit
+from ad_jax.envs.base import TaskFamily
 from ad_jax.errors import ConfigError
-from ad_jax.models.base import Model
-from ad_jax.models.scripted import scripted
-from ad_jax.types import Spec
+from ad_jax.policies.base import Mode, Policy, choose
 
-TINY = 1e-30  # probabilities below count as this, so that logits are finite
+TINY = 1e-30  # probabilities below count as this, so that their logarithms are finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,20 +34,6 @@ class Config:
     """How finely the posterior is looked at."""
 
     points: int = 512  # intervals
-
-    def for_family(self, family: Any) -> "Config":
-        """Itself.
-
-        Raises:
-            ConfigError: if `family` is no bandit of ones and zeros.
-        """
-        if not (isinstance(family, Bandit) and type(family).step_env is Bandit.step_env):
-            raise ConfigError(f"Thompson sampling is of bandits; got {family!r}. Use env=bandit, or another model")
-        if family.reward != "bernoulli":
-            raise ConfigError(
-                f"Thompson sampling counts ones and zeros; got env.reward={family.reward!r}. Use env.reward=bernoulli"
-            )
-        return self
 
 
 class Counts(NamedTuple):
@@ -58,26 +43,33 @@ class Counts(NamedTuple):
     zeros: jax.Array
 
 
-def make(config: Config, spec: Spec) -> Model:
-    """Thompson sampling over `spec`'s actions; observations are ignored.
+def make(config: Config, family: TaskFamily, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
+    """Thompson sampling over `family`'s arms; observations are ignored.
 
     Raises:
-        ConfigError: for fewer than 2 points.
+        ConfigError: if `family` is no bandit of ones and zeros, or for fewer than 2 points.
     """
+    if not (isinstance(family, Bandit) and type(family).step_env is Bandit.step_env):
+        raise ConfigError(f"Thompson sampling is of bandits; got {family!r}. Use env=bandit, or another model")
+    if family.reward != "bernoulli":
+        raise ConfigError(
+            f"Thompson sampling counts ones and zeros; got env.reward={family.reward!r}. Use env.reward=bernoulli"
+        )
     if config.points < 2:
         raise ConfigError(f"model.points must be at least 2; got {config.points}")
+    arms = family.num_actions
 
-    def init_cache(batch):
-        none = jnp.zeros((batch, spec.num_actions), jnp.float32)
-        return Counts(none, none)
+    def init(batch):
+        return Counts(*(jnp.zeros((batch, arms), jnp.float32) for _ in Counts._fields))
 
-    def decode(counts, steps):
-        pulled = jax.nn.one_hot(steps.prev_action, spec.num_actions)  # the first step's "none" is no arm: all zero
+    def act(params, counts, steps, keys):
+        pulled = jax.nn.one_hot(steps.prev_action, arms)  # the first step's "none" is no arm: all zero
         reward = steps.prev_reward[:, None]
         counts = Counts(counts.ones + pulled * reward, counts.zeros + pulled * (1 - reward))
-        return log_best(counts.ones, counts.zeros, config.points), counts
+        likely = log_best(counts.ones, counts.zeros, config.points)
+        return choose(likely, keys, mode, temperature), counts
 
-    return scripted(init_cache, decode)
+    return Policy(init, act)
 
 
 def log_best(ones: jax.Array, zeros: jax.Array, points: int) -> jax.Array:

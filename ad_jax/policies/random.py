@@ -1,0 +1,27 @@
+"""The uniformly random policy: every action is as likely as any other, whatever was seen."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from ad_jax.envs.base import TaskFamily
+from ad_jax.policies.base import Mode, Policy, choose
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """No options."""
+
+
+def make(config: Config, family: TaskFamily, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
+    """The random policy over `family`'s actions. At any temperature it is the same; greedy, it takes the first one."""
+    return uniform(family.num_actions, mode, temperature)
+
+
+def uniform(num_actions: int, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
+    """The random policy over so many actions."""
+
+    def act(params, carry, steps, keys):
+        return choose(jnp.zeros((len(keys), num_actions), jnp.float32), keys, mode, temperature), carry
+
+    return Policy(lambda batch: (), act)
