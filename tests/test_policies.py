@@ -10,6 +10,7 @@ import pytest
 from helpers import GRID
 
 from ad_jax import envs, policies
+from ad_jax.__main__ import main
 from ad_jax.errors import AdJaxError, ConfigError
 from ad_jax.experiment import Experiment, build, load, override
 from ad_jax.files import read_json
@@ -18,6 +19,7 @@ from ad_jax.models.transformer import Config, make
 from ad_jax.policies import random
 from ad_jax.policies.base import Policy, from_model
 from ad_jax.run.pipeline import Run
+from ad_jax.study.reproduce import work
 from ad_jax.testing import ContractError, check_plugin, check_policy
 from ad_jax.testing.model import random_steps
 from ad_jax.values import NOTHING, Fault
@@ -198,3 +200,11 @@ def test_a_policy_from_outside_runs_through_every_stage_under_a_models_name(tmp_
     assert np.array_equal(one["returns"]["sampled"], one["returns"]["greedy"])
     parts = build(dataclasses.replace(e, model=dataclasses.replace(e.model, options={})))
     assert (parts.model, parts.trained) == (None, False)
+
+
+def test_what_a_policy_costs_is_its_rollouts(capsys):
+    assert main(["show", "dark_room", "--scale", "smoke", "model=random"]) == 0
+    assert "collect  nothing: the model is not trained" in capsys.readouterr().out
+    costs = work(override(load("dark_room", "smoke"), ["model=random"]))
+    assert costs["model"] == 0
+    assert costs["curve"] > 0
