@@ -4,9 +4,9 @@
     python experiments/same_bits.py after.json --against before.json      at the one after; names what differs
 
 Every family with every source that accepts it (histories), every backbone trained for 50 updates (histories,
-parameters, returns), and every experiment at scale smoke. Each case runs through the command line, so the tool outlives
-changes of the Python below it. Floating-point bits differ between processors and JAX versions: compare files of one
-machine.
+parameters, returns), every scripted policy (returns), and every experiment at scale smoke. Each case runs through the
+command line, so the tool outlives changes of the Python below it. Floating-point bits differ between processors and JAX
+versions: compare files of one machine.
 """
 
 import argparse
@@ -34,6 +34,11 @@ BACKBONES = {
     "lstm": ["model.width=16"],
     "dpt": ["model.layers=1", "model.width=16", "model.heads=2", "model.window=20"],
 }
+POLICIES = {
+    "random": ["dark_room"],
+    "explorer": ["dark_room", "model.beam=300"],
+    "thompson": ["bandit_adversarial", "model.points=64"],
+}
 SMALL = ["tasks.train=4", "tasks.held_out=2", "collect.seeds=2", "collect.episodes=10", "collect.chunk_learners=4"]
 ROOT = Path(__file__).parent
 
@@ -48,6 +53,8 @@ def cases() -> dict[str, list[str]]:
     for backbone, options in BACKBONES.items():
         changes = [f"model={backbone}", *options, "distill.updates=50", "distill.checkpoint_every=25", "tasks.used=8"]
         found[f"{backbone} on dark_room"] = ["run", "dark_room", "--scale", "smoke", *changes]
+    for policy, (experiment, *options) in POLICIES.items():
+        found[f"policy {policy}"] = ["run", experiment, "--scale", "smoke", f"model={policy}", *options]
     for path in sorted(ROOT.glob("*/config.py")):
         found[f"experiment {path.parent.name}"] = ["run", path.parent.name, "--scale", "smoke"]
     return found
