@@ -155,7 +155,7 @@ def _places(s: Sample) -> None:
 def _keys(s: Sample) -> None:
     before, others = s.act(), jax.random.split(a_key(3), s.keys.shape)
     for row in range(ROWS):  # all others have other keys
-        keys = jnp.where(jnp.arange(ROWS)[:, None] == row, s.keys, others)
+        keys = jnp.where(jnp.arange(ROWS, dtype=jnp.int32)[:, None] == row, s.keys, others)
         same = np.array_equal(s.act(keys=keys)[row], before[row])
         remedy = "jax.vmap the draw over the keys."
         require(same, f"the same actions in row {row} when only other rows' keys change", "others", remedy)
