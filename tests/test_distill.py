@@ -289,7 +289,7 @@ def test_clipping_is_by_the_global_norm():
     jax.tree.map(lambda m, c: np.testing.assert_allclose(m, c * scale, rtol=1e-5), mu, clipped)
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+@pytest.mark.parametrize("optimiser", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
 def test_weight_decay_shrinks_matrices_and_leaves_vectors(optimiser):
     config = dataclasses.replace(TINY, weight_decay=0.5, optimiser=optimiser, warmup_updates=0)
     params = {"kernel": jnp.ones((4, 4)), "scale": jnp.ones(4)}

@@ -37,7 +37,7 @@ def tiny(name="tiny") -> Study:
     return Study(name, "A tiny study", {"plain": Arm(TINY), "shown": Arm(shown, seeds=1)}, CLAIMS, seeds=2)
 
 
-@pytest.mark.parametrize("scale", ["cpu", "smoke", "paper"])
+@pytest.mark.parametrize("scale", ["cpu", "smoke", pytest.param("paper", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", study.known())
 def test_every_study_loads_and_builds_at_every_scale(name, scale):
     found = study.load(name, scale)
