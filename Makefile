@@ -50,7 +50,7 @@ test-all: .venv/installed
 	$(PYTEST) -m ""
 
 chaos: .venv/installed
-	$(BIN)/pytest -s -m "" tests/test_chaos.py
+	$(BIN)/pytest -s -m "" tests/run/test_chaos.py
 
 # Values and fields of today that are spelled as in British English; prose is American.
 NAMES := centre,normalise,optimiser,optimised,optimisation

@@ -39,7 +39,7 @@ def test_the_page_has_commands():
     assert len(commands()) > 25
     assert selects("a and not b", "xax")
     assert not selects("sigterm or b", "xax")
-    assert set(slow_by_name("tests/test_processes.py").values()) == {True, False}
+    assert set(slow_by_name("tests/process/test_processes.py").values()) == {True, False}
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)

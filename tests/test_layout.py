@@ -75,10 +75,35 @@ def test_no_module_makes_an_array_when_it_is_imported():
 
 
 def test_no_file_is_longer_than_400_lines():
-    files = [*MODULES, *TESTS.glob("*.py"), *TESTS.parent.glob("experiments/**/*.py")]
+    files = [*MODULES, *TESTS.rglob("*.py"), *TESTS.parent.glob("experiments/**/*.py")]
     lengths = {path.name: len(path.read_text().splitlines()) for path in files}
     assert len(lengths) > 30
     assert {name: length for name, length in lengths.items() if length > 400} == {}
+
+
+def imported_tests(tree: ast.AST) -> list[str]:
+    """What a test file takes from other test files; `from .` would make a second copy of a helper."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            found += ["." * node.level] if node.level else [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+    return [name for name in found if name == "." or any(part.startswith("test_") for part in name.split("."))]
+
+
+def test_tests_import_no_tests():
+    """What two test files share is a module beside `helpers.py`."""
+    assert {path.name: found for path in TESTS.rglob("*.py") if (found := imported_tests(parse(path)))} == {}
+    for line in ("import test_a", "from test_a import b", "from tests import test_a", "from .helpers import a"):
+        assert imported_tests(ast.parse(line)), line
+    assert not imported_tests(ast.parse("from ad_jax.testing import check_env"))
+
+
+def test_the_folders_of_tests_are_those_of_the_package():
+    folders = {path.parent.name for path in TESTS.rglob("test_*.py")} - {TESTS.name}
+    assert len(folders) > 10
+    assert folders <= {path.parent.name for path in MODULES}
 
 
 def test_at_most_twelve_files_lie_at_the_top():

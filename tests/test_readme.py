@@ -166,7 +166,7 @@ def test_every_registered_family_and_source_has_a_page_with_a_picture(name):
     assert all((folder / picture).read_bytes()[:4] == b"\x89PNG" for picture in pictures)
     links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page) if "://" not in link]
     assert not [link for link in links if not (folder / link).exists()]
-    tests = "".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py"))
+    tests = "".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
     assert not [test for test in re.findall(r"`(test_\w+)`", page) if f"def {test}(" not in tests]
     for command in re.findall(r"^    (ad-jax .+)$", page, re.MULTILINE):
         parser().parse_args(shlex.split(command)[1:])
@@ -204,7 +204,7 @@ def test_files_that_commands_and_sentences_name_exist(page):
 
 
 def test_tests_named_by_the_design_exist():
-    tests = "".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py"))
+    tests = "".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
     named = re.findall(r"`(test_\w+)`", PAGES["docs/design.md"])
     assert len(named) > 40
     assert not [name for name in named if f"def {name}(" not in tests]

@@ -1,0 +1,39 @@
+"""A tiny collection of Dark Room and its parts, for tests of what is collected."""
+
+import dataclasses
+
+from ad_jax.experiment import CollectConfig, Experiment, Plugin, ReplayConfig, TaskConfig, build
+from ad_jax.history.store import open_store
+from ad_jax.process.metrics import MetricsLog
+from ad_jax.run.collection import make_manifest
+from ad_jax.stage.collect import Config, Learners, collect
+
+SEEDS, SEED = 2, 5
+PLAIN = Experiment(
+    "plain",
+    Plugin("dark_room", {"size": 3, "steps": 4}),
+    Plugin("q_learning", {"exploration_episodes": 3.0}),
+    seed=SEED,
+    tasks=TaskConfig(train=5, held_out=2),
+    collect=CollectConfig(seeds=SEEDS, episodes=6, chunk_learners=4),
+    replay=ReplayConfig(segment=8),
+)
+PARTS = build(PLAIN)
+TASKS, IDS = PARTS.split.train, PARTS.family.task_ids(PARTS.split.train)
+ACTORS = {"actors": 3, "unroll": 3, "hidden": (4,)}  # an unroll that does not divide the episode
+
+
+def learners_of(mesh, chunk, source=PARTS.source, episodes=6) -> Learners:
+    return Learners(PARTS.family, source, episodes, mesh, chunk)
+
+
+def run(folder, learners, seeds=SEEDS):
+    """Collect into `folder/h` and read it back."""
+    folder.mkdir(exist_ok=True)
+    e = dataclasses.replace(
+        PLAIN, collect=dataclasses.replace(PLAIN.collect, seeds=seeds, chunk_learners=learners.chunk)
+    )
+    manifest = make_manifest(e, dataclasses.replace(PARTS, source=learners.source), {})
+    log = MetricsLog(folder, PLAIN.logging)
+    result = collect(learners, TASKS, IDS, Config(seeds=seeds), SEED, str(folder / "h"), manifest, log)
+    return result, open_store(folder / "h").read()

@@ -1,0 +1,140 @@
+"""Without a disk, the same stages give the same bits; and the smallest whole example runs."""
+
+import importlib.util
+import json
+import pathlib
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import struct
+from helpers import mesh_of
+
+from ad_jax import Agent, envs, open_store, sources
+from ad_jax.envs import leaves
+from ad_jax.errors import AdJaxError, ConfigError
+from ad_jax.experiment import Experiment, build, load, override
+from ad_jax.files import read_json
+from ad_jax.run import in_memory
+from ad_jax.run.pipeline import Run
+from ad_jax.stage.collect import Learners, learning_curve
+
+SMALL = ("tasks.used=8", "distill.evaluate_every=0", "evaluate.greedy=False", "evaluate.source_seeds=0")
+EXPERIMENT = override(load("dark_room", "smoke"), [*SMALL, "collect.chunk_learners=6"])
+
+
+@struct.dataclass
+class Cell:
+    """Parameters of three kinds."""
+
+    goal: jax.Array
+    limit: jax.Array
+    open: jax.Array
+
+
+def flat(returns):
+    """Every number of nested lists."""
+    return [x for inner in returns for x in flat(inner)] if isinstance(returns, list) else [returns]
+
+
+@pytest.fixture(scope="module")
+def on_disk(tmp_path_factory) -> pathlib.Path:
+    run = Run(EXPERIMENT, tmp_path_factory.mktemp("run") / "one")
+    run.collect()
+    run.distill()
+    run.evaluate()
+    return run.folder
+
+
+@pytest.fixture(scope="module")
+def histories():
+    return in_memory.collect(EXPERIMENT)
+
+
+@pytest.fixture(scope="module")
+def learned(histories):
+    shown = []
+    learned = in_memory.train(EXPERIMENT, histories, lambda step, metrics: shown.append((step, metrics["loss"])))
+    assert [step for step, _ in shown] == [2, 4, 6, 8]
+    assert np.isfinite([loss for _, loss in shown]).all()
+    return learned
+
+
+def test_histories_are_those_of_a_run_directory(on_disk, histories):
+    saved = open_store(on_disk / "histories").read()
+    assert saved.task_ids == histories.task_ids
+    mine, there = ((h.transition, h.tasks, h.seed_index, h.actor) for h in (histories, saved))
+    jax.tree.map(np.testing.assert_array_equal, mine, there)
+    assert [x.dtype for x in jax.tree.leaves(mine)] == [x.dtype for x in jax.tree.leaves(there)]
+
+
+def test_parameters_are_those_of_a_run_directory(on_disk, learned):
+    jax.tree.map(np.testing.assert_array_equal, learned.params, Agent.load(on_disk).params)
+
+
+def test_returns_are_those_of_a_run_directory(on_disk, learned):
+    (one,) = read_json(on_disk / "results.json")["runs"][0]["sets"]
+    curve = in_memory.evaluate(EXPERIMENT, learned)
+    np.testing.assert_array_equal(curve.returns, np.array(one["returns"]["sampled"], np.float32))
+    assert curve.returns.shape == (16, 2, 4)
+
+
+def test_what_cannot_be_is_refused_before_anything_is_compiled(learned):
+    with pytest.raises(AdJaxError, match="learns from histories; give it those of collect"):
+        in_memory.train(EXPERIMENT)
+    with pytest.raises(ConfigError, match="unknown held-out set 'held_ot'"):
+        in_memory.evaluate(EXPERIMENT, learned, held_out="held_ot")
+
+
+def test_the_smallest_example_runs(monkeypatch, capsys):
+    path = pathlib.Path(__file__).parents[2] / "examples" / "minimal.py"
+    assert len(path.read_text().splitlines()) <= 120
+    spec = importlib.util.spec_from_file_location("minimal", path)
+    minimal = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(minimal)
+    for name, value in {
+        "LEARNERS": 1,
+        "LIFETIME": 16,
+        "EPISODES": 40,
+        "UPDATES": 100,
+        "BATCH": 8,
+        "STRIDE": 2,
+        "PHASES": 1,
+    }.items():
+        monkeypatch.setattr(minimal, name, value)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        returns = minimal.main()
+    assert returns.shape == (40,)
+    assert "in-context episode  40" in capsys.readouterr().out
+
+
+def test_a_result_says_enough_to_simulate_its_tasks_again(on_disk, tmp_path):
+    """From `results.json` alone: the same tasks, and the source learning on them as it did."""
+    made = override(EXPERIMENT, ["evaluate.source_seeds=2", "model=random"])
+    Run(made, tmp_path / "run").evaluate()
+    (run,) = read_json(tmp_path / "run/results.json")["runs"]
+    (one,), said = run["sets"], Experiment.from_json(run["config"])
+    family = envs.make(said.env.name, said.env.options)
+    tasks = leaves.from_data(family, [task["params"] for task in one["tasks"]])
+    jax.tree.map(np.testing.assert_array_equal, tasks, next(iter(build(made).split.held_out.values())))
+    assert family.task_ids(tasks) == [task["id"] for task in one["tasks"]]
+    source = sources.make(said.source.name, sources.make_config(said.source.name, said.source.options), family)
+    c, ids = said.evaluate, [task["id"] for task in one["tasks"]]
+    learners = Learners(family, source, said.collect.episodes, mesh_of(), len(ids) * c.source_seeds)
+    again = learning_curve(learners, tasks, ids, c.source_seeds, said.seed)
+    assert np.concatenate(again.returns).sum() == pytest.approx(np.sum(flat(one["source"]["returns"])), abs=1e-3)
+
+
+def test_parameters_that_json_has_no_number_for_come_back():
+    tasks = Cell(
+        jnp.array([[1, 2], [3, 4]], jnp.int32), jnp.array([np.inf, 0.1], jnp.float32), jnp.array([True, False])
+    )
+    family = types.SimpleNamespace(name="cell", default_params=jax.tree.map(lambda x: x[0], tasks))
+    data = json.loads(json.dumps(leaves.as_data(tasks), allow_nan=False))
+    again = leaves.from_data(family, data)
+    jax.tree.map(np.testing.assert_array_equal, again, tasks)
+    assert jax.tree.map(lambda x: x.dtype, again) == jax.tree.map(lambda x: x.dtype, tasks)
+    with pytest.raises(ConfigError, match="have the leaves"):
+        leaves.from_data(family, [{"goal": [1, 2]}])
