@@ -110,25 +110,22 @@ class Agent:
             prev_done=self._per_row("done", done) != 0,
         )
         keys = jax.vmap(jax.random.fold_in, (0, None))(self._keys, self._time)
-        action, self._carry, fault = self._act(self.params, self._carry, steps, keys)
-        if fault is not None:
-            self._check(fault)
+        action, self._carry, highest = self._act(self.params, self._carry, steps, keys)
+        if highest is not None:
+            self._check(np.asarray(highest))
         self._action, self._time = np.asarray(action), self._time + 1
         return self._action
 
     def _decide(self, params: Any, carry: Carry, steps: Steps, keys: jax.Array) -> Any:
         action, carry = self.policy.act(params, carry, steps, keys)
-        return action, carry, self.policy.fault(carry)
+        return action, carry, self.policy.highest(carry)
 
-    def _check(self, fault: values.Fault) -> None:
-        """Raises AdJaxError for the first row of a step whose policy had nothing to choose."""
-        if len(rows := np.flatnonzero(np.asarray(fault.place) != values.NOTHING)):
-            row = int(rows[0])
-            every = np.asarray(fault.bits)[row].view(np.float32) == -np.inf
-            which = f"logit of action {fault.place[row]} is no finite number"
+    def _check(self, highest: np.ndarray) -> None:
+        """Raises AdJaxError for the first row of a step whose policy had nothing to choose; `highest` is `[B]`."""
+        if len(rows := np.flatnonzero(~np.isfinite(highest))):
             raise AdJaxError(
-                f"the model's {'logits are -inf for every action' if every else which} for row {row}, at step "
-                f"{self._time}: {values.REMEDY['logits']}. reset() forgets this context"
+                f"{values.no_choice(float(highest[rows[0]]))}; row {rows[0]}, at step {self._time}. "
+                f"{values.REMEDY['logits']}. reset() forgets this context"
             )
 
     def _checked(self, observation: Any) -> np.ndarray:

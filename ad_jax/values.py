@@ -3,9 +3,10 @@
 A family states how many values each component of an observation takes, how many actions there are, and the dtype that
 holds every reward. What it then gives is believed nowhere: a second component of 10 in `Box(0, 8)` would be read from
 another component's embedding, a 300 stored in 8 bits would be 44, and one NaN would be in a context for good. So the
-compiled programs that step environments carry the `First` value of each row that cannot be, which is looked at once a
-dispatch and told in words; and `wrong` looks through histories that were stored by somebody else. Nothing is wrapped,
-clipped or replaced.
+compiled programs that step environments look at every value. Collecting carries the `First` value of each row that
+cannot be. Evaluating, whose steps are short, carries only whether there was one, and finds out which by doing the same
+again. The host looks once a dispatch and tells it in words; and `wrong` looks through histories that were stored by
+somebody else. Nothing is wrapped, clipped or replaced.
 
 Real observations have no bounds here: those that are stated are wrong in several public environments, nothing is stored
 or embedded by them, and only NaN and infinity have no meaning to a network.
@@ -13,7 +14,7 @@ or embedded by them, and only NaN and infinity have no meaning to a network.
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,23 +38,10 @@ REMEDY = {
 class First(struct.PyTreeNode):
     """The first value of each row that cannot be. Every leaf is `[...]` int32."""
 
-    place: Array  # among the values of a step: components of the observation, action, reward, fault; or NOTHING
+    place: Array  # among the values of a step: components of the observation, action, reward, highest; or NOTHING
     step: Array
     episode: Array
     bits: Array  # of the value: it itself, or the bits of a float32
-
-
-class Fault(NamedTuple):
-    """What leaves a policy nothing to choose: the first of a row's logits that cannot be. Every leaf is `[B]` int32."""
-
-    place: Array  # of which action; or NOTHING
-    bits: Array  # of the float32 that it is
-
-
-def fault_in(wrong: Array, logits: Array) -> Fault:
-    """The `Fault` of logits `[B, A]`, of which `wrong [B, A]` says that they cannot be."""
-    place, bits = _first(wrong, _bits(logits))
-    return Fault(jnp.where(place < wrong.shape[-1], place, NOTHING), bits)
 
 
 def nothing(shape: tuple[int, ...]) -> First:
@@ -119,33 +107,38 @@ def look(
     observation: Array,
     action: Array,
     reward: Array,
-    fault: Fault | None = None,
+    highest: Array | None = None,
 ) -> First:
     """`first [...]`, or what this step of rows `[...]` shows where nothing was found before.
 
     Args:
         spec, reward_dtype, observation, action, reward: as of `bad`.
         first, step, episode: `[...]`, what was found before, and where in a life this step is.
-        fault: `[...]`, what the policy that acted says of the step, if anything.
+        highest: `[...]` float32, what the policy that acted says of the step, if anything.
     """
-    parts = bad(spec, reward_dtype, observation, action, reward)
-    wrong, bits = (jnp.concatenate(part, axis=-1) for part in parts)
-    place, value = _first(wrong, bits)
-    found = place < wrong.shape[-1]
-    if fault is not None:  # after everything else of the step
-        value = jnp.where(found, value, fault.bits)
-        place = jnp.where(found, place, wrong.shape[-1] + fault.place)
-        found |= fault.place != NOTHING
+    wrong, values = bad(spec, reward_dtype, observation, action, reward)
+    if highest is not None:  # after everything else of the step
+        wrong, values = [*wrong, ~jnp.isfinite(highest)[..., None]], [*values, _bits(highest)[..., None]]
+    place, value = _first(jnp.concatenate(wrong, axis=-1), jnp.concatenate(values, axis=-1))
+    found = place < sum(part.shape[-1] for part in wrong)
     new = (first.place == NOTHING) & found
     found = First(place, step, episode, value)
     return jax.tree.map(lambda now, before: jnp.where(new, now, before), found, first)
 
 
+def impossible(
+    spec: Spec, reward_dtype: Any, observation: Array, action: Array, reward: Array, highest: Array | None = None
+) -> Array:
+    """Whether anything of steps `[...]` cannot be, `[...]` bool; arguments are as of `look`."""
+    wrong, _ = bad(spec, reward_dtype, observation, action, reward)
+    found = functools.reduce(jnp.logical_or, (part.any(axis=-1) for part in wrong))
+    return found if highest is None else found | ~jnp.isfinite(highest)
+
+
 def look_through(spec: Spec, reward_dtype: Any, first: First, step: Array, transitions: Any) -> First:
     """The same for transitions `[U, actors, ...]` of which the first is step `step` of `first [actors]`."""
     t = transitions
-    wrong, _ = bad(spec, reward_dtype, t.observation, t.action, t.reward)
-    hit = functools.reduce(jnp.logical_or, (part.any(axis=-1) for part in wrong))  # [U, actors]
+    hit = impossible(spec, reward_dtype, t.observation, t.action, t.reward)  # [U, actors]
     at = jnp.argmax(hit, axis=0)
     pick = lambda x: jnp.take_along_axis(x, at.reshape(1, -1, *(1,) * (x.ndim - 2)), axis=0)[0]
     observation, action, reward = pick(t.observation), pick(t.action), pick(t.reward)
@@ -168,9 +161,14 @@ def told(spec: Spec, reward_dtype: Any, first: First) -> tuple[str, str]:
     if place == size + 1:
         why = f"{np.dtype(reward_dtype).name} (reward_dtype) cannot hold it" if math.isfinite(number) else NOT_FINITE
         return f"reward is {number:.9g}, {why}", "reward"
-    if number == -math.inf:
-        return "the model's logits are -inf for every action: none can be chosen", "logits"
-    return f"the model's logit of action {place - size - 2} is {number}, {NOT_FINITE}", "logits"
+    return no_choice(number), "logits"
+
+
+def no_choice(highest: float) -> str:
+    """Why a policy had nothing to choose, in words; `highest` is as of `ad_jax.policies.base.Policy`."""
+    if highest == -math.inf:
+        return "the model's logits are -inf for every action: none can be chosen"
+    return f"the model's highest logit is {highest}, {NOT_FINITE}"
 
 
 NOT_FINITE = "no finite number"

@@ -80,7 +80,7 @@ class DecisionTransformer(Supervised):
             action, cache = inner.act(params, carry.inner, asked, keys)
             return action, Carry(cache, left)
 
-        return Policy(init, act, lambda carry: inner.fault(carry.inner))
+        return Policy(init, act, lambda carry: inner.highest(carry.inner))
 
 
 def left_after(left: jax.Array, steps: Steps, target: float) -> jax.Array:

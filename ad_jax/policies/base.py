@@ -10,19 +10,17 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ad_jax.errors import AdJaxError
 from ad_jax.models.base import Cache, Model, Params
 from ad_jax.registry import conform
 from ad_jax.types import Steps
-from ad_jax.values import NOTHING, Fault, fault_in
 
 Mode = Literal["sampled", "greedy"]
 Carry = Any  # pytree of arrays, each a scalar or [B, ...]
 
 
-def _no_fault(carry: Carry) -> None:
+def _always(carry: Carry) -> None:
     """What a policy that computes nothing which could overflow says of its last step."""
 
 
@@ -34,26 +32,28 @@ class Policy(NamedTuple):
         act: `(params, carry, steps [B], keys [B]) -> (action [B] int32 in 0..A-1, carry)`. One key a row, all consumed:
             what a row does follows from its own steps and keys, whatever its neighbors do. A policy that is not trained
             ignores `params`.
-        fault: `carry -> Fault [B] | None`: what was wrong with the numbers from which the last actions were chosen, for
-            the error that names it; None where there are no such numbers.
+        highest: `carry -> [B] float32 | None`: the largest of the numbers from which each of the last actions was
+            chosen. It is finite exactly where there was something to choose, and evaluation and an `Agent` refuse to
+            go on where it is not; None where there are no such numbers.
     """
 
     init: Callable[[int], Carry]
     act: Callable[[Params, Carry, Steps, jax.Array], tuple[jax.Array, Carry]]
-    fault: Callable[[Carry], Fault | None] = _no_fault
+    highest: Callable[[Carry], jax.Array | None] = _always
 
 
 class Decided(NamedTuple):
     """The carry of a model's policy."""
 
     cache: Cache
-    fault: Fault  # [B], of the last step's logits
+    highest: jax.Array  # [B] float32, of the last step's logits
 
 
 def from_model(model: Model, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
     """The policy that takes `model`'s logits for those of its actions.
 
-    -inf masks an action. NaN, +inf and -inf for every action leave nothing to choose: they are in the policy's `fault`.
+    -inf masks an action. NaN, +inf and -inf for every action leave nothing to choose: exactly then the policy's
+    `highest` is not finite.
 
     Args:
         model: a backbone with one logit for each action.
@@ -66,14 +66,13 @@ def from_model(model: Model, mode: Mode = "sampled", temperature: float = 1.0) -
     check_sampling(mode, temperature)
 
     def init(batch):
-        none, zero = (jnp.full((batch,), fill, jnp.int32) for fill in (NOTHING, 0))
-        return Decided(model.init_cache(batch), Fault(none, zero))
+        return Decided(model.init_cache(batch), jnp.zeros((batch,), jnp.float32))
 
     def act(params, carry, steps, keys):
         logits, cache = model.decode(params, carry.cache, steps)
-        return choose(logits, keys, mode, temperature), Decided(cache, fault_in(no_choice(logits), logits))
+        return choose(logits, keys, mode, temperature), Decided(cache, logits.max(axis=-1))  # which keeps NaN
 
-    return Policy(init, act, lambda carry: carry.fault)
+    return Policy(init, act, lambda carry: carry.highest)
 
 
 def check_sampling(mode: Mode, temperature: float) -> None:
@@ -88,12 +87,3 @@ def choose(logits: jax.Array, keys: jax.Array, mode: Mode, temperature: float = 
     if mode == "greedy":
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     return jax.vmap(jax.random.categorical)(keys, logits / temperature).astype(jnp.int32)
-
-
-def no_choice(logits: jax.Array) -> jax.Array:
-    """`[..., A]` bool: whether each of the logits `[..., A]` leaves no action to choose.
-
-    -inf masks an action, and has a meaning unless all are masked; NaN and +inf have none.
-    """
-    masked = (logits == -np.inf).all(axis=-1, keepdims=True)
-    return (logits != logits) | (logits == np.inf) | masked

@@ -21,7 +21,7 @@ from ad_jax.errors import AdJaxError, ConfigError
 from ad_jax.keys import task_keys
 from ad_jax.sharding import batch_devices, on_batch, put, to_host
 from ad_jax.stage.episodes import Curve
-from ad_jax.stage.rollout import Evaluator
+from ad_jax.stage.rollout import Evaluator, Rollouts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,8 @@ def evaluate(
     total = episodes * family.episode_length
     for done in range(evaluator.steps_per_run, total + evaluator.steps_per_run, evaluator.steps_per_run):
         rollouts, trace = evaluator.run(params, rollouts, keys, tasks)
-        check_values(rollouts.first, family, task_ids, seeds)
+        if bool(rollouts.impossible.any()):
+            raise impossible(evaluator, params, rollouts, keys, tasks, task_ids, seeds, family)
         traces.append(to_host(trace[:, :batch:seeds]).astype(np.int32))
         finished = int(rollouts.episode.min())  # by every rollout; where episodes end early, sooner than in `total`
         newest = min(max(finished, 1), episodes) - 1
@@ -118,15 +119,37 @@ def evaluate(
     return Curve(of_tasks(rollouts.returns), of_tasks(rollouts.lengths), np.concatenate(traces)[:done], batch * done)
 
 
-def check_values(first: values.First, family: TaskFamily, task_ids: Sequence[str], seeds: int) -> None:
-    """Raises AdJaxError, in words, for the earliest of what rollouts `[tasks x seeds, padded]` show that cannot be."""
-    if int(first.place.max()) == values.NOTHING:
-        return
+KEPT = "Nothing of this evaluation is kept."
+
+
+def impossible(
+    evaluator: Evaluator,
+    params: Any,
+    rollouts: Rollouts,
+    keys: jax.Array,
+    tasks: Any,
+    task_ids: Sequence[str],
+    seeds: int,
+    family: TaskFamily,
+) -> AdJaxError:
+    """Roll out again from the start, and put into words the earliest value of `rollouts` that cannot be."""
+
+    def who(row: int) -> str:
+        number = min(row, len(task_ids) * seeds - 1)  # rows after it are padding, and repeat it
+        return f"task {task_ids[number // seeds]}, seed {number % seeds}, of {family.name}"
+
+    again, first = evaluator.start(keys, tasks), values.nothing(rollouts.impossible.shape)
+    for _ in range(0, int(rollouts.time), evaluator.steps_per_run):
+        again, first = evaluator.explain(params, again, first, keys, tasks)
     first = jax.tree.map(to_host, first)
-    row = min(np.flatnonzero(first.place != values.NOTHING), key=lambda row: int(first.step[row]))
-    first, row = jax.tree.map(lambda x: x[row], first), min(int(row), len(task_ids) * seeds - 1)
+    if not (rows := np.flatnonzero(first.place != values.NOTHING)).size:  # another program rounds otherwise
+        row, last = int(np.flatnonzero(to_host(rollouts.impossible))[0]), int(rollouts.time) - 1
+        return AdJaxError(
+            f"an observation, an action, a reward or a logit of {who(row)} is not finite or not as the family states "
+            f"it, up to step {last}; rolled out again, with other rounding, there was none. {KEPT}"
+        )
+    row = min(rows, key=lambda row: int(first.step[row]))
+    first = jax.tree.map(lambda x: x[row], first)
     what, field = values.told(spec_of(family), family.reward_dtype, first)
-    raise AdJaxError(
-        f"{what}, at step {first.step} (episode {first.episode + 1}) of task {task_ids[row // seeds]}, seed "
-        f"{row % seeds}, of {family.name}. Nothing of this evaluation is kept. {values.REMEDY[field]}"
-    )
+    where = f"at step {first.step} (episode {first.episode + 1}) of {who(int(row))}"
+    return AdJaxError(f"{what}, {where}. {KEPT} {values.REMEDY[field]}")

@@ -32,7 +32,7 @@ class Rollouts:
     returns: jax.Array  # [B, E + 1] float32; the last column takes what comes after episode E
     lengths: jax.Array  # [B, E + 1] int32, environment steps of each episode so far; the last column likewise
     time: jax.Array  # [] int32, environment steps done
-    first: values.First  # [B], of what was seen, done and earned, what cannot be
+    impossible: jax.Array  # [B] bool, whether anything that was seen, done or earned so far cannot be
 
 
 class Evaluator(NamedTuple):
@@ -43,11 +43,15 @@ class Evaluator(NamedTuple):
         run: `(params, rollouts, keys [B], tasks [B]) -> (rollouts, trace [steps, B, k])`: `steps_per_run` more
             environment steps of each rollout. The rollouts are donated; the keys are not consumed: step t of a rollout
             uses `fold_in(key, t)`, so results do not depend on the batch or on where a run was cut.
+        explain: `(params, rollouts, first, keys, tasks) -> (rollouts, first)`: the same steps, and the first value of
+            each rollout that cannot be. `run` says only whether there is one, because finding out which took up to a
+            tenth of its time (`experiments/speed/finite.py`).
         steps_per_run: environment steps of each rollout in one `run`.
     """
 
     start: Callable[..., Rollouts]
     run: Callable[..., tuple[Rollouts, jax.Array]]
+    explain: Callable[..., tuple[Rollouts, values.First]]
     steps_per_run: int
 
 
@@ -70,10 +74,11 @@ def make_evaluator(
         observation, env_state = jax.vmap(begin)(keys, tasks)
         steps = first_steps(observation, spec.num_actions)
         returns, lengths = (jnp.zeros((batch, episodes + 1), dtype) for dtype in (jnp.float32, jnp.int32))
-        counters = jnp.zeros((batch,), jnp.int32), returns, lengths, jnp.int32(0), values.nothing((batch,))
+        counters = jnp.zeros((batch,), jnp.int32), returns, lengths, jnp.int32(0), jnp.zeros((batch,), jnp.bool_)
         return place(Rollouts(policy.init(batch), steps, env_state, *counters))
 
-    def step(params, keys, tasks, rollouts, _):
+    def step(params, keys, tasks, rollouts):
+        """One step of each rollout, what its trace shows, and what is to be looked at."""
         seen = rollouts.steps.replace(observation=jax.vmap(family.render)(rollouts.steps.observation))
         key = jax.vmap(jax.random.fold_in, (0, None))(keys, rollouts.time)
         key_action, key_env = jnp.moveaxis(jax.vmap(jax.random.split)(key), 1, 0)
@@ -91,23 +96,25 @@ def make_evaluator(
         )
         at = jnp.arange(len(keys), dtype=jnp.int32), jnp.minimum(rollouts.episode, episodes)
         returns, lengths = rollouts.returns.at[at].add(outcome.reward), rollouts.lengths.at[at].add(1)
-        first = values.look(
-            spec,
-            family.reward_dtype,
-            rollouts.first,
-            rollouts.time,
-            rollouts.episode,
-            rollouts.steps.observation,
-            action,
-            outcome.reward,
-            policy.fault(carry),
-        )
+        shown = rollouts.steps.observation, action, outcome.reward, policy.highest(carry)
+        impossible = rollouts.impossible | values.impossible(spec, family.reward_dtype, *shown)
         steps = follow(observation, action, outcome)
         episode = rollouts.episode + outcome.done.astype(jnp.int32)
-        return Rollouts(carry, steps, env_state, episode, returns, lengths, rollouts.time + 1, first), trace
+        after = Rollouts(carry, steps, env_state, episode, returns, lengths, rollouts.time + 1, impossible)
+        return after, trace, shown
 
     def run(params, rollouts, keys, tasks):
-        rollouts, trace = jax.lax.scan(functools.partial(step, params, keys, tasks), rollouts, None, steps_per_run)
+        body = lambda rollouts, _: step(params, keys, tasks, rollouts)[:2]
+        rollouts, trace = jax.lax.scan(body, rollouts, None, steps_per_run)
         return place(rollouts), trace
 
-    return Evaluator(jax.jit(start), jax.jit(run, donate_argnums=1), steps_per_run)
+    def explain(params, rollouts, first, keys, tasks):
+        def body(carry, _):
+            before, first = carry
+            rollouts, _, shown = step(params, keys, tasks, before)
+            return (rollouts, values.look(spec, family.reward_dtype, first, before.time, before.episode, *shown)), None
+
+        (rollouts, first), _ = jax.lax.scan(body, (rollouts, first), None, steps_per_run)
+        return place(rollouts), first
+
+    return Evaluator(jax.jit(start), jax.jit(run, donate_argnums=1), jax.jit(explain), steps_per_run)

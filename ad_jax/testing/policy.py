@@ -14,7 +14,6 @@ from ad_jax.policies.base import Policy
 from ad_jax.testing.base import require, run_checks, types_of
 from ad_jax.testing.model import random_steps
 from ad_jax.types import Spec, Steps
-from ad_jax.values import Fault
 
 ROWS = 3  # lives side by side in every check
 EPISODES = 3  # of each
@@ -108,9 +107,9 @@ def _shapes(s: Sample) -> None:
     alike = types_of(after, weak=True) == types_of(carry, weak=True)
     received = sorted(set(types_of(after, weak=True)) ^ set(types_of(carry, weak=True)))
     require(alike, "a carry of the same shapes and dtypes", received, "Cast what init and act carry alike.")
-    fault = jax.eval_shape(s.policy.fault, carry)
-    fits = fault is None or (isinstance(fault, Fault) and all(x.shape == (ROWS,) for x in fault))
-    require(fits, f"a fault that is None or `Fault` [{ROWS}]", fault, "Say of each row what it could not choose from.")
+    highest = jax.eval_shape(s.policy.highest, carry)
+    fits = highest is None or (highest.shape, highest.dtype) == ((ROWS,), jnp.float32)
+    require(fits, f"highest to be None or float32[{ROWS}]", highest, "Say of each row what it chose from.")
 
 
 def _range(s: Sample) -> None:

@@ -67,14 +67,17 @@ def evaluating_a_dispatch(rollouts: int) -> None:
     """A window of steps of the small transformer in Dark Room."""
     s = evaluating.setting(SimpleNamespace(cases=[SMALL]))
 
-    def rolling():
-        run = evaluating.Rolling(s, make_evaluator(from_model(s.model), s.family, s.mesh, 4, 100), rollouts)
+    def rolling(change):
+        policy = change(from_model(s.model))
+        run = evaluating.Rolling(s, make_evaluator(policy, s.family, s.mesh, 4, 100), rollouts)
         run()
         return run
 
-    with mock.patch.object(values, "look", lambda spec, dtype, first, *_: first):
-        blind = rolling()
-    share_within(f"evaluate: 100 steps of {rollouts} rollouts", rolling(), blind)
+    never = lambda spec, dtype, observation, action, *_: jnp.zeros(action.shape, jnp.bool_)
+    unseen = lambda policy: policy._replace(highest=lambda carry: None)
+    with mock.patch.object(values, "impossible", never):
+        blind = rolling(unseen)
+    share_within(f"evaluate: 100 steps of {rollouts} rollouts", rolling(lambda policy: policy), blind)
 
 
 def loading(what: str, floats: bool) -> None:

@@ -22,7 +22,6 @@ from ad_jax.run.pipeline import Run
 from ad_jax.study.reproduce import work
 from ad_jax.testing import ContractError, check_plugin, check_policy
 from ad_jax.testing.model import random_steps
-from ad_jax.values import NOTHING, Fault
 
 ACTIONS = GRID.num_actions
 UNIFORM = random.uniform(ACTIONS)
@@ -82,9 +81,9 @@ BROKEN = {
         ruled(lambda carry, steps, keys: (ZERO(keys), carry), lambda batch: jnp.zeros((2, batch))),
         "Put the batch first",
     ),
-    "a fault of the whole batch": (
-        UNIFORM._replace(fault=lambda carry: Fault(jnp.int32(0), jnp.int32(0))),
-        r"expected a fault that is None or `Fault` \[3\]",
+    "a highest of the whole batch": (
+        UNIFORM._replace(highest=lambda carry: jnp.float32(0)),
+        r"expected highest to be None or float32\[3\]",
     ),
     "an action too many": (
         ruled(lambda carry, steps, keys: (ZERO(keys) + ACTIONS, carry)),
@@ -148,13 +147,9 @@ def test_a_models_policy_says_what_left_it_nothing_to_choose():
     decode = lambda params, cache, steps: (logits, cache)
     policy = from_model(Model(None, None, lambda batch: (), decode, None, 1, None))
     carry = policy.init(3)
-    assert policy.fault(carry).place.tolist() == [NOTHING] * 3
+    assert np.isfinite(policy.highest(carry)).all()
     action, carry = policy.act({}, carry, jax.tree.map(lambda x: x[:, 0], random_steps(GRID, 3, 1, 5)), KEYS)
-    fault = policy.fault(carry)
-    assert fault.place.tolist() == [NOTHING, 2, 0]
-    values = np.asarray(fault.bits).view(np.float32)
-    assert np.isnan(values[1])
-    assert values[2] == -np.inf
+    np.testing.assert_array_equal(policy.highest(carry), [0, np.nan, -np.inf])
     assert action[0] in (1, 2)
 
 
