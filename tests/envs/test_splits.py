@@ -77,7 +77,7 @@ class DrawsNumbers(DarkRoom):
 def experiment(family, **options):
     """An experiment on a family of this file."""
     e = load_experiment("dark_room", "smoke")
-    changes = [f"env=tests.test_splits:{family.__name__}", "env.size=4", "env.steps=4"]
+    changes = [f"env={__name__}:{family.__name__}", "env.size=4", "env.steps=4"]
     return override(e, [*changes, "tasks.train=6", "tasks.held_out=3", *(f"{k}={v}" for k, v in options.items())])
 
 

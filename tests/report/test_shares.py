@@ -155,7 +155,7 @@ def test_claims_that_mean_nothing_are_refused(name, data, part):
     ],
 )
 def test_a_study_of_such_claims_is_refused_before_anything_runs(name, change, part, tmp_path):
-    e = override(load_experiment("dark_room", "smoke"), ["env=tests.test_shares:Tolls", change])
+    e = override(load_experiment("dark_room", "smoke"), [f"env={__name__}:Tolls", change])
     e = override(e, ["tasks.train=1", "tasks.held_out=1"])
     claim = Claim("it is", "not in the paper", quantity("final", "A") - quantity(name, "A"), at_least(0))
     tolls = study.Study("tolls", "Tolls", {"A": study.Arm(e)}, [claim])
@@ -228,7 +228,7 @@ def test_a_demonstrator_of_costs_earns_the_share_that_was_asked_for(share, knows
 
 
 def test_a_demonstration_where_there_is_no_way_is_refused():
-    equal, ask = Tolls(worth=0.0), ["env=tests.test_shares:Tolls", "evaluate.prompt=0.5"]
+    equal, ask = Tolls(worth=0.0), [f"env={__name__}:Tolls", "evaluate.prompt=0.5"]
     with pytest.raises(ConfigError, match=r"-24 and -24, so there is none"):
         demonstrator.noise_for(dataclasses.replace(equal, knows_random=False), equal.all_tasks(), 0.5, seed=0)
     e = override(load_experiment("dark_room", "smoke"), [*ask, "tasks.train=1", "tasks.held_out=1"])
