@@ -30,6 +30,7 @@ from ad_jax.types import Spec
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 31
 SMALL = Case("small", "transformer", {"layers": 4, "width": 64, "heads": 2, "window": 100}, 16, 100, 10)
 CALLS = 20  # of a check in one timing: it is short
+NEVER = lambda spec, dtype, observation, action, *_: jnp.zeros(action.shape, jnp.bool_)  # looks at nothing
 
 
 def told(what: str, share: np.ndarray) -> None:
@@ -73,11 +74,27 @@ def evaluating_a_dispatch(rollouts: int) -> None:
         run()
         return run
 
-    never = lambda spec, dtype, observation, action, *_: jnp.zeros(action.shape, jnp.bool_)
     unseen = lambda policy: policy._replace(highest=lambda carry: None)
-    with mock.patch.object(values, "impossible", never):
+    with mock.patch.object(values, "impossible", NEVER):
         blind = rolling(unseen)
     share_within(f"evaluate: 100 steps of {rollouts} rollouts", rolling(lambda policy: policy), blind)
+
+
+def evaluating_counted(rollouts: int) -> None:
+    """What the look adds to a compiled step, where a clock on a shared machine cannot tell."""
+    s = evaluating.setting(SimpleNamespace(cases=[SMALL]))
+
+    def cost(policy):
+        run = evaluating.Rolling(s, make_evaluator(policy, s.family, s.mesh, 4, 100), rollouts)
+        lowered = run.evaluator.run.lower(run.params, run.rollouts, run.keys, run.tasks)
+        return lowered.compile().cost_analysis()
+
+    whole = cost(from_model(s.model))
+    with mock.patch.object(values, "impossible", NEVER):
+        less = cost(from_model(s.model)._replace(highest=lambda carry: None))
+    for what in ("flops", "bytes accessed"):
+        name = f"evaluate: {rollouts} rollouts, {what}"
+        print(f"{name:64}{whole[what] / less[what] - 1:8.3%}  (counted)", flush=True)
 
 
 def loading(what: str, floats: bool) -> None:
@@ -124,7 +141,9 @@ if __name__ == "__main__":
     distilling_a_dispatch()
     collecting_a_chunk("q_learning", "dark_room")
     collecting_a_chunk("ucb", "bandit")
+    evaluating_counted(81)
     evaluating_a_dispatch(16)
+    evaluating_a_dispatch(81)
     evaluating_a_dispatch(128)
     loading("rewards are floats", floats=False)
     loading("rewards and 4 observations are floats", floats=True)
