@@ -62,7 +62,10 @@ class Life(NamedTuple):
     family: Any
     tasks: Any
     histories: Histories  # rows: actors of a learner side by side
-    returns: np.ndarray  # [N, actors, E], of the episodes that every actor completes: no curve over time
+    # Of each episode where all have full length; else the mean of those that end in each piece of a life, which is
+    # as long as the longest episode can be. So slow and quick learners are shown at the same steps.
+    returns: np.ndarray  # [N, actors, E]
+    early: bool  # whether episodes end early
 
 
 def live(
@@ -77,9 +80,9 @@ def live(
     histories = collect.as_histories(learners.run(SEED, tasks, ids, 1, 0), tasks, ids, 1, 0, len(ids))
     t = histories.transition
     found = lifetimes.episodes_of(t.reward, t.terminated | t.truncated)
-    shortest = min(map(len, found.returns))
-    returns = np.stack([one[:shortest] for one in found.returns]).reshape(len(ids), made.actors, -1)
-    return Life(title or env, family, tasks, histories, returns)
+    early = any((steps < family.episode_length).any() for steps in found.steps)
+    returns = found.curve(family.episode_length).reshape(len(ids), made.actors, -1)
+    return Life(title or env, family, tasks, histories, returns, early)
 
 
 def last(returns: np.ndarray) -> np.ndarray:
@@ -115,6 +118,9 @@ def curve(axes: Axes, life: Life, unit: str = "episode", most: int = 100) -> Non
     end = last(life.returns).mean()
     told = figures.number(end, optimal or end) + ("" if optimal is None else f" of {figures.number(optimal)}")
     axes.set_title(f"{life.title}\nlast 10 %: {told}", loc="left", fontsize=8.5)
+    if life.early:
+        unit = "environment steps of each actor"
+        shown = shown._replace(x=shown.x * life.family.episode_length)
     axes.set(xlabel=unit, xlim=(shown.x[0], shown.x[-1]))
     axes.set_ylim(min(0.0, float(shown.low.min())), 1.06 * max(float(shown.high.max()), optimal or 0.0))
     print(
@@ -256,12 +262,14 @@ def gymnax() -> Figure:
     axes = figure.subplots()
     for rows, colour, dash in ((order[:8], BLUE, "-"), (order[-8:], ORANGE, (0, (4, 2)))):
         label = f"half the pole {length[rows].min():.2f} to {length[rows].max():.2f} m"
-        figures._draw(axes, band(life.returns[rows].mean(1)), label, colour, dash, 1.6, 0.2)
+        shown = band(life.returns[rows].mean(1))
+        steps = shown.x * life.family.episode_length
+        figures._draw(axes, shown._replace(x=steps), label, colour, dash, 1.6, 0.2)
         first, end = life.returns[rows][..., :6].mean(), last(life.returns[rows]).mean()
-        print(f"  {label}: first 6 episodes {first:.1f}, last tenth {end:.1f}, {life.returns.shape}")
+        print(f"  {label}: first {6 * life.family.episode_length} steps {first:.1f}, last tenth {end:.1f}")
     axes.axhline(200, color=GREY, ls=(0, (6, 2)), lw=1.0)
-    axes.set(xlabel="episode of each actor", ylabel="steps until the pole fell", ylim=(0, 210))
-    axes.set_xlim(1, life.returns.shape[2])
+    axes.set(xlabel="environment steps of each actor", ylabel="steps until the pole fell", ylim=(0, 210))
+    axes.set_xlim(0, life.returns.shape[2] * life.family.episode_length)
     figures._legend(axes)
     return figure
 
