@@ -29,19 +29,19 @@ class CheckpointError(AdJaxError):
     """A checkpoint that is missing, damaged, or of another architecture."""
 
 
-class DamagedCheckpoint(CheckpointError):
+class DamagedCheckpointError(CheckpointError):
     """A checkpoint that cannot be read, or holds other bits than were saved."""
 
 
-class OtherHistories(HistoryError):
+class OtherHistoriesError(HistoryError):
     """Histories that are whole, and not those that this run would collect."""
 
 
-class OtherCheckpoint(CheckpointError):
+class OtherCheckpointError(CheckpointError):
     """A checkpoint that is whole, and not one that this run would make."""
 
 
-class TrainingDiverged(AdJaxError):
+class TrainingDivergedError(AdJaxError):
     """The loss or a gradient stopped being finite."""
 
 

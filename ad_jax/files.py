@@ -92,11 +92,11 @@ def read_json(
     """
     try:
         data = parse(path.read_text("utf-8"))
-        if problem := wrong(data, kind):
-            raise ValueError(problem.lstrip(" .:"))
-        return data
     except (OSError, ValueError) as found:
         raise error(f"{path} is damaged ({found}); {remedy}") from found
+    if problem := wrong(data, kind):
+        raise error(f"{path} is damaged ({problem.lstrip(' .:')}); {remedy}")
+    return data
 
 
 def parse(text: str | bytes) -> Any:

@@ -84,7 +84,7 @@ class Relay(http.server.BaseHTTPRequestHandler):
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.server.upstream, timeout=30)) as upstream:
             (fault or pass_on)(self, upstream)
 
-    do_GET = do_PUT = do_DELETE = do_HEAD = do_POST = relay
+    do_GET = do_PUT = do_DELETE = do_HEAD = do_POST = relay  # noqa: N815, names that http.server calls
 
     def log_message(self, format: str, *args) -> None:
         """Tests count requests, and print none."""

@@ -24,8 +24,8 @@ from ad_jax.errors import ConfigError
 
 try:
     import torch  # pyright: ignore[reportMissingImports]
-    import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
     from torch import nn  # pyright: ignore[reportMissingImports]
+    from torch.nn import functional  # pyright: ignore[reportMissingImports]
 except ImportError as error:
     raise ConfigError("bench --torch needs PyTorch: pip install 'ad_jax[torch]'") from error
 
@@ -47,9 +47,9 @@ class Block(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         q, k = turn(q, cos, sin), turn(k, cos, sin)
         dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
+        attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
         x = x + self.out(attended.transpose(1, 2).reshape(batch, length, width))
-        return x + self.down(F.relu(self.up(self.norm_mlp(x))))
+        return x + self.down(functional.relu(self.up(self.norm_mlp(x))))
 
 
 def turn(x, cos, sin):
@@ -97,7 +97,7 @@ class Training:
         self.loss = self._loss
 
     def _loss(self, steps, targets):
-        return F.cross_entropy(self.model(*steps).flatten(0, 1), targets.flatten())
+        return functional.cross_entropy(self.model(*steps).flatten(0, 1), targets.flatten())
 
     def sample(self):
         """A batch of windows: inputs are shifted by one step against targets."""

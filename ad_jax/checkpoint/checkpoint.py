@@ -29,7 +29,7 @@ from ad_jax import files
 from ad_jax.checkpoint import orbax_threads
 from ad_jax.checkpoint.fingerprint import fingerprint, path_of, without_elements
 from ad_jax.checkpoint.lineage import architecture_of, check_architecture
-from ad_jax.errors import CheckpointError, DamagedCheckpoint, differences
+from ad_jax.errors import CheckpointError, DamagedCheckpointError, differences
 from ad_jax.keys import as_data, as_keys
 from ad_jax.process import distributed
 from ad_jax.process.metrics import say
@@ -133,7 +133,7 @@ class Checkpoints:
             try:
                 with _reader(self.folder / "steps") as reader:
                     return _restore(reader, step, like, accept)
-            except DamagedCheckpoint as error:  # on all processes, as is what follows
+            except DamagedCheckpointError as error:  # on all processes, as is what follows
                 if distributed.on_first(lambda: len(self.manager.all_steps())) < 2:
                     raise
                 distributed.on_first(lambda step=step: self._put_aside(step))
@@ -352,26 +352,29 @@ def _read_back(manager: ocp.CheckpointManager, step: int, keep: int | None = Non
         CheckpointError: if it cannot; those before it are still there.
     """
 
+    def unreadable(why: object) -> CheckpointError:
+        return CheckpointError(
+            f"checkpoint {manager.directory}/{step} was written, and cannot be read again: {why}. The one before "
+            "it is kept. Use another directory (--dir), on another file system if that does not help"
+        )
+
     def look() -> None:
         try:
             with _reader(Path(manager.directory)) as reader:
                 _, expected = _restore_meta(reader, step)
                 found = jax.tree_util.tree_leaves_with_path(_on_first_device(reader, step))
-            if expected is not None and (lost := expected.keys() - {path_of(path) for path, _ in found}):
-                raise ValueError(f"{', '.join(sorted(lost)[:3])} not found")
         except Exception as error:
-            raise CheckpointError(
-                f"checkpoint {manager.directory}/{step} was written, and cannot be read again: {error}. The one before "
-                "it is kept. Use another directory (--dir), on another file system if that does not help"
-            ) from error
+            raise unreadable(error) from error
+        if expected is not None and (lost := expected.keys() - {path_of(path) for path, _ in found}):
+            raise unreadable(f"{', '.join(sorted(lost)[:3])} not found")
 
     distributed.together(look)
     for old in [] if keep is None else sorted(manager.all_steps())[:-keep]:
         manager.delete(old)
 
 
-def _damaged(manager: ocp.CheckpointManager, step: int, what: Any) -> DamagedCheckpoint:
-    return DamagedCheckpoint(
+def _damaged(manager: ocp.CheckpointManager, step: int, what: Any) -> DamagedCheckpointError:
+    return DamagedCheckpointError(
         f"cannot read checkpoint {manager.directory}/{step}: {what}. If it is damaged, run the same command that "
         "trained again: it goes on from the one before"
     )

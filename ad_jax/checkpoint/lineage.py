@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from ad_jax.checkpoint.identity import NOT_OF_TRAINING, canonical, changed, difference
-from ad_jax.errors import CheckpointError, OtherCheckpoint, differences
+from ad_jax.errors import CheckpointError, OtherCheckpointError, differences
 from ad_jax.process.metrics import say
 
 # Options of a model that change neither what its parameters mean nor how it was trained.
@@ -38,7 +38,7 @@ def check_architecture(meta: dict[str, Any], expected: dict[str, list[int]], fol
 
 
 def check_own(found: Mapping[str, Any], mine: Mapping[str, Any], where: Any) -> None:
-    """Raise OtherCheckpoint unless a checkpoint is of this very run.
+    """Raise OtherCheckpointError unless a checkpoint is of this very run.
 
     Args:
         found, mine: metadata of the checkpoint, and as this run writes it.
@@ -48,16 +48,16 @@ def check_own(found: Mapping[str, Any], mine: Mapping[str, Any], where: Any) -> 
     odd = changed(was, now, NOT_OF_TRAINING) if was is not None and now is not None else []
     named = {where.removeprefix("model.options.") for where in odd}
     if odd := odd + [option for option in _options(found, mine) if option.removeprefix("model.") not in named]:
-        raise OtherCheckpoint(
+        raise OtherCheckpointError(
             f"the checkpoint in {where} is another run's: it differs in {', '.join(odd[:6])}. Delete it if it was "
             "copied there by mistake, or use another directory (--dir); to train anew here: ad-jax distill ... --redo"
         )
     if found.get("histories", mine.get("histories")) != mine.get("histories", found.get("histories")):
-        raise OtherCheckpoint(
+        raise OtherCheckpointError(
             f"the checkpoint in {where} was trained on other histories than those that are there now. {TRAIN_ANEW}"
         )
     if told := behaves_otherwise(found.get("behavior"), mine.get("behavior"), now or {}):
-        raise OtherCheckpoint(f"{told} from when the checkpoint in {where} was trained. {TRAIN_ANEW}")
+        raise OtherCheckpointError(f"{told} from when the checkpoint in {where} was trained. {TRAIN_ANEW}")
 
 
 def check_trained(found: Mapping[str, Any], mine: Mapping[str, Any], where: Any) -> None:

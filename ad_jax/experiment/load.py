@@ -35,16 +35,17 @@ def call(path: Path, function: str, scale: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        if not callable(getattr(module, function, None)):
-            kind = {"config": "Experiment", "study": "Study"}[function]
-            raise ConfigError(f'{path} has no function `{function}(scale="cpu") -> {kind}`')
-        return getattr(module, function)(scale=scale)
+        make = getattr(module, function, None)
+        if callable(make):
+            return make(scale=scale)
     except AdJaxError:
         raise
     except Exception as error:
         if isinstance(error, KeyError) and error.args == (scale,) and scales(path):
             raise ConfigError(f"{path}: {unknown('scale', scale, scales(path))}") from error
         raise ConfigError(f"{path} cannot be loaded: {told(error)}. With --traceback you see all of it") from error
+    kind = {"config": "Experiment", "study": "Study"}[function]
+    raise ConfigError(f'{path} has no function `{function}(scale="cpu") -> {kind}`')
 
 
 def scales(path: Path) -> list[str]:

@@ -142,9 +142,8 @@ def scan(store: ts.KvStore, manifest: Manifest) -> tuple[dict[int, Entry], list[
             problems.append(str(error))
             continue
         entries[chunk] = entry
-        for field in manifest.fields:
-            if array_key(manifest, field, chunk) not in keys:
-                problems.append(f"{array_key(manifest, field, chunk)} is missing. {again(chunk)}")
+        wanted = (array_key(manifest, field, chunk) for field in manifest.fields)
+        problems += [f"{key} is missing. {again(chunk)}" for key in wanted if key not in keys]
     return entries, problems
 
 

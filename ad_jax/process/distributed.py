@@ -166,7 +166,6 @@ def _wait_for(address: str) -> None:
     while True:
         try:
             socket.create_connection((host, int(port)), timeout=5).close()
-            return
         except OSError as error:
             if time.monotonic() > end:
                 raise ConfigError(
@@ -174,6 +173,8 @@ def _wait_for(address: str) -> None:
                     "process of rank 0 there. Start it, and let every process name the same reachable address"
                 ) from error
             time.sleep(0.5)
+        else:
+            return
 
 
 def _exchange(mine: Any) -> list[Any]:

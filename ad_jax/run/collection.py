@@ -10,7 +10,7 @@ from msgspec import structs
 from ad_jax.checkpoint import lineage
 from ad_jax.checkpoint.identity import canonical
 from ad_jax.envs.leaves import task_leaves
-from ad_jax.errors import ConfigError, HistoryError, OtherHistories, differences
+from ad_jax.errors import ConfigError, HistoryError, OtherHistoriesError, differences
 from ad_jax.experiment import Experiment, Parts
 from ad_jax.history import store as history_store
 from ad_jax.history.manifest import Leaf
@@ -79,7 +79,7 @@ def continued(
         given: whether the caller named it.
 
     Raises:
-        OtherHistories: if family or source behave otherwise than when that was begun.
+        OtherHistoriesError: if family or source behave otherwise than when that was begun.
     """
     if found is None:
         return manifest
@@ -88,7 +88,7 @@ def continued(
     kinds = tuple(kind for kind in ("family", "source") if canonical(found.get(kind)) == canonical(ours[kind]))
     if told := lineage.behaves_otherwise(held, manifest.provenance["behavior"], e.to_json(), kinds):
         remedy = OTHERS if given else lineage.ANEW
-        raise OtherHistories(f"{told} from when the histories in {url} were collected. {remedy}")
+        raise OtherHistoriesError(f"{told} from when the histories in {url} were collected. {remedy}")
     known = {name: value for name, value in found["provenance"].items() if name in KEPT and value is not None}
     rest = {name: value for name, value in manifest.provenance.items() if name not in KEPT}
     return structs.replace(manifest, provenance=rest | known)
@@ -120,7 +120,7 @@ def check_histories(
     names = ("spec", "task_leaves", "reward_dtype", "episode_length")
     held, asked = ({name: data[name] for name in names} for data in (manifest.to_json(), mine.to_json()))
     if odd := differences(canonical(held), canonical(asked)):
-        raise OtherHistories(
+        raise OtherHistoriesError(
             f"the histories in {url} were collected before task family {e.env.name} was changed: they differ in "
             f"{', '.join(odd[:4])}. {OTHERS if given else lineage.ANEW}"
         )
@@ -128,7 +128,7 @@ def check_histories(
     if given:
         return
     if odd := differing(manifest.to_json(), ours):
-        raise OtherHistories(
+        raise OtherHistoriesError(
             f"the histories in {url} are not this run's: they differ in {', '.join(odd[:4])}. Name them with "
             f"--histories to learn from them all the same. {lineage.ANEW}"
         )

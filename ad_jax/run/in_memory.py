@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ad_jax.errors import AdJaxError, TrainingDiverged, unknown
+from ad_jax.errors import AdJaxError, TrainingDivergedError, unknown
 from ad_jax.experiment import Experiment, Parts, build
 from ad_jax.history import replay, reward_unit
 from ad_jax.methods.base import checked
@@ -82,7 +82,7 @@ def train(
 
     Raises:
         ConfigError: if the experiment contradicts itself, its model has nothing to train, or histories are missing.
-        TrainingDiverged: if a loss or a gradient is not finite.
+        TrainingDivergedError: if a loss or a gradient is not finite.
     """
     e, p = experiment, build(experiment)
     config = p.method
@@ -108,7 +108,7 @@ def train(
         state, metrics = run(state, resident, jnp.int32(count))
         found = fetched(method.learner, metrics, count, step)
         if bad := not_finite(found["loss"], found["grad_norm"], step):
-            raise TrainingDiverged(f"{bad.told}; lower method.learning_rate or method.clip_norm")
+            raise TrainingDivergedError(f"{bad.told}; lower method.learning_rate or method.clip_norm")
         show(step + count, {name: float(x.mean()) for name, x in found.items()})
     return Learned(method.learner.params(state), functools.partial(config.policy, setting.model))
 

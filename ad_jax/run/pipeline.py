@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from ad_jax import files
 from ad_jax.checkpoint import checkpoint, lineage
-from ad_jax.errors import ConfigError, OtherCheckpoint, OtherHistories
+from ad_jax.errors import ConfigError, OtherCheckpointError, OtherHistoriesError
 from ad_jax.experiment import Experiment, build
 from ad_jax.files import read_json, write_json
 from ad_jax.history import reward_unit
@@ -129,13 +129,17 @@ class Run:
         """Stage 1. Complete histories that the caller names are used as they are, also those of another seed."""
         e, p = self.experiment, self.parts
         if p.method.feed == "nothing":
-            return say(f"collect  nothing to do: model {e.model.name} is not trained, so no histories are needed")
+            say(f"collect  nothing to do: model {e.model.name} is not trained, so no histories are needed")
+            return
         if p.method.feed == "tasks":
-            return say(f"collect  nothing to do: {p.method.title} learns from the training tasks themselves")
+            say(f"collect  nothing to do: {p.method.title} learns from the training tasks themselves")
+            return
         made_by, url = self.origins.of_histories, self.histories
         complete = lambda: collection.facts_if_complete(url, e, p, made_by)
         if self.given and (facts := distributed.on_first(complete)) is not None:
-            return self._finish("collect", True, **facts) if facts else None
+            if facts:
+                self._finish("collect", True, **facts)
+            return
         manifest = self._fitting(
             lambda: self._continued(collection.make_manifest(e, p, made_by)), None if self.given else Path(url)
         )
@@ -168,7 +172,7 @@ class Run:
         found = distributed.on_first(lambda: collection.there(self.histories))
         ours = collection.continued(manifest, found, self.experiment, self.histories, self.given)
         if self.redo and not self.given and found is not None and (odd := collection.differing(found, ours)):
-            raise OtherHistories(f"the histories in {self.histories} differ in {', '.join(odd[:4])}")
+            raise OtherHistoriesError(f"the histories in {self.histories} differ in {', '.join(odd[:4])}")
         if found is None:
             distributed.on_first(lambda: directory.forget(self.folder, "collect"))
         return ours
@@ -177,7 +181,7 @@ class Run:
         """`call()`; again without `made`, where that is not what this run would make and is to be made anew."""
         try:
             return call()
-        except (OtherHistories, OtherCheckpoint) as error:
+        except (OtherHistoriesError, OtherCheckpointError) as error:
             if not self.redo or made is None:
                 raise
             say(f"redo     {error.args[0].partition('. ')[0]}: {made} is made anew")
@@ -188,9 +192,11 @@ class Run:
     def distill(self) -> None:
         """Stage 2, whatever the method."""
         if not self._can_train():
-            return say(f"distill  nothing to do: {self.folder / 'checkpoints'} is trained to the end")
+            say(f"distill  nothing to do: {self.folder / 'checkpoints'} is trained to the end")
+            return
         if self.parts.method.feed == "nothing":
-            return say(f"distill  nothing to do: model {self.experiment.model.name} is not trained")
+            say(f"distill  nothing to do: model {self.experiment.model.name} is not trained")
+            return
         made_of, store = self.origins.of_run(), None
         if self.parts.method.feed == "histories":
             store = self._collected()

@@ -41,7 +41,7 @@ def run(run: "Run", folder: Path, made_of: dict[str, Any], store: HistoryStore |
         The facts of the stage.
 
     Raises:
-        ConfigError, CheckpointError, TrainingDiverged: as `stage.train.train` and the method.
+        ConfigError, CheckpointError, TrainingDivergedError: as `stage.train.train` and the method.
     """
     e, p, config = run.experiment, run.parts, run.parts.method
     setting = p.setting(e, run.mesh, _reward_unit(run, config, store))

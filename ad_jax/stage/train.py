@@ -20,7 +20,7 @@ import numpy as np
 
 from ad_jax.checkpoint import lineage
 from ad_jax.checkpoint.checkpoint import Checkpoints
-from ad_jax.errors import TrainingDiverged
+from ad_jax.errors import TrainingDivergedError
 from ad_jax.history.replay import Residents
 from ad_jax.methods.base import Learner
 from ad_jax.process import distributed, memory, preemption
@@ -74,7 +74,7 @@ def train(
     Raises:
         AdJaxError: if the learner refuses what an update met; the last good checkpoint stays.
         CheckpointError: if the checkpoint there is of another architecture.
-        TrainingDiverged: if the loss or the gradient stops being finite; the last good checkpoint stays.
+        TrainingDivergedError: if the loss or the gradient stops being finite; the last good checkpoint stays.
         Preempted: after SIGTERM and a checkpoint of the dispatch under way.
     """
     learner, evaluate_every = trainer.learner, 0 if evaluate is None else getattr(schedule, "evaluate_every", 0)
@@ -204,11 +204,11 @@ def skip(bad: Bad, skipped: Sequence[int], at_most: int | None) -> list[int]:
     """Return what is to be left out from now on: `skipped`, and the bad update.
 
     Raises:
-        TrainingDiverged: if that is more than `at_most`; None is 0.
+        TrainingDivergedError: if that is more than `at_most`; None is 0.
     """
     if len(skipped) >= (at_most or 0):
         remedy = "lower method.learning_rate or method.clip_norm; or set method.skip_updates, to leave it out"
-        raise TrainingDiverged(f"{bad.told}. The last good checkpoint is kept; {remedy}")
+        raise TrainingDivergedError(f"{bad.told}. The last good checkpoint is kept; {remedy}")
     return [*skipped, bad.update]
 
 

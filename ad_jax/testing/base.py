@@ -27,14 +27,14 @@ class ContractError(AdJaxError):
         self.check = check
 
 
-class Broken(Exception):
+class BrokenError(Exception):
     """Expected, received, remedy."""
 
 
 def require(holds: Any, expected: str, received: Any, remedy: str) -> None:
     """Raise unless `holds`; the words complete "expected ...; received .... remedy"."""
     if not holds:
-        raise Broken(expected, str(received), remedy)
+        raise BrokenError(expected, str(received), remedy)
 
 
 @settings.pinned()
@@ -50,7 +50,7 @@ def run_checks(subject: str, checks: Mapping[str, Callable[[Any], None]], sample
     for name, check in checks.items():
         try:
             check(sample)
-        except Broken as broken:
+        except BrokenError as broken:
             raise ContractError(subject, name, *broken.args) from None
         except AdJaxError as error:
             raise ContractError(subject, name, "no error", str(error), "") from error

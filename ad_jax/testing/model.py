@@ -104,7 +104,8 @@ def _causal(s: Sample) -> None:
     steps = _stream(s, s.model.window)
     middle = s.model.window // 2
     if not has_parameters(s.model):  # written rather than trained: it may count, and has no gradient
-        return _causal_by_change(s, steps, _stream(s, s.model.window, seed=1), middle)
+        _causal_by_change(s, steps, _stream(s, s.model.window, seed=1), middle)
+        return
 
     weights = jnp.asarray(np.random.default_rng(0).normal(size=s.spec.num_actions).astype(np.float32))
 

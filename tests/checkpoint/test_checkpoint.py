@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ad_jax.checkpoint import checkpoint
 from ad_jax.checkpoint.fingerprint import fingerprint, hash_of
-from ad_jax.errors import CheckpointError, DamagedCheckpoint
+from ad_jax.errors import CheckpointError, DamagedCheckpointError
 from ad_jax.stage import trainer
 
 # Orbax leaves coroutines behind where a read fails. They go in the test that left them, and not in a later one.
@@ -94,14 +94,14 @@ def test_damage_to_orbaxs_own_notes_stops_nobody(two, broken):
 def test_where_all_are_damaged_that_is_an_error(two):
     for step in (3, 8):
         shutil.rmtree(two / f"steps/{step}/state")
-    with pytest.raises(DamagedCheckpoint, match="steps/3"):
+    with pytest.raises(DamagedCheckpointError, match="steps/3"):
         restore(two)
 
 
 def test_another_architecture_is_no_damage(two):
     with pytest.raises(CheckpointError, match="another architecture") as caught:
         restore(two, {"w": [2]})
-    assert not isinstance(caught.value, DamagedCheckpoint)
+    assert not isinstance(caught.value, DamagedCheckpointError)
     assert not (two / "damaged").exists()
 
 
@@ -109,7 +109,7 @@ def test_changed_plain_data_is_detected(two):
     (path,) = (two / "steps/8/meta").glob("metadata")
     data = json.loads(path.read_text())
     path.write_text(json.dumps(data | {"note": "y"}))
-    with pytest.raises(DamagedCheckpoint, match="its plain data has checksum"):
+    with pytest.raises(DamagedCheckpointError, match="its plain data has checksum"):
         checkpoint.load(two)
 
 
@@ -117,7 +117,7 @@ def test_checkpoints_of_schema_1_are_read_and_a_2_that_says_1_is_not(two):
     (path,) = (two / "steps/8/meta").glob("metadata")
     data = json.loads(path.read_text())
     path.write_text(json.dumps(data | {"schema": 1}))
-    with pytest.raises(DamagedCheckpoint):
+    with pytest.raises(DamagedCheckpointError):
         checkpoint.load(two)
     path.write_text(json.dumps({name: x for name, x in data.items() if name not in checkpoint.OWN} | {"schema": 1}))
     assert checkpoint.load(two)[2].keys() == META.keys()
@@ -130,7 +130,7 @@ def test_arrays_that_read_well_and_are_others_are_detected(two, tmp_path):
         checkpoints.save(9, STATE | {"step": jnp.int32(8), "w": STATE["w"].at[63, 63].add(1)}, META)
     shutil.rmtree(two / "steps/8/state")
     shutil.copytree(tmp_path / "other/steps/9/state", two / "steps/8/state")
-    with pytest.raises(DamagedCheckpoint, match=r"1 arrays hold other bits than were saved: w "):
+    with pytest.raises(DamagedCheckpointError, match=r"1 arrays hold other bits than were saved: w "):
         checkpoint.load(two)
 
 
@@ -138,7 +138,7 @@ def outcome(folder, fault) -> str:
     """What loading gives: "detected", named, or "harmless"; other bits or another error fail the test."""
     try:
         step, state, meta = checkpoint.load(folder)
-    except DamagedCheckpoint as error:
+    except DamagedCheckpointError as error:
         named = "steps/8" in str(error)
         return "detected" if named else pytest.fail(f"{fault.kind} of {list(fault.files)}: not named in: {error}")
     assert (step, int(state["step"])) == (8, 8), fault

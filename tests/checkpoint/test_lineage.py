@@ -7,7 +7,7 @@ import types
 import pytest
 
 from ad_jax.checkpoint import lineage
-from ad_jax.errors import AdJaxError, CheckpointError, OtherCheckpoint, OtherHistories
+from ad_jax.errors import AdJaxError, CheckpointError, OtherCheckpointError, OtherHistoriesError
 from ad_jax.experiment import Plugin, ReferenceConfig, build, load, override
 from ad_jax.process import distributed
 from ad_jax.run import collection
@@ -54,7 +54,7 @@ def test_histories_that_were_named_are_never_said_to_be_made_anew(gymnax, given,
     e, mine = gymnax
     found = as_read(mine)
     found["provenance"]["behavior"]["source"] = EDITED
-    with pytest.raises(OtherHistories, match=advice) as caught:
+    with pytest.raises(OtherHistoriesError, match=advice) as caught:
         collection.continued(mine, found, e, "there", given)
     assert ("--redo" in str(caught.value)) is not given
 
@@ -65,7 +65,7 @@ def test_a_field_that_only_one_of_two_trainings_sets_is_a_difference(change):
     other = override(load("dark_room", "smoke"), [change]).to_json()
     named = change.partition("=")[0]
     for there, here in ((other, plain), (plain, other)):
-        with pytest.raises(OtherCheckpoint, match=rf"{named} \(.*: ad-jax distill \.\.\. --redo"):
+        with pytest.raises(OtherCheckpointError, match=rf"{named} \(.*: ad-jax distill \.\.\. --redo"):
             lineage.check_own({"experiment": there}, {"experiment": here}, "there")
     older = json.loads(json.dumps(plain))
     part, name = named.split(".")
@@ -82,7 +82,7 @@ def test_a_checkpoint_is_trained_anew_by_the_stage_that_trains():
     for check in (lineage.check_own, lineage.check_trained):
         with pytest.raises(CheckpointError, match=r"behaves differently.*: ad-jax distill \.\.\. --redo"):
             check(found, mine, "there")
-    with pytest.raises(OtherCheckpoint, match=r"other histories.*: ad-jax distill \.\.\. --redo"):
+    with pytest.raises(OtherCheckpointError, match=r"other histories.*: ad-jax distill \.\.\. --redo"):
         lineage.check_own(data | {"histories": "a"}, data | {"histories": "b"}, "there")
 
 
@@ -99,18 +99,18 @@ def test_the_reference_is_named_where_it_behaves_differently(tmp_path, capsys):
 
 
 def test_processes_that_were_started_differently_hear_of_it_before_anything_else(tmp_path, monkeypatch):
-    class Asked(AdJaxError):
+    class AskedError(AdJaxError):
         pass
 
     def asked(what, value):
-        raise Asked(json.dumps(value))
+        raise AskedError(json.dumps(value))
 
     monkeypatch.setattr(distributed, "check_equal", asked)
     monkeypatch.setattr(distributed, "on_first", lambda call: pytest.fail("another collective came first"))
     e = load("dark_room", "smoke")
     told = []
     for options in ({}, {"redo": True}, {"trained": "other"}, {"histories": f"{tmp_path}/run/histories"}):
-        with pytest.raises(Asked) as caught:
+        with pytest.raises(AskedError) as caught:
             Run(e, tmp_path / "run", **options)
         told.append(str(caught.value))
     assert len(set(told)) == len(told)

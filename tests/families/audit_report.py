@@ -53,7 +53,7 @@ def check_episodes(one: dict[str, Any], t: SetTruth, actors: int) -> None:
 def same_steps(stored: Any, expected: Any) -> None:
     """Lengths as they are stored: one number where it is that of all."""
     if isinstance(stored, int):
-        assert {stored} == {x for x in flat(expected)}
+        assert {stored} == set(flat(expected))
     else:
         assert stored == expected
 

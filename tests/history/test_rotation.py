@@ -14,7 +14,7 @@ from helpers import GRID, files, mesh_of, numbered_histories, trainer_of
 from history_helpers import stored
 
 from ad_jax.checkpoint import checkpoint
-from ad_jax.errors import ConfigError, HistoryError, TrainingDiverged
+from ad_jax.errors import ConfigError, HistoryError, TrainingDivergedError
 from ad_jax.experiment import Experiment
 from ad_jax.history import replay, streaming
 from ad_jax.history.replay import RotationConfig
@@ -212,14 +212,14 @@ def test_dispatches_of_any_length_end_alike(store, undisturbed, tmp_path, dispat
 
 
 def test_an_interrupted_training_goes_on_with_the_residents_that_it_had(store, undisturbed, tmp_path):
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def killed(_):
-        raise Killed
+        raise KilledError
 
     config = dataclasses.replace(TINY, evaluate_every=13)  # dies between two checkpoints, and between two exchanges
-    with rotating(store) as residents, pytest.raises(Killed):
+    with rotating(store) as residents, pytest.raises(KilledError):
         train(tmp_path, residents, config, evaluate=killed)
     with rotating(store) as residents:
         parameters, _ = train(tmp_path, residents, config)
@@ -252,7 +252,7 @@ def test_rolling_back_brings_the_residents_back(store, tmp_path, monkeypatch):
 def test_a_diverged_update_names_histories_that_were_resident(store, tmp_path, monkeypatch):
     bad = lambda loss, norm, step: train_lib.Bad(8, "update 8: loss nan") if step >= 6 else None
     monkeypatch.setattr(train_lib, "not_finite", bad)
-    with rotating(store) as residents, pytest.raises(TrainingDiverged, match="update 8") as error:
+    with rotating(store) as residents, pytest.raises(TrainingDivergedError, match="update 8") as error:
         train(tmp_path, residents)
     named = re.search(r"histories ([\d, ]+)", str(error.value))
     assert named is not None

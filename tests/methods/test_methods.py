@@ -241,20 +241,20 @@ def test_a_method_of_ones_own_runs_through_every_stage_and_goes_on_after_a_kill(
     assert meta["experiment"]["method"]["name"] == OURS
     assert any("extra_return_to_go" in name for name in meta["architecture"])
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     read = train_lib._read
 
     def kill(learner, unread, past, log):
         if any(sent.first == 4 for sent in unread):
-            raise Killed
+            raise KilledError
         return read(learner, unread, past, log)
 
     e = override(SMOKE, [f"method={OURS}"])
     run = Run(e, tmp_path / "killed", str(tmp_path / "whole/histories"))
     monkeypatch.setattr(train_lib, "_read", kill)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run.distill()
     monkeypatch.undo()
     run.distill()

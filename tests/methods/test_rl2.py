@@ -15,7 +15,7 @@ from probes import Probes
 from ad_jax import envs
 from ad_jax.checkpoint import checkpoint
 from ad_jax.envs.base import seen_spec_of
-from ad_jax.errors import ConfigError, TrainingDiverged
+from ad_jax.errors import ConfigError, TrainingDivergedError
 from ad_jax.experiment import Plugin, TaskConfig, build, load
 from ad_jax.methods import rl2, trials
 from ad_jax.models import lstm
@@ -278,7 +278,7 @@ def test_a_diverged_run_names_the_update_and_keeps_the_last_good_checkpoint(trai
         return state, facts | {"loss": facts["loss"].at[1].set(jnp.nan)}
 
     worse.compiled = lambda _: run
-    with pytest.raises(TrainingDiverged, match=r"update 4: loss nan.*lower method.learning_rate"):
+    with pytest.raises(TrainingDivergedError, match=r"update 4: loss nan.*lower method.learning_rate"):
         train(worse, tmp_path, config)
     assert_equal(before[1], final_state(trained, tmp_path)[1])
 
@@ -322,7 +322,9 @@ def test_rl2_goes_back_and_leaves_an_update_out(trained, tmp_path, capsys):
 def test_rl2_leaves_out_as_many_updates_as_it_may(trained, tmp_path, skip):
     config = dataclasses.replace(PARTS, checkpoint_every=2, skip_updates=skip)
     bad = 4 if skip else 3
-    with pytest.raises(TrainingDiverged, match=rf"update {bad}: loss nan.*or set method.skip_updates, to leave it out"):
+    with pytest.raises(
+        TrainingDivergedError, match=rf"update {bad}: loss nan.*or set method.skip_updates, to leave it out"
+    ):
         train(poisoned(trained, 3, 4), tmp_path, config)
 
 

@@ -169,7 +169,7 @@ def test_a_checkpoint_that_one_process_alone_cannot_read_is_damaged_for_all(met)
         assert unread["latest unread"] == unread["other bits"] == "1, 1, equal, aside: ['2']"
         assert unread["loaded whole"] == "2, 2, equal, aside: []"
         for which, step in (("none read", 1), ("loaded", 2)):
-            assert unread[which].startswith("DamagedCheckpoint: process 1 of 2: cannot read checkpoint"), unread
+            assert unread[which].startswith("DamagedCheckpointError: process 1 of 2: cannot read checkpoint"), unread
             assert f"steps/{step}: injected at {step}. If it is damaged" in unread[which]
         assert unread["full"].startswith(
             "CheckpointError: process 1 of 2: cannot write a checkpoint: the disk is full: a checkpoint needs 56 bytes"

@@ -13,7 +13,7 @@ from helpers import refused
 from ad_jax.__main__ import main
 from ad_jax.checkpoint import checkpoint
 from ad_jax.envs.dark_room import DarkRoom
-from ad_jax.errors import CheckpointError, HistoryError, OtherCheckpoint, OtherHistories
+from ad_jax.errors import CheckpointError, HistoryError, OtherCheckpointError, OtherHistoriesError
 from ad_jax.experiment import build, load, override
 from ad_jax.files import read_json
 from ad_jax.history import store
@@ -79,7 +79,9 @@ def test_a_checkpoint_that_was_copied_from_another_run_is_named(copied, trained,
     """Of the same shapes, and of the same step."""
     shutil.rmtree(copied / "checkpoints/steps/3")
     shutil.copytree(trained[1] / "checkpoints/steps/3", copied / "checkpoints/steps/3")
-    with pytest.raises(OtherCheckpoint, match=r"another run's: it differs in seed \(1 there, 0 here\)\. Delete it"):
+    with pytest.raises(
+        OtherCheckpointError, match=r"another run's: it differs in seed \(1 there, 0 here\)\. Delete it"
+    ):
         getattr(Run(tiny(*LIKE), copied), command)()
     Run(tiny(*LIKE), copied, redo=True).distill()
     Run(tiny(*LIKE), copied).evaluate()
@@ -105,7 +107,9 @@ def test_after_a_new_training_everything_is_of_the_new_one(copied, trained):
 
 
 def test_a_checkpoint_of_other_histories_is_not_taken_for_one_of_these(copied, trained):
-    with pytest.raises(OtherCheckpoint, match=r"was trained on other histories than those that are there now.*--redo"):
+    with pytest.raises(
+        OtherCheckpointError, match=r"was trained on other histories than those that are there now.*--redo"
+    ):
         Run(tiny(*LIKE), copied, histories=str(trained[1] / "histories")).distill()
 
 
@@ -138,7 +142,9 @@ def test_histories_of_another_seed_are_learned_from_where_they_are_named(copied,
     shutil.rmtree(copied / "checkpoints")
     shutil.rmtree(copied / "histories")
     shutil.copytree(trained[1] / "histories", copied / "histories")
-    with pytest.raises(OtherHistories, match=r"not this run's: they differ in provenance\.seed \(1 there, 0 here\)"):
+    with pytest.raises(
+        OtherHistoriesError, match=r"not this run's: they differ in provenance\.seed \(1 there, 0 here\)"
+    ):
         Run(tiny(*LIKE), copied).distill()
     Run(tiny(*LIKE), tmp_path / "given", histories=str(trained[1] / "histories")).distill()
     Run(tiny(*LIKE), copied, redo=True).collect()
@@ -229,7 +235,7 @@ def test_an_edited_source_is_named(copied, monkeypatch):
         return real(dataclasses.replace(config, learning_rate=config.learning_rate / 2), family)
 
     monkeypatch.setattr(q_learning, "make", edited)
-    with pytest.raises(OtherHistories, match=r"source q_learning behaves differently"):
+    with pytest.raises(OtherHistoriesError, match=r"source q_learning behaves differently"):
         Run(tiny(*LIKE), copied).collect()
 
 
@@ -242,7 +248,7 @@ def test_an_edited_model_is_named(copied, tmp_path, monkeypatch):
         return real(dataclasses.replace(config, activation="gelu"), spec)
 
     monkeypatch.setattr(transformer, "make", edited)
-    with pytest.raises(OtherCheckpoint, match=r"model transformer behaves differently"):
+    with pytest.raises(OtherCheckpointError, match=r"model transformer behaves differently"):
         Run(tiny(*LIKE), copied).evaluate()
     with pytest.raises(CheckpointError, match=r"model transformer behaves differently.*Train it anew there"):
         Run(tiny(*LIKE), tmp_path / "new", trained=copied).evaluate()

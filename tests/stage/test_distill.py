@@ -13,7 +13,7 @@ import pytest
 from helpers import GRID, mesh_of, numbered_histories, trainer_of
 
 from ad_jax.checkpoint import checkpoint
-from ad_jax.errors import CheckpointError, ConfigError, TrainingDiverged
+from ad_jax.errors import CheckpointError, ConfigError, TrainingDivergedError
 from ad_jax.history import replay
 from ad_jax.methods.distillation import Distillation
 from ad_jax.methods.supervised import cross_entropy, gradient
@@ -101,15 +101,15 @@ def test_killed_after_every_step_and_resumed_ends_bit_equal(trained, tmp_path):
     trainer = trainer_of(MODEL, GRID, whole, SAMPLING, mesh_of(), seed=1)
     train(trainer, resident, tmp_path / "whole", whole)
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     for update in range(1, 5):
 
         def stop(params, update=update):
-            raise Killed
+            raise KilledError
 
-        with pytest.raises(Killed):  # dies in the update after the checkpoint that it goes on from
+        with pytest.raises(KilledError):  # dies in the update after the checkpoint that it goes on from
             train(
                 trainer,
                 resident,
@@ -154,7 +154,7 @@ def test_a_diverged_run_names_the_update_and_keeps_the_last_good_checkpoint(trai
     poisoned = resident.replace(reward=jnp.full(resident.reward.shape, jnp.nan, jnp.float32))
     train(trainer, resident, tmp_path, dataclasses.replace(TINY, updates=2))
     before = final_state(trainer, tmp_path)
-    with pytest.raises(TrainingDiverged, match="update 3: loss nan"):
+    with pytest.raises(TrainingDivergedError, match="update 3: loss nan"):
         train(trainer, poisoned, tmp_path)
     assert_equal(before, final_state(trainer, tmp_path))
 
@@ -210,7 +210,9 @@ def test_a_batch_is_drawn_from_the_histories_that_are_named(trained):
 def test_an_update_that_diverged_is_named_with_its_histories(trained, poisoned, tmp_path, skip):
     resident, history, update = poisoned
     config = dataclasses.replace(TINY, skip_updates=skip)
-    with pytest.raises(TrainingDiverged, match=rf"update {update}: loss nan.*of histories .*method.skip_updates") as e:
+    with pytest.raises(
+        TrainingDivergedError, match=rf"update {update}: loss nan.*of histories .*method.skip_updates"
+    ) as e:
         train(trained[0], resident, tmp_path, config)
     told = str(e.value).split("of histories ")[1].split(".")[0]
     each = sorted(set(drawn(trained[0], resident, update - 1).tolist()))
@@ -240,14 +242,14 @@ def test_a_killed_run_remembers_what_it_leaves_out(trained, poisoned, tmp_path):
     config = dataclasses.replace(TINY, skip_updates=1, checkpoint_every=1)
     train(trainer, resident, tmp_path / "whole", config)
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def stop(params):
-        raise Killed
+        raise KilledError
 
     late = dataclasses.replace(config, evaluate_every=update + 1)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(trainer, resident, tmp_path / "killed", late, evaluate=stop)
     train(trainer, resident, tmp_path / "killed", dataclasses.replace(config, skip_updates=None))
     assert_equal(final_state(trainer, tmp_path / "whole"), final_state(trainer, tmp_path / "killed"))
