@@ -16,14 +16,107 @@ import jax
 import numpy as np
 from flax import struct
 
+from ad_jax.errors import ConfigError
+
 Array = Any  # a `jax.Array` in a program, a NumPy array on the host
+
+
+@dataclasses.dataclass(frozen=True)
+class Discrete:
+    """Actions 0..n-1. Their shape is `()`, and they are int32 in programs."""
+
+    n: int
+
+    shape = ()
+    size = 1
+    compute_dtype = np.dtype(np.int32)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The narrowest dtype that holds an action."""
+        return narrowest(self.n - 1)
+
+    @property
+    def none(self) -> int:
+        """The previous action of the first step of a life: n, which is no action."""
+        return self.n
+
+    @property
+    def dtype_with_none(self) -> np.dtype:
+        """The narrowest dtype that holds an action or "none"."""
+        return narrowest(self.n)
+
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+    """Actions of float32 `[*shape]` between finite bounds, each component with its own, in the environment's units.
+
+    A bound for all components may be given as one number. Afterwards `low` and `high` are tuples of a float32 for each
+    component, in row-major order; `bounds` gives them as arrays.
+
+    Raises:
+        ConfigError: for an action of no components, bounds that are not finite or not one for each component, or a low
+            bound that is not below its high one.
+    """
+
+    shape: tuple[int, ...]
+    low: tuple[float, ...] | float
+    high: tuple[float, ...] | float
+
+    dtype = dtype_with_none = compute_dtype = np.dtype(np.float32)
+    none = 0.0  # every component of the previous action of the first step of a life
+
+    def __post_init__(self) -> None:
+        """Check the bounds, and make equal boxes equal however they were given."""
+        for name in ("low", "high"):
+            object.__setattr__(self, name, self._each(name, getattr(self, name)))
+        if self.size < 1:
+            raise ConfigError(f"actions in a Box: expected at least 1 component, received shape {self.shape}")
+        for i, (low, high) in enumerate(zip(*self._bounds, strict=True)):
+            if not low < high:
+                raise ConfigError(
+                    f"actions in a Box: expected low < high, received {low:g} and {high:g} for component {i}. Leave "
+                    "out a component that cannot differ"
+                )
+
+    @property
+    def size(self) -> int:
+        """Number of components of one action."""
+        return math.prod(self.shape)
+
+    @property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """`low` and `high`, float32 `[*shape]` each."""
+        low, high = (np.asarray(x, np.float32).reshape(self.shape) for x in self._bounds)
+        return low, high
+
+    @property
+    def _bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        return self.low, self.high  # pyright: ignore[reportReturnType]  # tuples since `__post_init__`
+
+    def _each(self, name: str, given: Any) -> tuple[float, ...]:
+        """A bound for each component."""
+        numbers = [given] * self.size if np.ndim(given) == 0 else list(given)
+        with np.errstate(over="ignore"):
+            found = tuple(float(np.float32(x)) for x in numbers)
+        if len(found) != self.size:
+            raise ConfigError(
+                f"actions in a Box: expected 1 or {self.size} numbers for {name}, received {len(found)}. Flatten them, "
+                "row-major"
+            )
+        if not all(map(math.isfinite, found)):
+            raise ConfigError(
+                f"actions in a Box: expected finite bounds, received {name}={numbers}. State what the environment "
+                "takes; an unbounded action can be squashed inside step_env, by tanh for example"
+            )
+        return found
 
 
 class Transition(struct.PyTreeNode):
     """What one actor saw, did and received. Leading axes are the caller's (`[T, actors]` from a source)."""
 
     observation: Array  # [..., *O] before the action
-    action: Array  # [...] int32
+    action: Array  # [...] int32, or [..., *action.shape] float32 where actions are a Box; environment units
     reward: Array  # [...] float32, for this action
     terminated: Array  # [...] bool, the environment ended the episode with this step
     truncated: Array  # [...] bool, the time limit did
@@ -41,11 +134,13 @@ class Steps:
 
     The first step of a life has `prev_action == num_actions` ("none"), zero reward and `prev_done` False. At an
     episode boundary the observation is the new episode's first, and the previous triple is the old one's last.
+    Actions in a `Box` are float32 in the environment's units, as they were stored, and zeros at the first step of a
+    life; a model rescales them by the bounds of its `Spec.action`.
     `extra` holds what a method adds to that, of the current step; the model's `Spec.extra` declares it.
     """
 
     observation: Array  # [B, L, *O] (decode: [B, *O])
-    prev_action: Array  # [B, L] int32 in 0..A, where A means "none"
+    prev_action: Array  # [B, L] int32 in 0..A, where A means "none"; of a Box [B, L, *action.shape] float32
     prev_reward: Array  # [B, L] float32
     prev_done: Array  # [B, L] bool
     extra: dict[str, Array] = dataclasses.field(default_factory=dict)  # each [B, L, *shape] float32
@@ -77,7 +172,7 @@ class Spec:
     """What a model and a store need to know of a task family; plain data, saved with both.
 
     Attributes:
-        num_actions: A.
+        action: what an action is: `Discrete(n)`, or a `Box` of real numbers.
         shape: shape O of one observation; `()` for a single number.
         values: for integer observations, how many values each component takes (flattened, row-major);
             None for real observations and for pixels.
@@ -85,7 +180,7 @@ class Spec:
         extra: name and shape of every channel that a method adds to a model's steps, `Steps.extra`; real numbers.
     """
 
-    num_actions: int
+    action: Discrete | Box
     shape: tuple[int, ...]
     values: tuple[int, ...] | None
     pixels: bool = False
@@ -109,17 +204,26 @@ class Spec:
         return np.dtype(np.int32) if self.values is not None else self.observation_dtype
 
     @property
+    def num_actions(self) -> int:
+        """A.
+
+        Raises:
+            ConfigError: where actions are a `Box`.
+        """
+        return discrete(self.action).n
+
+    @property
     def action_dtype(self) -> np.dtype:
-        """The narrowest dtype that holds an action."""
-        return narrowest(self.num_actions - 1)
+        """The narrowest dtype that holds an action; float32 of a `Box`."""
+        return self.action.dtype
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data. `pixels` and `extra` are there only where they hold: manifests of schema 1 keep their bytes."""
-        data: dict[str, Any] = {
-            "num_actions": self.num_actions,
-            "shape": list(self.shape),
-            "values": None if self.values is None else list(self.values),
-        }
+        """Plain data. What is new stands there only where it holds: manifests of schema 1 keep their bytes."""
+        data: dict[str, Any] = {"shape": list(self.shape), "values": None if self.values is None else list(self.values)}
+        if isinstance(self.action, Discrete):
+            data = {"num_actions": self.action.n} | data
+        else:
+            data["action"] = {name: list(value) for name, value in dataclasses.asdict(self.action).items()}
         data |= {"extra": {name: list(shape) for name, shape in self.extra}} if self.extra else {}
         return data | {"pixels": True} if self.pixels else data
 
@@ -129,7 +233,26 @@ class Spec:
         values = data["values"]
         values = None if values is None else tuple(values)
         extra = tuple((name, tuple(shape)) for name, shape in data.get("extra", {}).items())
-        return cls(data["num_actions"], tuple(data["shape"]), values, data.get("pixels", False), extra)
+        box = {name: tuple(value) for name, value in data.get("action", {}).items()}
+        action = Box(**box) if box else Discrete(data["num_actions"])
+        return cls(action, tuple(data["shape"]), values, data.get("pixels", False), extra)
+
+
+def discrete(action: Discrete | Box, who: str = "num_actions") -> Discrete:
+    """Give back `action`, for `who` can do no others.
+
+    Raises:
+        ConfigError: where it is a `Box`.
+    """
+    if isinstance(action, Discrete):
+        return action
+    raise ConfigError(f"{who}: expected Discrete actions, received {action}. {CONTINUOUS}")
+
+
+CONTINUOUS = (
+    "Of real-valued actions source=ppo learns, method=distillation distills them; or give the task family "
+    "a Discrete action space"
+)
 
 
 def narrowest(largest: int) -> np.dtype:
@@ -153,7 +276,7 @@ class Histories:
         Args:
             numbers: what the histories are called there, `[H]`; default 0..H-1.
         """
-        for field in ("reward", "observation"):
+        for field in ("reward", "observation", "action"):
             values = np.asarray(getattr(self.transition, field))
             if not np.issubdtype(values.dtype, np.floating):
                 continue

@@ -9,7 +9,8 @@ again. The host looks once a dispatch and tells it in words; and `wrong` looks t
 somebody else. Nothing is wrapped, clipped or replaced.
 
 Real observations have no bounds here: those that are stated are wrong in several public environments, nothing is stored
-or embedded by them, and only NaN and infinity have no meaning to a network.
+or embedded by them, and only NaN and infinity have no meaning to a network. Real actions have: whoever acts keeps them
+inside their `Box`, to rounding, and what was done is what is stored.
 """
 
 import functools
@@ -22,13 +23,15 @@ import numpy as np
 from flax import struct
 
 from ad_jax.errors import ConfigError
-from ad_jax.types import Array, Histories, Spec
+from ad_jax.types import Array, Box, Discrete, Histories, Spec
 
 NOTHING = -1
+ROUNDING = 1e-6  # of a bound of an action, relative: a few roundings in float32
 REMEDY = {
     "observation": "Mend what reset_env and step_env give, or state the range that it has in observation_space "
     "(`Discrete(n)` is 0..n-1, `Box(0, n)` is 0..n)",
-    "action": "Mend who acts: a source's actions and a family's optimal_action are in 0..A-1",
+    "action": "Mend who acts: a source's actions and a family's optimal_action are in 0..A-1, or inside their Box "
+    "(squash or clip them there before they are done)",
     "reward": "Mend step_env, or widen reward_dtype to one that holds every reward exactly",
     "logits": "The parameters or the observations are too large for the model's arithmetic: see the checkpoint's loss, "
     "and scale the observations to about 1",
@@ -49,14 +52,20 @@ def nothing(shape: tuple[int, ...]) -> First:
     return First(*(jnp.full(shape, fill, jnp.int32) for fill in (NOTHING, 0, 0, 0)))
 
 
-def check_form(spec: Spec, observation: Array, lead: int) -> None:
-    """Raises ConfigError unless `observation`, after `lead` axes, has the spec's shape and kind of number."""
+def check_form(spec: Spec, observation: Array, action: Array, lead: int) -> None:
+    """Raises ConfigError unless `observation` and `action`, after `lead` axes, have the spec's shape and kind."""
     kind = observation.dtype.kind
     fits = observation.dtype == np.uint8 if spec.pixels else spec.values is None or kind in "iub"
     if observation.shape[lead:] != spec.shape or not fits:
         raise ConfigError(
             f"observations of {observation.dtype}{list(observation.shape[lead:])} where observation_space says "
             f"{spec.compute_dtype}{list(spec.shape)}. Mend what reset_env and step_env give, or state what it is"
+        )
+    real = jnp.issubdtype(action.dtype, jnp.floating)
+    if action.shape[lead:] != spec.action.shape or real != isinstance(spec.action, Box):
+        raise ConfigError(
+            f"actions of {action.dtype}{list(action.shape[lead:])} where action_space says "
+            f"{spec.action.compute_dtype}{list(spec.action.shape)}. Mend who acts, or state what it is"
         )
 
 
@@ -67,22 +76,35 @@ def bad(
 
     Args:
         observation: `[..., *O]`; pictures are not looked at, because their dtype holds nothing else.
+        action: `[..., *A]`.
+        reward: `[...]`.
         reward_dtype: the dtype that holds every reward exactly.
     """
-    check_form(spec, observation, action.ndim)
+    check_form(spec, observation, action, reward.ndim)
     wrong, values = [], []
     if not spec.pixels:
-        flat = observation.reshape(*action.shape, spec.size)
+        flat = observation.reshape(*reward.shape, spec.size)
         if spec.values is None:
             wrong.append(~jnp.isfinite(flat))
         else:
             flat = flat.astype(jnp.int32)
-            most = jnp.asarray(spec.values, jnp.int32).reshape((1,) * action.ndim + (-1,))
+            most = jnp.asarray(spec.values, jnp.int32).reshape((1,) * reward.ndim + (-1,))
             wrong.append((flat < 0) | (flat >= most))
         values.append(flat)
-    wrong += [((action < 0) | (action >= spec.num_actions))[..., None], ~holds(reward_dtype, reward)[..., None]]
-    values += [action[..., None], reward[..., None]]
+    action = action.reshape(*reward.shape, spec.action.size)
+    wrong += [_no_action(spec.action, action), ~holds(reward_dtype, reward)[..., None]]
+    values += [action, reward[..., None]]
     return wrong, [_bits(x) for x in values]
+
+
+def _no_action(stated: Discrete | Box, action: Array) -> Array:
+    """Whether each component of actions `[..., n]` is none that is stated; bounds hold to float32's rounding."""
+    if isinstance(stated, Discrete):
+        return (action < 0) | (action >= stated.n)
+    low, high = stated.bounds
+    slack = ROUNDING * np.maximum(np.abs(low), np.abs(high))
+    each = lambda bound: bound.reshape((1,) * (action.ndim - 1) + (-1,))
+    return ~((action >= each(low - slack)) & (action <= each(high + slack)))  # NaN is on neither side
 
 
 def holds(dtype: Any, reward: Array) -> Array:
@@ -156,9 +178,11 @@ def told(spec: Spec, reward_dtype: Any, first: First) -> tuple[str, str]:
         where = "" if spec.shape == () else f" component {_component(spec, place)}"
         value = str(int(bits)) if whole else str(number)
         return f"observation{where} is {value}, {_stated(spec, place)}", "observation"
-    if place == size:
-        return f"action is {int(bits)}, outside 0..{spec.num_actions - 1}", "action"
-    if place == size + 1:
+    if place < size + spec.action.size:
+        component, bounds = _action(spec.action, place - size)
+        value = int(bits) if isinstance(spec.action, Discrete) else number
+        return f"action{component} is {value}, {bounds if math.isfinite(number) else NOT_FINITE}", "action"
+    if place == size + spec.action.size:
         why = f"{np.dtype(reward_dtype).name} (reward_dtype) cannot hold it" if math.isfinite(number) else NOT_FINITE
         return f"reward is {number:.9g}, {why}", "reward"
     return no_choice(number), "logits"
@@ -184,11 +208,18 @@ def wrong(histories: Histories, spec: Spec, numbers: np.ndarray | None = None) -
         return where
     found = []
     action = np.asarray(histories.transition.action)
-    if (at := _outside(action[..., None], np.array([spec.num_actions]))) is not None:
-        found.append((at[:2], f"action {action[at[:2]]}, outside 0..{spec.num_actions - 1}"))
+    action = action.reshape(*action.shape[:2], spec.action.size)
+    if isinstance(spec.action, Box):
+        bad = _no_action(spec.action, action)
+        at = tuple(map(int, np.unravel_index(int(bad.argmax()), bad.shape))) if bad.any() else None
+    else:
+        at = _outside(action, np.array([spec.action.n]))
+    if at is not None:
+        component, bounds = _action(spec.action, at[2])
+        found.append((at[:2], f"action{component} {action[at]}, {bounds}"))
     if spec.values is not None:
         observation = np.asarray(histories.transition.observation)
-        flat = observation.reshape(*action.shape, spec.size)
+        flat = observation.reshape(*action.shape[:2], spec.size)
         if (at := _outside(flat, np.array(spec.values))) is not None:
             where = "" if spec.shape == () else f" component {_component(spec, at[2])}"
             found.append((at[:2], f"observation{where} {flat[at]}, {_stated(spec, at[2])}"))
@@ -212,8 +243,16 @@ def _stated(spec: Spec, place: int) -> str:
     return NOT_FINITE if spec.values is None else f"outside 0..{spec.values[place] - 1}"
 
 
-def _component(spec: Spec, place: int) -> str:
-    """The index of a component in an observation's shape."""
+def _action(stated: Discrete | Box, place: int) -> tuple[str, str]:
+    """Which component of an action that is, and what it is outside of, in words."""
+    if isinstance(stated, Discrete):
+        return "", f"outside 0..{stated.n - 1}"
+    low, high = (bound.reshape(-1)[place] for bound in stated.bounds)
+    return f" component {_component(stated, place)}" if stated.shape else "", f"outside {low:g}..{high:g}"
+
+
+def _component(spec: Spec | Box, place: int) -> str:
+    """The index of a component in a shape."""
     index = np.unravel_index(place, spec.shape)
     return str(int(index[0])) if len(index) == 1 else str(tuple(map(int, index)))
 

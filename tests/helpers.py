@@ -13,9 +13,9 @@ from ad_jax.methods.base import Setting
 from ad_jax.sharding import MeshConfig, make_mesh
 from ad_jax.stage.feeds import Windows
 from ad_jax.stage.trainer import Trainer
-from ad_jax.types import Histories, Spec, Transition
+from ad_jax.types import Discrete, Histories, Spec, Transition
 
-GRID = Spec(5, (2,), (9, 9))
+GRID = Spec(Discrete(5), (2,), (9, 9))
 
 
 def mesh_of(data: int = 1, fsdp: int = 1, tensor: int = 1):

@@ -11,10 +11,10 @@ from ad_jax.errors import HistoryError
 from ad_jax.history import ledger, store
 from ad_jax.history.replay import take
 from ad_jax.history.store import HistoryStore, HistoryWriter, Manifest, open_store
-from ad_jax.types import Histories, Spec, Transition
+from ad_jax.types import Box, Discrete, Histories, Spec, Transition
 
-REAL = Spec(3, (2, 3), None)
-WIDE = Spec(300, (), (70_000,))
+REAL = Spec(Discrete(3), (2, 3), None)
+WIDE = Spec(Discrete(300), (), (70_000,))
 # A writer that dies with one chunk in the ledger and two whose arrays alone are there: HELPERS URL exit|kill.
 KILLED = """
 import os, pathlib, runpy, signal, sys
@@ -36,7 +36,7 @@ def manifest(**changes) -> Manifest:
     plain = Manifest(
         family={"name": "dark_room", "options": {"size": 9}},
         source={"name": "q_learning", "config": {"rate": 0.1}, "actors": 2},
-        spec=Spec(5, (2,), (9, 9)),
+        spec=Spec(Discrete(5), (2,), (9, 9)),
         task_leaves=LEAVES,
         reward_dtype="float32",
         histories=10,
@@ -57,10 +57,12 @@ def histories(m: Manifest, chunk: int) -> Histories:
         return (raw % 2).astype(bool)[..., 0] if dtype.kind == "b" else raw.view(dtype)[..., 0]
 
     arrays = {field: bits(*kind) for field, kind in m.fields.items()}
-    most = {"action": m.spec.num_actions}
+    most: dict[str, Any] = {"action": m.spec.num_actions} if isinstance(m.spec.action, Discrete) else {}
     most |= {} if m.spec.values is None else {"observation": np.reshape(m.spec.values, m.spec.shape)}
     for field in ("observation", "action", "reward"):
         arrays[field] = possible(arrays[field], most.get(field))
+    if isinstance(m.spec.action, Box):
+        arrays["action"] = np.clip(arrays["action"], *m.spec.action.bounds)
     transition = Transition(**{name: arrays[name] for name in ledger.TRANSITION})
     tasks = {name: arrays[f"task/{name}"] for name in m.task_leaves}
     ids = [f"dark_room:{row // 2}" for row in range(first, end)]

@@ -22,7 +22,7 @@ from ad_jax.sharding import (
     replicated,
     rows_mesh,
 )
-from ad_jax.types import Spec
+from ad_jax.types import Discrete, Spec
 
 
 def specs(shardings):
@@ -146,9 +146,9 @@ def test_an_unknown_dimension_is_refused_with_near_matches():
 
 
 SPECS = {
-    "grid": Spec(5, (2,), (9, 9)),
-    "numbers": Spec(3, (4,), None),
-    "pixels": Spec(4, (9, 12, 3), None, pixels=True),
+    "grid": Spec(Discrete(5), (2,), (9, 9)),
+    "numbers": Spec(Discrete(3), (4,), None),
+    "pixels": Spec(Discrete(4), (9, 12, 3), None, pixels=True),
 }
 BACKBONES = {
     "transformer": ("transformer", {}),

@@ -29,7 +29,7 @@ from ad_jax.run.collection import make_manifest
 from ad_jax.stage import evaluate
 from ad_jax.stage.collect import Learners, collect, learning_curve
 from ad_jax.stage.rollout import make_evaluator
-from ad_jax.types import Spec
+from ad_jax.types import Discrete, Spec
 
 TASKS = Odd().all_tasks()
 KINDS = sorted(TOLD)
@@ -122,7 +122,7 @@ def test_a_form_that_is_not_stated_is_refused_before_anything_runs():
     with pytest.raises(ConfigError, match=r"observations of float32\[2\] where observation_space says int32\[2\]"):
         values.bad(spec, np.float32, jnp.zeros(2), *step)
     with pytest.raises(ConfigError, match=r"observations of int32\[4, 4, 3\] where observation_space says uint8"):
-        values.bad(Spec(2, (4, 4, 3), None, True), np.float32, jnp.zeros((4, 4, 3), jnp.int32), *step)
+        values.bad(Spec(Discrete(2), (4, 4, 3), None, True), np.float32, jnp.zeros((4, 4, 3), jnp.int32), *step)
 
 
 REWARDS = np.array([0, 1, -1, 0.5, 127, 128, 255, 256, 2**31, -(2**31), 65504, 65536, 2049, np.nan, np.inf], np.float32)
@@ -227,7 +227,7 @@ def test_an_agent_refuses_what_cannot_be_and_its_context_stays():
     for _ in range(5):
         right = [[0, 0], [8, 8]], [1.0, 0.0], [False, True]
         np.testing.assert_array_equal(told.act(*right), untold.act(*right))
-    real = agent_of(Spec(2, (2, 2), None))
+    real = agent_of(Spec(Discrete(2), (2, 2), None))
     with pytest.raises(AdJaxError, match=r"observation is inf in row 0, component \(1, 0\), at step 0"):
         real.act([[[0, 0], [np.inf, 0]]])
 

@@ -22,14 +22,14 @@ from gymnax.environments.environment import TEnvParams, TEnvState
 
 from ad_jax.envs import distinct
 from ad_jax.envs.leaves import tasks_of
-from ad_jax.envs.spaces import spec_from
+from ad_jax.envs.spaces import action_from, spec_from
 from ad_jax.envs.stepping import Outcome as Outcome
 from ad_jax.envs.stepping import advance as advance
 from ad_jax.envs.stepping import reset as reset
 from ad_jax.errors import ConfigError
 from ad_jax.keys import a_key
 from ad_jax.registry import conform
-from ad_jax.types import Array, Spec
+from ad_jax.types import Array, Box, Discrete, Spec, discrete
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,8 +181,21 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
 
     @property
     def num_actions(self) -> int:
-        """A."""
-        return self.action_space(self.default_params).n  # pyright: ignore[reportArgumentType]
+        """A.
+
+        Raises:
+            ConfigError: where actions are no Discrete space.
+        """
+        return discrete(self.action_spec, self.name).n
+
+    @property
+    def action_spec(self) -> Discrete | Box:
+        """What an action is.
+
+        Raises:
+            ConfigError: for a space that is neither Discrete nor a Box of float32 with finite bounds.
+        """
+        return action_from(self.name, self.action_space(self.default_params))  # pyright: ignore[reportArgumentType]
 
     @property
     def options(self) -> dict[str, Any]:
@@ -283,7 +296,7 @@ def seen_spec_of(family: TaskFamily) -> Spec:
     seen = jax.eval_shape(family.render, jax.ShapeDtypeStruct(stored.shape, stored.compute_dtype))
     if seen.ndim != 3 or seen.dtype != jnp.uint8:
         raise ConfigError(f"{family.name}: render must give uint8 [height, width, channels]; got {seen}")
-    return Spec(stored.num_actions, seen.shape, None, pixels=True)
+    return Spec(stored.action, seen.shape, None, pixels=True)
 
 
 def take(tasks: Any, index: Any) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 from gymnax.environments import spaces
 
 from ad_jax.errors import ConfigError
-from ad_jax.types import Spec
+from ad_jax.types import Box, Discrete, Spec
 
 ROWS = 65_536  # of the embedding tables of one observation, over its components
 INSTEAD = (
@@ -26,25 +26,47 @@ def spec_from(name: str, actions: Any, space: Any, embedded: bool = True) -> Spe
     Raises:
         ConfigError: for a space that no model here can embed (says which, and what can be).
     """
-    if not isinstance(actions, spaces.Discrete):
-        raise ConfigError(f"{name}: actions must be Discrete; got {type(actions).__name__}")
+    action = action_from(name, actions)
     if isinstance(space, spaces.Discrete):
-        return Spec(int(actions.n), (), _counted(name, np.array(space.n), embedded))
+        return Spec(action, (), _counted(name, np.array(space.n), embedded))
     if not isinstance(space, spaces.Box):
         raise ConfigError(f"{name}: observations must be Discrete or Box; got {type(space).__name__}")
     dtype, shape = np.dtype(space.dtype), tuple(space.shape)
     if 0 in shape:
         raise ConfigError(f"{name}: an observation has no components; got shape {shape}. Leave at least one")
     if is_picture(dtype, shape, space.high):
-        return Spec(int(actions.n), shape, None, pixels=True)
+        return Spec(action, shape, None, pixels=True)
     if dtype.kind not in "iub":
         if dtype != np.float32:
             raise ConfigError(f"{name}: observations are float32, uint8 or int32; got {dtype}. Cast them to float32")
-        return Spec(int(actions.n), shape, None)
+        return Spec(action, shape, None)
     if np.any(np.asarray(space.low) != 0):
         raise ConfigError(f"{name}: an integer Box must start at 0; got low = {space.low}. Subtract it, or use float32")
     values = np.broadcast_to(np.asarray(space.high, np.float64), shape).reshape(-1) + 1
-    return Spec(int(actions.n), shape, _counted(name, values, embedded))
+    return Spec(action, shape, _counted(name, values, embedded))
+
+
+def action_from(name: str, space: Any) -> Discrete | Box:
+    """What the actions of a family called `name` are, from their gymnax space.
+
+    Raises:
+        ConfigError: for a space that is neither Discrete nor a Box of float32 with finite bounds, low < high.
+    """
+    if isinstance(space, spaces.Discrete):
+        return Discrete(int(space.n))
+    if not isinstance(space, spaces.Box):
+        raise ConfigError(
+            f"{name}: actions must be Discrete or a Box; got {type(space).__name__}. Put the parts of an action into "
+            "one Discrete (every combination a number) or into one Box"
+        )
+    if np.dtype(space.dtype).kind != "f":
+        raise ConfigError(f"{name}: actions in a Box must be float32; got {space.dtype}. Cast it, or use Discrete")
+    shape = tuple(map(int, space.shape))
+    each = lambda bound: tuple(np.broadcast_to(np.asarray(bound, np.float64), shape).reshape(-1).tolist())
+    try:
+        return Box(shape, each(space.low), each(space.high))
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
 
 
 def is_picture(dtype: Any, shape: tuple[int, ...], high: Any) -> bool:

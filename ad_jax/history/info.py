@@ -5,6 +5,7 @@ import json
 from ad_jax.history import ledger as format_
 from ad_jax.history.access import connect, place
 from ad_jax.history.store import Url, returns_in
+from ad_jax.types import Box, Discrete
 
 UNRECORDED = "not recorded: an earlier version of ad_jax wrote some chunks"
 
@@ -33,7 +34,7 @@ def info(url: Url) -> str:
             f"actors: {json.dumps(manifest.source.get('actors'))}",
         ),
         ("histories", f"{rows} of {manifest.histories} x {manifest.steps} steps; episodes: {manifest.episode_length}"),
-        ("observation", f"{list(observation[1:])} {dtype.name}; actions: {manifest.spec.num_actions}"),
+        ("observation", f"{list(observation[1:])} {dtype.name}; actions: {_actions(manifest.spec.action)}"),
         ("reward dtype", manifest.reward_dtype),
         ("tasks", str(len(tasks))),
         ("chunks", f"{len(entries)} of {manifest.chunks} finished, {manifest.chunk_histories} histories each"),
@@ -45,3 +46,11 @@ def info(url: Url) -> str:
     if problems:
         lines.append(("PROBLEMS", f"{len(problems)}, the first: {problems[0]}"))
     return "\n".join([f"learning histories at {place(store)}", *(f"  {name:<14}{value}" for name, value in lines)])
+
+
+def _actions(action: Discrete | Box) -> str:
+    """How many actions there are, or of what shape and between which bounds."""
+    if isinstance(action, Discrete):
+        return str(action.n)
+    low, high = (" ".join(f"{x:g}" for x in bound.reshape(-1)) for bound in action.bounds)
+    return f"{list(action.shape)} float32 from {low} to {high}"

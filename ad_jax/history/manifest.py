@@ -3,7 +3,7 @@
 import functools
 import math
 import reprlib
-from typing import Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import numpy as np
 from msgspec import Meta, Struct, structs
@@ -11,9 +11,10 @@ from msgspec import Meta, Struct, structs
 from ad_jax.errors import HistoryError
 from ad_jax.files import check, wrong
 from ad_jax.history.sealed import checksum
-from ad_jax.types import Spec
+from ad_jax.types import Box, Discrete, Spec
 
-SCHEMA = 1
+SCHEMA = 2  # of collections whose actions are a Box; those of Discrete actions are written as before, as schema 1
+READ = (1, SCHEMA)
 MANIFEST = "manifest.json"
 
 # A damaged or hostile manifest must end in an error, not in an allocation. One Zarr chunk is decoded as a whole.
@@ -28,6 +29,12 @@ LeafName = Annotated[
 ]  # no path; a number is a place in a tuple
 
 
+if TYPE_CHECKING:
+    ReadSpec = Spec
+else:  # is checked apart, by `_Spec`: msgspec takes no union of two dataclasses
+    ReadSpec = Any
+
+
 class Leaf(TypedDict):
     """One leaf of the tasks, its shape without H."""
 
@@ -35,13 +42,26 @@ class Leaf(TypedDict):
     dtype: Dtype
 
 
+class _Box(Struct):
+    shape: Shape
+    low: list[float]
+    high: list[float]
+
+    def __post_init__(self):
+        Box(tuple(self.shape), tuple(self.low), tuple(self.high))
+
+
 class _Spec(Struct):
-    num_actions: Annotated[int, Meta(ge=1, le=2**31 - 1)]
     shape: Shape
     values: list[Annotated[int, Meta(ge=1, le=2**32)]] | None
     pixels: bool = False
+    num_actions: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
+    action: _Box | None = None
 
     def __post_init__(self):
+        if (self.num_actions is None) == (self.action is None):
+            found = "neither" if self.action is None else "both"
+            raise ValueError(f": expected `num_actions` (Discrete actions) or `action` (a Box), received {found}")
         if self.pixels and (self.values is not None or len(self.shape) != 3):
             raise ValueError(f".pixels: expected a shape of 3 dimensions and no values with it, received {self.shape}")
         if self.values is not None and len(self.values) != math.prod(self.shape):
@@ -66,7 +86,7 @@ class Manifest(Struct, frozen=True, kw_only=True, dict=True, forbid_unknown_fiel
 
     family: dict[str, Any]
     source: dict[str, Any]
-    spec: Spec
+    spec: ReadSpec
     task_leaves: dict[LeafName, Leaf]
     reward_dtype: Dtype
     histories: Size
@@ -91,7 +111,7 @@ class Manifest(Struct, frozen=True, kw_only=True, dict=True, forbid_unknown_fiel
         steps, flag, index = (self.steps,), np.dtype(bool), np.dtype(np.int32)
         fields = {
             "observation": (steps + self.spec.shape, self.spec.observation_dtype),
-            "action": (steps, self.spec.action_dtype),
+            "action": (steps + self.spec.action.shape, self.spec.action_dtype),
             "reward": (steps, np.dtype(self.reward_dtype)),
             "terminated": (steps, flag),
             "truncated": (steps, flag),
@@ -107,7 +127,8 @@ class Manifest(Struct, frozen=True, kw_only=True, dict=True, forbid_unknown_fiel
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, with the schema version."""
-        return structs.asdict(self) | {"spec": self.spec.to_json(), "schema": SCHEMA}
+        schema = 1 if isinstance(self.spec.action, Discrete) else SCHEMA
+        return structs.asdict(self) | {"spec": self.spec.to_json(), "schema": schema}
 
     @classmethod
     def from_json(cls, data: Any) -> "Manifest":
@@ -117,9 +138,9 @@ class Manifest(Struct, frozen=True, kw_only=True, dict=True, forbid_unknown_fiel
             HistoryError: for another schema version, a missing or unknown field, or a size beyond the limits.
         """
         schema = data.get("schema") if isinstance(data, dict) else None
-        if schema != SCHEMA:
+        if schema not in READ or isinstance(schema, bool):
             raise HistoryError(
-                f"{MANIFEST}: schema version {reprlib.repr(schema)}; this version of ad_jax reads {SCHEMA}. "
+                f"{MANIFEST}: schema version {reprlib.repr(schema)}; this version of ad_jax reads {SCHEMA} and 1. "
                 "Read the collection with the version that wrote it, or collect again in a new directory."
             )
         rest = {name: value for name, value in data.items() if name != "schema"}

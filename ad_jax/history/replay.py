@@ -58,7 +58,7 @@ class Replay(struct.PyTreeNode):
     """Resident histories. Time is shifted by one: index 0 is the "none" step before the first."""
 
     observation: Array  # [G, M, 1 + T, *O]
-    action: Array  # [G, M, 1 + T]
+    action: Array  # [G, M, 1 + T, *A]
     reward: Array  # [G, M, 1 + T]
     done: Array  # [G, M, 1 + T] bool
     length: Array  # [G, M] int32, steps of each history; 0 for padding
@@ -149,7 +149,7 @@ def gather(
     kept = select(np.concatenate(earned), collected.task_ids, config)
     of_kept = np.concatenate(length, axis=1)[:, kept].reshape(-1)
     check_lengths(of_kept, config)
-    thinned, first = Thinned(of_kept, spec.num_actions, config, config.groups), 0
+    thinned, first = _room(of_kept, spec, config, config.groups), 0
     for chunk, size in zip(collected.chunks, map(len, earned), strict=True):
         histories, numbers = collected.read([chunk]), np.arange(first, first + size)
         check_values(histories, spec, numbers)
@@ -211,9 +211,14 @@ def rows_of(
     Raises:
         ConfigError: for channels that cannot be, see `prepared`.
     """
-    thinned = Thinned(lengths(histories.transition.done, config), spec.num_actions, config, groups=1)
+    thinned = _room(lengths(histories.transition.done, config), spec, config, groups=1)
     thinned.add(0, histories, numbers, prepared(histories, prepare, OWN))
     return {name: x[0] for name, x in thinned.arrays.items()}
+
+
+def _room(length: np.ndarray, spec: Spec, config: Config, groups: int) -> Thinned:
+    """Room for histories of `spec`, of which thinning keeps `length` steps, `[phases * H]`."""
+    return Thinned(length, spec.action.none, spec.action.dtype_with_none, config, groups)
 
 
 def drawn(replay: Replay, key: jax.Array, config: Config, mesh: Mesh) -> np.ndarray:
@@ -241,7 +246,7 @@ def _sample_group(
         return jax.vmap(cut)(history, start)
 
     see = jax.vmap(jax.vmap(render))
-    action = window(replay.action).astype(jnp.int32)
+    action = window(replay.action).astype(spec.action.compute_dtype)
     extra = {name: _computed(window(x)[:, 1:]) for name, x in replay.extra.items()}
     steps = Steps(
         observation=see(window(replay.observation)[:, 1:].astype(spec.compute_dtype)),

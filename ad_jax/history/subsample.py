@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ad_jax.types import Histories, narrowest
+from ad_jax.types import Histories
 
 ENDS = ("terminated", "truncated")  # the fields that say where episodes end
 BLOCK = 32  # histories whose episodes are counted at a time
@@ -73,13 +73,18 @@ class Thinned:
         arrays: by field of `replay.Replay`, `[G, M, 1 + T', ...]`; `length` and `history` `[G, M]`.
     """
 
-    def __init__(self, length: np.ndarray, actions: int, config: Thinning, groups: int):
-        """For histories of so many actions, of which thinning keeps `length` steps, `[phases * H]`."""
+    def __init__(self, length: np.ndarray, none: float, dtype: Any, config: Thinning, groups: int):
+        """Make room for histories of which thinning keeps `length` steps, `[phases * H]`.
+
+        Args:
+            none: the "action" before the first step.
+            dtype: of actions, that one among them.
+        """
         self._config, self._groups = config, groups
-        self._none = {"action": actions}  # of the step before the first; everything else is 0 there
+        self._none = {"action": none}  # of the step before the first; everything else is 0 there
         self._each, self._count = -(-len(length) // groups), len(length) // config.phases
         self._longest = int(length.max())
-        self._action = narrowest(actions)  # has to hold "none" as well
+        self._action = dtype
         self.arrays: dict[str, np.ndarray] = {}
         self._at(self._room("length", np.int32), np.arange(len(length)), length)
 
@@ -133,7 +138,7 @@ def thin(
     """
     t = histories.transition
     length = lengths(np.asarray(t.done), config)
-    room = Thinned(length, int(np.iinfo(t.action.dtype).max), config, groups=1)  # which leaves their dtype as it is
+    room = Thinned(length, 0, t.action.dtype, config, groups=1)  # the "none" step is cut off below
     room.add(0, histories, np.arange(len(length) // config.phases), extra)
     return {name: x[0, :, 1:] for name, x in room.arrays.items() if name not in ("length", "history")}, length
 

@@ -124,7 +124,7 @@ def begin(network: ActorCritic, family: TaskFamily, config: Config, key: jax.Arr
     task = jax.random.randint(key_task, (config.trials,), 0, num_tasks(tasks), jnp.int32)
     keys = jax.random.split(key_reset, config.trials)
     observation, env_state = jax.vmap(functools.partial(reset, family))(keys, take(tasks, task))
-    steps = first_steps(observation, family.num_actions)
+    steps = first_steps(observation, family.action_spec)
     forced = random_steps(config, key_forced, task.shape)
     return Trials(jnp.zeros_like(task), task, network.init_cache(config.trials), steps, env_state, forced)
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ad_jax.keys import a_key
-from ad_jax.types import Spec, Steps
+from ad_jax.types import Box, Discrete, Spec, Steps
 
 Params = Any  # nested dict of float32 arrays
 Cache = Any  # pytree of arrays; its batch axis is the backbone's business
@@ -52,10 +52,10 @@ def has_parameters(model: Model) -> bool:
     return bool(jax.tree.leaves(jax.eval_shape(lambda: model.init(a_key(0)))))
 
 
-def first_steps(observation: jax.Array, num_actions: int) -> Steps:
-    """The model's input `[B]` at the start of a life."""
+def first_steps(observation: jax.Array, action: Discrete | Box) -> Steps:
+    """The model's input `[B]` at the start of a life: no previous action, which is zeros where actions are a `Box`."""
     batch = len(observation)
-    none = jnp.full((batch,), num_actions, jnp.int32)
+    none = jnp.full((batch, *action.shape), action.none, action.compute_dtype)
     return Steps(
         observation=observation,
         prev_action=none,
@@ -65,7 +65,7 @@ def first_steps(observation: jax.Array, num_actions: int) -> Steps:
 
 
 def follow(observation: jax.Array, action: jax.Array, outcome: Any) -> Steps:
-    """The model's next input: the observation `[B, *O]` after `action [B]`, and its `Outcome`."""
+    """The model's next input: the observation `[B, *O]` after `action [B, ...]`, and its `Outcome`."""
     return Steps(observation=observation, prev_action=action, prev_reward=outcome.reward, prev_done=outcome.done)
 
 
@@ -74,7 +74,7 @@ def empty_steps(spec: Spec, batch: int, length: int) -> Steps:
     zeros = lambda dtype, *shape: jnp.zeros((batch, length, *shape), dtype)
     return Steps(
         observation=zeros(spec.compute_dtype, *spec.shape),
-        prev_action=zeros(jnp.int32),
+        prev_action=zeros(spec.action.compute_dtype, *spec.action.shape),
         prev_reward=zeros(jnp.float32),
         prev_done=zeros(jnp.bool_),
         extra={name: zeros(jnp.float32, *shape) for name, shape in spec.extra},

@@ -25,7 +25,7 @@ from ad_jax.models.tokens import tokens_per_step
 from ad_jax.models.transformer import Config as Transformer
 from ad_jax.stage.collect import life_updates
 from ad_jax.text import si
-from ad_jax.types import Spec, narrowest
+from ad_jax.types import Spec
 
 FLOAT = 4  # bytes of a float32, and of an int32
 # What a process on a CPU takes before any work, and while it compiles: measured on x86-64 with jax 0.10.2.
@@ -231,9 +231,8 @@ def tree_bytes(tree: Any) -> int:
 
 def step_bytes(spec: Spec, reward_dtype: Any) -> int:
     """Bytes of a stored step: observation, action, reward, and two bools."""
-    return (
-        spec.size * spec.observation_dtype.itemsize + spec.action_dtype.itemsize + np.dtype(reward_dtype).itemsize + 2
-    )
+    action = spec.action.size * spec.action_dtype.itemsize
+    return spec.size * spec.observation_dtype.itemsize + action + np.dtype(reward_dtype).itemsize + 2
 
 
 def resident(
@@ -262,7 +261,7 @@ def resident(
     number = lambda *shape: jax.ShapeDtypeStruct((groups, *shape), np.dtype(np.int32))
     return Replay(
         observation=stored(spec.observation_dtype, *spec.shape),
-        action=stored(narrowest(spec.num_actions)),
+        action=stored(spec.action.dtype_with_none, *spec.action.shape),
         reward=stored(reward_dtype),
         done=stored(bool),
         length=number(each),

@@ -26,7 +26,7 @@ from ad_jax.envs.grid import MOVES, cells, towards
 from ad_jax.errors import ConfigError
 from ad_jax.policies.base import Mode, Policy
 from ad_jax.policies.search_plan import Room, plan
-from ad_jax.types import Spec
+from ad_jax.types import Discrete, Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ def room_of(family: TaskFamily) -> Room:
             "the explorer plans for episodes that go on at the goal; got reward='terminate'. Use env.reward=once, "
             "which pays the same returns, or env.reward=every_step"
         )
-    expected, seen = Spec(len(MOVES), (2,), (family.size, family.size)), seen_spec_of(family)
+    expected, seen = Spec(Discrete(len(MOVES)), (2,), (family.size, family.size)), seen_spec_of(family)
     if seen != expected:
         raise ConfigError(f"the explorer sees its cell in the room, {expected}; {family.name} shows {seen}")
     return Room(family.size, family.steps, family.start, family.reward)

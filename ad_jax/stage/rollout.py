@@ -72,7 +72,7 @@ def make_evaluator(
         batch = len(keys)
         begin = lambda key, task: reset(family, jax.random.fold_in(key, 2**31), task)
         observation, env_state = jax.vmap(begin)(keys, tasks)
-        steps = first_steps(observation, spec.num_actions)
+        steps = first_steps(observation, spec.action)
         returns, lengths = (jnp.zeros((batch, episodes + 1), dtype) for dtype in (jnp.float32, jnp.int32))
         counters = jnp.zeros((batch,), jnp.int32), returns, lengths, jnp.int32(0), jnp.zeros((batch,), jnp.bool_)
         return place(Rollouts(policy.init(batch), steps, env_state, *counters))

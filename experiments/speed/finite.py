@@ -25,7 +25,7 @@ from ad_jax.methods import base, distillation
 from ad_jax.policies.base import from_model
 from ad_jax.stage.rollout import make_evaluator
 from ad_jax.stage.train import not_finite
-from ad_jax.types import Spec
+from ad_jax.types import Discrete, Spec
 
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 31
 SMALL = Case("small", "transformer", {"layers": 4, "width": 64, "heads": 2, "window": 100}, 16, 100, 10)
@@ -99,12 +99,13 @@ def evaluating_counted(rollouts: int) -> None:
 
 def loading(what: str, floats: bool) -> None:
     """`replay.load` of random histories; rewards are floats, the observations may be."""
-    histories, spec = distilling.random_histories(1024, 400, Spec(5, (4,), (9,) * 4)), Spec(5, (4,), (9,) * 4)
+    spec = Spec(Discrete(5), (4,), (9,) * 4)
+    histories = distilling.random_histories(1024, 400, spec)
     seen = histories.transition
     histories.transition = seen.replace(reward=seen.reward.astype(np.float32))
     if floats:
         histories.transition = histories.transition.replace(observation=seen.observation.astype(np.float32))
-        spec = Spec(5, (4,), None)
+        spec = Spec(Discrete(5), (4,), None)
     sampling, mesh = replay.Config(segment=100), collecting.make_mesh(collecting.MeshConfig())
 
     def stage():

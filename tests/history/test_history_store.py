@@ -32,7 +32,7 @@ from ad_jax.history import manifest as manifest_
 from ad_jax.history import store as history_store
 from ad_jax.history.info import info
 from ad_jax.history.store import SCHEMA, HistoryWriter, open_store, verify
-from ad_jax.types import Spec
+from ad_jax.types import Discrete, Spec
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_round_trip_property(rows, chunk, steps, shape, leaf, reward, provenance
         histories=rows,
         chunk_histories=chunk,
         steps=steps,
-        spec=Spec(2, tuple(shape), None),
+        spec=Spec(Discrete(2), tuple(shape), None),
         reward_dtype=reward,
         task_leaves={"leaf": {"shape": shape, "dtype": leaf}},
         provenance=provenance,
@@ -132,7 +132,7 @@ def test_arrays_are_plain_zarr(store):
 
 def test_the_bytes_of_schema_1_are_frozen(store):
     """Old collections are compared with these bytes on open. If this fails on purpose, raise SCHEMA with it."""
-    assert SCHEMA == 1
+    assert SCHEMA == 2  # which collections of Discrete actions are not
     whole = hashlib.sha256()
     for name, raw in files(store).items():
         if name == "manifest.json" or name.endswith("zarr.json"):

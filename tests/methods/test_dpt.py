@@ -24,9 +24,9 @@ from ad_jax.models.dpt import Config, Network, make
 from ad_jax.run.pipeline import Run
 from ad_jax.testing import check_model
 from ad_jax.testing.model import random_steps
-from ad_jax.types import Histories, Spec
+from ad_jax.types import Discrete, Histories, Spec
 
-ONE, PIXELS = Spec(10, (), (1,)), Spec(4, (9, 12, 3), None, pixels=True)
+ONE, PIXELS = Spec(Discrete(10), (), (1,)), Spec(Discrete(4), (9, 12, 3), None, pixels=True)
 SMALL = Config(layers=2, width=16, heads=2, mlp_width=32, window=6)
 FLAT = dataclasses.replace(SMALL, layers=1)
 

@@ -18,10 +18,10 @@ from ad_jax.policies.base import from_model
 from ad_jax.run.pipeline import Run
 from ad_jax.testing import check_model
 from ad_jax.testing.model import random_steps
-from ad_jax.types import Spec
+from ad_jax.types import Discrete, Spec
 
-GRID, REAL = Spec(5, (2,), (9, 9)), Spec(3, (4,), None)
-PIXELS = Spec(4, (9, 12, 3), None, pixels=True)
+GRID, REAL = Spec(Discrete(5), (2,), (9, 9)), Spec(Discrete(3), (4,), None)
+PIXELS = Spec(Discrete(4), (9, 12, 3), None, pixels=True)
 SMALL = Config(width=8, hidden=12, mlp_width=8)
 CONFIGS = {
     "grid": (SMALL, GRID),

@@ -17,10 +17,10 @@ from ad_jax.models.tokens import PixelConfig, PixelEncoder, Tokenizer, patches
 from ad_jax.models.transformer import Config, Paper, make
 from ad_jax.testing import ContractError, check_model
 from ad_jax.testing.model import decode_all, random_steps
-from ad_jax.types import Spec
+from ad_jax.types import Discrete, Spec
 
-GRID, REAL, ONE = Spec(5, (2,), (9, 9)), Spec(3, (4,), None), Spec(10, (), (1,))
-PIXELS = Spec(4, (9, 12, 3), None, pixels=True)
+GRID, REAL, ONE = Spec(Discrete(5), (2,), (9, 9)), Spec(Discrete(3), (4,), None), Spec(Discrete(10), (), (1,))
+PIXELS = Spec(Discrete(4), (9, 12, 3), None, pixels=True)
 SMALL = {"layers": 2, "width": 16, "heads": 2, "mlp_width": 32}
 STREAMING = Config(**SMALL, window=6)
 PAPER = Paper(**SMALL, window=14, episode_length=5, embedding_scale=1.0)
@@ -236,7 +236,7 @@ def test_the_encoder_sees_each_picture_by_itself_and_all_of_it():
 
 @pytest.mark.parametrize("shape", [(72, 96, 3), (24, 32, 3), (1, 1, 1)])
 def test_an_encoder_fits_every_size_of_picture(shape):
-    spec = Spec(8, shape, None, pixels=True)
+    spec = Spec(Discrete(8), shape, None, pixels=True)
     for config in (PAPER, STREAMING):
         model = make(config, spec)
         params = jax.eval_shape(model.init, jax.random.key(0))

@@ -11,7 +11,7 @@ from source_helpers import KINDS, slow_gae
 
 from ad_jax.envs.base import take
 from ad_jax.sources import actor_critic, networks
-from ad_jax.types import Spec, Transition
+from ad_jax.types import Discrete, Spec, Transition
 
 
 def test_gae_equals_its_definition_however_episodes_end():
@@ -44,7 +44,7 @@ gradient = jax.jit(jax.grad(actor_critic.loss), static_argnums=2)
 
 def gradient_of(**options):
     """The gradient of the loss on made-up streams, and the parameters it is taken at."""
-    spec, rng = Spec(3, (), (4,)), np.random.default_rng(0)
+    spec, rng = Spec(Discrete(3), (), (4,)), np.random.default_rng(0)
     params = networks.init_network(jax.random.key(0), 4, (8,), 3)
     params["policy"]["weight"] *= 100  # away from uniform
     rows = (5, 6)
@@ -95,7 +95,7 @@ def test_actions_follow_the_policy_and_learning_rate_zero_learns_nothing():
 def test_features_are_one_hot_by_component_or_flat():
     observation = jnp.array([[0, 2], [1, 0]], jnp.int32)
     np.testing.assert_array_equal(
-        networks.features(Spec(2, (2,), (2, 3)), observation), [[1, 0, 0, 0, 1], [0, 1, 1, 0, 0]]
+        networks.features(Spec(Discrete(2), (2,), (2, 3)), observation), [[1, 0, 0, 0, 1], [0, 1, 1, 0, 0]]
     )
     pixels = jnp.arange(12, dtype=jnp.float32).reshape(2, 3, 2)
-    np.testing.assert_array_equal(networks.features(Spec(2, (3, 2), None), pixels), pixels.reshape(2, 6))
+    np.testing.assert_array_equal(networks.features(Spec(Discrete(2), (3, 2), None), pixels), pixels.reshape(2, 6))

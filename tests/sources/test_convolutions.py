@@ -14,7 +14,7 @@ from ad_jax.envs.watermaze import Watermaze
 from ad_jax.errors import ConfigError
 from ad_jax.sources import convolutions, dqn, networks
 from ad_jax.testing import check_source
-from ad_jax.types import Spec
+from ad_jax.types import Discrete, Spec
 
 TINY = Watermaze(height=12, width=16, steps=10, heading="fixed")
 BOTH = {
@@ -42,7 +42,7 @@ def plain(layers, x):
 
 @pytest.mark.parametrize("shape", [(24, 32, 3), (12, 16, 3), (7, 9, 2), (1, 1, 1)])
 def test_convolutions_equal_those_of_xla(shape):
-    spec, channels = Spec(8, shape, None, pixels=True), (4, 6, 5)
+    spec, channels = Spec(Discrete(8), shape, None, pixels=True), (4, 6, 5)
     layers = convolutions.init_convolutions(jax.random.key(0), spec, channels)
     layers = [layer | {"bias": jax.random.normal(jax.random.key(2), layer["bias"].shape)} for layer in layers]
     x = pictures(spec, 9)
@@ -53,7 +53,7 @@ def test_convolutions_equal_those_of_xla(shape):
 
 
 def test_the_scale_of_what_comes_out_is_that_of_what_goes_in():
-    spec = Spec(8, (24, 32, 3), None, pixels=True)
+    spec = Spec(Discrete(8), (24, 32, 3), None, pixels=True)
     x = pictures(spec, 20)
     layers = convolutions.init_convolutions(jax.random.key(0), spec, (64, 64, 64))
     means = [float(jnp.mean(convolutions.convolved(layers[:n], x) ** 2)) for n in range(4)]
@@ -88,7 +88,8 @@ def test_all_of_a_picture_reaches_the_head_through_every_layer(which):
 
 
 def test_only_pixels_get_convolutions_and_none_where_no_channels_are_asked_for():
-    for spec, channels in ((Spec(5, (2,), (9, 9)), (16, 32)), (Spec(5, (3, 2), None), (16,)), (seen_spec_of(TINY), ())):
+    grid, real = Spec(Discrete(5), (2,), (9, 9)), Spec(Discrete(5), (3, 2), None)
+    for spec, channels in ((grid, (16, 32)), (real, (16,)), (seen_spec_of(TINY), ())):
         params = networks.init_policy(jax.random.key(0), spec, channels, (8,), 5)
         assert params["convolutions"] == []
         assert params["hidden"][0]["weight"].shape == (networks.num_features(spec), 8)

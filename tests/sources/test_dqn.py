@@ -17,7 +17,7 @@ from ad_jax.errors import ConfigError
 from ad_jax.sources import dqn
 from ad_jax.sources.returns import q_lambda
 from ad_jax.stage.collect import Learners
-from ad_jax.types import Spec, Transition
+from ad_jax.types import Discrete, Spec, Transition
 
 QUICK = {"actors": 4, "unroll": 8, "capacity": 400, "warmup": 16, "gradient_steps": 4, "sequence": 5, "hidden": (16,)}
 
@@ -74,7 +74,7 @@ def numbered(first, steps, actors):
 
 @pytest.mark.parametrize("blocks", [1, 2, 3, 4, 9])
 def test_sequences_are_of_one_actor_consecutive_and_among_the_last_steps(blocks):
-    replay = dqn.empty_replay(Spec(2, (2,), (99, 3)), capacity=12, actors=3)
+    replay = dqn.empty_replay(Spec(Discrete(2), (2,), (99, 3)), capacity=12, actors=3)
     for block in range(blocks):
         replay = dqn.add(replay, *numbered(4 * block, 4, 3))
     stream, reached = jax.jit(dqn.sample, static_argnums=(2, 3))(jax.random.key(0), replay, 500, 3)

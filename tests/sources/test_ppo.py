@@ -12,9 +12,9 @@ from source_helpers import learn, slow_gae
 from ad_jax.envs.base import spec_of, take
 from ad_jax.errors import ConfigError
 from ad_jax.sources import networks, ppo
-from ad_jax.types import Spec, Transition
+from ad_jax.types import Discrete, Spec, Transition
 
-SPEC = Spec(3, (2,), None)
+SPEC = Spec(Discrete(3), (2,), None)
 QUICK = {"actors": 8, "unroll": 8, "epochs": 4, "minibatches": 2, "hidden": (16,)}
 
 

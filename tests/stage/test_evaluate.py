@@ -83,7 +83,7 @@ def uncached_rollout(model, params, task, task_id, rollout, total, mode):
     """One rollout as a Python loop that recomputes the whole context at each step."""
     key = jax.random.fold_in(jax.random.fold_in(named_key(5, "evaluate"), number_of(task_id)), rollout)
     observation, state = ROOM.reset_env(jax.random.fold_in(key, 2**31), task)
-    stream = first_steps(observation[None], SPEC.num_actions)
+    stream = first_steps(observation[None], SPEC.action)
     longest = 1 + max(total - 1 - model.context_start(np.arange(total) % 6 == 0), model.window)
     apply = jax.jit(model.apply)
     pad = min(longest, model.max_segment or longest)
