@@ -265,8 +265,8 @@ def gymnax() -> Figure:
         shown = band(life.returns[rows].mean(1))
         steps = shown.x * life.family.episode_length
         figures._draw(axes, shown._replace(x=steps), label, colour, dash, 1.6, 0.2)
-        first, end = life.returns[rows][..., :6].mean(), last(life.returns[rows]).mean()
-        print(f"  {label}: first {6 * life.family.episode_length} steps {first:.1f}, last tenth {end:.1f}")
+        first, end = life.returns[rows][..., 0].mean(), last(life.returns[rows]).mean()
+        print(f"  {label}: first {life.family.episode_length} steps {first:.1f}, last tenth {end:.1f}")
     axes.axhline(200, color=GREY, ls=(0, (6, 2)), lw=1.0)
     axes.set(xlabel="environment steps of each actor", ylabel="steps until the pole fell", ylim=(0, 210))
     axes.set_xlim(0, life.returns.shape[2] * life.family.episode_length)
