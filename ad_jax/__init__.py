@@ -7,57 +7,49 @@ touches no device. Editors and type checkers, which run nothing, read the import
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from ad_jax.agent import Agent
-    from ad_jax.envs.base import TaskFamily, TaskSplit
-    from ad_jax.errors import AdJaxError
-    from ad_jax.experiment import (
-        CollectConfig,
-        EvaluateConfig,
-        Experiment,
-        MeshConfig,
-        Plugin,
-        ReplayConfig,
-        TaskConfig,
-        override,
-    )
-    from ad_jax.experiment import load as load_experiment
-    from ad_jax.history.store import open_store
-    from ad_jax.methods.distillation import Distillation
-    from ad_jax.methods.dpt import DPT
-    from ad_jax.methods.rl2 import RL2
-    from ad_jax.models.base import Model
-    from ad_jax.policies.base import Policy
-    from ad_jax.run.pipeline import Run
-    from ad_jax.sources.base import Source
+if TYPE_CHECKING:  # `as`: these are public
+    from ad_jax.agent import Agent as Agent
+    from ad_jax.envs.bandit import Bandit as Bandit
+    from ad_jax.envs.base import TaskFamily as TaskFamily
+    from ad_jax.envs.base import TaskSplit as TaskSplit
+    from ad_jax.envs.dark_key_to_door import DarkKeyToDoor as DarkKeyToDoor
+    from ad_jax.envs.dark_room import DarkRoom as DarkRoom
+    from ad_jax.envs.dark_room_hard import DarkRoomHard as DarkRoomHard
+    from ad_jax.envs.dark_room_permuted import DarkRoomPermuted as DarkRoomPermuted
+    from ad_jax.envs.gymnax_adapter import Gymnax as Gymnax
+    from ad_jax.envs.watermaze import Watermaze as Watermaze
+    from ad_jax.errors import AdJaxError as AdJaxError
+    from ad_jax.experiment import CollectConfig as CollectConfig
+    from ad_jax.experiment import EvaluateConfig as EvaluateConfig
+    from ad_jax.experiment import Experiment as Experiment
+    from ad_jax.experiment import MeshConfig as MeshConfig
+    from ad_jax.experiment import ReplayConfig as ReplayConfig
+    from ad_jax.experiment import TaskConfig as TaskConfig
+    from ad_jax.experiment import load as _load_experiment
+    from ad_jax.experiment import override as override
+    from ad_jax.history.store import open_store as open_store
+    from ad_jax.methods.distillation import Distillation as Distillation
+    from ad_jax.methods.dpt import DPT as DPT
+    from ad_jax.methods.rl2 import RL2 as RL2
+    from ad_jax.models.base import Model as Model
+    from ad_jax.models.dpt import DPTModel as DPTModel
+    from ad_jax.models.lstm import LSTM as LSTM
+    from ad_jax.models.transformer import Paper as Paper
+    from ad_jax.models.transformer import Transformer as Transformer
+    from ad_jax.policies.base import Policy as Policy
+    from ad_jax.run.pipeline import Run as Run
+    from ad_jax.sources.actor_critic import ActorCritic as ActorCritic
+    from ad_jax.sources.base import Source as Source
+    from ad_jax.sources.dqn import DQN as DQN
+    from ad_jax.sources.noisy_oracle import NoisyOracle as NoisyOracle
+    from ad_jax.sources.ppo import PPO as PPO
+    from ad_jax.sources.q_learning import QLearning as QLearning
+    from ad_jax.sources.ucb import UCB as UCB
 
+    load_experiment = _load_experiment
     __version__: str
 
-__all__ = [  # noqa: RUF022 (in the order data flows)
-    "TaskFamily",
-    "TaskSplit",
-    "Source",
-    "Model",
-    "Policy",
-    "Experiment",
-    "Plugin",
-    "TaskConfig",
-    "CollectConfig",
-    "ReplayConfig",
-    "Distillation",
-    "DPT",
-    "RL2",
-    "EvaluateConfig",
-    "MeshConfig",
-    "load_experiment",
-    "override",
-    "Run",
-    "open_store",
-    "Agent",
-    "AdJaxError",
-]
-
-# The same for who runs the code: `module`, or `module:name` where it has another name there.
+# The same for who runs the code, in the order data flows: `module`, or `module:name` where it has another name there.
 _PUBLIC = {
     "TaskFamily": "ad_jax.envs.base",
     "TaskSplit": "ad_jax.envs.base",
@@ -65,7 +57,23 @@ _PUBLIC = {
     "Model": "ad_jax.models.base",
     "Policy": "ad_jax.policies.base",
     "Experiment": "ad_jax.experiment",
-    "Plugin": "ad_jax.experiment",
+    "Bandit": "ad_jax.envs.bandit",
+    "DarkKeyToDoor": "ad_jax.envs.dark_key_to_door",
+    "DarkRoom": "ad_jax.envs.dark_room",
+    "DarkRoomHard": "ad_jax.envs.dark_room_hard",
+    "DarkRoomPermuted": "ad_jax.envs.dark_room_permuted",
+    "Gymnax": "ad_jax.envs.gymnax_adapter",
+    "Watermaze": "ad_jax.envs.watermaze",
+    "ActorCritic": "ad_jax.sources.actor_critic",
+    "DQN": "ad_jax.sources.dqn",
+    "NoisyOracle": "ad_jax.sources.noisy_oracle",
+    "PPO": "ad_jax.sources.ppo",
+    "QLearning": "ad_jax.sources.q_learning",
+    "UCB": "ad_jax.sources.ucb",
+    "DPTModel": "ad_jax.models.dpt",
+    "LSTM": "ad_jax.models.lstm",
+    "Paper": "ad_jax.models.transformer",
+    "Transformer": "ad_jax.models.transformer",
     "TaskConfig": "ad_jax.experiment",
     "CollectConfig": "ad_jax.experiment",
     "ReplayConfig": "ad_jax.experiment",
@@ -81,6 +89,8 @@ _PUBLIC = {
     "Agent": "ad_jax.agent",
     "AdJaxError": "ad_jax.errors",
 }
+
+__all__ = [*_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,8 @@ NEEDED = ("jax", "flax", "gymnax", "matplotlib", "numpy", "optax", "orbax", "ten
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    if "" not in sys.path:
+        sys.path.append("")  # the current directory, for plug-ins that lie beside the experiment
     args = parse(arguments)
     from ad_jax import errors
     from ad_jax.errors import AdJaxError
@@ -36,8 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }.get(args.command, _stage)
     undo = preemption.listen()
     try:
-        if "" not in sys.path:
-            sys.path.append("")  # the current directory, for plug-ins that lie beside the experiment
         return handler(args)
     except AdJaxError as error:
         return _told(args, error, str(error))

@@ -15,7 +15,7 @@ import numpy as np
 from ad_jax import models, values
 from ad_jax.checkpoint import checkpoint, lineage
 from ad_jax.errors import AdJaxError, CheckpointError
-from ad_jax.experiment.config import method_from
+from ad_jax.experiment.config import plugin_from
 from ad_jax.history import reward_unit
 from ad_jax.keys import a_key, named_key
 from ad_jax.methods import modern
@@ -58,7 +58,7 @@ class Agent:
         _, state, meta = checkpoint.load(Path(path), which)
         spec = Spec.from_json(meta["spec"])
         config = models.make_config(meta["model"]["name"], meta["model"]["options"])
-        model = models.make(meta["model"]["name"], config, spec)
+        model = config.make(spec)
         checkpoint.check_architecture(meta, checkpoint.architecture_of(jax.eval_shape(model.init, a_key(0))), path)
         found, here = meta.get("behavior"), {"model": behavior.of_model(model, spec)}
         if told := lineage.behaves_otherwise(found, here, meta.get("experiment", {}), ("model",)):
@@ -67,7 +67,7 @@ class Agent:
             )
         model = reward_unit.applied(model, meta.get("reward_unit", reward_unit.NONE))
         said = modern(meta.get("experiment", {})).get("method")
-        method = Distillation() if said is None else method_from(said)
+        method = Distillation() if said is None else plugin_from("method", said, "method")
         return cls(method.policy(model, mode, temperature), state["params"], spec)
 
     @settings.pinned()

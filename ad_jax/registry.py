@@ -1,12 +1,14 @@
 """Plug-ins by name: `"dark_room"` from a registry, or `"my_pkg.my_env:MyEnv"` from anywhere that imports.
 
-A registry maps a name to `"module:attribute"`, so that naming a plug-in imports nothing until it is used. Options are
-checked against the dataclass that takes them before anything is built.
+A plug-in is a class of options, a frozen dataclass. In Python one writes `DarkRoom(size=9)`; names are for JSON and the
+command line. A registry maps a name to `"module:Class"`, so that naming a plug-in imports nothing until it is used.
+Options are checked against the class before anything is built.
 """
 
 import contextlib
 import dataclasses
 import importlib
+import inspect
 import types
 import typing
 from collections.abc import Mapping
@@ -44,16 +46,29 @@ def build(kind: str, cls: type, options: Mapping[str, Any]) -> Any:
     return cls(**{name: conform(f"{kind}.{name}", value, hints[name]) for name, value in options.items()})
 
 
-def config_class(factory: Any) -> type:
-    """The config dataclass that a plug-in's `make(config: Config, ...)` takes.
+def find(kind: str, name: str, registry: Mapping[str, str], *bases: type) -> type:
+    """Return the class that `name` names: a dataclass that is one of `bases`.
+
+    `"module:make"`, as plug-ins were named when they were functions, is the class that its `config` is annotated with.
 
     Raises:
-        ConfigError: if it says none.
+        ConfigError: if there is none; near matches are listed.
     """
-    hints = typing.get_type_hints(factory)
-    if not dataclasses.is_dataclass(hints.get("config")):
-        raise ConfigError(f"{factory!r} must be make(config: Config, ...), Config being a dataclass; got {hints}")
-    return hints["config"]
+    found = resolve(kind, name, registry)
+    if inspect.isfunction(found):
+        found = found.__annotations__.get("config", found)
+    if not (inspect.isclass(found) and dataclasses.is_dataclass(found) and issubclass(found, bases)):
+        raise ConfigError(
+            f"{kind} {name!r} must be a frozen dataclass that is a {' or '.join(base.__name__ for base in bases)}; got "
+            f"{found!r}. {bases[0].__module__} states what that is"
+        )
+    return found
+
+
+def name_of(cls: type, *registries: Mapping[str, str]) -> str:
+    """Return the name by which `find` finds a class: its own in a registry, or `"module:Class"`."""
+    where = f"{cls.__module__}:{cls.__qualname__}"
+    return next((name for names in registries for name, known in names.items() if known == where), where)
 
 
 def conform(where: str, value: Any, hint: Any) -> Any:

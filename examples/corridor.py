@@ -13,8 +13,10 @@ from gymnax.environments import environment, spaces
 from jax import Array
 
 from ad_jax.envs.base import TaskFamily
-from ad_jax.experiment import CollectConfig, EvaluateConfig, Experiment, Plugin, ReplayConfig, TaskConfig
+from ad_jax.experiment import CollectConfig, EvaluateConfig, Experiment, ReplayConfig, TaskConfig
 from ad_jax.methods.distillation import Distillation
+from ad_jax.models.transformer import Transformer
+from ad_jax.sources.q_learning import QLearning
 
 
 @struct.dataclass
@@ -62,9 +64,9 @@ def config(scale="cpu"):
     """Dark Room's recipe, smaller. `cpu` is the only scale."""
     cpu = Experiment(
         name="corridor",
-        env=Plugin("examples.corridor:Corridor"),
-        source=Plugin("q_learning", {"learning_rate": 1.0, "exploration_episodes": 100.0, "explore": "novel"}),
-        model=Plugin("transformer", {"layers": 3, "width": 32, "heads": 2, "window": 160, "token_mask": 0.3}),
+        env=Corridor(),
+        source=QLearning(learning_rate=1.0, exploration_episodes=100.0, explore="novel"),
+        model=Transformer(layers=3, width=32, heads=2, window=160, token_mask=0.3),
         tasks=TaskConfig(train=39, held_out=10),
         collect=CollectConfig(seeds=32, episodes=200, chunk_learners=312),
         replay=ReplayConfig(keep_every=20, phases=8, segment=160, batch=32),  # windows of four episodes

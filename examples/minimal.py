@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ad_jax import envs, models, sources
 from ad_jax.envs.base import spec_of
+from ad_jax.envs.dark_room import DarkRoom
 from ad_jax.history import replay
+from ad_jax.models.transformer import Transformer
 from ad_jax.policies.base import from_model
 from ad_jax.sharding import MeshConfig, make_mesh
+from ad_jax.sources.q_learning import QLearning
 from ad_jax.stage.collect import Learners, as_histories
 from ad_jax.stage.evaluate import evaluate
 from ad_jax.stage.rollout import make_evaluator
@@ -64,17 +66,16 @@ def train(model, spec, histories, mesh):
 
 def main():
     mesh = make_mesh(MeshConfig())
-    family = envs.make("dark_room", {"size": 9, "steps": 20})
+    family = DarkRoom(size=9, steps=20)
     spec, split = spec_of(family), family.split(seed=9, train=65, held_out=16)
     ((_, held_out),) = split.held_out.items()
 
-    options = {"learning_rate": 1.0, "discount": 0.9, "exploration_episodes": 200.0, "explore": "novel"}
-    source = sources.make("q_learning", sources.make_config("q_learning", options), family)
+    learner = QLearning(learning_rate=1.0, discount=0.9, exploration_episodes=200.0, explore="novel")
+    source = learner.make(family)
     histories = collect(family, source, split.train, mesh)
     print(f"{len(histories.task_ids)} lifetimes of {histories.transition.reward.shape[1]} steps")
 
-    options = {"layers": 4, "width": 64, "heads": 2, "window": WINDOW, "token_mask": 0.3}
-    model = models.make("transformer", models.make_config("transformer", options), spec)
+    model = Transformer(layers=4, width=64, heads=2, window=WINDOW, token_mask=0.3).make(spec)
     params = train(model, spec, histories, mesh)
 
     evaluator = make_evaluator(from_model(model), family, mesh, EPISODES, EPISODES * family.episode_length)

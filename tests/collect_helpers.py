@@ -2,17 +2,19 @@
 
 import dataclasses
 
-from ad_jax.experiment import CollectConfig, Experiment, Plugin, ReplayConfig, TaskConfig, build
+from ad_jax.envs.dark_room import DarkRoom
+from ad_jax.experiment import CollectConfig, Experiment, ReplayConfig, TaskConfig, build
 from ad_jax.history.store import open_store
 from ad_jax.process.metrics import MetricsLog
 from ad_jax.run.collection import make_manifest
+from ad_jax.sources.q_learning import QLearning
 from ad_jax.stage.collect import Config, Learners, collect
 
 SEEDS, SEED = 2, 5
 PLAIN = Experiment(
     "plain",
-    Plugin("dark_room", {"size": 3, "steps": 4}),
-    Plugin("q_learning", {"exploration_episodes": 3.0}),
+    DarkRoom(size=3, steps=4),
+    QLearning(exploration_episodes=3.0),
     seed=SEED,
     tasks=TaskConfig(train=5, held_out=2),
     collect=CollectConfig(seeds=SEEDS, episodes=6, chunk_learners=4),

@@ -5,32 +5,33 @@ import dataclasses
 import jax.numpy as jnp
 
 from ad_jax.errors import ConfigError
-from ad_jax.policies.base import Mode, Policy
+from ad_jax.policies.base import Mode, Policy, PolicyConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class InTurn(PolicyConfig):
     """Where to begin."""
 
     first: int = 0
 
+    def make(self, family, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
+        """The policy, for any family that has so many actions."""
+        if not 0 <= self.first < family.num_actions:
+            raise ConfigError(f"model.first must be below {family.num_actions}; got {self.first}")
 
-def make(config: Config, family, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
-    """The policy, for any family that has so many actions."""
-    if not 0 <= config.first < family.num_actions:
-        raise ConfigError(f"model.first must be below {family.num_actions}; got {config.first}")
+        def act(params, time, steps, keys):
+            return (self.first + time) % family.num_actions, time + 1
 
-    def act(params, time, steps, keys):
-        return (config.first + time) % family.num_actions, time + 1
-
-    return Policy(lambda batch: jnp.zeros((batch,), jnp.int32), act)
+        return Policy(lambda batch: jnp.zeros((batch,), jnp.int32), act)
 
 
-def of_many_actions(config: Config, family, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
+@dataclasses.dataclass(frozen=True)
+class OfManyActions(InTurn):
     """A policy that none of the package's families suits."""
-    return make(dataclasses.replace(config, first=99), family, mode, temperature)
+
+    first: int = 99
 
 
-def made_for_a_family(config: Config, family) -> Policy:
-    """Not what a policy's `make` takes."""
-    return make(config, family)
+def made_for_a_family(config, family) -> Policy:
+    """A function, which policies were once."""
+    return InTurn().make(family)

@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from ad_jax import envs
-from ad_jax.experiment import Experiment, Plugin, TaskConfig, build
+from ad_jax import envs, models, sources
+from ad_jax.envs.dark_room import DarkRoom
+from ad_jax.experiment import Experiment, TaskConfig, build
 from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.history.replay import load as load_replay
 from ad_jax.methods import rl2
@@ -19,6 +20,7 @@ from ad_jax.models import lstm
 from ad_jax.policies.base import from_model
 from ad_jax.process.settings import pinned
 from ad_jax.sharding import MeshConfig, make_mesh
+from ad_jax.sources.q_learning import QLearning
 from ad_jax.stage import collect, evaluate
 from ad_jax.stage.collect import Learners
 from ad_jax.stage.feeds import TrainingTasks, Windows
@@ -57,7 +59,7 @@ def digest(tree: Any) -> str:
 @pinned()
 def lived(family: str, options: dict[str, Any], source: str, hyper: dict[str, Any], episodes: int) -> dict[str, str]:
     """Which tasks are held out, and two lives of the source, one at a time and together."""
-    e = Experiment("x", Plugin(family, options), Plugin(source, hyper), tasks=TaskConfig(4, 3))
+    e = Experiment("x", envs.make(family, options), sources.make_config(source, hyper), tasks=TaskConfig(4, 3))
     p = build(e)
     ids = p.family.task_ids(p.split.train)
     lives = []
@@ -80,7 +82,7 @@ def split(family: str, options: dict[str, Any]) -> str:
 @pinned()
 def learned(name: str) -> dict[str, str]:
     """A model after two updates, and what it does on a held-out task."""
-    e = Experiment("x", Plugin("dark_room", ROOM), Plugin("q_learning"), Plugin(name, SIZES[name]))
+    e = Experiment("x", DarkRoom(**ROOM), QLearning(), models.make_config(name, SIZES[name]))
     mesh = make_mesh(MeshConfig(1, 1, 1))
     replay = ReplayConfig(segment=8, batch=4, groups=1)
     e = dataclasses.replace(e, replay=replay, collect=collect.Config(2, 8, 8), tasks=TaskConfig(4, 3))
@@ -103,7 +105,7 @@ def reinforced() -> dict[str, str]:
     """An LSTM after an update of RL²."""
     family = envs.make("dark_room", ROOM)
     tasks = family.all_tasks()
-    network = lstm.actor_critic(lstm.Config(width=8, hidden=8, mlp_width=8, value_head=True), build_spec(family))
+    network = lstm.actor_critic(lstm.LSTM(width=8, hidden=8, mlp_width=8, value_head=True), build_spec(family))
     config = rl2.RL2(updates=2, trials=4, trial_episodes=4, unroll_episodes=2, random_steps=2, minibatches=2)
     mesh = make_mesh(MeshConfig(1, 1, 1))
     feed = TrainingTasks(tasks, mesh)

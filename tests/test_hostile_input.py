@@ -15,16 +15,19 @@ from history_helpers import collect, manifest, refused
 from report_helpers import results
 
 import ad_jax
+from ad_jax.envs.dark_room import DarkRoom
 from ad_jax.errors import AdJaxError, ConfigError, HistoryError
-from ad_jax.experiment import Experiment, Plugin
+from ad_jax.experiment import Experiment
 from ad_jax.files import DEEPEST, parse, read_json
 from ad_jax.history import ledger, sealed
 from ad_jax.history.info import info
 from ad_jax.history.store import HistoryWriter, open_store, verify
+from ad_jax.models.transformer import Transformer
 from ad_jax.report import report
 from ad_jax.report.report import ReportError
 from ad_jax.report.results import gather
 from ad_jax.run.directory import claim
+from ad_jax.sources.q_learning import QLearning
 from ad_jax.study import page
 
 SMALL = {"histories": 2, "chunk_histories": 1, "steps": 2, "task_leaves": {}}
@@ -35,7 +38,7 @@ CLAIM = {
     "holds": True,
 }
 STUDY = {"schema": 1, "study": "x", "title": "x", "scale": "cpu", "seeds": 3, "claims": [CLAIM], "arms": {}}
-EXPERIMENT = Experiment("x", Plugin("dark_room"), Plugin("q_learning"), Plugin("transformer"))
+EXPERIMENT = Experiment("x", DarkRoom(), QLearning(), Transformer())
 
 
 @pytest.fixture(scope="module")

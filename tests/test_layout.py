@@ -203,7 +203,7 @@ def lazy_names() -> tuple[dict[str, str], dict[str, str]]:
     tree = parse(PACKAGE / "__init__.py")
     (checked,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
     imported = {
-        alias.asname or alias.name: f"{node.module}:{alias.name}"
+        (alias.asname or alias.name).lstrip("_"): f"{node.module}:{alias.name}"
         for node in checked.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names

@@ -9,11 +9,12 @@ from types import ModuleType
 
 import pytest
 
+import ad_jax
 from ad_jax import Run, envs, load_experiment, methods, models, override, sources
 from ad_jax.__main__ import main
-from ad_jax.cli.parser import parser
+from ad_jax.cli.parser import parse, parser
 from ad_jax.experiment import build
-from ad_jax.registry import config_class, resolve
+from ad_jax.registry import resolve
 from ad_jax.report.report import load, statistics
 from ad_jax.testing import check_plugin
 
@@ -74,13 +75,15 @@ def test_the_readme_names_every_plug_in():
 
 
 def test_the_readmes_python_runs(elsewhere):
-    """In an empty directory, as a reader would; at smoke scale, and nothing else is changed."""
-    (block,) = blocks("README.md", "python")
-    assert len(block.splitlines()) <= 12
-    smoke = block.replace('load_experiment("dark_room")', 'load_experiment("dark_room", scale="smoke")')
-    assert smoke != block
-    names = {}
-    exec(smoke, names)
+    """In an empty directory, as a reader would; what is written out is the experiment, what runs is its smoke scale."""
+    written, acting = blocks("README.md", "python")
+    assert len(written.splitlines()) <= 12
+    names = {name: getattr(ad_jax, name) for name in ad_jax.__all__}
+    experiment, call = written.split("\nRun(")
+    exec(experiment, names)
+    assert names["experiment"] == load_experiment("dark_room")
+    names["experiment"] = load_experiment("dark_room", scale="smoke")
+    exec(f"Run({call}\n{acting}", names)
     assert (elsewhere / "runs/dark_room/mine/report/index.html").is_file()
     assert names["action"].shape == (2,)
 
@@ -93,7 +96,7 @@ def test_the_example_is_short_and_keeps_the_contract(elsewhere):
 def example():
     """The README's command for its example, as an experiment."""
     command = next(c for c in WHOLE if c.startswith("ad-jax run") and "corridor" in c)
-    args = parser().parse_args(shlex.split(command)[1:])
+    args = parse(shlex.split(command)[1:])
     return override(load_experiment(str(ROOT / args.experiment), args.scale), args.overrides)
 
 
@@ -120,7 +123,12 @@ def test_the_example_learns(elsewhere):
 
 @pytest.mark.parametrize("command", WHOLE)
 def test_commands_parse_and_their_overrides_are_accepted(command, elsewhere):
-    args = parser().parse_args(shlex.split(command)[1:])
+    if command.endswith("--help"):
+        with pytest.raises(SystemExit) as stop:
+            parse(shlex.split(command)[1:])
+        assert not stop.value.code
+        return
+    args = parse(shlex.split(command)[1:])
     if hasattr(args, "overrides"):
         file = ROOT / args.experiment
         build(override(load_experiment(str(file) if file.is_file() else args.experiment, args.scale), args.overrides))
@@ -169,13 +177,13 @@ def test_every_registered_family_and_source_has_a_page_with_a_picture(name):
     tests = "".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
     assert not [test for test in re.findall(r"`(test_\w+)`", page) if f"def {test}(" not in tests]
     for command in re.findall(r"^    (ad-jax .+)$", page, re.MULTILINE):
-        parser().parse_args(shlex.split(command)[1:])
+        parse(shlex.split(command)[1:])
 
 
 @pytest.mark.parametrize("name", sources.SOURCES)
 def test_a_sources_page_names_every_option(name):
     page = (ROOT / "docs/sources" / f"{name}.md").read_text()
-    options = dataclasses.fields(config_class(resolve("source", name, sources.SOURCES)))
+    options = dataclasses.fields(resolve("source", name, sources.SOURCES))
     assert not [option.name for option in options if f"`{option.name}`" not in page]
 
 

@@ -16,7 +16,7 @@ from ad_jax import sources, values
 from ad_jax.agent import Agent
 from ad_jax.envs.base import optimal_labels, spec_of, take
 from ad_jax.errors import AdJaxError, ConfigError, HistoryError
-from ad_jax.experiment import CollectConfig, Experiment, Plugin, ReplayConfig, TaskConfig, build
+from ad_jax.experiment import CollectConfig, Experiment, ReplayConfig, TaskConfig, build
 from ad_jax.history import replay
 from ad_jax.history.store import open_store, verify
 from ad_jax.history.streaming import Rotation
@@ -26,6 +26,7 @@ from ad_jax.policies import demonstrator, random
 from ad_jax.policies.base import from_model
 from ad_jax.process.metrics import MetricsLog
 from ad_jax.run.collection import make_manifest
+from ad_jax.sources.noisy_oracle import NoisyOracle
 from ad_jax.stage import evaluate
 from ad_jax.stage.collect import Learners, collect, learning_curve
 from ad_jax.stage.rollout import make_evaluator
@@ -77,7 +78,7 @@ def test_a_demonstration_names_a_reward_that_is_no_number(monkeypatch):
 
 
 def learners_of(family, source="noisy_oracle", devices=1, chunk=4):
-    made = sources.make(source, sources.make_config(source), family)
+    made = sources.make_config(source).make(family)
     return Learners(family, made, 4, mesh_of(devices), chunk)
 
 
@@ -96,8 +97,8 @@ def test_collecting_names_what_cannot_be_and_stores_nothing_of_its_chunk(kind, t
     """What eight bits would have held as 44, and as 127."""
     e = Experiment(
         "odd",
-        Plugin("odd_family:Odd", {"kind": kind}),
-        Plugin("noisy_oracle"),
+        Odd(kind=kind),
+        NoisyOracle(),
         tasks=TaskConfig(train=20, held_out=2),
         collect=CollectConfig(seeds=1, episodes=4, chunk_learners=1),
         replay=ReplayConfig(segment=5),

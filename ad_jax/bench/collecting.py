@@ -69,7 +69,7 @@ def rows(sizes: Sizes) -> Iterator[Row]:
 def setting(source: str, env: str, count: int, env_steps: int) -> Setting:
     """`count` learners whose lives make about `env_steps` steps in all."""
     family, config = envs.make(env, {}), sources.make_config(source)
-    made = sources.make(source, config, family)
+    made = config.make(family)
     count = max(TASKS, count) if source != "actor_critic" else count
     longest = LONGEST * made.steps_per_update // family.episode_length if source == "ucb" else LONGEST
     episodes = env_steps // (count * made.actors * family.episode_length)

@@ -58,10 +58,10 @@ def setting(case: Case, mesh: Any = None) -> Trained:
     """The trainer of `case` on Dark Room's spec, on all devices by default."""
     family = envs.make("dark_room", {})
     spec, mesh = spec_of(family), mesh if mesh is not None else make_mesh(MeshConfig())
-    config = models.for_family(models.make_config(case.model, case.options), family)
+    config = models.make_config(case.model, case.options).bind(family)
     sampling = replay.Config(segment=case.segment, batch=case.batch)
     resident = replay.load(random_histories(HISTORIES, WINDOWS * case.segment, spec), spec, sampling, mesh)
-    training, model = Distillation(updates=10**6, accumulate=case.accumulate), models.make(case.model, config, spec)
+    training, model = Distillation(updates=10**6, accumulate=case.accumulate), config.make(spec)
     learner = training.make(Setting(family, model, config, spec, spec, None, sampling, mesh)).learner
     trainer = Trainer(learner, Windows(spec, sampling, mesh), training, mesh, 0)
     return Trained(trainer, resident, sampling, spec, config, mesh)

@@ -46,8 +46,8 @@ class Setting(NamedTuple):
 def setting(sizes: Sizes) -> Setting:
     """The first model that is distilled with, freshly initialised."""
     case, family = sizes.cases[0], envs.make("dark_room", {})
-    config = models.for_family(models.make_config(case.model, case.options), family)
-    model = models.make(case.model, config, spec_of(family))
+    config = models.make_config(case.model, case.options).bind(family)
+    model = config.make(spec_of(family))
     return Setting(model, config, jax.jit(model.init)(a_key(0)), family, make_mesh(MeshConfig()))
 
 

@@ -22,7 +22,7 @@ from ad_jax.stage.feeds import TrainingTasks
 from ad_jax.stage.trainer import Trainer
 
 UPDATES = 2  # in one timed call
-MODEL = lstm.Config(width=32, hidden=128, mlp_width=64, value_head=True)
+MODEL = lstm.LSTM(width=32, hidden=128, mlp_width=64, value_head=True)
 
 
 def rows(sizes: Sizes) -> Iterator[Row]:

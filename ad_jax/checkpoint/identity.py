@@ -4,6 +4,7 @@ In: nested data as `Experiment.to_json` gives it, of this version or an older on
 parts that matter, dotted names of what differs with both values, and the first step that went otherwise.
 """
 
+import json
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ NO_NUMBER = (
     "method.keep_checkpoints",
     "evaluate.episodes_per_dispatch",
 )
+
+PLUGINS = ("env", "source", "model", "method")  # fields of an experiment
 
 # Relative, and of the largest number beside it: of the same model of device and precision of products, and of others.
 SAME, OTHER = (1e-4, 1e-5), (2e-2, 1e-3)
@@ -48,24 +51,35 @@ def of_training(experiment: Mapping[str, Any]) -> dict[str, Any]:
 def changed(there: Any, here: Any, apart: Collection[str] = ()) -> list[str]:
     """Where two experiments differ, as dotted names with both values.
 
-    A field that only one of them has is one that the other's version did not know; an option of a plug-in that only one
-    of them sets is a difference.
+    A field that only one of them has is one that the other's version did not know. An option of a plug-in that only one
+    of them sets is a difference where both say the changed options alone (`options`), as earlier versions did; where
+    one says all of them (`config`), the other one had the default or did not know it.
 
     Args:
         apart: dotted names that do not count.
     """
-    return differences(*_both(_current(there), _current(here), frozenset(apart), ""))
+    whole = any('"config"' in json.dumps(data, default=str) for data in (there, here))
+    return differences(*_both(_current(there, whole), _current(here, whole), frozenset(apart), ""))
 
 
-def _current(experiment: Any) -> Any:
-    """An experiment's plain data as this version says it, with the method's options beside its name."""
+def _current(experiment: Any, whole: bool = True) -> Any:
+    """An experiment's plain data as this version says it, with the options of its plug-ins, if `whole`, beside names.
+
+    Those of a method are always whole.
+    """
     if not isinstance(experiment, Mapping):
         return canonical(experiment)
     data = canonical(modern(experiment))
-    method = data.get("method")
-    if isinstance(method, dict) and isinstance(method.get("options"), dict):
-        data["method"] = {"name": method.get("name"), **method["options"]}
+    for part in (data, data.get("reference")):
+        if isinstance(part, dict):
+            part |= {kind: _beside(part[kind], whole or kind == "method") for kind in PLUGINS if kind in part}
     return data
+
+
+def _beside(plugin: Any, whole: bool) -> Any:
+    """A plug-in's plain data with its options, if `whole`, beside its name."""
+    options = plugin.get("config", plugin.get("options")) if isinstance(plugin, dict) else None
+    return {"name": plugin.get("name"), **options} if whole and isinstance(options, dict) else plugin
 
 
 def canonical(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from ad_jax.checkpoint.identity import NOT_OF_TRAINING, canonical, changed, difference
+from ad_jax.checkpoint.identity import NOT_OF_TRAINING, changed, difference
 from ad_jax.errors import CheckpointError, OtherCheckpointError, differences
 from ad_jax.process.metrics import say
 
@@ -46,7 +46,7 @@ def check_own(found: Mapping[str, Any], mine: Mapping[str, Any], where: Any) -> 
     """
     was, now = found.get("experiment"), mine.get("experiment")
     odd = changed(was, now, NOT_OF_TRAINING) if was is not None and now is not None else []
-    named = {where.removeprefix("model.options.") for where in odd}
+    named = {where.removeprefix("model.") for where in odd}
     if odd := odd + [option for option in _options(found, mine) if option.removeprefix("model.") not in named]:
         raise OtherCheckpointError(
             f"the checkpoint in {where} is another run's: it differs in {', '.join(odd[:6])}. Delete it if it was "
@@ -69,8 +69,8 @@ def check_trained(found: Mapping[str, Any], mine: Mapping[str, Any], where: Any)
             f"the model trained in {where} is another than this experiment's: it differs in {', '.join(odd[:6])}. Set "
             "these options as it was trained with"
         )
-    worlds = [canonical(data.get("experiment", {}).get("env")) for data in (found, mine)]
-    kinds = ("family", "model") if worlds[0] == worlds[1] else ("model",)
+    worlds = [{"env": data.get("experiment", {}).get("env")} for data in (found, mine)]
+    kinds = ("model",) if changed(*worlds) else ("family", "model")
     if told := behaves_otherwise(found.get("behavior"), mine.get("behavior"), mine["experiment"], kinds):
         raise CheckpointError(
             f"{told} from when the checkpoint in {where} was trained. Train it anew there: ad-jax distill ... --redo"

@@ -20,11 +20,11 @@ def lines(kind: str | None = None) -> list[str]:
     kinds: dict[str, tuple[str, Callable[[], list[tuple[str, str]]]]] = {
         "experiments": ("Experiments (ad-jax run NAME --scale SCALE)", _experiments),
         "families": ("Task families (env=NAME, or env=my_package.my_module:MyEnv)", _families),
-        "sources": ("Sources (source=NAME, or source=my_package.my_module:make)", lambda: _plugins(SOURCES)),
-        "models": ("Backbones (model=NAME, or model=my_package.my_module:make)", lambda: _plugins(MODELS)),
+        "sources": ("Sources (source=NAME, or source=my_package.my_module:MySource)", lambda: _plugins(SOURCES)),
+        "models": ("Backbones (model=NAME, or model=my_package.my_module:MyModel)", lambda: _plugins(MODELS)),
         "methods": ("Methods (method=NAME, or method=my_package.my_module:MyMethod)", lambda: _plugins(METHODS)),
         "policies": (
-            "Scripted policies, which are not trained (model=NAME, or model=my_package.my_module:make)",
+            "Scripted policies, which are not trained (model=NAME, or model=my_package.my_module:MyPolicy)",
             lambda: _plugins(POLICIES),
         ),
     }
@@ -62,15 +62,15 @@ def _plugins(registry: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def _about(where: str) -> str:
-    """The first sentence of a plug-in's own docstring, or for a plain `make` of its module's."""
+    """The first sentence of a plug-in's own docstring, or where that is about its options alone of its module's."""
     module, _, attribute = where.partition(":")
     found = importlib.util.find_spec(module)
     if found is None or found.origin is None:
         return ""
     tree = _parsed(Path(found.origin))
-    own = [node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == attribute]
-    text = ast.get_docstring(own[0]) if own and attribute != "make" else None
-    return _sentence(ast.get_docstring(tree) if text is None or text.startswith("See the module") else text)
+    own = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == attribute]
+    text = ast.get_docstring(own[0]) if own else None
+    return _sentence(ast.get_docstring(tree) if text is None or text.startswith("Options of") else text)
 
 
 def _parsed(path: Path) -> ast.Module:

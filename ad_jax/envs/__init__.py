@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ad_jax.registry import build, resolve
+from ad_jax.envs.base import TaskFamily
+from ad_jax.registry import build, find
 
 FAMILIES = {
     "bandit": "ad_jax.envs.bandit:Bandit",
@@ -16,10 +17,10 @@ FAMILIES = {
 }
 
 
-def make(name: str, options: Mapping[str, Any] | None = None) -> Any:
+def make(name: str, options: Mapping[str, Any] | None = None) -> TaskFamily:
     """The task family `name` with its static `options`.
 
     Raises:
         ConfigError: for an unknown family or option, with near matches.
     """
-    return build(f"env {name}", resolve("env", name, FAMILIES), options or {})
+    return build(f"env {name}", find("env", name, FAMILIES, TaskFamily), options or {})

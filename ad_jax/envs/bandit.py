@@ -43,7 +43,7 @@ class Params(environment.EnvParams):
 
 @dataclasses.dataclass(frozen=True)
 class Bandit(TaskFamily[State, Params]):
-    """See the module. `arms` is K.
+    """Options of the bandit: `arms` is K.
 
     Raises:
         ConfigError: for fewer than 2 arms, or for `odds` or `noise` outside their range.

@@ -60,7 +60,7 @@ class Params(environment.EnvParams):
 
 @dataclasses.dataclass(frozen=True)
 class DarkKeyToDoor(Grid[State, Params]):
-    """See the module. `size` cells a side, `steps` per episode."""
+    """Options of Dark Key-to-Door: `size` cells a side, `steps` per episode."""
 
     steps: int = 50
     start: Start = "random"

@@ -52,7 +52,7 @@ class Params(environment.EnvParams):
 
 @dataclasses.dataclass(frozen=True)
 class DarkRoom(Grid[State, Params]):
-    """See the module. `size` cells a side, `steps` per episode."""
+    """Options of Dark Room: `size` cells a side, `steps` per episode."""
 
     reward: Literal["every_step", "once", "terminate"] = "every_step"
 

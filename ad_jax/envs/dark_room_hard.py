@@ -12,7 +12,7 @@ from ad_jax.envs.dark_room import DarkRoom
 
 @dataclasses.dataclass(frozen=True)
 class DarkRoomHard(DarkRoom):
-    """See the module."""
+    """Options of Dark Room (Hard)."""
 
     size: int = 17
     reward: Literal["every_step", "once", "terminate"] = "once"

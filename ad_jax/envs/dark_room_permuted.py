@@ -35,7 +35,7 @@ class Params(dark_room.Params):
 
 @dataclasses.dataclass(frozen=True)
 class DarkRoomPermuted(DarkRoom):
-    """See the module."""
+    """Options of permuted Dark Room."""
 
     goals: Literal["any", "corner"] = "any"
 

@@ -66,7 +66,7 @@ class Params(environment.EnvParams):
 
 @dataclasses.dataclass(frozen=True)
 class Gymnax(TaskFamily[State, Params]):
-    """See the module."""
+    """Options of the gymnax adapter."""
 
     env_id: str = "CartPole-v1"
     vary: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"length": (0.25, 1.0)})

@@ -63,7 +63,7 @@ class Params(environment.EnvParams):
 
 @dataclasses.dataclass(frozen=True)
 class Watermaze(TaskFamily[State, Params]):
-    """See the module. Lengths are in radii of the pool.
+    """Options of the Watermaze: Lengths are in radii of the pool.
 
     Raises:
         ConfigError: for sizes that do not fit the pool or the picture.

@@ -12,7 +12,6 @@ from ad_jax.experiment.config import (
     Experiment,
     LoggingConfig,
     MeshConfig,
-    Plugin,
     ReferenceConfig,
     ReplayConfig,
     TaskConfig,
@@ -20,6 +19,7 @@ from ad_jax.experiment.config import (
 )
 from ad_jax.experiment.load import call, docstring, find, known, load, scales
 from ad_jax.experiment.override import override
+from ad_jax.experiment.plugins import Plugin, name_of
 
 __all__ = [
     "CollectConfig",
@@ -39,6 +39,7 @@ __all__ = [
     "from_data",
     "known",
     "load",
+    "name_of",
     "override",
     "scales",
 ]

@@ -1,22 +1,20 @@
 """The plug-ins of an experiment, built and checked against each other before anything is compiled."""
 
 import dataclasses
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from ad_jax import envs, models, policies, sources
 from ad_jax.errors import AdJaxError, ConfigError, is_ours, place_of, told
+from ad_jax.experiment import plugins
 from ad_jax.experiment.config import Experiment
 from ad_jax.history import reward_unit
 from ad_jax.keys import a_key
 from ad_jax.methods.base import MethodConfig, Setting, Untrained
 from ad_jax.models.base import has_parameters
 from ad_jax.policies import demonstrator
-from ad_jax.policies.base import Mode, Policy
+from ad_jax.policies.base import Mode, Policy, PolicyConfig, check_sampling
 from ad_jax.process import settings
 
 
@@ -27,14 +25,13 @@ class Parts:
     family: Any
     source_config: Any
     source: Any
-    model_config: Any  # of the model, or of the scripted policy in its place
+    model_config: Any  # of the model, with what it needs of the family; or of the scripted policy in its place
     model: Any  # None where there is a scripted policy in its place
     spec: Any  # of what is stored
     seen_spec: Any  # of what the model sees
     split: Any
     reference: Any  # what learns beside the frozen model: the experiment's reference, or its source
     method: MethodConfig  # the experiment's, or `Untrained` where there are no parameters
-    scripted: Callable[[Mode, float], Policy] | None = None  # the policy that acts without a model
 
     @property
     def trained(self) -> bool:
@@ -48,8 +45,9 @@ class Parts:
 
     def policy(self, mode: Mode = "sampled", temperature: float = 1.0, unit: float = reward_unit.NONE) -> Policy:
         """Return what acts: the scripted policy, or the method's with the model that counts rewards in `unit`."""
-        if self.scripted is not None:
-            return self.scripted(mode, temperature)
+        if self.model is None:
+            check_sampling(mode, temperature)
+            return self.model_config.make(self.family, mode, temperature)
         return self.method.policy(reward_unit.applied(self.model, unit), mode, temperature)
 
     def setting(self, e: Experiment, mesh: Mesh, unit: float = reward_unit.NONE) -> Setting:
@@ -88,7 +86,8 @@ def _build(experiment: Experiment) -> Parts:
     if e.tasks.held_out < 1:
         raise ConfigError(f"the held-out set is empty: tasks.held_out={e.tasks.held_out}; it must be at least 1")
     try:
-        family = envs.make(e.env.name, e.env.options)
+        family = plugins.changed("env", e.env, {})  # every type is checked, also those from Python
+        source_config, model_config = plugins.changed("source", e.source, {}), plugins.changed("model", e.model, {})
         spec, seen_spec = spec_of(family), seen_spec_of(family)
         check_types(family)
         split = family.split(e.tasks.split_seed, e.tasks.train, e.tasks.held_out)
@@ -96,12 +95,9 @@ def _build(experiment: Experiment) -> Parts:
             demonstrator.check(family, split.held_out)
         split = dataclasses.replace(split, train=take(split.train, slice(e.tasks.trained)))
         check_split(family, split)  # families may have a split of their own
-        source_config = sources.make_config(e.source.name, e.source.options)
-        source = sources.make(e.source.name, source_config, family)
-        reference = source
+        source = reference = source_config.make(family)
         if e.reference is not None:
-            plugin = e.reference.source
-            reference = sources.make(plugin.name, sources.make_config(plugin.name, plugin.options), family)
+            reference = plugins.changed("source", e.reference.source, {}).make(family)
     except AdJaxError:
         raise
     except Exception as error:
@@ -109,24 +105,21 @@ def _build(experiment: Experiment) -> Parts:
             raise ConfigError(str(error)) from error
         if place_of(error) is None:
             raise
-        raise ConfigError(f"{e.env.name} or {e.source.name} failed: {told(error)}") from error
+        names = f"{plugins.name_of(e.env)} or {plugins.name_of(e.source)}"
+        raise ConfigError(f"{names} failed: {told(error)}") from error
     e.method.check_family(family)
     channels = e.method.channels(family, spec)
     seen = tuple((name, channel.shape) for name, channel in channels.items() if channel.seen)
     seen_spec = dataclasses.replace(seen_spec, extra=seen)
-    name, model, scripted = e.model.name, None, None
-    if policies.is_policy(name):
-        model_config = policies.make_config(name, e.model.options)
-        scripted = functools.partial(policies.make, name, model_config, family)
-        scripted("sampled", 1.0)  # refuses what it cannot act in
+    model = None
+    if isinstance(model_config, PolicyConfig):
+        model_config.make(family)  # refuses what it cannot act in
     else:
-        model_config = models.for_family(models.make_config(name, e.model.options), family)
-        model = models.make(name, model_config, seen_spec)
+        model_config = model_config.bind(family)
+        model = model_config.make(seen_spec)
     method = e.method if model is not None and has_parameters(model) else Untrained()
-    parts = Parts(
-        family, source_config, source, model_config, model, spec, seen_spec, split, reference, method, scripted
-    )
-    method.check_model(name, model_config)
+    parts = Parts(family, source_config, source, model_config, model, spec, seen_spec, split, reference, method)
+    method.check_model(plugins.name_of(e.model), model_config)
     if method.feed == "histories":
         _check_windows(e, parts)
     return parts

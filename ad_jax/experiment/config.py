@@ -7,23 +7,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from ad_jax import methods
+from ad_jax.envs.base import TaskFamily
 from ad_jax.errors import ConfigError, unknown
+from ad_jax.experiment import plugins
+from ad_jax.experiment.plugins import KINDS, Plugin
 from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.methods.base import MethodConfig
 from ad_jax.methods.distillation import Distillation
+from ad_jax.models.base import ModelConfig
+from ad_jax.models.transformer import Transformer
+from ad_jax.policies.base import PolicyConfig
 from ad_jax.process.metrics import Config as LoggingConfig
 from ad_jax.registry import conform
 from ad_jax.sharding import MeshConfig
+from ad_jax.sources.base import SourceConfig
 from ad_jax.stage.collect import Config as CollectConfig
 from ad_jax.stage.evaluate import Config as EvaluateConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class Plugin:
-    """A plug-in by name with its options. The name is registered, or `"my_pkg.my_module:MyThing"`."""
-
-    name: str
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +44,12 @@ class TaskConfig:
 class ReferenceConfig:
     """A learning algorithm to compare with on the held-out tasks, where the source of the histories does not learn."""
 
-    source: Plugin
+    source: SourceConfig
     episodes: int  # of full length, of each of its actors
     chunk_learners: int = 8  # learners at once: bounds memory
+
+    def __post_init__(self) -> None:
+        _read_named(self)
 
     def validate(self) -> None:
         """Raises ConfigError where a number cannot be meant."""
@@ -61,9 +63,9 @@ class Experiment:
     """Everything that determines a run. Equal experiments have equal results."""
 
     name: str
-    env: Plugin
-    source: Plugin
-    model: Plugin = Plugin("transformer")
+    env: TaskFamily
+    source: SourceConfig
+    model: ModelConfig | PolicyConfig = Transformer()
     seed: int = 0
     tasks: TaskConfig = TaskConfig()
     collect: CollectConfig = CollectConfig()
@@ -74,10 +76,15 @@ class Experiment:
     mesh: MeshConfig = MeshConfig()
     logging: LoggingConfig = LoggingConfig()
 
+    def __post_init__(self) -> None:
+        _read_named(self)
+
     def to_json(self) -> dict[str, Any]:
-        """Return plain nested data; the method as its name and all of its options."""
-        method = {"name": methods.name_of(self.method), "options": dataclasses.asdict(self.method)}
-        return dataclasses.asdict(self) | {"method": method}
+        """Return plain nested data; a plug-in as its name and all of its options."""
+        data = dataclasses.asdict(self) | {kind: plugins.said(getattr(self, kind)) for kind in KINDS}
+        if self.reference is not None:
+            data["reference"]["source"] = plugins.said(self.reference.source)
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Experiment":
@@ -86,23 +93,29 @@ class Experiment:
         Raises:
             ConfigError: naming the field that is unknown, missing or of the wrong type.
         """
-        if not isinstance(data, Mapping):
-            return from_data(cls, data, "")
-        rest = methods.modern(data)
-        said = rest.pop("method", None)
-        if said is None:
-            return from_data(cls, rest, "")
-        return dataclasses.replace(from_data(cls, rest, ""), method=method_from(said))
+        return from_data(cls, methods.modern(data) if isinstance(data, Mapping) else data, "")
 
 
-def method_from(data: Any) -> MethodConfig:
-    """Read a method from its name and its options.
+def plugin_from(kind: str, data: Any, where: str) -> Any:
+    """Read a plug-in from its name and its options.
 
     Raises:
         ConfigError: naming what is unknown or of the wrong type.
     """
-    plugin = from_data(Plugin, data, "method")
-    return from_data(methods.find(plugin.name), plugin.options, "method")
+    if isinstance(data, Mapping) and "config" in data:
+        data = {name: value for name, value in data.items() if name != "config"} | {"options": data["config"]}
+    plugin = from_data(Plugin, data, where)
+    if kind == "method":
+        return from_data(methods.find(plugin.name), plugin.options, where)
+    return plugins.read(kind, plugin.name, plugin.options)
+
+
+def _read_named(config: Any) -> None:
+    """Put plug-ins in the place of their names, which files of before say."""
+    for field in dataclasses.fields(config):
+        plugin = getattr(config, field.name)
+        if isinstance(plugin, Plugin):
+            object.__setattr__(config, field.name, plugins.read(field.name, plugin.name, plugin.options))
 
 
 def from_data(cls: type, data: Mapping[str, Any], where: str) -> Any:
@@ -115,8 +128,10 @@ def from_data(cls: type, data: Mapping[str, Any], where: str) -> Any:
         if name not in hints:
             raise unknown(f"field of {where or cls.__name__.lower()}", name, hints)
         dotted = f"{where}.{name}" if where else name
-        nested = dataclass_of(hints[name])
-        if nested is None or value is None:
+        kind, nested = plugins.kind_of(hints[name]), dataclass_of(hints[name])
+        if kind is not None:
+            values[name] = plugin_from(kind, value, dotted)
+        elif nested is None or value is None:
             values[name] = conform(dotted, value, hints[name])
         else:
             values[name] = from_data(nested, value, dotted)

@@ -1,10 +1,14 @@
 """Where experiments' files lie and how they are read: by name, by folder or by path."""
 
 import ast
+import contextlib
 import importlib.util
 import inspect
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ad_jax.errors import AdJaxError, ConfigError, told, unknown
@@ -30,11 +34,12 @@ def call(path: Path, function: str, scale: str) -> Any:
     Raises:
         ConfigError: if the file has no such function or no such scale, or cannot be loaded.
     """
-    spec = importlib.util.spec_from_file_location(f"ad_jax_experiment_{path.parent.name}", path)
+    spec = importlib.util.spec_from_file_location(_module(path), path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        with _importable(module):
+            spec.loader.exec_module(module)
         make = getattr(module, function, None)
         if callable(make):
             return make(scale=scale)
@@ -46,6 +51,24 @@ def call(path: Path, function: str, scale: str) -> Any:
         raise ConfigError(f"{path} cannot be loaded: {told(error)}. With --traceback you see all of it") from error
     kind = {"config": "Experiment", "study": "Study"}[function]
     raise ConfigError(f'{path} has no function `{function}(scale="cpu") -> {kind}`')
+
+
+def _module(path: Path) -> str:
+    """The name by which `import` finds a file below the current directory: classes of its own are named after it."""
+    inside = path.relative_to(Path.cwd()).with_suffix("").parts if path.is_relative_to(Path.cwd()) else ("-",)
+    return ".".join(inside) if all(map(str.isidentifier, inside)) else f"ad_jax_experiment_{path.parent.name}"
+
+
+@contextlib.contextmanager
+def _importable(module: ModuleType) -> Iterator[None]:
+    """Make a module one that was imported, unless one of its name was, or what is done within fails."""
+    mine = sys.modules.setdefault(module.__name__, module) is module
+    try:
+        yield
+    except BaseException:
+        if mine:
+            del sys.modules[module.__name__]
+        raise
 
 
 def scales(path: Path) -> list[str]:

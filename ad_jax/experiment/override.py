@@ -7,7 +7,8 @@ from typing import Any
 
 from ad_jax import methods
 from ad_jax.errors import ConfigError, unknown
-from ad_jax.experiment.config import Experiment, Plugin, dataclass_of, from_data, hints_of
+from ad_jax.experiment import plugins
+from ad_jax.experiment.config import Experiment, dataclass_of, from_data, hints_of
 from ad_jax.registry import conform
 
 
@@ -31,7 +32,30 @@ def override(experiment: Experiment, changes: Sequence[str]) -> Experiment:
             value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
         changed = _of_before(experiment, name, value)
         experiment = _replace(experiment, name.split("."), value, name) if changed is None else changed
-    return experiment
+    return _built(experiment)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Draft:
+    """A plug-in to be: built when all changes are known, because one option may suit only with another."""
+
+    of: Any  # the plug-in that is changed, or the name of another one
+    options: Mapping[str, Any]
+
+    def built(self, kind: str) -> Any:
+        """Return the plug-in."""
+        if isinstance(self.of, str):
+            return plugins.read(kind, self.of, self.options)
+        return plugins.changed(kind, self.of, self.options)
+
+
+def _built(config: Any) -> Any:
+    """`config` with plug-ins in the place of drafts."""
+    found = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    made = {name: draft.built(name) for name, draft in found.items() if isinstance(draft, _Draft)}
+    if isinstance(config, Experiment) and config.reference is not None:
+        made["reference"] = _built(config.reference)
+    return dataclasses.replace(config, **made)
 
 
 def _of_before(e: Experiment, name: str, value: Any) -> Experiment | None:
@@ -49,17 +73,13 @@ def _of_before(e: Experiment, name: str, value: Any) -> Experiment | None:
 def _replace(config: Any, path: list[str], value: Any, dotted: str) -> Any:
     """`config` with the field at `path` set to `value`."""
     head, rest = path[0], path[1:]
-    if isinstance(config, Plugin):
-        if path == ["name"]:
-            return Plugin(str(value), config.options)
-        if path == ["options"]:
-            return Plugin(config.name, conform(dotted, value, Mapping))
-        rest = path[1:] if head == "options" else path
-        return Plugin(config.name, {**config.options, ".".join(rest): value})
     hints = hints_of(type(config))
     if head not in hints:
         raise unknown("field", dotted, _fields(config, dotted[: -len(".".join(path))]))
     inner = getattr(config, head)
+    kind = plugins.kind_of(hints[head])
+    if kind not in (None, "method"):
+        return dataclasses.replace(config, **{head: _draft(inner, rest, value, dotted)})
     if rest:
         nested = dataclass_of(hints[head])
         if inner is None and nested is not None and len(rest) == 1 and _required(nested) <= set(rest):
@@ -68,11 +88,23 @@ def _replace(config: Any, path: list[str], value: Any, dotted: str) -> Any:
             what = "a single value" if inner is not None else "None, which an experiment's file can change"
             raise ConfigError(f"{dotted}: {head} is {what}; it has no field {rest[0]!r}")
         return dataclasses.replace(config, **{head: _replace(inner, rest, value, dotted)})
-    if isinstance(config, Experiment) and head == "method":
+    if kind == "method":
         return dataclasses.replace(config, method=methods.instead(config.method, str(value)))
-    if isinstance(inner, Plugin):  # env=bandit: another plug-in, with its own defaults
-        return dataclasses.replace(config, **{head: Plugin(str(value))})
     return dataclasses.replace(config, **{head: conform(dotted, value, hints[head])})
+
+
+def _draft(inner: Any, path: list[str], value: Any, dotted: str) -> _Draft:
+    """The plug-in `inner` with an option changed; or another one (`env=bandit`), with its own defaults."""
+    draft = inner if isinstance(inner, _Draft) else _Draft(inner, {})
+    if path in ([], ["name"]):
+        return _Draft(str(value), {})
+    if path == ["options"]:
+        return _Draft(draft.of, conform(dotted, value, Mapping))
+    name, *inside = path[1:] if path[0] == "options" else path
+    held = draft.options.get(name, getattr(draft.of, name, None))
+    if inside and isinstance(held, Mapping):  # env.vary.length=(0.5, 1.0)
+        return _Draft(draft.of, {**draft.options, name: {**held, ".".join(inside): value}})
+    return _Draft(draft.of, {**draft.options, ".".join((name, *inside)): value})
 
 
 def _required(cls: type) -> set[str]:
@@ -86,8 +118,10 @@ def _fields(config: Any, prefix: str) -> list[str]:
     for field, hint in hints_of(config if isinstance(config, type) else type(config)).items():
         names.append(f"{prefix}{field}")
         inner = getattr(config, field, None)
+        if plugins.kind_of(hint) not in (None, "method"):
+            continue
         nested = type(inner) if dataclasses.is_dataclass(inner) else dataclass_of(hint)
-        if nested is not None and nested is not Plugin:
+        if nested is not None:
             names += _fields(nested, f"{prefix}{field}.")
     if isinstance(config, Experiment):
         for field, name in methods.BEFORE.items():

@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from ad_jax import registry
 from ad_jax.errors import ConfigError, unknown
 from ad_jax.registry import resolve
 
@@ -35,9 +36,7 @@ def find(name: str) -> type:
 
 def name_of(method: Any) -> str:
     """Return the name by which `find` finds the class of `method`."""
-    cls = type(method)
-    where = f"{cls.__module__}:{cls.__qualname__}"
-    return next((name for name, known in METHODS.items() if known == where), where)
+    return registry.name_of(type(method), METHODS)
 
 
 def instead(method: Any, name: str) -> Any:

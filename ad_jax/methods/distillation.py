@@ -14,7 +14,7 @@ from ad_jax.methods.supervised import Supervised, cross_entropy
 
 @dataclasses.dataclass(frozen=True)
 class Distillation(Supervised):
-    """See the module."""
+    """Options of distillation."""
 
     title: ClassVar[str] = "distillation"
 

@@ -20,7 +20,7 @@ from ad_jax.types import Histories, Spec
 
 @dataclasses.dataclass(frozen=True)
 class DPT(Supervised):
-    """See the module."""
+    """Options of DPT."""
 
     title: ClassVar[str] = "DPT"
 

@@ -33,8 +33,7 @@ from ad_jax.keys import named_key
 from ad_jax.methods.base import Feed, Learner, Method, Setting
 from ad_jax.methods.optimizer import clipped, matrices
 from ad_jax.methods.trials import Config, Trials, Unroll, advantages, begin, episodes, loss, roll
-from ad_jax.models.lstm import ActorCritic, actor_critic
-from ad_jax.models.lstm import Config as LstmConfig
+from ad_jax.models.lstm import LSTM, ActorCritic, actor_critic
 from ad_jax.sharding import batch_devices, on_batch, optimizer_shardings, param_shardings, replicated
 from ad_jax.types import Array, Transition
 
@@ -53,18 +52,18 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class RL2(Config):
-    """See the module."""
+    """Options of RL²."""
 
     feed: ClassVar[Feed] = "tasks"
     title: ClassVar[str] = "RL²"
 
     def check_model(self, name: str, model_config: Any) -> None:
         """Raise ConfigError unless the model is an LSTM with a value."""
-        if not (isinstance(model_config, LstmConfig) and model_config.value_head):
+        if not (isinstance(model_config, LSTM) and model_config.value_head):
             raise ConfigError(
                 "method=rl2 trains an LSTM with a value: set model=lstm and model.value_head=True, or "
                 f"method=distillation; got model {name}"
-                f"{' without value_head' if isinstance(model_config, LstmConfig) else ''}"
+                f"{' without value_head' if isinstance(model_config, LSTM) else ''}"
             )
 
     def reward_unit_found(self, family: TaskFamily, tasks: Any, seed: int) -> float:

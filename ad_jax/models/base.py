@@ -6,7 +6,7 @@ cache, and `ad_jax.testing.check_model` proves it for every backbone.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,26 @@ class Model(NamedTuple):
     window: int
     max_segment: int | None
     partition: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
+
+
+class ModelConfig:
+    """The options of a backbone, from which it is made: the plug-in itself. A subclass is a frozen dataclass."""
+
+    def bind(self, family: Any) -> Self:
+        """Return the options with what they leave open and only the task family knows.
+
+        Raises:
+            ConfigError: if the model is none for this family.
+        """
+        return self
+
+    def make(self, spec: Spec) -> Model:
+        """Make the model for observations and actions of `spec`.
+
+        Raises:
+            ConfigError: if the options contradict each other, or the spec is none for this model.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.make(spec) -> Model")
 
 
 def has_parameters(model: Model) -> bool:

@@ -27,7 +27,7 @@ from flax import nnx, struct
 from ad_jax.errors import ConfigError
 from ad_jax.models import transformer
 from ad_jax.models.attention import ring_attention, segment_attention
-from ad_jax.models.base import Model
+from ad_jax.models.base import Model, ModelConfig
 from ad_jax.models.functional import functional
 from ad_jax.models.tokens import PixelConfig, Tokenizer
 from ad_jax.types import Spec, Steps
@@ -40,8 +40,8 @@ PARTITION = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Sizes and options."""
+class DPTModel(ModelConfig):
+    """Options of the Decision-Pretrained Transformer."""
 
     layers: int = 4
     width: int = 64  # D
@@ -58,10 +58,10 @@ class Config:
     pixel_width: int = 256
 
     @property
-    def block(self) -> transformer.Config:
+    def block(self) -> transformer.Transformer:
         """Of the blocks, which are the streaming transformer's."""
-        names = {field.name for field in dataclasses.fields(transformer.Config)}
-        return transformer.Config(**{name: x for name, x in vars(self).items() if name in names})
+        names = {field.name for field in dataclasses.fields(transformer.Transformer)}
+        return transformer.Transformer(**{name: x for name, x in vars(self).items() if name in names})
 
     def validate(self) -> None:
         """Raises ConfigError where options contradict each other."""
@@ -69,6 +69,10 @@ class Config:
             raise ConfigError(f"model.width must be a multiple of heads = {self.heads}; got {self.width}")
         # Halves of a head matter to rotary positions alone.
         dataclasses.replace(self.block, heads=1, width=2 * self.width).validate()
+
+    def make(self, spec: Spec) -> Model:
+        """Make the model for observations and actions of `spec`."""
+        return make(self, spec)
 
 
 @struct.dataclass
@@ -125,7 +129,7 @@ class Ring:
 class Network(nnx.Module):
     """Transitions and queries -> blocks -> logits. Attention itself comes from outside: over a segment, or a cache."""
 
-    def __init__(self, c: Config, spec: Spec, *, rngs: nnx.Rngs):
+    def __init__(self, c: DPTModel, spec: Spec, *, rngs: nnx.Rngs):
         self.c = c
         pixels = PixelConfig(
             c.pixel_channels, c.pixel_width, False, 0.0, c.compute_dtype, c.pixel_kernel, c.pixel_stride
@@ -177,7 +181,7 @@ class Network(nnx.Module):
         return self.head(self.norm(asked)).astype(jnp.float32), last
 
 
-def make(config: Config, spec: Spec) -> Model:
+def make(config: DPTModel, spec: Spec) -> Model:
     """The DPT of `config` for observations and actions of `spec`.
 
     Raises:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ad_jax.errors import ConfigError
-from ad_jax.models.base import Model, Params
+from ad_jax.models.base import Model, ModelConfig, Params
 from ad_jax.models.functional import functional
 from ad_jax.models.tokens import PARTITION as TOKENS
 from ad_jax.models.tokens import PixelConfig, Tokenizer, masked
@@ -42,8 +42,8 @@ SPAN = 16  # steps that stand for a window where one is asked for: the state its
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Sizes and options."""
+class LSTM(ModelConfig):
+    """Options of the LSTM."""
 
     layers: int = 1
     width: int = 64  # D
@@ -70,6 +70,10 @@ class Config:
                 f"model.pixel_kernel={self.pixel_kernel} must be at least model.pixel_stride={self.pixel_stride}, and "
                 f"model.pixel_channels at least 1 each; got {self.pixel_channels}"
             )
+
+    def make(self, spec: Spec) -> Model:
+        """Make the model for observations and actions of `spec`."""
+        return make(self, spec)
 
 
 class Carry(NamedTuple):
@@ -108,7 +112,7 @@ class Layer(nnx.Module):
 class Recurrent(nnx.Module):
     """Tokens -> LSTM layers -> MLP -> logits."""
 
-    def __init__(self, c: Config, spec: Spec, *, rngs: nnx.Rngs):
+    def __init__(self, c: LSTM, spec: Spec, *, rngs: nnx.Rngs):
         self.c = c
         pixels = PixelConfig(c.pixel_channels, c.pixel_width, False, 0.0, "float32", c.pixel_kernel, c.pixel_stride)
         self.tokens = Tokenizer(spec, c.width, "step", c.embedding_scale, pixels, c.ordinal, rngs=rngs)
@@ -161,7 +165,7 @@ class ActorCritic(NamedTuple):
     partition: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
 
 
-def make(config: Config, spec: Spec) -> Model:
+def make(config: LSTM, spec: Spec) -> Model:
     """The LSTM of `config` for observations and actions of `spec`.
 
     Raises:
@@ -179,7 +183,7 @@ def make(config: Config, spec: Spec) -> Model:
     return Model(init, apply, init_cache, decode, lambda prev_done: 0, SPAN, None, PARTITION)
 
 
-def actor_critic(config: Config, spec: Spec) -> ActorCritic:
+def actor_critic(config: LSTM, spec: Spec) -> ActorCritic:
     """The same network with its value.
 
     Raises:
@@ -192,7 +196,7 @@ def actor_critic(config: Config, spec: Spec) -> ActorCritic:
     return ActorCritic(init, init_cache, segment, PARTITION)
 
 
-def parts(config: Config, spec: Spec) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Recurrent]]:
+def parts(config: LSTM, spec: Spec) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Recurrent]]:
     """`init` and `init_cache` of the model, and the network of given parameters.
 
     Raises:

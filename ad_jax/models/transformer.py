@@ -13,7 +13,7 @@ Letters: B batch, L steps, n tokens a step, D width, K heads, h head width, W wi
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from flax import nnx
 
 from ad_jax.errors import ConfigError
 from ad_jax.models.attention import rotary_period, rotate, segment_attention
-from ad_jax.models.base import Model
+from ad_jax.models.base import Model, ModelConfig
 from ad_jax.models.cache import episode_cache, ring_cache
 from ad_jax.models.dropout import keep
 from ad_jax.models.functional import functional
@@ -44,8 +44,8 @@ PARTITION = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Sizes and options of the streaming configuration."""
+class Transformer(ModelConfig):
+    """Options of the transformer; its defaults are the streaming configuration."""
 
     layers: int = 4
     width: int = 64  # D
@@ -95,9 +95,18 @@ class Config:
         if min(self.pixel_channels, default=1) < 1:
             raise ConfigError(f"model.pixel_channels must be at least 1 each; got {self.pixel_channels}")
 
+    def bind(self, family: Any) -> Self:
+        """Return the options with the family's length of an episode, where they leave it open."""
+        known = self.episode_length
+        return dataclasses.replace(self, episode_length=family.episode_length if known is None else known)
+
+    def make(self, spec: Spec) -> Model:
+        """Make the model for observations and actions of `spec`."""
+        return make(self, spec)
+
 
 @dataclasses.dataclass(frozen=True)
-class Paper(Config):
+class Paper(Transformer):
     """The configuration of Laskin et al. 2022 for Dark Room. The paper does not state its window: 4 episodes here."""
 
     mlp_width: int = 2048
@@ -117,7 +126,7 @@ class Paper(Config):
 class Block(nnx.Module):
     """Attention and MLP, each on a residual branch."""
 
-    def __init__(self, c: Config, *, rngs: nnx.Rngs):
+    def __init__(self, c: Transformer, *, rngs: nnx.Rngs):
         norm = nnx.RMSNorm if c.norm == "pre" else nnx.LayerNorm
         linear = lambda i, o: nnx.Linear(i, o, use_bias=False, dtype=jnp.dtype(c.compute_dtype), rngs=rngs)
         self.c = c
@@ -144,10 +153,10 @@ class Block(nnx.Module):
         return self.down(activation(self.up(x))).astype(jnp.float32)
 
 
-class Transformer(nnx.Module):
+class Network(nnx.Module):
     """Tokens -> blocks -> logits. Attention itself comes from outside: over a segment, or from a cache."""
 
-    def __init__(self, c: Config, spec: Spec, *, rngs: nnx.Rngs):
+    def __init__(self, c: Transformer, spec: Spec, *, rngs: nnx.Rngs):
         self.c, self.n = c, tokens_per_step(c.layout)
         pixels = PixelConfig(
             c.pixel_channels,
@@ -202,14 +211,14 @@ class Transformer(nnx.Module):
         return self.head(x[self.n - 1 :: self.n]).astype(jnp.float32).reshape(batch, length, -1)
 
 
-def make(config: Config, spec: Spec) -> Model:
+def make(config: Transformer, spec: Spec) -> Model:
     """The transformer of `config` for observations and actions of `spec`.
 
     Raises:
         ConfigError: if the options contradict each other.
     """
     config.validate()
-    init, module = functional(lambda key: Transformer(config, spec, rngs=nnx.Rngs(key)))
+    init, module = functional(lambda key: Network(config, spec, rngs=nnx.Rngs(key)))
     n, window = tokens_per_step(config.layout), config.window
     period = rotary_period(window, n) if config.positions == "rotary" else None
     turn = lambda x, position: x if period is None else rotate(x, position, period)
@@ -238,11 +247,6 @@ def make(config: Config, spec: Spec) -> Model:
         init_cache, decode, context_start = episode_cache(config, spec, n, network)
     max_segment = window if config.positions == "absolute" else None
     return Model(init, apply, init_cache, decode, context_start, window, max_segment, PARTITION)
-
-
-def make_paper(config: Paper, spec: Spec) -> Model:
-    """The same with the paper's defaults."""
-    return make(config, spec)
 
 
 def _dropout(key, x, rate):

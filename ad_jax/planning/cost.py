@@ -22,7 +22,7 @@ from ad_jax.history.replay import Replay
 from ad_jax.history.streaming import AHEAD
 from ad_jax.models.attention import Band
 from ad_jax.models.tokens import tokens_per_step
-from ad_jax.models.transformer import Config as Transformer
+from ad_jax.models.transformer import Transformer
 from ad_jax.stage.collect import life_updates
 from ad_jax.text import si
 from ad_jax.types import Spec

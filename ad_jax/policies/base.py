@@ -6,7 +6,7 @@ logits on the way, is the policy's own business.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,9 @@ from ad_jax.errors import AdJaxError
 from ad_jax.models.base import Cache, Model, Params
 from ad_jax.registry import conform
 from ad_jax.types import Steps
+
+if TYPE_CHECKING:
+    from ad_jax.envs.base import TaskFamily
 
 Mode = Literal["sampled", "greedy"]
 Carry = Any  # pytree of arrays, each a scalar or [B, ...]
@@ -40,6 +43,23 @@ class Policy(NamedTuple):
     init: Callable[[int], Carry]
     act: Callable[[Params, Carry, Steps, jax.Array], tuple[jax.Array, Carry]]
     highest: Callable[[Carry], jax.Array | None] = _always
+
+
+class PolicyConfig:
+    """The options of a scripted policy, from which it is made: the plug-in itself. A subclass is a frozen dataclass."""
+
+    def make(self, family: "TaskFamily", mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
+        """Make the policy for worlds of a family.
+
+        Args:
+            family: whose tasks it acts on. What it may know of a task is in its observations alone.
+            mode: `"sampled"` or `"greedy"` actions, where it knows how good or likely they are.
+            temperature: of sampled actions, above 0; below 1 the likelier ones gain.
+
+        Raises:
+            ConfigError: if the policy is none for this family.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.make(family, mode, temperature) -> Policy")
 
 
 class Decided(NamedTuple):

@@ -24,14 +24,14 @@ from ad_jax.envs.base import TaskFamily, seen_spec_of
 from ad_jax.envs.dark_room import DarkRoom
 from ad_jax.envs.grid import MOVES, cells, towards
 from ad_jax.errors import ConfigError
-from ad_jax.policies.base import Mode, Policy
+from ad_jax.policies.base import Mode, Policy, PolicyConfig
 from ad_jax.policies.search_plan import Room, plan
 from ad_jax.types import Discrete, Spec
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """The search for the walk."""
+class Explorer(PolicyConfig):
+    """Options of the explorer: the search for the walk."""
 
     episodes: int = 100  # of a life: over which returns are summed
     beam: int = 2000  # walks that are carried on; the plan takes a second at 9x9, a few at 17x17
@@ -41,6 +41,10 @@ class Config:
         for name in ("episodes", "beam"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"model.{name} must be at least 1; got {getattr(self, name)}")
+
+    def make(self, family: TaskFamily, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
+        """Make the policy for worlds of a family."""
+        return make(self, family, mode, temperature)
 
 
 class Life(NamedTuple):
@@ -82,7 +86,7 @@ def room_of(family: TaskFamily) -> Room:
     return Room(family.size, family.steps, family.start, family.reward)
 
 
-def make(config: Config, family: TaskFamily, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
+def make(config: Explorer, family: TaskFamily, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
     """The explorer of `family`'s room, which draws nothing: mode and temperature change nothing.
 
     Plans its walk: seconds, on the host.

@@ -5,15 +5,19 @@ import dataclasses
 import jax.numpy as jnp
 
 from ad_jax.envs.base import TaskFamily
-from ad_jax.policies.base import Mode, Policy, choose
+from ad_jax.policies.base import Mode, Policy, PolicyConfig, choose
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """No options."""
+class Random(PolicyConfig):
+    """Options of the random policy: none."""
+
+    def make(self, family: TaskFamily, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
+        """Make the policy for worlds of a family."""
+        return make(self, family, mode, temperature)
 
 
-def make(config: Config, family: TaskFamily, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
+def make(config: Random, family: TaskFamily, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
     """The random policy over `family`'s actions. At any temperature it is the same; greedy, it takes the first one."""
     return uniform(family.num_actions, mode, temperature)
 

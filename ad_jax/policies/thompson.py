@@ -24,16 +24,20 @@ import jax.numpy as jnp
 from ad_jax.envs.bandit import Bandit
 from ad_jax.envs.base import TaskFamily
 from ad_jax.errors import ConfigError
-from ad_jax.policies.base import Mode, Policy, choose
+from ad_jax.policies.base import Mode, Policy, PolicyConfig, choose
 
 TINY = 1e-30  # probabilities below count as this, so that their logarithms are finite
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """How finely the posterior is looked at."""
+class Thompson(PolicyConfig):
+    """Options of Thompson sampling: how finely the posterior is looked at."""
 
     points: int = 512  # intervals
+
+    def make(self, family: TaskFamily, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
+        """Make the policy for worlds of a family."""
+        return make(self, family, mode, temperature)
 
 
 class Counts(NamedTuple):
@@ -43,7 +47,7 @@ class Counts(NamedTuple):
     zeros: jax.Array
 
 
-def make(config: Config, family: TaskFamily, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
+def make(config: Thompson, family: TaskFamily, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
     """Thompson sampling over `family`'s arms; observations are ignored.
 
     Raises:

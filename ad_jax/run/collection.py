@@ -11,7 +11,7 @@ from ad_jax.checkpoint import lineage
 from ad_jax.checkpoint.identity import canonical
 from ad_jax.envs.leaves import task_leaves
 from ad_jax.errors import ConfigError, HistoryError, OtherHistoriesError, differences
-from ad_jax.experiment import Experiment, Parts
+from ad_jax.experiment import Experiment, Parts, name_of
 from ad_jax.history import store as history_store
 from ad_jax.history.manifest import Leaf
 from ad_jax.process import provenance
@@ -59,8 +59,8 @@ def make_manifest(e: Experiment, p: Parts, behavior: dict[str, Any]) -> Manifest
 def origin(e: Experiment, p: Parts) -> dict[str, dict[str, Any]]:
     """Family and source of the experiment's histories, as a manifest holds them."""
     return {
-        "family": {"name": e.env.name, "options": p.family.options},
-        "source": {"name": e.source.name, "config": dataclasses.asdict(p.source_config), "actors": p.source.actors},
+        "family": {"name": name_of(e.env), "options": p.family.options},
+        "source": {"name": name_of(e.source), "config": dataclasses.asdict(p.source_config), "actors": p.source.actors},
     }
 
 
@@ -121,7 +121,7 @@ def check_histories(
     held, asked = ({name: data[name] for name in names} for data in (manifest.to_json(), mine.to_json()))
     if odd := differences(canonical(held), canonical(asked)):
         raise OtherHistoriesError(
-            f"the histories in {url} were collected before task family {e.env.name} was changed: they differ in "
+            f"the histories in {url} were collected before task family {name_of(e.env)} was changed: they differ in "
             f"{', '.join(odd[:4])}. {OTHERS if given else lineage.ANEW}"
         )
     ours = continued(mine, manifest.to_json(), e, url, given)

@@ -15,10 +15,10 @@ from typing import Any
 from jax.sharding import Mesh
 
 from ad_jax.checkpoint import lineage
-from ad_jax.checkpoint.identity import canonical
+from ad_jax.checkpoint.identity import canonical, changed
 from ad_jax.envs.base import take
 from ad_jax.errors import ConfigError
-from ad_jax.experiment import Experiment, Parts
+from ad_jax.experiment import Experiment, Parts, name_of
 from ad_jax.files import read_json, write_json
 from ad_jax.history import lifetimes
 from ad_jax.policies import demonstrator
@@ -61,7 +61,7 @@ class Curves:
         key = self._key(asked)
         behavior = self._behavior("checkpoint" in asked)
         saved = distributed.on_first(lambda: _read_part(path))
-        if saved is not None and saved["key"] == key:
+        if saved is not None and not changed(saved["key"], key):
             told = lineage.behaves_otherwise(saved["behavior"], behavior, self._named())
             if told is None:
                 return saved["value"], saved["seconds"]
@@ -143,7 +143,7 @@ class Curves:
         e, p = self.experiment, self.parts
         if not e.evaluate.source_seeds:
             return None
-        name = (e.reference or e).source.name
+        name = name_of((e.reference or e).source)
         role = "source" if e.reference is None and p.method.feed != "tasks" else "reference"  # which made no histories
         asked = e.reference or e.collect
         mine = slice(distributed.index(), None, distributed.count())  # each process has its own tasks

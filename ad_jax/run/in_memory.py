@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ad_jax.errors import AdJaxError, TrainingDivergedError, unknown
-from ad_jax.experiment import Experiment, Parts, build
+from ad_jax.experiment import Experiment, Parts, build, name_of
 from ad_jax.history import replay, reward_unit
 from ad_jax.methods.base import checked
 from ad_jax.policies import demonstrator
@@ -87,7 +87,7 @@ def train(
     e, p = experiment, build(experiment)
     config = p.method
     if not p.trained:
-        raise AdJaxError(f"model {e.model.name} is not trained. Roll it out with Run(experiment).evaluate()")
+        raise AdJaxError(f"model {name_of(e.model)} is not trained. Roll it out with Run(experiment).evaluate()")
     if config.feed == "histories" and histories is None:
         raise AdJaxError(f"method {type(config).__name__} learns from histories; give it those of collect(experiment)")
     mesh = make_mesh(e.mesh)

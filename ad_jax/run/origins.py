@@ -11,7 +11,7 @@ from typing import Any
 
 from ad_jax.checkpoint import checkpoint
 from ad_jax.checkpoint.fingerprint import fingerprint
-from ad_jax.experiment import Experiment, Parts
+from ad_jax.experiment import Experiment, Parts, name_of
 from ad_jax.process import distributed
 from ad_jax.run import behavior
 
@@ -64,7 +64,7 @@ class Origins:
         source = {} if p.method.feed == "tasks" else {"source": self.source}
         return {
             "spec": p.seen_spec.to_json(),  # what an `Agent` is fed
-            "model": {"name": e.model.name, "options": dataclasses.asdict(p.model_config)},
+            "model": {"name": name_of(e.model), "options": dataclasses.asdict(p.model_config)},
             "seed": e.seed,
             "experiment": e.to_json(),
             "behavior": {"family": self.family, "model": self.model, **source},

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from ad_jax import files
 from ad_jax.checkpoint import checkpoint, lineage
 from ad_jax.errors import ConfigError, OtherCheckpointError, OtherHistoriesError
-from ad_jax.experiment import Experiment, build
+from ad_jax.experiment import Experiment, build, name_of
 from ad_jax.files import read_json, write_json
 from ad_jax.history import reward_unit
 from ad_jax.history import store as history_store
@@ -129,7 +129,7 @@ class Run:
         """Stage 1. Complete histories that the caller names are used as they are, also those of another seed."""
         e, p = self.experiment, self.parts
         if p.method.feed == "nothing":
-            say(f"collect  nothing to do: model {e.model.name} is not trained, so no histories are needed")
+            say(f"collect  nothing to do: model {name_of(e.model)} is not trained, so no histories are needed")
             return
         if p.method.feed == "tasks":
             say(f"collect  nothing to do: {p.method.title} learns from the training tasks themselves")
@@ -195,7 +195,7 @@ class Run:
             say(f"distill  nothing to do: {self.folder / 'checkpoints'} is trained to the end")
             return
         if self.parts.method.feed == "nothing":
-            say(f"distill  nothing to do: model {self.experiment.model.name} is not trained")
+            say(f"distill  nothing to do: model {name_of(self.experiment.model)} is not trained")
             return
         made_of, store = self.origins.of_run(), None
         if self.parts.method.feed == "histories":

@@ -1,29 +1,25 @@
-"""Source algorithms, by name. To add one: a file with `Config` and `make`, and a line here (or none)."""
+"""Source algorithms, by name. To add one: a file with a `SourceConfig`, and a line here (or none)."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from ad_jax.registry import build, config_class, resolve
+from ad_jax.registry import build, find
+from ad_jax.sources.base import SourceConfig
 
 SOURCES = {
-    "actor_critic": "ad_jax.sources.actor_critic:make",
-    "dqn": "ad_jax.sources.dqn:make",
-    "noisy_oracle": "ad_jax.sources.noisy_oracle:make",
-    "ppo": "ad_jax.sources.ppo:make",
-    "q_learning": "ad_jax.sources.q_learning:make",
-    "ucb": "ad_jax.sources.ucb:make",
+    "actor_critic": "ad_jax.sources.actor_critic:ActorCritic",
+    "dqn": "ad_jax.sources.dqn:DQN",
+    "noisy_oracle": "ad_jax.sources.noisy_oracle:NoisyOracle",
+    "ppo": "ad_jax.sources.ppo:PPO",
+    "q_learning": "ad_jax.sources.q_learning:QLearning",
+    "ucb": "ad_jax.sources.ucb:UCB",
 }
 
 
-def make_config(name: str, options: Mapping[str, Any] | None = None) -> Any:
-    """The config of source `name`: the annotation of its `make`'s first argument, built from `options`.
+def make_config(name: str, options: Mapping[str, Any] | None = None) -> SourceConfig:
+    """The source `name` with its options; `.make(family)` gives its `Source`.
 
     Raises:
         ConfigError: for an unknown source or option, with near matches.
     """
-    return build(f"source {name}", config_class(resolve("source", name, SOURCES)), options or {})
-
-
-def make(name: str, config: Any, family: Any) -> Any:
-    """The `Source` named `name` with `config`, on `family`."""
-    return resolve("source", name, SOURCES)(config, family)
+    return build(f"source {name}", find("source", name, SOURCES, SourceConfig), options or {})

@@ -22,15 +22,15 @@ from flax import struct
 from ad_jax.envs.base import TaskFamily, source_view
 from ad_jax.errors import ConfigError
 from ad_jax.sources.actors import act, as_seen, reset_actors
-from ad_jax.sources.base import Source
+from ad_jax.sources.base import Source, SourceConfig
 from ad_jax.sources.networks import clipped_adam, descend, draw_action, init_policy, layer_sizes, policy
 from ad_jax.sources.returns import gae
 from ad_jax.types import Spec, Transition
 
 
 @struct.dataclass
-class Config:
-    """Hyper-parameters; floats are leaves, sizes are static."""
+class ActorCritic(SourceConfig):
+    """Options of actor-critic; floats are leaves, sizes are static."""
 
     learning_rate: float = 1e-4
     adam_epsilon: float = 1e-6
@@ -45,6 +45,10 @@ class Config:
     channels: tuple[int, ...] = struct.field(pytree_node=False, default=(16, 32, 32))  # of convolutions, for pixels
     privileged: bool = struct.field(pytree_node=False, default=False)  # is given state that the observation hides
 
+    def make(self, family: TaskFamily) -> Source:
+        """Make the source on a family."""
+        return make(self, family)
+
 
 @struct.dataclass
 class State:
@@ -56,7 +60,7 @@ class State:
     observation: jax.Array  # [actors, *O]
 
 
-def make(config: Config, family: TaskFamily) -> Source:
+def make(config: ActorCritic, family: TaskFamily) -> Source:
     """Actor-critic on `family`.
 
     Raises:
@@ -91,12 +95,12 @@ def make(config: Config, family: TaskFamily) -> Source:
     return Source(init, update, steps_per_update=unroll, actors=actors)
 
 
-def optimiser(config: Config) -> optax.GradientTransformation:
+def optimiser(config: ActorCritic) -> optax.GradientTransformation:
     """Adam, after clipping by the global norm where that is asked for."""
     return clipped_adam(config.learning_rate, config.adam_epsilon, config.max_grad_norm)
 
 
-def loss(params: Any, config: Config, spec: Spec, stream: Transition, reached: jax.Array) -> jax.Array:
+def loss(params: Any, config: ActorCritic, spec: Spec, stream: Transition, reached: jax.Array) -> jax.Array:
     """The actor-critic loss of one unroll, a scalar.
 
     Args:

@@ -1,16 +1,19 @@
 """The source contract: an RL algorithm as a named pair of pure functions, in the manner of optax.
 
 A source learns one task with one seed. `vmap` runs thousands. Every transition of every actor comes out, in order: a
-history is one actor's stream. Configs are `flax.struct` dataclasses: floats are leaves (a sweep is a `vmap` over
-configs), sizes are static (`struct.field(pytree_node=False)`).
+history is one actor's stream. What is named in an experiment is a `SourceConfig`, a `flax.struct` dataclass: floats are
+leaves (a sweep is a `vmap` over configs), sizes are static (`struct.field(pytree_node=False)`).
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
 from ad_jax.types import Transition
+
+if TYPE_CHECKING:
+    from ad_jax.envs.base import TaskFamily
 
 
 class Source(NamedTuple):
@@ -28,3 +31,16 @@ class Source(NamedTuple):
     update: Callable[[jax.Array, Any, Any], tuple[Any, Transition]]
     steps_per_update: int
     actors: int
+
+
+class SourceConfig:
+    """The options of a source, from which it is made: the plug-in itself. A subclass is a frozen dataclass."""
+
+    def make(self, family: "TaskFamily") -> Source:
+        """Make the source on a family.
+
+        Raises:
+            TypeError: if the family does not suit it.
+            ConfigError: if an option cannot be.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.make(family) -> Source")

@@ -22,7 +22,7 @@ from flax import struct
 from ad_jax.envs.base import TaskFamily, source_view, spec_of
 from ad_jax.errors import ConfigError
 from ad_jax.sources.actors import act, reset_actors
-from ad_jax.sources.base import Source
+from ad_jax.sources.base import Source, SourceConfig
 from ad_jax.sources.convolutions import init_convolutions
 from ad_jax.sources.networks import (
     clipped_adam,
@@ -40,8 +40,8 @@ from ad_jax.types import Spec, Transition
 
 
 @struct.dataclass
-class Config:
-    """Hyper-parameters; floats are leaves, sizes are static."""
+class DQN(SourceConfig):
+    """Options of DQN; floats are leaves, sizes are static."""
 
     learning_rate: float = 5e-4
     adam_epsilon: float = 1e-6
@@ -60,6 +60,10 @@ class Config:
     target_updates: int = struct.field(pytree_node=False, default=5)  # updates between copies to the target network
     hidden: tuple[int, ...] = struct.field(pytree_node=False, default=(64, 64))
     channels: tuple[int, ...] = struct.field(pytree_node=False, default=(16, 32, 32))  # of convolutions, for pixels
+
+    def make(self, family: TaskFamily) -> Source:
+        """Make the source on a family."""
+        return make(self, family)
 
 
 @struct.dataclass
@@ -83,7 +87,7 @@ class State:
     replay: Replay
 
 
-def make(config: Config, family: TaskFamily) -> Source:
+def make(config: DQN, family: TaskFamily) -> Source:
     """DQN on `family`.
 
     Raises:
@@ -134,7 +138,7 @@ def make(config: Config, family: TaskFamily) -> Source:
     return Source(init, update, steps_per_update=unroll, actors=actors)
 
 
-def _validate(config: Config) -> None:
+def _validate(config: DQN) -> None:
     names = ("actors", "unroll", "gradient_steps", "batch", "sequence", "target_updates")
     for name, size in (*((n, getattr(config, n)) for n in names), *layer_sizes(config)):
         if size < 1:
@@ -147,12 +151,12 @@ def _validate(config: Config) -> None:
         )
 
 
-def optimiser(config: Config) -> optax.GradientTransformation:
+def optimiser(config: DQN) -> optax.GradientTransformation:
     """Adam, after clipping by the global norm where that is asked for."""
     return clipped_adam(config.learning_rate, config.adam_epsilon, config.max_grad_norm)
 
 
-def epsilons(config: Config) -> jax.Array:
+def epsilons(config: DQN) -> jax.Array:
     """How often each actor explores, `[actors]` float32."""
     place = jnp.arange(config.actors, dtype=jnp.float32) / max(config.actors - 1, 1)
     return jnp.asarray(config.epsilon, jnp.float32) ** (1.0 + config.epsilon_spread * place)
@@ -172,7 +176,7 @@ def q_values(params: dict[str, Any], spec: Spec, observation: jax.Array) -> jax.
     return linear(params["head"], through(params["hidden"], features(spec, observation, params["convolutions"])))
 
 
-def loss(params: Any, target: Any, config: Config, spec: Spec, stream: Transition, reached: jax.Array) -> jax.Array:
+def loss(params: Any, target: Any, config: DQN, spec: Spec, stream: Transition, reached: jax.Array) -> jax.Array:
     """Half the mean squared error of the values of what was done, a scalar.
 
     Args:

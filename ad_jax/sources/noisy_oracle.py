@@ -23,19 +23,23 @@ from flax import struct
 from ad_jax.envs.base import TaskFamily, advance, reset
 from ad_jax.errors import ConfigError
 from ad_jax.keys import a_key, halves, mixed
-from ad_jax.sources.base import Source
+from ad_jax.sources.base import Source, SourceConfig
 from ad_jax.types import Transition
 
 
 @struct.dataclass
-class Config:
-    """Hyper-parameters; floats are leaves, but for `persistence`."""
+class NoisyOracle(SourceConfig):
+    """Options of the noisy oracle; floats are leaves, but for `persistence`."""
 
     noise_start: float = 1.0
     noise_end: float = 0.0
     noise_episodes: float = 360.0  # of full length, over which noise falls; 0: noise_end from the second step on
     persistence: float = struct.field(pytree_node=False, default=1.0)  # mean steps that a decision lasts
     optimality: float = 1.0  # share of the situations in which the demonstrator knows the optimal action
+
+    def make(self, family: TaskFamily) -> Source:
+        """Make the source on a family."""
+        return make(self, family)
 
 
 @struct.dataclass
@@ -48,7 +52,7 @@ class State:
     updates: jax.Array  # [] int32
 
 
-def make(config: Config, family: TaskFamily) -> Source:
+def make(config: NoisyOracle, family: TaskFamily) -> Source:
     """A noisy oracle on `family`.
 
     Raises:

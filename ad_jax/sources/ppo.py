@@ -20,15 +20,15 @@ from flax import struct
 from ad_jax.envs.base import TaskFamily, source_view
 from ad_jax.errors import ConfigError
 from ad_jax.sources.actors import act, as_seen, reset_actors
-from ad_jax.sources.base import Source
+from ad_jax.sources.base import Source, SourceConfig
 from ad_jax.sources.networks import clipped_adam, descend, draw_action, init_policy, layer_sizes, policy
 from ad_jax.sources.returns import gae
 from ad_jax.types import Spec, Transition
 
 
 @struct.dataclass
-class Config:
-    """Hyper-parameters; floats are leaves, sizes are static."""
+class PPO(SourceConfig):
+    """Options of PPO; floats are leaves, sizes are static."""
 
     learning_rate: float = 3e-4
     decay_updates: float | None = None  # the learning rate falls linearly to 0 over this many; None keeps it
@@ -47,6 +47,10 @@ class Config:
     hidden: tuple[int, ...] = struct.field(pytree_node=False, default=(64, 64))
     channels: tuple[int, ...] = struct.field(pytree_node=False, default=(16, 32, 32))  # of convolutions, for pixels
     privileged: bool = struct.field(pytree_node=False, default=False)  # is given state that the observation hides
+
+    def make(self, family: TaskFamily) -> Source:
+        """Make the source on a family."""
+        return make(self, family)
 
 
 @struct.dataclass
@@ -70,7 +74,7 @@ class Samples:
     target: jax.Array  # [n] float32, what the value should have been
 
 
-def make(config: Config, family: TaskFamily) -> Source:
+def make(config: PPO, family: TaskFamily) -> Source:
     """PPO on `family`.
 
     Raises:
@@ -123,7 +127,7 @@ def make(config: Config, family: TaskFamily) -> Source:
     return Source(init, update, steps_per_update=unroll, actors=actors)
 
 
-def optimiser(config: Config) -> optax.GradientTransformation:
+def optimiser(config: PPO) -> optax.GradientTransformation:
     """Adam, after clipping by the global norm; the learning rate may fall linearly to 0."""
     rate: Any = config.learning_rate
     if config.decay_updates is not None:
@@ -132,7 +136,7 @@ def optimiser(config: Config) -> optax.GradientTransformation:
     return clipped_adam(rate, config.adam_epsilon, config.max_grad_norm)
 
 
-def samples_of(params: Any, config: Config, spec: Spec, stream: Transition, reached: jax.Array) -> Samples:
+def samples_of(params: Any, config: PPO, spec: Spec, stream: Transition, reached: jax.Array) -> Samples:
     """The samples of one unroll, `[unroll * actors]`, under the policy that acted.
 
     Args:
@@ -166,7 +170,7 @@ def log_prob_of(logits: jax.Array, action: jax.Array) -> jax.Array:
     return jnp.take_along_axis(jax.nn.log_softmax(logits), action[:, None], axis=1)[:, 0]
 
 
-def loss(params: Any, config: Config, spec: Spec, samples: Samples) -> jax.Array:
+def loss(params: Any, config: PPO, spec: Spec, samples: Samples) -> jax.Array:
     """The clipped loss of a minibatch, a scalar: equation 9 with its sign turned."""
     logits, value = policy(params, spec, samples.observation)
     log_policy = jax.nn.log_softmax(logits)

@@ -23,13 +23,13 @@ from flax import struct
 
 from ad_jax.envs.base import TaskFamily, advance, reset, source_view
 from ad_jax.keys import halves
-from ad_jax.sources.base import Source
+from ad_jax.sources.base import Source, SourceConfig
 from ad_jax.types import Transition
 
 
 @struct.dataclass
-class Config:
-    """Hyper-parameters; floats are leaves."""
+class QLearning(SourceConfig):
+    """Options of Q-learning; floats are leaves."""
 
     learning_rate: float = 0.5
     discount: float = 0.9  # per step
@@ -39,6 +39,10 @@ class Config:
     initial_value: float = 0.0  # of the whole table; above what can be earned, it drives the learner to the untried
     explore: Literal["uniform", "novel"] = struct.field(pytree_node=False, default="uniform")
     privileged: bool = struct.field(pytree_node=False, default=False)  # is given state that the observation hides
+
+    def make(self, family: TaskFamily) -> Source:
+        """Make the source on a family."""
+        return make(self, family)
 
 
 class Memory(struct.PyTreeNode):
@@ -60,7 +64,7 @@ class State:
     memory: Memory | None  # only to explore what is novel
 
 
-def make(config: Config, family: TaskFamily) -> Source:
+def make(config: QLearning, family: TaskFamily) -> Source:
     """Q-learning on `family`.
 
     Raises:

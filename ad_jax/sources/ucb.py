@@ -17,18 +17,22 @@ from flax import struct
 
 from ad_jax.envs.base import TaskFamily, advance, reset
 from ad_jax.errors import ConfigError
-from ad_jax.sources.base import Source
+from ad_jax.sources.base import Source, SourceConfig
 from ad_jax.types import Transition
 
 TIE = 1e-5  # bounds that differ by less count as equal: far below what a pull changes, far above rounding
 
 
 @struct.dataclass
-class Config:
-    """Hyper-parameters; floats are leaves."""
+class UCB(SourceConfig):
+    """Options of UCB1; floats are leaves."""
 
     exploration: float = math.sqrt(2)  # c
     pulls_per_update: int = struct.field(pytree_node=False, default=10)
+
+    def make(self, family: TaskFamily) -> Source:
+        """Make the source on a family."""
+        return make(self, family)
 
 
 @struct.dataclass
@@ -41,7 +45,7 @@ class State:
     observation: jax.Array
 
 
-def make(config: Config, family: TaskFamily) -> Source:
+def make(config: UCB, family: TaskFamily) -> Source:
     """UCB1 on `family`.
 
     Raises:

@@ -11,11 +11,12 @@ what is there is never done again. Killed at any instant, the same command goes 
 DIR: each takes what no other one is at (a lock per piece, which the system drops when its process ends).
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -26,15 +27,19 @@ import numpy as np
 from ad_jax import methods
 from ad_jax.checkpoint import lineage
 from ad_jax.checkpoint.identity import canonical
+from ad_jax.envs.base import TaskFamily
 from ad_jax.errors import AdJaxError
-from ad_jax.experiment import Experiment, build
+from ad_jax.experiment import Experiment, build, name_of
 from ad_jax.files import read_json, write_json
+from ad_jax.models.base import ModelConfig
+from ad_jax.policies.base import PolicyConfig
 from ad_jax.process import locks
 from ad_jax.process.metrics import say
 from ad_jax.report import report
 from ad_jax.report.results import gather
 from ad_jax.run.origins import Origins
 from ad_jax.run.pipeline import Run
+from ad_jax.sources.base import SourceConfig
 from ad_jax.study import Study, page
 from ad_jax.study import text as study_text
 from ad_jax.study.claims import NEEDS, decide, statistics_of
@@ -47,6 +52,8 @@ def changes(value: Any) -> Any:
     """A config as plain data, without what is at its default: a new option with a default changes no key."""
     if isinstance(value, Experiment):  # keys of before there was a `method` stay what they were
         return _changed(value, apart=("method",)) | methods.as_before(value.method, _changed(value.method))
+    if isinstance(value, TaskFamily | SourceConfig | ModelConfig | PolicyConfig):
+        return {"name": name_of(value), "options": _changed(value)}
     return _changed(value)
 
 
@@ -55,13 +62,16 @@ def _changed(value: Any, apart: tuple[str, ...] = ()) -> Any:
         return canonical(json.loads(json.dumps(value)))
     fields = {field.name: field for field in dataclasses.fields(value)}
     at_default = lambda name: getattr(value, name) == fields[name].default
-    return {name: _changed(getattr(value, name)) for name in fields if name not in apart and not at_default(name)}
+    return {name: changes(getattr(value, name)) for name in fields if name not in apart and not at_default(name)}
 
 
 def key(experiment: Experiment) -> str:
     """Twelve hex digits of everything that the experiment changes."""
-    text = json.dumps(changes(experiment), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return _digest(changes(experiment))
+
+
+def _digest(data: Any) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def collected_by(e: Experiment) -> Experiment:
@@ -81,18 +91,22 @@ class Workshop:
     def __init__(self, folder: Path):
         self.folder = Path(folder)
         self._families: dict[str, Any] = {}  # how each behaves now, by name and options
+        self._before = dict(_named_before(self.folder))
 
     def curve(self, e: Experiment) -> Path:
         """The run directory of an evaluation."""
-        return self.folder / "curves" / key(e)
+        return self._place("curves", key(e))
 
     def model(self, e: Experiment) -> Path:
         """The run directory of a trained model."""
-        return self.folder / "models" / key(trained_by(e))
+        return self._place("models", key(trained_by(e)))
 
     def histories(self, e: Experiment) -> Path:
         """Where a collection is."""
-        return self.folder / "histories" / key(collected_by(e))
+        return self._place("histories", key(collected_by(e)))
+
+    def _place(self, kind: str, name: str) -> Path:
+        return self.folder / kind / self._before.get((kind, name), name)
 
     def done(self, e: Experiment) -> bool:
         """Whether the evaluation is there, in full."""
@@ -132,6 +146,19 @@ class Workshop:
             # Opening a run directory anew says what code opened it; this says what code trained.
             write_json(folder / "trained.json", read_json(folder / "environment.json"), indent=1)
         return True
+
+
+def _named_before(folder: Path) -> Iterator[tuple[tuple[str, str], str]]:
+    """Names of pieces whose keys an earlier version made, of options as they were written, by kind and key of today."""
+    for file in (*folder.glob("curves/*/config.json"), *folder.glob("models/*/config.json")):
+        with contextlib.suppress(AdJaxError, OSError):
+            data = read_json(file)
+            if "options" in data["env"]:
+                e = Experiment.from_json(data)
+                yield (file.parents[1].name, key(e)), file.parent.name
+                written = {name: canonical(data[name]) for name in ("env", "source")}
+                collected = changes(collected_by(e))
+                yield ("histories", _digest(collected)), _digest(collected | written)
 
 
 def _lock(piece: Path) -> AbstractContextManager[bool]:

@@ -4,14 +4,17 @@ Each `check_*` runs every check of its contract in order, returns the names of t
 `ContractError` that names the first that failed, what was expected, what was received, and the remedy.
 """
 
-import inspect
+from collections.abc import Callable
 from typing import Any
 
 from ad_jax import envs, methods, models, policies, sources
 from ad_jax.envs.base import TaskFamily, seen_spec_of, spec_of
 from ad_jax.errors import ConfigError, unknown
 from ad_jax.methods.base import MethodConfig
-from ad_jax.registry import config_class, resolve
+from ad_jax.models.base import ModelConfig
+from ad_jax.policies.base import Mode, PolicyConfig
+from ad_jax.registry import find
+from ad_jax.sources.base import SourceConfig
 from ad_jax.testing.base import ContractError
 from ad_jax.testing.env import check_env
 from ad_jax.testing.method import check_method
@@ -21,11 +24,12 @@ from ad_jax.testing.source import check_source
 
 __all__ = ["ContractError", "check_env", "check_method", "check_model", "check_plugin", "check_policy", "check_source"]
 
+MODES: tuple[Mode, ...] = ("sampled", "greedy")
 MOST_STEPS = 5  # of an episode in the streams that a policy is tried on
 
 
 def check_plugin(name: str) -> list[str]:
-    """Check a plug-in, with its default options, by its registered name or as `"package.module:attribute"`.
+    """Check a plug-in, with its default options, by its registered name or as `"package.module:Class"`.
 
     A source is checked on each of two small built-in families that it accepts; a policy, sampled and greedy, on Dark
     Room or where it is none for that on the bandit; a backbone on the spec of one of these; a method on a Dark Room of
@@ -42,55 +46,38 @@ def check_plugin(name: str) -> list[str]:
     registry = methods.METHODS | envs.FAMILIES | sources.SOURCES | models.MODELS | policies.POLICIES
     if name not in registry and ":" not in name:
         raise unknown("plug-in", name, registry)
-    plugin: Any = resolve("plug-in", name, registry)
-    if inspect.isclass(plugin) and issubclass(plugin, TaskFamily):
-        return check_env(plugin())
-    if inspect.isclass(plugin) and issubclass(plugin, MethodConfig):
-        return check_method(plugin())
-    arguments = policies.arguments(plugin)
-    if arguments == ["config", "family"]:
-        return _check_source(name, plugin)
-    if arguments == ["config", "spec"]:
-        return _check_model(name, plugin)
-    if arguments == policies.ARGUMENTS:
-        return _check_policy(name, plugin)
-    raise ConfigError(
-        f"cannot check {name!r}: expected a TaskFamily, a MethodConfig, make(config: Config, family) of a source, "
-        "make(config: Config, spec) of a backbone, or make(config: Config, family, mode, temperature) of a policy; got "
-        f"{plugin!r}"
-    )
+    plugin: Any = find("plug-in", name, registry, *CHECKS)()
+    return next(check for base, check in CHECKS.items() if isinstance(plugin, base))(plugin)
 
 
-def _check_source(name: str, plugin: Any) -> list[str]:
+def _check_source(plugin: SourceConfig) -> list[str]:
     passed = []
     for family in (envs.make("bandit"), envs.make("dark_room", {"size": 3, "steps": 4})):
         try:
-            plugin(config_class(plugin)(), family)
+            plugin.make(family)
         except TypeError:  # how a source says that a family does not suit it
             continue
-        passed += [f"{check} ({family.name})" for check in check_source(name, family)]
+        passed += [f"{check} ({family.name})" for check in check_source(plugin, family)]
     if not passed:
-        raise ConfigError(
-            f"source {name!r} accepts neither Bandit nor DarkRoom; call check_source on a family of its own"
-        )
+        raise ConfigError(f"{plugin!r} accepts neither Bandit nor DarkRoom; call check_source on a family of its own")
     return passed
 
 
-def _check_model(name: str, plugin: Any) -> list[str]:
+def _check_model(plugin: ModelConfig) -> list[str]:
     for family in (envs.make("dark_room"), envs.make("bandit")):
         try:
-            config = models.for_family(config_class(plugin)(), family)
+            config = plugin.bind(family)
         except ConfigError:  # how a model says that a family does not suit it
             continue
         spec = spec_of(family)
-        return check_model(plugin(config, spec), spec, episode_length=family.episode_length)
-    raise ConfigError(f"model {name!r} accepts neither DarkRoom nor Bandit; call check_model on a family of its own")
+        return check_model(config.make(spec), spec, episode_length=family.episode_length)
+    raise ConfigError(f"{plugin!r} accepts neither DarkRoom nor Bandit; call check_model on a family of its own")
 
 
-def _check_policy(name: str, plugin: Any) -> list[str]:
+def _check_policy(plugin: PolicyConfig) -> list[str]:
     for family in (envs.make("dark_room"), envs.make("bandit")):
         try:
-            made = {mode: plugin(config_class(plugin)(), family, mode, 1.0) for mode in ("sampled", "greedy")}
+            made = {mode: plugin.make(family, mode) for mode in MODES}
         except ConfigError:  # how a policy says that a family does not suit it
             continue
         spec, length = seen_spec_of(family), min(family.episode_length, MOST_STEPS)
@@ -99,4 +86,13 @@ def _check_policy(name: str, plugin: Any) -> list[str]:
             for mode, policy in made.items()
             for check in check_policy(policy, spec, episode_length=length, greedy=mode == "greedy")
         ]
-    raise ConfigError(f"policy {name!r} accepts neither DarkRoom nor Bandit; call check_policy on a family of its own")
+    raise ConfigError(f"{plugin!r} accepts neither DarkRoom nor Bandit; call check_policy on a family of its own")
+
+
+CHECKS: dict[type, Callable[[Any], list[str]]] = {
+    TaskFamily: check_env,
+    MethodConfig: check_method,
+    SourceConfig: _check_source,
+    ModelConfig: _check_model,
+    PolicyConfig: _check_policy,
+}

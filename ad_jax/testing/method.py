@@ -101,7 +101,7 @@ def _backbone(config: MethodConfig, spec: Any) -> tuple[Any, Any]:
         except ConfigError as error:
             refused.append(str(error))
         else:
-            return model_config, models.make(name, model_config, spec)
+            return model_config, model_config.make(spec)
     raise ConfigError(f"the method takes none of {', '.join(SMALL)}: {'; '.join(refused)}")
 
 
@@ -110,7 +110,7 @@ def _histories(family: TaskFamily, tasks: Any, mesh: Any) -> Histories:
     ids, source = family.task_ids(tasks), None
     for name in ("q_learning", "ucb", "noisy_oracle", "actor_critic"):
         with contextlib.suppress(TypeError, ConfigError):  # how a source says that a family does not suit it
-            source = source or sources.make(name, sources.make_config(name, {}), family)
+            source = source or sources.make_config(name).make(family)
     if source is None:
         raise ConfigError(f"no source of this package takes {family.name}; give check_method another family")
     life = collect.Learners(family, source, EPISODES, mesh, 2 * len(ids)).run(0, tasks, ids, 2, 0)

@@ -2,20 +2,17 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ad_jax import sources
 from ad_jax.envs.base import TaskFamily, reset, spec_of, take
 from ad_jax.envs.stepping import is_key
 from ad_jax.envs.stepping import step as step_once
 from ad_jax.keys import a_key
-from ad_jax.registry import resolve
-from ad_jax.sources.base import Source
+from ad_jax.sources.base import Source, SourceConfig
 from ad_jax.testing.base import check_episodes, check_space, require, run_checks, same, types_of
 from ad_jax.types import Transition
 
@@ -25,13 +22,12 @@ RESETS = 8192  # how often a task is reset to list its starts
 REPLAYS = 4  # of one stream, with other keys; what they agree on does not depend on chance
 
 
-def check_source(source: str | Callable[..., Any], family: TaskFamily, config: Any = None) -> list[str]:
+def check_source(config: SourceConfig, family: TaskFamily) -> list[str]:
     """Check a source algorithm on one family. Takes seconds; small sizes in `config` make it faster.
 
     Args:
-        source: a registered name, `"package.module:make"`, or the `make` function itself.
+        config: the source, e.g. `QLearning()`.
         family: a family that the source accepts. The less in it is left to chance, the more is checked.
-        config: of the source; by default its `Config()`.
 
     Returns:
         The names of the checks, all passed.
@@ -39,23 +35,19 @@ def check_source(source: str | Callable[..., Any], family: TaskFamily, config: A
     Raises:
         ContractError: for the first check that fails.
     """
-    factory = resolve("source", source, sources.SOURCES) if isinstance(source, str) else source
-    config = sources.config_class(factory)() if config is None else config
-    subject = f"source {source if isinstance(source, str) else factory.__qualname__} on {family.name}"
-    return run_checks(subject, CHECKS, _Sample(factory, family, config))
+    return run_checks(f"source {type(config).__name__} on {family.name}", CHECKS, _Sample(family, config))
 
 
 @dataclasses.dataclass
 class _Sample:
     """A source on a family, and the streams of a few short lives; made when first asked for."""
 
-    factory: Callable[..., Any]
     family: TaskFamily
-    config: Any
+    config: SourceConfig
 
     @functools.cached_property
     def source(self) -> Source:
-        return self.factory(self.config, self.family)
+        return self.config.make(self.family)
 
     @functools.cached_property
     def tasks(self) -> Any:
@@ -72,7 +64,7 @@ class _Sample:
 
     def life(self, config: Any, key: jax.Array, task: Any) -> Transition:
         """The streams of one learner, `[T, actors, ...]`."""
-        source = self.factory(config, self.family)
+        source = config.make(self.family)
         key_init, key_updates = jax.random.split(key)
         update = lambda state, key: source.update(key, state, task)
         keys = jax.random.split(key_updates, self.updates)

@@ -16,11 +16,11 @@ A pull is an episode, and a window holds a whole life. The score is (r - r_rando
 
 import dataclasses
 
+from ad_jax.envs.bandit import Bandit
 from ad_jax.experiment import (
     CollectConfig,
     EvaluateConfig,
     Experiment,
-    Plugin,
     ReferenceConfig,
     ReplayConfig,
     TaskConfig,
@@ -28,6 +28,9 @@ from ad_jax.experiment import (
 )
 from ad_jax.methods.distillation import Distillation
 from ad_jax.methods.rl2 import RL2
+from ad_jax.models.lstm import LSTM
+from ad_jax.models.transformer import Paper, Transformer
+from ad_jax.sources.ucb import UCB
 from ad_jax.study import Arm, Study
 from ad_jax.study.claims import Claim, at_least, at_most, near, quantity
 
@@ -36,10 +39,10 @@ def config(scale: str = "cpu") -> Experiment:
     """`cpu`: the claim above. `smoke`: every part in seconds, learns nothing. `paper`: the paper's own model."""
     cpu = Experiment(
         name="bandit_adversarial",
-        env=Plugin("bandit", {"arms": 10, "reward": "bernoulli", "tasks": "adversarial"}),
-        source=Plugin("ucb", {"exploration": 0.5}),
+        env=Bandit(arms=10, reward="bernoulli", tasks="adversarial"),
+        source=UCB(exploration=0.5),
         # No token masking: a hidden pull is missing from the counts that UCB acts on.
-        model=Plugin("transformer", {"layers": 3, "width": 64, "heads": 4, "window": 100}),
+        model=Transformer(layers=3, width=64, heads=4, window=100),
         tasks=TaskConfig(train=8192, held_out=256),
         collect=CollectConfig(seeds=1, episodes=100, chunk_learners=512),
         replay=ReplayConfig(segment=100, batch=64),  # whole lives: every window starts at the first pull
@@ -48,7 +51,7 @@ def config(scale: str = "cpu") -> Experiment:
     )
     smoke = dataclasses.replace(
         cpu,
-        model=Plugin("transformer", {"layers": 1, "width": 16, "heads": 2, "mlp_width": 32, "window": 20}),
+        model=Transformer(layers=1, width=16, heads=2, mlp_width=32, window=20),
         tasks=TaskConfig(train=32, held_out=4),
         collect=CollectConfig(seeds=1, episodes=20, chunk_learners=32),
         replay=ReplayConfig(segment=20, batch=16),
@@ -64,7 +67,7 @@ def config(scale: str = "cpu") -> Experiment:
     )
     paper = dataclasses.replace(
         cpu,
-        model=Plugin("paper", {"window": 100, "token_mask": 0.0, "attention_dropout": 0.0}),
+        model=Paper(window=100, token_mask=0.0, attention_dropout=0.0),
         tasks=TaskConfig(train=100_000, held_out=256),
         collect=CollectConfig(seeds=1, episodes=100, chunk_learners=4096),
         replay=ReplayConfig(segment=100, batch=128),
@@ -140,12 +143,16 @@ def study(scale: str = "cpu") -> Study:
 
 def reinforced(scale: str = "cpu") -> Experiment:
     """RL² over trials of a whole life of pulls, on the same training tasks."""
-    sizes = {"cpu": (16, 96, 64, 300), "smoke": (8, 8, 8, 2), "paper": (64, 256, 256, 39_062)}[scale]
-    model = Plugin("lstm", dict(zip(("width", "hidden", "mlp_width"), sizes)) | {"value_head": True})
+    width, hidden, mlp_width, updates = {
+        "cpu": (16, 96, 64, 300),
+        "smoke": (8, 8, 8, 2),
+        "paper": (64, 256, 256, 39_062),
+    }[scale]
+    model = LSTM(width=width, hidden=hidden, mlp_width=mlp_width, value_head=True)
     ad = config(scale)
     trials = {"trial_episodes": ad.evaluate.episodes, "minibatches": 4, "discount": 0.98, "reward_scale": 0.1}
     trials |= {"entropy_cost": 0.01, "entropy_cost_end": 0.0}
-    method = RL2(**trials, updates=sizes[-1], trials=8 if scale == "smoke" else 256)  # `paper`: 1e9 steps
+    method = RL2(**trials, updates=updates, trials=8 if scale == "smoke" else 256)  # `paper`: 1e9 steps
     return dataclasses.replace(ad, model=model, method=method, evaluate=ad.evaluate)
 
 

@@ -13,6 +13,7 @@ Paper    training takes about 10 GB and 32.7 PFLOP (50,000 updates)
 import dataclasses
 
 from ad_jax.experiment import EvaluateConfig, Experiment, load, override
+from ad_jax.models.transformer import Transformer
 from ad_jax.study import Arm, Study
 from ad_jax.study.claims import Claim, at_least, at_most, near, quantity
 
@@ -22,13 +23,14 @@ def config(scale: str = "cpu") -> Experiment:
     base = dataclasses.replace(load("dark_key_to_door", "small" if scale == "cpu" else scale), name="context_length")
     if scale == "cpu":  # every step encodes its context anew, so fewer are taken
         base = dataclasses.replace(base, evaluate=EvaluateConfig(episodes=40, seeds=2, source_seeds=2, temperature=0.5))
-    return override(base, ["model.strict=True", f"replay.segment={base.model.options['window']}"])
+    assert isinstance(base.model, Transformer)
+    return override(base, ["model.strict=True", f"replay.segment={base.model.window}"])
 
 
 def study(scale: str = "cpu") -> Study:
     """Figure 7: the paper's six lengths. Every update sees as many steps, in more windows where they are shorter."""
     base, arms = config(scale), {}
-    length = base.env.options["steps"]
+    length = base.env.episode_length
     for share in (0.4, 0.6, 0.8, 1, 2, 4):
         context = round(share * length)
         batch = max(8, base.replay.batch * base.replay.segment // context // 8 * 8)

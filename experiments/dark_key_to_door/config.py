@@ -12,17 +12,21 @@ Paper    training takes about 10 GB and 32.7 PFLOP (50,000 updates)
 
 import dataclasses
 
+from ad_jax.envs.dark_key_to_door import DarkKeyToDoor
 from ad_jax.experiment import (
     CollectConfig,
     EvaluateConfig,
     Experiment,
-    Plugin,
     ReplayConfig,
     TaskConfig,
     override,
 )
 from ad_jax.methods.distillation import Distillation
 from ad_jax.methods.rl2 import RL2
+from ad_jax.models.lstm import LSTM
+from ad_jax.models.transformer import Paper, Transformer
+from ad_jax.sources.actor_critic import ActorCritic
+from ad_jax.sources.q_learning import QLearning
 from ad_jax.study import Arm, Study
 from ad_jax.study.claims import Claim, at_least, at_most, near, quantity
 
@@ -32,20 +36,12 @@ def config(scale: str = "cpu") -> Experiment:
 
     `smoke`: every part in seconds, learns nothing. `paper`: its single streams (Fig. 6).
     """
+    learner = QLearning(discount=0.95, exploration_episodes=200.0, explore="novel", privileged=True)
     cpu = Experiment(
         name="dark_key_to_door",
-        env=Plugin("dark_key_to_door", {"size": 9, "steps": 50, "start": "random", "reward": "once"}),
-        source=Plugin(
-            "q_learning",
-            {
-                "learning_rate": 0.5,
-                "discount": 0.95,
-                "exploration_episodes": 200.0,
-                "explore": "novel",
-                "privileged": True,
-            },
-        ),
-        model=Plugin("transformer", {"layers": 4, "width": 64, "heads": 2, "window": 200, "token_mask": 0.3}),
+        env=DarkKeyToDoor(size=9, steps=50, start="random", reward="once"),
+        source=learner,
+        model=Transformer(layers=4, width=64, heads=2, window=200, token_mask=0.3),
         tasks=TaskConfig(train=2048, held_out=64),
         collect=CollectConfig(seeds=2, episodes=400, chunk_learners=256),
         replay=ReplayConfig(keep_every=20, phases=4, segment=200, batch=32),
@@ -54,9 +50,9 @@ def config(scale: str = "cpu") -> Experiment:
     )
     small = dataclasses.replace(
         cpu,
-        env=Plugin("dark_key_to_door", {"size": 5, "steps": 20, "start": "random", "reward": "once"}),
-        source=Plugin("q_learning", {**cpu.source.options, "exploration_episodes": 80.0}),
-        model=Plugin("transformer", {"layers": 4, "width": 64, "heads": 4, "window": 80, "token_mask": 0.1}),
+        env=DarkKeyToDoor(size=5, steps=20, start="random", reward="once"),
+        source=dataclasses.replace(learner, exploration_episodes=80.0),
+        model=Transformer(layers=4, width=64, heads=4, window=80, token_mask=0.1),
         tasks=TaskConfig(train=512, held_out=64),
         collect=CollectConfig(seeds=2, episodes=160, chunk_learners=256),
         replay=ReplayConfig(keep_every=8, phases=4, segment=80, batch=32),
@@ -66,7 +62,7 @@ def config(scale: str = "cpu") -> Experiment:
     smoke = dataclasses.replace(
         cpu,
         tasks=TaskConfig(train=24, held_out=4),
-        model=Plugin("transformer", {"layers": 2, "width": 16, "heads": 2, "mlp_width": 32, "window": 50}),
+        model=Transformer(layers=2, width=16, heads=2, mlp_width=32, window=50),
         collect=CollectConfig(seeds=2, episodes=20, chunk_learners=24),
         replay=ReplayConfig(keep_every=2, segment=100, batch=16),
         method=Distillation(
@@ -81,8 +77,8 @@ def config(scale: str = "cpu") -> Experiment:
     )
     paper = dataclasses.replace(
         cpu,
-        model=Plugin("paper", {"window": 200}),
-        source=Plugin("actor_critic", {"actors": 1, "unroll": 50, "privileged": True}),
+        model=Paper(window=200),
+        source=ActorCritic(actors=1, unroll=50, privileged=True),
         tasks=TaskConfig(train=2048, held_out=64),
         collect=CollectConfig(seeds=1, episodes=2000, chunk_learners=64),
         replay=ReplayConfig(keep_every=10, segment=200, batch=128),
@@ -133,10 +129,14 @@ def study(scale: str = "cpu") -> Study:
 
 def reinforced(scale: str = "cpu") -> Experiment:
     """RL² over trials of 10 episodes, on the same training tasks."""
-    sizes = {"cpu": (16, 128, 64, 300), "smoke": (8, 8, 8, 2), "paper": (64, 256, 256, 31_250)}[scale]
-    model = Plugin("lstm", dict(zip(("width", "hidden", "mlp_width"), sizes)) | {"ordinal": True, "value_head": True})
+    width, hidden, mlp_width, updates = {
+        "cpu": (16, 128, 64, 300),
+        "smoke": (8, 8, 8, 2),
+        "paper": (64, 256, 256, 31_250),
+    }[scale]
+    model = LSTM(width=width, hidden=hidden, mlp_width=mlp_width, ordinal=True, value_head=True)
     trials = {"trial_episodes": 10, "discount": 0.98, "random_steps": 3, "entropy_cost": 0.02}
-    method = RL2(**trials, updates=sizes[-1], trials=8 if scale == "smoke" else 64)  # `paper`: 1e9 steps
+    method = RL2(**trials, updates=updates, trials=8 if scale == "smoke" else 64)  # `paper`: 1e9 steps
     ad = config(scale)
     return dataclasses.replace(
         ad, model=model, method=method, evaluate=dataclasses.replace(ad.evaluate, source_seeds=0)

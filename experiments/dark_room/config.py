@@ -10,17 +10,21 @@ Paper    training takes about 3.5 GB and 11.4 PFLOP (50,000 updates)
 
 import dataclasses
 
+from ad_jax.envs.dark_room import DarkRoom
 from ad_jax.experiment import (
     CollectConfig,
     EvaluateConfig,
     Experiment,
-    Plugin,
     ReplayConfig,
     TaskConfig,
     override,
 )
 from ad_jax.methods.distillation import Distillation
 from ad_jax.methods.rl2 import RL2
+from ad_jax.models.lstm import LSTM
+from ad_jax.models.transformer import Paper, Transformer
+from ad_jax.sources.actor_critic import ActorCritic
+from ad_jax.sources.q_learning import QLearning
 from ad_jax.study import Arm, Study
 from ad_jax.study.claims import Claim, at_least, at_most, near, quantity
 
@@ -32,12 +36,9 @@ def config(scale: str = "cpu") -> Experiment:
     """
     cpu = Experiment(
         name="dark_room",
-        env=Plugin("dark_room", {"size": 9, "steps": 20, "start": "centre", "reward": "every_step"}),
-        source=Plugin(
-            "q_learning",
-            {"learning_rate": 1.0, "discount": 0.9, "exploration_episodes": 200.0, "explore": "novel"},
-        ),
-        model=Plugin("transformer", {"layers": 4, "width": 64, "heads": 2, "window": 80, "token_mask": 0.3}),
+        env=DarkRoom(size=9, steps=20, start="centre", reward="every_step"),
+        source=QLearning(learning_rate=1.0, discount=0.9, exploration_episodes=200.0, explore="novel"),
+        model=Transformer(layers=4, width=64, heads=2, window=80, token_mask=0.3),
         # The split seed is the first whose held-out optimum (16.88) is that of the published figures, about 16.9.
         tasks=TaskConfig(train=65, held_out=16, split_seed=9),
         collect=CollectConfig(seeds=32, episodes=400, chunk_learners=260),
@@ -48,7 +49,7 @@ def config(scale: str = "cpu") -> Experiment:
     demo = dataclasses.replace(cpu, method=dataclasses.replace(cpu.method, updates=1000))
     smoke = dataclasses.replace(
         cpu,
-        model=Plugin("transformer", {"layers": 2, "width": 16, "heads": 2, "mlp_width": 32, "window": 20}),
+        model=Transformer(layers=2, width=16, heads=2, mlp_width=32, window=20),
         collect=CollectConfig(seeds=2, episodes=20, chunk_learners=26),
         replay=ReplayConfig(keep_every=2, segment=40, batch=16),
         method=Distillation(
@@ -63,8 +64,8 @@ def config(scale: str = "cpu") -> Experiment:
     )
     paper = dataclasses.replace(
         cpu,
-        model=Plugin("paper", {"window": 80}),
-        source=Plugin("actor_critic", {"actors": 100}),
+        model=Paper(window=80),
+        source=ActorCritic(actors=100),
         # 6500 histories, every actor of a learner on each task; the paper has 2000.
         collect=CollectConfig(seeds=1, episodes=1000, chunk_learners=65),
         replay=ReplayConfig(keep_every=10, segment=80, batch=128),
@@ -120,11 +121,15 @@ def study(scale: str = "cpu") -> Study:
 
 def reinforced(scale: str = "cpu") -> Experiment:
     """RL² over trials of 10 episodes, on the same training goals."""
-    sizes = {"cpu": (16, 128, 64, 300), "smoke": (8, 8, 8, 2), "paper": (64, 256, 256, 78_125)}[scale]
-    options = {"layers": 1 + (scale == "paper"), "ordinal": True, "value_head": True}
-    model = Plugin("lstm", dict(zip(("width", "hidden", "mlp_width"), sizes)) | options)
+    width, hidden, mlp_width, updates = {
+        "cpu": (16, 128, 64, 300),
+        "smoke": (8, 8, 8, 2),
+        "paper": (64, 256, 256, 78_125),
+    }[scale]
+    layers = 1 + (scale == "paper")
+    model = LSTM(layers, width=width, hidden=hidden, mlp_width=mlp_width, ordinal=True, value_head=True)
     trials = {"trial_episodes": 10, "random_steps": 3, "reward_scale": 0.1, "entropy_cost": 0.02}
-    method = RL2(**trials, updates=sizes[-1], trials=8 if scale == "smoke" else 64)  # `paper`: 1e9 steps
+    method = RL2(**trials, updates=updates, trials=8 if scale == "smoke" else 64)  # `paper`: 1e9 steps
     ad = config(scale)
     return dataclasses.replace(
         ad, model=model, method=method, evaluate=dataclasses.replace(ad.evaluate, source_seeds=0)

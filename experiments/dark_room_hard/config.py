@@ -12,17 +12,21 @@ Paper    training takes about 3.5 GB and 11.4 PFLOP (50,000 updates)
 
 import dataclasses
 
+from ad_jax.envs.dark_room_hard import DarkRoomHard
 from ad_jax.experiment import (
     CollectConfig,
     EvaluateConfig,
     Experiment,
-    Plugin,
     ReplayConfig,
     TaskConfig,
     override,
 )
 from ad_jax.methods.distillation import Distillation
 from ad_jax.methods.rl2 import RL2
+from ad_jax.models.lstm import LSTM
+from ad_jax.models.transformer import Paper, Transformer
+from ad_jax.sources.actor_critic import ActorCritic
+from ad_jax.sources.noisy_oracle import NoisyOracle
 from ad_jax.study import Arm, Study
 from ad_jax.study.claims import Claim, at_least, at_most, near, quantity
 
@@ -31,9 +35,9 @@ def config(scale: str = "cpu") -> Experiment:
     """`cpu`: for a few cores. `smoke`: every part in seconds, learns nothing. `paper`: the paper's own model."""
     cpu = Experiment(
         name="dark_room_hard",
-        env=Plugin("dark_room_hard"),
-        source=Plugin("noisy_oracle", {"noise_episodes": 22.0, "persistence": 3.0}),
-        model=Plugin("transformer", {"layers": 4, "width": 64, "heads": 4, "window": 80, "token_mask": 0.1}),
+        env=DarkRoomHard(),
+        source=NoisyOracle(noise_episodes=22.0, persistence=3.0),
+        model=Transformer(layers=4, width=64, heads=4, window=80, token_mask=0.1),
         tasks=TaskConfig(train=231, held_out=58),
         collect=CollectConfig(seeds=32, episodes=30, chunk_learners=231),
         replay=ReplayConfig(keep_every=1, segment=80, batch=64),
@@ -43,7 +47,7 @@ def config(scale: str = "cpu") -> Experiment:
     smoke = dataclasses.replace(
         cpu,
         tasks=TaskConfig(train=24, held_out=4),
-        model=Plugin("transformer", {"layers": 2, "width": 16, "heads": 2, "mlp_width": 32, "window": 20}),
+        model=Transformer(layers=2, width=16, heads=2, mlp_width=32, window=20),
         collect=CollectConfig(seeds=2, episodes=20, chunk_learners=24),
         replay=ReplayConfig(keep_every=2, segment=40, batch=16),
         method=Distillation(
@@ -58,8 +62,8 @@ def config(scale: str = "cpu") -> Experiment:
     )
     paper = dataclasses.replace(
         cpu,
-        model=Plugin("paper", {"window": 80, "token_mask": 0.5, "attention_dropout": 0.0}),
-        source=Plugin("actor_critic", {"actors": 100}),
+        model=Paper(window=80, token_mask=0.5, attention_dropout=0.0),
+        source=ActorCritic(actors=100),
         # 23,100 histories, every actor of a learner on each task; the paper has 2000.
         collect=CollectConfig(seeds=1, episodes=1000, chunk_learners=77),
         replay=ReplayConfig(keep_every=10, segment=80, batch=128),
@@ -98,10 +102,14 @@ def study(scale: str = "cpu") -> Study:
 
 def reinforced(scale: str = "cpu") -> Experiment:
     """RL² over trials of 20 episodes, the gradient reaching back 10, on the same training tasks."""
-    sizes = {"cpu": (16, 128, 64, 500), "smoke": (8, 8, 8, 2), "paper": (64, 256, 256, 78_125)}[scale]
-    model = Plugin("lstm", dict(zip(("width", "hidden", "mlp_width"), sizes)) | {"ordinal": True, "value_head": True})
+    width, hidden, mlp_width, updates = {
+        "cpu": (16, 128, 64, 500),
+        "smoke": (8, 8, 8, 2),
+        "paper": (64, 256, 256, 78_125),
+    }[scale]
+    model = LSTM(width=width, hidden=hidden, mlp_width=mlp_width, ordinal=True, value_head=True)
     trials = {"trial_episodes": 20, "unroll_episodes": 10, "discount": 0.98, "random_steps": 3, "entropy_cost": 0.02}
-    method = RL2(**trials, updates=sizes[-1], trials=8 if scale == "smoke" else 64)  # `paper`: 1e9 steps
+    method = RL2(**trials, updates=updates, trials=8 if scale == "smoke" else 64)  # `paper`: 1e9 steps
     ad = config(scale)
     return dataclasses.replace(
         ad, model=model, method=method, evaluate=dataclasses.replace(ad.evaluate, source_seeds=0)

@@ -13,30 +13,33 @@ The paper's bandit has Gaussian rewards and 5 arms of uniform means; its Dark Ro
 
 import dataclasses
 
-from ad_jax.experiment import Experiment, Plugin, load, override
+from ad_jax.experiment import Experiment, load, override
+from ad_jax.models.dpt import DPTModel
+from ad_jax.sources.noisy_oracle import NoisyOracle
 from ad_jax.study import Arm, Study
 from ad_jax.study.claims import Claim, at_least, at_most, near, quantity
 
-SIZES = {
-    "cpu": {"layers": 3, "width": 32, "heads": 4, "mlp_width": 128},
-    "paper": {"layers": 4, "width": 32, "heads": 4},
+MODELS = {
+    "cpu": DPTModel(layers=3, width=32, heads=4, mlp_width=128),
+    "paper": DPTModel(layers=4, width=32, heads=4),
 }
 
 
 def config(scale: str = "cpu") -> Experiment:
     """`cpu`: the claim above, on the bandit. `smoke`: every part in seconds. `paper`: the model of Lee et al. 2023."""
     base = load("bandit_adversarial", scale)
-    noise = {"optimality": 0.0, "noise_start": 1.0, "noise_end": 0.2, "noise_episodes": float(base.collect.episodes)}
-    return dataclasses.replace(trained(base, scale), name="dpt", source=Plugin("noisy_oracle", noise))
+    life = float(base.collect.episodes)
+    source = NoisyOracle(optimality=0.0, noise_start=1.0, noise_end=0.2, noise_episodes=life)
+    return dataclasses.replace(trained(base, scale), name="dpt", source=source)
 
 
 def room(scale: str = "cpu") -> Experiment:
     """The same in Dark Room, from exploration that never ends."""
     base = load("dark_room", scale)
-    walk = {**load("dark_room", "cpu").source.options, "epsilon_start": 1.0, "epsilon_end": 1.0}
+    walk = override(load("dark_room", "cpu"), ["source.epsilon_start=1", "source.epsilon_end=1"]).source
     if scale != "smoke":
         base = override(base, ["collect.episodes=40", "replay.batch=32"])
-    base = dataclasses.replace(base, source=Plugin("q_learning", walk))
+    base = dataclasses.replace(base, source=walk)
     base = trained(override(base, ["replay.keep_every=1", "replay.phases=1"]), scale)
     if scale == "cpu":
         longer = ["replay.segment=160", "model.window=160", "method.updates=1200", "evaluate.seeds=2"]
@@ -46,8 +49,8 @@ def room(scale: str = "cpu") -> Experiment:
 
 def trained(base: Experiment, scale: str) -> Experiment:
     """DPT instead of AD: optimal actions as labels, and its backbone with as long a context."""
-    sizes = SIZES.get(scale, {"layers": 1, "width": 16, "heads": 2, "mlp_width": 32})
-    model = Plugin("dpt", {**sizes, "window": base.replay.segment})
+    model = MODELS.get(scale, DPTModel(layers=1, width=16, heads=2, mlp_width=32))
+    model = dataclasses.replace(model, window=base.replay.segment)
     return override(dataclasses.replace(base, model=model), ["method=dpt", "evaluate.source_seeds=0"])
 
 

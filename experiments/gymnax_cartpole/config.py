@@ -21,41 +21,44 @@ beside embeddings of size 1 is hard to see, for the source's network and for the
 
 import dataclasses
 
+from ad_jax.envs.gymnax_adapter import Gymnax
 from ad_jax.experiment import (
     CollectConfig,
     EvaluateConfig,
     Experiment,
-    Plugin,
     ReplayConfig,
     TaskConfig,
 )
 from ad_jax.methods.distillation import Distillation
+from ad_jax.models.transformer import Transformer
+from ad_jax.sources.ppo import PPO
 
-POLES = {
-    "env_id": "CartPole-v1",
-    "vary": {"length": [0.25, 1.0], "force_mag": [5.0, 15.0, "signed"]},
-    "scale": [1.0, 1.0, 0.1, 1.0],  # m, m/s, rad, rad/s
-}
-PPO = {
-    "actors": 8,
-    "unroll": 32,
-    "epochs": 8,
-    "minibatches": 2,
-    "hidden": [32, 32],
-    "learning_rate": 1e-3,
-    "discount": 0.98,
-    "trace_decay": 0.8,
-    "decay_updates": 250.0,  # a life at `cpu` scale; without it a policy that balances is now and then lost again
-}
+POLES = Gymnax(
+    env_id="CartPole-v1",
+    vary={"length": (0.25, 1.0), "force_mag": (5.0, 15.0, "signed")},
+    scale=(1.0, 1.0, 0.1, 1.0),  # m, m/s, rad, rad/s
+    steps=100,
+)
+LEARNER = PPO(
+    actors=8,
+    unroll=32,
+    epochs=8,
+    minibatches=2,
+    hidden=(32, 32),
+    learning_rate=1e-3,
+    discount=0.98,
+    trace_decay=0.8,
+    decay_updates=250.0,  # a life at `cpu` scale; without it a policy that balances is now and then lost again
+)
 
 
 def config(scale: str = "cpu") -> Experiment:
     """`cpu`: the claim above. `smoke`: every part in seconds, learns nothing. `paper`: all 500 steps, more tasks."""
     cpu = Experiment(
         name="gymnax_cartpole",
-        env=Plugin("gymnax", {**POLES, "steps": 100}),
-        source=Plugin("ppo", PPO),
-        model=Plugin("transformer", {"layers": 3, "width": 64, "heads": 4, "window": 200}),
+        env=POLES,
+        source=LEARNER,
+        model=Transformer(layers=3, width=64, heads=4, window=200),
         tasks=TaskConfig(train=64, held_out=16),
         collect=CollectConfig(seeds=1, episodes=80, chunk_learners=64),
         replay=ReplayConfig(keep_every=15, phases=15, segment=200, batch=32),
@@ -64,9 +67,9 @@ def config(scale: str = "cpu") -> Experiment:
     )
     smoke = dataclasses.replace(
         cpu,
-        env=Plugin("gymnax", {**POLES, "steps": 20}),
-        source=Plugin("ppo", {**PPO, "actors": 2, "unroll": 10, "epochs": 2, "hidden": [8]}),
-        model=Plugin("transformer", {"layers": 1, "width": 16, "heads": 2, "mlp_width": 32, "window": 20}),
+        env=dataclasses.replace(POLES, steps=20),
+        source=dataclasses.replace(LEARNER, actors=2, unroll=10, epochs=2, hidden=(8,)),
+        model=Transformer(layers=1, width=16, heads=2, mlp_width=32, window=20),
         tasks=TaskConfig(train=4, held_out=2),
         collect=CollectConfig(seeds=1, episodes=8, chunk_learners=4),
         replay=ReplayConfig(keep_every=2, segment=20, batch=8),
@@ -82,9 +85,9 @@ def config(scale: str = "cpu") -> Experiment:
     )
     paper = dataclasses.replace(
         cpu,
-        env=Plugin("gymnax", {**POLES, "steps": 500}),
-        model=Plugin("transformer", {"layers": 4, "width": 64, "heads": 4, "window": 1000, "token_mask": 0.3}),
-        source=Plugin("ppo", {**PPO, "decay_updates": 1562.0}),
+        env=dataclasses.replace(POLES, steps=500),
+        model=Transformer(layers=4, width=64, heads=4, window=1000, token_mask=0.3),
+        source=dataclasses.replace(LEARNER, decay_updates=1562.0),
         tasks=TaskConfig(train=512, held_out=64),
         collect=CollectConfig(seeds=1, episodes=100, chunk_learners=128),
         replay=ReplayConfig(keep_every=10, phases=10, segment=1000, batch=128),

@@ -15,7 +15,8 @@ Paper    training takes about 3.4 GB and 11.4 PFLOP (50,000 updates)
 
 import dataclasses
 
-from ad_jax.experiment import Experiment, Plugin, load, override
+from ad_jax.experiment import Experiment, load, override
+from ad_jax.sources.noisy_oracle import NoisyOracle
 from ad_jax.study import Arm, Study
 from ad_jax.study.claims import Claim, at_least, quantity
 
@@ -24,16 +25,16 @@ def config(scale: str = "cpu") -> Experiment:
     """`cpu`: the claim above. `smoke`: every part in seconds, learns nothing. `paper`: the paper's own model."""
     base = dataclasses.replace(load("dark_room", "demo" if scale == "cpu" else scale), name="noise_distillation")
     if scale == "paper":  # noise falls over nine tenths of a history, as in Zisman et al.
-        source = Plugin("noisy_oracle", {"noise_episodes": 900.0})
+        source = NoisyOracle(noise_episodes=900.0)
         return dataclasses.replace(base, source=source, collect=dataclasses.replace(base.collect, seeds=32))
     hard = load("dark_room_hard", scale)
     collect = dataclasses.replace(hard.collect, seeds=base.collect.seeds)
     replay = dataclasses.replace(base.replay, keep_every=hard.replay.keep_every, phases=1)
     if scale == "cpu":
-        model = Plugin("transformer", {**base.model.options, "heads": 4, "token_mask": 0.1})
         method = dataclasses.replace(base.method, learning_rate=8e-3, updates=2500)
         evaluate = dataclasses.replace(base.evaluate, episodes=250)  # as Zisman et al.
-        base = dataclasses.replace(base, model=model, method=method, evaluate=evaluate)
+        base = dataclasses.replace(base, method=method, evaluate=evaluate)
+        base = override(base, ["model.heads=4", "model.token_mask=0.1"])
     return dataclasses.replace(base, source=hard.source, collect=collect, replay=replay)
 
 

@@ -25,7 +25,7 @@ def study(scale: str = "cpu") -> Study:
     """Figure 6, and a sweep of k. A history of every k-th episode has `phases` thinned versions, at most k."""
     base, arms = config(scale), {}
     for k in (2, 4, 8, 16):
-        if scale != "cpu" and base.collect.episodes // k * base.env.options["steps"] < base.replay.segment:
+        if scale != "cpu" and base.collect.episodes // k * base.env.episode_length < base.replay.segment:
             continue  # too few episodes are left for a window
         sizes = [f"replay.keep_every={k}", f"replay.phases={min(k, base.replay.phases)}"]
         arms[f"k = {k}"] = Arm(override(base, sizes), x=k)

@@ -26,7 +26,7 @@ def study(scale: str = "cpu") -> Study:
     """A sweep of k; of the k thinned versions of a history at most 8 are kept."""
     base, arms = config(scale), {}
     for k in (1, 5, 20, 40, 80):
-        if base.collect.episodes // k * base.env.options["steps"] >= base.replay.segment:
+        if base.collect.episodes // k * base.env.episode_length >= base.replay.segment:
             sizes = [f"replay.keep_every={k}", f"replay.phases={min(k, 8)}"]
             # Two seeds of k = 80 ended at 9.3 and 16.7: it and what it is compared with have five.
             arms[f"k = {k}"] = Arm(override(base, sizes), x=k, seeds=5 if scale == "cpu" and k >= 40 else None)

@@ -15,11 +15,11 @@ Paper    training takes about 11 GB and 487 PFLOP (50,000 updates)
 
 import dataclasses
 
+from ad_jax.envs.watermaze import Watermaze
 from ad_jax.experiment import (
     CollectConfig,
     EvaluateConfig,
     Experiment,
-    Plugin,
     ReferenceConfig,
     ReplayConfig,
     TaskConfig,
@@ -27,6 +27,11 @@ from ad_jax.experiment import (
 )
 from ad_jax.methods.distillation import Distillation
 from ad_jax.methods.rl2 import RL2
+from ad_jax.models.lstm import LSTM
+from ad_jax.models.transformer import Paper, Transformer
+from ad_jax.sources.actor_critic import ActorCritic
+from ad_jax.sources.dqn import DQN
+from ad_jax.sources.noisy_oracle import NoisyOracle
 from ad_jax.study import Arm, Study
 from ad_jax.study.claims import Claim, at_least, at_most, near, quantity
 
@@ -37,19 +42,10 @@ def config(scale: str = "cpu") -> Experiment:
         name="watermaze",
         # Noise never ends, and lasts: the demonstrator strays from the platform, comes back, and so shows the way from
         # everywhere. It turns and then walks, which can be told from a picture sooner than stepping sideways.
-        env=Plugin("watermaze", {"height": 24, "width": 32, "heading": "fixed", "way": "facing"}),
-        source=Plugin("noisy_oracle", {"noise_episodes": 8.0, "noise_end": 0.3, "persistence": 3.0}),
-        model=Plugin(
-            "transformer",
-            {
-                "layers": 4,
-                "width": 64,
-                "heads": 4,
-                "window": 200,
-                "pixel_channels": [64],
-                "pixel_kernel": 8,
-                "pixel_stride": 8,
-            },
+        env=Watermaze(height=24, width=32, heading="fixed", way="facing"),
+        source=NoisyOracle(noise_episodes=8.0, noise_end=0.3, persistence=3.0),
+        model=Transformer(
+            layers=4, width=64, heads=4, window=200, pixel_channels=(64,), pixel_kernel=8, pixel_stride=8
         ),
         tasks=TaskConfig(train=1024, held_out=32),
         collect=CollectConfig(seeds=8, episodes=16, chunk_learners=512),
@@ -60,19 +56,16 @@ def config(scale: str = "cpu") -> Experiment:
         evaluate=EvaluateConfig(episodes=160, seeds=4, source_seeds=1),
         # The demonstrator does not learn; this does, in as many environment steps as 160 episodes in context have.
         reference=ReferenceConfig(
-            Plugin(
-                "dqn",
-                {
-                    "actors": 4,
-                    "discount": 0.9,
-                    "trace_decay": 0.9,
-                    "epsilon_spread": 2.0,
-                    "learning_rate": 1e-3,
-                    "gradient_steps": 8,
-                    "capacity": 2000,
-                    "hidden": [64],
-                    "channels": [8, 16, 16],
-                },
+            DQN(
+                actors=4,
+                discount=0.9,
+                trace_decay=0.9,
+                epsilon_spread=2.0,
+                learning_rate=1e-3,
+                gradient_steps=8,
+                capacity=2000,
+                hidden=(64,),
+                channels=(8, 16, 16),
             ),
             episodes=40,
         ),
@@ -80,12 +73,9 @@ def config(scale: str = "cpu") -> Experiment:
     smoke = dataclasses.replace(
         cpu,
         reference=None,
-        env=Plugin("watermaze", {"height": 24, "width": 32}),
-        source=Plugin("actor_critic", {"actors": 2, "unroll": 25, "hidden": [16], "channels": [4, 8]}),
-        model=Plugin(
-            "transformer",
-            {"layers": 1, "width": 16, "heads": 2, "mlp_width": 32, "window": 20, "pixel_channels": [8, 8, 8]},
-        ),
+        env=Watermaze(height=24, width=32),
+        source=ActorCritic(actors=2, unroll=25, hidden=(16,), channels=(4, 8)),
+        model=Transformer(layers=1, width=16, heads=2, mlp_width=32, window=20, pixel_channels=(8, 8, 8)),
         tasks=TaskConfig(train=8, held_out=3),
         collect=CollectConfig(seeds=1, episodes=4, chunk_learners=8),
         replay=ReplayConfig(keep_every=2, segment=50, batch=8),
@@ -102,20 +92,17 @@ def config(scale: str = "cpu") -> Experiment:
     paper = dataclasses.replace(
         cpu,
         reference=None,
-        env=Plugin("watermaze", {"height": 72, "width": 96}),
-        source=Plugin(
-            "dqn",
-            {
-                "actors": 16,
-                "unroll": 25,
-                "discount": 0.9,
-                "batch": 8,
-                "sequence": 40,
-                "capacity": 6250,  # of each actor: 100,000 in all
-                "channels": [32, 64, 64],  # of the paper's ResNet, without its residual blocks
-            },
+        env=Watermaze(height=72, width=96),
+        source=DQN(
+            actors=16,
+            unroll=25,
+            discount=0.9,
+            batch=8,
+            sequence=40,
+            capacity=6250,  # of each actor: 100,000 in all
+            channels=(32, 64, 64),  # of the paper's ResNet, without its residual blocks
         ),
-        model=Plugin("paper", {"window": 200}),
+        model=Paper(window=200),
         # 4000 histories, as in the paper: 250 learners of 16 actors. Ten at once: the patches of a gradient step's 320
         # pictures, kept for its backward pass, are 0.4 GB a learner.
         tasks=TaskConfig(train=250, held_out=32),
@@ -171,18 +158,21 @@ def study(scale: str = "cpu") -> Study:
 
 def reinforced(scale: str = "cpu") -> Experiment:
     """RL² over trials of 10 episodes, 30 as in the paper at its scale, on the same training platforms."""
-    sizes = {"cpu": (64, 128, 64, 40), "smoke": (8, 8, 8, 2), "paper": (256, 256, 256, 10_417)}[scale]
-    pixels = {
-        "cpu": {"pixel_channels": [32], "pixel_kernel": 8, "pixel_stride": 8, "pixel_width": 64},
-        "smoke": {"pixel_channels": [8, 8, 8]},
-        "paper": {"pixel_channels": [128, 128, 128]},
+    width, hidden, mlp_width, updates = {
+        "cpu": (64, 128, 64, 40),
+        "smoke": (8, 8, 8, 2),
+        "paper": (256, 256, 256, 10_417),
     }[scale]
-    names = ("width", "hidden", "mlp_width")
-    model = Plugin("lstm", dict(zip(names, sizes)) | pixels | {"value_head": True})
+    eyes = {
+        "cpu": LSTM(pixel_channels=(32,), pixel_kernel=8, pixel_stride=8, pixel_width=64),
+        "smoke": LSTM(pixel_channels=(8, 8, 8)),
+        "paper": LSTM(pixel_channels=(128, 128, 128)),
+    }[scale]
+    model = dataclasses.replace(eyes, width=width, hidden=hidden, mlp_width=mlp_width, value_head=True)
     trials = {"trial_episodes": 10, "trials": 8 if scale == "smoke" else 64, "updates_per_dispatch": 2}
     if scale == "paper":  # 1e9 steps
         trials |= {"trial_episodes": 30, "unroll_episodes": 5, "trials": 384}
-    method = RL2(**trials, updates=sizes[-1], discount=0.97, entropy_cost=0.02, entropy_cost_end=0.005)
+    method = RL2(**trials, updates=updates, discount=0.97, entropy_cost=0.02, entropy_cost_end=0.005)
     ad = config(scale)
     evaluate = dataclasses.replace(ad.evaluate, source_seeds=0)
     return dataclasses.replace(ad, model=model, method=method, evaluate=evaluate, reference=None)

@@ -22,6 +22,7 @@ from ad_jax.errors import ConfigError
 from ad_jax.planning import cost
 from ad_jax.policies.base import from_model
 from ad_jax.sources import actor_critic, networks
+from ad_jax.sources.base import SourceConfig
 from ad_jax.stage.rollout import make_evaluator
 from ad_jax.testing import check_source
 
@@ -52,8 +53,8 @@ def _own_cache(tmp_path, monkeypatch):
 
 def built(name, options):
     """The config, the model and shapes of its parameters."""
-    config = models.for_family(models.make_config(name, options), envs.make("dark_room", {}))
-    model = models.make(name, config, GRID)
+    config = models.make_config(name, options).bind(envs.make("dark_room", {}))
+    model = config.make(GRID)
     return config, model, jax.eval_shape(model.init, jax.random.key(0))
 
 
@@ -164,7 +165,7 @@ def test_data_parallel_training_reduces_every_gradient_once():
 def test_the_uncached_evaluator_is_the_cached_one(context):
     """Within a window whatever its context; far past it with the steps that layers see through one another."""
     family, (_, model, _) = envs.make("dark_room", {"size": 5, "steps": 6}), built("transformer", MODEL)
-    model = models.make("transformer", models.make_config("transformer", MODEL), spec_of(family))
+    model = models.make_config("transformer", MODEL).make(spec_of(family))
     params = model.init(jax.random.key(1))
     steps = 8 if context is None else 40
     keys, tasks = jax.random.split(jax.random.key(2), 5), jax.tree.map(lambda x: x[:5], family.all_tasks())
@@ -182,7 +183,7 @@ def test_the_uncached_evaluator_is_the_cached_one(context):
 def test_an_uncached_context_of_one_window_is_another_function_past_it():
     """Or the test above could not fail."""
     spec, config = GRID, models.make_config("transformer", MODEL)
-    model = models.make("transformer", config, spec)
+    model = config.make(spec)
     params = model.init(jax.random.key(1))
     full, short = uncached(model, spec, 15), uncached(model, spec)
     caches = [full.init_cache(1), short.init_cache(1)]
@@ -197,8 +198,11 @@ def test_an_uncached_context_of_one_window_is_another_function_past_it():
 
 
 def test_the_random_policy_is_a_source():
-    make = lambda config, family: limits.random_source(family, 20)
-    check_source(make, envs.make("dark_room", {}), config=())
+    class Uniform(SourceConfig):
+        def make(self, family):
+            return limits.random_source(family, 20)
+
+    check_source(jax.tree_util.register_static(Uniform)(), envs.make("dark_room", {}))
 
 
 def test_everything_is_timed_once_a_round_and_in_turn():

@@ -8,11 +8,12 @@ import pytest
 
 from ad_jax.checkpoint import lineage
 from ad_jax.errors import AdJaxError, CheckpointError, OtherCheckpointError, OtherHistoriesError
-from ad_jax.experiment import Plugin, ReferenceConfig, build, load, override
+from ad_jax.experiment import ReferenceConfig, build, load, override
 from ad_jax.process import distributed
 from ad_jax.run import collection
 from ad_jax.run.curves import Curves
 from ad_jax.run.pipeline import Run
+from ad_jax.sources.actor_critic import ActorCritic
 
 LIKE = {"format": 1, "platform": "cpu", "shown": {}, "sums": {"reward": [1.0]}}
 EDITED = LIKE | {"sums": {"reward": [10.0]}}
@@ -69,7 +70,7 @@ def test_a_field_that_only_one_of_two_trainings_sets_is_a_difference(change):
             lineage.check_own({"experiment": there}, {"experiment": here}, "there")
     older = json.loads(json.dumps(plain))
     part, name = named.split(".")
-    del (older[part].get("options") or older[part])[name]  # a version that did not know it
+    del (older[part].get("config") or older[part])[name]  # a version that did not know it
     lineage.check_own({"experiment": older}, {"experiment": other}, "there")
     apart = override(load("dark_room", "smoke"), ["evaluate.seeds=7", "logging.progress_seconds=9"]).to_json()
     lineage.check_own({"experiment": plain}, {"experiment": apart}, "there")
@@ -87,7 +88,7 @@ def test_a_checkpoint_is_trained_anew_by_the_stage_that_trains():
 
 
 def test_the_reference_is_named_where_it_behaves_differently(tmp_path, capsys):
-    reference = ReferenceConfig(Plugin("actor_critic", {"actors": 3}), 5)
+    reference = ReferenceConfig(ActorCritic(actors=3), 5)
     e = dataclasses.replace(load("dark_room", "smoke"), reference=reference)
     computed = []
     for behaves in (LIKE, EDITED):

@@ -15,11 +15,11 @@ from ad_jax.checkpoint import checkpoint
 from ad_jax.envs.base import advance, optimal_labels, reset, take
 from ad_jax.envs.dark_room import DarkRoom
 from ad_jax.errors import ConfigError
-from ad_jax.experiment import Plugin, build, load, override
+from ad_jax.experiment import build, load, override
 from ad_jax.history import store
 from ad_jax.policies import random
 from ad_jax.run.pipeline import Run
-from ad_jax.sources import make, make_config
+from ad_jax.sources.q_learning import QLearning
 from ad_jax.stage import evaluate
 from ad_jax.stage.collect import Learners, as_histories
 from ad_jax.stage.rollout import make_evaluator
@@ -112,7 +112,7 @@ def test_keys_in_a_state_are_saved_with_rl2s_trials_and_come_back(tmp_path):
 def test_what_is_not_allowed_is_named_by_check_and_by_a_run_alike(name, tmp_path, capsys):
     broken = getattr(odd_families, name)()
     with pytest.raises(ConfigError, match=BROKEN[name]):
-        build(dataclasses.replace(load("dark_room", "smoke"), env=Plugin(f"odd_families:{name}")))
+        build(dataclasses.replace(load("dark_room", "smoke"), env=broken))
     with pytest.raises(ContractError, match=BROKEN[name]):
         check_env(broken)
     told = refused(capsys, ["run", *SMOKE, f"env=odd_families:{name}", "--dir", tmp_path / "run"])
@@ -124,7 +124,7 @@ def test_what_is_not_allowed_is_named_by_check_and_by_a_run_alike(name, tmp_path
 def test_the_casts_change_no_bits():
     """Of families whose types were right before: the loops of collecting are what they were."""
     family, tasks = DarkRoom(), DarkRoom().all_tasks()
-    source = make("q_learning", make_config("q_learning", {}), family)
+    source = QLearning().make(family)
     learners = Learners(family, source, 3, mesh_of(1), 2)
     life = learners.run(0, tasks, family.task_ids(tasks), 1, 0)
     transition = as_histories(life, tasks, family.task_ids(tasks), 1, 0, 2).transition

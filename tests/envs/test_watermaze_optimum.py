@@ -111,8 +111,8 @@ def test_the_way_to_the_platform_is_nearly_the_shortest():
 
 def test_a_noisy_oracle_shows_the_way_to_the_platform():
     config = sources.make_config("noisy_oracle", {"noise_episodes": 8.0})
-    assert len(check_source("noisy_oracle", dataclasses.replace(TINY, heading="fixed"), config)) == 5
-    source = sources.make("noisy_oracle", config, Watermaze())
+    assert len(check_source(config, dataclasses.replace(TINY, heading="fixed"))) == 5
+    source = config.make(Watermaze())
     learners = Learners(Watermaze(), source, 20, mesh_of(), 64)
     lives = learners.lives(jax.random.split(jax.random.key(0), 64), Watermaze().sample_tasks(jax.random.key(1), 64))[0]
     returns = np.asarray(lives.reward).reshape(64, 20, 50).sum(2)

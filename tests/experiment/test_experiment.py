@@ -4,20 +4,37 @@ import dataclasses
 import json
 import pathlib
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
 from ad_jax import experiment as experiments
+from ad_jax.checkpoint import identity
+from ad_jax.envs.bandit import Bandit
+from ad_jax.envs.dark_room import DarkRoom
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import Experiment, Plugin, ReferenceConfig, TaskConfig, build, docstring, load, override
+from ad_jax.experiment.plugins import KINDS
+from ad_jax.files import write_json
 from ad_jax.history.replay import RotationConfig
-from ad_jax.run.directory import digest
+from ad_jax.models.transformer import Transformer
+from ad_jax.run.directory import default, digest
+from ad_jax.sources.q_learning import QLearning
+from ad_jax.sources.ucb import UCB
 from ad_jax.stage.collect import Config as CollectConfig
 
-PLAIN = Experiment("plain", Plugin("dark_room", {"size": 5}), Plugin("q_learning", {"discount": 0.5}))
+PLAIN = Experiment("plain", DarkRoom(size=5), QLearning(discount=0.5))
 REFERENCE = {"source": {"name": "q_learning", "options": {"discount": 0.8}}, "episodes": 3}
 FILES = sorted(pathlib.Path(__file__).parents[2].glob("experiments/*/config.py"))
 SCALES = ("cpu", "smoke", "paper")
+
+
+@dataclasses.dataclass(frozen=True)
+class Loose(DarkRoom):
+    """A room with an option of any type."""
+
+    vary: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def changed(*changes: str, base: Experiment = PLAIN) -> Experiment:
@@ -33,20 +50,21 @@ def changed(*changes: str, base: Experiment = PLAIN) -> Experiment:
         ("name='7'", {"name": "7"}),
         ("tasks.train=9", {"tasks": TaskConfig(train=9)}),
         ("collect.episodes=1_000", {"collect": CollectConfig(episodes=1000)}),
-        ("env.size=17", {"env": Plugin("dark_room", {"size": 17})}),
-        ("env.options.size=17", {"env": Plugin("dark_room", {"size": 17})}),
-        ("env.options={'steps': 4}", {"env": Plugin("dark_room", {"steps": 4})}),
-        ("env.start=centre", {"env": Plugin("dark_room", {"size": 5, "start": "centre"})}),
-        ("source.discount=1e-2", {"source": Plugin("q_learning", {"discount": 0.01})}),
-        ("source.name=ucb", {"source": Plugin("ucb", {"discount": 0.5})}),
-        ("env=bandit", {"env": Plugin("bandit")}),
-        ("model=my_pkg.my_model:make", {"model": Plugin("my_pkg.my_model:make")}),
-        ("source.hidden=(32, 32)", {"source": Plugin("q_learning", {"discount": 0.5, "hidden": (32, 32)})}),
+        ("env.size=17", {"env": DarkRoom(size=17)}),
+        ("env.options.size=17", {"env": DarkRoom(size=17)}),
+        ("env.options={'steps': 4}", {"env": DarkRoom(size=5, steps=4)}),
+        ("env.start=corner", {"env": DarkRoom(size=5, start="corner")}),
+        ("source.discount=1e-2", {"source": QLearning(discount=0.01)}),
+        ("source.name=ucb", {"source": UCB()}),
+        ("env=bandit", {"env": Bandit()}),
+        ("env=ad_jax.envs.bandit:Bandit", {"env": Bandit()}),
+        ("source=ad_jax.sources.ucb:make", {"source": UCB()}),
+        ("model.pixel_channels=(8, 8)", {"model": Transformer(pixel_channels=(8, 8))}),
     ],
 )
 def test_an_override_changes_what_it_names_and_nothing_else(change, expected):
     assert changed(change) == dataclasses.replace(PLAIN, **expected)
-    assert PLAIN.env.options == {"size": 5}, "the original stays"
+    assert PLAIN.env == DarkRoom(size=5), "the original stays"
 
 
 @pytest.mark.parametrize(
@@ -54,7 +72,7 @@ def test_an_override_changes_what_it_names_and_nothing_else(change, expected):
     [("true", True), ("False", False), ("none", None), ("TRUE", True), ("abc", "abc"), ("", ""), ("[1,2]", [1, 2])],
 )
 def test_values_are_literals_or_else_strings(text, value):
-    found = changed(f"env.option={text}").env.options["option"]
+    found = changed(f"env.vary.length={text}", base=dataclasses.replace(PLAIN, env=Loose())).env.vary["length"]
     assert found == value
     assert type(found) is type(value)
 
@@ -79,7 +97,7 @@ def test_none_and_literals_are_checked_against_the_annotation():
 
 def test_later_overrides_win_and_swapping_a_plugin_drops_the_options_of_the_old_one():
     assert changed("seed=1", "seed=2").seed == 2
-    assert changed("env.size=7", "env=bandit", "env.arms=3").env == Plugin("bandit", {"arms": 3})
+    assert changed("env.size=7", "env=bandit", "env.arms=3").env == Bandit(arms=3)
 
 
 def test_tuple_options_reach_the_source():
@@ -94,7 +112,7 @@ def test_json_and_back_is_the_same_experiment():
     assert Experiment.from_json(e.to_json()) == e
     assert Experiment.from_json(json.loads(json.dumps(e.to_json()))) == e
     compared = Experiment.from_json(PLAIN.to_json() | {"reference": REFERENCE})
-    assert compared.reference == ReferenceConfig(Plugin("q_learning", {"discount": 0.8}), episodes=3)
+    assert compared.reference == ReferenceConfig(QLearning(discount=0.8), episodes=3)
     assert Experiment.from_json(json.loads(json.dumps(compared.to_json()))) == compared
 
 
@@ -102,7 +120,7 @@ def test_a_reference_is_overridden_by_field_and_refused_like_a_source():
     small = changed("tasks.train=9", "tasks.held_out=4")
     compared = Experiment.from_json(small.to_json() | {"reference": REFERENCE})
     more = changed("reference.episodes=5", "reference.source.discount=0.7", base=compared)
-    assert more.reference == ReferenceConfig(Plugin("q_learning", {"discount": 0.7}), episodes=5)
+    assert more.reference == ReferenceConfig(QLearning(discount=0.7), episodes=5)
     assert build(more).reference.actors == 1
     parts = build(small)
     assert parts.reference is parts.source
@@ -127,6 +145,45 @@ def test_what_is_none_is_made_from_the_one_field_that_it_needs():
         changed("replay.rotation.resident=all")
 
 
+def old_form(e: Experiment) -> dict[str, Any]:
+    """What `to_json` gave when a plug-in was a name and the options that were set."""
+    data = json.loads(json.dumps(e.to_json()))
+    for plugin in (data[kind] for kind in KINDS):
+        plugin["options"] = plugin.pop("config")
+    data["env"]["options"] = {"size": 5}
+    data["source"]["options"] = {"discount": 0.5}
+    data["model"] = {"name": "transformer", "options": {}}
+    return data
+
+
+def test_experiments_of_before_plug_ins_were_classes_are_the_same_experiments(tmp_path, monkeypatch):
+    assert Experiment.from_json(old_form(PLAIN)) == PLAIN
+    named = Experiment("plain", Plugin("dark_room", {"size": 5}), Plugin("q_learning", {"discount": 0.5}))  # pyright: ignore
+    assert named == PLAIN
+    compared = ReferenceConfig(Plugin("q_learning", {"discount": 0.8}), episodes=3)  # pyright: ignore
+    assert compared.source == QLearning(discount=0.8)
+    monkeypatch.chdir(tmp_path)
+    write_json(pathlib.Path("runs/plain/an_older_digest/config.json"), old_form(PLAIN))
+    assert default(PLAIN) == pathlib.Path("runs/plain/an_older_digest")
+    assert default(changed("env.size=6")) != pathlib.Path("runs/plain/an_older_digest")
+    assert not identity.changed(old_form(PLAIN), PLAIN.to_json())
+    assert identity.changed(old_form(PLAIN), changed("env.size=6").to_json()) == ["env.size (5 there, 6 here)"]
+    other = old_form(PLAIN) | {"env": {"name": "dark_room", "options": {}}}
+    assert identity.changed(old_form(PLAIN), other) == ["env.options.size (5 there, None here)"]
+
+
+def test_a_plug_in_from_python_is_checked_like_one_from_a_file():
+    for field, plugin, message in (
+        ("env", "dark_room", "env expects a TaskFamily with its options, a frozen dataclass; got 'dark_room' (str)"),
+        ("source", Transformer(), "source expects a SourceConfig"),
+        ("model", QLearning(), "model expects a ModelConfig or PolicyConfig"),
+        ("model", Transformer(layers="four"), "model transformer.layers expects int; got 'four' (str)"),  # pyright: ignore
+        ("source", QLearning(explore="novell"), "unknown value of source q_learning.explore 'novell'"),  # pyright: ignore
+    ):
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            build(dataclasses.replace(PLAIN, **{field: plugin}))
+
+
 def test_data_with_unknown_names_or_wrong_types_is_refused():
     data = PLAIN.to_json()
     with pytest.raises(ConfigError, match=r"unknown field of method 'update'. Did you mean 'updates'"):
@@ -137,6 +194,7 @@ def test_data_with_unknown_names_or_wrong_types_is_refused():
         Experiment.from_json(data | {"collect": {"seeds": "3"}})
 
 
+OTHERS = {"env": "dark_room_hard", "source": "ucb", "model": "lstm", "method": "dpt"}
 APART = ("mesh", "logging", "evaluate", "reference")  # a trained model may be evaluated again, differently
 
 
@@ -159,6 +217,16 @@ def test_equal_experiments_have_equal_digests_and_what_shapes_the_model_counts()
             inner = inner[name]
         old = inner[path[-1]]
         literals = {
+            "start": "corner",
+            "reward": "once",
+            "explore": "novel",
+            "layout": "triple",
+            "positions": "absolute",
+            "norm": "post",
+            "activation": "gelu",
+            "compute_dtype": "bfloat16",
+            "pixel_channels": [8],
+            "episode_length": 9,
             "optimiser": "muon",
             "checkpoint": "best",
             "wandb": "x",
@@ -171,7 +239,9 @@ def test_equal_experiments_have_equal_digests_and_what_shapes_the_model_counts()
             "skip_updates": 2,
             "reward_unit": 0.5,
         }
-        literal = "dpt" if path == ("method", "name") else literals.get(path[-1])
+        if path[-1] == "name" and path[0] in OTHERS:
+            inner["config"] = {}
+        literal = OTHERS[path[0]] if path[-1] == "name" and path[0] in OTHERS else literals.get(path[-1])
         inner[path[-1]] = literal or (not old if isinstance(old, bool) else old * 2 or 1)
         assert (digest(Experiment.from_json(data)) == digest(PLAIN)) == (path[0] in APART), path
         digests.add(digest(Experiment.from_json(data)))

@@ -10,9 +10,10 @@ import pytest
 
 import ad_jax
 from ad_jax import envs, methods, models, policies, sources
-from ad_jax.experiment import Experiment, Plugin
+from ad_jax.experiment import Experiment
 from ad_jax.experiment.config import dataclass_of
-from ad_jax.registry import config_class, resolve
+from ad_jax.experiment.plugins import kind_of
+from ad_jax.registry import resolve
 
 PACKAGE = pathlib.Path(ad_jax.__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "_experiments" not in path.parts)
@@ -26,15 +27,14 @@ def fields(cls: type, prefix: str) -> set[str]:
     for name, hint in typing.get_type_hints(cls).items():
         found.add(f"{prefix}{name}")
         nested = dataclass_of(hint)
-        if nested not in (None, Plugin):
+        if nested is not None and kind_of(hint) is None:
             found |= fields(nested, f"{prefix}{name}.")
     return found
 
 
 def of_plugins(kind: str, registry: dict[str, str]) -> set[str]:
     """`kind.option` for every option of any of the registered plug-ins."""
-    made = [resolve(kind, name, registry) for name in registry]
-    classes = [thing if isinstance(thing, type) else config_class(thing) for thing in made]
+    classes = [resolve(kind, name, registry) for name in registry]
     return {f"{kind}.{field.name}" for cls in classes for field in dataclasses.fields(cls) if field.init}
 
 

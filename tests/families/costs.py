@@ -21,11 +21,12 @@ from ad_jax.experiment import (
     CollectConfig,
     EvaluateConfig,
     Experiment,
-    Plugin,
     ReplayConfig,
     TaskConfig,
 )
 from ad_jax.methods.distillation import Distillation
+from ad_jax.models.transformer import Transformer
+from ad_jax.sources.q_learning import QLearning
 
 MOVES = ((1, 0), (-1, 0), (0, 1), (0, -1))  # south, north, east, west
 
@@ -136,9 +137,9 @@ def config(scale: str = "cpu") -> Experiment:
     """
     cpu = Experiment(
         name="errands",
-        env=Plugin("families.costs:Errands"),
-        source=Plugin("q_learning", {"learning_rate": 1.0, "discount": 0.95, "exploration_episodes": 12.0}),
-        model=Plugin("transformer", {"layers": 2, "width": 64, "heads": 2, "window": 80, "token_mask": 0.3}),
+        env=Errands(),
+        source=QLearning(learning_rate=1.0, discount=0.95, exploration_episodes=12.0),
+        model=Transformer(layers=2, width=64, heads=2, window=80, token_mask=0.3),
         tasks=TaskConfig(train=19, held_out=6),
         collect=CollectConfig(seeds=32, episodes=40, chunk_learners=152),
         replay=ReplayConfig(keep_every=4, phases=4, segment=80, batch=32),
@@ -147,7 +148,7 @@ def config(scale: str = "cpu") -> Experiment:
     )
     tiny = dataclasses.replace(
         cpu,
-        model=Plugin("transformer", {"layers": 1, "width": 16, "heads": 2, "mlp_width": 32, "window": 20}),
+        model=Transformer(layers=1, width=16, heads=2, mlp_width=32, window=20),
         tasks=TaskConfig(train=5, held_out=3),
         collect=CollectConfig(seeds=2, episodes=12, chunk_learners=4),
         replay=ReplayConfig(segment=20, batch=8),

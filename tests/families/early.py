@@ -21,11 +21,12 @@ from ad_jax.experiment import (
     CollectConfig,
     EvaluateConfig,
     Experiment,
-    Plugin,
     ReplayConfig,
     TaskConfig,
 )
 from ad_jax.methods.distillation import Distillation
+from ad_jax.models.transformer import Transformer
+from ad_jax.sources.q_learning import QLearning
 
 MOVES = ((1, 0), (-1, 0), (0, 1), (0, -1))  # down, up, right, left
 
@@ -129,9 +130,9 @@ def config(scale: str = "cpu") -> Experiment:
     """`cpu` learns in about a minute, 0.34 to 0.96 of 1; `tiny` runs every part in seconds and learns nothing."""
     cpu = Experiment(
         name="way_out",
-        env=Plugin("families.early:WayOut"),
-        source=Plugin("q_learning", {"learning_rate": 1.0, "exploration_episodes": 20.0, "explore": "novel"}),
-        model=Plugin("transformer", {"layers": 2, "width": 64, "heads": 2, "window": 100, "token_mask": 0.3}),
+        env=WayOut(),
+        source=QLearning(learning_rate=1.0, exploration_episodes=20.0, explore="novel"),
+        model=Transformer(layers=2, width=64, heads=2, window=100, token_mask=0.3),
         tasks=TaskConfig(train=26, held_out=8),
         collect=CollectConfig(seeds=24, episodes=40, chunk_learners=208),
         replay=ReplayConfig(keep_every=6, phases=6, segment=100, batch=32),
@@ -140,7 +141,7 @@ def config(scale: str = "cpu") -> Experiment:
     )
     tiny = dataclasses.replace(
         cpu,
-        model=Plugin("transformer", {"layers": 1, "width": 16, "heads": 2, "mlp_width": 32, "window": 20}),
+        model=Transformer(layers=1, width=16, heads=2, mlp_width=32, window=20),
         tasks=TaskConfig(train=5, held_out=3),
         collect=CollectConfig(seeds=2, episodes=12, chunk_learners=4),
         replay=ReplayConfig(segment=20, batch=8),

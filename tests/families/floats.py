@@ -20,11 +20,12 @@ from ad_jax.experiment import (
     CollectConfig,
     EvaluateConfig,
     Experiment,
-    Plugin,
     ReplayConfig,
     TaskConfig,
 )
 from ad_jax.methods.distillation import Distillation
+from ad_jax.models.transformer import Transformer
+from ad_jax.sources.ppo import PPO
 
 
 @struct.dataclass
@@ -96,22 +97,22 @@ class Balance(TaskFamily[State, Params]):
 
 def config(scale: str = "cpu") -> Experiment:
     """`cpu` learns in about a minute, 19.0 to 28.6; `tiny` runs every part in seconds and learns nothing."""
-    ppo = {
-        "actors": 4,
-        "unroll": 30,
-        "epochs": 8,
-        "minibatches": 2,
-        "hidden": [32, 32],
-        "learning_rate": 3e-3,
-        "discount": 0.95,
-        "trace_decay": 0.8,
-        "decay_updates": 80.0,
-    }
+    ppo = PPO(
+        actors=4,
+        unroll=30,
+        epochs=8,
+        minibatches=2,
+        hidden=(32, 32),
+        learning_rate=3e-3,
+        discount=0.95,
+        trace_decay=0.8,
+        decay_updates=80.0,
+    )
     cpu = Experiment(
         name="balance",
-        env=Plugin("families.floats:Balance"),
-        source=Plugin("ppo", ppo),
-        model=Plugin("transformer", {"layers": 2, "width": 64, "heads": 2, "window": 80}),
+        env=Balance(),
+        source=ppo,
+        model=Transformer(layers=2, width=64, heads=2, window=80),
         tasks=TaskConfig(train=48, held_out=8),
         collect=CollectConfig(seeds=1, episodes=80, chunk_learners=48),
         replay=ReplayConfig(keep_every=4, phases=4, segment=80, batch=64),
@@ -120,8 +121,8 @@ def config(scale: str = "cpu") -> Experiment:
     )
     tiny = dataclasses.replace(
         cpu,
-        source=Plugin("ppo", {**ppo, "actors": 2, "epochs": 2, "hidden": [8]}),
-        model=Plugin("transformer", {"layers": 1, "width": 16, "heads": 2, "mlp_width": 32, "window": 20}),
+        source=dataclasses.replace(ppo, actors=2, epochs=2, hidden=(8,)),
+        model=Transformer(layers=1, width=16, heads=2, mlp_width=32, window=20),
         tasks=TaskConfig(train=4, held_out=3),
         collect=CollectConfig(seeds=2, episodes=10, chunk_learners=4),
         replay=ReplayConfig(segment=20, batch=8),

@@ -23,12 +23,14 @@ from ad_jax.experiment import (
     CollectConfig,
     EvaluateConfig,
     Experiment,
-    Plugin,
     ReferenceConfig,
     ReplayConfig,
     TaskConfig,
 )
 from ad_jax.methods.distillation import Distillation
+from ad_jax.models.transformer import Transformer
+from ad_jax.sources.noisy_oracle import NoisyOracle
+from ad_jax.sources.q_learning import QLearning
 
 
 @struct.dataclass
@@ -136,10 +138,10 @@ def config(scale: str = "cpu") -> Experiment:
     """`cpu` learns in about a minute, 1.4 to 1.9 of 2; `tiny` runs every part in seconds and learns nothing."""
     cpu = Experiment(
         name="courier",
-        env=Plugin("families.vector:Courier"),
-        source=Plugin("noisy_oracle", {"noise_episodes": 36.0, "persistence": 4.0}),
-        reference=ReferenceConfig(Plugin("q_learning", {"exploration_episodes": 60.0}), episodes=100),
-        model=Plugin("transformer", {"layers": 2, "width": 64, "heads": 2, "window": 80, "token_mask": 0.3}),
+        env=Courier(),
+        source=NoisyOracle(noise_episodes=36.0, persistence=4.0),
+        reference=ReferenceConfig(QLearning(exploration_episodes=60.0), episodes=100),
+        model=Transformer(layers=2, width=64, heads=2, window=80, token_mask=0.3),
         tasks=TaskConfig(train=60, held_out=12),
         collect=CollectConfig(seeds=12, episodes=40, chunk_learners=240),
         replay=ReplayConfig(segment=80, batch=64),
@@ -148,8 +150,8 @@ def config(scale: str = "cpu") -> Experiment:
     )
     tiny = dataclasses.replace(
         cpu,
-        reference=ReferenceConfig(Plugin("q_learning", {"exploration_episodes": 4.0}), episodes=12),
-        model=Plugin("transformer", {"layers": 1, "width": 16, "heads": 2, "mlp_width": 32, "window": 20}),
+        reference=ReferenceConfig(QLearning(exploration_episodes=4.0), episodes=12),
+        model=Transformer(layers=1, width=16, heads=2, mlp_width=32, window=20),
         tasks=TaskConfig(train=5, held_out=3),
         collect=CollectConfig(seeds=2, episodes=10, chunk_learners=4),
         replay=ReplayConfig(segment=20, batch=8),

@@ -13,14 +13,17 @@ import pytest
 from history_helpers import assert_same, collect, files, manifest, refused
 from small_disks import Disk, disk, room_for, small_files
 
+from ad_jax.envs.dark_room import DarkRoom
 from ad_jax.errors import ConfigError, HistoryError
-from ad_jax.experiment import Experiment, Plugin
+from ad_jax.experiment import Experiment
 from ad_jax.files import read_json, write_json
 from ad_jax.history.store import open_store
+from ad_jax.models.transformer import Transformer
 from ad_jax.run.directory import claim
+from ad_jax.sources.q_learning import QLearning
 
 SMALL = {"histories": 3, "chunk_histories": 2, "steps": 400, "task_leaves": {}}
-EXPERIMENT = Experiment("x", Plugin("dark_room"), Plugin("q_learning"), Plugin("transformer"))
+EXPERIMENT = Experiment("x", DarkRoom(), QLearning(), Transformer())
 
 
 @pytest.fixture(scope="module")

@@ -128,7 +128,7 @@ def learners(request):
     if request.param == "q_learning":
         return collect_helpers.learners_of(mesh_of(), 4)
     config = sources.make_config("actor_critic", collect_helpers.ACTORS)
-    return collect_helpers.learners_of(mesh_of(), 4, sources.make("actor_critic", config, FAMILY))
+    return collect_helpers.learners_of(mesh_of(), 4, config.make(FAMILY))
 
 
 @pytest.fixture(scope="module")

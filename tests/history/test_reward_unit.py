@@ -14,19 +14,21 @@ from ad_jax.agent import Agent
 from ad_jax.checkpoint import checkpoint
 from ad_jax.envs.base import spec_of, take
 from ad_jax.errors import ConfigError, HistoryError
-from ad_jax.experiment import CollectConfig, EvaluateConfig, Experiment, Plugin, TaskConfig
+from ad_jax.experiment import CollectConfig, EvaluateConfig, Experiment, TaskConfig
 from ad_jax.files import read_json
 from ad_jax.history import replay, returns, reward_unit
 from ad_jax.history.store import HistoryWriter, open_store
 from ad_jax.methods import rl2
 from ad_jax.methods.distillation import Distillation
 from ad_jax.models import lstm
+from ad_jax.models.lstm import LSTM
 from ad_jax.run.origins import Origins
 from ad_jax.run.pipeline import Run
+from ad_jax.sources.noisy_oracle import NoisyOracle
 from ad_jax.stage.feeds import TrainingTasks
 from ad_jax.stage.trainer import Trainer
 
-SMALL = lstm.Config(width=8, hidden=8, mlp_width=8)
+SMALL = lstm.LSTM(width=8, hidden=8, mlp_width=8)
 MIXED = (-1.0, 0.0, 0.5, 3.0, -20.0)
 
 
@@ -103,9 +105,9 @@ def test_a_unit_of_one_changes_no_program():
 def run(folder, pay, cost=0.0, **more) -> Run:
     e = Experiment(
         "scaled",
-        Plugin("scaled_room:ScaledRoom", {"size": 3, "steps": 4, "pay": pay, "cost": cost}),
-        Plugin("noisy_oracle", {"noise_start": 1.0, "noise_end": 0.5}),
-        Plugin("lstm", {"width": 8, "hidden": 8, "mlp_width": 8} | more.pop("model", {})),
+        ScaledRoom(size=3, steps=4, pay=pay, cost=cost),
+        NoisyOracle(noise_start=1.0, noise_end=0.5),
+        LSTM(**({"width": 8, "hidden": 8, "mlp_width": 8} | more.pop("model", {}))),
         tasks=TaskConfig(train=4, held_out=2),
         collect=CollectConfig(seeds=2, episodes=8, chunk_learners=4),
         replay=replay.Config(segment=8, batch=8, **more),

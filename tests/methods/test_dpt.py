@@ -15,19 +15,19 @@ from ad_jax import envs
 from ad_jax.envs.base import has_labels, optimal_labels
 from ad_jax.envs.dark_room import DarkRoom
 from ad_jax.errors import ConfigError
-from ad_jax.experiment import Plugin, build, load, override
+from ad_jax.experiment import build, load, override
 from ad_jax.files import read_json
 from ad_jax.history import replay
 from ad_jax.methods.dpt import DPT
 from ad_jax.models import attention
-from ad_jax.models.dpt import Config, Network, make
+from ad_jax.models.dpt import DPTModel, Network, make
 from ad_jax.run.pipeline import Run
 from ad_jax.testing import check_model
 from ad_jax.testing.model import random_steps
 from ad_jax.types import Discrete, Histories, Spec
 
 ONE, PIXELS = Spec(Discrete(10), (), (1,)), Spec(Discrete(4), (9, 12, 3), None, pixels=True)
-SMALL = Config(layers=2, width=16, heads=2, mlp_width=32, window=6)
+SMALL = DPTModel(layers=2, width=16, heads=2, mlp_width=32, window=6)
 FLAT = dataclasses.replace(SMALL, layers=1)
 
 
@@ -232,7 +232,7 @@ def test_contradictions_are_refused(changes, message):
 
 def test_dpt_runs_through_every_stage(tmp_path):
     e = load("dark_room", "smoke")
-    model = Plugin("dpt", {"layers": 1, "width": 16, "heads": 2, "mlp_width": 16, "window": 20})
+    model = DPTModel(layers=1, width=16, heads=2, mlp_width=16, window=20)
     e = override(dataclasses.replace(e, model=model), ["replay.labels=optimal"])
     assert e.method == DPT(**vars(load("dark_room", "smoke").method))
     run = Run(e, tmp_path / "run")

@@ -15,13 +15,14 @@ from ad_jax import methods
 from ad_jax.__main__ import main
 from ad_jax.checkpoint import checkpoint, lineage
 from ad_jax.errors import ConfigError
-from ad_jax.experiment import Experiment, Plugin, build, load, override
+from ad_jax.experiment import Experiment, build, load, override
 from ad_jax.methods.base import Channel, Method, MethodConfig
 from ad_jax.methods.distillation import Distillation
 from ad_jax.methods.dpt import DPT
 from ad_jax.methods.rl2 import RL2
 from ad_jax.methods.supervised import Supervised, cross_entropy
 from ad_jax.models.base import Model
+from ad_jax.models.dpt import DPTModel
 from ad_jax.policies.base import Policy
 from ad_jax.run import directory
 from ad_jax.run.pipeline import Run
@@ -147,9 +148,9 @@ def before(e: Experiment) -> dict[str, Any]:
     labels = "optimal" if method["name"] == "dpt" else "source"
     distill, rl2 = dataclasses.asdict(Distillation(updates=7, warmup_updates=1)), None
     if method["name"] == "rl2":
-        rl2 = {name: x for name, x in method["options"].items() if not name.startswith("evaluate_")}
+        rl2 = {name: x for name, x in method["config"].items() if not name.startswith("evaluate_")}
     else:
-        distill = method["options"]
+        distill = method["config"]
     data["replay"] = data["replay"] | {"labels": labels}
     return json.loads(json.dumps(data | {"distill": distill, "rl2": rl2}))
 
@@ -277,7 +278,7 @@ def test_steps_without_extras_are_the_tree_that_checkpoints_hold():
 
 
 def test_a_backbone_that_cannot_see_what_a_method_adds_is_refused():
-    e = override(dataclasses.replace(SMOKE, model=Plugin("dpt", {"layers": 1})), [f"method={OURS}"])
+    e = override(dataclasses.replace(SMOKE, model=DPTModel(layers=1)), [f"method={OURS}"])
     with pytest.raises(ConfigError, match=r"model=dpt reads transitions.*return_to_go.*Use model=transformer"):
         build(e)
 

@@ -16,7 +16,7 @@ from ad_jax import envs
 from ad_jax.checkpoint import checkpoint
 from ad_jax.envs.base import seen_spec_of
 from ad_jax.errors import ConfigError, TrainingDivergedError
-from ad_jax.experiment import Plugin, TaskConfig, build, load
+from ad_jax.experiment import TaskConfig, build, load
 from ad_jax.methods import rl2, trials
 from ad_jax.models import lstm
 from ad_jax.planning import cost
@@ -32,7 +32,7 @@ from ad_jax.types import Steps
 
 ROOM = envs.make("dark_room", {"size": 3, "steps": 4, "start": "random"})
 TASKS = ROOM.split(0, 7, 2)
-MODEL = lstm.Config(width=8, hidden=12, mlp_width=8, value_head=True)
+MODEL = lstm.LSTM(width=8, hidden=12, mlp_width=8, value_head=True)
 NETWORK, DECODER = (f(MODEL, seen_spec_of(ROOM)) for f in (lstm.actor_critic, lstm.make))
 WHOLE = rl2.RL2(trial_episodes=3, trials=16, updates=5, minibatches=2, updates_per_dispatch=2, checkpoint_every=5)
 PARTS = dataclasses.replace(WHOLE, trial_episodes=2, unroll_episodes=1)
@@ -362,9 +362,9 @@ def test_what_training_takes_is_counted(rolled):
     _, (unroll, _, _) = rolled
     e = dataclasses.replace(
         load("dark_room", "smoke"),
-        model=Plugin("lstm", dataclasses.asdict(MODEL)),
+        model=MODEL,
         method=WHOLE,
-        env=Plugin("dark_room", ROOM.options),
+        env=ROOM,
         tasks=TaskConfig(train=7, held_out=2),
     )
     parts = build(e)

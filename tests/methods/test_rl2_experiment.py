@@ -12,10 +12,12 @@ from ad_jax import Agent, envs
 from ad_jax.checkpoint import checkpoint
 from ad_jax.envs.base import seen_spec_of
 from ad_jax.errors import ConfigError
-from ad_jax.experiment import Experiment, Plugin, build, load
+from ad_jax.experiment import Experiment, build, load
 from ad_jax.files import read_json
 from ad_jax.methods import rl2
 from ad_jax.models import lstm
+from ad_jax.models.lstm import LSTM
+from ad_jax.models.transformer import Transformer
 from ad_jax.run.directory import identity
 from ad_jax.run.pipeline import Run
 
@@ -37,15 +39,15 @@ def test_the_page_names_every_option_with_its_default():
 
 def experiment(**changes) -> Experiment:
     e = load("dark_room", "smoke")
-    return dataclasses.replace(e, **{"model": Plugin("lstm", MODEL), "method": PARTS, **changes})
+    return dataclasses.replace(e, **{"model": LSTM(**MODEL), "method": PARTS, **changes})
 
 
 def test_other_models_are_refused_with_the_remedy():
-    for model in (Plugin("transformer"), Plugin("lstm")):
+    for model in (Transformer(), LSTM()):
         with pytest.raises(ConfigError, match=r"set model=lstm and model.value_head=True.*got model " + model.name):
             build(experiment(model=model))
     with pytest.raises(ConfigError, match=r"needs model.value_head=True"):
-        lstm.actor_critic(lstm.Config(**MODEL | {"value_head": False}), seen_spec_of(envs.make("dark_room")))
+        lstm.actor_critic(lstm.LSTM(**MODEL | {"value_head": False}), seen_spec_of(envs.make("dark_room")))
     with pytest.raises(ConfigError, match=r"method.updates must be at least 1"):
         build(experiment(method=dataclasses.replace(PARTS, updates=0)))
     build(experiment(replay=dataclasses.replace(experiment().replay, segment=10**6)))  # there is nothing to replay

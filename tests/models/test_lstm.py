@@ -10,9 +10,9 @@ from flax import nnx
 
 from ad_jax import Agent, models
 from ad_jax.errors import ConfigError
-from ad_jax.experiment import Plugin, build, load
+from ad_jax.experiment import build, load
 from ad_jax.files import read_json
-from ad_jax.models.lstm import Carry, Config, Layer, actor_critic, make
+from ad_jax.models.lstm import LSTM, Carry, Layer, actor_critic, make
 from ad_jax.models.tokens import as_numbers
 from ad_jax.policies.base import from_model
 from ad_jax.run.pipeline import Run
@@ -22,7 +22,7 @@ from ad_jax.types import Discrete, Spec
 
 GRID, REAL = Spec(Discrete(5), (2,), (9, 9)), Spec(Discrete(3), (4,), None)
 PIXELS = Spec(Discrete(4), (9, 12, 3), None, pixels=True)
-SMALL = Config(width=8, hidden=12, mlp_width=8)
+SMALL = LSTM(width=8, hidden=12, mlp_width=8)
 CONFIGS = {
     "grid": (SMALL, GRID),
     "two layers, masked": (dataclasses.replace(SMALL, layers=2, token_mask=0.3), REAL),
@@ -124,13 +124,13 @@ def test_masked_tokens_change_training_alone():
 )
 def test_options_that_cannot_be_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
-        models.make("lstm", models.make_config("lstm", options), GRID)
+        models.make_config("lstm", options).make(GRID)
 
 
 @pytest.mark.slow
 def test_an_lstm_runs_through_every_stage(tmp_path):
     e = load("dark_room", "smoke")
-    e = dataclasses.replace(e, model=Plugin("lstm", {"width": 16, "hidden": 16, "mlp_width": 16, "token_mask": 0.1}))
+    e = dataclasses.replace(e, model=LSTM(width=16, hidden=16, mlp_width=16, token_mask=0.1))
     run = Run(e, tmp_path / "run")
     run.collect()
     run.distill()

@@ -14,7 +14,7 @@ from ad_jax.models import attention
 from ad_jax.models.base import Model
 from ad_jax.models.dropout import keep
 from ad_jax.models.tokens import PixelConfig, PixelEncoder, Tokenizer, patches
-from ad_jax.models.transformer import Config, Paper, make
+from ad_jax.models.transformer import Paper, Transformer, make
 from ad_jax.testing import ContractError, check_model
 from ad_jax.testing.model import decode_all, random_steps
 from ad_jax.types import Discrete, Spec
@@ -22,7 +22,7 @@ from ad_jax.types import Discrete, Spec
 GRID, REAL, ONE = Spec(Discrete(5), (2,), (9, 9)), Spec(Discrete(3), (4,), None), Spec(Discrete(10), (), (1,))
 PIXELS = Spec(Discrete(4), (9, 12, 3), None, pixels=True)
 SMALL = {"layers": 2, "width": 16, "heads": 2, "mlp_width": 32}
-STREAMING = Config(**SMALL, window=6)
+STREAMING = Transformer(**SMALL, window=6)
 PAPER = Paper(**SMALL, window=14, episode_length=5, embedding_scale=1.0)
 
 CONFIGS = {
@@ -57,7 +57,7 @@ def test_contract(name):
 def test_every_registered_model_keeps_the_contract(name):
     options = SMALL | {"window": 12} | ({"episode_length": 5} if name == "paper" else {})
     options = {"width": 16, "hidden": 16, "mlp_width": 32} if name == "lstm" else options
-    model = models.make(name, models.make_config(name, options), GRID)
+    model = models.make_config(name, options).make(GRID)
     assert len(check_model(model, GRID, episode_length=5)) == 8
 
 

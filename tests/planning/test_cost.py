@@ -13,13 +13,14 @@ from helpers import GRID, mesh_of, numbered_histories, trainer_of
 from ad_jax import envs, models
 from ad_jax.__main__ import main
 from ad_jax.envs.base import seen_spec_of, spec_of
-from ad_jax.experiment import Plugin, ReferenceConfig, build, docstring, known, load, override
+from ad_jax.experiment import ReferenceConfig, build, docstring, known, load, override
 from ad_jax.history import replay
 from ad_jax.history import store as history_store
 from ad_jax.history.streaming import Rotation
 from ad_jax.methods.distillation import Distillation
 from ad_jax.planning import cost
 from ad_jax.run.pipeline import Run
+from ad_jax.sources.actor_critic import ActorCritic
 from ad_jax.stage.collect import Learners
 from ad_jax.text import si
 from ad_jax.types import Steps
@@ -106,8 +107,8 @@ def test_state_batch_and_cache_are_as_many_bytes_as_were_counted(smoke, accumula
 def built(name, options, env, env_options):
     """The family, the config, the model and shapes of its parameters."""
     family = envs.make(env, env_options)
-    config = models.for_family(models.make_config(name, options), family)
-    model = models.make(name, config, seen_spec_of(family))
+    config = models.make_config(name, options).bind(family)
+    model = config.make(seen_spec_of(family))
     return family, config, model, jax.eval_shape(model.init, jax.random.key(0))
 
 
@@ -198,7 +199,7 @@ def test_a_backbone_of_another_kind_is_counted_as_far_as_it_is_known():
 def test_the_curves_of_a_reference_are_counted_by_its_own_life(smoke):
     run, _, counted = smoke
     plain = run.experiment
-    e = dataclasses.replace(plain, reference=ReferenceConfig(Plugin("actor_critic", {"actors": 3, "unroll": 7}), 5))
+    e = dataclasses.replace(plain, reference=ReferenceConfig(ActorCritic(actors=3, unroll=7), 5))
     p = build(e)
     lives = [
         learners.steps * learners.source.actors

@@ -139,7 +139,7 @@ def test_alternatives_are_the_other_settings():
     e = small("replay.batch=64", "distill.accumulate=2")
     others = plan.alternatives(e, MeshConfig(2, 4, 1))
     assert list(others) == ["remat=True", "accumulate=8", "fsdp=1, data=8"]
-    assert others["remat=True"][0].model.options["remat"]
+    assert others["remat=True"][0].model.remat
     assert others["accumulate=8"][0].method.accumulate == 8
     assert others["fsdp=1, data=8"] == (e, MeshConfig(8, 1, 1))
     assert "accumulate=12" not in plan.alternatives(small("distill.accumulate=2"), ONE), "2 rows are not 8 parts"
@@ -181,8 +181,8 @@ def test_sizes_are_what_they_are_called(size, count):
     parameters = cost.count(e, build(e)).parameters
     assert parameters == pytest.approx(count, rel=1e-3)
     fewer = plan.sized(load("dark_room"), size, ["model.layers=3", "seed=2"])
-    assert (fewer.model.options["layers"], fewer.seed) == (3, 2)
-    assert fewer.model.options["width"] == e.model.options["width"]
+    assert (fewer.model.layers, fewer.seed) == (3, 2)
+    assert fewer.model.width == e.model.width
     with pytest.raises(ConfigError, match=r"unknown size '8B'. Did you mean '8b'"):
         plan.sized(e, "8B")
     with pytest.raises(ConfigError, match=r"unknown option of model lstm 'heads'"):

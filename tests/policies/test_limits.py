@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from helpers import mesh_of
 
-from ad_jax import envs, policies
+from ad_jax import envs
 from ad_jax.envs.dark_room import DarkRoom
 from ad_jax.errors import ConfigError
-from ad_jax.experiment import Plugin, build, load, override
+from ad_jax.experiment import build, load, override
 from ad_jax.files import read_json
-from ad_jax.policies.explorer import Config, walk
+from ad_jax.policies.explorer import Explorer, walk
 from ad_jax.policies.search_plan import Room, bounds, plan, returns
-from ad_jax.policies.thompson import log_best
+from ad_jax.policies.thompson import Thompson, log_best
 from ad_jax.run.pipeline import Run
 from ad_jax.stage.evaluate import evaluate
 from ad_jax.stage.rollout import make_evaluator
@@ -40,7 +40,7 @@ def planned(room):
 def rolled_out(room, episodes):
     """Returns `[E, C]` of the explorer as `evaluate` gets them, one rollout on every goal of the room."""
     family = envs.make("dark_room", dataclasses.asdict(room))
-    policy, tasks = policies.make("explorer", Config(LIFE, BEAM), family), family.all_tasks()
+    policy, tasks = Explorer(LIFE, BEAM).make(family), family.all_tasks()
     runner = make_evaluator(policy, family, mesh_of(), episodes, episodes * room.steps)
     ids = family.task_ids(tasks)
     curve = evaluate(runner, {}, tasks, ids, 1, episodes, family, mesh_of(), seed=3)
@@ -116,7 +116,7 @@ def test_the_plan_is_near_its_bound_and_better_than_going_to_the_nearest_unseen_
 def test_this_page_states_what_is_planned():
     """docs/limits.md: the rows of Dark Room, with the default beam."""
     page = (pathlib.Path(__file__).parents[2] / "docs" / "limits.md").read_text()
-    actions, (each, total) = plan(PAPER, LIFE, Config().beam), bounds(PAPER, LIFE)
+    actions, (each, total) = plan(PAPER, LIFE, Explorer().beam), bounds(PAPER, LIFE)
     earned = returns(PAPER, actions, LIFE)
     goals = np.asarray(build(load("dark_room")).split.held_out["held_out"].goal) @ np.array([9, 1])
     rows = {
@@ -161,7 +161,7 @@ def test_in_a_room_that_can_be_searched_exhaustively_the_plan_is_the_optimum(sta
 def test_a_goal_that_pays_with_the_last_step_of_an_episode_is_remembered():
     """The observation is by then the next episode's first; the goal is where the action led."""
     room = Room(4, 6, "corner", "once")
-    policy = policies.make("explorer", Config(beam=BEAM), envs.make("dark_room", dataclasses.asdict(room)))
+    policy = Explorer(beam=BEAM).make(envs.make("dark_room", dataclasses.asdict(room)))
     cell, cells = room.first, []
     for action in walk(room, LIFE, BEAM)[0]:
         cells.append(cell)
@@ -220,7 +220,7 @@ def test_thompson_sampling_earns_more_than_ucb1_on_the_bandits_of_its_prior(tmp_
     changes = ["env.tasks=uniform", "source.exploration=1.41421356", "tasks.held_out=64", "collect.episodes=100"]
     changes += ["evaluate.episodes=100", "evaluate.episodes_per_dispatch=100", "evaluate.seeds=1"]
     changes += ["evaluate.greedy=False"]
-    model = Plugin("thompson", {"points": 64})
+    model = Thompson(points=64)
     _, page, result = smoke("bandit_adversarial", tmp_path, model, *changes)
     (one,) = result["sets"]
     optimal = np.mean([task["optimal"] for task in one["tasks"]])
@@ -233,7 +233,7 @@ def test_thompson_sampling_earns_more_than_ucb1_on_the_bandits_of_its_prior(tmp_
 
 
 def test_the_explorer_runs_through_every_stage_without_histories_or_training(tmp_path, capsys):
-    model = Plugin("explorer", {"beam": BEAM})
+    model = Explorer(beam=BEAM)
     run, page, result = smoke("dark_room", tmp_path, model, "collect.episodes=1", "replay.keep_every=1")
     shown = capsys.readouterr().out
     assert "collect  nothing to do: model explorer is not trained" in shown
@@ -281,4 +281,4 @@ class Painted(DarkRoom):
 
 def test_a_room_has_to_show_the_cell():
     with pytest.raises(ConfigError, match=r"sees its cell in the room, .*; Painted shows Spec.*pixels=True"):
-        policies.make("explorer", Config(), Painted())
+        Explorer().make(Painted())

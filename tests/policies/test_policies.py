@@ -8,14 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import GRID
+from odd_policies import InTurn
 
-from ad_jax import envs, policies
+from ad_jax import policies
 from ad_jax.__main__ import main
 from ad_jax.errors import AdJaxError, ConfigError
 from ad_jax.experiment import Experiment, build, load, override
 from ad_jax.files import read_json
 from ad_jax.models.base import Model
-from ad_jax.models.transformer import Config, make
+from ad_jax.models.transformer import Transformer, make
 from ad_jax.policies import random
 from ad_jax.policies.base import Policy, from_model
 from ad_jax.run.pipeline import Run
@@ -28,7 +29,7 @@ UNIFORM = random.uniform(ACTIONS)
 KEYS = jax.random.split(jax.random.key(0), 3)
 
 
-@pytest.mark.parametrize("name", [*policies.POLICIES, "odd_policies:make"])
+@pytest.mark.parametrize("name", [*policies.POLICIES, "odd_policies:InTurn"])
 def test_policies_keep_the_contract_sampled_and_greedy(name):
     passed = check_plugin(name)
     assert len(passed) == 2 * 7 + 1
@@ -36,7 +37,7 @@ def test_policies_keep_the_contract_sampled_and_greedy(name):
 
 
 def test_the_policy_of_a_model_keeps_the_contract():
-    model = make(Config(layers=1, width=16, heads=2, mlp_width=16, window=6), GRID)
+    model = make(Transformer(layers=1, width=16, heads=2, mlp_width=16, window=6), GRID)
     params = jax.jit(model.init)(jax.random.key(0))
     check_policy(from_model(model), GRID, episode_length=5, params=params)
     check_policy(from_model(model, "greedy"), GRID, episode_length=5, params=params, greedy=True)
@@ -137,8 +138,8 @@ def test_an_episodic_policy_starts_anew_and_another_one_is_caught():
 
 
 def test_a_policy_that_suits_no_small_family_is_named():
-    with pytest.raises(ConfigError, match=r"odd_policies:of_many_actions' accepts neither DarkRoom nor Bandit"):
-        check_plugin("odd_policies:of_many_actions")
+    with pytest.raises(ConfigError, match=r"OfManyActions\(first=99\) accepts neither DarkRoom nor Bandit"):
+        check_plugin("odd_policies:OfManyActions")
 
 
 def test_a_models_policy_says_what_left_it_nothing_to_choose():
@@ -158,7 +159,7 @@ def test_how_actions_are_chosen_is_checked(how, words):
     with pytest.raises(AdJaxError, match=words):
         from_model(Model(None, None, None, None, None, 1, None), *how)
     with pytest.raises(AdJaxError, match=words):
-        policies.make("random", random.Config(), envs.make("dark_room"), *how)
+        build(override(load("dark_room", "smoke"), ["model=random"])).policy(*how)
 
 
 @pytest.mark.parametrize(
@@ -167,14 +168,14 @@ def test_how_actions_are_chosen_is_checked(how, words):
         (["model=thomson"], r"unknown model 'thomson'. Did you mean 'thompson'"),
         (["model=transfomer"], r"unknown model 'transfomer'. Did you mean 'transformer'"),
         (
-            ["model=odd_policies:make", "model.fir=1"],
-            r"unknown option of policy odd_policies:make 'fir'.*'first'",
+            ["model=odd_policies:InTurn", "model.fir=1"],
+            r"unknown option of policy odd_policies:InTurn 'fir'.*'first'",
         ),
-        (["model=odd_policies:make", "model.first=5"], r"model.first must be below 5; got 5"),
+        (["model=odd_policies:InTurn", "model.first=5"], r"model.first must be below 5; got 5"),
         (["model=odd_policies:made"], r"cannot load model 'odd_policies:made'"),
         (
             ["model=odd_policies:made_for_a_family"],
-            r"must be make\(config, family, mode, temperature\); got make\(config, family\)",
+            r"must be a frozen dataclass that is a ModelConfig or PolicyConfig; got .*ad_jax.models.base states what",
         ),
     ],
 )
@@ -185,15 +186,15 @@ def test_names_and_options_of_policies_are_checked_with_those_of_models(changes,
 
 def test_a_policy_from_outside_runs_through_every_stage_under_a_models_name(tmp_path):
     """What config.json holds of it is what it would hold of a model, so old ones are read."""
-    changes = ["model=odd_policies:make", "model.first=1", "evaluate.source_seeds=0", "logging.progress_seconds=1000"]
+    changes = ["model=odd_policies:InTurn", "model.first=1", "evaluate.source_seeds=0", "logging.progress_seconds=1000"]
     e = override(load("dark_room", "smoke"), changes)
     assert Run(e, tmp_path / "run").all().is_file()
     saved = read_json(tmp_path / "run/config.json")
-    assert saved["model"] == {"name": "odd_policies:make", "options": {"first": 1}}
+    assert saved["model"] == {"name": "odd_policies:InTurn", "config": {"first": 1}}
     assert Experiment.from_json(saved) == e
     (one,) = read_json(tmp_path / "run/results.json")["runs"][0]["sets"]
     assert np.array_equal(one["returns"]["sampled"], one["returns"]["greedy"])
-    parts = build(dataclasses.replace(e, model=dataclasses.replace(e.model, options={})))
+    parts = build(dataclasses.replace(e, model=InTurn()))
     assert (parts.model, parts.trained) == (None, False)
 
 

@@ -288,12 +288,13 @@ def test_one_process_is_a_plain_call(capsys, tmp_path):
 REINFORCED = """
 import dataclasses
 
-from ad_jax.experiment import Plugin, load
+from ad_jax.experiment import load
 from ad_jax.methods.rl2 import RL2
+from ad_jax.models.lstm import LSTM
 
 
 def config(scale):
-    model = Plugin("lstm", {"hidden": 8, "width": 8, "mlp_width": 8, "value_head": True})
+    model = LSTM(hidden=8, width=8, mlp_width=8, value_head=True)
     method = RL2(updates=2, trials=8, trial_episodes=4)
     return dataclasses.replace(load("dark_room", "smoke"), model=model, method=method)
 """

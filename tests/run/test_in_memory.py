@@ -12,7 +12,7 @@ import pytest
 from flax import struct
 from helpers import mesh_of
 
-from ad_jax import Agent, envs, open_store, sources
+from ad_jax import Agent, open_store
 from ad_jax.envs import leaves
 from ad_jax.errors import AdJaxError, ConfigError
 from ad_jax.experiment import Experiment, build, load, override
@@ -116,11 +116,11 @@ def test_a_result_says_enough_to_simulate_its_tasks_again(on_disk, tmp_path):
     Run(made, tmp_path / "run").evaluate()
     (run,) = read_json(tmp_path / "run/results.json")["runs"]
     (one,), said = run["sets"], Experiment.from_json(run["config"])
-    family = envs.make(said.env.name, said.env.options)
+    family = said.env
     tasks = leaves.from_data(family, [task["params"] for task in one["tasks"]])
     jax.tree.map(np.testing.assert_array_equal, tasks, next(iter(build(made).split.held_out.values())))
     assert family.task_ids(tasks) == [task["id"] for task in one["tasks"]]
-    source = sources.make(said.source.name, sources.make_config(said.source.name, said.source.options), family)
+    source = said.source.make(family)
     c, ids = said.evaluate, [task["id"] for task in one["tasks"]]
     learners = Learners(family, source, said.collect.episodes, mesh_of(), len(ids) * c.source_seeds)
     again = learning_curve(learners, tasks, ids, c.source_seeds, said.seed)

@@ -231,7 +231,7 @@ def test_rounding_is_no_edit_and_of_another_device_it_is_only_said():
 def test_an_edited_source_is_named(copied, monkeypatch):
     real = q_learning.make
 
-    def edited(config: q_learning.Config, family):
+    def edited(config: q_learning.QLearning, family):
         return real(dataclasses.replace(config, learning_rate=config.learning_rate / 2), family)
 
     monkeypatch.setattr(q_learning, "make", edited)
@@ -244,7 +244,7 @@ def test_an_edited_model_is_named(copied, tmp_path, monkeypatch):
 
     real = transformer.make
 
-    def edited(config: transformer.Config, spec):
+    def edited(config: transformer.Transformer, spec):
         return real(dataclasses.replace(config, activation="gelu"), spec)
 
     monkeypatch.setattr(transformer, "make", edited)

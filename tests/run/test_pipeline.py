@@ -23,12 +23,13 @@ from ad_jax import sources
 from ad_jax.__main__ import main
 from ad_jax.checkpoint import checkpoint
 from ad_jax.errors import AdJaxError, CheckpointError
-from ad_jax.experiment import Plugin, ReferenceConfig, build, load, override
+from ad_jax.experiment import ReferenceConfig, build, load, override
 from ad_jax.files import read_json
 from ad_jax.history import store
 from ad_jax.run import directory
 from ad_jax.run.pipeline import Run
 from ad_jax.sharding import make_mesh
+from ad_jax.sources.actor_critic import ActorCritic
 from ad_jax.stage.collect import Learners, learning_curve
 from ad_jax.text import significant
 
@@ -96,7 +97,7 @@ def test_one_command_goes_from_nothing_to_a_report(whole):
     results = json.loads((folder / "results.json").read_text())
     (run,) = results["runs"]
     assert np.shape(run["sets"][0]["returns"]["sampled"]) == (16, 2, 4)
-    assert run["config"]["method"]["options"]["updates"] == run["stages"]["distill"]["updates"] == 8
+    assert run["config"]["method"]["config"]["updates"] == run["stages"]["distill"]["updates"] == 8
     assert run["stages"]["collect"]["env_steps"] == 65 * 2 * 20 * 20
     assert run["stages"]["evaluate"]["env_steps"] == 2 * 16 * 2 * 4 * 20
     assert {record["stage"] for record in records(folder)} >= {"collect", "distill", "evaluate/held_out/greedy"}
@@ -189,13 +190,13 @@ def test_interrupted_in_every_stage_the_results_and_metrics_are_equal(whole, int
 
 def test_a_reference_learns_beside_the_frozen_model(copied, capsys):
     """Its curve is that of the algorithm itself on the held-out tasks, and the trained model is used as it is."""
-    reference = ReferenceConfig(Plugin("actor_critic", {"actors": 2}), episodes=5, chunk_learners=3)
+    reference = ReferenceConfig(ActorCritic(actors=2), episodes=5, chunk_learners=3)
     e = dataclasses.replace(load("dark_room", "smoke"), reference=reference)
     Run(e, copied).evaluate()
     (one,) = read_json(copied / "results.json")["runs"][0]["sets"]
     p = build(e)
     (tasks,) = p.split.held_out.values()
-    algorithm = sources.make("actor_critic", sources.make_config("actor_critic", {"actors": 2}), p.family)
+    algorithm = sources.make_config("actor_critic", {"actors": 2}).make(p.family)
     learners = Learners(p.family, algorithm, 5, make_mesh(e.mesh), 1)
     found = learning_curve(learners, tasks, p.family.task_ids(tasks), e.evaluate.source_seeds, e.seed)
     curve = np.reshape(found.returns, (len(one["tasks"]), e.evaluate.source_seeds, 2, -1)).mean(2)
@@ -306,7 +307,7 @@ def test_a_checkpoint_of_another_model_is_refused(whole, tmp_path, capsys):
     shutil.copytree(whole[0] / "checkpoints", tmp_path / "checkpoints")
     before = files(tmp_path / "checkpoints")
     arguments = [*SMOKE, "model.width=32", "--dir", tmp_path, "--histories", whole[0] / "histories"]
-    refused(capsys, ["distill", *arguments], "another run's", "differs in model.options.width (16 there, 32 here). ")
+    refused(capsys, ["distill", *arguments], "another run's", "differs in model.width (16 there, 32 here). ")
     refused(capsys, ["evaluate", *arguments], "another architecture", "block_0.down.kernel", "[32, 16]")
     assert files(tmp_path / "checkpoints") == before
 

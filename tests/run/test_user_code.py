@@ -58,13 +58,14 @@ class Mine(DarkRoom):
 """
 SOURCE = """
 import flax.struct
+from ad_jax.sources.base import SourceConfig
 
 @flax.struct.dataclass
-class Config:
+class Mine(SourceConfig):
     rate: float = 0.1
 
-def make(config: Config, family):
-    return undefined_source
+    def make(self, family):
+        return undefined_source
 """
 WHERE = {  # what goes wrong: what is said of it
     "init": ("NameError: name 'undefined_in_init' is not defined", "__post_init__"),
@@ -140,14 +141,19 @@ def test_check_names_the_place(capsys):
 
 
 def test_other_plug_ins_and_experiments(capsys):
-    told = refused(capsys, ["show", *SMOKE, "source=my_source:make"], "NameError: name 'undefined_source'")
-    assert "my_source.py:9, in make" in told
+    told = refused(capsys, ["show", *SMOKE, "source=my_source:Mine"], "NameError: name 'undefined_source'")
+    assert "my_source.py:10, in make" in told
     pathlib.Path("my_source.py").write_text("undefined_module")
     sys.modules.pop("my_source")
-    refused(capsys, ["show", *SMOKE, "source=my_source:make"], "cannot load source", "my_source.py:1, in <module>")
+    refused(capsys, ["show", *SMOKE, "source=my_source:Mine"], "cannot load source", "my_source.py:1, in <module>")
     sys.modules.pop("my_source", None)
-    pathlib.Path("my_source.py").write_text("def make(config, family): return 1")
-    refused(capsys, ["show", *SMOKE, "source=my_source:make"], "must be make(config: Config, ...)")
+    pathlib.Path("my_source.py").write_text("def Mine(config, family): return 1")
+    refused(
+        capsys,
+        ["show", *SMOKE, "source=my_source:Mine"],
+        "must be a frozen dataclass that is a SourceConfig",
+        "ad_jax.sources.base states what that is",
+    )
     pathlib.Path("mine.py").write_text("def config(scale='cpu'):\n    return len(3)")
     refused(capsys, ["show", "mine.py"], "cannot be loaded: TypeError", "mine.py:2, in config)")
     pathlib.Path("mine.py").write_text("def config(:")

@@ -26,7 +26,7 @@ def test_gae_equals_its_definition_however_episodes_end():
 
 def test_max_grad_norm_is_the_global_norm():
     gradient = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([[4.0]])}  # norm 5; no element alone is above 4
-    config = actor_critic.Config(learning_rate=1.0, adam_epsilon=1e6)  # so large an epsilon makes Adam linear
+    config = actor_critic.ActorCritic(learning_rate=1.0, adam_epsilon=1e6)  # so large an epsilon makes Adam linear
 
     def change(limit):
         optimiser = actor_critic.optimiser(dataclasses.replace(config, max_grad_norm=limit))
@@ -56,7 +56,7 @@ def gradient_of(**options):
         jnp.zeros(rows, bool),
     )
     reached = jnp.asarray(rng.integers(0, 4, rows), jnp.int32)
-    config = dataclasses.replace(actor_critic.Config(entropy_cost=0.0, value_cost=0.0), **options)
+    config = dataclasses.replace(actor_critic.ActorCritic(entropy_cost=0.0, value_cost=0.0), **options)
     return params, gradient(params, config, spec, stream, reached), spec
 
 
@@ -83,7 +83,7 @@ def test_value_cost_scales_the_value_gradient_alone():
 
 def test_actions_follow_the_policy_and_learning_rate_zero_learns_nothing():
     family = Probes()
-    config = actor_critic.Config(learning_rate=0.0, actors=500, unroll=8, hidden=(4,))
+    config = actor_critic.ActorCritic(learning_rate=0.0, actors=500, unroll=8, hidden=(4,))
     source, task = actor_critic.make(config, family), take(family.all_tasks(), 0)
     state = jax.jit(source.init)(jax.random.key(0), task)
     state.params["policy"] = {"weight": jnp.zeros((4, 2)), "bias": jnp.log(jnp.array([0.8, 0.2]))}

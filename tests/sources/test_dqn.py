@@ -24,7 +24,7 @@ QUICK = {"actors": 4, "unroll": 8, "capacity": 400, "warmup": 16, "gradient_step
 
 def test_dqn_solves_the_probes():
     family = Probes()
-    config = dqn.Config(learning_rate=0.01, discount=0.5, **QUICK)
+    config = dqn.DQN(learning_rate=0.01, discount=0.5, **QUICK)
     solve = jax.vmap(lambda task, key: learn(dqn.make, config, family, task, 150, key))
     state, _ = solve(family.all_tasks(), jax.random.split(jax.random.key(0), len(NAMES)))
     got = jax.vmap(lambda params: dqn.q_values(params, spec_of(family), jnp.arange(2)))(state.params)
@@ -91,9 +91,9 @@ def test_sequences_are_of_one_actor_consecutive_and_among_the_last_steps(blocks)
 @pytest.mark.slow
 def test_actors_explore_each_at_its_own_rate_and_at_random_before_learning():
     family = Probes()
-    config = dqn.Config(epsilon=0.5, epsilon_spread=2.0, learning_rate=0.0, **{**QUICK, "actors": 3})
+    config = dqn.DQN(epsilon=0.5, epsilon_spread=2.0, learning_rate=0.0, **{**QUICK, "actors": 3})
     np.testing.assert_allclose(dqn.epsilons(config), [0.5, 0.25, 0.125], rtol=1e-6)
-    np.testing.assert_allclose(dqn.epsilons(dqn.Config(actors=1, epsilon=0.3)), [0.3], rtol=1e-6)
+    np.testing.assert_allclose(dqn.epsilons(dqn.DQN(actors=1, epsilon=0.3)), [0.3], rtol=1e-6)
     source, task = dqn.make(config, family), take(family.all_tasks(), 0)
 
     def run(key):
@@ -111,7 +111,7 @@ def test_actors_explore_each_at_its_own_rate_and_at_random_before_learning():
 
 def test_learning_waits_for_the_warmup_and_the_target_network_for_its_turn():
     family = Probes()
-    source = dqn.make(dqn.Config(target_updates=3, **{**QUICK, "warmup": 24}), family)
+    source = dqn.make(dqn.DQN(target_updates=3, **{**QUICK, "warmup": 24}), family)
     task, update = take(family.all_tasks(), 4), jax.jit(source.update)
     state = source.init(jax.random.key(0), task)
     start = head = target = np.asarray(state.params["head"]["weight"])
@@ -128,9 +128,9 @@ def test_sizes_that_cannot_be_are_refused():
     with pytest.raises(
         ConfigError, match=r"capacity must be a multiple of source.unroll=8 and at least source.sequence=5; got 401"
     ):
-        dqn.make(dqn.Config(**{**QUICK, "capacity": 401}), Probes())
+        dqn.make(dqn.DQN(**{**QUICK, "capacity": 401}), Probes())
     with pytest.raises(ConfigError, match=r"source.batch must be at least 1; got 0"):
-        dqn.make(dqn.Config(batch=0), Probes())
+        dqn.make(dqn.DQN(batch=0), Probes())
 
 
 @pytest.mark.slow
@@ -139,7 +139,7 @@ def test_dqn_learns_from_pixels_to_go_to_a_hidden_platform():
     family = Watermaze(height=24, width=32, heading="fixed", reward="terminate")
     options = {"learning_rate": 1e-3, "discount": 0.9, "trace_decay": 0.9, "epsilon_spread": 2.0, "actors": 4}
     sizes = {"capacity": 1200, "gradient_steps": 8, "channels": [8, 16, 16], "hidden": [64]}
-    source = sources.make("dqn", sources.make_config("dqn", options | sizes), family)
+    source = sources.make_config("dqn", options | sizes).make(family)
     learners = Learners(family, source, 24, mesh_of(), 2)
     lives = learners.lives(jax.random.split(jax.random.key(0), 2), family.split(0, 2, 1).train).transition
     reward, done = np.asarray(lives.reward, float), np.asarray(lives.terminated | lives.truncated)

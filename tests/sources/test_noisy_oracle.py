@@ -22,7 +22,7 @@ from ad_jax.testing import check_source
 @functools.partial(jax.jit, static_argnums=(0, 2, 4))
 def learn(name, config, family, task, updates, key):
     """The final state and all transitions `[updates, steps, actors, ...]` of one learner."""
-    source = sources.make(name, config, family)
+    source = config.make(family)
     key_init, key_updates = jax.random.split(key)
     update = lambda state, key: source.update(key, state, task)
     return jax.lax.scan(update, source.init(key_init, task), jax.random.split(key_updates, updates))
@@ -30,7 +30,7 @@ def learn(name, config, family, task, updates, key):
 
 def demonstrate(family, tasks, updates, **options):
     """Transitions `[N, updates, steps, ...]` of a demonstrator on each task."""
-    config = noisy_oracle.Config(**options)
+    config = noisy_oracle.NoisyOracle(**options)
     keys = jax.random.split(jax.random.key(0), len(jax.tree.leaves(tasks)[0]))
     act = lambda task, key: learn("noisy_oracle", config, family, task, updates, key)[1]
     return jax.tree.map(lambda x: np.asarray(x)[:, :, :, 0], jax.vmap(act)(tasks, keys))
@@ -88,7 +88,7 @@ def test_decisions_last_as_long_as_persistence_says_and_are_as_often_noise():
 
 def test_a_decision_that_lasts_less_than_a_step_is_refused():
     with pytest.raises(ConfigError, match=r"persistence is a mean number of steps, at least 1; got 0\.5"):
-        noisy_oracle.make(noisy_oracle.Config(persistence=0.5), DarkRoom())
+        noisy_oracle.make(noisy_oracle.NoisyOracle(persistence=0.5), DarkRoom())
 
 
 def test_noise_0_from_the_second_step_on():
@@ -163,7 +163,7 @@ def test_the_number_of_an_observation_is_uniform_and_depends_on_all_of_it(dtype)
 
 def test_a_family_without_optimal_actions_is_refused():
     with pytest.raises(TypeError, match="noisy_oracle needs an optimal_action; Probes has none"):
-        noisy_oracle.make(noisy_oracle.Config(), Probes())
+        noisy_oracle.make(noisy_oracle.NoisyOracle(), Probes())
 
 
 # --- Hidden state for sources ---
@@ -185,19 +185,19 @@ PRIVILEGED = {
 )
 def test_privileged_sources_keep_the_contract(name, family):
     """Among it: observations of the plain space, from which the plain environment leads to the next."""
-    assert len(check_source(name, family, sources.make_config(name, PRIVILEGED[name]))) == 5
+    assert len(check_source(sources.make_config(name, PRIVILEGED[name]), family)) == 5
 
 
 @pytest.mark.parametrize("name", PRIVILEGED)
 def test_a_source_cannot_be_given_what_is_not_hidden(name):
     with pytest.raises(ConfigError, match=r"DarkRoom.*hides no state"):
-        sources.make(name, sources.make_config(name, PRIVILEGED[name]), DarkRoom())
+        sources.make_config(name, PRIVILEGED[name]).make(DarkRoom())
 
 
 def test_privileged_q_learning_learns_the_way_to_the_key_and_from_it_to_the_door():
     """Its table is that of value iteration on position and stage; without the privilege no table could be."""
     task = take(ROOM.all_tasks(), 3 * 9 + 5)  # key (1, 0), door (1, 2)
-    config = q_learning.Config(learning_rate=0.5, discount=0.5, exploration_episodes=1e9, privileged=True)
+    config = q_learning.QLearning(learning_rate=0.5, discount=0.5, exploration_episodes=1e9, privileged=True)
     state, _ = learn("q_learning", config, ROOM, task, 1500, jax.random.key(0))
     step = lambda n: np.array(list(itertools.product(range(3), range(3))))[n]
     away = lambda a, b: max(int(np.abs(step(a) - step(b)).sum()), 1)

@@ -20,7 +20,7 @@ QUICK = {"actors": 8, "unroll": 8, "epochs": 4, "minibatches": 2, "hidden": (16,
 
 def test_ppo_solves_the_probes():
     family = Probes()
-    config = ppo.Config(learning_rate=0.01, discount=0.5, max_grad_norm=None, **QUICK)
+    config = ppo.PPO(learning_rate=0.01, discount=0.5, max_grad_norm=None, **QUICK)
     solve = jax.vmap(lambda task, key: learn(ppo.make, config, family, task, 150, key))
     state, _ = solve(family.all_tasks(), jax.random.split(jax.random.key(0), len(NAMES)))
     x = networks.features(spec_of(family), jnp.arange(2))
@@ -52,7 +52,7 @@ def unrolled(steps=7, actors=5):
 
 def test_samples_are_those_of_a_plain_loop():
     params, stream, reached = unrolled()
-    config = ppo.Config(discount=0.9, trace_decay=0.8)
+    config = ppo.PPO(discount=0.9, trace_decay=0.8)
     got = jax.tree.map(np.asarray, ppo.samples_of(params, config, SPEC, stream, reached))
     _, ahead = networks.network(params, reached.reshape(-1, 2))
     logits, value = networks.network(params, stream.observation.reshape(-1, 2))
@@ -73,7 +73,7 @@ def test_samples_are_those_of_a_plain_loop():
 
 def test_the_loss_is_that_of_equation_9():
     params, stream, reached = unrolled()
-    config = ppo.Config(clip=0.3, entropy_cost=0.7, value_cost=0.4, normalise=False)
+    config = ppo.PPO(clip=0.3, entropy_cost=0.7, value_cost=0.4, normalise=False)
     samples = ppo.samples_of(params, config, SPEC, stream, reached)
     params = jax.tree.map(lambda x: 1.3 * x, params)  # the policy has moved on since it acted
     logits, value = (np.asarray(x, np.float64) for x in networks.network(params, samples.observation))
@@ -93,7 +93,7 @@ def test_the_loss_is_that_of_equation_9():
 
 def test_normalised_advantages_have_mean_zero_and_deviation_one():
     params, stream, reached = unrolled()
-    config = ppo.Config(value_cost=0.0)
+    config = ppo.PPO(value_cost=0.0)
     samples = ppo.samples_of(params, config, SPEC, stream, reached)
     advantage = np.asarray(samples.advantage)
     by_hand = samples.replace(advantage=jnp.asarray((advantage - advantage.mean()) / advantage.std()))
@@ -109,7 +109,7 @@ def test_normalised_advantages_have_mean_zero_and_deviation_one():
 
 def test_a_ratio_outside_the_clip_has_no_gradient_where_it_would_gain():
     params, stream, reached = unrolled()
-    config = ppo.Config(value_cost=0.0, normalise=False, clip=0.2)
+    config = ppo.PPO(value_cost=0.0, normalise=False, clip=0.2)
     samples = ppo.samples_of(params, config, SPEC, stream, reached)
     for shift, sign, silent in ((0.5, 1, True), (0.5, -1, False), (-0.5, -1, True), (-0.5, 1, False), (0.1, 1, False)):
         moved = samples.replace(log_prob=samples.log_prob - shift, advantage=jnp.full(35, sign, jnp.float32))
@@ -118,7 +118,7 @@ def test_a_ratio_outside_the_clip_has_no_gradient_where_it_would_gain():
 
 
 def test_the_learning_rate_falls_linearly_to_zero():
-    config = ppo.Config(learning_rate=1.0, decay_updates=2.0, adam_epsilon=1e6, max_grad_norm=None, **QUICK)
+    config = ppo.PPO(learning_rate=1.0, decay_updates=2.0, adam_epsilon=1e6, max_grad_norm=None, **QUICK)
     optimiser, gradient = ppo.optimiser(config), {"a": jnp.ones(1)}
     state, rates = optimiser.init(gradient), []
     for _ in range(18):  # of 2 updates with 4 epochs of 2 minibatches, and 2 more
@@ -139,7 +139,7 @@ def test_each_epoch_uses_every_sample_once(monkeypatch):
 
     monkeypatch.setattr(ppo, "loss", spy)
     family = Probes()
-    source = ppo.make(ppo.Config(**QUICK), family)
+    source = ppo.make(ppo.PPO(**QUICK), family)
     task = take(family.all_tasks(), 4)
     state = source.init(jax.random.key(0), task)
     jax.block_until_ready(jax.jit(source.update)(jax.random.key(1), state, task))
@@ -152,6 +152,6 @@ def test_each_epoch_uses_every_sample_once(monkeypatch):
 
 def test_sizes_that_cannot_be_are_refused():
     with pytest.raises(ConfigError, match=r"source.minibatches=3 must divide source.actors \* source.unroll = 64"):
-        ppo.make(ppo.Config(**{**QUICK, "minibatches": 3}), Probes())
+        ppo.make(ppo.PPO(**{**QUICK, "minibatches": 3}), Probes())
     with pytest.raises(ConfigError, match=r"source.epochs must be at least 1; got 0"):
-        ppo.make(ppo.Config(epochs=0), Probes())
+        ppo.make(ppo.PPO(epochs=0), Probes())

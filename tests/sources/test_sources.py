@@ -16,7 +16,7 @@ from ad_jax.envs.dark_room import DarkRoom
 from ad_jax.envs.grid import MOVES
 from ad_jax.errors import ConfigError
 from ad_jax.sources import actor_critic, networks, q_learning, ucb
-from ad_jax.sources.base import Source
+from ad_jax.sources.base import Source, SourceConfig
 from ad_jax.testing import ContractError, check_plugin, check_source
 from ad_jax.types import Transition
 
@@ -39,7 +39,7 @@ SUITED = {  # registered source: a family on which nearly everything can be chec
 def test_registered_sources_keep_the_contract(name):
     if name in SUITED:
         family, options = SUITED[name]
-        assert len(check_source(name, family, sources.make_config(name, options))) == 5
+        assert len(check_source(sources.make_config(name, options), family)) == 5
     else:
         assert check_plugin(name)
 
@@ -54,14 +54,17 @@ def test_check_plugin_runs_a_source_on_the_families_it_accepts():
 
 
 @struct.dataclass
-class BrokenConfig:
+class Broken(SourceConfig):
     """`temper` makes a leaf; `fault` says what is wrong."""
 
     temper: float = 1.0
     fault: str = struct.field(pytree_node=False, default="")
 
+    def make(self, family) -> Source:
+        return make_broken(self, family)
 
-def make_broken(config: BrokenConfig, family) -> Source:
+
+def make_broken(config: Broken, family) -> Source:
     """Three uniformly random actors, five steps an update, with a fault."""
     fault = config.fault
     reset = jax.vmap(family.reset_env, (0, None))
@@ -110,13 +113,13 @@ BROKEN = {
 
 
 def test_the_random_source_is_sound_without_a_fault():
-    check_source(make_broken, DarkRoom(size=3, steps=4, start="random"))
+    check_source(Broken(), DarkRoom(size=3, steps=4, start="random"))
 
 
 @pytest.mark.parametrize("fault", BROKEN)
 def test_check_source_names_what_is_broken(fault):
     with pytest.raises(ContractError) as caught:
-        check_source(make_broken, DarkRoom(size=3, steps=4, start="random"), BrokenConfig(0.5, fault))
+        check_source(Broken(0.5, fault), DarkRoom(size=3, steps=4, start="random"))
     assert caught.value.check == BROKEN[fault]
 
 
@@ -124,7 +127,7 @@ def test_check_source_names_what_is_broken(fault):
 
 
 def test_q_learning_solves_the_probes_exactly():
-    config = q_learning.Config(learning_rate=0.5, discount=0.5, exploration_episodes=1e9)
+    config = q_learning.QLearning(learning_rate=0.5, discount=0.5, exploration_episodes=1e9)
     solve = jax.vmap(lambda task, key: learn(q_learning.make, config, Probes(), task, 300, key))
     state, _ = solve(Probes().all_tasks(), jax.random.split(jax.random.key(0), len(NAMES)))
     expected = {
@@ -153,7 +156,8 @@ def test_q_learning_breaks_ties_evenly():
 
 def test_actor_critic_solves_the_probes():
     family = Probes()
-    config = actor_critic.Config(learning_rate=0.01, discount=0.5, entropy_cost=0.0, actors=8, unroll=8, hidden=(16,))
+    quick = {"actors": 8, "unroll": 8, "hidden": (16,)}
+    config = actor_critic.ActorCritic(learning_rate=0.01, discount=0.5, entropy_cost=0.0, **quick)
     solve = jax.vmap(lambda task, key: learn(actor_critic.make, config, family, task, 400, key))
     state, _ = solve(family.all_tasks(), jax.random.split(jax.random.key(0), len(NAMES)))
     x = networks.features(spec_of(family), jnp.arange(2))
@@ -173,7 +177,7 @@ def test_actor_critic_solves_the_probes():
 def test_ucb_regret_is_below_its_bound(means):
     family, pulls, seeds = Bandit(arms=len(means)), 1000, 128
     task = BanditParams(jnp.int32(1), jnp.array(means, jnp.float32))
-    run = jax.vmap(lambda key: learn(ucb.make, ucb.Config(), family, task, pulls // 10, key)[1].action)
+    run = jax.vmap(lambda key: learn(ucb.make, ucb.UCB(), family, task, pulls // 10, key)[1].action)
     action = np.asarray(run(jax.random.split(jax.random.key(0), seeds))).reshape(seeds, pulls)
     gaps = max(means) - np.array(means)
     regret = gaps[action].cumsum(axis=1).mean(axis=0)
@@ -196,14 +200,14 @@ def test_ucb_bound_is_ucb1():
 def test_ucb_breaks_ties_by_noise():
     family = Bandit(arms=3)
     task = BanditParams(jnp.int32(1), jnp.ones(3))  # every pull pays 1, so after 3 pulls all bounds are equal
-    run = jax.vmap(lambda key: learn(ucb.make, ucb.Config(), family, task, 1, key)[1].action)
+    run = jax.vmap(lambda key: learn(ucb.make, ucb.UCB(), family, task, 1, key)[1].action)
     fourth = np.asarray(run(jax.random.split(jax.random.key(0), 600)))[:, 0, 3, 0]
     assert np.all(np.abs(np.bincount(fourth, minlength=3) - 200) < 60)
 
 
 def test_ucb_explores_as_much_as_it_is_told():
     task = BanditParams(jnp.int32(1), jnp.array([0.2, 0.8], jnp.float32))
-    run = jax.vmap(lambda c: learn(ucb.make, ucb.Config(exploration=c), Bandit(arms=2), task, 50, jax.random.key(0))[0])
+    run = jax.vmap(lambda c: learn(ucb.make, ucb.UCB(exploration=c), Bandit(arms=2), task, 50, jax.random.key(0))[0])
     pulls = np.asarray(run(jnp.array([0.0, 1.0, 1000.0])).pulls)
     assert pulls[0].min() < pulls[1].min() < pulls[2].min()
     assert abs(pulls[2, 0] - pulls[2, 1]) <= 2
@@ -211,11 +215,11 @@ def test_ucb_explores_as_much_as_it_is_told():
 
 def test_sources_say_which_families_they_cannot_learn():
     with pytest.raises(TypeError, match=r"episodes of 1 step; DarkRoom has 20. Try source=q_learning"):
-        ucb.make(ucb.Config(), envs.make("dark_room"))
+        ucb.make(ucb.UCB(), envs.make("dark_room"))
     with pytest.raises(ConfigError, match="pulls_per_update must be at least 1; got 0"):
-        ucb.make(ucb.Config(pulls_per_update=0), Bandit())
+        ucb.make(ucb.UCB(pulls_per_update=0), Bandit())
     with pytest.raises(ConfigError, match="hidden must be at least 1; got 0"):
-        actor_critic.make(actor_critic.Config(hidden=(8, 0)), Bandit())
+        actor_critic.make(actor_critic.ActorCritic(hidden=(8, 0)), Bandit())
 
 
 # --- Q-learning: each hyper-parameter ---
@@ -224,7 +228,7 @@ def test_sources_say_which_families_they_cannot_learn():
 def test_q_learning_hyper_parameters_do_what_they_are_called():
     family = DarkRoom(size=3, steps=50)
     task = take(family.all_tasks(), 0)
-    configs = q_learning.Config(
+    configs = q_learning.QLearning(
         learning_rate=jnp.array([0.0, 0.0, 0.0, 0.5]),
         discount=jnp.array([0.9, 0.9, 0.9, 0.0]),
         epsilon_start=jnp.array([1.0, 0.0, 0.8, 1.0]),
@@ -261,7 +265,7 @@ def test_q_learning_hyper_parameters_do_what_they_are_called():
 def test_novel_exploration_goes_where_the_episode_has_not_been_as_far_as_the_learner_knows():
     """Every action of a life, against what a plain account of that life says may be novel."""
     family = DarkRoom(size=4, steps=12, start="random")
-    config = q_learning.Config(epsilon_end=1.0, explore="novel")
+    config = q_learning.QLearning(epsilon_end=1.0, explore="novel")
     _, life = learn(q_learning.make, config, family, take(family.all_tasks(), 5), 60, jax.random.key(0))
     places = [tuple(map(int, place)) for place in life.observation.reshape(-1, 2)]
     actions, ends = life.action.reshape(-1).tolist(), (life.terminated | life.truncated).reshape(-1).tolist()
@@ -278,7 +282,7 @@ def test_novel_exploration_goes_where_the_episode_has_not_been_as_far_as_the_lea
 def test_an_optimistic_table_leads_q_learning_to_a_goal_that_chance_does_not_find():
     family = DarkRoom(size=11, steps=12, reward="terminate")
     task = take(family.all_tasks(), 0)  # a corner, 10 steps away
-    configs = q_learning.Config(
+    configs = q_learning.QLearning(
         epsilon_start=jnp.array([1.0, 0.0, 0.0]),
         learning_rate=jnp.array([0.5, 0.5, 0.0]),
         discount=jnp.full(3, 0.95),

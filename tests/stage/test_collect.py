@@ -33,7 +33,7 @@ def collected(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def actor_critic():
-    return sources.make("actor_critic", sources.make_config("actor_critic", ACTORS), PARTS.family)
+    return sources.make_config("actor_critic", ACTORS).make(PARTS.family)
 
 
 @pytest.fixture(scope="module")

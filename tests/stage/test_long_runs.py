@@ -18,19 +18,20 @@ from helpers import GRID, mesh_of, numbered_histories, trainer_of
 from ad_jax import envs
 from ad_jax.checkpoint import checkpoint
 from ad_jax.envs.base import seen_spec_of
-from ad_jax.experiment import CollectConfig, Experiment, Plugin, TaskConfig, build
+from ad_jax.envs.dark_room import DarkRoom
+from ad_jax.experiment import CollectConfig, Experiment, TaskConfig, build
 from ad_jax.history import replay
 from ad_jax.history.store import HistoryWriter, open_store
 from ad_jax.methods import rl2
 from ad_jax.methods.distillation import Distillation
 from ad_jax.models import lstm
-from ad_jax.models.transformer import Config as ModelConfig
-from ad_jax.models.transformer import make
+from ad_jax.models.transformer import Transformer, make
 from ad_jax.policies.base import from_model
 from ad_jax.process import metrics
 from ad_jax.run import curves
 from ad_jax.run.collection import make_manifest
 from ad_jax.run.origins import Origins
+from ad_jax.sources.q_learning import QLearning
 from ad_jax.stage import evaluate
 from ad_jax.stage.collect import Config, Learners, collect
 from ad_jax.stage.episodes import tasks_as_data
@@ -70,7 +71,7 @@ class Watch:
 @pytest.mark.parametrize("size", SIZES)
 def test_over_100000_updates(size, tmp_path):
     updates, watch = int(100_000 * size), Watch()
-    model = make(ModelConfig(layers=1, width=8, heads=1, mlp_width=8, window=6), GRID)
+    model = make(Transformer(layers=1, width=8, heads=1, mlp_width=8, window=6), GRID)
     sampling = replay.Config(segment=8, batch=8, groups=8)
     config = Distillation(updates=updates, checkpoint_every=updates // 100, evaluate_every=updates // 50)
     trainer = trainer_of(model, GRID, config, sampling, mesh_of(), seed=1)
@@ -88,8 +89,8 @@ def test_over_10000_chunks(size, tmp_path, monkeypatch):
     chunks, watch = int(10_000 * size), Watch()
     e = Experiment(
         "long",
-        Plugin("dark_room", {"size": 3, "steps": 4}),
-        Plugin("q_learning"),
+        DarkRoom(size=3, steps=4),
+        QLearning(),
         tasks=TaskConfig(train=5, held_out=2),
         collect=CollectConfig(seeds=chunks // 5, episodes=3, chunk_learners=1),
         replay=replay.Config(segment=8),
@@ -121,9 +122,9 @@ def test_over_100000_episodes_in_context(size, tmp_path, monkeypatch):
     episodes, watch, done = int(100_000 * size), Watch(), []
     e = Experiment(
         "long",
-        Plugin("dark_room", {"size": 3, "steps": 4}),
-        Plugin("q_learning"),
-        Plugin("transformer", {"layers": 1, "width": 8, "heads": 1, "mlp_width": 8, "window": 6}),
+        DarkRoom(size=3, steps=4),
+        QLearning(),
+        Transformer(layers=1, width=8, heads=1, mlp_width=8, window=6),
         tasks=TaskConfig(train=5, held_out=2),
         evaluate=evaluate.Config(episodes=episodes, seeds=1, episodes_per_dispatch=10),
     )
@@ -155,7 +156,7 @@ def test_over_100000_episodes_in_context(size, tmp_path, monkeypatch):
 def test_over_10000_updates_of_rl2(size, tmp_path, monkeypatch):
     updates, watch = int(10_000 * size), Watch()
     room = envs.make("dark_room", {"size": 3, "steps": 4})
-    model = lstm.Config(width=8, hidden=12, mlp_width=8, value_head=True)
+    model = lstm.LSTM(width=8, hidden=12, mlp_width=8, value_head=True)
     config = rl2.RL2(
         trial_episodes=2, trials=4, updates=updates, epochs=1, updates_per_dispatch=1, checkpoint_every=updates // 25
     )
