@@ -1,11 +1,13 @@
 """What the command line understands: every command, its arguments and its help. Imports nothing heavy."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ad_jax import files
+from ad_jax.cli.options import Help, as_overrides, show_help
 from ad_jax.errors import ConfigError
 
 KINDS = ("experiments", "families", "sources", "models", "methods", "policies")
@@ -23,9 +25,10 @@ The four stages, each of which goes on where it was stopped:
 """
 
 OVERRIDES = """\
-Every field of the experiment can be overridden: field=value, with dotted names, for example
-  seed=1  method.updates=2000  env.size=17  source.learning_rate=0.1  model.layers=6  mesh.fsdp=2
-Options of a plug-in follow its name: env.*, source.*, model.*, method.*. `ad-jax show EXPERIMENT` prints every field.
+Every field of the experiment can be overridden, as field=value or --field value, with dotted names, for example
+  seed=1  --method.updates 2000  env.size=17  source.learning_rate=0.1  --model.layers 6  mesh.fsdp=2
+Another plug-in is named by env=, source=, model= or method=, and its options follow. With --help after an experiment's
+name, every option of it is listed; `ad-jax show EXPERIMENT` prints every value.
 """
 
 
@@ -41,8 +44,14 @@ def parser() -> argparse.ArgumentParser:
 
     def stage(name: str, text: str) -> None:
         sub = commands.add_parser(
-            name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=OVERRIDES, formatter_class=raw
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=OVERRIDES,
+            formatter_class=raw,
+            add_help=False,
         )
+        sub.add_argument("-h", "--help", action=Help)
         sub.add_argument("experiment", help="an experiment's name (e.g. dark_room), its folder, or its file")
         sub.add_argument("overrides", nargs="*", metavar="field=value", help="overridden fields")
         sub.add_argument("--scale", default="cpu", help="the experiment's size: cpu (default) or another it defines")
@@ -76,7 +85,9 @@ def parser() -> argparse.ArgumentParser:
         "and print each device's memory, FLOP and collectives, and an estimated time. How to read it: docs/plan.md.",
         epilog=OVERRIDES,
         formatter_class=raw,
+        add_help=False,
     )
+    ahead.add_argument("-h", "--help", action=Help)
     ahead.add_argument("experiment", help="an experiment's name (e.g. dark_room), its folder, or its file")
     ahead.add_argument("overrides", nargs="*", metavar="field=value", help="overridden fields")
     ahead.add_argument("--scale", default="cpu", help="the experiment's size: cpu (default) or another it defines")
@@ -173,11 +184,13 @@ class _Version(argparse.Action):
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The parsed command line. Overrides may also follow an option, which argparse alone does not understand."""
     top = parser()
-    args, rest = top.parse_known_args(arguments)
+    args, rest = top.parse_known_args(as_overrides(sys.argv[1:] if arguments is None else arguments))
     if rest and (not hasattr(args, "overrides") or any(word.startswith("-") for word in rest)):
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         args.overrides = [*args.overrides, *rest]
+    if getattr(args, "help", None) is not None:
+        show_help(args)
     return args
 
 

@@ -1,0 +1,102 @@
+"""Options of an experiment on the command line: the forms in which they are written, and their help by tyro.
+
+`--model.layers 6` means `model.layers=6`, which `experiment.override` reads. The help is made of the classes
+themselves: names, types, values in this experiment, and the comments beside the fields.
+"""
+
+import argparse
+import contextlib
+import re
+from collections.abc import Sequence
+
+from ad_jax.errors import AdJaxError
+
+FLAG = re.compile(r"--((?:name|seed|env|source|model|method)(?=$|=)|[a-z][\w-]*(?:\.[\w-]+)+)(?:=(.*))?", re.DOTALL)
+NUMBER = re.compile(r"[-+]?[\d.][\w.+-]*")
+
+
+def as_overrides(words: Sequence[str]) -> list[str]:
+    """Return a command line with `field=value` in the place of `--field value` and `--field=value`.
+
+    Several numbers after a flag are a tuple (`--source.hidden 32 16`); a flag with no value is true.
+    """
+    found, rest = [], list(words)
+    while rest:
+        word = rest.pop(0)
+        flag = FLAG.fullmatch(word)
+        if flag is None:
+            found.append(word)
+            continue
+        name, value = flag[1].replace("-", "_"), flag[2]
+        if value is None:
+            values = [rest.pop(0)] if rest and _is_value(rest[0]) else []
+            while values and NUMBER.fullmatch(values[-1]) and rest and NUMBER.fullmatch(rest[0]):
+                values.append(rest.pop(0))
+            value = f"({', '.join(values)})" if values[1:] else values[0] if values else "true"
+        found.append(f"{name}={value}")
+    return found
+
+
+def _is_value(word: str) -> bool:
+    return NUMBER.fullmatch(word) is not None or not re.match(r"-|[a-z][\w.]*=", word)
+
+
+class Help(argparse.Action):
+    """Print a stage's help and exit; where an experiment is named before it, leave that to `parse`, for its options."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str):
+        text = "show this help, after an experiment's name with all of its options, and exit"
+        super().__init__(option_strings, dest, nargs=0, help=text)
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: object) -> None:
+        if getattr(namespace, "experiment", None) is None:
+            parser.print_help()
+            parser.exit()
+        namespace.help = parser
+
+
+def show_help(args: argparse.Namespace) -> None:
+    """Print the help of a stage with every option of the experiment that is named, and exit."""
+    args.help.print_help()
+    try:
+        show(args.help.prog, args.experiment, args.scale, args.overrides)
+    except AdJaxError as error:
+        args.help.exit(2, f"ad-jax: {error}\n")
+    args.help.exit()
+
+
+def show(command: str, name: str, scale: str, changes: Sequence[str]) -> None:
+    """Print every option of an experiment with its type, its value there, and what it means.
+
+    Imports the experiment and its plug-ins, and with them JAX: a second or two.
+
+    Raises:
+        ConfigError: if there is no such experiment, or a change is none of it.
+    """
+    import dataclasses
+
+    import tyro
+
+    from ad_jax import experiment
+    from ad_jax.experiment import plugins
+    from ad_jax.experiment.config import hints_of
+
+    e = experiment.override(experiment.load(name, scale), changes)
+    # Of the classes that are there: what may stand in the place of a plug-in is open.
+    hints = {
+        field: hint if plugins.kind_of(hint) is None else type(getattr(e, field))
+        for field, hint in hints_of(type(e)).items()
+    }
+    fields = [(field, hint, dataclasses.field(default=getattr(e, field))) for field, hint in hints.items()]
+    chosen = " ".join(f"{kind}={plugins.name_of(getattr(e, kind))}" for kind in plugins.KINDS)
+    about = f"Options of {name} at scale {scale}, with {chosen}. --model.layers 6 and model.layers=6 mean the same."
+    print()
+    with contextlib.suppress(SystemExit):  # it is what tyro ends its help with
+        tyro.cli(
+            dataclasses.make_dataclass("Options", fields, frozen=True),
+            args=["--help"],
+            prog=f"{command} {name}",
+            description=about,
+            use_underscores=True,
+            config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+        )
