@@ -45,7 +45,8 @@ class Corridor(TaskFamily[State, Params]):
         return Params(self.episode_length, jnp.int32(0))
 
     def all_tasks(self):
-        return Params(jnp.full(self.size, self.episode_length), jnp.arange(self.size))
+        limits = jnp.full(self.size, self.episode_length)
+        return Params(limits, jnp.arange(self.size))  # pyright: ignore[reportArgumentType]
 
     def reset_env(self, key, params):
         return jnp.int32(self.size // 2), State(jnp.int32(0), jnp.int32(self.size // 2))

@@ -10,6 +10,7 @@ Paper    1,381,893 parameters
 import dataclasses
 
 from ad_jax.experiment import Experiment, load
+from ad_jax.methods.distillation import Distillation
 from ad_jax.models.lstm import LSTM
 from ad_jax.study import Arm, Study
 from ad_jax.study.claims import Claim, at_least, quantity
@@ -20,6 +21,7 @@ def config(scale: str = "cpu") -> Experiment:
     base = dataclasses.replace(load("dark_key_to_door", "small" if scale == "cpu" else scale), name="lstm_backbone")
     models = {"cpu": LSTM(hidden=256), "smoke": LSTM(width=16, hidden=16, mlp_width=32), "paper": LSTM(hidden=512)}
     # A quarter of the transformer's rate: at 8e-3 an LSTM's loss does not fall.
+    assert isinstance(base.method, Distillation)
     rate = base.method.learning_rate / 4 if scale == "cpu" else base.method.learning_rate
     method = dataclasses.replace(base.method, learning_rate=rate)
     return dataclasses.replace(base, model=models[scale], method=method)
