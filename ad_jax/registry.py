@@ -5,14 +5,14 @@ command line. A registry maps a name to `"module:Class"`, so that naming a plug-
 Options are checked against the class before anything is built.
 """
 
-import contextlib
 import dataclasses
 import importlib
 import inspect
-import types
 import typing
 from collections.abc import Mapping
 from typing import Any
+
+import msgspec
 
 from ad_jax.errors import ConfigError, told, unknown
 
@@ -77,29 +77,14 @@ def conform(where: str, value: Any, hint: Any) -> Any:
     Raises:
         ConfigError: naming `where`, the expected type and the value received.
     """
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
+    choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+    if choices and isinstance(value, str) and value not in choices:
+        raise unknown(f"value of {where}", value, map(str, choices))
+    value = float(value) if isinstance(value, float) else value  # NumPy's are such, too
+    if hint is Any or (isinstance(hint, type) and isinstance(value, hint) and not isinstance(value, bool)):
         return value
-    if origin is typing.Literal:
-        if value in args:
-            return value
-        if isinstance(value, str):
-            raise unknown(f"value of {where}", value, [str(arg) for arg in args])
-    elif origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        return conform(where, value, next(arg for arg in args if arg is not type(None)))
-    elif origin is tuple and isinstance(value, list | tuple):
-        hints = args[:1] * len(value) if args[1:] == (...,) else args
-        if len(hints) == len(value):
-            return tuple(conform(where, item, inner) for item, inner in zip(value, hints))
-    elif origin in (dict, Mapping) or hint in (dict, Mapping):
-        if isinstance(value, Mapping):
-            return dict(value)
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        with contextlib.suppress(OverflowError):  # an integer that no float holds
-            return float(value)
-    elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
-        return value
-    name = getattr(hint, "__name__", None) if origin is None else str(hint)
-    raise ConfigError(f"{where} expects {name or hint}; got {value!r} ({type(value).__name__})")
+    try:
+        return msgspec.convert(value, hint)
+    except msgspec.ValidationError as error:
+        name = str(hint) if typing.get_args(hint) else getattr(hint, "__name__", hint)
+        raise ConfigError(f"{where} expects {name}; got {value!r} ({type(value).__name__})") from error

@@ -9,7 +9,7 @@ from typing import Any
 
 from ad_jax import envs, methods, models, policies, sources
 from ad_jax.envs.base import TaskFamily, seen_spec_of, spec_of
-from ad_jax.errors import ConfigError, unknown
+from ad_jax.errors import ConfigError
 from ad_jax.methods.base import MethodConfig
 from ad_jax.models.base import ModelConfig
 from ad_jax.policies.base import Mode, PolicyConfig
@@ -44,8 +44,6 @@ def check_plugin(name: str) -> list[str]:
     """
     # `dpt` is a method and a backbone of the same paper: the backbone is what goes by the name here.
     registry = methods.METHODS | envs.FAMILIES | sources.SOURCES | models.MODELS | policies.POLICIES
-    if name not in registry and ":" not in name:
-        raise unknown("plug-in", name, registry)
     plugin: Any = find("plug-in", name, registry, *CHECKS)()
     return next(check for base, check in CHECKS.items() if isinstance(plugin, base))(plugin)
 

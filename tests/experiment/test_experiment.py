@@ -103,7 +103,7 @@ def test_later_overrides_win_and_swapping_a_plugin_drops_the_options_of_the_old_
 def test_tuple_options_reach_the_source():
     e = changed("env.size=9", "source=actor_critic", "source.hidden=(32, 16)", "source.actors=2")
     assert build(e).source_config.hidden == (32, 16)
-    with pytest.raises(ConfigError, match=r"hidden expects int; got 'x'"):
+    with pytest.raises(ConfigError, match=r"hidden expects tuple\[int, \.\.\.\]; got \(32, 'x'\)"):
         build(changed("env.size=9", "source=actor_critic", "source.hidden=(32, 'x')"))
 
 
