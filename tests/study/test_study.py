@@ -13,6 +13,7 @@ from ad_jax import study
 from ad_jax.__main__ import main
 from ad_jax.errors import AdJaxError, ConfigError
 from ad_jax.experiment import TaskConfig, build, load, override
+from ad_jax.files import write_json
 from ad_jax.run.pipeline import Run
 from ad_jax.study import ORDER, Arm, Study, reproduce
 from ad_jax.study import page as study_page
@@ -29,6 +30,15 @@ CLAIMS = (
     Claim("it ends somewhere", "not in the paper", quantity("final", "plain"), at_least(-1)),
     Claim("it ends above the sky", "nor this", quantity("final", "shown") - quantity("final", "plain"), at_least(99)),
 )
+
+
+# What `dark_room` said of its plug-ins, and the keys of its pieces, before those were classes.
+SAID = {
+    "env": {"size": 9, "steps": 20, "start": "centre", "reward": "every_step"},
+    "source": {"learning_rate": 1.0, "discount": 0.9, "exploration_episodes": 200.0, "explore": "novel"},
+    "model": {"layers": 4, "width": 64, "heads": 2, "window": 80, "token_mask": 0.3},
+}
+KEYS = {"curve": "d479482c7125", "model": "adb28dcdfd99", "histories": "3ba89fd5cd38"}
 
 
 def tiny(name="tiny") -> Study:
@@ -139,6 +149,17 @@ def test_each_model_is_trained_once_however_many_curves_use_it(made):
     assert first.count("evaluate") == 4  # three curves, one of them stopped at and taken up again
     assert len(list((folder / "work/models").glob("*/trained.json"))) == 2
     assert len(list((folder / "work/curves").glob("*/results.json"))) == 3
+
+
+def test_pieces_of_before_plug_ins_were_classes_are_found_by_their_old_keys(tmp_path):
+    e = load("dark_room")
+    for kind, one in (("curve", e), ("model", trained_by(e))):
+        data = one.to_json() | {name: {"name": one.to_json()[name]["name"], "options": x} for name, x in SAID.items()}
+        write_json(tmp_path / f"{kind}s" / KEYS[kind] / "config.json", data)
+    workshop = Workshop(tmp_path)
+    assert {kind: getattr(workshop, kind)(e).name for kind in KEYS} == KEYS
+    other = dataclasses.replace(e, seed=1)
+    assert workshop.curve(other) == tmp_path / "curves" / key(other)
 
 
 def test_what_is_there_is_not_done_again(made):
