@@ -133,7 +133,7 @@ def distilling_a_dispatch() -> None:
         held["state"], *rest = whole(held["state"], s.resident, jnp.int32(10))
         return rest
 
-    values = np.ones(distillation.Config().updates_per_dispatch, np.float32)
+    values = np.ones(distillation.Distillation().updates_per_dispatch, np.float32)
     share_of("distill: the host's look, of 10 updates", lambda: not_finite(values, values, 0), dispatch)
 
 
