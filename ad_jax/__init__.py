@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # `as`: these are public
     from ad_jax.experiment import EvaluateConfig as EvaluateConfig
     from ad_jax.experiment import Experiment as Experiment
     from ad_jax.experiment import MeshConfig as MeshConfig
+    from ad_jax.experiment import Plugin as Plugin
     from ad_jax.experiment import ReplayConfig as ReplayConfig
     from ad_jax.experiment import TaskConfig as TaskConfig
     from ad_jax.experiment import load as _load_experiment
@@ -88,6 +89,7 @@ _PUBLIC = {
     "open_store": "ad_jax.history.store",
     "Agent": "ad_jax.agent",
     "AdJaxError": "ad_jax.errors",
+    "Plugin": "ad_jax.experiment",  # of experiments' files of before
 }
 
 __all__ = [*_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll]
