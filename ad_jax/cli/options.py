@@ -6,8 +6,10 @@ themselves: names, types, values in this experiment, and the comments beside the
 
 import argparse
 import contextlib
+import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from ad_jax.errors import AdJaxError
 
@@ -68,13 +70,11 @@ def show_help(args: argparse.Namespace) -> None:
 def show(command: str, name: str, scale: str, changes: Sequence[str]) -> None:
     """Print every option of an experiment with its type, its value there, and what it means.
 
-    Imports the experiment and its plug-ins, and with them JAX: a second or two.
+    Imports the experiment and its plug-ins, and with them JAX and gymnax: a few seconds.
 
     Raises:
         ConfigError: if there is no such experiment, or a change is none of it.
     """
-    import dataclasses
-
     import tyro
 
     from ad_jax import experiment
@@ -100,3 +100,17 @@ def show(command: str, name: str, scale: str, changes: Sequence[str]) -> None:
             use_underscores=True,
             config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
         )
+    print(*_absent(e), sep="\n")
+
+
+def _absent(config: Any, where: str = "") -> Iterator[str]:
+    """Lines about what is None in an experiment and would have options of its own, which tyro does not list."""
+    from ad_jax.experiment.config import dataclass_of, hints_of
+    from ad_jax.experiment.plugins import kind_of
+
+    for field, hint in hints_of(type(config)).items():
+        name, value, nested = f"{where}{field}", getattr(config, field), dataclass_of(hint)
+        if value is None and nested is not None:
+            yield f"{name} is None here; it has {', '.join(f'--{name}.{option}' for option in hints_of(nested))}"
+        elif dataclasses.is_dataclass(value) and kind_of(hint) is None:
+            yield from _absent(value, f"{name}.")

@@ -57,6 +57,8 @@ def test_help_after_an_experiment_lists_every_option_with_type_value_and_meaning
         assert f"{name} {kind}" in shown
         assert meaning in shown
     assert "fixed" not in shown
+    assert "replay.rotation is None here; it has --replay.rotation.resident, --replay.rotation.parts" in shown
+    assert "reference is None here; it has --reference.source" in shown
     with pytest.raises(SystemExit) as stop:
         main(["run", "dark_rom", "--help"])
     assert stop.value.code == 2
