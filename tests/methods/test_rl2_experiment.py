@@ -12,7 +12,7 @@ from ad_jax import Agent, envs
 from ad_jax.checkpoint import checkpoint
 from ad_jax.envs.base import seen_spec_of
 from ad_jax.errors import ConfigError
-from ad_jax.experiment import Experiment, build, load
+from ad_jax.experiment import Experiment, build, load, name_of
 from ad_jax.files import read_json
 from ad_jax.methods import rl2
 from ad_jax.models import lstm
@@ -44,7 +44,7 @@ def experiment(**changes) -> Experiment:
 
 def test_other_models_are_refused_with_the_remedy():
     for model in (Transformer(), LSTM()):
-        with pytest.raises(ConfigError, match=r"set model=lstm and model.value_head=True.*got model " + model.name):
+        with pytest.raises(ConfigError, match=r"set model=lstm and model.value_head=True.*got model " + name_of(model)):
             build(experiment(model=model))
     with pytest.raises(ConfigError, match=r"needs model.value_head=True"):
         lstm.actor_critic(lstm.LSTM(**MODEL | {"value_head": False}), seen_spec_of(envs.make("dark_room")))
