@@ -7,7 +7,9 @@ themselves: names, types, values in this experiment, and the comments beside the
 import argparse
 import contextlib
 import dataclasses
+import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -59,11 +61,14 @@ class Help(argparse.Action):
 
 def show_help(args: argparse.Namespace) -> None:
     """Print the help of a stage with every option of the experiment that is named, and exit."""
-    args.help.print_help()
     try:
+        args.help.print_help()
         show(args.help.prog, args.experiment, args.scale, args.overrides)
+        sys.stdout.flush()
     except AdJaxError as error:
         args.help.exit(2, f"ad-jax: {error}\n")
+    except BrokenPipeError:  # of `--help | head`: nobody reads on, nor what Python would flush at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     args.help.exit()
 
 

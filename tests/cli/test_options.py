@@ -1,5 +1,8 @@
 """How options of an experiment are written on the command line, and the help that is made of its classes."""
 
+import subprocess
+import sys
+
 import pytest
 
 from ad_jax.__main__ import main
@@ -63,3 +66,12 @@ def test_help_after_an_experiment_lists_every_option_with_type_value_and_meaning
         main(["run", "dark_rom", "--help"])
     assert stop.value.code == 2
     assert "unknown experiment 'dark_rom'. Did you mean 'dark_room'" in capsys.readouterr().err
+
+
+def test_nobody_has_to_read_the_help_to_its_end():
+    command = [sys.executable, "-m", "ad_jax", "run", "dark_room", "--scale", "smoke", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().startswith("usage")
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
