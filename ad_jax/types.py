@@ -120,6 +120,8 @@ class Transition(struct.PyTreeNode):
     reward: Array  # [...] float32, for this action
     terminated: Array  # [...] bool, the environment ended the episode with this step
     truncated: Array  # [...] bool, the time limit did
+    # [..., *O] what the action led to, before any reset; None where it was not asked for (`collect.next_observation`)
+    next_observation: Array | None = None
 
     @property
     def done(self) -> Array:

@@ -13,6 +13,7 @@ or embedded by them, and only NaN and infinity have no meaning to a network. Rea
 inside their `Box`, to rounding, and what was done is what is stored.
 """
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -204,6 +205,15 @@ def wrong(histories: Histories, spec: Spec, numbers: np.ndarray | None = None) -
     Args:
         numbers: what the histories are called there, `[H]`; default 0..H-1.
     """
+    t = histories.transition
+    if (where := _wrong(histories, spec, numbers)) or t.next_observation is None:
+        return where
+    reached = dataclasses.replace(histories, transition=t.replace(observation=t.next_observation))
+    return (where := _wrong(reached, spec, numbers)) and f"next_{where}"
+
+
+def _wrong(histories: Histories, spec: Spec, numbers: np.ndarray | None) -> str | None:
+    """The same, without the next observations."""
     if where := histories.not_finite(numbers):
         return where
     found = []

@@ -25,16 +25,15 @@ TASKS, IDS = PARTS.split.train, PARTS.family.task_ids(PARTS.split.train)
 ACTORS = {"actors": 3, "unroll": 3, "hidden": (4,)}  # an unroll that does not divide the episode
 
 
-def learners_of(mesh, chunk, source=PARTS.source, episodes=6) -> Learners:
-    return Learners(PARTS.family, source, episodes, mesh, chunk)
+def learners_of(mesh, chunk, source=PARTS.source, episodes=6, **options) -> Learners:
+    return Learners(PARTS.family, source, episodes, mesh, chunk, **options)
 
 
 def run(folder, learners, seeds=SEEDS):
     """Collect into `folder/h` and read it back."""
     folder.mkdir(exist_ok=True)
-    e = dataclasses.replace(
-        PLAIN, collect=dataclasses.replace(PLAIN.collect, seeds=seeds, chunk_learners=learners.chunk)
-    )
+    asked = {"seeds": seeds, "chunk_learners": learners.chunk, "next_observation": learners.next_observation}
+    e = dataclasses.replace(PLAIN, collect=dataclasses.replace(PLAIN.collect, **asked))
     manifest = make_manifest(e, dataclasses.replace(PARTS, source=learners.source), {})
     log = MetricsLog(folder, PLAIN.logging)
     result = collect(learners, TASKS, IDS, Config(seeds=seeds), SEED, str(folder / "h"), manifest, log)

@@ -15,6 +15,7 @@ from ad_jax.types import Box, Discrete, Histories, Spec, Transition
 
 REAL = Spec(Discrete(3), (2, 3), None)
 WIDE = Spec(Discrete(300), (), (70_000,))
+OBSERVED = ("observation", "next_observation")
 # A writer that dies with one chunk in the ledger and two whose arrays alone are there: HELPERS URL exit|kill.
 KILLED = """
 import os, pathlib, runpy, signal, sys
@@ -58,12 +59,12 @@ def histories(m: Manifest, chunk: int) -> Histories:
 
     arrays = {field: bits(*kind) for field, kind in m.fields.items()}
     most: dict[str, Any] = {"action": m.spec.num_actions} if isinstance(m.spec.action, Discrete) else {}
-    most |= {} if m.spec.values is None else {"observation": np.reshape(m.spec.values, m.spec.shape)}
-    for field in ("observation", "action", "reward"):
+    most |= {} if m.spec.values is None else dict.fromkeys(OBSERVED, np.reshape(m.spec.values, m.spec.shape))
+    for field in ("observation", "action", "reward", *(["next_observation"] if m.next_observation else [])):
         arrays[field] = possible(arrays[field], most.get(field))
     if isinstance(m.spec.action, Box):
         arrays["action"] = np.clip(arrays["action"], *m.spec.action.bounds)
-    transition = Transition(**{name: arrays[name] for name in ledger.TRANSITION})
+    transition = Transition(*(arrays.get(name) for name in ledger.TRANSITION))
     tasks = {name: arrays[f"task/{name}"] for name in m.task_leaves}
     ids = [f"dark_room:{row // 2}" for row in range(first, end)]
     return Histories(transition, tasks, ids, arrays["seed_index"], arrays["actor"])
@@ -84,11 +85,11 @@ def collect(url, m: Manifest, chunks=None) -> None:
                 writer.write(chunk, histories(m, chunk))
 
 
-def stored(url, whole: Histories, chunk: int) -> HistoryStore:
-    """Given histories as a collection in chunks of so many. Their spec is that of Dark Room."""
+def stored(url, whole: Histories, chunk: int, **changes) -> HistoryStore:
+    """Given histories as a collection in chunks of so many. Their spec is that of Dark Room, unless `changes` say."""
     count, steps = whole.transition.action.shape
     leaves = {name: {"shape": list(x.shape[1:]), "dtype": x.dtype.name} for name, x in whole.tasks.items()}
-    m = manifest(histories=count, steps=steps, chunk_histories=chunk, task_leaves=leaves)
+    m = manifest(histories=count, steps=steps, chunk_histories=chunk, task_leaves=leaves, **changes)
     with HistoryWriter.open(url, m) as writer:
         for number in range(m.chunks):
             writer.write(number, take(whole, np.arange(*m.rows(number))))

@@ -14,6 +14,7 @@ from flax import struct
 from ad_jax.envs.spaces import is_picture
 from ad_jax.errors import ConfigError, user_code
 from ad_jax.keys import a_key
+from ad_jax.types import Transition
 
 if TYPE_CHECKING:
     from ad_jax.envs.base import TaskFamily
@@ -35,6 +36,11 @@ class Outcome:
     def done(self) -> jax.Array:
         """[] bool, the episode ended, for either reason."""
         return self.terminated | self.truncated
+
+    def transition(self, observation: jax.Array, action: jax.Array) -> Transition:
+        """Return the step from `observation` by `action`, as a source hands it out."""
+        ends = self.terminated, self.truncated
+        return Transition(observation, action, self.reward, *ends, self.next_observation)
 
 
 def reset(family: "TaskFamily", key: jax.Array, task: Any) -> tuple[jax.Array, Any]:

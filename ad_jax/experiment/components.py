@@ -10,6 +10,7 @@ from ad_jax.errors import AdJaxError, ConfigError, is_ours, place_of, told
 from ad_jax.experiment import plugins
 from ad_jax.experiment.config import Experiment
 from ad_jax.history import reward_unit
+from ad_jax.history.columns import check_needs
 from ad_jax.keys import a_key
 from ad_jax.methods.base import MethodConfig, Setting, Untrained
 from ad_jax.models.base import has_parameters
@@ -121,6 +122,7 @@ def _build(experiment: Experiment) -> Parts:
     parts = Parts(family, source_config, source, model_config, model, spec, seen_spec, split, reference, method)
     method.check_model(plugins.name_of(e.model), model_config)
     if method.feed == "histories":
+        check_needs(method.needs, e.collect.next_observation)
         _check_windows(e, parts)
     return parts
 

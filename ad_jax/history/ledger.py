@@ -12,6 +12,7 @@ A missing array file reads as fill values, silently, and a crc32c cannot tell a 
 its content checksums close both holes. Nothing here depends on clock, host or chance, so equal inputs give equal bytes.
 """
 
+import dataclasses
 import json
 import re
 import reprlib
@@ -26,8 +27,9 @@ from ad_jax.history import returns as history_returns
 from ad_jax.history.access import CONTEXT, list_keys, named, place
 from ad_jax.history.manifest import MANIFEST, Manifest
 from ad_jax.history.sealed import canonical, unseal
+from ad_jax.types import Transition
 
-TRANSITION = ("observation", "action", "reward", "terminated", "truncated")
+TRANSITION = tuple(field.name for field in dataclasses.fields(Transition))  # the last where it was asked for
 
 
 def ledger_key(chunk: int) -> str:

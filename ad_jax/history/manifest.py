@@ -82,6 +82,7 @@ class Manifest(Struct, frozen=True, kw_only=True, dict=True, forbid_unknown_fiel
         episode_length: time limit of one episode, in steps.
         chunk_histories: histories in one chunk; the last chunk may hold fewer.
         provenance: seed, versions, split and the like: any JSON.
+        next_observation: whether what each action led to is stored, too.
     """
 
     family: dict[str, Any]
@@ -94,6 +95,7 @@ class Manifest(Struct, frozen=True, kw_only=True, dict=True, forbid_unknown_fiel
     episode_length: Size
     chunk_histories: Size
     provenance: dict[str, Any]
+    next_observation: bool = False
 
     @property
     def chunks(self) -> int:
@@ -116,6 +118,7 @@ class Manifest(Struct, frozen=True, kw_only=True, dict=True, forbid_unknown_fiel
             "terminated": (steps, flag),
             "truncated": (steps, flag),
         }
+        fields |= {"next_observation": fields["observation"]} if self.next_observation else {}
         for name, leaf in sorted(self.task_leaves.items()):
             fields[f"task/{name}"] = (tuple(leaf["shape"]), np.dtype(leaf["dtype"]))
         return fields | {"seed_index": ((), index), "actor": ((), index)}
@@ -126,9 +129,10 @@ class Manifest(Struct, frozen=True, kw_only=True, dict=True, forbid_unknown_fiel
         return checksum(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, with the schema version."""
+        """Plain data, with the schema version; what came later is there only where it holds, so bytes are kept."""
         schema = 1 if isinstance(self.spec.action, Discrete) else SCHEMA
-        return structs.asdict(self) | {"spec": self.spec.to_json(), "schema": schema}
+        data = structs.asdict(self) | {"spec": self.spec.to_json(), "schema": schema}
+        return {name: value for name, value in data.items() if name != "next_observation" or value}
 
     @classmethod
     def from_json(cls, data: Any) -> "Manifest":

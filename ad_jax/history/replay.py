@@ -12,8 +12,8 @@ how it came to be (expert distillation, the baseline ED of Laskin et al. 2022, s
 those of a task's histories are kept that end best, for sources some of whose learners fail (after LHF, Chen et al.
 2025, which samples histories by how much and how steadily they improve; here the worst are left out).
 
-A method may prepare more channels of the steps (`Prepare`), inputs or targets. They are made on the host, once for each
-history, and then go where the others go; nothing here knows their names.
+What lies there of a step are columns by name (`columns`): what every method sees, and what one prepares or asks for
+(`Prepare`), which is made on the host, once for each history. Nothing here knows their names.
 """
 
 import dataclasses
@@ -26,11 +26,12 @@ import numpy as np
 from flax import struct
 from jax.sharding import Mesh, PartitionSpec
 
+from ad_jax.history import columns
 from ad_jax.history.options import Config, RotationConfig
 from ad_jax.history.select import Prepare, at_the_end, check_lengths, check_values, prepared, select, take
 from ad_jax.history.subsample import ENDS, Collected, Thinned, Whole, lengths, thin
 from ad_jax.sharding import BATCH, batch_devices, on_batch, put, replicated
-from ad_jax.types import Array, Batch, Histories, Spec, Steps
+from ad_jax.types import Array, Batch, Histories, Spec
 
 __all__ = [  # the options and the selection of histories, too, go by this name
     "Config",
@@ -49,6 +50,7 @@ __all__ = [  # the options and the selection of histories, too, go by this name
     "rows_of",
     "sample",
     "select",
+    "survey",
     "take",
     "thin",
 ]
@@ -57,15 +59,11 @@ __all__ = [  # the options and the selection of histories, too, go by this name
 class Replay(struct.PyTreeNode):
     """Resident histories. Time is shifted by one: index 0 is the "none" step before the first."""
 
-    observation: Array  # [G, M, 1 + T, *O]
-    action: Array  # [G, M, 1 + T, *A]
-    reward: Array  # [G, M, 1 + T]
-    done: Array  # [G, M, 1 + T] bool
+    steps: dict[str, Array]  # columns by name, each [G, M, 1 + T, ...]
     length: Array  # [G, M] int32, steps of each history; 0 for padding
     history: Array  # [G, M] int32, its number among those that were loaded; thinned versions share it
     count: Array  # [G] int32, histories in each group
     group: Array  # [G] int32, 0..G-1
-    extra: dict[str, Array] = dataclasses.field(default_factory=dict)  # channels of a method, each [G, M, 1 + T, ...]
 
     period = 0  # updates for which these are the residents; 0 is always
 
@@ -78,17 +76,17 @@ class Replay(struct.PyTreeNode):
         return {}
 
     def fields(self) -> dict[str, Array]:
-        """Every array by its name, those of a method among them."""
-        return {name: value for name, value in vars(self).items() if name != "extra"} | self.extra
+        """Every array by its name."""
+        return {name: value for name, value in vars(self).items() if name != "steps"} | self.steps
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> "Replay":
         """Inverse of `fields`."""
-        extra = {name: value for name, value in fields.items() if name not in OWN}
-        return cls(extra=extra, **{name: value for name, value in fields.items() if name in OWN})
+        steps = {name: value for name, value in fields.items() if name not in OWN}
+        return cls(steps, **{name: value for name, value in fields.items() if name in OWN})
 
 
-OWN = tuple(field.name for field in dataclasses.fields(Replay))  # names that no channel of a method can have
+OWN = tuple(field.name for field in dataclasses.fields(Replay))  # names that no column can have
 
 
 class Residents(Protocol):
@@ -140,28 +138,39 @@ def gather(
     Raises:
         ConfigError, HistoryError: as `load`, and where a chunk is damaged.
     """
-    length, earned = [], []
-    for chunk in collected.chunks:
-        found = collected.fields([chunk], ENDS if config.best is None else (*ENDS, "reward"))
-        done = found["terminated"] | found["truncated"]
-        length.append(lengths(done, config).reshape(config.phases, -1))
-        earned.append(np.zeros(len(done)) if config.best is None else at_the_end(found["reward"], done))
-    kept = select(np.concatenate(earned), collected.task_ids, config)
+    length, kept = survey(collected, config)
     of_kept = np.concatenate(length, axis=1)[:, kept].reshape(-1)
     check_lengths(of_kept, config)
-    thinned, first = _room(of_kept, spec, config, config.groups), 0
-    for chunk, size in zip(collected.chunks, map(len, earned), strict=True):
+    thinned, first = Thinned(of_kept, columns.none(spec), config, config.groups), 0
+    for chunk, of_chunk in zip(collected.chunks, length, strict=True):
+        size = of_chunk.shape[1]
         histories, numbers = collected.read([chunk]), np.arange(first, first + size)
         check_values(histories, spec, numbers)
         place, end = np.searchsorted(kept, (first, first + size))  # of these among those that are kept
         rows, first = kept[place:end], first + size
         if len(rows):
             histories = take(histories, rows - numbers[0])
-            thinned.add(int(place), histories, rows, prepared(histories, prepare, OWN))
+            thinned.add(int(place), histories.transition.done, rows, _columns(histories, spec, prepare))
         del histories  # before the next chunk is read
     count, groups = len(of_kept), range(config.groups)
     counts = np.array([len(range(g, count, config.groups)) for g in groups], np.int32)
     return thinned.arrays | {"count": counts, "group": np.array(groups, np.int32)}
+
+
+def survey(collected: Collected, config: Config) -> tuple[list[np.ndarray], np.ndarray]:
+    """Look through a collection, chunk by chunk, at where episodes end and, with `config.best`, at the rewards.
+
+    Returns:
+        Steps that thinning keeps of the histories of each chunk, `[phases, h]`, and the numbers of the histories that
+        are kept, ascending.
+    """
+    length, earned = [], []
+    for chunk in collected.chunks:
+        found = collected.fields([chunk], ENDS if config.best is None else (*ENDS, "reward"))
+        done = found["terminated"] | found["truncated"]
+        length.append(lengths(done, config).reshape(config.phases, -1))
+        earned.append(np.zeros(len(done)) if config.best is None else at_the_end(found["reward"], done))
+    return length, select(np.concatenate(earned), collected.task_ids, config)
 
 
 def put_there(fields: dict[str, np.ndarray], mesh: Mesh) -> Replay:
@@ -181,6 +190,7 @@ def sample(
     mesh: Mesh,
     render: Callable[[Array], Array] = lambda observation: observation,
     inputs: Collection[str] = (),
+    needs: Collection[str] = (),
 ) -> Batch:
     """Draw a batch of windows `[B, L]`, each device from its own groups. The key is consumed.
 
@@ -188,12 +198,17 @@ def sample(
         spec: of the observations as they are stored.
         render: what the model sees of one of them; the batch holds that.
         inputs: which of the method's channels go to the model; the others are targets.
+        needs: what the method asks for of each step, for its targets.
     """
     shared, split = PartitionSpec(), PartitionSpec(BATCH)
     rows = config.batch // config.groups
-    draw = jax.vmap(lambda r, key: _sample_group(r, key, spec, rows, config.segment, render, inputs), (0, None))
-    windows = jax.shard_map(draw, mesh=mesh, in_specs=(split, shared), out_specs=split, check_vma=False)(replay, key)
-    return jax.tree.map(lambda x: x.reshape(config.batch, *x.shape[2:]), windows)
+
+    def of_group(replay: Replay, key: jax.Array) -> Batch:
+        return columns.batch(_windows(replay, key, rows, config.segment), spec, render, inputs, needs)
+
+    draw = jax.vmap(of_group, (0, None))
+    drawn = jax.shard_map(draw, mesh=mesh, in_specs=(split, shared), out_specs=split, check_vma=False)(replay, key)
+    return jax.tree.map(lambda x: x.reshape(config.batch, *x.shape[2:]), drawn)
 
 
 def rows_of(
@@ -211,14 +226,15 @@ def rows_of(
     Raises:
         ConfigError: for channels that cannot be, see `prepared`.
     """
-    thinned = _room(lengths(histories.transition.done, config), spec, config, groups=1)
-    thinned.add(0, histories, numbers, prepared(histories, prepare, OWN))
+    done = histories.transition.done
+    thinned = Thinned(lengths(done, config), columns.none(spec), config, groups=1)
+    thinned.add(0, done, numbers, _columns(histories, spec, prepare))
     return {name: x[0] for name, x in thinned.arrays.items()}
 
 
-def _room(length: np.ndarray, spec: Spec, config: Config, groups: int) -> Thinned:
-    """Room for histories of `spec`, of which thinning keeps `length` steps, `[phases * H]`."""
-    return Thinned(length, spec.action.none, spec.action.dtype_with_none, config, groups)
+def _columns(histories: Histories, spec: Spec, prepare: Prepare | None) -> dict[str, np.ndarray]:
+    always = columns.of(histories.transition, spec.action.dtype_with_none)
+    return always | prepared(histories, prepare, (*OWN, *always))
 
 
 def drawn(replay: Replay, key: jax.Array, config: Config, mesh: Mesh) -> np.ndarray:
@@ -235,31 +251,12 @@ def _draw(replay: Replay, key: jax.Array, rows: int, segment: int) -> tuple[jax.
     return history, jax.random.randint(key_start, (rows,), 0, replay.length[history] - segment + 1, jnp.int32)
 
 
-def _sample_group(
-    replay: Replay, key: jax.Array, spec: Spec, rows: int, segment: int, render: Callable, inputs: Collection[str]
-) -> Batch:
-    """`rows` windows from one group: `replay` without its G axis."""
+def _windows(replay: Replay, key: jax.Array, rows: int, segment: int) -> dict[str, jax.Array]:
+    """`rows` windows from one group, of each column `[rows, 1 + L, ...]`: `replay` without its G axis."""
     history, start = _draw(replay, key, rows, segment)
 
     def window(x):
         cut = lambda h, s: jax.lax.dynamic_slice_in_dim(x[h], s, segment + 1)
         return jax.vmap(cut)(history, start)
 
-    see = jax.vmap(jax.vmap(render))
-    action = window(replay.action).astype(spec.action.compute_dtype)
-    extra = {name: _computed(window(x)[:, 1:]) for name, x in replay.extra.items()}
-    steps = Steps(
-        observation=see(window(replay.observation)[:, 1:].astype(spec.compute_dtype)),
-        prev_action=action[:, :-1],
-        prev_reward=window(replay.reward)[:, :-1].astype(jnp.float32),
-        prev_done=window(replay.done)[:, :-1],
-        extra={name: x.astype(jnp.float32) for name, x in extra.items() if name in inputs},
-    )
-    return Batch(steps, {"action": action[:, 1:]} | {name: x for name, x in extra.items() if name not in inputs})
-
-
-def _computed(x: jax.Array) -> jax.Array:
-    """A channel in the dtype that programs compute in: bool, int32 or float32."""
-    if x.dtype == jnp.bool_:
-        return x
-    return x.astype(jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else jnp.int32)
+    return {name: window(x) for name, x in replay.steps.items()}

@@ -94,7 +94,7 @@ def of_chunk(
         and the sums of the `rewards` themselves, of `reward_unit`. A sum that is
         not finite is None.
     """
-    reward, done = transition.reward, np.asarray(transition.terminated) | np.asarray(transition.truncated)
+    reward, done = transition.reward, transition.done
     borders = np.cumsum([0, *map(len, np.array_split(np.arange(done.shape[1]), TENTHS))])
     # An episode counts in the tenth that it ends in, with what it earned before. Summing tenths and moving what lies
     # on the wrong side of a border costs a tenth of finding every episode.

@@ -23,7 +23,7 @@ def prepared(histories: Histories, prepare: Prepare | None, taken: Collection[st
         ConfigError: for a channel that has another's name, or is not of every step of every history.
     """
     channels = {} if prepare is None else {name: np.asarray(x) for name, x in prepare(histories).items()}
-    expected = histories.transition.action.shape
+    expected = histories.transition.reward.shape
     for name, x in channels.items():
         if name in taken:
             raise ConfigError(f"a method prepares a channel {name!r}, which histories have already: call it otherwise")

@@ -212,7 +212,7 @@ class HistoryStore:
 
     def _histories(self, chunks: list[int], arrays: dict[str, np.ndarray]) -> Histories:
         """Arrays of all fields of some chunks, as histories."""
-        transition = Transition(*(arrays[name] for name in TRANSITION))
+        transition = Transition(*(arrays.get(name) for name in TRANSITION))
         tasks = {name: arrays[f"task/{name}"] for name in self.manifest.task_leaves}
         task_ids = [task_id for chunk in chunks for task_id in self._entries[chunk].task_ids]
         return Histories(transition, tasks, task_ids, arrays["seed_index"], arrays["actor"])
@@ -342,7 +342,8 @@ def returns_in(entries: dict[int, Entry]) -> history_returns.Returns | None:
 
 def _arrays(histories: Histories) -> dict[str, Any]:
     """The arrays of `histories` by field name, as in `Manifest.fields`."""
-    arrays = {name: getattr(histories.transition, name) for name in TRANSITION}
+    known = {name: getattr(histories.transition, name) for name in TRANSITION}
+    arrays = {name: array for name, array in known.items() if array is not None}
     arrays |= {f"task/{name}": leaf for name, leaf in histories.tasks.items()}
     return arrays | {"seed_index": histories.seed_index, "actor": histories.actor}
 

@@ -36,17 +36,16 @@ from ad_jax.history.replay import (
     Replay,
     Residents,
     RotationConfig,
-    at_the_end,
     check_lengths,
     check_values,
     gather,
     put_there,
     rows_of,
-    select,
+    survey,
     take,
 )
 from ad_jax.history.store import HistoryStore
-from ad_jax.history.subsample import deal, lengths
+from ad_jax.history.subsample import deal
 from ad_jax.keys import named_key
 from ad_jax.process import distributed, settings
 from ad_jax.process.metrics import say
@@ -205,18 +204,13 @@ class Circle:
 
     def __init__(self, store: HistoryStore, config: Config, seed: int):
         assert config.rotation is not None
-        done, earned = {}, []
-        for chunk in store.chunks:
-            names = ("terminated", "truncated", *(("reward",) if config.best is not None else ()))
-            found = store.fields([chunk], names)
-            ends = found["terminated"] | found["truncated"]
-            done[chunk] = lengths(ends, config).reshape(config.phases, -1)
-            earned.append(at_the_end(found["reward"], ends) if "reward" in found else np.zeros(len(ends)))
-        best, first, kept = select(np.concatenate(earned), store.task_ids, config), 0, {}
-        for chunk in store.chunks:
-            end = first + done[chunk].shape[1]
+        of_chunks, best = survey(store, config)
+        first, kept, lengths = 0, {}, []
+        for chunk, of_chunk in zip(store.chunks, of_chunks, strict=True):
+            end = first + of_chunk.shape[1]
             kept[chunk], first = best[(best >= first) & (best < end)] - first, end
-        length = np.concatenate([done[chunk][:, rows].reshape(-1) for chunk, rows in kept.items()])
+            lengths.append(of_chunk[:, kept[chunk]].reshape(-1))
+        length = np.concatenate(lengths)
         check_lengths(length, config)
         self.longest, self.pieces = int(length.max()), []
         spread = config.rotation.spread or -(-len(length) // config.rotation.resident)

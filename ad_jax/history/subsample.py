@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ad_jax.history import columns
 from ad_jax.types import Histories
 
 ENDS = ("terminated", "truncated")  # the fields that say where episodes end
@@ -70,42 +71,32 @@ class Thinned:
     first, then the steps that are kept, and what is arbitrary up to the longest; rows that pad a group are zeros.
 
     Attributes:
-        arrays: by field of `replay.Replay`, `[G, M, 1 + T', ...]`; `length` and `history` `[G, M]`.
+        arrays: each column, `[G, M, 1 + T', ...]`, by name; `length` and `history` `[G, M]`.
     """
 
-    def __init__(self, length: np.ndarray, none: float, dtype: Any, config: Thinning, groups: int):
-        """Make room for histories of which thinning keeps `length` steps, `[phases * H]`.
+    def __init__(self, length: np.ndarray, none: Mapping[str, float], config: Thinning, groups: int):
+        """For histories of which thinning keeps `length` steps, `[phases * H]`.
 
         Args:
-            none: the "action" before the first step.
-            dtype: of actions, that one among them.
+            none: what a column holds in the step before the first, where that is not 0.
         """
-        self._config, self._groups = config, groups
-        self._none = {"action": none}  # of the step before the first; everything else is 0 there
+        self._config, self._groups, self._none = config, groups, none
         self._each, self._count = -(-len(length) // groups), len(length) // config.phases
         self._longest = int(length.max())
-        self._action = dtype
         self.arrays: dict[str, np.ndarray] = {}
         self._at(self._room("length", np.int32), np.arange(len(length)), length)
 
-    def add(
-        self, first: int, histories: Histories, numbers: np.ndarray, extra: Mapping[str, np.ndarray] | None = None
-    ) -> None:
-        """Thin `histories`, the ones from the `first` on, into their places.
+    def add(self, first: int, done: np.ndarray, numbers: np.ndarray, fields: Mapping[str, np.ndarray]) -> None:
+        """Thin some histories, the ones from the `first` on, into their places.
 
         Args:
+            done: where their episodes end, `[h, T]`.
             numbers: what they are called, `[h]`.
-            extra: more channels of their steps by name, `[h, T, ...]`.
+            fields: the columns of their steps by name, `[h, T, ...]`.
         """
-        t, phases = histories.transition, self._config.phases
-        done = np.asarray(t.done)
-        fields: dict[str, Any] = {"observation": t.observation, "action": t.action, "reward": t.reward, "done": done}
-        fields |= extra or {}
-        fields = {name: np.asarray(x) for name, x in fields.items()}
         for name, x in fields.items():
-            dtype = self._action if name == "action" else x.dtype
-            self._room(name, dtype, 1 + self._longest, *x.shape[2:])
-        for phase in range(phases):
+            self._room(name, x.dtype, 1 + self._longest, *x.shape[2:])
+        for phase in range(self._config.phases):
             rows = phase * self._count + first + np.arange(len(done))
             self._at(self._room("history", np.int32), rows, numbers)
             for name in fields:
@@ -137,9 +128,9 @@ def thin(
         Arrays by name, `[H * phases, T', ...]`, valid up to `length [H * phases]` int32 and arbitrary after it.
     """
     t = histories.transition
-    length = lengths(np.asarray(t.done), config)
-    room = Thinned(length, 0, t.action.dtype, config, groups=1)  # the "none" step is cut off below
-    room.add(0, histories, np.arange(len(length) // config.phases), extra)
+    length = lengths(t.done, config)
+    room = Thinned(length, {}, config, groups=1)
+    room.add(0, t.done, np.arange(len(length) // config.phases), {**columns.of(t, t.action.dtype), **(extra or {})})
     return {name: x[0, :, 1:] for name, x in room.arrays.items() if name not in ("length", "history")}, length
 
 

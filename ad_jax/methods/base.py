@@ -6,7 +6,8 @@ going back, updates left out, stopping, progress) is the loop's, in `ad_jax.stag
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ import optax
 from jax.sharding import Mesh
 
 from ad_jax.errors import ConfigError
-from ad_jax.history import reward_unit
+from ad_jax.history import columns, reward_unit
 from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.history.replay import Prepare
 from ad_jax.models.base import Model
@@ -79,10 +80,16 @@ class Method(NamedTuple):
     prepare: Prepare | None = None
 
 
-def checked(method: Method, channels: Mapping[str, Channel]) -> Prepare | None:
-    """Return the method's `prepare`, which then raises ConfigError where it gives other channels than were stated."""
+def checked(method: Method, channels: Mapping[str, Channel], needs: Collection[str] = ()) -> Prepare | None:
+    """Return what prepares the columns of a method: its channels, and what it `needs` that does not lie there anyway.
+
+    It raises ConfigError where a channel is not as stated, or has the name of a field of the step, or histories do not
+    hold what is needed.
+    """
     prepare = method.prepare
-    if prepare is None and not channels:
+    if taken := sorted(columns.RESERVED & channels.keys()):
+        raise ConfigError(f"the method's channel {taken[0]!r} has the name of a field of every step: call it otherwise")
+    if prepare is None and not channels and not needs:
         return None
 
     def look(histories: Histories) -> dict[str, np.ndarray]:
@@ -91,7 +98,7 @@ def checked(method: Method, channels: Mapping[str, Channel]) -> Prepare | None:
         found = {name: (str(x.dtype), x.shape[2:]) for name, x in given.items()}
         if found != stated:
             raise ConfigError(f"the method states channels (dtype, shape of a step's) {stated}, and prepares {found}")
-        return given
+        return given | columns.asked_for(histories, needs)
 
     return look
 
@@ -125,6 +132,9 @@ class MethodConfig:
 
     feed: ClassVar[Feed] = "histories"
     title: ClassVar[str] = "the method"  # for people
+    # Of each step, what the loss asks for in `Batch.targets` beside the action: "reward", "terminated", "truncated",
+    # "next_observation". The last is stored on request (`collect.next_observation`).
+    needs: ClassVar[tuple[str, ...]] = ()
 
     @property
     def parts(self) -> int:
@@ -167,9 +177,20 @@ class MethodConfig:
         """Return the steps that the gradients of an update go over."""
         return sampling.batch * sampling.segment
 
-    def batch_bytes(self, family: "TaskFamily", spec: Spec, seen: Spec, sampling: ReplayConfig) -> int:
+    def columns(self, family: "TaskFamily", spec: Spec) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return what lies on the devices of a step of a history, by name; `spec` is of what is stored."""
+        channels = self.channels(family, spec).items()
+        own = {name: jax.ShapeDtypeStruct(channel.shape, np.dtype(channel.dtype)) for name, channel in channels}
+        return columns.shapes(spec, family.reward_dtype, self.needs) | own
+
+    def batch_bytes(self, family: "TaskFamily", spec: Spec, sampling: ReplayConfig) -> int:
         """Return the bytes of what an update learns from, as the model sees it; `spec` is of what is stored."""
-        return sampling.batch * sampling.segment * (seen.size * seen.compute_dtype.itemsize + 3 * 4 + 1)
+        rows = sampling.batch, 1 + sampling.segment
+        one = self.columns(family, spec)
+        windows = {name: jax.ShapeDtypeStruct((*rows, *x.shape), x.dtype) for name, x in one.items()}
+        inputs = [name for name, channel in self.channels(family, spec).items() if channel.seen]
+        made = jax.eval_shape(lambda w: columns.batch(w, spec, family.render, inputs, self.needs), windows)
+        return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(made))
 
     def reward_unit_asked(self, sampling: ReplayConfig) -> float | None:
         """Return what the options say that rewards are divided by; None leaves it to what is found."""

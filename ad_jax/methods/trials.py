@@ -86,7 +86,7 @@ class Config(MethodConfig):
         """Return the steps that the gradients of an update go over."""
         return self.epochs * self.env_steps(family)
 
-    def batch_bytes(self, family: TaskFamily, spec: Spec, seen: Spec, sampling: Any = None) -> int:
+    def batch_bytes(self, family: TaskFamily, spec: Spec, sampling: Any = None) -> int:
         """Return the bytes of an update's `Unroll` with its advantages and targets."""
         return self.env_steps(family) * (spec.size * spec.compute_dtype.itemsize + 8 * 4 + 3)
 

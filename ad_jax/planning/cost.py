@@ -173,18 +173,17 @@ def count(experiment: Experiment, parts: Parts) -> Cost:
     cache = tree_bytes(jax.eval_shape(lambda: context(rollouts)))
     known, config = isinstance(p.model_config, Transformer), p.model_config
     rows, segment = e.replay.batch // accumulate, e.replay.segment
+    stored = step_bytes(p.spec, p.family.reward_dtype, e.collect.next_observation)
     refilled = known and config.positions == "absolute"
     return Cost(
         histories=histories,
         env_steps=histories * steps,
-        disk_bytes=histories * steps * step_bytes(p.spec, p.family.reward_dtype),
-        chunk_bytes=min(histories, e.collect.chunk_learners * actors)
-        * steps
-        * step_bytes(p.spec, p.family.reward_dtype),
+        disk_bytes=histories * steps * stored,
+        chunk_bytes=min(histories, e.collect.chunk_learners * actors) * steps * stored,
         resident_bytes=resident_bytes(e, p),
         parameters=sum(math.prod(x.shape) for x in jax.tree.leaves(params)),
         state_bytes=tree_bytes((params, optimiser)) + gradients,
-        batch_bytes=method.batch_bytes(p.family, p.spec, p.seen_spec, e.replay),
+        batch_bytes=method.batch_bytes(p.family, p.spec, e.replay),
         method=method.title,
         trial_steps=method.env_steps(p.family) * method.updates,
         accumulate=accumulate,
@@ -209,11 +208,8 @@ def versions(e: Experiment, p: Parts) -> int:
 def replay_shapes(e: Experiment, p: Parts) -> Replay:
     """Shapes of the experiment's histories on the devices, where all episodes have full length."""
     steps = life_updates(p.source, p.family, e.collect.episodes) * p.source.steps_per_update
-    channels = {
-        name: jax.ShapeDtypeStruct(channel.shape, np.dtype(channel.dtype))
-        for name, channel in p.method.channels(p.family, p.spec).items()
-    }
-    return resident(p.spec, p.family.reward_dtype, versions(e, p), steps, p.family.episode_length, e.replay, channels)
+    one = p.method.columns(p.family, p.spec)
+    return resident(one, versions(e, p), steps, p.family.episode_length, e.replay)
 
 
 def resident_bytes(e: Experiment, p: Parts) -> int:
@@ -229,26 +225,18 @@ def tree_bytes(tree: Any) -> int:
     return sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(tree))
 
 
-def step_bytes(spec: Spec, reward_dtype: Any) -> int:
-    """Bytes of a stored step: observation, action, reward, and two bools."""
+def step_bytes(spec: Spec, reward_dtype: Any, next_observation: bool) -> int:
+    """Bytes of a stored step: one or two observations, action, reward, and two bools."""
+    observations = (1 + next_observation) * spec.size * spec.observation_dtype.itemsize
     action = spec.action.size * spec.action_dtype.itemsize
-    return spec.size * spec.observation_dtype.itemsize + action + np.dtype(reward_dtype).itemsize + 2
+    return observations + action + np.dtype(reward_dtype).itemsize + 2
 
 
-def resident(
-    spec: Spec,
-    reward_dtype: Any,
-    rows: int,
-    steps: int,
-    episode: int,
-    config: ReplayConfig,
-    channels: Mapping[str, Any] | None = None,
-) -> Replay:
+def resident(one: Mapping[str, Any], rows: int, steps: int, episode: int, config: ReplayConfig) -> Replay:
     """Shapes of the `replay.Replay` of `rows` thinned histories whose episodes all have full length.
 
-    Rows of 1 + T' steps, T' those of the kept episodes of the longest phase; a step is observation, action (which also
-    holds "none"), reward and one bool, and the method's channels, whose shapes for one step are `channels`. Rows are
-    padded to a multiple of the groups.
+    Rows of 1 + T' steps, T' those of the kept episodes of the longest phase; the shapes of one step are `one`, by name.
+    Rows are padded to a multiple of the groups.
     """
     length = np.minimum(episode, steps - np.arange(-(-steps // episode)) * episode)  # of each episode
     offsets = [config.keep_every - 1 - i * config.keep_every // config.phases for i in range(config.phases)]
@@ -260,15 +248,11 @@ def resident(
     stored = lambda dtype, *shape: jax.ShapeDtypeStruct((groups, each, 1 + kept, *shape), np.dtype(dtype))
     number = lambda *shape: jax.ShapeDtypeStruct((groups, *shape), np.dtype(np.int32))
     return Replay(
-        observation=stored(spec.observation_dtype, *spec.shape),
-        action=stored(spec.action.dtype_with_none, *spec.action.shape),
-        reward=stored(reward_dtype),
-        done=stored(bool),
+        {name: stored(x.dtype, *x.shape) for name, x in one.items()},
         length=number(each),
         history=number(each),
         count=number(),
         group=number(),
-        extra={name: stored(one.dtype, *one.shape) for name, one in (channels or {}).items()},
     )
 
 

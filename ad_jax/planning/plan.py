@@ -27,7 +27,7 @@ from ad_jax.planning import cost, hlo
 from ad_jax.planning.accelerators import Accelerator, StepTime, step_time
 from ad_jax.planning.hlo import Collectives
 from ad_jax.sharding import MeshConfig, batch_devices, make_mesh, on_batch, replicated
-from ad_jax.stage.feeds import Windows
+from ad_jax.stage.feeds import feed_of
 from ad_jax.stage.trainer import Trainer, like
 from ad_jax.text import si
 
@@ -147,9 +147,8 @@ def compile_update(e: Experiment, p: Parts, mesh: Mesh) -> tuple[TrainState, Rep
 
     The program is that of `Trainer.update`; the state is donated.
     """
-    learner, inputs = p.method.make(p.setting(e, mesh)).learner, [name for name, _ in p.seen_spec.extra]
-    feed = Windows(p.spec, e.replay, mesh, p.family.render, inputs)
-    trainer = Trainer(learner, feed, p.method, mesh, e.seed)
+    setting = p.setting(e, mesh)
+    trainer = Trainer(p.method.make(setting).learner, feed_of(p.method, setting), p.method, mesh, e.seed)
     replay = cost.replay_shapes(e, p)
     replay = like(replay, jax.tree.map(lambda _: on_batch(mesh), replay))
     number = replicated(mesh)

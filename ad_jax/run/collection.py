@@ -13,6 +13,7 @@ from ad_jax.envs.leaves import task_leaves
 from ad_jax.errors import ConfigError, HistoryError, OtherHistoriesError, differences
 from ad_jax.experiment import Experiment, Parts, name_of
 from ad_jax.history import store as history_store
+from ad_jax.history.columns import NEXT
 from ad_jax.history.manifest import Leaf
 from ad_jax.process import provenance
 from ad_jax.process.metrics import say
@@ -46,6 +47,7 @@ def make_manifest(e: Experiment, p: Parts, behavior: dict[str, Any]) -> Manifest
         steps=collect.life_updates(p.source, p.family, e.collect.episodes) * p.source.steps_per_update,
         episode_length=p.family.episode_length,
         chunk_histories=e.collect.chunk_learners * p.source.actors,
+        next_observation=e.collect.next_observation,
         provenance={
             "seed": e.seed,
             "tasks": dataclasses.asdict(e.tasks),
@@ -123,6 +125,11 @@ def check_histories(
         raise OtherHistoriesError(
             f"the histories in {url} were collected before task family {name_of(e.env)} was changed: they differ in "
             f"{', '.join(odd[:4])}. {OTHERS if given else lineage.ANEW}"
+        )
+    if NEXT in p.method.needs and not manifest.next_observation:
+        raise HistoryError(
+            f"the histories in {url} hold no {NEXT}, which the method learns from: collect others, with "
+            "collect.next_observation=true"
         )
     ours = continued(mine, manifest.to_json(), e, url, given)
     if given:

@@ -30,7 +30,7 @@ from ad_jax.stage import collect as collecting
 from ad_jax.stage import evaluate as evaluating
 from ad_jax.stage import rollout
 from ad_jax.stage.episodes import Curve, after_prompt
-from ad_jax.stage.feeds import TrainingTasks, Windows
+from ad_jax.stage.feeds import feed_of
 from ad_jax.stage.train import fetched, not_finite
 from ad_jax.stage.trainer import Trainer
 from ad_jax.types import Histories
@@ -60,7 +60,10 @@ def collect(experiment: Experiment) -> Histories:
     """
     e, p = experiment, build(experiment)
     ids, seeds = p.family.task_ids(p.split.train), e.collect.seeds
-    learners = collecting.Learners(p.family, p.source, e.collect.episodes, rows_mesh(e.mesh), e.collect.chunk_learners)
+    asked, mesh = e.collect, rows_mesh(e.mesh)
+    learners = collecting.Learners(
+        p.family, p.source, asked.episodes, mesh, asked.chunk_learners, asked.next_observation
+    )
     total, chunks = len(ids) * seeds, []
     for first in range(0, total, learners.chunk):
         lived, count = learners.run(e.seed, p.split.train, ids, seeds, first), min(learners.chunk, total - first)
@@ -93,13 +96,10 @@ def train(
     mesh = make_mesh(e.mesh)
     setting = p.setting(e, mesh, _unit(e, p, histories))
     method = config.make(setting)
-    if config.feed == "tasks" or histories is None:
-        feed = TrainingTasks(setting.tasks, mesh)
-        resident: Any = feed.tasks
-    else:
-        inputs = [name for name, _ in setting.seen_spec.extra]
-        feed = Windows(setting.spec, setting.sampling, mesh, setting.family.render, inputs)
-        prepare = checked(method, config.channels(p.family, p.spec))
+    feed = feed_of(config, setting)
+    resident: Any = feed.tasks
+    if config.feed == "histories" and histories is not None:
+        prepare = checked(method, config.channels(p.family, p.spec), config.needs)
         resident = replay.load(histories, p.spec, e.replay, mesh, prepare)
     trainer = Trainer(method.learner, feed, config, mesh, e.seed)
     state, run = trainer.init(), trainer.compiled(resident)

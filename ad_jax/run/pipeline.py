@@ -144,7 +144,10 @@ class Run:
             lambda: self._continued(collection.make_manifest(e, p, made_by)), None if self.given else Path(url)
         )
         mesh = own_mesh(self.mesh)
-        learners = collect.Learners(p.family, p.source, e.collect.episodes, mesh, e.collect.chunk_learners)
+        asked = e.collect
+        learners = collect.Learners(
+            p.family, p.source, asked.episodes, mesh, asked.chunk_learners, asked.next_observation
+        )
         result = collect.collect(
             learners,
             p.split.train,

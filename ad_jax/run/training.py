@@ -21,7 +21,7 @@ from ad_jax.planning import cost
 from ad_jax.process import distributed
 from ad_jax.process.metrics import say
 from ad_jax.sharding import batch_devices
-from ad_jax.stage.feeds import Feed, TrainingTasks, Windows
+from ad_jax.stage.feeds import feed_of
 from ad_jax.stage.train import train
 from ad_jax.stage.trainer import Trainer
 from ad_jax.text import si
@@ -46,12 +46,12 @@ def run(run: "Run", folder: Path, made_of: dict[str, Any], store: HistoryStore |
     e, p, config = run.experiment, run.parts, run.parts.method
     setting = p.setting(e, run.mesh, _reward_unit(run, config, store))
     method = config.make(setting)
-    feed = _feed(config, setting)
+    feed = feed_of(config, setting)
     trainer = Trainer(method.learner, feed, config, run.mesh, e.seed)
     ids = run.train_ids if store is None else store.task_ids
     meta = made_of | run.origins.of_training(trainer.like.params, ids, setting.unit)
     in_loop = run.curves.in_loop(config.policy(setting.model)) if config.evaluate_every else None
-    prepare = checked(method, config.channels(p.family, p.spec))
+    prepare = checked(method, config.channels(p.family, p.spec), config.needs)
     with _residents(store, feed, setting, prepare, e.seed) as residents:
         result = train(trainer, residents, config, folder, meta, run.log, in_loop, e.logging.progress_seconds)
     trained, waited = result.step - result.resumed_from, residents.facts()
@@ -69,12 +69,6 @@ def run(run: "Run", folder: Path, made_of: dict[str, Any], store: HistoryStore |
     if config.feed == "histories":
         return facts | {"positions": trained * method.learner.steps}  # in those seconds
     return facts | {"env_steps": result.step * method.learner.steps}
-
-
-def _feed(config: MethodConfig, s: Setting) -> Feed:
-    if config.feed == "tasks":
-        return TrainingTasks(s.tasks, s.mesh)
-    return Windows(s.spec, s.sampling, s.mesh, s.family.render, [name for name, _ in s.seen_spec.extra])
 
 
 @contextlib.contextmanager

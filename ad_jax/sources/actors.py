@@ -61,15 +61,19 @@ def act(
         action = choose(env_state, observation, noise)
         go = jax.vmap(lambda key, state, action: advance(family, key, state, action, task))
         next_observation, next_state, outcome = go(keys, env_state, action)
-        transition = Transition(observation, action, outcome.reward, outcome.terminated, outcome.truncated)
-        return (next_state, next_observation), (transition, env_state, outcome)
+        return (next_state, next_observation), (observation, action, env_state, outcome)
 
     (env_state, observation), taken = jax.lax.scan(step, (env_state, observation), (noise, keys))
-    return Acted(env_state, observation, *taken)
+    before, action, states, outcomes = taken
+    return Acted(env_state, observation, outcomes.transition(before, action), states, outcomes)
 
 
 def as_seen(view: Callable[[Any, jax.Array], jax.Array], acted: Acted) -> tuple[Transition, jax.Array]:
-    """What a network learns from: the transitions with observations as `view` shows them, and what they led to."""
+    """What a network learns from: the transitions with observations as `view` shows them, and what they led to.
+
+    That stands beside the transitions, not in them.
+    """
     look = jax.vmap(jax.vmap(view))
-    stream = acted.stream.replace(observation=look(acted.states, acted.stream.observation))
+    seen = look(acted.states, acted.stream.observation)
+    stream = acted.stream.replace(observation=seen, next_observation=None)
     return stream, look(acted.outcomes.next_state, acted.outcomes.next_observation)

@@ -118,7 +118,8 @@ def make(config: DQN, family: TaskFamily) -> Source:
 
         keys = jax.random.split(key_env, (unroll, actors))
         acted = act(family, task, choose, state.env_state, state.observation, (explore, which), keys)
-        replay = add(state.replay, acted.stream, acted.outcomes.next_observation)
+        stream, reached = acted.stream.replace(next_observation=None), acted.outcomes.next_observation
+        replay = add(state.replay, stream, reached)
 
         def learn(carry, key):
             params, opt_state = carry

@@ -24,7 +24,6 @@ from ad_jax.envs.base import TaskFamily, advance, reset
 from ad_jax.errors import ConfigError
 from ad_jax.keys import a_key, halves, mixed
 from ad_jax.sources.base import Source, SourceConfig
-from ad_jax.types import Transition
 
 
 @struct.dataclass
@@ -93,8 +92,7 @@ def make(config: NoisyOracle, family: TaskFamily) -> Source:
             own = jnp.where(knows < config.optimality, best, (habit * actions).astype(jnp.int32))
             action = jnp.where(is_noise, by_chance, own)
             next_observation, env_state, outcome = advance(family, key_env, env_state, action, task)
-            done = (outcome.terminated, outcome.truncated)
-            return (env_state, next_observation), Transition(observation, action, outcome.reward, *done)
+            return (env_state, next_observation), outcome.transition(observation, action)
 
         start = (state.env_state, state.observation)
         random = (is_noise < noise, by_chance, jax.random.split(jax.random.fold_in(key, 1), steps))

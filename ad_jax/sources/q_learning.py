@@ -24,7 +24,6 @@ from flax import struct
 from ad_jax.envs.base import TaskFamily, advance, reset, source_view
 from ad_jax.keys import halves
 from ad_jax.sources.base import Source, SourceConfig
-from ad_jax.types import Transition
 
 
 @struct.dataclass
@@ -108,11 +107,10 @@ def make(config: QLearning, family: TaskFamily) -> Source:
             ahead = best_of(table[after])
             target = outcome.reward + config.discount * jnp.where(outcome.terminated, 0.0, ahead)
             table = table.at[cell, action].add(config.learning_rate * (target - table[cell, action]))
-            done = (outcome.terminated, outcome.truncated)
-            transition = Transition(observation, action, outcome.reward, *done)
+            transition = outcome.transition(observation, action)
             cell_next = cell_of(env_state, next_observation)
             if memory is not None:
-                memory = remember(memory, cell, action, after, outcome.terminated | outcome.truncated)
+                memory = remember(memory, cell, action, after, outcome.done)
             next_action = choose(table[cell_next], explore, which, novelty(memory, cell_next))
             return (table, env_state, next_observation, next_action, memory), transition
 

@@ -18,7 +18,6 @@ from flax import struct
 from ad_jax.envs.base import TaskFamily, advance, reset
 from ad_jax.errors import ConfigError
 from ad_jax.sources.base import Source, SourceConfig
-from ad_jax.types import Transition
 
 TIE = 1e-5  # bounds that differ by less count as equal: far below what a pull changes, far above rounding
 
@@ -74,8 +73,7 @@ def make(config: UCB, family: TaskFamily) -> Source:
             action = jnp.argmax(jnp.where(bound >= bound.max() - TIE, noise, -1.0))
             observation, env_state, outcome = advance(family, key_env, state.env_state, action, task)
             pulls, total = state.pulls.at[action].add(1.0), state.total.at[action].add(outcome.reward)
-            done = (outcome.terminated, outcome.truncated)
-            transition = Transition(state.observation, action.astype(jnp.int32), outcome.reward, *done)
+            transition = outcome.transition(state.observation, action.astype(jnp.int32))
             return State(pulls, total, env_state, observation), transition
 
         state, stream = jax.lax.scan(step, state, (noise, jax.random.split(key_env, steps)))

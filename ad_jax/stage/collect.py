@@ -24,7 +24,7 @@ from ad_jax.errors import AdJaxError, ConfigError, HistoryError
 from ad_jax.history import lifetimes
 from ad_jax.history import returns as history_returns
 from ad_jax.history.store import HistoryWriter, Manifest, open_store
-from ad_jax.keys import task_keys
+from ad_jax.keys import a_key, task_keys
 from ad_jax.process import distributed
 from ad_jax.process.metrics import MetricsLog, Progress
 from ad_jax.sharding import batch_devices, on_batch
@@ -39,6 +39,9 @@ class Config:
     seeds: int = 8  # learners per task
     episodes: int = 400  # episodes in a history, where all have full length; else this many times the episode length
     chunk_learners: int = 256  # learners at once: bounds memory
+    # Whether what each action led to is stored, too: the last observation of an episode, which a reset replaces in the
+    # next step's `observation`, is then not lost. A method whose `needs` name it asks for it.
+    next_observation: bool = False
 
     def validate(self) -> None:
         """Raises ConfigError where a number cannot be meant."""
@@ -66,8 +69,26 @@ class Lives(NamedTuple):
 class Learners:
     """`lives(keys [C], tasks [C]) -> Lives`, compiled once for chunks of C learners."""
 
-    def __init__(self, family: TaskFamily, source: Source, episodes: int, mesh: Mesh, chunk: int):
-        self.family, self.source, self.mesh = family, source, mesh
+    def __init__(
+        self,
+        family: TaskFamily,
+        source: Source,
+        episodes: int,
+        mesh: Mesh,
+        chunk: int,
+        next_observation: bool = False,
+    ):
+        """Prepare learners of `source`, each for `episodes` episodes of full length.
+
+        Args:
+            next_observation: whether the transitions hold it.
+
+        Raises:
+            ConfigError: if it is asked for, and the source does not give it.
+        """
+        self.family, self.source, self.mesh, self.next_observation = family, source, mesh, next_observation
+        if next_observation:
+            _check_gives_next(source, family)
         self.updates = life_updates(source, family, episodes)
         self.steps = self.updates * source.steps_per_update
         split = batch_devices(mesh)
@@ -83,10 +104,12 @@ class Learners:
         each = self.source.steps_per_update
 
         def narrow(t):
+            small = lambda x: x.astype(spec.observation_dtype)
             return t.replace(
-                observation=t.observation.astype(spec.observation_dtype),
+                observation=small(t.observation),
                 action=t.action.astype(spec.action_dtype),
                 reward=t.reward.astype(family.reward_dtype),
+                next_observation=small(t.next_observation) if self.next_observation else None,
             )
 
         def update(carry, index):
@@ -94,6 +117,9 @@ class Learners:
             state, transitions = self.source.update(jax.random.fold_in(key, index), state, task)
             # Before they are narrowed, which would make another value of one that is too large.
             first = values.look_through(spec, family.reward_dtype, first, index * each, transitions)
+            if self.next_observation:  # the last of an episode is nowhere else
+                reached = transitions.replace(observation=transitions.next_observation)
+                first = values.look_through(spec, family.reward_dtype, first, index * each, reached)
             return (state, first), narrow(transitions)
 
         start = state, values.nothing((self.source.actors,))
@@ -124,6 +150,19 @@ class Learners:
 def life_updates(source: Source, family: TaskFamily, episodes: int) -> int:
     """Updates of a life: as many as `episodes` episodes of full length take."""
     return -(-episodes * family.episode_length // source.steps_per_update)
+
+
+def _check_gives_next(source: Source, family: TaskFamily) -> None:
+    """Raise ConfigError unless the source's transitions hold what each action led to."""
+
+    def stream(key: jax.Array, task: Any) -> Transition:
+        return source.update(key, source.init(key, task), task)[1]
+
+    if jax.eval_shape(stream, jax.eval_shape(lambda: a_key(0)), family.default_params).next_observation is None:
+        raise ConfigError(
+            "collect.next_observation=true needs a source whose transitions hold next_observation; this one's hold "
+            "None. Let its update return outcome.transition(observation, action) of each step, or leave the option out"
+        )
 
 
 def collect(
@@ -287,7 +326,7 @@ def learning_curve(
         if where := beyond(learners, life, task_ids, seeds, first, count):
             raise AdJaxError(f"the source itself, evaluated on the same tasks: {where}")
         t = as_histories(life, tasks, task_ids, seeds, first, count).transition
-        new = lifetimes.episodes_of(t.reward, np.asarray(t.terminated) | np.asarray(t.truncated))
+        new = lifetimes.episodes_of(t.reward, t.done)
         found.returns.extend(new.returns)
         found.steps.extend(new.steps)
         curve = new.curve(learners.family.episode_length).reshape(count, learners.source.actors, -1)

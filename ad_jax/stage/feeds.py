@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from ad_jax.history import replay as replay_lib
 from ad_jax.history.replay import Replay
+from ad_jax.methods.base import MethodConfig, Setting
 from ad_jax.sharding import put, replicated
 from ad_jax.types import Array, Batch, Spec
 
@@ -41,6 +42,7 @@ class Windows:
         spec: of the observations as they are stored.
         render: what the model sees of one of them.
         inputs: which of the method's channels go to the model; the others are targets.
+        needs: what the method asks for of each step, for its targets.
     """
 
     tasks = None
@@ -52,13 +54,15 @@ class Windows:
         mesh: Mesh,
         render: Callable[[Array], Array] = lambda observation: observation,
         inputs: Collection[str] = (),
+        needs: Collection[str] = (),
     ):
-        self.spec, self.sampling, self.mesh, self.render, self.inputs = spec, sampling, mesh, render, inputs
+        self.spec, self.sampling, self.mesh = spec, sampling, mesh
+        self.render, self.inputs, self.needs = render, inputs, needs
 
     def draw(self, resident: Replay, key: jax.Array) -> tuple[Batch, jax.Array]:
         """A batch, and the key of the model. The key is consumed."""
         key_batch, key_model = jax.random.split(key)
-        options = self.spec, self.sampling, self.mesh, self.render, self.inputs
+        options = self.spec, self.sampling, self.mesh, self.render, self.inputs, self.needs
         return replay_lib.sample(resident, key_batch, *options), key_model
 
     def drawn(self, resident: Replay, key: jax.Array) -> np.ndarray:
@@ -95,3 +99,11 @@ class TrainingTasks:
     def facts(self) -> dict[str, float]:
         """Nothing was waited for."""
         return {}
+
+
+def feed_of(config: MethodConfig, s: Setting) -> Windows | TrainingTasks:
+    """Return what a method is fed in a setting."""
+    if config.feed == "tasks":
+        return TrainingTasks(s.tasks, s.mesh)
+    inputs = [name for name, _ in s.seen_spec.extra]
+    return Windows(s.spec, s.sampling, s.mesh, s.family.render, inputs, config.needs)

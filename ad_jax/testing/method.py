@@ -16,11 +16,12 @@ from ad_jax import envs, models, sources
 from ad_jax.envs.base import TaskFamily, check_split, seen_spec_of, spec_of
 from ad_jax.errors import ConfigError
 from ad_jax.history import replay
+from ad_jax.history.columns import NEXT, check_needs
 from ad_jax.keys import a_key
 from ad_jax.methods.base import Channel, Method, MethodConfig, Setting, checked
 from ad_jax.sharding import MeshConfig, make_mesh
 from ad_jax.stage import collect
-from ad_jax.stage.feeds import TrainingTasks, Windows
+from ad_jax.stage.feeds import feed_of
 from ad_jax.stage.trainer import Trainer
 from ad_jax.testing.base import require, run_checks, same
 from ad_jax.testing.model import random_steps
@@ -72,6 +73,7 @@ def _sample(config: MethodConfig, family: TaskFamily) -> Sample:
     config.check_family(family)
     spec, sampling, mesh = spec_of(family), replay.Config(segment=8, batch=8, groups=1), make_mesh(MeshConfig(1))
     config.validate(sampling)
+    check_needs(config.needs, next_observation=True)
     split = family.split(0, 4, 2)
     check_split(family, split)
     channels = config.channels(family, spec)
@@ -80,13 +82,10 @@ def _sample(config: MethodConfig, family: TaskFamily) -> Sample:
     model_config, model = _backbone(config, seen_spec)
     setting = Setting(family, model, model_config, spec, seen_spec, split.train, sampling, mesh)
     method = config.make(setting)
-    histories, prepare = _histories(family, split.train, mesh), checked(method, channels)
-    if config.feed == "tasks":
-        feed = resident = TrainingTasks(split.train, mesh)
-        resident = feed.tasks
-    else:
-        feed = Windows(spec, sampling, mesh, family.render, [name for name, _ in seen])
-        resident = replay.load(histories, spec, sampling, mesh, prepare)
+    histories = _histories(family, split.train, mesh, NEXT in config.needs)
+    prepare = checked(method, channels, config.needs)
+    feed = feed_of(config, setting)
+    resident = feed.tasks if config.feed == "tasks" else replay.load(histories, spec, sampling, mesh, prepare)
     trainer = Trainer(method.learner, feed, config, mesh, seed=0)
     return Sample(config, setting, channels, histories, method, prepare, trainer, resident)
 
@@ -105,7 +104,7 @@ def _backbone(config: MethodConfig, spec: Any) -> tuple[Any, Any]:
     raise ConfigError(f"the method takes none of {', '.join(SMALL)}: {'; '.join(refused)}")
 
 
-def _histories(family: TaskFamily, tasks: Any, mesh: Any) -> Histories:
+def _histories(family: TaskFamily, tasks: Any, mesh: Any, next_observation: bool) -> Histories:
     """Two learners' histories on each task, by the first source that takes the family."""
     ids, source = family.task_ids(tasks), None
     for name in ("q_learning", "ucb", "noisy_oracle", "actor_critic"):
@@ -113,7 +112,8 @@ def _histories(family: TaskFamily, tasks: Any, mesh: Any) -> Histories:
             source = source or sources.make_config(name).make(family)
     if source is None:
         raise ConfigError(f"no source of this package takes {family.name}; give check_method another family")
-    life = collect.Learners(family, source, EPISODES, mesh, 2 * len(ids)).run(0, tasks, ids, 2, 0)
+    learners = collect.Learners(family, source, EPISODES, mesh, 2 * len(ids), next_observation)
+    life = learners.run(0, tasks, ids, 2, 0)
     return collect.as_histories(life, tasks, ids, 2, 0, 2 * len(ids))
 
 

@@ -94,7 +94,8 @@ def _types(s: _Sample) -> None:
     space = s.family.observation_space(task)
     kinds = ((space.shape, space.dtype), ((), np.int32), ((), np.float32), ((), np.bool_), ((), np.bool_))
     leaves: list[Any] = [jax.ShapeDtypeStruct((*sizes, *shape), dtype) for shape, dtype in kinds]
-    rows = Transition(*leaves)
+    given = isinstance(stream, Transition) and stream.next_observation is not None
+    rows = Transition(*leaves).replace(next_observation=leaves[0] if given else None)
     require(
         isinstance(stream, Transition) and types_of(stream) == types_of(rows),
         f"transitions {types_of(rows)}",
@@ -107,6 +108,8 @@ def _streams(s: _Sample) -> None:
     task, stream = take(s.tasks, 0), s.lives
     flat = lambda x: x.reshape(-1, *x.shape[3:])
     check_space(s.family.observation_space(task), flat(stream.observation), "observations")
+    if stream.next_observation is not None:
+        check_space(s.family.observation_space(task), flat(stream.next_observation), "next observations")
     check_space(s.family.action_space(task), flat(stream.action), "actions")
     terminated, truncated = (np.moveaxis(np.asarray(x), 1, -1) for x in (stream.terminated, stream.truncated))
     check_episodes(terminated, truncated, s.family.episode_length)
@@ -176,6 +179,8 @@ def _compare(stream: Transition, got: tuple[np.ndarray, ...], where: str) -> Non
     follows = same(observation[0][:-1][inside], stream.observation[1:][inside])
     require(follows, f"each action to lead to the next observation ({where})", "another observation", remedy)
     replayed = {"reward": reward, "terminated": terminated, "truncated": truncated}
+    if stream.next_observation is not None:
+        replayed["next_observation"] = observation
     for name, x in replayed.items():
         fits = not certain(x) or same(x[0], getattr(stream, name))
         require(fits, f"the {name} of each action ({where})", "another", remedy)

@@ -264,7 +264,7 @@ def test_replayed_pictures_are_those_seen_at_collection():
     config = replay.Config(segment=7, batch=16, groups=8)
     for mesh in (mesh_of(), mesh_of(8)):
         resident = replay.load(histories, spec, config, mesh)
-        assert resident.observation.dtype == np.uint16
+        assert resident.steps["observation"].dtype == np.uint16
         draw = jax.jit(lambda r, key, m=mesh: replay.sample(r, key, spec, config, m, family.render))
         for i in range(4):
             batch = jax.device_get(draw(resident, jax.random.key(i)))

@@ -5,6 +5,7 @@ import pathlib
 
 import collect_helpers
 import history_helpers
+import jax
 import numpy as np
 import pytest
 from helpers import mesh_of
@@ -12,7 +13,6 @@ from history_helpers import files, histories, manifest, refused
 
 from ad_jax import sources
 from ad_jax.__main__ import main
-from ad_jax.history import ledger as history_ledger
 from ad_jax.history import sealed
 from ad_jax.history.info import info
 from ad_jax.history.returns import check, of_chunk, pool
@@ -75,9 +75,7 @@ def test_an_episode_counts_in_the_tenth_it_ends_in(seed, steps, longest):
 
 def test_pooled_chunks_are_the_whole():
     t, optimal, random = ragged(5), np.arange(12.0) + 1, np.arange(12.0) / 8
-    part = lambda a, b: of_chunk(
-        Transition(*(getattr(t, name)[a:b] for name in history_ledger.TRANSITION)), 3, 9, optimal[a:b], random[a:b]
-    )
+    part = lambda a, b: of_chunk(jax.tree.map(lambda x: x[a:b], t), 3, 9, optimal[a:b], random[a:b])
     whole = pool([part(0, 12)], [12])
     assert pool([part(0, 6), part(6, 9), part(9, 12)], [6, 3, 3]) == whole
     last = [sum(tenth == 9 for tenth, _ in plain(t, row)) for row in range(12)]

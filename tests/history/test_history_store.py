@@ -61,6 +61,7 @@ def store(master, tmp_path) -> pathlib.Path:
         {"spec": REAL, "reward_dtype": "float64"},
         {"spec": WIDE, "reward_dtype": "int8", "task_leaves": {}},
         {"reward_dtype": "float16", "task_leaves": {"map": {"shape": [3, 2, 2], "dtype": "bool"}}},
+        {"next_observation": True, "spec": WIDE},
         {"steps": 1, "task_leaves": {"inner.key": {"shape": [2], "dtype": "uint64"}}},
     ],
 )

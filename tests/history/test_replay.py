@@ -112,7 +112,7 @@ def test_a_batch_is_the_same_on_one_device_and_on_eight(axes):
 def test_histories_are_split_and_drawing_moves_nothing_between_devices():
     mesh = mesh_of(8)
     resident = replay.load(numbered_histories(16, 20), GRID, SMALL, mesh)
-    assert resident.action.addressable_shards[0].data.shape[0] == 1, "one group a device"
+    assert resident.steps["action"].addressable_shards[0].data.shape[0] == 1, "one group a device"
     sample = jax.jit(lambda r, key: replay.sample(r, key, GRID, SMALL, mesh))
     program = sample.lower(resident, jax.random.key(0)).compile().as_text()
     assert not any(name in program for name in ("all-gather", "all-to-all", "collective-permute", "all-reduce"))
@@ -120,7 +120,7 @@ def test_histories_are_split_and_drawing_moves_nothing_between_devices():
 
 def test_resident_arrays_are_narrow():
     resident = replay.load(numbered_histories(8, 20), GRID, SMALL, mesh_of())
-    assert resident.observation.dtype == resident.action.dtype == np.uint8
+    assert resident.steps["observation"].dtype == resident.steps["action"].dtype == np.uint8
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_thinned_versions_know_the_history_that_they_are_of():
     config = replay.Config(keep_every=2, phases=2, segment=5, batch=16, groups=4, best=0.5)
     base = numbered_histories(8, 40)
     resident = replay.load(dataclasses.replace(base, task_ids=["a", "b"] * 4), GRID, config, mesh_of())
-    of_rewards = resident.reward[..., 1] // 1000  # rewards are history * 1000 + time
+    of_rewards = resident.steps["reward"][..., 1] // 1000  # rewards are history * 1000 + time
     np.testing.assert_array_equal(np.asarray(resident.history)[:, :2], of_rewards[:, :2])
     assert sorted(np.unique(resident.history)) == [4, 5, 6, 7], "those that earn most"
 
@@ -189,9 +189,11 @@ def test_of_each_task_the_histories_that_end_best_are_kept(best, kept):
     config = replay.Config(segment=5, batch=3, groups=3, best=best)
     resident = replay.load(histories, GRID, config, mesh_of(1))
     expected = {x for t in set(ids) for x in sorted(at_the_end[[i == t for i in ids]])[-kept:]}
-    assert set(np.unique(resident.reward[..., -1])) - {0.0} == expected
+    assert set(np.unique(resident.steps["reward"][..., -1])) - {0.0} == expected
     assert int(resident.count.sum()) == len(expected) == 3 * kept == 3 * config.kept_of(4)
-    observed = {int(row[-1, 0]) for group in np.asarray(resident.observation) for row in group if row[-1].any()}
+    observed = {
+        int(row[-1, 0]) for group in np.asarray(resident.steps["observation"]) for row in group if row[-1].any()
+    }
     assert observed == {int(np.flatnonzero(at_the_end == x)[0]) % 9 for x in expected}, "whole histories move together"
 
 
@@ -230,7 +232,7 @@ def test_the_tail_is_a_share_of_the_steps():
     ends = np.isin(np.arange(8000) + 1, np.cumsum(lengths))[None]
     histories = dataclasses.replace(histories, transition=histories.transition.replace(truncated=ends))
     arrays, (length,) = replay.thin(histories, replay.Config(tail=0.1))
-    assert (length, arrays["done"].sum()) == (800, 8)
+    assert (length, (arrays["ends"] != 0).sum()) == (800, 8)
     assert replay.thin(histories, replay.Config(tail=0.101))[1] == [900], "the one that ends in it, whole"
 
 

@@ -95,8 +95,8 @@ def test_residents_are_the_histories_themselves(store):
             held = residents.at(step)
             for (g, m), history in np.ndenumerate(np.asarray(held.history)):
                 there = where[int(history)]
-                for name in ("observation", "action", "reward", "done", "length"):
-                    np.testing.assert_array_equal(getattr(held, name)[g, m], getattr(whole, name)[there], name)
+                for name in ("observation", "action", "reward", "ends", "length"):
+                    np.testing.assert_array_equal(held.fields()[name][g, m], whole.fields()[name][there], name)
 
 
 def test_a_part_comes_and_the_oldest_part_goes(store):
@@ -131,7 +131,7 @@ def test_eight_devices_hold_what_one_holds_and_an_exchange_moves_nothing_between
             jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, (one.at(step), many.at(step))))
         held, part = many.at(20), many._part(3)
         text = many._insert.lower(held, part, jnp.int32(0)).compile().as_text()
-        shard = held.action.addressable_shards[0].data.shape
+        shard = held.steps["action"].addressable_shards[0].data.shape
     assert shard == (4 // (axes[0] * axes[1]), 4, 1 + STEPS)
     assert not any(name in text for name in ("all-gather", "all-to-all", "collective-permute", "all-reduce"))
 
@@ -140,7 +140,7 @@ def test_an_exchange_is_compiled_once_and_in_place(store):
     with rotating(store) as residents:
         residents.at(0)
         compiled = residents._insert._cache_size()
-        places = {residents.at(step).reward.unsafe_buffer_pointer() for step in range(0, 60, 3)}
+        places = {residents.at(step).steps["reward"].unsafe_buffer_pointer() for step in range(0, 60, 3)}
         assert residents._insert._cache_size() == compiled
     assert len(places) == 1, "the residents are never in memory twice"
 
@@ -268,19 +268,19 @@ def test_versions_labels_tails_and_the_best_take_turns_too(tmp_path):
     whole = replay.load(
         histories, GRID, dataclasses.replace(config, rotation=None), mesh_of(), prepare=prepare
     )  # fmt: skip
-    version = lambda r, g, m: (int(r.history[g, m]), *np.asarray(r.reward[g, m]).tolist())
-    steps, labels = int(whole.length.max()), np.asarray(whole.extra["label"])
+    version = lambda r, g, m: (int(r.history[g, m]), *np.asarray(r.steps["reward"][g, m]).tolist())
+    steps, labels = int(whole.length.max()), np.asarray(whole.steps["label"])
     there = {version(whole, *at): at for at, n in np.ndenumerate(np.asarray(whole.length)) if n}
     seen = collections.Counter()
     with rotating(store, config, prepare=prepare) as residents:
         assert residents.histories == len(there) == COUNT
         for period in range(13):  # 52 versions in parts of 8
             held = residents.at(period * TURNS.every)
-            assert held.reward.shape == (4, 4, 1 + steps)
+            assert held.steps["reward"].shape == (4, 4, 1 + steps)
             for at_here in np.ndindex(4, 4):
                 at = there[version(held, *at_here)]
                 seen[version(held, *at_here)] += 1
-                np.testing.assert_array_equal(np.asarray(held.extra["label"])[at_here], labels[at])
+                np.testing.assert_array_equal(np.asarray(held.steps["label"])[at_here], labels[at])
     assert seen == dict.fromkeys(there, 4)
 
 
@@ -295,7 +295,7 @@ def test_histories_of_unequal_length_are_padded_alike(tmp_path):
     with rotating(store, config) as residents:
         for step in (0, 12, 30):
             held = residents.at(step)
-            assert held.reward.shape[2] == 1 + length.max()
+            assert held.steps["reward"].shape[2] == 1 + length.max()
             np.testing.assert_array_equal(held.length, length[np.asarray(held.history)])
 
 

@@ -43,7 +43,8 @@ def plainly(whole: Histories, config: replay.Config, prepare: replay.Prepare | N
     whole = replay.take(whole, kept)
     t = whole.transition
     done = t.terminated | t.truncated
-    fields = {"observation": t.observation, "action": t.action.astype(narrowest(5)), "reward": t.reward, "done": done}
+    ends = (t.terminated + 2 * t.truncated).astype(np.uint8)
+    fields = {"observation": t.observation, "action": t.action.astype(narrowest(5)), "reward": t.reward, "ends": ends}
     fields |= {} if prepare is None else prepare(whole)
     episode = np.cumsum(done, axis=1) - done
     tail = episode >= done[:, : config.first_step(done.shape[1])].sum(1, keepdims=True)
@@ -128,7 +129,7 @@ def test_chunk_by_chunk_is_all_at_once(tmp_path, options, prepare, chunk):
     for name, x in expected.items():
         np.testing.assert_array_equal(there.fields()[name], x)
         np.testing.assert_array_equal(at_once.fields()[name], x)
-    assert len(there.action.addressable_shards) == 4
+    assert len(there.steps["action"].addressable_shards) == 4
 
 
 @pytest.mark.parametrize("phases", [1, 8])

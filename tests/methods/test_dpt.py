@@ -201,7 +201,7 @@ def test_optimal_labels_go_with_their_steps(keep_every, phases, tail):
 def test_labels_are_stored_narrow_and_only_where_they_are_asked_for():
     histories, config = seeking(8, 20), replay.Config(segment=5, batch=8)
     assert optimal_labels(DarkRoom(), histories.transition.observation, histories.tasks).dtype == np.uint8
-    assert replay.load(histories, GRID, config, mesh_of()).extra == {}
+    assert replay.load(histories, GRID, config, mesh_of()).steps.keys() == {"observation", "action", "reward", "ends"}
 
 
 def test_families_say_whether_what_is_stored_decides_the_optimal_action():

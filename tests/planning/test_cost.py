@@ -14,7 +14,7 @@ from ad_jax import envs, models
 from ad_jax.__main__ import main
 from ad_jax.envs.base import seen_spec_of, spec_of
 from ad_jax.experiment import ReferenceConfig, build, docstring, known, load, override
-from ad_jax.history import replay
+from ad_jax.history import columns, replay
 from ad_jax.history import store as history_store
 from ad_jax.history.streaming import Rotation
 from ad_jax.methods.distillation import Distillation
@@ -81,7 +81,7 @@ def test_residents_of_a_rotation_are_as_many_bytes_as_were_counted(smoke):
 def test_resident_bytes_of_padded_rows_and_of_a_last_episode_that_was_cut(options):
     config = replay.Config(segment=3, batch=8, **options)
     histories = numbered_histories(9, 22)  # episodes of 4 steps
-    counted = cost.tree_bytes(cost.resident(GRID, np.float32, 9 * config.phases, 22, 4, config))
+    counted = cost.tree_bytes(cost.resident(columns.shapes(GRID, np.float32), 9 * config.phases, 22, 4, config))
     assert nbytes(replay.load(histories, GRID, config, mesh_of())) == counted
 
 
@@ -146,10 +146,7 @@ def test_memory_of_training_is_within_a_factor_of_2_of_the_compilers(case, batch
     long, rows = (1, 4, 1 + 2 * segment), (1, 4)
     array = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)
     resident = replay.Replay(
-        array(spec.observation_dtype, *long, *spec.shape),
-        array("uint8", *long),
-        array("uint8", *long),
-        array("bool", *long),
+        {name: array(x.dtype, *long, *x.shape) for name, x in columns.shapes(spec, "uint8").items()},
         array("int32", *rows),
         array("int32", *rows),
         array("int32", 1),

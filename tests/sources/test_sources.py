@@ -85,7 +85,8 @@ def make_broken(config: Broken, family) -> Source:
             seen = after if fault == "stores the next observation" else observation
             reward = outcome.reward * config.temper if fault == "changes rewards" else outcome.reward
             done = (outcome.terminated, outcome.truncated)
-            return (after, env_state), Transition(seen, action, reward, *done)
+            reached = after if fault == "takes a new start for what was reached" else outcome.next_observation
+            return (after, env_state), Transition(seen, action, reward, *done, reached)
 
         state, stream = jax.lax.scan(step, state, jax.random.split(key, 5))
         if fault == "mixes its actors":
@@ -106,6 +107,7 @@ BROKEN = {
     "forgets the state between updates": "streams are in the family's spaces and end their episodes as it does",
     "stores the next observation": REPLAY,
     "changes rewards": REPLAY,
+    "takes a new start for what was reached": REPLAY,
     "mixes its actors": REPLAY,
     "stores real actions": TYPES,
     "drops a step": TYPES,

@@ -50,9 +50,11 @@ def test_chunks_and_devices_do_not_change_a_history(collected, tmp_path, devices
     assert_equal(run(tmp_path, learners)[1], collected[1])
 
 
-def test_a_collection_goes_on_with_another_number_of_devices_to_the_same_bytes(tmp_path, monkeypatch):
+@pytest.mark.parametrize("reached", [False, True], ids=["plain", "with next observations"])
+def test_a_collection_goes_on_with_another_number_of_devices_to_the_same_bytes(tmp_path, monkeypatch, reached):
+    learners = lambda devices: learners_of(mesh_of(devices), 3, next_observation=reached)
     files = lambda folder: {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    run(tmp_path / "one", learners_of(mesh_of(1), 3))
+    run(tmp_path / "one", learners(1))
     write, written = HistoryWriter.write, []
 
     def some(self, chunk, *arguments):
@@ -64,9 +66,10 @@ def test_a_collection_goes_on_with_another_number_of_devices_to_the_same_bytes(t
 
     monkeypatch.setattr(HistoryWriter, "write", some)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "two", learners_of(mesh_of(8), 3))
+        run(tmp_path / "two", learners(8))
     monkeypatch.undo()
-    run(tmp_path / "two", learners_of(mesh_of(2), 3))
+    _, found = run(tmp_path / "two", learners(2))
+    assert (found.transition.next_observation is not None) == reached
     assert files(tmp_path / "two" / "h") == files(tmp_path / "one" / "h")
 
 
@@ -79,7 +82,7 @@ def test_a_history_is_what_a_plain_loop_over_the_source_gives(collected):
     update, parts = jax.jit(source.update), []
     for number in range(6):
         state, transition = update(jax.random.fold_in(key, number), state, one)
-        parts.append(jax.device_get(transition))
+        parts.append(jax.device_get(transition.replace(next_observation=None)))
     loop = jax.tree.map(lambda *x: np.concatenate(x)[:, 0], *parts)
     row = task * SEEDS + index
     found = jax.tree.map(lambda x: x[row], collected[1].transition)

@@ -27,6 +27,11 @@ SAMPLING = replay.Config(segment=8, batch=16, groups=8)
 TINY = Distillation(updates=6, warmup_updates=2, learning_rate=1e-2, updates_per_dispatch=3, checkpoint_every=2)
 
 
+def rewarded(resident: replay.Replay, change) -> replay.Replay:
+    """The same residents with other rewards."""
+    return resident.replace(steps=resident.steps | {"reward": change(resident.steps["reward"])})
+
+
 @pytest.fixture(scope="module")
 def trained():
     """One trainer and replay on one device for every test that needs no other."""
@@ -150,7 +155,7 @@ def test_another_architecture_is_refused_and_named(trained, tmp_path):
 
 def test_a_diverged_run_names_the_update_and_keeps_the_last_good_checkpoint(trained, tmp_path):
     trainer, resident = trained
-    poisoned = resident.replace(reward=jnp.full(resident.reward.shape, jnp.nan, jnp.float32))
+    poisoned = rewarded(resident, lambda reward: jnp.full(reward.shape, jnp.nan, jnp.float32))
     train(trainer, resident, tmp_path, dataclasses.replace(TINY, updates=2))
     before = final_state(trainer, tmp_path)
     with pytest.raises(TrainingDivergedError, match="update 3: loss nan"):
@@ -194,7 +199,7 @@ def poisoned(trained):
     once = {h: [u for u in range(6) if h in met[u]] for h in range(128)}
     history, (step,) = next((h, at) for h, at in once.items() if len(at) == 1 and at[0] in (3, 4))
     here = (resident.history == history)[..., None]
-    return resident.replace(reward=jnp.where(here, jnp.nan, resident.reward)), history, step + 1
+    return rewarded(resident, lambda reward: jnp.where(here, jnp.nan, reward)), history, step + 1
 
 
 def test_a_batch_is_drawn_from_the_histories_that_are_named(trained):
@@ -331,7 +336,7 @@ def test_label_smoothing_against_its_formula():
 @pytest.mark.parametrize("optimiser", ["adamw", "muon"])
 def test_the_loss_falls(trained, tmp_path, optimiser):
     """Actions here follow from time, which the context shows: a few updates must learn some of it."""
-    resident = trained[1].replace(reward=jnp.zeros_like(trained[1].reward))  # numbers in the thousands drown the rest
+    resident = rewarded(trained[1], jnp.zeros_like)  # numbers in the thousands drown the rest
     config = dataclasses.replace(TINY, updates=60, warmup_updates=5, updates_per_dispatch=20, checkpoint_every=60)
     config = dataclasses.replace(config, optimiser=optimiser)
     trainer = trainer_of(MODEL, GRID, config, SAMPLING, mesh_of(), seed=1)
