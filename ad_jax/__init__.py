@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # `as`: these are public
     from ad_jax.envs.dark_room_hard import DarkRoomHard as DarkRoomHard
     from ad_jax.envs.dark_room_permuted import DarkRoomPermuted as DarkRoomPermuted
     from ad_jax.envs.gymnax_adapter import Gymnax as Gymnax
+    from ad_jax.envs.point_mass import PointMass as PointMass
     from ad_jax.envs.watermaze import Watermaze as Watermaze
     from ad_jax.errors import AdJaxError as AdJaxError
     from ad_jax.experiment import CollectConfig as CollectConfig
@@ -64,6 +65,7 @@ _PUBLIC = {
     "DarkRoomHard": "ad_jax.envs.dark_room_hard",
     "DarkRoomPermuted": "ad_jax.envs.dark_room_permuted",
     "Gymnax": "ad_jax.envs.gymnax_adapter",
+    "PointMass": "ad_jax.envs.point_mass",
     "Watermaze": "ad_jax.envs.watermaze",
     "ActorCritic": "ad_jax.sources.actor_critic",
     "DQN": "ad_jax.sources.dqn",

@@ -46,6 +46,15 @@ class Discrete:
         """The narrowest dtype that holds an action or "none"."""
         return narrowest(self.n)
 
+    @property
+    def one(self) -> np.ndarray:
+        """Some action, where none is meant."""
+        return np.zeros((), np.int32)
+
+    def drawn(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """Actions `shape` drawn uniformly, int32."""
+        return rng.integers(0, self.n, shape).astype(np.int32)
+
 
 @dataclasses.dataclass(frozen=True)
 class Box:
@@ -89,6 +98,16 @@ class Box:
         """`low` and `high`, float32 `[*shape]` each."""
         low, high = (np.asarray(x, np.float32).reshape(self.shape) for x in self._bounds)
         return low, high
+
+    @property
+    def one(self) -> np.ndarray:
+        """Some action, where none is meant."""
+        return self.bounds[0]
+
+    def drawn(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """Actions `[*shape, *self.shape]` drawn uniformly, float32."""
+        low, high = self.bounds
+        return np.clip(rng.uniform(low, high, (*shape, *self.shape)).astype(np.float32), low, high)
 
     @property
     def _bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

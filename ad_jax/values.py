@@ -93,12 +93,12 @@ def bad(
             wrong.append((flat < 0) | (flat >= most))
         values.append(flat)
     action = action.reshape(*reward.shape, spec.action.size)
-    wrong += [_no_action(spec.action, action), ~holds(reward_dtype, reward)[..., None]]
+    wrong += [no_action(spec.action, action), ~holds(reward_dtype, reward)[..., None]]
     values += [action, reward[..., None]]
     return wrong, [_bits(x) for x in values]
 
 
-def _no_action(stated: Discrete | Box, action: Array) -> Array:
+def no_action(stated: Discrete | Box, action: Array) -> Array:
     """Whether each component of actions `[..., n]` is none that is stated; bounds hold to float32's rounding."""
     if isinstance(stated, Discrete):
         return (action < 0) | (action >= stated.n)
@@ -220,7 +220,7 @@ def _wrong(histories: Histories, spec: Spec, numbers: np.ndarray | None) -> str 
     action = np.asarray(histories.transition.action)
     action = action.reshape(*action.shape[:2], spec.action.size)
     if isinstance(spec.action, Box):
-        bad = _no_action(spec.action, action)
+        bad = no_action(spec.action, action)
         at = tuple(map(int, np.unravel_index(int(bad.argmax()), bad.shape))) if bad.any() else None
     else:
         at = _outside(action, np.array([spec.action.n]))

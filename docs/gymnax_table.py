@@ -21,6 +21,8 @@ NOTES = {  # what to know of a family, beside its parameters
     "UmbrellaChain-bsuite": "rewards are int32 there, float32 here",
     "DiscountingChain-bsuite": "stands in the state's rewards from the reset on",
     "FourRooms-misc": "observations are int32 there, float32 here",
+    "PointRobot-misc": "its goal is drawn anew in each episode",
+    "Reacher-misc": "its goal is drawn anew in each episode, and seen",
     "BernoulliBandit-misc": "which arm is the better one changes from episode to episode, the task does not",
     "GaussianBandit-misc": "the second arm's mean is drawn anew in each episode; the task says from what",
     "Pong-misc": "`ball_x_speed` is the ball's speed at the start",

@@ -52,6 +52,17 @@ BALANCE = {
     "trace_decay": 0.8,
     "decay_updates": 375.0,
 }
+PUSH = {
+    "actors": 8,
+    "unroll": 20,
+    "epochs": 8,
+    "minibatches": 2,
+    "hidden": [32, 32],
+    "learning_rate": 3e-3,
+    "discount": 0.9,
+    "trace_decay": 0.9,
+    "decay_updates": 120.0,
+}
 FEW = {"actors": 16, "unroll": 20, "hidden": [64, 64], "learning_rate": 3e-3, "discount": 0.95}
 
 
@@ -274,6 +285,24 @@ def gymnax() -> Figure:
     return figure
 
 
+def point_mass() -> Figure:
+    """The same learner with light and with heavy bodies."""
+    life = live("point_mass", {}, "ppo", PUSH, 32, 120)
+    mass = np.asarray(life.tasks.mass)
+    order = np.argsort(mass)
+    figure = Figure(figsize=(5.6, 2.5), layout="constrained")
+    axes = figure.subplots()
+    for rows, colour, dash in ((order[:16], BLUE, "-"), (order[-16:], ORANGE, (0, (4, 2)))):
+        label = f"mass {mass[rows].min():.2f} to {mass[rows].max():.2f}"
+        shown = band(life.returns[rows].mean(1))
+        figures._draw(axes, shown, label, colour, dash, 1.6, 0.2)
+        first, end = life.returns[rows][..., 0].mean(), last(life.returns[rows]).mean()
+        print(f"  {label}: first episode {first:.2f}, last tenth {end:.2f}")
+    axes.set(xlabel="episode of each actor", ylabel="return", ylim=(0, None), xlim=(0, life.returns.shape[2]))
+    figures._legend(axes)
+    return figure
+
+
 # Sources.
 
 
@@ -340,7 +369,7 @@ def noisy_oracle() -> Figure:
 
 
 FOLDERS = {
-    "envs": (bandit, dark_key_to_door, dark_room, dark_room_hard, dark_room_permuted, gymnax),
+    "envs": (bandit, dark_key_to_door, dark_room, dark_room_hard, dark_room_permuted, gymnax, point_mass),
     "sources": (actor_critic, dqn, noisy_oracle, ppo, q_learning, ucb),
 }
 

@@ -35,6 +35,7 @@ WORLDS = {  # every family with a source, every source with a family
     "random starts, noisy oracle": ("dark_room", ROOM | {"start": "random"}, "noisy_oracle", {"persistence": 3.0}, 6),
     "permuted, ppo": ("dark_room_permuted", {"size": 5, "steps": 4}, "ppo", {"actors": 2}, 40),
     "key to door, actor critic": ("dark_key_to_door", {"size": 5, "steps": 8}, "actor_critic", {"actors": 2}, 20),
+    "point mass, ppo": ("point_mass", {"steps": 5}, "ppo", {"actors": 2}, 40),
     "watermaze, noisy oracle": ("watermaze", {"steps": 8}, "noisy_oracle", {}, 2),
     "gymnax, dqn": (
         "gymnax",

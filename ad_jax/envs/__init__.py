@@ -13,6 +13,7 @@ FAMILIES = {
     "dark_room_hard": "ad_jax.envs.dark_room_hard:DarkRoomHard",
     "dark_room_permuted": "ad_jax.envs.dark_room_permuted:DarkRoomPermuted",
     "gymnax": "ad_jax.envs.gymnax_adapter:Gymnax",
+    "point_mass": "ad_jax.envs.point_mass:PointMass",
     "watermaze": "ad_jax.envs.watermaze:Watermaze",
 }
 

@@ -30,6 +30,7 @@ from ad_jax.errors import ConfigError
 from ad_jax.keys import a_key
 from ad_jax.registry import conform
 from ad_jax.types import Array, Box, Discrete, Spec, discrete
+from ad_jax.values import no_action
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,14 +132,16 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
         return None
 
     def optimal_action(self, state: TEnvState, task: TEnvParams) -> jax.Array | None:
-        """What a best policy that knows the task does in `state`, `[]` int32, or None if unknown.
+        """What a best policy that knows the task does in `state`, or None if unknown.
+
+        `[]` int32, or float32 of the shape of the `Box` that actions are in.
 
         Followed from the first step on, it earns `optimal_return`, where that is known.
         """
         return None
 
     def optimal_label(self, observation: jax.Array, task: TEnvParams) -> jax.Array | None:
-        """`optimal_action` where a stored observation and the task decide it, `[]` int32, else None.
+        """`optimal_action` where a stored observation and the task decide it, else None.
 
         It is what stored histories are relabelled with, which hold no states.
         """
@@ -166,11 +169,16 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
         return observation
 
     def trace(self, state: TEnvState, action: jax.Array) -> jax.Array:
-        """A few integers that locate this step in a picture of the task: `[k]` int32. Default: the action.
+        """A few integers that locate this step in a picture of the task: `[k]` int32.
 
-        `state` is the one acted from, before the step.
+        Default: the action; of a `Box`, which tenth of its range each component is in, 0..9. `state` is the one acted
+        from, before the step.
         """
-        return action[None]
+        stated = self.action_spec
+        if isinstance(stated, Discrete):
+            return action[None]
+        low, high = stated.bounds
+        return jnp.clip(jnp.floor(10 * (action - low) / (high - low)), 0, 9).astype(jnp.int32).reshape(-1)
 
     def picture(self, task: TEnvParams) -> dict[str, Any]:
         """How to draw `trace`, as plain data: `{"kind": "grid", "size", "goal"}`, `{"kind": "arms", "means"}`, or
@@ -195,7 +203,9 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
         Raises:
             ConfigError: for a space that is neither Discrete nor a Box of float32 with finite bounds.
         """
-        return action_from(self.name, self.action_space(self.default_params))  # pyright: ignore[reportArgumentType]
+        with jax.ensure_compile_time_eval():  # bounds may be JAX's arrays, and this is read while tracing
+            space = self.action_space(self.default_params)  # pyright: ignore[reportArgumentType]
+            return action_from(self.name, space)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -217,7 +227,7 @@ def has_labels(family: TaskFamily) -> bool:
 
 
 def optimal_labels(family: TaskFamily, observation: Array, leaves: Mapping[str, Array]) -> np.ndarray:
-    """The family's `optimal_label` at every step of histories, `[H, T]` in the narrowest dtype.
+    """The family's `optimal_label` at every step of histories, `[H, T, *A]` in the narrowest dtype.
 
     Args:
         observation: `[H, T, *O]`, as stored.
@@ -229,10 +239,11 @@ def optimal_labels(family: TaskFamily, observation: Array, leaves: Mapping[str, 
     found = _labeller(family)(jnp.asarray(observation), tasks_of(family, leaves))
     labels, wrong, at, label = map(np.asarray, found)
     if wrong.any():
-        row = int(wrong.argmax())
+        row, stated = int(wrong.argmax()), family.action_spec
+        actions = f"0..{stated.n - 1}" if isinstance(stated, Discrete) else f"in {stated}"
         raise ConfigError(
             f"{family.name}.optimal_label gives {label[row]} at step {at[row]} of history {row} of its chunk; actions "
-            f"are 0..{family.num_actions - 1}. Mend it, or set method=distillation"
+            f"are {actions}. Mend it, or set method=distillation"
         )
     return labels
 
@@ -245,7 +256,7 @@ def _labeller(family: TaskFamily) -> Callable[[Any, Any], Any]:
     def of_history(history):
         observation, task = history
         label = jax.vmap(lambda o: jnp.asarray(family.optimal_label(o, task)))(observation.astype(spec.compute_dtype))
-        wrong = (label < 0) | (label >= spec.num_actions)
+        wrong = no_action(spec.action, label.reshape(len(label), -1)).any(axis=-1)
         at = jnp.argmax(wrong)
         return label.astype(spec.action_dtype), wrong[at], at, label[at]
 
@@ -281,7 +292,7 @@ def source_view(family: TaskFamily, privileged: bool) -> tuple[Spec, Callable[[A
 
 
 def _spec(family: TaskFamily, space: Any, embedded: bool = True) -> Spec:
-    return spec_from(family.name, family.action_space(family.default_params), space, embedded)
+    return spec_from(family.name, family.action_spec, space, embedded)
 
 
 def seen_spec_of(family: TaskFamily) -> Spec:

@@ -1,4 +1,4 @@
-"""Any gymnax environment with discrete actions as a task family: a task is a draw of some of its parameters.
+"""Any gymnax environment as a task family: a task is a draw of some of its parameters.
 
     env_id       a registered gymnax id, or `"my_package.my_env:MyEnv"`, an `Environment` that is made without arguments
     vary         parameter: (low, high), uniform; (low, high, "log"), log-uniform; (low, high, "signed"), its size
@@ -35,11 +35,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from gymnax.environments import environment, spaces
+from gymnax.environments import environment
 
 from ad_jax.envs.base import TaskFamily, spec_of
 from ad_jax.envs.gymnax_facts import DERIVED, REFUSED, Acting, acting
-from ad_jax.envs.spaces import uniform_space
+from ad_jax.envs.spaces import action_from, uniform_space
 from ad_jax.errors import ConfigError, unknown
 from ad_jax.keys import a_key, number_of
 from ad_jax.registry import resolve
@@ -125,6 +125,7 @@ class Gymnax(TaskFamily[State, Params]):
         return Params(cast(int, jnp.int32(self.episode_length)), values)
 
     def action_space(self, params: Params) -> Any:
+        """One space for all tasks: actions keep the bounds that they have under gymnax's default parameters."""
         return self.inner.action_space(self.inner.default_params)
 
     def observation_space(self, params: Params) -> Any:
@@ -251,7 +252,10 @@ class Gymnax(TaskFamily[State, Params]):
                 return (self.inner.observe(key, state, action, params(values)), *seen), state
 
         return acting(
-            reset, step, {name: jnp.asarray(getattr(default, name), _kind(default, name)) for name in self._single}
+            reset,
+            step,
+            self._action,
+            {name: jnp.asarray(getattr(default, name), _kind(default, name)) for name in self._single},
         )
 
     @property
@@ -269,12 +273,7 @@ class Gymnax(TaskFamily[State, Params]):
         default, where = self.inner.default_params, f"env.env_id={self.env_id!r}"
         if not hasattr(default, "max_steps_in_episode"):
             raise ConfigError(f"{where}: its parameters need max_steps_in_episode, as gymnax's EnvParams have")
-        actions = self.inner.action_space(default)
-        if not isinstance(actions, spaces.Discrete):
-            raise ConfigError(
-                f"{where}: actions must be Discrete; got {type(actions).__name__}, which no source learns"
-            )
-        _ = self._space  # what is refused of it
+        _ = self._action, self._space  # what is refused of it
 
     @functools.cached_property
     def _space(self) -> Any:
@@ -314,9 +313,17 @@ class Gymnax(TaskFamily[State, Params]):
             return state, self.inner.step_env(key, state, action, params)[1]
 
         with _lenient():
-            reset, after = jax.eval_shape(both, a_key(0), jax.ShapeDtypeStruct((), jnp.int32))
+            reset, after = jax.eval_shape(both, a_key(0), self._action)
             wider = lambda a, b: a.dtype if a.dtype == b.dtype else jnp.promote_types(a.dtype, b.dtype)
             return jax.tree.map(wider, reset, after)
+
+    @functools.cached_property
+    def _action(self) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of an action."""
+        with jax.ensure_compile_time_eval(), _lenient():
+            space = self.inner.action_space(self.inner.default_params)
+        stated = action_from(f"env.env_id={self.env_id!r}", space)
+        return jax.ShapeDtypeStruct(stated.shape, stated.compute_dtype)
 
     def _typed(self, inner: Any) -> Any:
         return jax.tree.map(jax.lax.convert_element_type, inner, self._types)

@@ -53,14 +53,15 @@ class Acting:
         return None
 
 
-def acting(reset: Callable[..., Any], step: Callable[..., Any], values: Mapping[str, Any]) -> Acting:
+def acting(reset: Callable[..., Any], step: Callable[..., Any], action: Any, values: Mapping[str, Any]) -> Acting:
     """What parameters `values` do in an environment.
 
     Args:
         reset: `(values, key) -> seen, state`.
         step: `(values, key, state, action) -> seen, state`, where `seen` is all that is learned from.
+        action: shape and dtype of one.
     """
-    key, action = a_key(0), jax.ShapeDtypeStruct((), jax.numpy.int32)
+    key = a_key(0)
     state = jax.eval_shape(reset, values, key)[1]
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
     started, stepped = _trace(reset, values, key), _trace(step, values, key, state, action)

@@ -21,12 +21,13 @@ def spec_from(name: str, actions: Any, space: Any, embedded: bool = True) -> Spe
     """The `Spec` of a family called `name` with these gymnax spaces.
 
     Args:
+        actions: what they are, or their gymnax space.
         embedded: whether models see these observations themselves, and not what `render` makes of them.
 
     Raises:
         ConfigError: for a space that no model here can embed (says which, and what can be).
     """
-    action = action_from(name, actions)
+    action = actions if isinstance(actions, Discrete | Box) else action_from(name, actions)
     if isinstance(space, spaces.Discrete):
         return Spec(action, (), _counted(name, np.array(space.n), embedded))
     if not isinstance(space, spaces.Box):

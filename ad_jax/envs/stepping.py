@@ -62,8 +62,13 @@ def step(family: "TaskFamily", key: jax.Array, state: Any, action: jax.Array, ta
     """One step, without what follows the end of an episode. The key is consumed.
 
     Raises:
-        ConfigError: for what is not of the stated or the state's own types, and no cast brings there unchanged.
+        ConfigError: for what is not of the stated or the state's own types, and no cast brings there unchanged; for an
+            action of another shape or kind than is stated.
     """
+    stated, found = family.action_spec, jax.eval_shape(jnp.asarray, action)
+    if (found.shape, found.dtype.kind == "f") != (stated.shape, stated.compute_dtype.kind == "f"):
+        expected = f"expected {stated.compute_dtype}{list(stated.shape)}, as action_space says"
+        raise _wrong(family, f"an action of {found.dtype}{list(found.shape)}; {expected}")
     given = family.step_env(key, state, action, task)
     if not (isinstance(given, tuple) and len(given) == 5):
         size = f" of {len(given)}" if isinstance(given, tuple) else ""
@@ -105,7 +110,7 @@ def check_types(family: "TaskFamily") -> None:
         task, key = family.default_params, jax.eval_shape(lambda: a_key(0))
         check_task(family, task)
         _, state = jax.eval_shape(lambda key, task: reset(family, key, task), key, task)
-        action = jax.ShapeDtypeStruct((), jnp.int32)
+        action = jax.ShapeDtypeStruct(family.action_spec.shape, family.action_spec.compute_dtype)
         jax.eval_shape(lambda *args: advance(family, *args), key, state, action, task)
 
 

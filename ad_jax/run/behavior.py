@@ -20,7 +20,7 @@ from ad_jax.keys import a_key, named_key
 from ad_jax.models.base import Model
 from ad_jax.policies.base import Policy
 from ad_jax.sources.base import Source
-from ad_jax.types import Spec, Steps
+from ad_jax.types import Discrete, Spec, Steps
 
 FORMAT = 1  # of this data; others are not compared
 FORMAT_OF_POLICY = 2  # of a policy's, which holds its actions; 1 held logits of those that were models
@@ -40,9 +40,13 @@ def of_family(family: TaskFamily) -> dict[str, Any]:
     whole = spec_of(family).values is not None
     steps = WHOLE if whole else REAL
     drawn, optimal = np.random.default_rng(0), _has_optimal(family, tasks)
-    actions = drawn.integers(0, family.num_actions, (ROWS, steps))
+    stated = family.action_spec
+    actions = stated.drawn(drawn, (ROWS, steps))
     actions[2::4] = np.repeat(actions[2::4, ::8], 8, axis=1)[:, :steps]  # held for 8 steps
-    actions[3::4] = (np.arange(len(actions[3::4])) % family.num_actions)[:, None]
+    if isinstance(stated, Discrete):
+        actions[3::4] = (np.arange(len(actions[3::4])) % stated.n)[:, None]
+    else:
+        actions[3::4] = actions[3::4, :1]
     pictures = type(family).render is not TaskFamily.render
 
     def life(row, task, actions):
@@ -52,7 +56,7 @@ def of_family(family: TaskFamily) -> dict[str, Any]:
         def step(carry, x):
             (observation, state), (time, action) = carry, x
             if optimal:
-                action = jnp.where(row % 4 == 1, jnp.asarray(family.optimal_action(state, task), jnp.int32), action)
+                action = jnp.where(row % 4 == 1, jnp.asarray(family.optimal_action(state, task), action.dtype), action)
             happened = {"observation": _number(observation), "trace": _number(family.trace(state, action))}
             key_step = jax.random.fold_in(key, time)
             after, state, outcome = advance(family, key_step, state, action, task)
@@ -66,7 +70,7 @@ def of_family(family: TaskFamily) -> dict[str, Any]:
         return happened, shown
 
     rows = np.arange(ROWS)
-    happened, shown = jax.jit(jax.vmap(life), compiler_options=QUICK)(rows, tasks, actions.astype(np.int32))
+    happened, shown = jax.jit(jax.vmap(life), compiler_options=QUICK)(rows, tasks, actions)
     numbers = {"tasks": [_number_of_task(take(tasks, row)) for row in rows], "pictures": np.ravel(shown).tolist()}
     return _recorded(happened, numbers)
 
@@ -84,7 +88,10 @@ def of_source(source: Source, family: TaskFamily) -> dict[str, Any]:
 
         def update(state, index):
             state, t = source.update(jax.random.fold_in(key, index), state, task)
-            return state, {"action": t.action.astype(jnp.float32), "reward": t.reward.astype(jnp.float32)}
+            action = t.action.astype(jnp.float32).reshape(*t.reward.shape, -1)
+            of_components = jnp.arange(1, action.shape[-1] + 1, dtype=jnp.float32)  # told apart; one is itself
+            action = jnp.sum(action * of_components.reshape(1, 1, -1), axis=-1)
+            return state, {"action": action, "reward": t.reward.astype(jnp.float32)}
 
         state, happened = jax.lax.scan(update, state, jnp.arange(updates, dtype=jnp.int32))
         # The first actor's stream is shown; all of them are in the sums of what was learned.
@@ -132,7 +139,7 @@ def _stream(spec: Spec, batch: int, length: int) -> Steps:
     observation = drawn.integers(0, most, shape) if most else drawn.normal(size=shape)
     return Steps(
         observation=observation.astype(spec.compute_dtype),
-        prev_action=drawn.integers(0, spec.num_actions, (batch, length)).astype(np.int32),
+        prev_action=spec.action.drawn(drawn, (batch, length)),
         prev_reward=drawn.normal(size=(batch, length)).astype(np.float32),
         prev_done=drawn.integers(0, 2, (batch, length)) > 0,
         extra={name: drawn.normal(size=(batch, length, *shape)).astype(np.float32) for name, shape in spec.extra},

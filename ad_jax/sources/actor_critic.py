@@ -21,9 +21,10 @@ from flax import struct
 
 from ad_jax.envs.base import TaskFamily, source_view
 from ad_jax.errors import ConfigError
+from ad_jax.sources.actions import distribution
 from ad_jax.sources.actors import act, as_seen, reset_actors
 from ad_jax.sources.base import Source, SourceConfig
-from ad_jax.sources.networks import clipped_adam, descend, draw_action, init_policy, layer_sizes, policy
+from ad_jax.sources.networks import clipped_adam, descend, init_policy, layer_sizes, policy
 from ad_jax.sources.returns import gae
 from ad_jax.types import Spec, Transition
 
@@ -71,22 +72,23 @@ def make(config: ActorCritic, family: TaskFamily) -> Source:
             raise ConfigError(f"source.{name} must be at least 1; got {size}")
     actors, unroll = config.actors, config.unroll
     spec, view = source_view(family, config.privileged)
-    look = jax.vmap(view)
+    look, actions = jax.vmap(view), distribution(spec.action)
 
     def init(key, task):
         key_network, key_env = jax.random.split(key)
-        params = init_policy(key_network, spec, config.channels, config.hidden, spec.num_actions)
+        params = init_policy(key_network, spec, config.channels, config.hidden, actions.outputs) | actions.init()
         observation, env_state = reset_actors(family, key_env, task, actors)
         return State(params, optimiser(config).init(params), env_state, observation)
 
     def update(key, state, task):
         key_act, key_env = jax.random.split(key)
-        noise = jax.random.gumbel(key_act, (unroll, actors, spec.num_actions), jnp.float32)
+        noise = actions.noise(key_act, (unroll, actors))
         keys = jax.random.split(key_env, (unroll, actors))
 
-        choose = lambda env_state, observation, noise: draw_action(
-            state.params, spec, look(env_state, observation), noise
-        )
+        def choose(env_state, observation, noise):
+            output, _ = policy(state.params, spec, look(env_state, observation))
+            return actions.draw(state.params, output, noise)
+
         acted = act(family, task, choose, state.env_state, state.observation, noise, keys)
         gradient = jax.grad(loss)(state.params, config, spec, *as_seen(view, acted))
         params, opt_state = descend(optimiser(config), gradient, state.params, state.opt_state)
@@ -112,7 +114,8 @@ def loss(params: Any, config: ActorCritic, spec: Spec, stream: Transition, reach
     """
     shape = stream.reward.shape
     flat = lambda x: x.reshape(-1, *x.shape[2:])
-    logits, value = policy(params, spec, flat(stream.observation))
+    actions = distribution(spec.action)
+    output, value = policy(params, spec, flat(stream.observation))
     _, ahead = policy(jax.lax.stop_gradient(params), spec, flat(reached))
     baseline = jax.lax.stop_gradient(value)
     advantage = flat(
@@ -126,8 +129,7 @@ def loss(params: Any, config: ActorCritic, spec: Spec, stream: Transition, reach
             config.trace_decay,
         )
     )
-    log_policy = jax.nn.log_softmax(logits)
-    log_chosen = jnp.take_along_axis(log_policy, flat(stream.action)[:, None], axis=1)[:, 0]
-    entropy = -jnp.sum(jnp.exp(log_policy) * log_policy, axis=1)
+    scores = actions.scored(params, output)
+    log_chosen, entropy = actions.log_prob(scores, flat(stream.action)), actions.entropy(scores)
     value_error = 0.5 * (advantage + baseline - value) ** 2
     return jnp.mean(-log_chosen * advantage + config.value_cost * value_error - config.entropy_cost * entropy)

@@ -47,7 +47,7 @@ def act(
     Args:
         family: of the task.
         task: one for all actors.
-        choose: `(env_state [actors, ...], observation [actors, *O], noise [actors, ...]) -> action [actors]` int32.
+        choose: `(env_state [actors, ...], observation [actors, *O], noise [actors, ...]) -> action [actors, *A]`.
         env_state: `[actors, ...]`.
         observation: `[actors, *O]`.
         noise: `[steps, actors, ...]`, a pytree; what `choose` gets at each step. All random numbers are drawn before,

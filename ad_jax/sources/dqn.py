@@ -36,7 +36,7 @@ from ad_jax.sources.networks import (
     through,
 )
 from ad_jax.sources.returns import q_lambda
-from ad_jax.types import Spec, Transition
+from ad_jax.types import Spec, Transition, discrete
 
 
 @struct.dataclass
@@ -91,8 +91,9 @@ def make(config: DQN, family: TaskFamily) -> Source:
     """DQN on `family`.
 
     Raises:
-        ConfigError: for sizes that cannot be, or do not fit each other.
+        ConfigError: for sizes that cannot be, or do not fit each other, or if actions are a Box.
     """
+    discrete(family.action_spec, "source=dqn")
     _validate(config)
     actors, unroll = config.actors, config.unroll
     spec, _ = source_view(family, privileged=False)

@@ -42,40 +42,34 @@ def layer_sizes(config: Any) -> list[tuple[str, int]]:
 
 
 def init_policy(
-    key: jax.Array, spec: Spec, channels: tuple[int, ...], hidden: tuple[int, ...], num_actions: int
+    key: jax.Array, spec: Spec, channels: tuple[int, ...], hidden: tuple[int, ...], outputs: int
 ) -> dict[str, Any]:
     """Parameters of `policy`. The key is consumed."""
-    network = init_network(key, num_features(spec, channels), hidden, num_actions)
+    network = init_network(key, num_features(spec, channels), hidden, outputs)
     return network | {"convolutions": init_convolutions(jax.random.fold_in(key, 2**31), spec, channels)}
 
 
 def policy(params: dict[str, Any], spec: Spec, observation: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`[B, *O]` observations to logits `[B, A]` and values `[B]`."""
+    """`[B, *O]` observations to what `actions.distribution` takes, `[B, outputs]`, and values `[B]`."""
     return network(params, features(spec, observation, params["convolutions"]))
 
 
-def init_network(key: jax.Array, inputs: int, hidden: tuple[int, ...], num_actions: int) -> dict[str, Any]:
+def init_network(key: jax.Array, inputs: int, hidden: tuple[int, ...], outputs: int) -> dict[str, Any]:
     """Parameters of `network`: a list of hidden layers and two heads. The key is consumed."""
     *key_hidden, key_policy, key_value = jax.random.split(key, len(hidden) + 2)
     width = (inputs, *hidden)[-1]
     return {
         "convolutions": [],
         "hidden": init_hidden(key_hidden, inputs, hidden),
-        "policy": layer(key_policy, width, num_actions, 0.01),  # close to uniform at first
+        "policy": layer(key_policy, width, outputs, 0.01),  # close to uniform at first
         "value": layer(key_value, width, 1, 1.0),
     }
 
 
 def network(params: dict[str, Any], x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`[B, F]` features to logits `[B, A]` and values `[B]`."""
+    """`[B, F]` features to outputs of the policy (logits, of discrete actions) `[B, outputs]` and values `[B]`."""
     x = through(params["hidden"], x)
     return linear(params["policy"], x), linear(params["value"], x)[:, 0]
-
-
-def draw_action(params: dict[str, Any], spec: Spec, observation: jax.Array, noise: jax.Array) -> jax.Array:
-    """Actions `[B]` int32 of `network`'s policy, given `[B, *O]` and standard Gumbel noise `[B, A]`."""
-    logits, _ = policy(params, spec, observation)
-    return jnp.argmax(logits + noise, axis=1).astype(jnp.int32)  # a draw from the softmax
 
 
 def init_hidden(keys: list[jax.Array], inputs: int, hidden: tuple[int, ...]) -> list[dict[str, jax.Array]]:

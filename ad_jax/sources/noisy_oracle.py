@@ -24,6 +24,7 @@ from ad_jax.envs.base import TaskFamily, advance, reset
 from ad_jax.errors import ConfigError
 from ad_jax.keys import a_key, halves, mixed
 from ad_jax.sources.base import Source, SourceConfig
+from ad_jax.types import discrete
 
 
 @struct.dataclass
@@ -56,8 +57,9 @@ def make(config: NoisyOracle, family: TaskFamily) -> Source:
 
     Raises:
         TypeError: if the family does not know its optimal actions.
-        ConfigError: for a persistence below 1.
+        ConfigError: for a persistence below 1, or if actions are a Box.
     """
+    discrete(family.action_spec, "source=noisy_oracle")
     if config.persistence < 1:
         raise ConfigError(f"source.persistence is a mean number of steps, at least 1; got {config.persistence}")
     steps, actions = family.episode_length, family.num_actions

@@ -8,6 +8,8 @@ normalised in each minibatch, the whole gradient is clipped, the last layer of t
 Deliberate differences: policy and value share their hidden layers; the value's error is not clipped; the trust region
 is the clip alone, without a Kullback-Leibler term; a truncated episode bootstraps from the observation it was cut at, a
 terminated one does not.
+
+Actions in a `Box` are drawn from a Gaussian and moved to the bounds (`actions.py`); all else is the same.
 """
 
 from typing import Any
@@ -19,9 +21,10 @@ from flax import struct
 
 from ad_jax.envs.base import TaskFamily, source_view
 from ad_jax.errors import ConfigError
+from ad_jax.sources.actions import distribution
 from ad_jax.sources.actors import act, as_seen, reset_actors
 from ad_jax.sources.base import Source, SourceConfig
-from ad_jax.sources.networks import clipped_adam, descend, draw_action, init_policy, layer_sizes, policy
+from ad_jax.sources.networks import clipped_adam, descend, init_policy, layer_sizes, policy
 from ad_jax.sources.returns import gae
 from ad_jax.types import Spec, Transition
 
@@ -68,7 +71,7 @@ class Samples:
     """Single steps, in any order, with what the policy that acted thought of them. Leaves are `[n, ...]`."""
 
     observation: jax.Array  # [n, *O]
-    action: jax.Array  # [n] int32
+    action: jax.Array  # [n, *A]
     log_prob: jax.Array  # [n] float32, of the action
     advantage: jax.Array  # [n] float32
     target: jax.Array  # [n] float32, what the value should have been
@@ -87,7 +90,7 @@ def make(config: PPO, family: TaskFamily) -> Source:
             raise ConfigError(f"source.{name} must be at least 1; got {size}")
     actors, unroll = config.actors, config.unroll
     spec, view = source_view(family, config.privileged)
-    look = jax.vmap(view)
+    look, actions = jax.vmap(view), distribution(spec.action)
     if actors * unroll % config.minibatches:
         raise ConfigError(
             f"source.minibatches={config.minibatches} must divide source.actors * source.unroll = {actors * unroll}"
@@ -95,18 +98,19 @@ def make(config: PPO, family: TaskFamily) -> Source:
 
     def init(key, task):
         key_network, key_env = jax.random.split(key)
-        params = init_policy(key_network, spec, config.channels, config.hidden, spec.num_actions)
+        params = init_policy(key_network, spec, config.channels, config.hidden, actions.outputs) | actions.init()
         observation, env_state = reset_actors(family, key_env, task, actors)
         return State(params, optimiser(config).init(params), env_state, observation)
 
     def update(key, state, task):
         key_act, key_env, key_learn = jax.random.split(key, 3)
-        noise = jax.random.gumbel(key_act, (unroll, actors, spec.num_actions), jnp.float32)
+        noise = actions.noise(key_act, (unroll, actors))
         keys = jax.random.split(key_env, (unroll, actors))
 
-        choose = lambda env_state, observation, noise: draw_action(
-            state.params, spec, look(env_state, observation), noise
-        )
+        def choose(env_state, observation, noise):
+            output, _ = policy(state.params, spec, look(env_state, observation))
+            return actions.draw(state.params, output, noise)
+
         acted = act(family, task, choose, state.env_state, state.observation, noise, keys)
         samples = samples_of(state.params, config, spec, *as_seen(view, acted))
 
@@ -149,7 +153,7 @@ def samples_of(params: Any, config: PPO, spec: Spec, stream: Transition, reached
     shape = stream.reward.shape
     flat = lambda x: x.reshape(-1, *x.shape[2:])
     observation, action = flat(stream.observation), flat(stream.action)
-    logits, value = policy(params, spec, observation)
+    output, value = policy(params, spec, observation)
     _, ahead = policy(params, spec, flat(reached))
     ends = (stream.terminated, stream.truncated)
     advantage = flat(
@@ -162,23 +166,20 @@ def samples_of(params: Any, config: PPO, spec: Spec, stream: Transition, reached
             config.trace_decay,
         )
     )
-    return Samples(observation, action, log_prob_of(logits, action), advantage, advantage + value)
-
-
-def log_prob_of(logits: jax.Array, action: jax.Array) -> jax.Array:
-    """`[n]` log-probabilities of `action [n]` under `logits [n, A]`."""
-    return jnp.take_along_axis(jax.nn.log_softmax(logits), action[:, None], axis=1)[:, 0]
+    actions = distribution(spec.action)
+    log_prob = actions.log_prob(actions.scored(params, output), action)
+    return Samples(observation, action, log_prob, advantage, advantage + value)
 
 
 def loss(params: Any, config: PPO, spec: Spec, samples: Samples) -> jax.Array:
     """The clipped loss of a minibatch, a scalar: equation 9 with its sign turned."""
-    logits, value = policy(params, spec, samples.observation)
-    log_policy = jax.nn.log_softmax(logits)
-    entropy = -jnp.sum(jnp.exp(log_policy) * log_policy, axis=1)
+    actions = distribution(spec.action)
+    output, value = policy(params, spec, samples.observation)
+    entropy = actions.entropy(actions.scored(params, output))
     advantage = samples.advantage
     if config.normalise:
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-    ratio = jnp.exp(log_prob_of(logits, samples.action) - samples.log_prob)
+    ratio = jnp.exp(actions.log_prob(actions.scored(params, output), samples.action) - samples.log_prob)
     held = jnp.clip(ratio, 1 - config.clip, 1 + config.clip)
     gain = jnp.minimum(ratio * advantage, held * advantage)
     value_error = 0.5 * (samples.target - value) ** 2

@@ -24,6 +24,7 @@ from flax import struct
 from ad_jax.envs.base import TaskFamily, advance, reset, source_view
 from ad_jax.keys import halves
 from ad_jax.sources.base import Source, SourceConfig
+from ad_jax.types import discrete
 
 
 @struct.dataclass
@@ -68,8 +69,9 @@ def make(config: QLearning, family: TaskFamily) -> Source:
 
     Raises:
         TypeError: if observations are not integers.
-        ConfigError: if `privileged` on a family that hides nothing.
+        ConfigError: if `privileged` on a family that hides nothing, or if actions are a Box.
     """
+    discrete(family.action_spec, "source=q_learning")
     spec, view = source_view(family, config.privileged)
     if spec.values is None:
         kind = "pixels" if spec.pixels else "real ones"

@@ -18,6 +18,7 @@ from flax import struct
 from ad_jax.envs.base import TaskFamily, advance, reset
 from ad_jax.errors import ConfigError
 from ad_jax.sources.base import Source, SourceConfig
+from ad_jax.types import discrete
 
 TIE = 1e-5  # bounds that differ by less count as equal: far below what a pull changes, far above rounding
 
@@ -49,8 +50,9 @@ def make(config: UCB, family: TaskFamily) -> Source:
 
     Raises:
         TypeError: if an episode has more than one step.
-        ConfigError: if an update would have no pulls.
+        ConfigError: if an update would have no pulls, or if actions are a Box.
     """
+    discrete(family.action_spec, "source=ucb")
     if family.episode_length != 1:
         raise TypeError(
             f"ucb needs episodes of 1 step; {family.name} has {family.episode_length}. Try source=q_learning"

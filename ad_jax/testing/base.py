@@ -94,7 +94,8 @@ def check_space(space: Any, x: np.ndarray, what: str) -> None:
     )
     both = narrow(space.dtype), x.dtype
     require(both[0] == both[1], f"{what} of dtype {both[0]}", both[1], "Correct the space, or cast.")
-    low, high = (0, space.n - 1) if hasattr(space, "n") else (np.asarray(space.low), np.asarray(space.high))
+    bound = lambda given: np.asarray(given, both[0])  # 0.1 is another number in 32 bits
+    low, high = (0, space.n - 1) if hasattr(space, "n") else (bound(space.low), bound(space.high))
     inside = np.all((x >= low) & (x <= high))
     require(inside, f"{what} in {space}", f"values from {x.min()} to {x.max()}", "Correct the space.")
 

@@ -79,7 +79,7 @@ class _Sample:
     def live(self) -> Callable[[Any], dict[str, Any]]:
         """A life on a task; the keys and actions are the same for all, so that lives differ through the task alone."""
         keys = jax.random.split(a_key(1), self.steps + 1)
-        actions = np.random.default_rng(1).integers(0, self.family.num_actions, self.steps).astype(np.int32)
+        actions = self.family.action_spec.drawn(np.random.default_rng(1), (self.steps,))
         return lambda task: _life(self.family, keys, actions, task)
 
     @functools.cached_property
@@ -161,8 +161,9 @@ def _types(s: _Sample) -> None:
     """What a run asks, too: `reset` and `advance` name what cannot be used."""
     check_types(s.family)
     task, key = take(s.tasks, 0), a_key(0)
+    action = jnp.asarray(s.family.action_spec.one)
     start = jax.eval_shape(lambda: reset(s.family, key, task))
-    after = jax.eval_shape(lambda: advance(s.family, key, reset(s.family, key, task)[1], jnp.int32(0), task))[:2]
+    after = jax.eval_shape(lambda: advance(s.family, key, reset(s.family, key, task)[1], action, task))[:2]
     require(
         types_of(after, weak=True) == types_of(start, weak=True),
         f"what reset_env gives, {types_of(start, weak=True)}",
@@ -252,7 +253,7 @@ def _traces(s: _Sample) -> None:
     def first_step(family, key, task):
         traced.append(family)
         _, state = reset(family, key, task)
-        return advance(family, key, state, jnp.int32(0), task)
+        return advance(family, key, state, jnp.asarray(family.action_spec.one), task)
 
     stepped, again = jax.jit(first_step, static_argnums=0), type(s.family)(**s.family.options)
     for i, family in enumerate((s.family, again)):
@@ -305,7 +306,8 @@ def _labels(s: _Sample) -> None:
     found, best = label(observation, task), action(state, task)
     require(best is not None, "an optimal_action that labels are of", None, "Define it, or drop optimal_label.")
     require(types_of(found) == types_of(best), f"labels of {types_of(best)}", types_of(found), "Cast them.")
-    wrong = np.flatnonzero(np.asarray(found) != np.asarray(best))
+    differ = np.asarray(found) != np.asarray(best)
+    wrong = np.flatnonzero(differ.reshape(len(differ), -1).any(axis=1))
     require(
         not len(wrong),
         "optimal_label to be optimal_action",

@@ -17,7 +17,7 @@ def observed(s: Any) -> None:
     """What was returned is `observe` of the state that it goes with, where there is one that draws nothing."""
     family, task = s.family, take(s.tasks, 0)
     keys = jax.random.split(a_key(2), OBSERVED)
-    actions = jnp.asarray(np.random.default_rng(2).integers(0, family.num_actions, OBSERVED), jnp.int32)
+    actions = jnp.asarray(family.action_spec.drawn(np.random.default_rng(2), (OBSERVED,)))
 
     def at(key, observation, state, action):
         one, other = (family.observe(k, state, action, task) for k in jax.random.split(key))

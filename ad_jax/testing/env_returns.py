@@ -10,6 +10,7 @@ from ad_jax.envs.base import TaskFamily, num_tasks, reset, take
 from ad_jax.envs.stepping import step as step_once
 from ad_jax.keys import a_key
 from ad_jax.testing.base import TOLERANCE, require, types_of
+from ad_jax.types import Discrete
 
 STANDARD_ERRORS = 5  # how far a Monte-Carlo mean may lie from the stated one
 FEW = 256  # episodes of each task, where no number is stated
@@ -18,14 +19,15 @@ FEW = 256  # episodes of each task, where no number is stated
 def episode_return(family: TaskFamily, keys: jax.Array, actions: jax.Array, task: Any) -> jax.Array:
     """The return of one episode from keys `[T + 1]`, without `advance`.
 
-    `actions [T]` are what is done; where one is negative, the optimal action is.
+    `actions [T, *A]` are what is done; where one is negative, or in a Box NaN, the optimal action is.
     """
 
     def step(carry, x):
         state, over, total = carry
         action, key = x
         best = family.optimal_action(state, task)
-        action = action if best is None else jnp.where(action < 0, best, action)
+        if best is not None:
+            action = jnp.where(jnp.isnan(action) if action.dtype == jnp.float32 else action < 0, best, action)
         outcome = step_once(family, key, state, action, task)
         total = total + jnp.where(over, 0.0, outcome.reward)
         return (outcome.next_state, over | outcome.done, total), None
@@ -45,7 +47,7 @@ def random_returns(s: Any) -> None:
     if best is not None:
         require(np.all(chance <= best + TOLERANCE), "random_return <= optimal_return", f"{chance} and {best}", "")
     shape = s.episodes
-    actions = np.random.default_rng(2).integers(0, s.family.num_actions, shape).astype(np.int32)
+    actions = s.family.action_spec.drawn(np.random.default_rng(2), shape)
     _compare(s, actions, "random_return", chance, chance if best is None else best)
 
 
@@ -55,13 +57,18 @@ def optimal_actions(s: Any) -> None:
     action = jax.eval_shape(s.family.optimal_action, state, take(s.tasks, 0))
     if action is None:
         return
-    require(types_of(action) == types_of(jax.ShapeDtypeStruct((), jnp.int32)), "[] int32", types_of(action), "Cast it.")
+    stated = s.family.action_spec
+    wanted = types_of(jax.ShapeDtypeStruct(stated.shape, stated.compute_dtype))
+    require(types_of(action) == wanted, str(wanted), types_of(action), "Cast it.")
+    asked = lambda shape: np.full(
+        (*shape, *stated.shape), -1 if isinstance(stated, Discrete) else np.nan, stated.compute_dtype
+    )
     if best is not None:
-        _compare(s, np.full(s.episodes, -1, np.int32), "optimal_return", best, best)
+        _compare(s, asked(s.episodes), "optimal_return", best, best)
         return
     shape = (s.episodes[0], FEW, s.episodes[2])
-    by_chance = np.random.default_rng(2).integers(0, s.family.num_actions, shape).astype(np.int32)
-    earned, chance = _returns(s, np.full(shape, -1, np.int32)), _returns(s, by_chance)
+    by_chance = stated.drawn(np.random.default_rng(2), shape)
+    earned, chance = _returns(s, asked(shape)), _returns(s, by_chance)
     error = np.sqrt((earned.var(axis=1) + chance.var(axis=1)).sum() / earned.shape[1])
     means = earned.mean(axis=1), chance.mean(axis=1)
     require(
@@ -73,15 +80,15 @@ def optimal_actions(s: Any) -> None:
 
 
 def _returns(s: Any, actions: np.ndarray) -> np.ndarray:
-    """Of episodes of `actions [n, E, T]` on the first n tasks: `[n, E]` float64."""
-    n, episodes, steps = actions.shape
+    """Of episodes of `actions [n, E, T, *A]` on the first n tasks: `[n, E]` float64."""
+    n, episodes, steps = actions.shape[:3]
     keys = jax.random.split(a_key(2), (n, episodes, steps + 1))
     return np.asarray(s.play(keys, actions, take(s.tasks, slice(n))), np.float64)
 
 
 def _compare(s: Any, actions: np.ndarray, name: str, stated: np.ndarray, best: np.ndarray) -> None:
     """Hold what the family states of its first tasks against the mean return of episodes of `actions [n, E, T]`."""
-    n, episodes, _ = actions.shape
+    n, episodes = actions.shape[:2]
     got = _returns(s, actions)
     # The second term allows for a reward so rare that no episode of the sample saw it.
     largest = max(np.abs(got).max(), np.abs(best).max())

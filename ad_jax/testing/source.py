@@ -91,8 +91,14 @@ def _types(s: _Sample) -> None:
     after, stream = jax.eval_shape(source.update, key, state, task)
     before, now = types_of(state, weak=True), types_of(after, weak=True)
     require(before == now, f"the state of init, {before}", now, "Cast it: a change of type compiles update anew.")
-    space = s.family.observation_space(task)
-    kinds = ((space.shape, space.dtype), ((), np.int32), ((), np.float32), ((), np.bool_), ((), np.bool_))
+    space, stated = s.family.observation_space(task), s.family.action_spec
+    kinds = (
+        (space.shape, space.dtype),
+        (stated.shape, stated.compute_dtype),
+        ((), np.float32),
+        ((), np.bool_),
+        ((), np.bool_),
+    )
     leaves: list[Any] = [jax.ShapeDtypeStruct((*sizes, *shape), dtype) for shape, dtype in kinds]
     given = isinstance(stream, Transition) and stream.next_observation is not None
     rows = Transition(*leaves).replace(next_observation=leaves[0] if given else None)

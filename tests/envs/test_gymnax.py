@@ -11,6 +11,7 @@ from ad_jax.envs.base import advance, spec_of, take
 from ad_jax.envs.gymnax_adapter import Gymnax
 from ad_jax.errors import ConfigError
 from ad_jax.testing import check_env
+from ad_jax.types import Box
 
 STEPS = 60  # of each compared life; the time limit is 25, so each has both kinds of ends where the environment has
 FAMILIES = {  # what each is here for
@@ -22,13 +23,15 @@ FAMILIES = {  # what each is here for
     "integers in a real space, noise": Gymnax("FourRooms-misc", {"fail_prob": (0.0, 0.5)}, 25),
     "a clock in floats, integer rewards": Gymnax("BernoulliBandit-misc", {"reward_prob": (0.1, 0.9)}, 25),
     "its limit in its observations": Gymnax("DiscountingChain-bsuite", {"optimal_return": (1.0, 2.0)}, 25),
+    "torques, in a box": Gymnax("Pendulum-v1", {"m": (0.5, 2.0), "l": (0.5, 1.5)}, 25),
+    "a box, and a goal that ends": Gymnax("MountainCarContinuous-v0", {"power": (0.01, 0.02)}, 25),
     "images, a step of its own": Gymnax("DeepSea-bsuite", {"unscaled_move_cost": (0.01, 0.5)}, 25),
 }
 
 
 def lives(step, reset, family, tasks):
     """Lives of random actions `[N, STEPS, ...]`; both loops split keys in the same way."""
-    actions = np.random.default_rng(0).integers(0, family.num_actions, (STEPS,)).astype(np.int32)
+    actions = family.action_spec.drawn(np.random.default_rng(0), (STEPS,))
 
     def live(key, task):
         key_reset, key_steps = jax.random.split(key)
@@ -159,8 +162,7 @@ def test_scale_divides_observations_and_nothing_else():
 def test_specs_are_read_from_the_space():
     spec = spec_of(Gymnax())
     assert (spec.num_actions, spec.shape, spec.values) == (2, (4,), None)
-    with pytest.raises(ConfigError, match="actions must be Discrete; got Box"):
-        Gymnax("Pendulum-v1", {"m": (0.5, 2.0)})
+    assert spec_of(FAMILIES["torques, in a box"]).action == Box((1,), -2.0, 2.0)
 
 
 def test_a_family_says_its_tasks_and_equals_its_like():

@@ -266,7 +266,6 @@ def test_an_end_of_the_environments_own_is_not_lost():
         ("MetaMaze-misc", "goal is drawn anew in each episode.*use dark_room"),
         ("SimpleBandit-bsuite", "draws all arms anew.*use the family bandit"),
         ("MNISTBandit-bsuite", "it downloads its pictures"),
-        ("PointRobot-misc", "actions must be Discrete; got Box"),
         ("Breakout-MinAtar", "has no parameter that is a number"),
     ],
 )
