@@ -9,8 +9,7 @@ import subprocess
 import sys
 import time
 
-import jax
-import numpy as np
+import chex
 from helpers import files
 
 from ad_jax.checkpoint import checkpoint
@@ -96,7 +95,7 @@ def assert_equal_parameters(folder: pathlib.Path, other: pathlib.Path, atol: flo
     (step, state, meta), (other_step, other_state, other_meta) = map(checkpoint.load, (folder, other))
     assert step == other_step == 8
     assert meta["architecture"] == other_meta["architecture"]
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=atol), state, other_state)
+    chex.assert_trees_all_close(state, other_state, rtol=0, atol=atol)
 
 
 def copied(source: pathlib.Path, name: str) -> pathlib.Path:
@@ -111,5 +110,5 @@ def assert_equal_evaluation(folder, other):
     """Of the best checkpoint: of the same step, with the same parameters to rounding, or it is a copy."""
     (step, state, meta), (other_step, other_state, other_meta) = (checkpoint.load(x, "best") for x in (folder, other))
     assert (step, meta["in_context_return"]) == (other_step, other_meta["in_context_return"])
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-6), state, other_state)
+    chex.assert_trees_all_close(state, other_state, rtol=0, atol=1e-6)
     assert results(folder)["sets"] == results(other)["sets"]

@@ -6,6 +6,7 @@ import json
 import sys
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 
@@ -68,7 +69,7 @@ def lived(family: str, options: dict[str, Any], source: str, hyper: dict[str, An
         learners = Learners(p.family, p.source, episodes, make_mesh(MeshConfig(1, 1, 1)), chunk)
         each = [learners.run(0, p.split.train, ids, 1, first) for first in range(0, 2, chunk)]
         lives.append(jax.tree.map(lambda *xs: np.concatenate(xs)[:2], *each))
-    jax.tree.map(np.testing.assert_array_equal, *lives)
+    chex.assert_trees_all_equal(*lives)
     held_out = [p.family.task_ids(tasks) for tasks in p.split.held_out.values()]
     return {"tasks": str([ids, held_out]), "histories": digest(lives[0])}
 

@@ -3,7 +3,9 @@
 A check is a function that raises: `require` inside it, `run_checks` around it.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -35,6 +37,19 @@ def require(holds: Any, expected: str, received: Any, remedy: str) -> None:
     """Raise unless `holds`; the words complete "expected ...; received .... remedy"."""
     if not holds:
         raise BrokenError(expected, str(received), remedy)
+
+
+@contextlib.contextmanager
+def promised(expected: str, remedy: str) -> Iterator[None]:
+    """Raise as `require` does where an assertion of chex fails within; its first line says what was received."""
+    try:
+        yield
+    except AssertionError as error:
+        if not str(error).startswith("[Chex]"):  # a plug-in's own
+            raise
+        said = str(error).splitlines()[0].rstrip(".,: ")
+        received = re.sub(r"^\[Chex\]\s*(Assertion \w+ failed:\s*)?(Error in .*?:\s*)?", "", said)
+        raise BrokenError(expected, received, remedy) from None
 
 
 @settings.pinned()

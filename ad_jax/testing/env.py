@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,7 @@ from ad_jax.envs.base import TaskFamily, advance, num_tasks, reset, seen_spec_of
 from ad_jax.envs.stepping import check_task, check_types, is_key
 from ad_jax.keys import a_key
 from ad_jax.registry import build
-from ad_jax.testing.base import bits, check_episodes, check_space, require, run_checks, same, types_of
+from ad_jax.testing.base import bits, check_episodes, check_space, promised, require, run_checks, same, types_of
 from ad_jax.testing.env_observed import observed
 from ad_jax.testing.env_returns import episode_return, optimal_actions, random_returns
 
@@ -197,7 +198,8 @@ def _renders(s: _Sample) -> None:
 
 def _rewards(s: _Sample) -> None:
     reward = s.lives["outcome"].reward
-    require(np.all(np.isfinite(reward)), "finite rewards", "others", "")
+    with promised("finite rewards", ""):
+        chex.assert_tree_all_finite(reward)
     stored = reward.astype(s.family.reward_dtype).astype(np.float32)
     require(
         np.array_equal(stored, reward),

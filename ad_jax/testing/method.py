@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +24,7 @@ from ad_jax.sharding import MeshConfig, make_mesh
 from ad_jax.stage import collect
 from ad_jax.stage.feeds import feed_of
 from ad_jax.stage.trainer import Trainer
-from ad_jax.testing.base import require, run_checks, same
+from ad_jax.testing.base import promised, require, run_checks, same
 from ad_jax.testing.model import random_steps
 from ad_jax.types import Histories
 
@@ -119,9 +120,8 @@ def _histories(family: TaskFamily, tasks: Any, mesh: Any, next_observation: bool
 
 def _channels(s: Sample) -> None:
     channels = {} if s.prepare is None else s.prepare(s.histories)
-    for name, x in channels.items():
-        whole = not np.issubdtype(x.dtype, np.floating) or np.isfinite(x).all()
-        require(whole, f"finite numbers in {name}", "NaN or infinity", "Nothing can be learned from them.")
+    with promised("finite numbers", "Nothing can be learned from others."):
+        chex.assert_tree_all_finite(channels)
 
 
 def _alone(s: Sample) -> None:
@@ -164,14 +164,9 @@ def _dispatches(s: Sample) -> None:
     require(int(one.step) == int(state.step) == 4, "4 updates counted", int(one.step), "Add 1 to step in an update.")
     loss = np.asarray(found["loss"])[:4]
     require(np.isfinite(loss).all(), "finite losses", loss.tolist(), "Look at the loss of a batch.")
-    pairs = zip(jax.tree.leaves(jax.device_get(one)), jax.tree.leaves(jax.device_get(state)), strict=True)
-    equal = all(np.array_equal(a, b) for a, b in pairs)
-    require(
-        equal and np.array_equal(loss, np.concatenate(parts)),
-        "the same bits whether updates are sent together or apart",
-        "others",
-        "An update may use its state, what it is fed and its key, and nothing else.",
-    )
+    remedy = "An update may use its state, what it is fed and its key, and nothing else."
+    with promised("the same bits whether updates are sent together or apart", remedy):
+        chex.assert_trees_all_equal(*jax.device_get(((one, loss), (state, np.concatenate(parts)))))
     moved = not same(s.trainer.init().params, one.params)
     require(moved, "parameters that an update changes", "the same as at the start", "Apply the gradients.")
 

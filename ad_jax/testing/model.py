@@ -3,13 +3,14 @@
 import dataclasses
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ad_jax.keys import a_key
 from ad_jax.models.base import Model, has_parameters
-from ad_jax.testing.base import require, run_checks
+from ad_jax.testing.base import promised, require, run_checks
 from ad_jax.types import Spec, Steps
 
 ROWS = 2  # streams side by side in every check
@@ -96,8 +97,9 @@ def _shapes(s: Sample) -> None:
     length = s.model.window
     logits = jax.eval_shape(s.model.apply, s.params, _stream(s, length))
     expected = (ROWS, length, s.spec.num_actions)
-    require(logits.shape == expected, f"logits {expected}", logits.shape, "One logit per step and action.")
-    require(logits.dtype == jnp.float32, "float32 logits", logits.dtype, "Cast the head's output.")
+    with promised(f"float32 logits {expected}", "One logit per step and action; cast the head's output."):
+        chex.assert_shape(logits, expected)
+        chex.assert_type(logits, jnp.float32)
 
 
 def _causal(s: Sample) -> None:
@@ -135,11 +137,11 @@ def _causal_by_change(s: Sample, steps: Steps, others: Steps, middle: int) -> No
 
 
 def _cache(s: Sample) -> None:
-    for leaf in jax.tree.leaves(s.model.init_cache(ROWS)):
-        require(
-            leaf.ndim == 0 or leaf.shape[0] == ROWS, f"a scalar or [{ROWS}, ...]", leaf.shape, "Put the batch first."
-        )
-        require(np.isfinite(np.asarray(leaf, np.float32)).all(), "finite numbers", "NaN or inf", "0 * NaN is NaN.")
+    cache = s.model.init_cache(ROWS)
+    with promised(f"scalars or [{ROWS}, ...]", "Put the batch first."):
+        chex.assert_tree_shape_prefix([leaf for leaf in jax.tree.leaves(cache) if leaf.ndim], (ROWS,))
+    with promised("finite numbers", "0 * NaN is NaN."):
+        chex.assert_tree_all_finite(cache)
 
 
 def _decode(s: Sample) -> None:
@@ -179,16 +181,17 @@ def _rows(s: Sample) -> None:
 
 
 def _retrace(s: Sample) -> None:
-    steps, traces = jax.tree.map(lambda x: x[:, 0], _stream(s, 1)), []
+    steps = jax.tree.map(lambda x: x[:, 0], _stream(s, 1))
 
+    @chex.assert_max_traces(n=1)
     def counted(params, cache, steps):
-        traces.append(1)
         return s.model.decode(params, cache, steps)
 
+    chex.clear_trace_counter()  # it takes the function of another call of ours for this one
     decode, cache = jax.jit(counted), s.model.init_cache(ROWS)
-    for _ in range(3):
-        _, cache = decode(s.params, cache, steps)
-    require(len(traces) == 1, "1 trace", len(traces), "The cache must come out with the shapes and dtypes it had.")
+    with promised("1 trace", "The cache must come out with the shapes and dtypes it had."):
+        for _ in range(3):
+            _, cache = decode(s.params, cache, steps)
 
 
 def _training(s: Sample) -> None:

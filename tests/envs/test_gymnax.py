@@ -1,5 +1,6 @@
 """The gymnax adapter: equal to gymnax's own loop, time limits apart from terminations, and what it refuses."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,7 +109,7 @@ def test_a_limit_folded_into_termination_is_taken_out_again():
         return one
 
     got, expected = (lives(step(f), f.reset_env, f, tasks) for f in (folded, plain))
-    jax.tree.map(np.testing.assert_array_equal, got, expected)
+    chex.assert_trees_all_equal(got, expected)
     assert got.terminated.any()
     assert got.truncated.any()
 

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,7 +103,7 @@ def test_keys_in_a_state_are_saved_with_rl2s_trials_and_come_back(tmp_path):
         checkpoints.manager.wait_until_finished()
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         _, back, _ = checkpoints.restore(like)
-    assert jax.tree.map(lambda x: x.dtype, back) == jax.tree.map(lambda x: x.dtype, state)
+    chex.assert_trees_all_equal_dtypes(back, state)
     for name in ("key", "rbg"):
         np.testing.assert_array_equal(jax.random.key_data(back[name]), jax.random.key_data(state[name]))
     assert checkpoint.load(tmp_path)[1]["key"].shape == (8, 2)
@@ -135,5 +136,5 @@ def test_the_casts_change_no_bits():
     key_step, _ = jax.random.split(key)
     stepped = advance(family, key, state, jnp.int32(1), task)[2]
     again = family.step_env(key_step, state, jnp.int32(1), task)
-    jax.tree.map(np.testing.assert_array_equal, (stepped.next_observation, stepped.next_state), again[:2])
+    chex.assert_trees_all_equal((stepped.next_observation, stepped.next_state), again[:2])
     assert plain[0].shape == transition.observation.shape[2:]

@@ -8,9 +8,9 @@ import sys
 import threading
 import time
 
+import chex
 import history_helpers
 import jax
-import numpy as np
 import pytest
 from helpers import GRID, mesh_of, numbered_histories
 from history_helpers import KILLED, assert_same, collect, files, manifest, refused, stored
@@ -212,7 +212,7 @@ def test_histories_take_turns_from_a_bucket_as_from_a_directory(url, proxy, tmp_
     far = open_store(url)
     with Rotation(near, GRID, config, mesh_of(), 0) as here, Rotation(far, GRID, config, mesh_of(), 0) as there:
         for step in (0, 1, 2, 3, 4, 2):
-            jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, (here.at(step), there.at(step))))
+            chex.assert_trees_all_equal(*map(jax.device_get, (here.at(step), there.at(step))))
         assert there.facts()["exchanges_waited"] > 0
     assert max(proxy.met.values()) == 2
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -106,7 +107,7 @@ def test_a_batch_is_the_same_on_one_device_and_on_eight(axes):
     histories = ragged(2, count=11)
     one, many = drawer(histories, SMALL, mesh_of()), drawer(histories, SMALL, mesh_of(*axes))
     for step in range(3):
-        jax.tree.map(np.testing.assert_array_equal, one(step), many(step))
+        chex.assert_trees_all_equal(one(step), many(step))
 
 
 def test_histories_are_split_and_drawing_moves_nothing_between_devices():

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,7 +95,7 @@ def trained(histories, unit=None):
     ("kinds", "scale"), [(MIXED, 2.0**-10), pytest.param((0.0, 1.0), 1000.0, marks=pytest.mark.slow)]
 )
 def test_training_on_scaled_rewards_is_the_same_to_the_bit(kinds, scale):
-    jax.tree.map(np.testing.assert_array_equal, trained(paying(kinds)), trained(paying(kinds, scale)))
+    chex.assert_trees_all_equal(trained(paying(kinds)), trained(paying(kinds, scale)))
 
 
 def test_a_unit_of_one_changes_no_program():
@@ -139,7 +140,7 @@ def test_a_run_in_another_currency_is_the_same_run(tmp_path):
         here = np.array([[0, 1], [2, 2], [1, 1]])
         paid = pay * np.array([1.0, -0.25, 1.0])
         agents.append([agent.act(here), *(agent.act(here, paid, [t % 4 == 3] * 3) for t in range(20))])
-    jax.tree.map(np.testing.assert_array_equal, *metas)
+    chex.assert_trees_all_equal(*metas)
     np.testing.assert_array_equal(*agents)
     assert 0.25 < metas[0][1] < 1
 
@@ -179,7 +180,7 @@ def test_rl2_counts_in_the_unit_that_random_actions_meet():
         trainer = Trainer(rl2.make(network, family, tasks, config, mesh_of(), unit), feed, config, mesh_of(), 1)
         state, facts = trainer.run(trainer.init(), feed.tasks, jnp.int32(2))
         found.append(jax.device_get((state.params, facts["loss"], facts["first_return"] / pay, unit / pay)))
-    jax.tree.map(np.testing.assert_array_equal, *found)
+    chex.assert_trees_all_equal(*found)
     assert 0.25 < found[0][3] < 1
     nothing = ScaledRoom(size=3, steps=4, pay=0.0)
     assert rl2.unit_by_chance(nothing, tasks, config, seed=1) == 1.0

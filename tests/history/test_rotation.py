@@ -6,6 +6,7 @@ import json
 import re
 import time
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,7 +110,7 @@ def test_the_residents_of_an_update_do_not_depend_on_the_way_to_it(store):
     with rotating(store) as residents:
         onward = {step: jax.device_get(residents.at(step)) for step in range(0, 60, 2)}
         for step in (58, 4, 6, 50, 0):  # back and forth, by more and by less than there are parts
-            jax.tree.map(np.testing.assert_array_equal, onward[step], jax.device_get(residents.at(step)))
+            chex.assert_trees_all_equal(onward[step], jax.device_get(residents.at(step)))
     with rotating(store, seed=1) as residents:
         assert (np.asarray(residents.at(0).history) != onward[0].history).any(), "the seed draws the order"
 
@@ -128,7 +129,7 @@ def test_residents_are_of_all_chunks_where_pieces_are_as_small(store):
 def test_eight_devices_hold_what_one_holds_and_an_exchange_moves_nothing_between_them(store, axes):
     with rotating(store) as one, rotating(store, mesh=mesh_of(*axes)) as many:
         for step in (0, 4, 17):
-            jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, (one.at(step), many.at(step))))
+            chex.assert_trees_all_equal(*map(jax.device_get, (one.at(step), many.at(step))))
         held, part = many.at(20), many._part(3)
         text = many._insert.lower(held, part, jnp.int32(0)).compile().as_text()
         shard = held.steps["action"].addressable_shards[0].data.shape
@@ -178,7 +179,7 @@ class Slow:
 
 
 def same(trained, other) -> None:
-    jax.tree.map(np.testing.assert_array_equal, trained[0], other[0])
+    chex.assert_trees_all_equal(trained[0], other[0])
     assert trained[1] == other[1], "the log"
 
 
@@ -207,7 +208,7 @@ def test_what_is_read_in_time_is_not_waited_for(store):
 def test_dispatches_of_any_length_end_alike(store, undisturbed, tmp_path, dispatch):
     config = dataclasses.replace(TINY, updates_per_dispatch=dispatch)
     with rotating(store) as residents:
-        jax.tree.map(np.testing.assert_array_equal, undisturbed[0], train(tmp_path, residents, config)[0])
+        chex.assert_trees_all_equal(undisturbed[0], train(tmp_path, residents, config)[0])
 
 
 def test_an_interrupted_training_goes_on_with_the_residents_that_it_had(store, undisturbed, tmp_path):
@@ -222,7 +223,7 @@ def test_an_interrupted_training_goes_on_with_the_residents_that_it_had(store, u
         train(tmp_path, residents, config, evaluate=killed)
     with rotating(store) as residents:
         parameters, _ = train(tmp_path, residents, config)
-    jax.tree.map(np.testing.assert_array_equal, undisturbed[0], parameters)
+    chex.assert_trees_all_equal(undisturbed[0], parameters)
 
 
 def test_rolling_back_brings_the_residents_back(store, tmp_path, monkeypatch):
@@ -245,7 +246,7 @@ def test_rolling_back_brings_the_residents_back(store, tmp_path, monkeypatch):
     monkeypatch.setattr(train_lib, "until", lambda step, c, periods, _: until(step, c, periods, [14]))
     with rotating(store) as residents:
         never, _ = train(tmp_path / "other", residents, config)
-    jax.tree.map(np.testing.assert_array_equal, never, rolled_back)
+    chex.assert_trees_all_equal(never, rolled_back)
 
 
 def test_a_diverged_update_names_histories_that_were_resident(store, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,7 +64,7 @@ def test_pictures_go_in():
     cache, one = model.init_cache(2), jax.tree.map(lambda x: x[:, 0], steps)
     logits, after = jax.eval_shape(model.decode, params, cache, one)
     assert logits.shape == (2, 4)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), cache)
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, cache)
 
 
 def test_a_key_that_a_query_alone_sees_is_one_more_of_the_softmax():
@@ -129,7 +130,7 @@ def test_one_layer_does_not_see_the_order_of_episodes():
             prev_done=whole(one.prev_done[:, :1], done[6:]),
         )
 
-    assert jax.tree.all(jax.tree.map(np.array_equal, stream((0, 1, 2)), one))
+    chex.assert_trees_all_equal(stream((0, 1, 2)), one)
     first, other = (apply(stream(order))[0, -1] for order in ((0, 1, 2), (2, 0, 1)))
     np.testing.assert_allclose(first, other, atol=1e-5)
 

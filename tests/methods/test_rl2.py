@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,19 +82,15 @@ def decoded(params, steps, model=DECODER):
     return jax.lax.scan(step, model.init_cache(len(steps.prev_action)), time_first)[1].swapaxes(0, 1)
 
 
-def assert_equal(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
 def test_acting_is_decoding_the_stream_of_a_whole_trial(rolled):
     """And the stream is what an evaluation feeds: previous action, reward and end, across the ends of episodes."""
     params, (unroll, after, ahead) = rolled
     steps, done = unroll.steps, np.asarray(unroll.done)
     assert done.sum() == 16 * 3
     assert np.all(np.asarray(steps.prev_action)[:, 0] == ROOM.num_actions)
-    assert_equal(steps.prev_action[:, 1:], unroll.action[:, :-1])
-    assert_equal(steps.prev_reward[:, 1:], unroll.reward[:, :-1])
-    assert_equal(steps.prev_done[:, 1:], done[:, :-1])
+    chex.assert_trees_all_equal(steps.prev_action[:, 1:], unroll.action[:, :-1])
+    chex.assert_trees_all_equal(steps.prev_reward[:, 1:], unroll.reward[:, :-1])
+    chex.assert_trees_all_equal(steps.prev_done[:, 1:], done[:, :-1])
     expected = trials.log_prob_of(decoded(params, steps), unroll.action)
     np.testing.assert_allclose(unroll.log_prob, expected, atol=1e-5)
     whole = jax.tree.map(lambda x, last: jnp.concatenate([x, last[:, None]], 1), steps, after.steps)
@@ -176,7 +173,7 @@ def test_the_first_gradient_is_the_policy_gradient_through_the_whole_trial(rolle
     ours = lambda params: trials.loss(params, NETWORK, ROOM, config, jnp.float32(0), *batch)[0]
     plain = lambda params: -(trials.log_prob_of(decoded(params, unroll.steps), unroll.action) * advantage).mean()
     found, expected = jax.jit(lambda params: (jax.grad(ours)(params), jax.grad(plain)(params)))(params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
+    chex.assert_trees_all_close(found, expected, rtol=0, atol=1e-6)
 
 
 def test_random_steps_open_each_episode_and_no_other(rolled):
@@ -225,11 +222,11 @@ def test_eight_devices_train_like_one(trained):
     one, facts = trained.run(trained.init(), trained.feed.tasks, jnp.int32(2))
     other = trainer_of(mesh=mesh_of(4, 2, 1))
     many, others = other.run(other.init(), other.feed.tasks, jnp.int32(2))
-    assert_equal(one.trials.task, many.trials.task)
-    assert_equal(one.trials.steps, many.trials.steps)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), *jax.device_get((facts, others)))
+    chex.assert_trees_all_equal(one.trials.task, many.trials.task)
+    chex.assert_trees_all_equal(one.trials.steps, many.trials.steps)
+    chex.assert_trees_all_close(*jax.device_get((facts, others)), rtol=1e-3, atol=1e-5)
     # Adam divides by the gradient's size: where that is nearly zero, rounding is a large part of it.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-4), *jax.device_get((one.params, many.params)))
+    chex.assert_trees_all_close(*jax.device_get((one.params, many.params)), rtol=0, atol=3e-4)
     assert not many.trials.task.sharding.is_fully_replicated
 
 
@@ -261,7 +258,7 @@ def test_killed_after_every_update_and_resumed_ends_bit_equal(trained, tmp_path)
     step, state, meta = final_state(trained, tmp_path / "whole")
     again, other, others = final_state(trained, tmp_path / "parts")
     assert step == again == 5
-    assert_equal(state, other)
+    chex.assert_trees_all_equal(state, other)
     lines = [json.loads(line) for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
     assert meta["facts"] == others["facts"]
@@ -280,7 +277,7 @@ def test_a_diverged_run_names_the_update_and_keeps_the_last_good_checkpoint(trai
     worse.compiled = lambda _: run
     with pytest.raises(TrainingDivergedError, match=r"update 4: loss nan.*lower method.learning_rate"):
         train(worse, tmp_path, config)
-    assert_equal(before[1], final_state(trained, tmp_path)[1])
+    chex.assert_trees_all_equal(before[1], final_state(trained, tmp_path)[1])
 
 
 def poisoned(trained, *updates):
@@ -309,7 +306,7 @@ def test_rl2_goes_back_and_leaves_an_update_out(trained, tmp_path, capsys):
     assert "back to update 2, and on without update 4" in told
     step, found, meta = final_state(trained, tmp_path)
     assert (step, meta["skipped"]) == (5, [4])
-    assert_equal(found, jax.device_get(state))
+    chex.assert_trees_all_equal(found, jax.device_get(state))
     facts.pop("cannot be")
     assert meta["facts"] == {name: float(values[0]) for name, values in facts.items()}
     lines = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +52,7 @@ def test_a_layer_equals_flax_lstm_cell_step_by_step():
     for t in range(length):
         state, out = cell(state, jnp.asarray(x[:, t]))
         np.testing.assert_allclose(outputs[:, t], out, atol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), tuple(end), state)
+    chex.assert_trees_all_close(tuple(end), state, rtol=0, atol=1e-6)
     np.testing.assert_array_equal(layer.inputs.bias[...], np.repeat([0.0, 1.0, 0.0, 0.0], hidden))
 
 
@@ -69,7 +70,7 @@ def test_a_value_head_leaves_the_model_as_it_was():
     plain, valued = make(SMALL, GRID), dataclasses.replace(SMALL, value_head=True)
     params, more = (jax.jit(make(c, GRID).init)(jax.random.key(0)) for c in (SMALL, valued))
     assert more.keys() - params.keys() == {"value_head"}
-    jax.tree.map(np.testing.assert_array_equal, params, {name: more[name] for name in params})
+    chex.assert_trees_all_equal(params, {name: more[name] for name in params})
     steps = random_steps(GRID, 3, 7, 5)
     np.testing.assert_array_equal(make(valued, GRID).apply(more, steps), plain.apply(params, steps))
     network = actor_critic(valued, GRID)
@@ -80,7 +81,7 @@ def test_a_value_head_leaves_the_model_as_it_was():
     _, first, middle = network.segment(more, network.init_cache(3), half(slice(4)))
     _, second, end = network.segment(more, middle, half(slice(4, None)))
     np.testing.assert_allclose(np.concatenate([first, second], axis=1), value, atol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), end, cache)
+    chex.assert_trees_all_close(end, cache, rtol=0, atol=1e-6)
 
 
 def test_an_agent_acts_with_it():

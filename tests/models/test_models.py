@@ -86,7 +86,37 @@ def leaky_apply(model):
     return model._replace(apply=apply)
 
 
-@pytest.mark.parametrize(("spoil", "check"), [(broken_decode, "decode equals apply"), (leaky_apply, "see the future")])
+def fewer_logits(model):
+    return model._replace(apply=lambda params, steps, key=None: model.apply(params, steps, key)[..., 1:])
+
+
+def beside_the_cache(leaf):
+    """A model with one more leaf in its cache, float32 from the first step on."""
+
+    def spoil(model):
+        def decode(params, cache, steps):
+            logits, inner = model.decode(params, cache["inner"], steps)
+            return logits, {"inner": inner, "leaf": cache["leaf"].astype(jnp.float32)}
+
+        return model._replace(decode=decode, init_cache=lambda rows: {"inner": model.init_cache(rows), "leaf": leaf})
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "check"),
+    [
+        (broken_decode, "decode equals apply"),
+        (leaky_apply, "see the future"),
+        (fewer_logits, r"logits .*; received input 0 has shape \(2, 6, 4\) but expected \(2, 6, 5\)\. One logit"),
+        (
+            beside_the_cache(np.zeros(2, jnp.int32)),
+            r"decode is compiled once.*; received Function 'counted' is traced > 1",
+        ),
+        (beside_the_cache(np.full(2, np.nan)), "cache leaves are finite"),
+        (beside_the_cache(np.zeros(3)), "cache leaves are finite and lead with the batch"),
+    ],
+)
 def test_contract_checks_catch_a_broken_model(spoil, check):
     with pytest.raises(ContractError, match=check):
         check_model(spoil(make(STREAMING, GRID)), GRID, episode_length=5)

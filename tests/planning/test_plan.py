@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -90,7 +91,7 @@ def test_a_real_update_takes_the_memory_that_was_planned():
     e = small("replay.batch=128", "model.width=64", "replay.segment=80", "model.layers=2")
     state, histories = real(e, mesh_of())
     like, _, program = plan.compile_update(e, build(e), mesh_of())
-    assert jax.tree.map(np.shape, state) == jax.tree.map(np.shape, like)
+    chex.assert_trees_all_equal_shapes(state, like)
     memory = program.memory_analysis()
     assert memory.argument_size_in_bytes == held((state, histories.replace(history=None)), jax.devices()[0])
     jax.block_until_ready((state, histories))

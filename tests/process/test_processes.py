@@ -12,7 +12,7 @@ import signal
 import subprocess
 import time
 
-import jax
+import chex
 import numpy as np
 import pytest
 from helpers import files, refused
@@ -332,7 +332,7 @@ def test_rl2_in_two_processes_trains_like_one_with_as_many_devices(place):
     run(place, 2, *command, "--dir", "rl2_two")
     (_, state, meta), (_, other, other_meta) = (checkpoint.load(place / name) for name in ("rl2_one", "rl2_two"))
     assert meta == other_meta
-    jax.tree.map(np.testing.assert_array_equal, state, other)
+    chex.assert_trees_all_equal(state, other)
 
 
 @pytest.mark.slow

@@ -16,8 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
-import jax
-import numpy as np
+import chex
 import pytest
 from helpers import files
 
@@ -106,7 +105,7 @@ def check_equal(one: pathlib.Path, other: pathlib.Path) -> None:
     assert store.verify(other / "histories") == []
     (step, state, meta), found = checkpoint.load(one), checkpoint.load(other)
     assert (step, meta) == (found[0], found[2])
-    jax.tree.map(np.testing.assert_array_equal, state, found[1])
+    chex.assert_trees_all_equal(state, found[1])
     mine, others = (json.loads((folder / "results.json").read_text())["runs"][0] for folder in (one, other))
     for name in ("sets", "config", "checkpoint", "seed"):
         assert mine[name] == others[name], name

@@ -5,6 +5,7 @@ import json
 import pathlib
 import types
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,12 +67,12 @@ def test_histories_are_those_of_a_run_directory(on_disk, histories):
     saved = open_store(on_disk / "histories").read()
     assert saved.task_ids == histories.task_ids
     mine, there = ((h.transition, h.tasks, h.seed_index, h.actor) for h in (histories, saved))
-    jax.tree.map(np.testing.assert_array_equal, mine, there)
-    assert [x.dtype for x in jax.tree.leaves(mine)] == [x.dtype for x in jax.tree.leaves(there)]
+    chex.assert_trees_all_equal(mine, there)
+    chex.assert_trees_all_equal_dtypes(mine, there)
 
 
 def test_parameters_are_those_of_a_run_directory(on_disk, learned):
-    jax.tree.map(np.testing.assert_array_equal, learned.params, Agent.load(on_disk).params)
+    chex.assert_trees_all_equal(learned.params, Agent.load(on_disk).params)
 
 
 def test_returns_are_those_of_a_run_directory(on_disk, learned):
@@ -118,7 +119,7 @@ def test_a_result_says_enough_to_simulate_its_tasks_again(on_disk, tmp_path):
     (one,), said = run["sets"], Experiment.from_json(run["config"])
     family = said.env
     tasks = leaves.from_data(family, [task["params"] for task in one["tasks"]])
-    jax.tree.map(np.testing.assert_array_equal, tasks, next(iter(build(made).split.held_out.values())))
+    chex.assert_trees_all_equal(tasks, next(iter(build(made).split.held_out.values())))
     assert family.task_ids(tasks) == [task["id"] for task in one["tasks"]]
     source = said.source.make(family)
     c, ids = said.evaluate, [task["id"] for task in one["tasks"]]
@@ -134,7 +135,7 @@ def test_parameters_that_json_has_no_number_for_come_back():
     family = types.SimpleNamespace(name="cell", default_params=jax.tree.map(lambda x: x[0], tasks))
     data = json.loads(json.dumps(leaves.as_data(tasks), allow_nan=False))
     again = leaves.from_data(family, data)
-    jax.tree.map(np.testing.assert_array_equal, again, tasks)
-    assert jax.tree.map(lambda x: x.dtype, again) == jax.tree.map(lambda x: x.dtype, tasks)
+    chex.assert_trees_all_equal(again, tasks)
+    chex.assert_trees_all_equal_dtypes(again, tasks)
     with pytest.raises(ConfigError, match="have the leaves"):
         leaves.from_data(family, [{"goal": [1, 2]}])

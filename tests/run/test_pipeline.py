@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 
-import jax
+import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -174,7 +174,7 @@ def test_interrupted_in_every_stage_the_checkpoints_are_equal(whole, interrupted
     )
     assert step == other_step
     assert meta == other_meta
-    jax.tree.map(np.testing.assert_array_equal, state, other_state)
+    chex.assert_trees_all_equal(state, other_state)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,7 +90,7 @@ def test_actions_follow_the_policy_and_learning_rate_zero_learns_nothing():
     state.params["policy"] = {"weight": jnp.zeros((4, 2)), "bias": jnp.log(jnp.array([0.8, 0.2]))}
     after, stream = jax.jit(source.update)(jax.random.key(1), state, task)
     assert abs(float(jnp.mean(stream.action == 0)) - 0.8) < 5 * 0.4 / np.sqrt(4000)
-    jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
+    chex.assert_trees_all_equal(after.params, state.params)
 
 
 def test_features_are_one_hot_by_component_or_flat():

@@ -2,6 +2,7 @@
 
 import json
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from ad_jax.types import Transition
 def assert_equal(one, other):
     """The same histories, whatever wrote them."""
     data = lambda h: (h.transition, h.tasks, h.seed_index, h.actor)
-    jax.tree.map(np.testing.assert_array_equal, data(one), data(other))
+    chex.assert_trees_all_equal(data(one), data(other))
     assert one.task_ids == other.task_ids
 
 
@@ -86,7 +87,7 @@ def test_a_history_is_what_a_plain_loop_over_the_source_gives(collected):
     loop = jax.tree.map(lambda *x: np.concatenate(x)[:, 0], *parts)
     row = task * SEEDS + index
     found = jax.tree.map(lambda x: x[row], collected[1].transition)
-    jax.tree.map(np.testing.assert_array_equal, found, loop)
+    chex.assert_trees_all_equal(found, loop)
     assert (collected[1].task_ids[row], collected[1].seed_index[row]) == (IDS[task], index)
     assert found.action.std() > 0
 

@@ -9,8 +9,7 @@ import json
 import pathlib
 import threading
 
-import jax
-import numpy as np
+import chex
 import pytest
 from helpers import GRID, files, mesh_of, numbered_histories, trainer_of
 from small_disks import disk, room_for
@@ -95,7 +94,7 @@ def fill(training: Training, folder: pathlib.Path, small, whole) -> int | None:
         training(folder)
     step, state, meta = checkpoint.load(folder)
     assert (step, meta, (folder / "metrics.jsonl").read_text()) == (whole[0], whole[2], whole[3])
-    jax.tree.map(np.testing.assert_array_equal, state, whole[1])
+    chex.assert_trees_all_equal(state, whole[1])
     return None if message is None else kept
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,10 +63,6 @@ def final_state(trainer, folder):
         return jax.device_get(checkpoints.restore(trainer.like)[:2])
 
 
-def assert_equal(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
 @pytest.mark.parametrize("axes", [(8, 1, 1), (2, 2, 2), (1, 4, 2)])
 def test_eight_devices_train_like_one(trained, axes):
     trainer, resident = trained
@@ -77,7 +74,7 @@ def test_eight_devices_train_like_one(trained, axes):
     np.testing.assert_allclose(facts["loss"], others["loss"], rtol=1e-5)
     np.testing.assert_allclose(facts["grad_norm"], others["grad_norm"], rtol=1e-4)
     # Adam divides by the gradient's size: where that is nearly zero, rounding is a large part of it.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), *jax.device_get((one.params, many.params)))
+    chex.assert_trees_all_close(*jax.device_get((one.params, many.params)), rtol=0, atol=2e-4)
 
 
 def test_parameters_and_optimiser_state_are_really_split():
@@ -122,7 +119,7 @@ def test_killed_after_every_step_and_resumed_ends_bit_equal(trained, tmp_path):
                 evaluate=stop,
             )
     train(trainer, resident, tmp_path / "killed", config)
-    assert_equal(final_state(trainer, tmp_path / "whole"), final_state(trainer, tmp_path / "killed"))
+    chex.assert_trees_all_equal(final_state(trainer, tmp_path / "whole"), final_state(trainer, tmp_path / "killed"))
     steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps)), "the resumed log reads like an uninterrupted one"
 
@@ -132,14 +129,14 @@ def test_a_finished_run_does_nothing_more(trained, tmp_path):
     train(trainer, resident, tmp_path)
     before = final_state(trainer, tmp_path)
     assert train(trainer, resident, tmp_path).step == 6
-    assert_equal(before, final_state(trainer, tmp_path))
+    chex.assert_trees_all_equal(before, final_state(trainer, tmp_path))
 
 
 def test_a_checkpoint_restores_onto_another_mesh(trained, tmp_path):
     trainer, resident = trained
     train(trainer, resident, tmp_path)
     other = trainer_of(MODEL, GRID, TINY, SAMPLING, mesh_of(2, 2, 2), seed=1)
-    assert_equal(final_state(trainer, tmp_path), final_state(other, tmp_path))
+    chex.assert_trees_all_equal(final_state(trainer, tmp_path), final_state(other, tmp_path))
 
 
 def test_another_architecture_is_refused_and_named(trained, tmp_path):
@@ -160,7 +157,7 @@ def test_a_diverged_run_names_the_update_and_keeps_the_last_good_checkpoint(trai
     before = final_state(trainer, tmp_path)
     with pytest.raises(TrainingDivergedError, match="update 3: loss nan"):
         train(trainer, poisoned, tmp_path)
-    assert_equal(before, final_state(trainer, tmp_path))
+    chex.assert_trees_all_equal(before, final_state(trainer, tmp_path))
 
 
 class Late:
@@ -236,8 +233,8 @@ def test_training_goes_back_and_leaves_an_update_out(trained, poisoned, tmp_path
     assert f"on without update {update}" in capsys.readouterr().out
     step, found = final_state(trainer, tmp_path)
     assert step == 6
-    assert_equal(found, jax.device_get(state))
-    assert np.isfinite(np.concatenate([np.ravel(x) for x in jax.tree.leaves(found.params)])).all()
+    chex.assert_trees_all_equal(found, jax.device_get(state))
+    chex.assert_tree_all_finite(found.params)
     assert checkpoint.load(tmp_path)[2]["skipped"] == [update]
 
 
@@ -256,7 +253,7 @@ def test_a_killed_run_remembers_what_it_leaves_out(trained, poisoned, tmp_path):
     with pytest.raises(KilledError):
         train(trainer, resident, tmp_path / "killed", late, evaluate=stop)
     train(trainer, resident, tmp_path / "killed", dataclasses.replace(config, skip_updates=None))
-    assert_equal(final_state(trainer, tmp_path / "whole"), final_state(trainer, tmp_path / "killed"))
+    chex.assert_trees_all_equal(final_state(trainer, tmp_path / "whole"), final_state(trainer, tmp_path / "killed"))
 
 
 def test_the_best_checkpoint_is_the_one_with_the_best_in_context_return(trained, tmp_path):
@@ -313,7 +310,7 @@ def test_accumulated_gradients_equal_the_whole_batch():
         jax.jit(lambda p, b, n=n: gradient(cross_entropy(model), p, b, jax.random.key(2), n, 8))(params, batch)
         for n in (1, 2)
     )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole, parts)
+    chex.assert_trees_all_close(whole, parts, rtol=0, atol=1e-5)
 
 
 def test_label_smoothing_against_its_formula():
