@@ -4,6 +4,7 @@ One cache of compiled programs serves the whole run, its workers and the process
 time is compiling, and many tests compile the same program.
 """
 
+import gc
 import os
 import pathlib
 import shutil
@@ -17,6 +18,8 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     # A tenth to a third less again: several small loops compile faster than one that is fused as code.
     + " --xla_cpu_use_fusion_emitters=false"
+    # And a third less: a program in one piece instead of 32, which are compiled side by side on other cores.
+    + " --xla_cpu_parallel_codegen_split_count=1"
 )
 # Workers and other processes inherit the folder from the one that starts them, which removes it at its end.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("JAX_COMPILATION_CACHE_DIR") or tempfile.mkdtemp(
@@ -26,20 +29,40 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
-import pytest
+
+from ad_jax.process import memory
 
 # For examples/, behind the installed package: ad_jax itself is not taken from the source tree.
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
+
+gc.set_threshold(50_000)  # importing and tracing make many objects and little garbage
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _programs_leave_memory():
-    """Drop a file's compiled programs from memory at its end; the next file finds on disk what it shares with it."""
-    yield
-    jax.clear_caches()
+ENOUGH = 1 << 30  # bytes that a worker may take before it forgets what it has compiled
+allowed = ENOUGH
+
+
+def resident() -> int:
+    """Return the bytes of memory that this process takes."""
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def pytest_runtest_logfinish() -> None:
+    """Drop compiled programs where they take much memory; tests find on disk what they share with those before."""
+    global allowed
+    if resident() > allowed:
+        jax.clear_caches()
+        memory.give_back()
+        allowed = max(ENOUGH, resident() + ENOUGH // 2)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what collecting has made out of every search for garbage; each training makes two by itself."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure() -> None:

@@ -1,6 +1,7 @@
 """Small things that several test files build."""
 
 import functools
+import os
 import pathlib
 from typing import Any
 
@@ -28,6 +29,12 @@ def trainer_of(model, spec, config, sampling, mesh, seed, render=lambda observat
     family: Any = None
     learner = config.make(Setting(family, model, None, spec, spec, None, sampling, mesh)).learner
     return Trainer(learner, Windows(spec, sampling, mesh, render), config, mesh, seed)
+
+
+def xla_flags(devices: int) -> str:
+    """The compiler's flags of all tests, for a process on so many CPU devices."""
+    kept = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
+    return " ".join([*kept, f"--xla_force_host_platform_device_count={devices}"])
 
 
 def files(folder: pathlib.Path) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ import sys
 import time
 
 import chex
-from helpers import files
+from helpers import files, xla_flags
 
 from ad_jax.checkpoint import checkpoint
 from ad_jax.history import store
@@ -39,9 +39,8 @@ def free_port() -> int:
 def launch(place: pathlib.Path, commands: list[tuple[str, ...]], devices: int = 1) -> list[subprocess.Popen]:
     """Start Python once for each command, on CPU devices of its own."""
     keep = {name: value for name, value in os.environ.items() if name != "PYTHONPATH" and "SLURM" not in name}
-    flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
     root = str(pathlib.Path(distributed.__file__).parents[2])  # the package under test, wherever it is
-    env = keep | {"XLA_FLAGS": flags, "PYTHONPATH": root, "JAX_PLATFORMS": "cpu"}
+    env = keep | {"XLA_FLAGS": xla_flags(devices), "PYTHONPATH": root, "JAX_PLATFORMS": "cpu"}
     env |= {"AD_JAX_CACHE": str(place / "cache"), "MPLCONFIGDIR": str(place / "cache")}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return [subprocess.Popen([sys.executable, *command], cwd=place, env=env, **pipes) for command in commands]

@@ -35,7 +35,12 @@ def test_registered_families_keep_the_contract(name):
     assert len(check_plugin(name)) == 19
 
 
-@pytest.mark.parametrize("family", [*DARK_ROOMS, *BANDITS, Probes()], ids=repr)
+# Each choice once, every fourth and every third; the slow suite takes each with each.
+QUICK = [*DARK_ROOMS[::4], *BANDITS[::3], Probes()]
+SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in (*DARK_ROOMS, *BANDITS) if family not in QUICK]
+
+
+@pytest.mark.parametrize("family", [*QUICK, *SLOW], ids=repr)
 def test_variants_keep_the_contract(family):
     check_env(family)
 

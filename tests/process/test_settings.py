@@ -28,7 +28,7 @@ NEEDED = {"uniform": 3, "normal": 3, "gumbel": 3, "randint": 5, "bits": 3}  # ar
 
 
 def quick() -> dict:
-    made = {name: settings_worker.lived(*settings_worker.WORLDS[name]) for name in QUICK}
+    made = {name: settings_worker.lived(*settings_worker.WORLDS[name], chunks=(2,)) for name in QUICK}
     return made | {"transformer": settings_worker.learned("transformer")}
 
 

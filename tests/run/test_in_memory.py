@@ -98,17 +98,18 @@ def test_the_smallest_example_runs(monkeypatch, capsys):
     for name, value in {
         "LEARNERS": 1,
         "LIFETIME": 16,
-        "EPISODES": 40,
+        "EPISODES": 20,
         "UPDATES": 100,
         "BATCH": 8,
+        "WINDOW": 20,
         "STRIDE": 2,
         "PHASES": 1,
     }.items():
         monkeypatch.setattr(minimal, name, value)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         returns = minimal.main()
-    assert returns.shape == (40,)
-    assert "in-context episode  40" in capsys.readouterr().out
+    assert returns.shape == (20,)
+    assert "in-context episode  20" in capsys.readouterr().out
 
 
 def test_a_result_says_enough_to_simulate_its_tasks_again(on_disk, tmp_path):

@@ -17,7 +17,7 @@ import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import files, refused
+from helpers import files, refused, xla_flags
 
 from ad_jax import sources
 from ad_jax.__main__ import main
@@ -56,9 +56,9 @@ def place(tmp_path_factory) -> pathlib.Path:
 
 
 def process(place: pathlib.Path, *command: str) -> subprocess.CompletedProcess:
-    """Run Python on one CPU device, as a user's shell would."""
-    keep = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "PYTHONPATH")}
-    env = keep | {"AD_JAX_CACHE": str(place / "cache"), "MPLCONFIGDIR": str(place / "cache")}
+    """Run Python on one CPU device, as a user's shell would, though with the quick compiler of all tests."""
+    keep = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    env = keep | {"XLA_FLAGS": xla_flags(1), "AD_JAX_CACHE": str(place / "cache"), "MPLCONFIGDIR": str(place / "cache")}
     return subprocess.run(
         [sys.executable, *command], cwd=place, env=env, capture_output=True, text=True, timeout=300, check=False
     )

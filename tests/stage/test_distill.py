@@ -63,7 +63,7 @@ def final_state(trainer, folder):
         return jax.device_get(checkpoints.restore(trainer.like)[:2])
 
 
-@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 2, 2), (1, 4, 2)])
+@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 2, 2), pytest.param((1, 4, 2), marks=pytest.mark.slow)])
 def test_eight_devices_train_like_one(trained, axes):
     trainer, resident = trained
     count = jnp.int32(3)

@@ -24,7 +24,10 @@ from ad_jax.study.reproduce import Workshop, changes, collected_by, key, trained
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = override(
     load("dark_room", "smoke"),
-    ["tasks.train=10", "tasks.held_out=3", "env.size=5", "model.layers=1", "evaluate.greedy=False"],
+    [
+        *("tasks.train=10", "tasks.held_out=3", "env.size=5"),
+        *("model.layers=1", "method.evaluate_every=0", "evaluate.greedy=False"),
+    ],
 )
 CLAIMS = (
     Claim("it ends somewhere", "not in the paper", quantity("final", "plain"), at_least(-1)),
