@@ -8,149 +8,16 @@ above 0. Rules are written before the runs that they decide. Imports no JAX.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
 from ad_jax.errors import ConfigError, unknown
-from ad_jax.normalized import comparable, share
-from ad_jax.report.report import final_of, resampled
+from ad_jax.normalized import comparable
 from ad_jax.report.results import Set
+from ad_jax.study.statistics import NEEDS, STATISTICS, Curves, curves_of, episodes_to, first_of_source
 from ad_jax.text import significant
-
-
-class Curves(NamedTuple):
-    """Mean curves of one arm on one set; the first entry of each is that of all data, the rest are resampled."""
-
-    learner: np.ndarray  # [1 + n, E] return of each in-context episode
-    time: np.ndarray  # [1 + n, E] environment steps taken by the end of each
-    source: np.ndarray  # [1 + n, P] in each piece of the life of what is compared with; P = 0 where nothing is
-    source_episodes: np.ndarray  # [1 + n, E2] of each of its episodes that all of its lives have
-    optimal: np.ndarray  # [1 + n], NaN where it is unknown
-    random: np.ndarray  # [1 + n]
-    source_steps: int  # environment steps of a piece, over its actors
-
-
-def curves_of(s: Set, mode: str, n: int = 1000) -> Curves:
-    """The curves of a set, and `n` resampled ones of all of them together."""
-    shape = s.returns[mode].shape[:2]
-    known = lambda x: np.full((*shape, 1), np.nan) if x is None else x[..., None]
-    source = np.zeros((*shape, 0)) if s.source is None else s.source
-    parts = [s.returns[mode], source, known(s.optimal), known(s.random)]
-    drawn = _drawn(np.concatenate(parts, axis=-1), n)
-    learner, source, optimal, random = np.split(drawn, np.cumsum([p.shape[-1] for p in parts])[:-1], axis=-1)
-    episodes = source  # where all have full length, and else:
-    if s.source is not None and s.source_episodes is not None and not np.array_equal(s.source, s.source_episodes):
-        episodes = _drawn(s.source_episodes, n)
-    time = np.cumsum(_drawn(s.steps[mode], n), axis=-1)
-    return Curves(learner, time, source, episodes, optimal[:, 0], random[:, 0], s.source_steps)
-
-
-def _drawn(values: np.ndarray, n: int) -> np.ndarray:
-    """The mean `[1 + n, K]` of `[R, N, K]` over runs and tasks, and resampled ones, the same draws at every call."""
-    if values.min(initial=np.inf) == values.max(initial=-np.inf):
-        return np.full((1 + n, values.shape[-1]), values.flat[0])  # its bits, which a product need not keep
-    return np.concatenate([values.mean((0, 1))[None], resampled(values, n)])
-
-
-def _between(curve: np.ndarray, first: float, last: float) -> np.ndarray:
-    """Mean of episodes first..last, counted from 1.
-
-    Raises:
-        ConfigError: if there is none of them.
-    """
-    if not 1 <= first <= min(last, curve.shape[-1]):
-        raise ConfigError(
-            f"a mean of episodes {first:g} to {last:g} needs some of them; there are {curve.shape[-1]}. Raise "
-            "evaluate.episodes, or name episodes that there are"
-        )
-    return curve[:, int(first) - 1 : int(last)].mean(-1)
-
-
-def _episodes_to(curve: np.ndarray, level: float | np.ndarray) -> np.ndarray:
-    """The first episode, from 1, at `level`; one more than there are where it is never reached, a lower bound."""
-    level = np.asarray(level).reshape(-1, 1)
-    there = curve >= level - 1e-9 * np.abs(level)
-    return np.where(there.any(-1), there.argmax(-1) + 1, curve.shape[-1] + 1)
-
-
-def _score(c: Curves) -> np.ndarray:
-    episodes = c.learner.shape[-1]
-    return (c.learner.mean(-1) - c.random) / (_first(c, episodes).mean(-1) - c.random)
-
-
-def _first(c: Curves, episodes: int) -> np.ndarray:
-    """The first `episodes` of what is compared with, `[1 + n, episodes]`.
-
-    Raises:
-        ConfigError: if not all of its lives have so many.
-    """
-    found = c.source_episodes.shape[-1]
-    if found < episodes:
-        raise ConfigError(
-            f"a comparison over {episodes} episodes needs as many of the source; one of its lives has {found}. "
-            "Raise collect.episodes (reference.episodes where there is a reference), or lower evaluate.episodes"
-        )
-    return c.source_episodes[:, :episodes]
-
-
-def _steps_to(c: Curves, level: float) -> np.ndarray:
-    """Steps taken by the end of the first episode at `level`; where none is, those of one more than there are."""
-    last = c.time[:, -1:]
-    further = last + (last - c.time[:, -2:-1] if c.time.shape[-1] > 1 else last)
-    index = _episodes_to(c.learner, level)[:, None] - 1
-    return np.take_along_axis(np.concatenate([c.time, further], axis=-1), index, axis=-1)[:, 0]
-
-
-# What can be asked of one arm's curves: name -> (function, words with {} for its arguments).
-STATISTICS: dict[str, tuple[Callable[..., np.ndarray], str]] = {
-    "final": (lambda c: final_of(c.learner), "return in the last tenth of episodes"),
-    "first": (lambda c: c.learner[:, 0], "return in episode 1"),
-    "between": (lambda c, a, b: _between(c.learner, a, b), "mean return of episodes {:g} to {:g}"),
-    "share": (
-        lambda c: share(final_of(c.learner), c.random, c.optimal),
-        "last tenth of episodes, as a share of the way from a random policy to the optimum",
-    ),
-    "area": (
-        lambda c: share(c.learner.mean(-1), c.random, c.optimal),
-        "mean of all episodes, as a share of the way from a random policy to the optimum",
-    ),
-    # As papers state it where rewards are positive; with costs it means nothing and is refused.
-    "ratio": (lambda c: final_of(c.learner) / c.optimal, "last tenth of episodes, divided by the optimum"),
-    "area_ratio": (lambda c: c.learner.mean(-1) / c.optimal, "mean of all episodes, divided by the optimum"),
-    "regret": (
-        lambda c: c.learner.shape[-1] * (c.optimal - c.learner.mean(-1)),
-        "regret: what the optimal policy earns more, over all episodes",
-    ),
-    "score": (_score, "(r - random) / (source - random), summed over all episodes"),
-    "episodes_to": (lambda c, level: _episodes_to(c.learner, level), "in-context episodes to a return of {:g}"),
-    "steps_to": (
-        _steps_to,
-        "environment steps to a return of {:g}",
-    ),
-    "source_final": (lambda c: final_of(c.source), "return of the source in the last tenth of its life"),
-    "source_between": (
-        lambda c, a, b: _between(_first(c, int(b)), a, b),
-        "mean return of the source's episodes {:g} to {:g}",
-    ),
-    "source_steps_to": (
-        lambda c, level: _episodes_to(c.source, level) * c.source_steps,
-        "environment steps of the source to a return of {:g}",
-    ),
-    "source_regret": (
-        lambda c: c.learner.shape[-1] * (c.optimal - _first(c, c.learner.shape[-1]).mean(-1)),
-        "regret of the source over as many episodes",
-    ),
-    "random": (lambda c: c.random, "return of a random policy"),
-    "optimum": (lambda c: c.optimal, "return of the optimal policy"),
-}
-# What a family has to know for a statistic: returns of these policies.
-NEEDS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("share", "area"), ("random", "optimal")),
-    **dict.fromkeys(("ratio", "area_ratio", "regret", "source_regret", "optimum"), ("optimal",)),
-    **dict.fromkeys(("score", "random"), ("random",)),
-}
 
 
 class Quantity:
@@ -208,7 +75,7 @@ class Statistic(Quantity):
             return np.zeros(1 + n, bool)
         curves = curves_of(self._set(arms), self.mode, n)
         curve = curves.source if self.name == "source_steps_to" else curves.learner
-        return _episodes_to(curve, *self.arguments) > curve.shape[-1]
+        return episodes_to(curve, *self.arguments) > curve.shape[-1]
 
     def units(self, arms: Mapping[str, Sequence[Set]]) -> int:
         runs, tasks, _ = self._set(arms).returns[self.mode].shape
@@ -249,7 +116,7 @@ class Statistic(Quantity):
 
     def check_source(self, c: Curves) -> None:
         """Raises ConfigError where the source gains nothing that a share could be of."""
-        if self.name == "score" and not (_first(c, c.learner.shape[-1]).mean(-1) > c.random).all():
+        if self.name == "score" and not (first_of_source(c, c.learner.shape[-1]).mean(-1) > c.random).all():
             raise ConfigError(
                 f"{self}: the source earns no more than a random policy ({c.random[0]:g}), so a share of its gain "
                 "means nothing. Claim something of `final`"
