@@ -1,7 +1,7 @@
 """Attention forward and backward by head width: ours, and what JAX brings, on equal work.
 
-FLOP are counted as in `cost.train_flops`: 12 S D a token, the causal mask does not halve. cuDNN's kernel is there on
-GPUs and for 16-bit numbers only; where an implementation cannot run, its row is left out.
+FLOP are counted as in `planning.transformer`: 12 S D a token, the causal mask does not halve. cuDNN's kernel is there
+on GPUs and for 16-bit numbers only; where an implementation cannot run, its row is left out.
 """
 
 import functools

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from ad_jax.models.tokens import tokens_per_step
-from ad_jax.planning.cost import matmul_params
+from ad_jax.planning.transformer import matmul_params
 
 
 def decode_cost(params: Any, config: Any, rollouts: int) -> tuple[float, float]:

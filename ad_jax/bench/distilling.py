@@ -1,7 +1,7 @@
 """Positions per second of training, model FLOP against the large product, and what a step's time goes to.
 
-Histories are random: what is learned changes nothing in the time. The share is by `cost.train_flops` against the large
-product in float32, or in bfloat16 where the model computes in it.
+Histories are random: what is learned changes nothing in the time. The share is by `planning.transformer` against the
+large product in float32, or in bfloat16 where the model computes in it.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from ad_jax.history import replay
 from ad_jax.keys import a_key
 from ad_jax.methods.base import Setting
 from ad_jax.methods.distillation import Distillation
-from ad_jax.planning.cost import train_flops
+from ad_jax.planning.transformer import train_flops
 from ad_jax.process.metrics import say
 from ad_jax.sharding import MeshConfig, make_mesh
 from ad_jax.stage.feeds import Windows

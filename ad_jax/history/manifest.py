@@ -68,6 +68,18 @@ class _Spec(Struct):
             raise ValueError(f".values: expected {math.prod(self.shape)} as in 'shape', received {len(self.values)}")
 
 
+def step_fields(spec: Spec, reward_dtype: Any, next_observation: bool) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Return shape and dtype of everything that is stored of one step, by name."""
+    fields = {
+        "observation": (spec.shape, spec.observation_dtype),
+        "action": (spec.action.shape, spec.action_dtype),
+        "reward": ((), np.dtype(reward_dtype)),
+        "terminated": ((), np.dtype(bool)),
+        "truncated": ((), np.dtype(bool)),
+    }
+    return fields | ({"next_observation": fields["observation"]} if next_observation else {})
+
+
 class Manifest(Struct, frozen=True, kw_only=True, dict=True, forbid_unknown_fields=True):
     """What a collection of learning histories is: plain data, written once, never changed.
 
@@ -110,18 +122,13 @@ class Manifest(Struct, frozen=True, kw_only=True, dict=True, forbid_unknown_fiel
     @functools.cached_property
     def fields(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Shape without H, and dtype, of every array, by its path under `arrays/`."""
-        steps, flag, index = (self.steps,), np.dtype(bool), np.dtype(np.int32)
-        fields = {
-            "observation": (steps + self.spec.shape, self.spec.observation_dtype),
-            "action": (steps + self.spec.action.shape, self.spec.action_dtype),
-            "reward": (steps, np.dtype(self.reward_dtype)),
-            "terminated": (steps, flag),
-            "truncated": (steps, flag),
+        of_step = step_fields(self.spec, self.reward_dtype, self.next_observation)
+        fields: dict[str, tuple[tuple[int, ...], np.dtype]] = {
+            name: ((self.steps, *shape), dtype) for name, (shape, dtype) in of_step.items()
         }
-        fields |= {"next_observation": fields["observation"]} if self.next_observation else {}
         for name, leaf in sorted(self.task_leaves.items()):
             fields[f"task/{name}"] = (tuple(leaf["shape"]), np.dtype(leaf["dtype"]))
-        return fields | {"seed_index": ((), index), "actor": ((), index)}
+        return fields | dict.fromkeys(("seed_index", "actor"), ((), np.dtype(np.int32)))
 
     @functools.cached_property
     def checksum(self) -> str:

@@ -23,7 +23,7 @@ from ad_jax.experiment import Experiment, Parts, build, override
 from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.history.replay import Replay
 from ad_jax.methods.supervised import TrainState
-from ad_jax.planning import cost, hlo
+from ad_jax.planning import cost, hlo, residents
 from ad_jax.planning.accelerators import Accelerator, StepTime, step_time
 from ad_jax.planning.hlo import Collectives
 from ad_jax.sharding import MeshConfig, batch_devices, make_mesh, on_batch, replicated
@@ -63,7 +63,7 @@ class Plan:
     temporary: int
     flops: float
     accessed: float
-    model_flops: float | None  # of the model's products, see `cost.train_flops`
+    model_flops: float | None  # of the model's products, see `transformer.train_flops`
     dtype: str
     collectives: Collectives
     seconds: float  # of lowering and compiling
@@ -111,7 +111,7 @@ def plan(experiment: Experiment, mesh_config: MeshConfig) -> Plan:
         by = f"by {p.method.title}" if p.trained else "nothing"
         raise ConfigError(f"a plan is of training on histories; {e.name} trains {by}")
     counted = cost.count(e, p)
-    rows = cost.versions(e, p)
+    rows = residents.versions(e, p)
     if rows < e.replay.groups:
         raise ConfigError(
             f"{rows} histories cannot fill {e.replay.groups} groups, which the devices share; raise tasks.train or "
@@ -130,7 +130,7 @@ def plan(experiment: Experiment, mesh_config: MeshConfig) -> Plan:
         optimiser=on_device((state.opt_state, state.step)),
         gradients=on_device(state.params) * (1 if p.method.parts == 1 else 2),
         replay=on_device(replay),
-        cache=cost.tree_bytes(jax.eval_shape(lambda: p.model.init_cache(rollouts))),
+        cache=residents.tree_bytes(jax.eval_shape(lambda: p.model.init_cache(rollouts))),
         arguments=memory.argument_size_in_bytes,
         temporary=memory.temp_size_in_bytes,
         flops=costs["flops"] * text.repeats,
@@ -149,7 +149,7 @@ def compile_update(e: Experiment, p: Parts, mesh: Mesh) -> tuple[TrainState, Rep
     """
     setting = p.setting(e, mesh)
     trainer = Trainer(p.method.make(setting).learner, feed_of(p.method, setting), p.method, mesh, e.seed)
-    replay = cost.replay_shapes(e, p)
+    replay = residents.replay_shapes(e, p)
     replay = like(replay, jax.tree.map(lambda _: on_batch(mesh), replay))
     number = replicated(mesh)
     update = jax.jit(trainer.update, donate_argnums=0, out_shardings=(trainer.shardings, number))

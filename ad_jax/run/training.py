@@ -17,7 +17,7 @@ from ad_jax.experiment import Experiment, Parts
 from ad_jax.history import replay, reward_unit, streaming
 from ad_jax.history.store import HistoryStore
 from ad_jax.methods.base import MethodConfig, Setting, checked
-from ad_jax.planning import cost
+from ad_jax.planning import residents
 from ad_jax.process import distributed
 from ad_jax.process.metrics import say
 from ad_jax.sharding import batch_devices
@@ -52,9 +52,9 @@ def run(run: "Run", folder: Path, made_of: dict[str, Any], store: HistoryStore |
     meta = made_of | run.origins.of_training(trainer.like.params, ids, setting.unit)
     in_loop = run.curves.in_loop(config.policy(setting.model)) if config.evaluate_every else None
     prepare = checked(method, config.channels(p.family, p.spec), config.needs)
-    with _residents(store, feed, setting, prepare, e.seed) as residents:
-        result = train(trainer, residents, config, folder, meta, run.log, in_loop, e.logging.progress_seconds)
-    trained, waited = result.step - result.resumed_from, residents.facts()
+    with _residents(store, feed, setting, prepare, e.seed) as there:
+        result = train(trainer, there, config, folder, meta, run.log, in_loop, e.logging.progress_seconds)
+    trained, waited = result.step - result.resumed_from, there.facts()
     if waited and trained:
         say("distill  " + streaming.summary(waited, trained, result.seconds))
     facts = {
@@ -79,8 +79,8 @@ def _residents(
     if store is None:
         yield feed
         return
-    with streaming.residents(store, s.spec, s.sampling, s.mesh, seed, prepare) as residents:
-        yield residents
+    with streaming.residents(store, s.spec, s.sampling, s.mesh, seed, prepare) as there:
+        yield there
 
 
 def _reward_unit(run: "Run", config: MethodConfig, store: HistoryStore | None) -> float:
@@ -107,10 +107,10 @@ def _reward_unit(run: "Run", config: MethodConfig, store: HistoryStore | None) -
 def check_room(e: Experiment, p: Parts, mesh: Mesh) -> None:
     """Raise ConfigError where a device tells how much memory it has, and the histories alone are more."""
     limit = (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
-    needed = cost.resident_bytes(e, p) // batch_devices(mesh)
+    needed = residents.resident_bytes(e, p) // batch_devices(mesh)
     if limit is None or needed < limit:
         return
-    rows = cost.versions(e, p)
+    rows = residents.versions(e, p)
     wanted = replay.RotationConfig(rows * limit // needed // 2).fitted(e.replay.groups)
     raise ConfigError(
         f"the histories take {si(needed, 'B')} of each device, which has {si(limit, 'B')}. Let them take "

@@ -19,7 +19,7 @@ from ad_jax.bench.sizes import QUICK, Case
 from ad_jax.bench.uncached import uncached
 from ad_jax.envs.base import spec_of
 from ad_jax.errors import ConfigError
-from ad_jax.planning import cost
+from ad_jax.planning import transformer
 from ad_jax.policies.base import from_model
 from ad_jax.sources import actor_critic, networks
 from ad_jax.sources.base import SourceConfig
@@ -85,11 +85,11 @@ def test_flop_of_a_training_step_by_hand():
     config, _, params = built("transformer", MODEL)
     weights = 2 * (4 * 16 * 16 + 2 * 16 * 32)  # two layers: query, key, value, out; up, down
     head = 16 * 5
-    assert cost.matmul_params(params) == (weights, head)
+    assert transformer.matmul_params(params) == (weights, head)
     attention = 12 * 6 * 16 * 2  # segment 6 is shorter than the window
-    assert cost.train_flops(params, config, GRID, 3, 6) == 3 * 6 * (6 * (weights + head) + attention)
+    assert transformer.train_flops(params, config, GRID, 3, 6) == 3 * 6 * (6 * (weights + head) + attention)
     attention = 12 * 8 * 16 * 2  # segment 40 is longer
-    assert cost.train_flops(params, config, GRID, 3, 40) == 3 * 40 * (6 * (weights + head) + attention)
+    assert transformer.train_flops(params, config, GRID, 3, 40) == 3 * 40 * (6 * (weights + head) + attention)
 
 
 def test_flop_of_three_tokens_a_step_by_hand():
@@ -97,7 +97,7 @@ def test_flop_of_three_tokens_a_step_by_hand():
     weights, head = 2 * (4 * 16 * 16 + 2 * 16 * 32), 16 * 5
     tokens, seen = 3 * 3 * 20, 3 * 20
     expected = tokens * (6 * weights + 12 * seen * 16 * 2) + 3 * 20 * 6 * head
-    assert cost.train_flops(params, config, GRID, 3, 20) == expected
+    assert transformer.train_flops(params, config, GRID, 3, 20) == expected
 
 
 @pytest.mark.parametrize("name", ["transformer", "paper"])
@@ -108,7 +108,7 @@ def test_flop_of_a_training_step_against_the_compilers_count(name):
     batch = jax.tree.map(jnp.asarray, histories_batch(4, 32))
     loss = lambda params: model.apply(params, batch).sum()
     found = jax.jit(jax.grad(loss)).lower(params).compile().cost_analysis()["flops"]
-    assert 0.75 < found / cost.train_flops(params, config, GRID, 4, 32) < 1.3
+    assert 0.75 < found / transformer.train_flops(params, config, GRID, 4, 32) < 1.3
 
 
 def histories_batch(batch, length):

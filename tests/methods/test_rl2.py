@@ -20,7 +20,7 @@ from ad_jax.errors import ConfigError, TrainingDivergedError
 from ad_jax.experiment import TaskConfig, build, load
 from ad_jax.methods import rl2, trials
 from ad_jax.models import lstm
-from ad_jax.planning import cost
+from ad_jax.planning import cost, residents
 from ad_jax.policies.base import from_model
 from ad_jax.process import metrics
 from ad_jax.sources.returns import gae
@@ -369,9 +369,9 @@ def test_what_training_takes_is_counted(rolled):
     assert (counted.histories, counted.env_steps) == (0, 0)
     assert counted.trial_steps == 5 * 16 * 3 * 4
     assert counted.updates == 5
-    assert counted.batch_bytes == cost.tree_bytes(unroll) + 2 * unroll.reward.nbytes
+    assert counted.batch_bytes == residents.tree_bytes(unroll) + 2 * unroll.reward.nbytes
     state = trainer_of(WHOLE).like
-    assert counted.state_bytes == cost.tree_bytes((state.params, state.opt_state, state.params))
+    assert counted.state_bytes == residents.tree_bytes((state.params, state.opt_state, state.params))
     assert "RL² takes 960 environment steps in 5 updates" in counted.lines()[0]
 
 

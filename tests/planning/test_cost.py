@@ -18,7 +18,7 @@ from ad_jax.history import columns, replay
 from ad_jax.history import store as history_store
 from ad_jax.history.streaming import Rotation
 from ad_jax.methods.distillation import Distillation
-from ad_jax.planning import cost
+from ad_jax.planning import cost, residents, transformer
 from ad_jax.run.pipeline import Run
 from ad_jax.sources.actor_critic import ActorCritic
 from ad_jax.stage.collect import Learners
@@ -68,11 +68,11 @@ def test_residents_of_a_rotation_are_as_many_bytes_as_were_counted(smoke):
     run, store, counted = smoke
     e = override(run.experiment, ["replay.rotation.resident=16", "replay.rotation.parts=2"])
     with Rotation(store, run.parts.spec, e.replay, mesh_of(8), e.seed) as rotation:
-        assert rotation.histories == cost.versions(e, run.parts) > 16
-        residents = nbytes(rotation.at(0))
-    assert residents == cost.tree_bytes(cost.replay_shapes(e, run.parts))
+        assert rotation.histories == residents.versions(e, run.parts) > 16
+        there = nbytes(rotation.at(0))
+    assert there == residents.tree_bytes(residents.replay_shapes(e, run.parts))
     # Two parts are read ahead, and one is on its way in.
-    assert cost.count(e, run.parts).resident_bytes == residents * 5 // 2
+    assert cost.count(e, run.parts).resident_bytes == there * 5 // 2
     e = override(e, ["replay.rotation.resident=1600"])
     assert cost.count(e, run.parts).resident_bytes == counted.resident_bytes, "nothing rotates"
 
@@ -81,7 +81,9 @@ def test_residents_of_a_rotation_are_as_many_bytes_as_were_counted(smoke):
 def test_resident_bytes_of_padded_rows_and_of_a_last_episode_that_was_cut(options):
     config = replay.Config(segment=3, batch=8, **options)
     histories = numbered_histories(9, 22)  # episodes of 4 steps
-    counted = cost.tree_bytes(cost.resident(columns.shapes(GRID, np.float32), 9 * config.phases, 22, 4, config))
+    counted = residents.tree_bytes(
+        residents.thinned(columns.shapes(GRID, np.float32), 9 * config.phases, 22, 4, config)
+    )
     assert nbytes(replay.load(histories, GRID, config, mesh_of())) == counted
 
 
@@ -117,7 +119,7 @@ def test_flop_of_pictures_against_the_compilers_count(model):
     """The compiler also counts what is no product, and leaves out what a convolution multiplies with its padding."""
     family, config, model, params = built(*model, "watermaze", POOL)
     seen = seen_spec_of(family)
-    layers = cost.picture_layers(config, seen)
+    layers = transformer.picture_layers(config, seen)
     assert params["tokens"]["encoder"]["dense"]["kernel"].shape[0] == layers[-1].pooled
     none = jnp.zeros((1, 8), jnp.int32)
     steps = Steps(
@@ -128,8 +130,8 @@ def test_flop_of_pictures_against_the_compilers_count(model):
     )
     loss = lambda params: model.apply(params, steps).sum()
     found = jax.jit(jax.grad(loss)).lower(params).compile().cost_analysis()["flops"]
-    counted = cost.train_flops(params, config, seen, 1, 8)
-    assert counted > 1.5 * cost.train_flops(params, config, GRID, 1, 8), "the pictures are most of it"
+    counted = transformer.train_flops(params, config, seen, 1, 8)
+    assert counted > 1.5 * transformer.train_flops(params, config, GRID, 1, 8), "the pictures are most of it"
     assert 0.75 < found / counted < 1.3
 
 
@@ -153,9 +155,9 @@ def test_memory_of_training_is_within_a_factor_of_2_of_the_compilers(case, batch
         array("int32", 1),
     )
     found = trainer.run.lower(trainer.like, resident, array("int32")).compile().memory_analysis()
-    gradients = cost.tree_bytes(params) * accumulate
+    gradients = residents.tree_bytes(params) * accumulate
     pictures = batch * segment * seen.size * seen.compute_dtype.itemsize
-    counted = cost.activation_bytes(config, seen, batch // accumulate, segment) + gradients + pictures
+    counted = transformer.activation_bytes(config, seen, batch // accumulate, segment) + gradients + pictures
     assert 0.5 < counted / found.temp_size_in_bytes < 2
 
 
@@ -176,7 +178,7 @@ def test_memory_of_refilling_a_cache_is_within_a_factor_of_2_of_the_compilers(op
         prev_done=one("bool"),
     )
     found = jax.jit(model.decode).lower(params, cache, steps).compile().memory_analysis()
-    counted = cost.tree_bytes(cache) + cost.encoding_bytes(config, seen, rows)
+    counted = residents.tree_bytes(cache) + transformer.encoding_bytes(config, seen, rows)
     assert 0.5 < counted / found.temp_size_in_bytes < 2
 
 
