@@ -16,6 +16,7 @@ from helpers import files, mesh_of
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ad_jax.checkpoint import checkpoint
+from ad_jax.checkpoint import saved as saved_lib
 from ad_jax.checkpoint.fingerprint import fingerprint, hash_of
 from ad_jax.errors import CheckpointError, DamagedCheckpointError
 from ad_jax.stage import trainer
@@ -120,7 +121,7 @@ def test_checkpoints_of_schema_1_are_read_and_a_2_that_says_1_is_not(two):
     path.write_text(json.dumps(data | {"schema": 1}))
     with pytest.raises(DamagedCheckpointError):
         checkpoint.load(two)
-    path.write_text(json.dumps({name: x for name, x in data.items() if name not in checkpoint.OWN} | {"schema": 1}))
+    path.write_text(json.dumps({name: x for name, x in data.items() if name not in saved_lib.OWN} | {"schema": 1}))
     assert checkpoint.load(two)[2].keys() == META.keys()
 
 
@@ -239,7 +240,7 @@ def test_a_better_one_of_an_earlier_step_replaces_the_best_checkpoint(tmp_path, 
         def killed(*_):
             raise RuntimeError("killed")
 
-        monkeypatch.setattr(checkpoint, "_read_back", killed)
+        monkeypatch.setattr(saved_lib, "read_back", killed)
         with pytest.raises(CheckpointError, match="killed"):
             checkpoints.save_best(4, STATE, META | {"note": "z"})
         assert checkpoint.load(tmp_path, "best")[0] == 4, "not one of the training that was gone back from"
@@ -247,9 +248,9 @@ def test_a_better_one_of_an_earlier_step_replaces_the_best_checkpoint(tmp_path, 
 
 def test_looking_for_the_best_checkpoint_waits_for_nobody(tmp_path, monkeypatch):
     """The first process looks alone: a manager that writes would wait for the others in `restore`."""
-    opened, real = [], checkpoint._reader
+    opened, real = [], saved_lib.open_alone
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         checkpoints.save_best(8, STATE, META)
-        monkeypatch.setattr(checkpoint, "_reader", lambda folder: opened.append(folder) or real(folder))
+        monkeypatch.setattr(saved_lib, "open_alone", lambda folder: opened.append(folder) or real(folder))
         checkpoints.save_best(8, STATE, META)
     assert opened == [tmp_path / "best"]

@@ -11,7 +11,7 @@ from helpers import refused
 
 from ad_jax import files
 from ad_jax.__main__ import main
-from ad_jax.checkpoint import checkpoint
+from ad_jax.checkpoint import checkpoint, saved
 from ad_jax.errors import CheckpointError, ConfigError
 from ad_jax.experiment import load
 from ad_jax.history import store
@@ -137,7 +137,7 @@ def test_the_best_is_replaced_when_the_new_one_has_been_read(tmp_path, monkeypat
         def fail(*_):
             raise ValueError("not found")
 
-        monkeypatch.setattr(checkpoint, "_on_first_device", fail)
+        monkeypatch.setattr(saved, "_on_first_device", fail)
         with pytest.raises(CheckpointError, match="3 was written, and cannot be read again: not found"):
             checkpoints.save_best(3, {"w": jnp.full((3,), 3)}, META)
         monkeypatch.undo()
