@@ -23,11 +23,12 @@ from ad_jax.envs.base import num_tasks, take
 from ad_jax.envs.grid import MOVES
 from ad_jax.history import lifetimes
 from ad_jax.process import provenance
-from ad_jax.report import figures
+from ad_jax.report import figures, ways
 from ad_jax.report.figures import BLUE, GREEN, GREY, ORANGE, STYLE, Band
 from ad_jax.report.report import bootstrap
 from ad_jax.sharding import MeshConfig, make_mesh
 from ad_jax.stage import collect
+from ad_jax.text import number
 from ad_jax.types import Histories
 
 DOCS = Path(__file__).parent
@@ -127,7 +128,7 @@ def curve(axes: Axes, life: Life, unit: str = "episode", most: int = 100) -> Non
     figures._draw(axes, shown, "", BLUE, "-", 1.6, 0.25)
     figures._references(axes, optimal, random)
     end = last(life.returns).mean()
-    told = figures.number(end, optimal or end) + ("" if optimal is None else f" of {figures.number(optimal)}")
+    told = number(end, optimal or end) + ("" if optimal is None else f" of {number(optimal)}")
     axes.set_title(f"{life.title}\nlast 10 %: {told}", loc="left", fontsize=8.5)
     if life.early:
         unit = "environment steps of each actor"
@@ -160,7 +161,7 @@ def paths(life: Life, row: int, episodes: tuple[int, ...]) -> Figure:
         }
         for episode in episodes
     ]
-    return figures.grid_paths(life.family.picture(take(life.tasks, row)), shown)
+    return ways.grid_paths(life.family.picture(take(life.tasks, row)), shown)
 
 
 # Families.

@@ -16,7 +16,7 @@ import numpy as np
 
 from ad_jax.errors import AdJaxError
 from ad_jax.files import read_json, write_whole
-from ad_jax.report import figures, report
+from ad_jax.report import drawings, figures, report
 from ad_jax.report.figures import Band
 from ad_jax.report.page import fill
 from ad_jax.report.results import Set
@@ -125,7 +125,7 @@ def _drawn(s: Set, arm: Mapping[str, Any]) -> Drawn:
         inside = x <= s.time(s.mode)[-1]
         if inside.any():
             mean = s.source.mean((0, 1))[inside]
-            source = Band(report.as_episodes(s, x[inside]), mean, mean, mean)
+            source = Band(drawings.as_episodes(s, x[inside]), mean, mean, mean)
     known = lambda y: None if y is None else float(y.mean())
     return Drawn(
         Band(episodes, *report.bootstrap(values)),

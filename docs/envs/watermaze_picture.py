@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ad_jax.envs.base import advance, take
 from ad_jax.envs.watermaze import Watermaze
-from ad_jax.report import figures
+from ad_jax.report import figures, ways
 
 SMALL, LARGE = Watermaze(height=24, width=32), Watermaze()
 ACTIONS = (7, 7, 0, 0, 0, 0, 0, 0, 4, 4, 4, 4, 6, 0, 0, 0, 0, 0, 0, 4, 4, 6, 0, 0)
@@ -40,7 +40,7 @@ def main() -> None:
             if row == 0:
                 panel.set_title(f"step {t}", fontsize=8, pad=2)
     above = right.subplots()
-    figures._panel(above, LARGE.picture(task), {"episode": 1, "return": total, "points": points})
+    ways.panel(above, LARGE.picture(task), {"episode": 1, "return": total, "points": points})
     above.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), fontsize=8, ncol=3, handletextpad=0.2)
     Path(__file__).with_suffix("").with_name("watermaze.png").write_bytes(figures.png(figure))
 

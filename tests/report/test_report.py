@@ -11,9 +11,9 @@ import pytest
 from report_helpers import HOSTILE, arms_set, curve, grid_set, pool_set, results
 
 from ad_jax.errors import ConfigError
-from ad_jax.report import figures, report
+from ad_jax.report import drawings, figures, report, statistics, ways
 from ad_jax.report import page as report_page
-from ad_jax.text import si
+from ad_jax.text import number, si
 
 # ---- statistics
 
@@ -168,7 +168,7 @@ def test_share_of_the_sources_gain_is_shown(tmp_path):
 
 
 def test_a_level_is_reached_to_rounding():
-    reached = report._reached
+    reached = statistics._reached
     assert (reached(np.array([0.0, 0.3, 0.4]), 0.3), reached(np.array([0.0, 0.3 - 1e-12]), 0.3)) == (2, 2)
     assert reached(np.array([0.0, 0.3 - 1e-6]), 0.3) is None
 
@@ -241,10 +241,10 @@ def test_figures_change_with_the_data(written, tmp_path, name):
 
 def test_figures_receive_the_right_numbers(monkeypatch):
     seen = {}
-    for name in ("curve", "efficiency", "goals"):
-        monkeypatch.setattr(figures, name, lambda *given, name=name: seen.update({name: given}))
+    for name, module in (("curve", figures), ("efficiency", figures), ("goals", ways)):
+        monkeypatch.setattr(module, name, lambda *given, name=name: seen.update({name: given}))
     data = results()
-    report._figures(report.gather(data)[0], report.statistics(data)["sets"]["held_out"])
+    drawings.figures_of(report.gather(data)[0], report.statistics(data)["sets"]["held_out"])
     modes, optimal, random, source, label = seen["curve"]
     np.testing.assert_array_equal(modes["sampled"].x, np.arange(1, 21))
     assert (optimal, random, label) == (10.0, pytest.approx(0.2), "source (q_learning)")
@@ -308,9 +308,7 @@ def test_bandit_report(tmp_path, means):
 
 def test_a_key_makes_the_goal_a_door_and_the_summary_one_by_task(tmp_path):
     one = grid_set()
-    labels = lambda: {
-        text.get_text() for text in figures.grid_paths(picture, one["paths"]["episodes"]).legends[0].texts
-    }
+    labels = lambda: {text.get_text() for text in ways.grid_paths(picture, one["paths"]["episodes"]).legends[0].texts}
     picture = one["tasks"][0]["picture"]
     assert labels() == {"goal", "start", "end"}
     assert "return of the last 10 % of episodes by goal" in report.write(results(one), tmp_path / "goal").read_text()
@@ -327,7 +325,7 @@ def test_pool_report(tmp_path):
     assert {path.name for path in page.parent.iterdir()} >= {"curve.png", "goals.png", "paths.png"}
     assert "The agent&#39;s path" in page.read_text()
     picture = pool_set()["tasks"][0]["picture"]
-    figure = figures.grid_paths(picture, pool_set()["paths"]["episodes"])
+    figure = ways.grid_paths(picture, pool_set()["paths"]["episodes"])
     assert len(figure.axes) == 3
     pool, platform = figure.axes[0].patches
     assert (pool.center, pool.radius) == ((100, 100), 100)
@@ -353,7 +351,7 @@ def test_smallest_results(tmp_path):
 
 
 def test_long_source_is_thinned_for_drawing_only():
-    band = report._thinned(np.zeros((1, 2, 25_000)), 10)
+    band = drawings._thinned(np.zeros((1, 2, 25_000)), 10)
     assert len(band.x) < 2001
     assert (band.x[0], band.x[-1]) == (10, 250_000)
 
@@ -366,7 +364,7 @@ def test_long_source_is_thinned_for_drawing_only():
     ],
 )
 def test_numbers_have_the_decimals_they_deserve(value, text):
-    assert figures.number(value) == text
+    assert number(value) == text
     assert [si(x) for x in (7, 950, 20_000, 4_160_000, 999_900)] == ["7", "950", "20k", "4.16M", "1M"]
 
 

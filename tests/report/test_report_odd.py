@@ -9,6 +9,7 @@ from report_helpers import curve, grid_set, results
 
 from ad_jax.history import lifetimes
 from ad_jax.report import figures, report
+from ad_jax.report.drawings import figures_of
 
 
 def test_one_task_with_one_training_seed_has_no_interval(tmp_path):
@@ -74,7 +75,7 @@ def test_efficiency_counts_the_steps_that_episodes_had(monkeypatch):
     seen = {}
     for name in ("curve", "efficiency"):
         monkeypatch.setattr(figures, name, lambda *given, name=name: seen.update({name: given}))
-    report._figures(report.gather(data)[0], report.statistics(data)["sets"]["held_out"])
+    figures_of(report.gather(data)[0], report.statistics(data)["sets"]["held_out"])
     taken = [*range(20, 201, 20), *range(204, 241, 4)]
     np.testing.assert_array_equal(seen["efficiency"][0].x, taken)
     np.testing.assert_array_equal(seen["efficiency"][1].x, np.arange(1, 51) * 40)

@@ -21,7 +21,8 @@ from ad_jax.envs.base import TaskFamily
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import build
 from ad_jax.policies import demonstrator
-from ad_jax.report import figures, report
+from ad_jax.report import report, ways
+from ad_jax.report.drawings import figures_of
 from ad_jax.report.results import gather
 from ad_jax.study import reproduce
 from ad_jax.study import text as study_text
@@ -100,7 +101,7 @@ def test_a_final_return_below_chance_has_no_way_to_it(tmp_path):
 @pytest.mark.parametrize("unknown", [{"random": None}, {"optimal": None}, {"optimal": -20.0}])
 def test_where_a_return_is_unknown_or_they_are_equal_nothing_is_a_share(unknown, tmp_path, monkeypatch):
     seen = {}
-    monkeypatch.setattr(figures, "goals", lambda *given, draw=figures.goals: seen.update(goals=given) or draw(*given))
+    monkeypatch.setattr(ways, "goals", lambda *given, draw=ways.goals: seen.update(goals=given) or draw(*given))
     data = costs(**unknown)
     stats = report.statistics(data)["sets"]["held_out"]
     assert stats["rows"][-1]["sampled"]["area"] is None
@@ -113,9 +114,9 @@ def test_where_a_return_is_unknown_or_they_are_equal_nothing_is_a_share(unknown,
 
 def test_the_map_of_goals_is_coloured_by_shares(monkeypatch):
     seen = {}
-    monkeypatch.setattr(figures, "goals", lambda *given: seen.update(goals=given))
+    monkeypatch.setattr(ways, "goals", lambda *given: seen.update(goals=given))
     data = costs()
-    report._figures(gather(data)[0], report.statistics(data)["sets"]["held_out"])
+    figures_of(gather(data)[0], report.statistics(data)["sets"]["held_out"])
     np.testing.assert_allclose(seen["goals"][-1], [(-6 + 20) / 16] * 4)
 
 

@@ -10,6 +10,7 @@ from report_helpers import save
 
 from ad_jax.report import report
 from ad_jax.report import results as report_input
+from ad_jax.report.drawings import figures_of
 from ad_jax.study import claims
 
 SHAPES = {
@@ -72,7 +73,7 @@ def test_what_is_drawn_is_what_happened(name, tmp_path):
     stats = report.statistics(results)
     audit_shown.check_page(page, stats)
     (s,) = report_input.gather(results)
-    figures = {stem: figure for stem, (figure, _) in report._figures(s, stats["sets"]["held_out"]).items()}
+    figures = {stem: figure for stem, (figure, _) in figures_of(s, stats["sets"]["held_out"]).items()}
     audit_shown.check_figures(figures, runs, known)
 
 

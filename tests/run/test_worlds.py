@@ -20,6 +20,7 @@ from ad_jax import Run
 from ad_jax.history import info, replay
 from ad_jax.history import store as history_store
 from ad_jax.report import report
+from ad_jax.report.drawings import figures_of
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,7 @@ def test_the_texts_show_these_numbers(at):
 
 
 def test_the_figures_draw_these_numbers(at):
-    drawn = {stem: figure for stem, (figure, _) in report._figures(at.s, at.stats).items()}
+    drawn = {stem: figure for stem, (figure, _) in figures_of(at.s, at.stats).items()}
     audit_shown.check_figures(drawn, [at.truth], at.known)
 
 

@@ -10,6 +10,7 @@ from families.running import ran, value_of
 from families.vector import Courier
 
 from ad_jax.report import report
+from ad_jax.report.drawings import figures_of
 from ad_jax.testing import check_env
 
 # Least gain of the last tenth of episodes over the first, and least return there; seen: see each family's `config`.
@@ -39,7 +40,7 @@ def test_it_is_learned_in_context_and_reported_as_it_was(name, tmp_path):
     audit_shown.check_table(report.table(at.results), [[at.truth]], [at.key])
     audit_shown.check_page((at.folder / "report/index.html").read_text(), report.statistics(at.results))
     audit_shown.check_figures(
-        {stem: figure for stem, (figure, _) in report._figures(at.s, at.stats).items()}, [at.truth], at.known
+        {stem: figure for stem, (figure, _) in figures_of(at.s, at.stats).items()}, [at.truth], at.known
     )
     audit_report.check_claims(value_of(at), [at.truth], at.known)
     if name == "early":  # what is learned there is to be quick
