@@ -1,7 +1,7 @@
 """How numbers and lists are written, for people and in files. A return may be of any size: digits count."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,13 @@ def some(items: Iterable[Any], most: int = 12) -> str:
     """The first of a list, which may be long: `0, 1, 2, … (30 in all)`."""
     shown = [str(item) for item in items]
     return ", ".join(shown[:most]) + (f", … ({len(shown)} in all)" if len(shown) > most else "")
+
+
+def aligned(rows: Sequence[Sequence[str]], right: bool = False) -> list[list[str]]:
+    """The rows of a table with every cell of a column as wide as its widest, to the left or to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    pad = str.rjust if right else str.ljust
+    return [[pad(cell, width) for cell, width in zip(row, widths, strict=True)] for row in rows]
 
 
 def significant(value: float, decimals: int = 5) -> float:

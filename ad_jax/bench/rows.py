@@ -1,6 +1,7 @@
 """One figure of the suite: absolute, and as a share of a limit; tables of figures, and comparison of two results."""
 
 import dataclasses
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from msgspec import Meta, Struct
 
 from ad_jax.bench.timing import paired
 from ad_jax.files import read_json
-from ad_jax.text import percent, si
+from ad_jax.text import aligned, percent, si
 
 SCHEMA = 1  # of the results file
 
@@ -95,9 +96,8 @@ def table(rows: Sequence[Row]) -> str:
         (row.key, si(row.value), si(row.best), row.unit, percent(row.share), row.limit, listed(row.facts))
         for row in rows
     ]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |" for line in cells]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+    head, *lines = ["| " + " | ".join(line) + " |" for line in aligned(cells)]
+    return "\n".join([head, re.sub("[^|]", "-", head), *lines])
 
 
 def compare(new: Sequence[Row], old: Sequence[Row]) -> str:

@@ -29,7 +29,7 @@ from ad_jax.planning.hlo import Collectives
 from ad_jax.sharding import MeshConfig, batch_devices, make_mesh, on_batch, replicated
 from ad_jax.stage.feeds import feed_of
 from ad_jax.stage.trainer import Trainer, like
-from ad_jax.text import si
+from ad_jax.text import aligned, si
 
 # Width, and heads of width 64 or 128, of Brown et al. 2020 (arXiv 2005.14165, table 2.1); an MLP of 4 widths. As many
 # layers as make the number of parameters: tables of tokens as large as theirs do not exist here.
@@ -229,5 +229,4 @@ def table(plans: dict[str, Plan], on: Accelerator) -> list[str]:
         sent = sum(p.collectives.sent.values())
         values = (si(p.params + p.optimiser, "B"), si(p.temporary, "B"), si(p.peak, "B"), si(p.flops, "FLOP"))
         rows.append((name, *values, si(sent, "B"), f"{p.time(on).total * 1e3:.3g} ms"))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    return ["  ".join(row).rstrip() for row in aligned(rows)]

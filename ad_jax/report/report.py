@@ -19,7 +19,7 @@ from ad_jax.report.drawings import figures_of
 from ad_jax.report.results import SCHEMA, ReportError, gather, load, validate
 from ad_jax.report.seal import seal
 from ad_jax.report.statistics import share_of_source, statistics
-from ad_jax.text import number
+from ad_jax.text import aligned, number
 
 __all__ = ["SCHEMA", "ReportError", "bootstrap", "load", "share_of_source", "statistics", "summary", "table", "write"]
 
@@ -61,8 +61,7 @@ def table(results: dict[str, Any]) -> str:
                     *("-" if row["seconds"].get(stage) is None else f"{row['seconds'][stage]:.1f}" for stage in stages),
                 ]
             )
-        widths = [max(map(len, column)) for column in zip(*lines)]
-        rows = "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines)
+        rows = "\n".join("  ".join(line) for line in aligned(lines, right=True))
         blocks.append(f"{name} ({stats['tasks']} tasks, {mode})\n{rows}")
     return "\n\n".join(blocks)
 
