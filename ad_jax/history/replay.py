@@ -16,7 +16,6 @@ What lies there of a step are columns by name (`columns`): what every method see
 (`Prepare`), which is made on the host, once for each history. Nothing here knows their names.
 """
 
-import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
@@ -27,9 +26,10 @@ from flax import struct
 from jax.sharding import Mesh, PartitionSpec
 
 from ad_jax.history import columns
+from ad_jax.history.gathering import OWN, gather, rows_of, survey
 from ad_jax.history.options import Config, RotationConfig
-from ad_jax.history.select import Prepare, at_the_end, check_lengths, check_values, prepared, select, take
-from ad_jax.history.subsample import ENDS, Collected, Thinned, Whole, lengths, thin
+from ad_jax.history.select import Prepare, at_the_end, check_lengths, check_values, select, take
+from ad_jax.history.subsample import Whole, lengths, thin
 from ad_jax.sharding import BATCH, batch_devices, on_batch, put, replicated
 from ad_jax.types import Array, Batch, Histories, Spec
 
@@ -86,9 +86,6 @@ class Replay(struct.PyTreeNode):
         return cls(steps, **{name: value for name, value in fields.items() if name in OWN})
 
 
-OWN = tuple(field.name for field in dataclasses.fields(Replay))  # names that no column can have
-
-
 class Residents(Protocol):
     """What lies on the devices, by update: a `Replay`, a `Rotation` of more than they hold, or training tasks."""
 
@@ -127,52 +124,6 @@ def load(
     return put_there(gather(Whole(histories), spec, config, prepare), mesh)
 
 
-def gather(
-    collected: Collected,
-    spec: Spec,
-    config: Config,
-    prepare: Prepare | None = None,
-) -> dict[str, np.ndarray]:
-    """Thin a collection chunk by chunk: the fields of its `Replay` by name, in host memory, each there once.
-
-    Raises:
-        ConfigError, HistoryError: as `load`, and where a chunk is damaged.
-    """
-    length, kept = survey(collected, config)
-    of_kept = np.concatenate(length, axis=1)[:, kept].reshape(-1)
-    check_lengths(of_kept, config)
-    thinned, first = Thinned(of_kept, columns.none(spec), config, config.groups), 0
-    for chunk, of_chunk in zip(collected.chunks, length, strict=True):
-        size = of_chunk.shape[1]
-        histories, numbers = collected.read([chunk]), np.arange(first, first + size)
-        check_values(histories, spec, numbers)
-        place, end = np.searchsorted(kept, (first, first + size))  # of these among those that are kept
-        rows, first = kept[place:end], first + size
-        if len(rows):
-            histories = take(histories, rows - numbers[0])
-            thinned.add(int(place), histories.transition.done, rows, _columns(histories, spec, prepare))
-        del histories  # before the next chunk is read
-    count, groups = len(of_kept), range(config.groups)
-    counts = np.array([len(range(g, count, config.groups)) for g in groups], np.int32)
-    return thinned.arrays | {"count": counts, "group": np.array(groups, np.int32)}
-
-
-def survey(collected: Collected, config: Config) -> tuple[list[np.ndarray], np.ndarray]:
-    """Look through a collection, chunk by chunk, at where episodes end and, with `config.best`, at the rewards.
-
-    Returns:
-        Steps that thinning keeps of the histories of each chunk, `[phases, h]`, and the numbers of the histories that
-        are kept, ascending.
-    """
-    length, earned = [], []
-    for chunk in collected.chunks:
-        found = collected.fields([chunk], ENDS if config.best is None else (*ENDS, "reward"))
-        done = found["terminated"] | found["truncated"]
-        length.append(lengths(done, config).reshape(config.phases, -1))
-        earned.append(np.zeros(len(done)) if config.best is None else at_the_end(found["reward"], done))
-    return length, select(np.concatenate(earned), collected.task_ids, config)
-
-
 def put_there(fields: dict[str, np.ndarray], mesh: Mesh) -> Replay:
     """What `gather` gave, on the devices of `mesh`; taken out of `fields`, so that no two copies stay."""
     there = {}
@@ -209,32 +160,6 @@ def sample(
     draw = jax.vmap(of_group, (0, None))
     drawn = jax.shard_map(draw, mesh=mesh, in_specs=(split, shared), out_specs=split, check_vma=False)(replay, key)
     return jax.tree.map(lambda x: x.reshape(config.batch, *x.shape[2:]), drawn)
-
-
-def rows_of(
-    histories: Histories,
-    numbers: np.ndarray,
-    spec: Spec,
-    config: Config,
-    prepare: Prepare | None,
-) -> dict[str, np.ndarray]:
-    """What is trained on of `histories`, of which `numbers [H]` are the numbers: fields of `Replay` by name.
-
-    Returns:
-        Arrays `[H * phases, 1 + T', ...]`, and `length` and `history` `[H * phases]`.
-
-    Raises:
-        ConfigError: for channels that cannot be, see `prepared`.
-    """
-    done = histories.transition.done
-    thinned = Thinned(lengths(done, config), columns.none(spec), config, groups=1)
-    thinned.add(0, done, numbers, _columns(histories, spec, prepare))
-    return {name: x[0] for name, x in thinned.arrays.items()}
-
-
-def _columns(histories: Histories, spec: Spec, prepare: Prepare | None) -> dict[str, np.ndarray]:
-    always = columns.of(histories.transition, spec.action.dtype_with_none)
-    return always | prepared(histories, prepare, (*OWN, *always))
 
 
 def drawn(replay: Replay, key: jax.Array, config: Config, mesh: Mesh) -> np.ndarray:

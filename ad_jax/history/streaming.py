@@ -30,23 +30,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from ad_jax.history.circle import Circle
 from ad_jax.history.replay import (
     Config,
     Prepare,
     Replay,
     Residents,
     RotationConfig,
-    check_lengths,
     check_values,
     gather,
     put_there,
     rows_of,
-    survey,
     take,
 )
 from ad_jax.history.store import HistoryStore
 from ad_jax.history.subsample import deal
-from ad_jax.keys import named_key
 from ad_jax.process import distributed, settings
 from ad_jax.process.metrics import say
 from ad_jax.sharding import batch_devices, on_batch, put
@@ -191,36 +189,6 @@ class Rotation:
             rows = rows_of(take(histories, kept), numbers[kept], self._spec, self._config, self._prepare)
             self._piece = piece, {name: _fit(name, x, 1 + self._circle.longest) for name, x in rows.items()}
         return self._piece[1]
-
-
-class Circle:
-    """The order in which histories take turns.
-
-    Attributes:
-        pieces: in order, the chunk of each and which of its histories.
-        piece, row: of each place, the number of its piece and which of the piece's thinned rows, `[N]` each.
-        longest: steps of the longest thinned history.
-    """
-
-    def __init__(self, store: HistoryStore, config: Config, seed: int):
-        assert config.rotation is not None
-        of_chunks, best = survey(store, config)
-        first, kept, lengths = 0, {}, []
-        for chunk, of_chunk in zip(store.chunks, of_chunks, strict=True):
-            end = first + of_chunk.shape[1]
-            kept[chunk], first = best[(best >= first) & (best < end)] - first, end
-            lengths.append(of_chunk[:, kept[chunk]].reshape(-1))
-        length = np.concatenate(lengths)
-        check_lengths(length, config)
-        self.longest, self.pieces = int(length.max()), []
-        spread = config.rotation.spread or -(-len(length) // config.rotation.resident)
-        for lap in range(spread):
-            order = np.asarray(jax.random.permutation(named_key(seed, "rotation", lap), len(store.chunks)))
-            chunks = [store.chunks[place] for place in order]
-            self.pieces += [(chunk, kept[chunk][lap::spread]) for chunk in chunks if len(kept[chunk]) > lap]
-        size = [config.phases * len(rows) for _, rows in self.pieces]
-        self.piece = np.repeat(np.arange(len(size)), size)
-        self.row = np.concatenate([np.arange(count) for count in size])
 
 
 @contextlib.contextmanager
