@@ -19,7 +19,7 @@ from ad_jax.study import ORDER, Arm, Study, reproduce
 from ad_jax.study import page as study_page
 from ad_jax.study import text as study_text
 from ad_jax.study.claims import Claim, at_least, at_most, quantity
-from ad_jax.study.reproduce import Workshop, changes, collected_by, key, trained_by
+from ad_jax.study.workshop import Workshop, changes, collected_by, key, trained_by
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = override(
