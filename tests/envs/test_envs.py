@@ -28,16 +28,13 @@ BANDITS = [
     Bandit(arms=5, reward=reward, tasks=tasks)
     for reward, tasks in itertools.product(("bernoulli", "gaussian"), ("adversarial", "uniform"))
 ]
+QUICK = [*DARK_ROOMS[::4], *BANDITS[::3], Probes()]  # each choice once; the slow suite takes each with each
+SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in (*DARK_ROOMS, *BANDITS) if family not in QUICK]
 
 
 @pytest.mark.parametrize("name", envs.FAMILIES)
 def test_registered_families_keep_the_contract(name):
     assert len(check_plugin(name)) == 19
-
-
-# Each choice once, every fourth and every third; the slow suite takes each with each.
-QUICK = [*DARK_ROOMS[::4], *BANDITS[::3], Probes()]
-SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in (*DARK_ROOMS, *BANDITS) if family not in QUICK]
 
 
 @pytest.mark.parametrize("family", [*QUICK, *SLOW], ids=repr)
