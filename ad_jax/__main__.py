@@ -103,7 +103,8 @@ def _show(args: argparse.Namespace) -> int:
     parts = build(experiment)
     print(docstring(args.experiment), json.dumps(experiment.to_json(), indent=2), sep="\n\n")
     print(f"\nmodel    {parts.model_config}\nmethod   {parts.method}\nsource   {parts.source_config}")
-    print(f"env      {parts.family}\n")
+    head = "" if parts.model is None or parts.model.head is None else f"\nhead     {parts.model.head}"
+    print(f"env      {parts.family}{head}\n")
     print("What it costs: counted, on one device, nothing compiled", *cost.count(experiment, parts).lines(), sep="\n")
     return 0
 

@@ -23,7 +23,7 @@ from ad_jax.methods.distillation import Distillation
 from ad_jax.policies.base import Carry, Mode, Policy
 from ad_jax.process import settings
 from ad_jax.run import behavior
-from ad_jax.types import Spec, Steps
+from ad_jax.types import Box, Spec, Steps
 
 
 class Agent:
@@ -76,7 +76,8 @@ class Agent:
         if batch < 1:
             raise AdJaxError(f"reset expects a batch of at least 1; got {batch}")
         self._carry, self._time = self.policy.init(batch), 0
-        self._action = np.full(batch, self.spec.num_actions, np.int32)
+        none = self.spec.action  # what was done before the first step
+        self._action = np.full((batch, *none.shape), none.none, none.compute_dtype)
         rows = jnp.arange(batch, dtype=jnp.int32)
         self._keys = jax.vmap(functools.partial(jax.random.fold_in, named_key(seed, "agent")))(rows)
 
@@ -90,12 +91,12 @@ class Agent:
             done: `[batch]` bool, whether the last actions ended an episode; None (False) on the first call.
 
         Returns:
-            `[batch]` int32.
+            `[batch]` int32; of a Box `[batch, *S]` float32, inside it.
 
         Raises:
             AdJaxError: if observation, reward or done is not what the spec says or not finite, which leaves the context
                 as it was; if reward and done are missing after the first call; or if the model's logits
-                are NaN, +inf, or -inf for every action of a row.
+                are NaN, +inf, or -inf for every action of a row, or an action in a Box is outside it.
         """
         observation = self._checked(observation)
         if self._time and (reward is None or done is None):
@@ -113,8 +114,10 @@ class Agent:
         action, self._carry, highest = self._act(self.params, self._carry, steps, keys)
         if highest is not None:
             self._check(np.asarray(highest))
-        self._action, self._time = np.asarray(action), self._time + 1
-        return self._action
+        action = np.asarray(action)
+        self._check_inside(action)
+        self._action, self._time = action, self._time + 1
+        return action
 
     def _decide(self, params: Any, carry: Carry, steps: Steps, keys: jax.Array) -> Any:
         action, carry = self.policy.act(params, carry, steps, keys)
@@ -127,6 +130,17 @@ class Agent:
                 f"{values.no_choice(float(highest[rows[0]]))}; row {rows[0]}, at step {self._time}. "
                 f"{values.REMEDY['logits']}. reset() forgets this context"
             )
+
+    def _check_inside(self, action: np.ndarray) -> None:
+        """Raise AdJaxError for the first row whose action `[batch, *S]` is none of a Box."""
+        if isinstance(box := self.spec.action, Box):
+            outside = values.no_action(box, action.reshape(len(action), box.size))
+            if outside.any():
+                row = int(np.argwhere(outside)[0][0])
+                raise AdJaxError(
+                    f"the policy's action {action[row].tolist()} for row {row}, at step {self._time}, is outside "
+                    f"{box}. {values.REMEDY['action']}"
+                )
 
     def _checked(self, observation: Any) -> np.ndarray:
         """The observations as the spec has them, or an AdJaxError that says how they are not."""
@@ -165,8 +179,9 @@ class Agent:
     def _per_row(self, name: str, value: Any) -> np.ndarray:
         """`[batch]` float32; None and single numbers are for every row."""
         given = np.asarray(0 if value is None else value)
-        if given.shape not in ((), self._action.shape):
-            raise AdJaxError(f"act expects {name} of shape {self._action.shape}; got {given.shape}")
+        shape = (len(self._action),)
+        if given.shape not in ((), shape):
+            raise AdJaxError(f"act expects {name} of shape {shape}; got {given.shape}")
         if name == "done" and not np.isin(given, (0, 1)).all():
             raise AdJaxError(f"act expects done to be True or False (1 or 0) in each row; got {given.tolist()}")
-        return np.broadcast_to(self._finite(name, given), self._action.shape)
+        return np.broadcast_to(self._finite(name, given), shape)

@@ -183,9 +183,10 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
     def picture(self, task: TEnvParams) -> dict[str, Any]:
         """How to draw `trace`, as plain data: `{"kind": "grid", "size", "goal"}`, `{"kind": "arms", "means"}`, or
         `{"kind": "pool", "size", "goal", "radius"}`, a disc of that diameter in whole units, traced as (x, y).
-        A grid may add `"key"`; its goal is then drawn as a door.
+        A grid may add `"key"`; its goal is then drawn as a door. Of another kind nothing is drawn: `"none"` is the
+        default for actions in a Box.
         """
-        return {"kind": "arms", "means": None}
+        return {"kind": "arms", "means": None} if isinstance(self.action_spec, Discrete) else {"kind": "none"}
 
     @property
     def num_actions(self) -> int:

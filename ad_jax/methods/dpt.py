@@ -15,7 +15,7 @@ from ad_jax.envs.base import TaskFamily, has_labels, optimal_labels
 from ad_jax.errors import ConfigError
 from ad_jax.methods.base import Channel, Method, Setting
 from ad_jax.methods.supervised import Supervised, cross_entropy
-from ad_jax.types import Histories, Spec
+from ad_jax.types import Box, Histories, Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,12 @@ class DPT(Supervised):
     title: ClassVar[str] = "DPT"
 
     def check_family(self, family: TaskFamily) -> None:
-        """Raise ConfigError where the family has no optimal labels."""
+        """Raise ConfigError where the family has no optimal labels, or no Discrete actions."""
+        if isinstance(action := family.action_spec, Box):
+            raise ConfigError(
+                f"method=dpt learns which of a number of actions is optimal, and those of {family.name} are {action}. "
+                "Use method=distillation"
+            )
         if not has_labels(family):
             raise ConfigError(
                 f"method=dpt learns optimal actions, and {family} has no optimal_label, because the observations that "

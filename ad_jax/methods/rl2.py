@@ -35,7 +35,7 @@ from ad_jax.methods.optimizer import clipped, matrices
 from ad_jax.methods.trials import Config, Trials, Unroll, advantages, begin, episodes, loss, roll
 from ad_jax.models.lstm import LSTM, ActorCritic, actor_critic
 from ad_jax.sharding import batch_devices, on_batch, optimizer_shardings, param_shardings, replicated
-from ad_jax.types import Array, Transition
+from ad_jax.types import Array, Box, Transition
 
 FACTS = ("loss", "grad_norm", "entropy", "first_return", "last_return")  # of an update
 
@@ -64,6 +64,14 @@ class RL2(Config):
                 "method=rl2 trains an LSTM with a value: set model=lstm and model.value_head=True, or "
                 f"method=distillation; got model {name}"
                 f"{' without value_head' if isinstance(model_config, LSTM) else ''}"
+            )
+
+    def check_family(self, family: TaskFamily) -> None:
+        """Raise ConfigError unless actions are Discrete."""
+        if isinstance(action := family.action_spec, Box):
+            raise ConfigError(
+                f"method=rl2 trains a policy over a number of actions, and those of {family.name} are {action}. Use "
+                "method=distillation"
             )
 
     def reward_unit_found(self, family: TaskFamily, tasks: Any, seed: int) -> float:

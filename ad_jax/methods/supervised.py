@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,13 @@ from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.keys import named_key
 from ad_jax.methods.base import Learner, MethodConfig, Metrics, Setting
 from ad_jax.methods.optimizer import Rule, warmed_up
+from ad_jax.models import heads
 from ad_jax.models.base import Model
 from ad_jax.sharding import Partition, optimizer_shardings, param_shardings, replicated
-from ad_jax.types import Array, Batch
+from ad_jax.types import Array, Batch, Box
+
+if TYPE_CHECKING:
+    from ad_jax.envs.base import TaskFamily
 
 Loss = Callable[[Any, Batch, jax.Array], jax.Array]
 
@@ -57,6 +61,14 @@ class Supervised(MethodConfig):
                 f"replay.batch / replay.groups = {rows}"
             )
 
+    def check_family(self, family: "TaskFamily") -> None:
+        """Raise ConfigError where labels are to be smoothed over actions that cannot be counted."""
+        if self.label_smoothing and isinstance(action := family.action_spec, Box):
+            raise ConfigError(
+                f"method.label_smoothing={self.label_smoothing} spreads a share over all other actions, and those of "
+                f"{family.name} are {action}. Set it to 0"
+            )
+
     def optimizer(self) -> optax.GradientTransformation:
         """Return AdamW or Muon, on a warm-up and cosine schedule, after global-norm clipping."""
         return warmed_up(
@@ -93,14 +105,21 @@ class Supervised(MethodConfig):
 
 
 def cross_entropy(model: Model, target: str = "action", label_smoothing: float = 0.0) -> Loss:
-    """Return `(params, batch, key) -> []` float32: the mean cross-entropy of a target over all steps, in nats."""
+    """Return `(params, batch, key) -> []` float32: the mean cross-entropy of a target over all steps, in nats.
+
+    Args:
+        model: its head says how likely a target is; of actions in a Box that is a density, whose logarithm has no
+            bound: a loss below 0 says that actions are known to less than one of the environment's units.
+        target: name of an action at every step.
+        label_smoothing: of Discrete actions.
+    """
 
     def loss(params, batch, key):
-        logits, labels = model.apply(params, batch.steps, key), batch.targets[target]
+        outputs, labels = model.apply(params, batch.steps, key), batch.targets[target]
         if label_smoothing == 0:
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        smooth = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
-        return optax.softmax_cross_entropy(logits, smooth).mean()
+            return -heads.of(model, outputs).log_prob(outputs, labels).mean()
+        smooth = optax.smooth_labels(jax.nn.one_hot(labels, outputs.shape[-1]), label_smoothing)
+        return optax.softmax_cross_entropy(outputs, smooth).mean()
 
     return loss
 

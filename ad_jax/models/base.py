@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ad_jax.keys import a_key
+from ad_jax.models.heads.base import Head
 from ad_jax.types import Box, Discrete, Spec, Steps
 
 Params = Any  # nested dict of float32 arrays
@@ -23,18 +24,19 @@ class Model(NamedTuple):
 
     Attributes:
         init: `key -> params`. The key is consumed.
-        apply: `(params, steps [B, L], key=None) -> logits [B, L, A]` float32. With a key: training mode (dropout, token
-            masking); the key is consumed. Without: deterministic.
+        apply: `(params, steps [B, L], key=None) -> outputs [B, L, head.size]` float32. With a key: training mode
+            (dropout, token masking); the key is consumed. Without: deterministic.
         init_cache: `batch -> cache` of an empty context.
-        decode: `(params, cache, steps [B]) -> (logits [B, A] float32, cache)`. Deterministic.
+        decode: `(params, cache, steps [B]) -> (outputs [B, head.size] float32, cache)`. Deterministic.
         context_start: `prev_done [t + 1] -> s`, a plain function of NumPy bools: the first step that can reach step
-            t's logits, through all layers. `apply` on steps s..t gives at its end what `decode` gives at t; it is
+            t's outputs, through all layers. `apply` on steps s..t gives at its end what `decode` gives at t; it is
             what an uncached evaluator needs.
         window: W, the most steps attended to at once, the current one included.
         max_segment: longest L that `apply` takes; None if any.
         partition: the names of every parameter's dimensions, by a pattern of its whole path,
             `(r"block_\d+/up/kernel", ("embed", "mlp"))`; `ad_jax.sharding.DIMENSIONS` says which axis of the mesh
             splits which. Needed where a mesh splits parameters.
+        head: the distribution over actions that the outputs stand for; None: they are logits of Discrete actions.
     """
 
     init: Callable[[jax.Array], Params]
@@ -45,6 +47,7 @@ class Model(NamedTuple):
     window: int
     max_segment: int | None
     partition: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
+    head: Head | None = None
 
 
 class ModelConfig:

@@ -29,8 +29,9 @@ from ad_jax.models import transformer
 from ad_jax.models.attention import ring_attention, segment_attention
 from ad_jax.models.base import Model, ModelConfig
 from ad_jax.models.functional import functional
+from ad_jax.models.heads.categorical import Categorical
 from ad_jax.models.tokens import PixelConfig, Tokenizer
-from ad_jax.types import Spec, Steps
+from ad_jax.types import Discrete, Spec, Steps
 
 PARTITION = (
     *transformer.PARTITION,
@@ -188,6 +189,11 @@ def make(config: DPTModel, spec: Spec) -> Model:
         ConfigError: if the options contradict each other.
     """
     config.validate()
+    if not isinstance(spec.action, Discrete):
+        raise ConfigError(
+            f"model=dpt answers with one of a number of actions; these are {spec.action}. Use model=transformer or "
+            "model=lstm"
+        )
     if spec.extra:
         added = ", ".join(name for name, _ in spec.extra)
         raise ConfigError(
@@ -215,7 +221,7 @@ def make(config: DPTModel, spec: Spec) -> Model:
         # Each layer sees W - 1 transitions back, and the oldest of them began one step before.
         return max(0, len(prev_done) - 1 - config.layers * (window - 1) - 1)
 
-    return Model(init, apply, init_cache, decode, context_start, window, None, PARTITION)
+    return Model(init, apply, init_cache, decode, context_start, window, None, PARTITION, Categorical(spec.action.n))
 
 
 def _keep(x):

@@ -24,6 +24,7 @@ from flax import nnx
 from ad_jax.errors import ConfigError
 from ad_jax.models.base import Model, ModelConfig, Params
 from ad_jax.models.functional import functional
+from ad_jax.models.heads import Options
 from ad_jax.models.tokens import PARTITION as TOKENS
 from ad_jax.models.tokens import PixelConfig, Tokenizer, masked
 from ad_jax.types import Spec, Steps
@@ -42,7 +43,7 @@ SPAN = 16  # steps that stand for a window where one is asked for: the state its
 
 
 @dataclasses.dataclass(frozen=True)
-class LSTM(ModelConfig):
+class LSTM(Options, ModelConfig):
     """Options of the LSTM."""
 
     layers: int = 1
@@ -110,9 +111,9 @@ class Layer(nnx.Module):
 
 
 class Recurrent(nnx.Module):
-    """Tokens -> LSTM layers -> MLP -> logits."""
+    """Tokens -> LSTM layers -> MLP -> outputs."""
 
-    def __init__(self, c: LSTM, spec: Spec, *, rngs: nnx.Rngs):
+    def __init__(self, c: LSTM, spec: Spec, outputs: int, *, rngs: nnx.Rngs):
         self.c = c
         pixels = PixelConfig(c.pixel_channels, c.pixel_width, False, 0.0, "float32", c.pixel_kernel, c.pixel_stride)
         self.tokens = Tokenizer(spec, c.width, "step", c.embedding_scale, pixels, c.ordinal, rngs=rngs)
@@ -121,12 +122,12 @@ class Recurrent(nnx.Module):
             setattr(self, f"layer_{layer}", Layer(c.hidden if layer else c.width, c.hidden, rngs=rngs))
         self.mlp_in = nnx.Linear(c.hidden, c.mlp_width, rngs=rngs)
         self.mlp_out = nnx.Linear(c.mlp_width, c.mlp_width, rngs=rngs)
-        self.head = nnx.Linear(c.mlp_width, spec.num_actions, rngs=rngs)
+        self.head = nnx.Linear(c.mlp_width, outputs, rngs=rngs)
         if c.value_head:  # made last, so that the others start as they do without it
             self.value_head = nnx.Linear(c.mlp_width, 1, rngs=rngs)
 
     def __call__(self, steps: Steps, carries: tuple[Carry, ...], key=None):
-        """Logits `[B, L, A]` for steps `[B, L]`, and the state after them; with `key`, training mode."""
+        """Outputs `[B, L, head.size]` for steps `[B, L]`, and the state after them; with `key`, training mode."""
         x, after = self.features(steps, carries, key)
         return self.head(x), after
 
@@ -169,18 +170,19 @@ def make(config: LSTM, spec: Spec) -> Model:
     """The LSTM of `config` for observations and actions of `spec`.
 
     Raises:
-        ConfigError: if an option cannot be.
+        ConfigError: if an option cannot be, or the head is one of other actions.
     """
     init, init_cache, network = parts(config, spec)
+    head = config.head(spec)
 
     def apply(params, steps, key=None):
-        return network(params)(steps, init_cache(len(steps.prev_action)), key)[0]
+        return network(params)(steps, init_cache(len(steps.prev_done)), key)[0]
 
     def decode(params, cache, steps):
         logits, cache = network(params)(jax.tree.map(lambda x: x[:, None], steps), cache)
         return logits[:, 0], cache
 
-    return Model(init, apply, init_cache, decode, lambda prev_done: 0, SPAN, None, PARTITION)
+    return Model(init, apply, init_cache, decode, lambda prev_done: 0, SPAN, None, PARTITION, head)
 
 
 def actor_critic(config: LSTM, spec: Spec) -> ActorCritic:
@@ -200,10 +202,11 @@ def parts(config: LSTM, spec: Spec) -> tuple[Callable[..., Any], Callable[..., A
     """`init` and `init_cache` of the model, and the network of given parameters.
 
     Raises:
-        ConfigError: if an option cannot be.
+        ConfigError: if an option cannot be, or the head is one of other actions.
     """
     config.validate()
-    init, network = functional(lambda key: Recurrent(config, spec, rngs=nnx.Rngs(key)))
+    outputs = config.head(spec).size
+    init, network = functional(lambda key: Recurrent(config, spec, outputs, rngs=nnx.Rngs(key)))
 
     def init_cache(batch):
         empty = lambda: jnp.zeros((batch, config.hidden), jnp.float32)  # one each: a buffer is donated only once

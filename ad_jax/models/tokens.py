@@ -2,10 +2,11 @@
 
 Two layouts. `"step"`: one token a step, the sum of all parts. `"triple"`: three tokens a step, previous action,
 previous reward (with done), observation; read in sequence that is o, a, r, o, a, r, ... of Laskin et al. 2022
-(section 3), with logits taken at the observation. Integer observations have one embedding table per component: x and y
+(section 3), with outputs taken at the observation. Integer observations have one embedding table per component: x and y
 of a grid apart generalise to unseen cells, one table per cell does not. Real observations enter through a linear map,
-pixels through the convolutions of Laskin et al. 2022 (appendix, Watermaze). What a method adds to the steps
-(`Spec.extra`) enters through linear maps, onto the observation.
+and so do actions in a Box, each component from -1 to 1 between its bounds; pixels through the convolutions of Laskin et
+al. 2022 (appendix, Watermaze). What a method adds to the steps (`Spec.extra`) enters through linear maps, onto the
+observation.
 """
 
 import math
@@ -16,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ad_jax.types import Spec, Steps
+from ad_jax.models.heads.unit import to_unit
+from ad_jax.types import Box, Spec, Steps
 
 Layout = Literal["step", "triple"]
 
@@ -123,7 +125,10 @@ class Tokenizer(nnx.Module):
             self.observation = dense(pixels.width, scale / pixels.width**0.5)
         else:
             self.observation = dense(spec.size) if spec.values is None or ordinal else table(sum(spec.values))
-        self.action = table(spec.num_actions + 1)  # the last row is "none", before the first action
+        if isinstance(spec.action, Box):
+            self.action = dense(spec.action.size)
+        else:
+            self.action = table(spec.action.n + 1)  # the last row is "none", before the first action
         self.reward = dense(1)
         self.done = table(2)
         for name, shape in spec.extra:
@@ -136,11 +141,16 @@ class Tokenizer(nnx.Module):
             given = steps.extra[name]
             flat = given.reshape(*given.shape[: given.ndim - len(shape)], math.prod(shape))
             observation = observation + getattr(self, f"extra_{name}")(flat)
-        action = self.action(steps.prev_action)
+        action = self.embed_action(steps.prev_action)
         reward = self.reward(steps.prev_reward[..., None]) + self.done(steps.prev_done.astype(jnp.int32))
         if self.layout == "step":
             return (observation + action + reward)[..., None, :]
         return jnp.stack([action, reward, observation], axis=-2)
+
+    def embed_action(self, action: jax.Array) -> jax.Array:
+        """`[..., *S]` -> `[..., D]`. Zeros before the first action of a Box are clipped to its bounds."""
+        box = self.spec.action
+        return self.action(to_unit(box, action) if isinstance(box, Box) else action)
 
     def embed_observation(self, observation: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """`[..., *O]` -> `[..., D]`."""

@@ -25,6 +25,7 @@ from ad_jax.models.base import Model, ModelConfig
 from ad_jax.models.cache import episode_cache, ring_cache
 from ad_jax.models.dropout import keep
 from ad_jax.models.functional import functional
+from ad_jax.models.heads import Options
 from ad_jax.models.queue import with_queue
 from ad_jax.models.tokens import PARTITION as TOKENS
 from ad_jax.models.tokens import Layout, PixelConfig, Tokenizer, masked, tokens_per_step
@@ -44,7 +45,7 @@ PARTITION = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Transformer(ModelConfig):
+class Transformer(Options, ModelConfig):
     """Options of the transformer; its defaults are the streaming configuration."""
 
     layers: int = 4
@@ -154,9 +155,9 @@ class Block(nnx.Module):
 
 
 class Network(nnx.Module):
-    """Tokens -> blocks -> logits. Attention itself comes from outside: over a segment, or from a cache."""
+    """Tokens -> blocks -> outputs. Attention itself comes from outside: over a segment, or from a cache."""
 
-    def __init__(self, c: Transformer, spec: Spec, *, rngs: nnx.Rngs):
+    def __init__(self, c: Transformer, spec: Spec, outputs: int, *, rngs: nnx.Rngs):
         self.c, self.n = c, tokens_per_step(c.layout)
         pixels = PixelConfig(
             c.pixel_channels,
@@ -175,14 +176,14 @@ class Network(nnx.Module):
         for layer in range(c.layers):  # by name, so that parameter paths are strings all the way to the checkpoint
             setattr(self, f"block_{layer}", Block(c, rngs=rngs))
         self.norm = nnx.RMSNorm(c.width, rngs=rngs) if c.norm == "pre" else None
-        self.head = nnx.Linear(c.width, spec.num_actions, rngs=rngs)
+        self.head = nnx.Linear(c.width, outputs, rngs=rngs)
 
     def __call__(self, steps: Steps, position, attend, key=None) -> jax.Array:
-        """Logits `[B, L, A]` for steps `[B, L]` whose tokens stand at `position [L * n]` or `[B, L * n]`.
+        """Outputs `[B, L, head.size]` for steps `[B, L]` whose tokens stand at `position [L * n]` or `[B, L * n]`.
 
         `attend(layer, q, k, v, key)` does the attention; with `key`, training mode.
         """
-        c, batch, length = self.c, *steps.prev_action.shape
+        c, batch, length = self.c, *steps.prev_done.shape
         key_tokens = None if key is None else jax.random.fold_in(key, 2**31)
         x = self.tokens(steps, key_tokens).reshape(batch, length * self.n, c.width)
         keys = iter(()) if key is None else iter(jax.random.split(key, 2 + 3 * c.layers))
@@ -215,10 +216,11 @@ def make(config: Transformer, spec: Spec) -> Model:
     """The transformer of `config` for observations and actions of `spec`.
 
     Raises:
-        ConfigError: if the options contradict each other.
+        ConfigError: if the options contradict each other, or the head is one of other actions.
     """
     config.validate()
-    init, module = functional(lambda key: Network(config, spec, rngs=nnx.Rngs(key)))
+    head = config.head(spec)
+    init, module = functional(lambda key: Network(config, spec, head.size, rngs=nnx.Rngs(key)))
     n, window = tokens_per_step(config.layout), config.window
     period = rotary_period(window, n) if config.positions == "rotary" else None
     turn = lambda x, position: x if period is None else rotate(x, position, period)
@@ -227,7 +229,7 @@ def make(config: Transformer, spec: Spec) -> Model:
         return module(params)(steps, position, attend, key)
 
     def apply(params, steps, key=None):
-        length = steps.prev_action.shape[1]
+        length = steps.prev_done.shape[1]
         if config.positions == "absolute" and length > window:
             raise ConfigError(f"absolute positions reach {window} steps; got a segment of {length}")
         position = jnp.arange(length * n, dtype=jnp.int32)
@@ -240,13 +242,12 @@ def make(config: Transformer, spec: Spec) -> Model:
         return network(params, steps, position, attend, key)
 
     if config.strict:
-        return with_queue(apply, init, window, spec)
-    if config.positions == "rotary":
-        init_cache, decode, context_start = ring_cache(config, n, network, turn)
-    else:
-        init_cache, decode, context_start = episode_cache(config, spec, n, network)
+        return with_queue(apply, init, window, spec)._replace(partition=PARTITION, head=head)
+    rotary = config.positions == "rotary"
+    cached = ring_cache(config, n, network, turn) if rotary else episode_cache(config, spec, n, network)
+    init_cache, decode, context_start = cached
     max_segment = window if config.positions == "absolute" else None
-    return Model(init, apply, init_cache, decode, context_start, window, max_segment, PARTITION)
+    return Model(init, apply, init_cache, decode, context_start, window, max_segment, PARTITION, head)
 
 
 def _dropout(key, x, rate):

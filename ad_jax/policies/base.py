@@ -12,7 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from ad_jax.errors import AdJaxError
+from ad_jax.models import heads
 from ad_jax.models.base import Cache, Model, Params
+from ad_jax.models.heads.base import Head
+from ad_jax.models.heads.categorical import Categorical
 from ad_jax.registry import conform
 from ad_jax.types import Steps
 
@@ -32,9 +35,9 @@ class Policy(NamedTuple):
 
     Attributes:
         init: `batch -> carry` of empty contexts.
-        act: `(params, carry, steps [B], keys [B]) -> (action [B] int32 in 0..A-1, carry)`. One key a row, all consumed:
-            what a row does follows from its own steps and keys, whatever its neighbors do. A policy that is not trained
-            ignores `params`.
+        act: `(params, carry, steps [B], keys [B]) -> (action, carry)`; the action is `[B]` int32 in 0..A-1, or of a Box
+            `[B, *S]` float32 inside it. One key a row, all consumed: what a row does follows from its own steps and
+            keys, whatever its neighbors do. A policy that is not trained ignores `params`.
         highest: `carry -> [B] float32 | None`: the largest of the numbers from which each of the last actions was
             chosen. It is finite exactly where there was something to choose, and evaluation and an `Agent` refuse to
             go on where it is not; None where there are no such numbers.
@@ -70,15 +73,15 @@ class Decided(NamedTuple):
 
 
 def from_model(model: Model, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
-    """The policy that takes `model`'s logits for those of its actions.
+    """The policy that acts by the distribution that `model`'s head makes of its outputs.
 
-    -inf masks an action. NaN, +inf and -inf for every action leave nothing to choose: exactly then the policy's
-    `highest` is not finite.
+    A logit of -inf masks an action. NaN, +inf and -inf for every action leave nothing to choose: exactly then the
+    policy's `highest` is not finite.
 
     Args:
-        model: a backbone with one logit for each action.
-        mode: whether an action is sampled from the softmax of the logits, or is the likeliest one.
-        temperature: what logits are divided by before sampling, above 0; below 1 the likelier actions gain.
+        model: a backbone; where it states no head, its outputs are a logit for each action.
+        mode: whether an action is sampled, or is the likeliest one.
+        temperature: of sampled actions, above 0; below 1 the likelier ones gain.
 
     Raises:
         AdJaxError: for another mode, or a temperature of 0 or below.
@@ -89,8 +92,9 @@ def from_model(model: Model, mode: Mode = "sampled", temperature: float = 1.0) -
         return Decided(model.init_cache(batch), jnp.zeros((batch,), jnp.float32))
 
     def act(params, carry, steps, keys):
-        logits, cache = model.decode(params, carry.cache, steps)
-        return choose(logits, keys, mode, temperature), Decided(cache, logits.max(axis=-1))  # which keeps NaN
+        outputs, cache = model.decode(params, carry.cache, steps)
+        head = heads.of(model, outputs)
+        return decide(head, outputs, keys, mode, temperature), Decided(cache, head.highest(outputs))
 
     return Policy(init, act, lambda carry: carry.highest)
 
@@ -104,6 +108,9 @@ def check_sampling(mode: Mode, temperature: float) -> None:
 
 def choose(logits: jax.Array, keys: jax.Array, mode: Mode, temperature: float = 1.0) -> jax.Array:
     """Actions `[B]` int32 for logits `[B, A]`; one key a row, so that a row does not depend on its neighbors."""
-    if mode == "greedy":
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    return jax.vmap(jax.random.categorical)(keys, logits / temperature).astype(jnp.int32)
+    return decide(Categorical(logits.shape[-1]), logits, keys, mode, temperature)
+
+
+def decide(head: Head, outputs: jax.Array, keys: jax.Array, mode: Mode, temperature: float = 1.0) -> jax.Array:
+    """Actions `[B, *S]` for outputs `[B, head.size]`; one key a row, so that a row does not depend on its neighbors."""
+    return head.mode(outputs) if mode == "greedy" else head.sample(outputs, keys, temperature)

@@ -20,6 +20,7 @@ from ad_jax import normalized
 from ad_jax.envs.base import TaskFamily, advance, num_tasks, reset
 from ad_jax.errors import AdJaxError, ConfigError
 from ad_jax.keys import a_key, named_key
+from ad_jax.policies.random import by_chance
 
 LEVELS, EPISODES = 41, 64  # noises tried, and episodes of each task at each of them
 
@@ -32,11 +33,11 @@ class Prompt(NamedTuple):
 
 
 def demonstrate(family: TaskFamily, noise: float | jax.Array, key: jax.Array, state: Any, task: Any) -> jax.Array:
-    """The demonstrator's action in `state`, `[]` int32. The key is consumed."""
+    """The demonstrator's action in `state`, `[]` int32 or of a Box `[*S]` float32. The key is consumed."""
     key_noise, key_action = jax.random.split(key)
     best = cast(jax.Array, family.optimal_action(state, task))
-    by_chance = jax.random.randint(key_action, (), 0, family.num_actions, jnp.int32)
-    return jnp.where(jax.random.uniform(key_noise, (), jnp.float32) < noise, by_chance, best).astype(jnp.int32)
+    action, chance = family.action_spec, jax.random.uniform(key_noise, (), jnp.float32)
+    return jnp.where(chance < noise, by_chance(action, key_action), best).astype(action.compute_dtype)
 
 
 def check(family: TaskFamily, held_out: Mapping[str, Any]) -> None:

@@ -88,10 +88,7 @@ def of_source(source: Source, family: TaskFamily) -> dict[str, Any]:
 
         def update(state, index):
             state, t = source.update(jax.random.fold_in(key, index), state, task)
-            action = t.action.astype(jnp.float32).reshape(*t.reward.shape, -1)
-            of_components = jnp.arange(1, action.shape[-1] + 1, dtype=jnp.float32)  # told apart; one is itself
-            action = jnp.sum(action * of_components.reshape(1, 1, -1), axis=-1)
-            return state, {"action": action, "reward": t.reward.astype(jnp.float32)}
+            return state, {"action": _in_one(t.action, t.reward.ndim), "reward": t.reward.astype(jnp.float32)}
 
         state, happened = jax.lax.scan(update, state, jnp.arange(updates, dtype=jnp.int32))
         # The first actor's stream is shown; all of them are in the sums of what was learned.
@@ -129,7 +126,7 @@ def of_policy(policy: Policy, spec: Spec) -> dict[str, Any]:
 
     roll = lambda time_first, keys: jax.lax.scan(act, policy.init(lifetimes), (time_first, keys))[1]
     actions = jax.jit(roll, compiler_options=QUICK)(time_first, keys)
-    return _recorded({"action": actions.swapaxes(0, 1)}, {}) | {"format": FORMAT_OF_POLICY}
+    return _recorded({"action": _in_one(actions.swapaxes(0, 1), 2)}, {}) | {"format": FORMAT_OF_POLICY}
 
 
 def _stream(spec: Spec, batch: int, length: int) -> Steps:
@@ -144,6 +141,13 @@ def _stream(spec: Spec, batch: int, length: int) -> Steps:
         prev_done=drawn.integers(0, 2, (batch, length)) > 0,
         extra={name: drawn.normal(size=(batch, length, *shape)).astype(np.float32) for name, shape in spec.extra},
     )
+
+
+def _in_one(action: Any, lead: int) -> jax.Array:
+    """A number for each action `[..., *A]`, after `lead` axes; a Discrete action is its own."""
+    flat = action.reshape(*action.shape[:lead], -1).astype(jnp.float32)
+    of_components = jnp.arange(1, flat.shape[-1] + 1, dtype=jnp.float32)  # told apart; one is itself
+    return jnp.sum(flat * of_components.reshape(*(1,) * lead, -1), axis=-1)
 
 
 def _recorded(happened: Mapping[str, Any], sums: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,18 +28,16 @@ class Distribution(NamedTuple):
         init: `() -> parameters` beside the network's.
         noise: `(key, shape) -> [*shape, outputs]`, what `draw` needs. The key is consumed.
         draw: `(params, output, noise) -> action`.
-        scored: `(params, output) -> scores`, what these two take.
-        log_prob: `(scores, action) -> [B]`; of a Gaussian inside its bounds, a density.
-        entropy: `scores -> [B]`; of a Gaussian, as if there were no bounds.
+        log_prob: `(params, output, action) -> [B]`; of a Gaussian inside its bounds, a density.
+        entropy: `(params, output) -> [B]`; of a Gaussian, as if there were no bounds.
     """
 
     outputs: int
     init: Callable[[], Params]
     noise: Callable[[jax.Array, tuple[int, ...]], jax.Array]
     draw: Callable[[Params, jax.Array, jax.Array], jax.Array]
-    scored: Callable[[Params, jax.Array], Any]
-    log_prob: Callable[[Any, jax.Array], jax.Array]
-    entropy: Callable[[Any], jax.Array]
+    log_prob: Callable[[Params, jax.Array, jax.Array], jax.Array]
+    entropy: Callable[[Params, jax.Array], jax.Array]
 
 
 def distribution(action: Discrete | Box) -> Distribution:
@@ -48,15 +46,21 @@ def distribution(action: Discrete | Box) -> Distribution:
 
 
 def _categorical(action: Discrete) -> Distribution:
+    def log_prob(params, logits, action):
+        return jnp.take_along_axis(jax.nn.log_softmax(logits), action[:, None], axis=1)[:, 0]
+
+    def entropy(params, logits):
+        log_policy = jax.nn.log_softmax(logits)
+        return -jnp.sum(jnp.exp(log_policy) * log_policy, axis=1)
+
     return Distribution(
         outputs=action.n,
         init=dict,
         noise=lambda key, shape: jax.random.gumbel(key, (*shape, action.n), jnp.float32),
         # A draw from the softmax.
         draw=lambda params, logits, noise: jnp.argmax(logits + noise, axis=1).astype(jnp.int32),
-        scored=lambda params, logits: jax.nn.log_softmax(logits),
-        log_prob=lambda log_policy, action: jnp.take_along_axis(log_policy, action[:, None], axis=1)[:, 0],
-        entropy=lambda log_policy: -jnp.sum(jnp.exp(log_policy) * log_policy, axis=1),
+        log_prob=log_prob,
+        entropy=entropy,
     )
 
 
@@ -70,25 +74,23 @@ def _gaussian(action: Box) -> Distribution:
         done = jnp.where(drawn >= 1, high, jnp.where(drawn <= -1, low, jnp.clip(middle + half * drawn, low, high)))
         return done.reshape(-1, *action.shape)
 
-    def log_prob(scores, done):
-        mean, log_deviation = scores
-        done, deviation = done.reshape(mean.shape), jnp.exp(log_deviation)
+    def log_prob(params, mean, done):
+        done, deviation = done.reshape(mean.shape), jnp.exp(params["log_deviation"])[None]
         off = ((done - middle) / half - mean) / deviation
-        inside = -0.5 * off**2 - log_deviation - 0.5 * math.log(2 * math.pi)
+        inside = -0.5 * off**2 - params["log_deviation"][None] - 0.5 * math.log(2 * math.pi)
         beyond = lambda distance: jax.scipy.special.log_ndtr(distance / deviation)
         each = jnp.where(done >= high, beyond(mean - 1), jnp.where(done <= low, beyond(-1 - mean), inside))
         return each.sum(axis=1)
 
-    def entropy(scores):
-        mean, log_deviation = scores
-        return jnp.broadcast_to(log_deviation + 0.5 * math.log(2 * math.pi * math.e), mean.shape).sum(axis=1)
+    def entropy(params, mean):
+        each = params["log_deviation"] + 0.5 * math.log(2 * math.pi * math.e)
+        return jnp.broadcast_to(each.sum(), mean.shape[:1])
 
     return Distribution(
         outputs=action.size,
         init=lambda: {"log_deviation": jnp.full(action.size, math.log(FIRST_DEVIATION), jnp.float32)},
         noise=lambda key, shape: jax.random.normal(key, (*shape, action.size), jnp.float32),
         draw=draw,
-        scored=lambda params, mean: (mean, params["log_deviation"][None]),
         log_prob=log_prob,
         entropy=entropy,
     )

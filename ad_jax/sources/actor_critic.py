@@ -129,7 +129,7 @@ def loss(params: Any, config: ActorCritic, spec: Spec, stream: Transition, reach
             config.trace_decay,
         )
     )
-    scores = actions.scored(params, output)
-    log_chosen, entropy = actions.log_prob(scores, flat(stream.action)), actions.entropy(scores)
+    log_chosen = actions.log_prob(params, output, flat(stream.action))
+    entropy = actions.entropy(params, output)
     value_error = 0.5 * (advantage + baseline - value) ** 2
     return jnp.mean(-log_chosen * advantage + config.value_cost * value_error - config.entropy_cost * entropy)

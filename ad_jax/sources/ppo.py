@@ -166,8 +166,7 @@ def samples_of(params: Any, config: PPO, spec: Spec, stream: Transition, reached
             config.trace_decay,
         )
     )
-    actions = distribution(spec.action)
-    log_prob = actions.log_prob(actions.scored(params, output), action)
+    log_prob = distribution(spec.action).log_prob(params, output, action)
     return Samples(observation, action, log_prob, advantage, advantage + value)
 
 
@@ -175,11 +174,11 @@ def loss(params: Any, config: PPO, spec: Spec, samples: Samples) -> jax.Array:
     """The clipped loss of a minibatch, a scalar: equation 9 with its sign turned."""
     actions = distribution(spec.action)
     output, value = policy(params, spec, samples.observation)
-    entropy = actions.entropy(actions.scored(params, output))
+    entropy = actions.entropy(params, output)
     advantage = samples.advantage
     if config.normalise:
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-    ratio = jnp.exp(actions.log_prob(actions.scored(params, output), samples.action) - samples.log_prob)
+    ratio = jnp.exp(actions.log_prob(params, output, samples.action) - samples.log_prob)
     held = jnp.clip(ratio, 1 - config.clip, 1 + config.clip)
     gain = jnp.minimum(ratio * advantage, held * advantage)
     value_error = 0.5 * (samples.target - value) ** 2

@@ -89,7 +89,8 @@ def make_evaluator(
             action, carry = policy.act(params, rollouts.carry, seen, key_action)
             show = jax.vmap(functools.partial(demonstrate, family, prompt.noise))
             shown = show(key_prompt, rollouts.env_state, tasks)
-            action = jnp.where(rollouts.episode < prompt.episodes, shown, action)
+            prompted = (rollouts.episode < prompt.episodes).reshape(-1, *(1,) * (action.ndim - 1))
+            action = jnp.where(prompted, shown, action)
         trace = jax.vmap(family.trace)(rollouts.env_state, action)
         observation, env_state, outcome = jax.vmap(functools.partial(advance, family))(
             key_env, rollouts.env_state, action, tasks

@@ -15,6 +15,8 @@ import numpy as np
 from ad_jax.envs.stepping import is_key, narrow
 from ad_jax.errors import AdJaxError, told
 from ad_jax.process import settings
+from ad_jax.types import Discrete, Spec
+from ad_jax.values import no_action
 
 TOLERANCE = 1e-5  # two orders of summation may differ by this much, relatively or absolutely
 
@@ -113,6 +115,13 @@ def check_space(space: Any, x: np.ndarray, what: str) -> None:
     low, high = (0, space.n - 1) if hasattr(space, "n") else (bound(space.low), bound(space.high))
     inside = np.all((x >= low) & (x <= high))
     require(inside, f"{what} in {space}", f"values from {x.min()} to {x.max()}", "Correct the space.")
+
+
+def check_actions(spec: Spec, action: np.ndarray, remedy: str) -> None:
+    """All of `action [..., *S]` are actions of `spec`."""
+    stated = f"0..{spec.action.n - 1}" if isinstance(spec.action, Discrete) else str(spec.action)
+    inside = not np.any(no_action(spec.action, action.reshape(-1, spec.action.size)))
+    require(inside, f"actions in {stated}", f"actions from {action.min()} to {action.max()}", remedy)
 
 
 def check_episodes(terminated: np.ndarray, truncated: np.ndarray, length: int) -> None:

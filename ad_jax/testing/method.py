@@ -24,7 +24,7 @@ from ad_jax.sharding import MeshConfig, make_mesh
 from ad_jax.stage import collect
 from ad_jax.stage.feeds import feed_of
 from ad_jax.stage.trainer import Trainer
-from ad_jax.testing.base import promised, require, run_checks, same
+from ad_jax.testing.base import check_actions, promised, require, run_checks, same
 from ad_jax.testing.model import random_steps
 from ad_jax.types import Histories
 
@@ -173,10 +173,10 @@ def _dispatches(s: Sample) -> None:
 
 def _acting(s: Sample) -> None:
     actions, _ = _played(s, lambda x: x)
-    kind = f"{actions.dtype}{list(actions.shape[1:])}"
-    require(kind == f"int32[{ROWS}]", f"actions int32[{ROWS}]", kind, "One action a row.")
-    inside = (actions >= 0).all() and (actions < s.setting.spec.num_actions).all()
-    require(inside, f"actions in 0..{s.setting.spec.num_actions - 1}", np.unique(actions).tolist(), "Correct them.")
+    spec, kind = s.setting.spec, f"{actions.dtype}{list(actions.shape[1:])}"
+    stated = f"{spec.action.compute_dtype}{[ROWS, *spec.action.shape]}"
+    require(kind == stated, f"actions {stated}", kind, "One action a row.")
+    check_actions(spec, actions, "Correct them.")
 
 
 def _rows(s: Sample) -> None:

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ad_jax.keys import a_key
+from ad_jax.models import heads
 from ad_jax.models.base import Model, has_parameters
 from ad_jax.testing.base import promised, require, run_checks
-from ad_jax.types import Spec, Steps
+from ad_jax.types import Discrete, Spec, Steps
 
 ROWS = 2  # streams side by side in every check
 
@@ -47,8 +48,8 @@ def check_model(model: Model, spec: Spec, *, episode_length: int, tolerance: flo
     params = jax.jit(model.init)(a_key(0))
     sample = Sample(model, spec, params, episode_length, tolerance, jax.jit(model.apply), jax.jit(model.decode))
     checks = {
-        "apply gives logits [B, L, A] in float32": _shapes,
-        "a logit does not see the future": _causal,
+        "apply gives outputs [B, L, head.size] in float32": _shapes,
+        "an output does not see the future": _causal,
         "cache leaves are finite and lead with the batch": _cache,
         "decode equals apply from the first step to five windows": _decode,
         "apply on a long segment equals decode": _long_segment,
@@ -69,19 +70,19 @@ def random_steps(spec: Spec, batch: int, length: int, episode_length: int, seed:
     else:
         flat = rng.integers(0, spec.values, (batch, length, spec.size))
         observation = flat.reshape(batch, length, *spec.shape).astype(np.int32)
-    action = rng.integers(0, spec.num_actions, (batch, length)).astype(np.int32)
-    action[:, 0] = spec.num_actions
+    action = spec.action.drawn(rng, (batch, length))
+    action[:, 0] = spec.action.none
     time = np.arange(length)
     done = np.tile((time % episode_length == 0) & (time > 0), (batch, 1))
     reward = rng.random((batch, length), np.float32) * (time > 0)
-    extra = {name: rng.normal(size=(*action.shape, *shape)).astype(np.float32) for name, shape in spec.extra}
+    extra = {name: rng.normal(size=(batch, length, *shape)).astype(np.float32) for name, shape in spec.extra}
     return Steps(
         observation=observation, prev_action=action, prev_reward=reward.astype(np.float32), prev_done=done, extra=extra
     )
 
 
 def decode_all(model: Model, params: Any, steps: Steps, decode: Any = None) -> np.ndarray:
-    """Logits `[B, L, A]` of a stream, one decoded step at a time."""
+    """Outputs `[B, L, head.size]` of a stream, one decoded step at a time."""
     decode, cache, logits = decode or jax.jit(model.decode), model.init_cache(len(steps.prev_done)), []
     for t in range(steps.prev_done.shape[1]):
         out, cache = decode(params, cache, jax.tree.map(lambda x: x[:, t], steps))  # noqa: B023
@@ -95,11 +96,17 @@ def _stream(s: Sample, length: int, seed: int = 0) -> Steps:
 
 def _shapes(s: Sample) -> None:
     length = s.model.window
-    logits = jax.eval_shape(s.model.apply, s.params, _stream(s, length))
-    expected = (ROWS, length, s.spec.num_actions)
-    with promised(f"float32 logits {expected}", "One logit per step and action; cast the head's output."):
-        chex.assert_shape(logits, expected)
-        chex.assert_type(logits, jnp.float32)
+    outputs = jax.eval_shape(s.model.apply, s.params, _stream(s, length))
+    if s.model.head is None:
+        discrete = isinstance(s.spec.action, Discrete)
+        require(discrete, f"a head for {s.spec.action}", None, "Give the Model its head.")
+    expected = (ROWS, length, s.spec.num_actions if s.model.head is None else s.model.head.size)
+    with promised(f"float32 outputs {expected}", "As many a step as the head takes: a logit per action; cast them."):
+        chex.assert_shape(outputs, expected)
+        chex.assert_type(outputs, jnp.float32)
+    one = jax.eval_shape(lambda x: heads.of(s.model, x).mode(x), outputs)
+    found, stated = (one.shape[2:], one.dtype), (s.spec.action.shape, s.spec.action.compute_dtype)
+    require(found == stated, f"a head of {s.spec.action}", s.model.head, "Give the Model the spec's own head.")
 
 
 def _causal(s: Sample) -> None:
@@ -109,7 +116,8 @@ def _causal(s: Sample) -> None:
         _causal_by_change(s, steps, _stream(s, s.model.window, seed=1), middle)
         return
 
-    weights = jnp.asarray(np.random.default_rng(0).normal(size=s.spec.num_actions).astype(np.float32))
+    outputs = jax.eval_shape(s.model.apply, s.params, steps).shape[-1]
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=outputs).astype(np.float32))
 
     def logits_at_middle(reward):
         return s.model.apply(s.params, steps.replace(prev_reward=reward))[0, middle] @ weights

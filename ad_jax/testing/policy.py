@@ -11,7 +11,7 @@ import numpy as np
 
 from ad_jax.keys import a_key
 from ad_jax.policies.base import Policy
-from ad_jax.testing.base import require, run_checks, types_of
+from ad_jax.testing.base import check_actions, require, run_checks, types_of
 from ad_jax.testing.model import random_steps
 from ad_jax.types import Spec, Steps
 
@@ -103,7 +103,8 @@ def _shapes(s: Sample) -> None:
     require(not leads, f"scalars or [{ROWS}, ...] in the carry", leads[:3], "Put the batch first.")
     action, after = jax.eval_shape(s.policy.act, s.params, carry, now, s.keys[:, 0])
     found = f"{action.dtype}{list(action.shape)}"
-    require(found == f"int32[{ROWS}]", f"actions int32[{ROWS}]", found, "One action a row; cast it.")
+    stated = f"{s.spec.action.compute_dtype}{[ROWS, *s.spec.action.shape]}"
+    require(found == stated, f"actions {stated}", found, "One action a row; cast it.")
     alike = types_of(after, weak=True) == types_of(carry, weak=True)
     received = sorted(set(types_of(after, weak=True)) ^ set(types_of(carry, weak=True)))
     require(alike, "a carry of the same shapes and dtypes", received, "Cast what init and act carry alike.")
@@ -113,10 +114,7 @@ def _shapes(s: Sample) -> None:
 
 
 def _range(s: Sample) -> None:
-    action = s.act()
-    inside = np.all((action >= 0) & (action < s.spec.num_actions))
-    received = f"actions from {action.min()} to {action.max()}"
-    require(inside, f"actions in 0..{s.spec.num_actions - 1}", received, "Choose among the spec's actions.")
+    check_actions(s.spec, s.act(), "Choose among the spec's actions.")
 
 
 def _donated(s: Sample) -> None:

@@ -108,7 +108,7 @@ def beside_the_cache(leaf):
     [
         (broken_decode, "decode equals apply"),
         (leaky_apply, "see the future"),
-        (fewer_logits, r"logits .*; received input 0 has shape \(2, 6, 4\) but expected \(2, 6, 5\)\. One logit"),
+        (fewer_logits, r"outputs .*; received input 0 has shape \(2, 6, 4\) but expected \(2, 6, 5\)\. As many a step"),
         (
             beside_the_cache(np.zeros(2, jnp.int32)),
             r"decode is compiled once.*; received Function 'counted' is traced > 1",

@@ -17,7 +17,6 @@ from ad_jax.types import Box, Discrete
 from ad_jax.values import no_action
 
 BOX = Box((2,), (-1.0, 0.1), (3.0, 0.7))
-chance = lambda of, params, output, action: of.log_prob(of.scored(params, output), action)
 SMALL = {"actors": 2, "unroll": 10, "hidden": (8,)}
 
 
@@ -41,7 +40,7 @@ def test_the_probability_of_what_was_done_adds_up_to_one():
         params = {"log_deviation": jnp.log(jnp.full(1, deviation, jnp.float32))}
         place = np.linspace(-1, 1, 4001).astype(np.float32)
         action = np.clip(2 + 4 * place, -2, 6)
-        found = np.exp(chance(one, params, jnp.full((4001, 1), mean, jnp.float32), jnp.asarray(action)[:, None]))
+        found = np.exp(one.log_prob(params, jnp.full((4001, 1), mean, jnp.float32), jnp.asarray(action)[:, None]))
         bounds, density = found[[0, -1]], found[1:-1]
         total = bounds.sum() + density.sum() * (place[1] - place[0])
         assert total == pytest.approx(1.0, abs=3e-3), (mean, deviation)
@@ -52,31 +51,25 @@ def test_components_are_independent_and_gradients_are_finite_far_out():
     params = {"log_deviation": jnp.full(2, -3.0, jnp.float32)}
     done = jnp.asarray(np.array([[-1.0, 0.7], [3.0, 0.1], [1.0, 0.4]], np.float32))
     mean = jnp.array([[5.0, -5.0], [-5.0, 5.0], [9.0, -9.0]], jnp.float32)
-    both = chance(gaussian, params, mean, done)
-    low, high = BOX.bounds
+    both = gaussian.log_prob(params, mean, done)
     apart = [
-        chance(
-            distribution(Box((1,), low[i], high[i])),
-            {"log_deviation": params["log_deviation"][i : i + 1]},
-            mean[:, i : i + 1],
-            done[:, i : i + 1],
+        distribution(Box((1,), BOX.bounds[0][i], BOX.bounds[1][i])).log_prob(
+            {"log_deviation": params["log_deviation"][i : i + 1]}, mean[:, i : i + 1], done[:, i : i + 1]
         )
         for i in range(2)
     ]
     np.testing.assert_allclose(both, sum(np.asarray(x) for x in apart), rtol=1e-5)
-    slope = jax.grad(lambda p, m: chance(gaussian, p, m, done).sum(), (0, 1))(params, mean)
+    slope = jax.grad(lambda p, m: gaussian.log_prob(p, m, done).sum(), (0, 1))(params, mean)
     assert all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(slope))
 
 
 def test_categories_are_those_of_the_softmax():
     three = distribution(Discrete(3))
     logits = jnp.array([[0.0, 1.0, 2.0]] * 2, jnp.float32)
-    found = np.exp(chance(three, {}, logits, jnp.array([0, 2])))
+    found = np.exp(three.log_prob({}, logits, jnp.array([0, 2])))
     softmax = np.exp(np.arange(3)) / np.exp(np.arange(3)).sum()
     np.testing.assert_allclose(found, softmax[[0, 2]], rtol=1e-6)
-    np.testing.assert_allclose(
-        three.entropy(three.scored({}, logits)), [-(softmax * np.log(softmax)).sum()] * 2, rtol=1e-6
-    )
+    np.testing.assert_allclose(three.entropy({}, logits), [-(softmax * np.log(softmax)).sum()] * 2, rtol=1e-6)
 
 
 @pytest.mark.parametrize("config", [PPO(epochs=2, minibatches=2, **SMALL), ActorCritic(**SMALL)], ids=repr)
