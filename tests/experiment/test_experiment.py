@@ -223,6 +223,7 @@ def test_equal_experiments_have_equal_digests_and_what_shapes_the_model_counts()
             "layout": "triple",
             "positions": "absolute",
             "norm": "post",
+            "action_head": "binned",
             "activation": "gelu",
             "compute_dtype": "bfloat16",
             "pixel_channels": [8],
