@@ -43,7 +43,7 @@ class Agent:
     @classmethod
     @settings.pinned()
     def load(cls, path: str | Path, which: str = "last", mode: Mode = "sampled", temperature: float = 1.0) -> "Agent":
-        """The agent of a run directory or checkpoint folder.
+        """Return the agent of a run directory or checkpoint folder.
 
         Args:
             path: of either.
@@ -124,7 +124,7 @@ class Agent:
         return action, carry, self.policy.highest(carry)
 
     def _check(self, highest: np.ndarray) -> None:
-        """Raises AdJaxError for the first row of a step whose policy had nothing to choose; `highest` is `[B]`."""
+        """Raise AdJaxError for the first row of a step whose policy had nothing to choose; `highest` is `[B]`."""
         if len(rows := np.flatnonzero(~np.isfinite(highest))):
             raise AdJaxError(
                 f"{values.no_choice(float(highest[rows[0]]))}; row {rows[0]}, at step {self._time}. "
@@ -143,7 +143,7 @@ class Agent:
                 )
 
     def _checked(self, observation: Any) -> np.ndarray:
-        """The observations as the spec has them, or an AdJaxError that says how they are not."""
+        """Return the observations as the spec has them, or an AdJaxError that says how they are not."""
         given, expected = np.asarray(observation), (len(self._action), *self.spec.shape)
         if given.shape != expected:
             raise AdJaxError(

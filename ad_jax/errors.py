@@ -50,7 +50,7 @@ class ReportError(AdJaxError):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
-    """The error for an unknown name, with near matches, e.g. `unknown("source", "q_lerning", SOURCES)`."""
+    """Return the error for an unknown name, with near matches, e.g. `unknown("source", "q_lerning", SOURCES)`."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Known: {', '.join(known) or 'none'}."
@@ -58,7 +58,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
 
 
 def cannot_write(path: Any, error: OSError) -> ConfigError:
-    """The error for a small file of a run that cannot be written."""
+    """Return the error for a small file of a run that cannot be written."""
     return ConfigError(
         f"{path} cannot be written ({error.strerror or error}). What was finished before is kept: make room, or "
         "allow writing there, and run the same command again"
@@ -68,7 +68,10 @@ def cannot_write(path: Any, error: OSError) -> ConfigError:
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
     """Dotted names whose values differ, with both values."""
     if isinstance(old, dict) and isinstance(new, dict):
-        inside = lambda name: f"{where}.{name}" if where else name
+
+        def inside(name):
+            return f"{where}.{name}" if where else name
+
         return [d for name in sorted(old | new) for d in differences(old.get(name), new.get(name), inside(name))]
     return [] if old == new else [f"{where} ({old!r} there, {new!r} here)"]
 
@@ -89,7 +92,7 @@ def user_code(what: str) -> Iterator[None]:
 
 
 def told(error: BaseException) -> str:
-    """An error in one line, with the last line of the user's own code that it passed, if it passed any."""
+    """Return an error in one line, with the last line of the user's own code that it passed, if it passed any."""
     text = next(iter(str(error).strip().splitlines()), "")
     where = place_of(error)
     return f"{type(error).__name__}: {text}".rstrip(": ") + (f" ({where})" if where else "")

@@ -85,7 +85,7 @@ def read_json(
     error: type[AdJaxError] = ConfigError,
     remedy: str = "restore it, or delete the run directory",
 ) -> dict[str, Any]:
-    """The object in a file, which must be of a `kind`, as for `wrong`.
+    """Return the object in a file, which must be of a `kind`, as for `wrong`.
 
     Raises:
         AdJaxError: of class `error`, with the remedy, if it cannot be read, is damaged, or of another form.
@@ -100,7 +100,7 @@ def read_json(
 
 
 def parse(text: str | bytes) -> Any:
-    """The data of a JSON text.
+    """Return the data of a JSON text.
 
     Raises:
         ValueError: for what is no JSON, is nested too deeply, or holds an integer of more than 19 digits.
@@ -145,7 +145,7 @@ def wrong(data: Any, kind: Any) -> str:
 
 
 def _told(found: Exception, data: Any, kind: Any) -> str:
-    """The place of a refusal and its sentence, with the value that was refused, which msgspec leaves out."""
+    """Return the place of a refusal and its sentence, with the value that was refused, which msgspec leaves out."""
     if isinstance(found, UnicodeEncodeError):
         return f": expected names in UTF-8, received {reprlib.repr(found.object)}"
     text = str(found.__cause__ or re.sub(r" - at (`key` in )?`[^`]*`$", "", str(found)))
@@ -196,7 +196,7 @@ def _integer(digits: str) -> int:
 
 
 def local(path: str | os.PathLike, option: str = "") -> Path:
-    """A path on this machine, with `~` expanded.
+    """Return a path on this machine, with `~` expanded.
 
     Args:
         option: what was set, for the message, e.g. `--out`.
@@ -215,7 +215,7 @@ def local(path: str | os.PathLike, option: str = "") -> Path:
 
 
 def check_names(text: str, what: str) -> None:
-    """Raises ConfigError for a path with a name that no file system takes."""
+    """Raise ConfigError for a path with a name that no file system takes."""
     try:
         longest = max(map(len, text.encode().split(b"/")))
     except UnicodeEncodeError as error:
@@ -226,7 +226,7 @@ def check_names(text: str, what: str) -> None:
 
 
 def check_checkpoints(folder: Path) -> None:
-    """Raises ConfigError if checkpoints that are written in `folder`, an absolute path, could not be read again."""
+    """Raise ConfigError if checkpoints that are written in `folder`, an absolute path, could not be read again."""
     found = {character: meant for character, meant in LOST.items() if character in str(folder)}
     if colon := next((part for part in folder.parts if part.endswith(":")), ""):
         found[colon] = "a URL"
@@ -239,7 +239,7 @@ def check_checkpoints(folder: Path) -> None:
 
 
 def check_histories(path: str) -> None:
-    """Raises ConfigError if histories in `path` would go elsewhere; a URL is another matter."""
+    """Raise ConfigError if histories in `path` would go elsewhere; a URL is another matter."""
     if "://" in path:
         return
     check_names(path, "the histories' directory")

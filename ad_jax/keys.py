@@ -16,7 +16,7 @@ IMPLEMENTATION = "threefry2x32"  # named with every key, so that jax_default_prn
 
 
 def a_key(seed: int | jax.Array) -> jax.Array:
-    """A typed key, shape `()`, of the implementation that is ours."""
+    """Return a typed key, shape `()`, of the implementation that is ours."""
     return jax.random.key(seed, impl=IMPLEMENTATION)
 
 
@@ -40,12 +40,15 @@ def named_key(seed: int, purpose: str, *ids: int | str) -> jax.Array:
 def task_keys(seed: int, purpose: str, task_ids: Sequence[str], row: np.ndarray, seeds: int) -> jax.Array:
     """Keys `[rows]` for rows of tasks x seeds in task-major order: row r is seed `r % seeds` of task `r // seeds`."""
     names = np.array([number_of(task_ids[int(i)]) for i in row // seeds], np.uint32)
-    fold = lambda task, index: jax.random.fold_in(jax.random.fold_in(named_key(seed, purpose), task), index)
+
+    def fold(task, index):
+        return jax.random.fold_in(jax.random.fold_in(named_key(seed, purpose), task), index)
+
     return jax.vmap(fold)(names, np.asarray(row % seeds, np.uint32))
 
 
 def number_of(part: int | str) -> int:
-    """A name as a 32-bit number, the same in every process and Python version."""
+    """Return a name as a 32-bit number, the same in every process and Python version."""
     return zlib.crc32(part.encode()) if isinstance(part, str) else int(part) % 2**32
 
 
@@ -58,7 +61,10 @@ def mixed(x: Any) -> Any:
 
 def halves(word: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Two independent float32 in [0, 1) from the 32 bits of each random `word`, for half the random numbers."""
-    half = lambda x: x.astype(jnp.float32) * 2**-16
+
+    def half(x):
+        return x.astype(jnp.float32) * 2**-16
+
     return half(word >> 16), half(word & 0xFFFF)
 
 
@@ -78,8 +84,13 @@ def as_data(tree: Any) -> Any:
 
 def as_keys(tree: Any, like: Any) -> Any:
     """Inverse of `as_data`; the keys are of the kind that `like` has there."""
-    kind = lambda like: jax.random.key_impl(jnp.zeros((), like.dtype))
-    wrap = lambda x, like: jax.random.wrap_key_data(x, impl=kind(like)) if _is_key(like) else x
+
+    def kind(like):
+        return jax.random.key_impl(jnp.zeros((), like.dtype))
+
+    def wrap(x, like):
+        return jax.random.wrap_key_data(x, impl=kind(like)) if _is_key(like) else x
+
     return jax.tree.map(wrap, tree, like)
 
 

@@ -37,5 +37,5 @@ def share(x: Any, random: Any, optimal: Any) -> Any:
 
 
 def level(part: float, random: Any, optimal: Any) -> Any:
-    """The return at `part` of the way from `random` to `optimal`: what `share` undoes. None as there."""
+    """Return the return at `part` of the way from `random` to `optimal`: what `share` undoes. None as there."""
     return random + part * (optimal - random) if comparable(random, optimal) else None

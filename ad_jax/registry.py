@@ -18,7 +18,7 @@ from ad_jax.errors import ConfigError, told, unknown
 
 
 def resolve(kind: str, name: str, registry: Mapping[str, str]) -> Any:
-    """The object that `name` names: a registered name, or `"package.module:attribute"`.
+    """Return the object that `name` names: a registered name, or `"package.module:attribute"`.
 
     Raises:
         ConfigError: if there is no such plug-in; near matches are listed.

@@ -40,7 +40,7 @@ class MeshConfig:
 
 
 def parse_mesh(text: str) -> MeshConfig:
-    """The mesh that `"data=32,fsdp=8,tensor=4"` says; axes that are not named have size 1.
+    """Return the mesh that `"data=32,fsdp=8,tensor=4"` says; axes that are not named have size 1.
 
     Raises:
         ConfigError: for another form, an unknown axis (near matches are listed), one named twice, or a size below 1.
@@ -79,7 +79,8 @@ def virtual_devices(count: int) -> None:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """The mesh of `config` over `devices` (default: all). Where all axes are stated, one process may leave some over.
+    """Return the mesh of `config` over `devices` (default: all). Where all axes are stated, one process may leave some
+    over.
 
     Raises:
         ConfigError: if there are not that many devices, or some are left over that should not be.
@@ -102,7 +103,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def rows_mesh(config: MeshConfig) -> Mesh:
-    """A mesh for work that only splits rows, as collecting and evaluating do, with the same result on any.
+    """Return a mesh for work that only splits rows, as collecting and evaluating do, with the same result on any.
 
     That of `config`, or where it does not fit the devices, all of them.
 
@@ -118,7 +119,9 @@ def rows_mesh(config: MeshConfig) -> Mesh:
 
 
 def own_mesh(mesh: Mesh) -> Mesh:
-    """A mesh of this process's devices, for work that needs no other process; `mesh` itself where there is only one."""
+    """Return a mesh of this process's devices, for work that needs no other process; `mesh` itself where there is only
+    one.
+    """
     return make_mesh(MeshConfig(), jax.local_devices()) if mesh.is_multi_process else mesh
 
 
@@ -133,7 +136,7 @@ def on_batch(mesh: Mesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A copy on every device."""
+    """Return a copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -145,7 +148,7 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def to_host(x: jax.Array) -> np.ndarray:
-    """An array in host memory, whole on every process, wherever its parts lie."""
+    """Return an array in host memory, whole on every process, wherever its parts lie."""
     if x.is_fully_addressable or x.is_fully_replicated:
         return np.asarray(x)
     return np.asarray(multihost_utils.process_allgather(x, tiled=True))
@@ -172,7 +175,10 @@ def param_shardings(params: Any, mesh: Mesh, partition: Partition) -> Any:
                 f"above 1 need; it knows {known}. Add a line for it, () for a copy on every device"
             )
         axes = [None if dimension is None else _axis(dimension, name) for dimension in named or ()]
-        fits = lambda axis, size: axis if axis is not None and size % mesh.shape[axis] == 0 else None
+
+        def fits(axis, size):
+            return axis if axis is not None and size % mesh.shape[axis] == 0 else None
+
         return NamedSharding(mesh, PartitionSpec(*map(fits, axes, leaf.shape)))
 
     return jax.tree_util.tree_map_with_path(place, params)
@@ -192,7 +198,10 @@ def optimizer_shardings(optimizer: optax.GradientTransformation, params: Any, pl
         placed: their shardings, of `param_shardings`.
     """
     state = jax.eval_shape(optimizer.init, params)
-    elsewhere = lambda leaf: isinstance(leaf, optax.MaskedNode)  # Muon hands some parameters to another rule
+
+    def elsewhere(leaf):
+        return isinstance(leaf, optax.MaskedNode)  # Muon hands some parameters to another rule
+
     return optax.tree_map_params(
         optimizer,
         lambda leaf, sharding: leaf if elsewhere(leaf) else sharding,

@@ -32,7 +32,7 @@ def si(value: float, unit: str = "", digits: int = 3) -> str:
 
 
 def short(value: float | str) -> str:
-    """A number for a line that is written often, one decimal from a thousand on: 0.412, 16.3, 49.2k, 6.0M."""
+    """Return a number for a line that is written often, one decimal from a thousand on: 0.412, 16.3, 49.2k, 6.0M."""
     if isinstance(value, str):
         return value
     for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -42,7 +42,7 @@ def short(value: float | str) -> str:
 
 
 def grouped(value: Any) -> str:
-    """A value as it was recorded, for reading: thousands apart, four digits of a fraction, None as "none"."""
+    """Return a value as it was recorded, for reading: thousands apart, four digits of a fraction, None as "none"."""
     if isinstance(value, float):
         return f"{value:,.4g}" if 1e-3 <= abs(value) < 1e4 else f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:g}"
     return f"{value:,}" if type(value) is int else "none" if value is None else str(value)
@@ -54,13 +54,13 @@ def percent(share: float) -> str:
 
 
 def some(items: Iterable[Any], most: int = 12) -> str:
-    """The first of a list, which may be long: `0, 1, 2, … (30 in all)`."""
+    """Return the first of a list, which may be long: `0, 1, 2, … (30 in all)`."""
     shown = [str(item) for item in items]
     return ", ".join(shown[:most]) + (f", … ({len(shown)} in all)" if len(shown) > most else "")
 
 
 def aligned(rows: Sequence[Sequence[str]], right: bool = False) -> list[list[str]]:
-    """The rows of a table with every cell of a column as wide as its widest, to the left or to the right."""
+    """Return the rows of a table with every cell of a column as wide as its widest, to the left or to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     pad = str.rjust if right else str.ljust
     return [[pad(cell, width) for cell, width in zip(row, widths, strict=True)] for row in rows]

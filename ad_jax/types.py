@@ -114,7 +114,7 @@ class Box:
         return self.low, self.high  # pyright: ignore[reportReturnType]  # tuples since `__post_init__`
 
     def _each(self, name: str, given: Any) -> tuple[float, ...]:
-        """A bound for each component."""
+        """Return a bound for each component."""
         numbers = [given] * self.size if np.ndim(given) == 0 else list(given)
         with np.errstate(over="ignore"):
             found = tuple(float(np.float32(x)) for x in numbers)
@@ -277,7 +277,7 @@ CONTINUOUS = (
 
 
 def narrowest(largest: int) -> np.dtype:
-    """The narrowest unsigned dtype that holds 0..largest."""
+    """Return the narrowest unsigned dtype that holds 0..largest."""
     return np.min_scalar_type(largest)
 
 

@@ -54,7 +54,7 @@ def nothing(shape: tuple[int, ...]) -> First:
 
 
 def check_form(spec: Spec, observation: Array, action: Array, lead: int) -> None:
-    """Raises ConfigError unless `observation` and `action`, after `lead` axes, have the spec's shape and kind."""
+    """Raise ConfigError unless `observation` and `action`, after `lead` axes, have the spec's shape and kind."""
     kind = observation.dtype.kind
     fits = observation.dtype == np.uint8 if spec.pixels else spec.values is None or kind in "iub"
     if observation.shape[lead:] != spec.shape or not fits:
@@ -104,7 +104,10 @@ def no_action(stated: Discrete | Box, action: Array) -> Array:
         return (action < 0) | (action >= stated.n)
     low, high = stated.bounds
     slack = ROUNDING * np.maximum(np.abs(low), np.abs(high))
-    each = lambda bound: bound.reshape((1,) * (action.ndim - 1) + (-1,))
+
+    def each(bound):
+        return bound.reshape((1,) * (action.ndim - 1) + (-1,))
+
     return ~((action >= each(low - slack)) & (action <= each(high + slack)))  # NaN is on neither side
 
 
@@ -159,18 +162,21 @@ def impossible(
 
 
 def look_through(spec: Spec, reward_dtype: Any, first: First, step: Array, transitions: Any) -> First:
-    """The same for transitions `[U, actors, ...]` of which the first is step `step` of `first [actors]`."""
+    """Return the same for transitions `[U, actors, ...]` of which the first is step `step` of `first [actors]`."""
     t = transitions
     hit = impossible(spec, reward_dtype, t.observation, t.action, t.reward)  # [U, actors]
     at = jnp.argmax(hit, axis=0)
-    pick = lambda x: jnp.take_along_axis(x, at.reshape(1, -1, *(1,) * (x.ndim - 2)), axis=0)[0]
+
+    def pick(x):
+        return jnp.take_along_axis(x, at.reshape(1, -1, *(1,) * (x.ndim - 2)), axis=0)[0]
+
     observation, action, reward = pick(t.observation), pick(t.action), pick(t.reward)
     step = step + at.astype(jnp.int32)
     return look(spec, reward_dtype, first, step, jnp.zeros_like(first.episode), observation, action, reward)
 
 
 def told(spec: Spec, reward_dtype: Any, first: First) -> tuple[str, str]:
-    """What was found, one row, in words, and which field of `REMEDY` it is. Numbers of `first` are NumPy's."""
+    """Return what was found, one row, in words, and which field of `REMEDY` it is. Numbers of `first` are NumPy's."""
     place, bits = int(first.place), np.asarray(first.bits, np.int32)
     size = 0 if spec.pixels else spec.size
     number = float(bits.view(np.float32))
@@ -200,7 +206,7 @@ NOT_FINITE = "no finite number"
 
 
 def wrong(histories: Histories, spec: Spec, numbers: np.ndarray | None = None) -> str | None:
-    """The first value of stored histories that cannot be, in words; None where all are as `spec` states.
+    """Return the first value of stored histories that cannot be, in words; None where all are as `spec` states.
 
     Args:
         numbers: what the histories are called there, `[H]`; default 0..H-1.
@@ -213,7 +219,7 @@ def wrong(histories: Histories, spec: Spec, numbers: np.ndarray | None = None) -
 
 
 def _wrong(histories: Histories, spec: Spec, numbers: np.ndarray | None) -> str | None:
-    """The same, without the next observations."""
+    """Return the same, without the next observations."""
     if where := histories.not_finite(numbers):
         return where
     found = []
@@ -262,7 +268,7 @@ def _action(stated: Discrete | Box, place: int) -> tuple[str, str]:
 
 
 def _component(spec: Spec | Box, place: int) -> str:
-    """The index of a component in a shape."""
+    """Return the index of a component in a shape."""
     index = np.unravel_index(place, spec.shape)
     return str(int(index[0])) if len(index) == 1 else str(tuple(map(int, index)))
 

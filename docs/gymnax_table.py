@@ -30,7 +30,7 @@ NOTES = {  # what to know of a family, beside its parameters
 
 
 def rows() -> list[str]:
-    """A row of the table for each environment, in gymnax's order."""
+    """Return a row of the table for each environment, in gymnax's order."""
     found = []
     for env_id in gymnax.registered_envs:
         if env_id.startswith("_"):
@@ -42,7 +42,7 @@ def rows() -> list[str]:
 
 
 def varying(env_id: str) -> list[str]:
-    """The parameters of an environment that can vary; none where no family can be made of it."""
+    """Return the parameters of an environment that can vary; none where no family can be made of it."""
     try:
         Gymnax(env_id, {"?": (0, 1)})
     except ConfigError as error:
@@ -61,13 +61,13 @@ def refusal(env_id: str) -> str:
 
 
 def table() -> str:
-    """The table, between its marks."""
+    """Return the table, between its marks."""
     head = ["| environment | parameters that make tasks | to know |", "|---|---|---|"]
     return BEGIN + "\n".join([*head, *rows()]) + "\n" + END
 
 
 def written(page: str) -> str:
-    """The page with the table of today."""
+    """Return the page with the table of today."""
     before, rest = page.split(BEGIN)
     return before + table() + rest.split(END)[1]
 

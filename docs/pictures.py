@@ -83,7 +83,7 @@ class Life(NamedTuple):
 def live(
     env: str, options: dict[str, Any], source: str, config: dict[str, Any], count: int, episodes: int, title: str = ""
 ) -> Life:
-    """The training tasks of split 0, `count` of them (0: every task), one learner each."""
+    """Return the training tasks of split 0, `count` of them (0: every task), one learner each."""
     family = envs.make(env, options)
     tasks = family.all_tasks() if count == 0 else family.split(0, count, 1).train
     made = sources.make_config(source, config).make(family)
@@ -151,7 +151,7 @@ def curves(*lives: Life, unit: str = "episode", most: int = 100) -> Figure:
 
 
 def paths(life: Life, row: int, episodes: tuple[int, ...]) -> Figure:
-    """What one learner did in some episodes (from 1) on a grid."""
+    """Return what one learner did in some episodes (from 1) on a grid."""
     length, positions = life.family.episode_length, life.histories.transition.observation[row]
     shown = [
         {
@@ -168,7 +168,7 @@ def paths(life: Life, row: int, episodes: tuple[int, ...]) -> Figure:
 
 
 def dark_room() -> Figure:
-    """A tabular learner's way through the room, on a far goal."""
+    """Return a tabular learner's way through the room, on a far goal."""
     life = live("dark_room", {}, "q_learning", TABLE, 0, 400)
     return paths(life, 10, (1, 60, 100, 140, 180, 400))
 
@@ -200,7 +200,7 @@ def dark_room_hard() -> Figure:
 
 
 def dark_room_permuted() -> Figure:
-    """What the five actions do in three tasks."""
+    """Return what the five actions do in three tasks."""
     family = envs.make("dark_room_permuted")
     tasks = take(family.split(0, 9, 1).train, np.array([1, 4, 7]))
     figure = Figure(figsize=(6.6, 2.5), layout="constrained")
@@ -236,7 +236,7 @@ def dark_room_permuted() -> Figure:
 
 
 def dark_key_to_door() -> Figure:
-    """A learner that is told whether it has the key, on its way from key to door."""
+    """Return a learner that is told whether it has the key, on its way from key to door."""
     life = live("dark_key_to_door", {}, "q_learning", STAGED, 16, 400)
     return paths(life, 2, (1, 60, 120, 180, 240, 400))
 
@@ -266,7 +266,7 @@ def bandit() -> Figure:
 
 
 def gymnax() -> Figure:
-    """The same learner on short and on long poles."""
+    """Return the same learner on short and on long poles."""
     life = balancing()
     length = np.asarray(life.tasks.values["length"])
     order = np.argsort(length)
@@ -287,7 +287,7 @@ def gymnax() -> Figure:
 
 
 def point_mass() -> Figure:
-    """The same learner with light and with heavy bodies."""
+    """Return the same learner with light and with heavy bodies."""
     life = live("point_mass", {}, "ppo", PUSH, 32, 120)
     mass = np.asarray(life.tasks.mass)
     order = np.argsort(mass)

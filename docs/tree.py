@@ -28,14 +28,14 @@ def tree() -> str:
 
 
 def sentence(path: pathlib.Path) -> str:
-    """The first sentence of a file's docstring, and the second where the first is but a word or two."""
+    """Return the first sentence of a file's docstring, and the second where the first is but a word or two."""
     text = " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").split("\n\n")[0].split())
     sentences = re.split(r"(?<=[.]) (?=[A-Z`])", text)
     return " ".join(sentences[: 2 if len(sentences[0]) < 12 else 1]).rstrip(".:") + "."
 
 
 def written(page: str) -> str:
-    """The page with the tree as it is now."""
+    """Return the page with the tree as it is now."""
     before, rest = page.split(BEGIN)
     return before + BEGIN + tree() + END + rest.split(END)[1]
 

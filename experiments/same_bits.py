@@ -99,7 +99,7 @@ def returns_in(path: Path) -> str:
 
 
 def fingerprint(command: list[str]) -> dict[str, str]:
-    """What one command line makes, in digests; or what it was refused for."""
+    """Return what one command line makes, in digests; or what it was refused for."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "run"
         whole = [sys.executable, "-m", "ad_jax", *command, "--dir", str(folder)]

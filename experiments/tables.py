@@ -77,7 +77,7 @@ def read(experiment: str) -> tuple[dict[str, Any], dict[str, int]]:
 
 
 def markdown(name: str, folder: str = "experiments") -> str:
-    """The table of that name; `folder` is where experiments lie, as seen from the page."""
+    """Return the table of that name; `folder` is where experiments lie, as seen from the page."""
     known: dict[str, Callable[[], str]] = {
         "all": lambda: summary(folder),
         "claims": lambda: claims(folder),
@@ -204,18 +204,18 @@ def number(value: float | None) -> str:
 
 
 def interval(one: dict[str, Any]) -> str:
-    """The 95 % interval of the final return, or a dash where there is none."""
+    """Return the 95 % interval of the final return, or a dash where there is none."""
     return "-" if one["low"] is None else f"{number(one['low'])} to {number(one['high'])}"
 
 
 def written(file: Path) -> str:
-    """The text of a page with every table as it is now."""
+    """Return the text of a page with every table as it is now."""
     folder = os.path.relpath(FOLDER, file.parent)
     return PLACE.sub(lambda found: f"{found[1]}{found[2]}{markdown(found[1], folder)}\n", file.read_text())
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Print a table of results, or write all of them into their pages.")
     parser.add_argument("name", nargs="?", help="an experiment, all, claims, counted or speed")
     parser.add_argument("--write", action="store_true", help="put every table into its page")

@@ -45,12 +45,12 @@ def flip(rng: random.Random, files: Files, name: str) -> dict[str, bytes | None]
 
 
 def cut(rng: random.Random, files: Files, name: str) -> dict[str, bytes | None]:
-    """The end is missing; all of it, once in a while."""
+    """Return the end is missing; all of it, once in a while."""
     return {name: files[name][: rng.randrange(len(files[name]))]}
 
 
 def delete(rng: random.Random, files: Files, name: str) -> dict[str, bytes | None]:
-    """The file is gone."""
+    """Return the file is gone."""
     return {name: None}
 
 
@@ -73,12 +73,12 @@ def append(rng: random.Random, files: Files, name: str) -> dict[str, bytes | Non
 
 
 def duplicate(rng: random.Random, files: Files, name: str) -> dict[str, bytes | None]:
-    """A copy lies over another file of a kind, or beside the file under a name that nobody asked for."""
+    """Return a copy lies over another file of a kind, or beside the file under a name that nobody asked for."""
     return {rng.choice([*_alike(files, name), f"{name}.bak", f"copy of {pathlib.PurePath(name).name}"]): files[name]}
 
 
 def blank(rng: random.Random, files: Files, name: str) -> dict[str, bytes | None]:
-    """A stretch of zeros, as a crash leaves what was never written out."""
+    """Return a stretch of zeros, as a crash leaves what was never written out."""
     raw = files[name]
     first, last = sorted(rng.sample(range(len(raw) + 1), 2))
     return {name: raw[:first] + bytes(last - first) + raw[last:]}
@@ -90,18 +90,18 @@ KINDS: dict[str, Callable[[random.Random, Files, str], dict[str, bytes | None]]]
 
 
 def draw(rng: random.Random, files: Files) -> Fault:
-    """A fault of any kind to any file, each as likely as another."""
+    """Return a fault of any kind to any file, each as likely as another."""
     kind, name = rng.choice(sorted(KINDS)), rng.choice(sorted(files))
     return Fault(kind, KINDS[kind](rng, files, name))
 
 
 def _alike(files: Files, name: str) -> list[str]:
-    """The other files with the same ending, or all others."""
+    """Return the other files with the same ending, or all others."""
     others = [other for other in sorted(files) if other != name]
     return [other for other in others if pathlib.PurePath(other).suffix == pathlib.PurePath(name).suffix] or others
 
 
 def restore(folder: pathlib.Path, files: Files) -> None:
-    """The folder as it was, whatever was done to it."""
+    """Restore the folder as it was, whatever was done to it."""
     shutil.rmtree(folder)
     Fault("", dict(files)).apply(folder)

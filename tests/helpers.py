@@ -20,19 +20,19 @@ GRID = Spec(Discrete(5), (2,), (9, 9))
 
 
 def mesh_of(data: int = 1, fsdp: int = 1, tensor: int = 1):
-    """A mesh over the first devices of the 8 virtual ones."""
+    """Return a mesh over the first devices of the 8 virtual ones."""
     return make_mesh(MeshConfig(data, fsdp, tensor), jax.devices()[: data * fsdp * tensor])
 
 
 def trainer_of(model, spec, config, sampling, mesh, seed, render=lambda observation: observation) -> Trainer:
-    """The compiled parts of a method that is fed histories, of a family that it need not know."""
+    """Return the compiled parts of a method that is fed histories, of a family that it need not know."""
     family: Any = None
     learner = config.make(Setting(family, model, None, spec, spec, None, sampling, mesh)).learner
     return Trainer(learner, Windows(spec, sampling, mesh, render), config, mesh, seed)
 
 
 def xla_flags(devices: int) -> str:
-    """The compiler's flags of all tests, for a process on so many CPU devices."""
+    """Return the compiler's flags of all tests, for a process on so many CPU devices."""
     kept = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
     return " ".join([*kept, f"--xla_force_host_platform_device_count={devices}"])
 
@@ -61,7 +61,7 @@ def numbered_histories(count: int, lengths, episode: int = 4) -> Histories:
 
 
 def refused(capsys, arguments, *parts: str) -> str:
-    """The one message of a command that must exit with 2, which must contain every part."""
+    """Return the one message of a command that must exit with 2, which must contain every part."""
     assert main([str(argument) for argument in arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("ad-jax: ")

@@ -115,7 +115,7 @@ def files(path: pathlib.Path) -> dict[str, bytes]:
 
 
 def refused(call, *names: str) -> str:
-    """The message of the HistoryError that `call` must raise, which must contain every name."""
+    """Return the message of the HistoryError that `call` must raise, which must contain every name."""
     with pytest.raises(HistoryError) as error:
         call()
     for name in names:

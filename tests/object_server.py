@@ -16,7 +16,7 @@ SECRETS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_R
 
 @contextlib.contextmanager
 def s3_server() -> Iterator[int]:
-    """The port of a new S3 server with one empty bucket."""
+    """Yield the port of a new S3 server with one empty bucket."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -69,7 +69,7 @@ class Proxy(http.server.ThreadingHTTPServer):
             return self.fault
 
     def handle_error(self, request, client_address) -> None:
-        """A client that gave up is no news."""
+        """Return a client that gave up is no news."""
 
 
 class Relay(http.server.BaseHTTPRequestHandler):
@@ -87,10 +87,10 @@ class Relay(http.server.BaseHTTPRequestHandler):
     do_GET = do_PUT = do_DELETE = do_HEAD = do_POST = relay  # noqa: N815, names that http.server calls
 
     def log_message(self, format: str, *args) -> None:
-        """Tests count requests, and print none."""
+        """Test count requests, and print none."""
 
     def ask(self, upstream: http.client.HTTPConnection) -> tuple[int, list[tuple[str, str]], bytes]:
-        """The server's answer to the request."""
+        """Return the server's answer to the request."""
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         upstream.request(self.command, self.path, body, dict(self.headers))
         answer = upstream.getresponse()
@@ -114,7 +114,7 @@ def pass_on(relay: Relay, upstream: http.client.HTTPConnection) -> None:
 
 
 def refuse(status: int) -> Fault:
-    """The server says that it is busy, or broken, and does nothing."""
+    """Return the server says that it is busy, or broken, and does nothing."""
 
     def fault(relay: Relay, upstream: http.client.HTTPConnection) -> None:
         relay.rfile.read(int(relay.headers.get("Content-Length") or 0))
@@ -124,19 +124,19 @@ def refuse(status: int) -> Fault:
 
 
 def cut_answer(relay: Relay, upstream: http.client.HTTPConnection) -> None:
-    """The server has done it, and the connection drops in the middle of its answer."""
+    """Drop the connection in the middle of the answer, when the server has done it."""
     status, headers, body = relay.ask(upstream)
     relay.give(status, headers, body[: len(body) // 2], length=len(body) + 1)
 
 
 def cut_request(relay: Relay, upstream: http.client.HTTPConnection) -> None:
-    """The connection drops while the request is being sent; the server never hears of it."""
+    """Drop the connection while the request is being sent; the server never hears of it."""
     relay.rfile.read(int(relay.headers.get("Content-Length") or 0) // 2)
     relay.connection.shutdown(socket.SHUT_RDWR)
 
 
 def late(seconds: float) -> Fault:
-    """The answer comes, after a while."""
+    """Return the answer comes, after a while."""
 
     def fault(relay: Relay, upstream: http.client.HTTPConnection) -> None:
         answer = relay.ask(upstream)
@@ -154,12 +154,12 @@ def flip_answer(relay: Relay, upstream: http.client.HTTPConnection) -> None:
 
 
 def shorten_answer(relay: Relay, upstream: http.client.HTTPConnection) -> None:
-    """The body is cut, and the header agrees with it."""
+    """Cut the body, with a header that agrees."""
     status, headers, body = relay.ask(upstream)
     relay.give(status, headers, body[: len(body) // 2])
 
 
 def hold(relay: Relay, upstream: http.client.HTTPConnection) -> None:
-    """The request is taken, and nothing comes back for longer than anybody should wait."""
+    """Take the request, and answer nothing for longer than anybody should wait."""
     relay.rfile.read(int(relay.headers.get("Content-Length") or 0))
     time.sleep(30)

@@ -15,7 +15,7 @@ class InTurn(PolicyConfig):
     first: int = 0
 
     def make(self, family, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
-        """The policy, for any family that has so many actions."""
+        """Return the policy, for any family that has so many actions."""
         if not 0 <= self.first < family.num_actions:
             raise ConfigError(f"model.first must be below {family.num_actions}; got {self.first}")
 
@@ -33,5 +33,5 @@ class OfManyActions(InTurn):
 
 
 def made_for_a_family(config, family) -> Policy:
-    """A function, which policies were once."""
+    """Return a function, which policies were once."""
     return InTurn().make(family)

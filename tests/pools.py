@@ -8,7 +8,7 @@ TINY = Watermaze(height=12, width=16, steps=10)
 
 
 def poses(count: int, seed: int = 0) -> np.ndarray:
-    """Stored poses `[count, 3]` int32 all over the pool, some against the wall and on the axes."""
+    """Return stored poses `[count, 3]` int32 all over the pool, some against the wall and on the axes."""
     rng = np.random.default_rng(seed)
     distance = (RADIUS - BODY) * np.sqrt(rng.random(count))
     distance[::7] = RADIUS - BODY

@@ -58,13 +58,13 @@ def finish(started: list[subprocess.Popen], seconds: float = SECONDS) -> list[su
 
 
 def options(count: int) -> list[str]:
-    """`--processes` for each of `count` processes."""
+    """Return `--processes` for each of `count` processes."""
     port = free_port()
     return [f"127.0.0.1:{port},{rank}/{count}" for rank in range(count)]
 
 
 def run(place, count: int, *command: str, devices: int = 1) -> list[subprocess.CompletedProcess]:
-    """The same command in `count` processes, all of which succeed."""
+    """Return the same command in `count` processes, all of which succeed."""
     ranks = [("--processes", option) for option in options(count)] if count > 1 else [()]
     done = finish(launch(place, [(*MAIN, *command, *rank) for rank in ranks], devices))
     for process in done:
@@ -90,7 +90,7 @@ def metrics(folder: pathlib.Path, *stages: str) -> list[dict]:
 
 
 def assert_equal_parameters(folder: pathlib.Path, other: pathlib.Path, atol: float) -> None:
-    """The whole training state of the last checkpoint, optimiser included."""
+    """Check that the whole training states of the last checkpoints are equal."""
     (step, state, meta), (other_step, other_state, other_meta) = map(checkpoint.load, (folder, other))
     assert step == other_step == 8
     assert meta["architecture"] == other_meta["architecture"]
@@ -98,7 +98,7 @@ def assert_equal_parameters(folder: pathlib.Path, other: pathlib.Path, atol: flo
 
 
 def copied(source: pathlib.Path, name: str) -> pathlib.Path:
-    """A copy that was stopped after update 4, and whose rollouts are still to be done."""
+    """Return a copy that was stopped after update 4, and whose rollouts are still to be done."""
     folder = pathlib.Path(shutil.copytree(source, source.parent / name))
     shutil.rmtree(folder / "checkpoints/steps/8")
     (folder / "evaluation/held_out-sampled.json").unlink()

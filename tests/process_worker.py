@@ -59,7 +59,7 @@ STOPS = {"distill": stop_after_go, "collect": lambda: threading.Timer(WAITING, s
 
 
 def failure(call) -> str:
-    """What `call` raises, in words; a defect of ours is not caught."""
+    """Return what `call` raises, in words; a defect of ours is not caught."""
     try:
         return f"no error: {call()!r}"
     except AdJaxError as error:
@@ -86,7 +86,9 @@ def die_saving() -> None:
 
 
 def only_one_cannot_read(folder: pathlib.Path, index: int) -> dict[str, str]:
-    """What each process gets of checkpoints 1 and 2 of which process 1 alone cannot read its part, or reads another."""
+    """Return what each process gets of checkpoints 1 and 2 of which process 1 alone cannot read its part, or reads
+    another.
+    """
     import jax
     import numpy as np
     import orbax.checkpoint as ocp
@@ -164,7 +166,10 @@ def meet(folder: pathlib.Path) -> dict:
     host = np.arange(24, dtype=np.int32).reshape(8, 3)
     rows = put(host, on_batch(mesh))
     keys = jax.random.split(jax.random.key(3), 8)
-    only_here = lambda error: failure(lambda: distributed.together(lambda: fail(error) if index == 1 else "fine"))
+
+    def only_here(error):
+        return failure(lambda: distributed.together(lambda: fail(error) if index == 1 else "fine"))
+
     experiment = load("dark_room", "smoke")
     foreign = folder / "foreign"
     return {

@@ -13,7 +13,7 @@ HOSTILE = "$x_{$ ☃\ud800</title><script>alert(1)</script><img src=x onerror='a
 
 
 def curve(tasks=4, rollouts=2, episodes=20, low=0.0, high=8.0, at=5, noise=0.0, seed=0):
-    """Returns `[tasks][rollouts][episodes]`: `low` before episode `at` (from 0), `high` from it on, plus noise."""
+    """Return `[tasks][rollouts][episodes]`: `low` before episode `at` (from 0), `high` from it on, plus noise."""
     values = np.where(np.arange(episodes) < at, low, high) + np.zeros((tasks, rollouts, episodes))
     return (values + noise * np.random.default_rng(seed).normal(size=values.shape)).tolist()
 

@@ -78,7 +78,7 @@ def lived(
 
 
 def split(family: str, options: dict[str, Any]) -> str:
-    """The tasks that a user is given who asks a family himself, outside every stage."""
+    """Return the tasks that a user is given who asks a family himself, outside every stage."""
     made = envs.make(family, options)
     parts = made.split(3, 4, 3)
     return str([made.task_ids(parts.train), made.task_ids(next(iter(parts.held_out.values())))])
@@ -86,7 +86,7 @@ def split(family: str, options: dict[str, Any]) -> str:
 
 @pinned()
 def learned(name: str) -> dict[str, str]:
-    """A model after two updates, and what it does on a held-out task."""
+    """Return a model after two updates, and what it does on a held-out task."""
     e = Experiment("x", DarkRoom(**ROOM), QLearning(), models.make_config(name, SIZES[name]))
     mesh = make_mesh(MeshConfig(1, 1, 1))
     replay = ReplayConfig(segment=8, batch=4, groups=1)
@@ -107,7 +107,7 @@ def learned(name: str) -> dict[str, str]:
 
 @pinned()
 def reinforced() -> dict[str, str]:
-    """An LSTM after an update of RL²."""
+    """Return an LSTM after an update of RL²."""
     family = envs.make("dark_room", ROOM)
     tasks = family.all_tasks()
     network = lstm.actor_critic(lstm.LSTM(width=8, hidden=8, mlp_width=8, value_head=True), build_spec(family))

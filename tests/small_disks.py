@@ -25,7 +25,7 @@ class Disk:
 
 @contextlib.contextmanager
 def disk(path: pathlib.Path, **options: int):
-    """A small disk at a new folder; skips the test where none may be mounted."""
+    """Yield a small disk at a new folder; skips the test where none may be mounted."""
     path.mkdir()
     try:
         small = Disk(path, **options)

@@ -21,7 +21,7 @@ MODELS = {
 
 
 def scripted(policy) -> Model:
-    """A "model" whose logits all but force `policy(steps [B]) -> action [B]`; it has no memory but the steps."""
+    """Return a "model" whose logits all but force `policy(steps [B]) -> action [B]`; it has no memory but the steps."""
 
     def decode(params, cache, steps):
         return 1e4 * jax.nn.one_hot(policy(steps), SPEC.num_actions), cache

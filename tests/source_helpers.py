@@ -9,7 +9,7 @@ KINDS = ((False, False), (True, False), (False, True))  # goes on, terminated, t
 
 
 def slow_gae(reward, value, next_value, terminated, truncated, discount, trace_decay):
-    """The definition, forwards: the sum over later errors of the same episode."""
+    """Return the definition, forwards: the sum over later errors of the same episode."""
     advantage = np.zeros(len(reward))
     for t in range(len(reward)):
         for k in range(t, len(reward)):
@@ -22,8 +22,11 @@ def slow_gae(reward, value, next_value, terminated, truncated, discount, trace_d
 
 @functools.partial(jax.jit, static_argnums=(0, 2, 4))
 def learn(make, config, family, task, updates, key):
-    """The final state and all transitions `[updates, steps, actors, ...]` of one learner."""
+    """Return the final state and all transitions `[updates, steps, actors, ...]` of one learner."""
     source = make(config, family)
     key_init, key_updates = jax.random.split(key)
-    update = lambda state, key: source.update(key, state, task)
+
+    def update(state, key):
+        return source.update(key, state, task)
+
     return jax.lax.scan(update, source.init(key_init, task), jax.random.split(key_updates, updates))

@@ -28,7 +28,7 @@ def selects(expression: str, name: str) -> bool:
 
 
 def slow_by_name(file: str) -> dict[str, bool]:
-    """A file's tests, and whether all of their cases are slow: a test, or some cases of it, can be marked so."""
+    """Return a file's tests, and whether all of their cases are slow: a test, or some cases of it, can be marked so."""
     tree = ast.parse((ROOT / file).read_text())
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
     whole = any("pytestmark" in ast.unparse(node) and "slow" in ast.unparse(node) for node in tree.body)

@@ -43,7 +43,7 @@ EXPERIMENT = Experiment("x", DarkRoom(), QLearning(), Transformer())
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> pathlib.Path:
-    """A finished collection; a test puts back what it changes."""
+    """Return a finished collection; a test puts back what it changes."""
     path = tmp_path_factory.mktemp("hostile") / "store"
     collect(path, manifest(**SMALL))
     return path
@@ -117,7 +117,7 @@ print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 
 
 def forge(path: pathlib.Path, **changes) -> pathlib.Path:
-    """A manifest with a right checksum and other contents."""
+    """Return a manifest with a right checksum and other contents."""
     path.mkdir(exist_ok=True)
     (path / "manifest.json").write_bytes(sealed.seal(manifest(**SMALL).to_json() | changes))
     return path
@@ -204,7 +204,9 @@ def test_what_is_no_object_is_refused_by_every_reader(store, tmp_path, text):
 
 
 def test_depth_and_digits_have_bounds():
-    deep = lambda n: "[" * n + "]" * n
+    def deep(n):
+        return "[" * n + "]" * n
+
     assert parse(deep(DEEPEST)) is not None
     assert parse('{"a": [' + str(2**63) + ", -9, 1.5, null]}") == {"a": [2**63, -9, 1.5, None]}
     for text in (deep(DEEPEST + 2), deep(10**5), '{"a":' * 200 + "1" + "}" * 200, "1" * 20, f"[-{10**19}]"):

@@ -23,7 +23,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "_experiments" not in
 
 
 def unit(path: pathlib.Path) -> str:
-    """The module's name, or its folder's."""
+    """Return the module's name, or its folder's."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -33,7 +33,10 @@ def parse(path: pathlib.Path) -> ast.Module:
 
 def axis_names(tree: ast.AST) -> list[int]:
     """Lines that name a mesh axis: "fsdp" or "tensor" anywhere, "data" in a mesh's shape or a partition."""
-    text = lambda node: node.value if isinstance(node, ast.Constant) else None
+
+    def text(node):
+        return node.value if isinstance(node, ast.Constant) else None
+
     lines = [node.lineno for node in ast.walk(tree) if text(node) in ("fsdp", "tensor")]
     for node in ast.walk(tree):
         shape = isinstance(node, ast.Subscript) and isinstance(node.value, ast.Attribute) and node.value.attr == "shape"
@@ -62,7 +65,7 @@ def outside_functions(node: ast.AST):
 
 
 def made_at_import(tree: ast.AST) -> list[str]:
-    """Calls at import that would make an array or ask for a device."""
+    """Return calls at import that would make an array or ask for a device."""
     calls = [ast.unparse(node.func) for node in outside_functions(tree) if isinstance(node, ast.Call)]
     return [call for call in calls if call.startswith(("jnp.", "jax.numpy.", "jax.random.", "jax.device", "jax.local"))]
 
@@ -82,7 +85,7 @@ def test_no_file_is_longer_than_400_lines():
 
 
 def imported_tests(tree: ast.AST) -> list[str]:
-    """What a test file takes from other test files; `from .` would make a second copy of a helper."""
+    """Return what a test file takes from other test files; `from .` would make a second copy of a helper."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
@@ -199,7 +202,7 @@ def test_the_wheel_carries_every_experiments_config_and_no_results():
 
 
 def lazy_names() -> tuple[dict[str, str], dict[str, str]]:
-    """What `ad_jax/__init__.py` tells a type checker to import, and what it imports when a name is used."""
+    """Return what `ad_jax/__init__.py` tells a type checker to import, and what it imports when a name is used."""
     tree = parse(PACKAGE / "__init__.py")
     (checked,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
     imported = {

@@ -31,13 +31,13 @@ FILES = {
 
 
 def blocks(page: str, language: str) -> list[str]:
-    """A page's fenced blocks of one language."""
+    """Return a page's fenced blocks of one language."""
     fenced = re.findall(r"^```(\w*)\n(.*?)^```$", PAGES[page], re.DOTALL | re.MULTILINE)
     return [text for name, text in fenced if name == language]
 
 
 def script(path: str) -> ModuleType:
-    """A script of the repository, as a module."""
+    """Return a script of the repository, as a module."""
     spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -58,7 +58,7 @@ WHOLE = [c for c in COMMANDS if len(shlex.split(c)) > 2]  # not `ad-jax run` in 
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
-    """An empty working directory, from which the repository's examples can be imported."""
+    """Return an empty working directory, from which the repository's examples can be imported."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT))
     return tmp_path
@@ -94,7 +94,7 @@ def test_the_example_is_short_and_keeps_the_contract(elsewhere):
 
 
 def example():
-    """The README's command for its example, as an experiment."""
+    """Return the README's command for its example, as an experiment."""
     command = next(c for c in WHOLE if c.startswith("ad-jax run") and "corridor" in c)
     args = parse(shlex.split(command)[1:])
     return override(load_experiment(str(ROOT / args.experiment), args.scale), args.overrides)
@@ -189,7 +189,10 @@ def test_a_sources_page_names_every_option(name):
 
 def test_the_tree_lists_every_file_of_the_package():
     page, tree = PAGES["docs/tree.md"], script("docs/tree.py")
-    files = lambda text: re.findall(r"^## (\S+)/$|^- `(\S+\.py)`", text, re.MULTILINE)
+
+    def files(text):
+        return re.findall(r"^## (\S+)/$|^- `(\S+\.py)`", text, re.MULTILINE)
+
     assert len(files(page)) > 100
     assert files(page) == files(tree.written(page)), "run: python docs/tree.py --write"
 

@@ -234,7 +234,9 @@ def test_an_agent_refuses_what_cannot_be_and_its_context_stays():
 
 
 def test_an_agent_says_that_its_model_gives_no_numbers():
-    decode = lambda params, cache, steps: (jnp.full((len(steps.prev_action), 5), jnp.nan), cache)
+    def decode(params, cache, steps):
+        return (jnp.full((len(steps.prev_action), 5), jnp.nan), cache)
+
     model = Model(None, None, lambda batch: jnp.int32(0), decode, None, 1, None)
     agent = Agent(from_model(model), {}, GRID)
     with pytest.raises(AdJaxError, match=r"highest logit is nan, no finite number; row 0, at step 0"):
@@ -242,9 +244,12 @@ def test_an_agent_says_that_its_model_gives_no_numbers():
 
 
 def masking(*masked):
-    """A model that leaves out actions of three."""
+    """Return a model that leaves out actions of three."""
     logits = jnp.where(jnp.isin(jnp.arange(3), jnp.array(masked)), -jnp.inf, 0.0)
-    decode = lambda _, time, steps: (jnp.broadcast_to(logits, (len(steps.prev_action), 3)), time + 1)
+
+    def decode(_, time, steps):
+        return (jnp.broadcast_to(logits, (len(steps.prev_action), 3)), time + 1)
+
     return Model(None, None, lambda batch: jnp.int32(0), decode, None, 1, None)
 
 
@@ -276,7 +281,10 @@ class Mislabelled(Odd):
 
 def test_relabelling_names_a_label_that_is_no_action():
     observation = np.stack([np.tile(np.arange(5), (3, 2)), np.zeros((3, 10), int)], -1).astype(np.uint8)
-    leaves = lambda numbers: {"max_steps_in_episode": np.full(3, 5, np.int32), "number": np.array(numbers, np.int32)}
+
+    def leaves(numbers):
+        return {"max_steps_in_episode": np.full(3, 5, np.int32), "number": np.array(numbers, np.int32)}
+
     assert (optimal_labels(Mislabelled(), observation, leaves([2, 4, 6])) == 1).all()
     with pytest.raises(ConfigError, match=r"gives 3 at step 2 of history 1 of its chunk; actions are 0\.\.2"):
         optimal_labels(Mislabelled(), observation, leaves([2, 7, 9]))

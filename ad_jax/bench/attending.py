@@ -49,7 +49,10 @@ def timed(attend: Callable, shape: tuple[int, int, int, int], dtype: jnp.dtype) 
     """Output and gradients of one attention; None where it cannot run. Amount: FLOP."""
     batch, length, heads, head = shape
     q, k, v = (jax.random.normal(key, shape, dtype) for key in jax.random.split(a_key(0), 3))
-    loss = lambda q, k, v: attend(q, k, v).astype(jnp.float32).sum()
+
+    def loss(q, k, v):
+        return attend(q, k, v).astype(jnp.float32).sum()
+
     run = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))
     try:
         jax.block_until_ready(run(q, k, v))

@@ -106,7 +106,7 @@ def to_disk(s: Setting, folder: Path) -> Work:
 
 
 def manifest_of(s: Setting, seeds: int) -> store.Manifest:
-    """The manifest of a collection that holds `seeds` learners a task."""
+    """Return the manifest of a collection that holds `seeds` learners a task."""
     source = s.learners.source
     leaves = task_leaves(s.tasks)
     return store.Manifest(

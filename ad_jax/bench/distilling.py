@@ -55,7 +55,7 @@ class Trained(NamedTuple):
 
 
 def setting(case: Case, mesh: Any = None) -> Trained:
-    """The trainer of `case` on Dark Room's spec, on all devices by default."""
+    """Return the trainer of `case` on Dark Room's spec, on all devices by default."""
     family = envs.make("dark_room", {})
     spec, mesh = spec_of(family), mesh if mesh is not None else make_mesh(MeshConfig())
     config = models.make_config(case.model, case.options).bind(family)
@@ -84,7 +84,7 @@ def random_histories(count: int, steps: int, spec: Spec, episode: int = 20) -> H
 
 
 def compiled(s: Trained) -> Any:
-    """The training loop as a program."""
+    """Return the training loop as a program."""
     return s.trainer.run.lower(s.trainer.like, s.resident, jnp.int32(1)).compile()
 
 
@@ -95,13 +95,13 @@ class Training:
         self.state, self.resident, self.program = s.trainer.init(), s.resident, program
 
     def __call__(self, updates: int) -> None:
-        """`updates` updates, at most `UPDATES_PER_DISPATCH`."""
+        """Run `updates` updates, at most `UPDATES_PER_DISPATCH`."""
         self.state, metrics = self.program(self.state, self.resident, jnp.int32(updates))
         jax.device_get(metrics)
 
 
 def sampler(s: Trained, updates: int) -> Work:
-    """The batches of `updates` updates and nothing else, in one loop on the device. Amount: batches."""
+    """Return the batches of `updates` updates and nothing else, in one loop on the device. Amount: batches."""
 
     def body(i, total):
         batch = replay.sample(s.resident, jax.random.fold_in(a_key(0), i), s.spec, s.sampling, s.mesh)

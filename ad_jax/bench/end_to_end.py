@@ -65,7 +65,7 @@ def run_demo(folder: Path, cache: Path) -> float:
 
 
 def said(command: list[str], cache: Path) -> str:
-    """What `command` prints, with its compiled programs kept in `cache`.
+    """Return what `command` prints, with its compiled programs kept in `cache`.
 
     Raises:
         RuntimeError: if it fails, with the end of its error output.

@@ -44,7 +44,7 @@ class Setting(NamedTuple):
 
 
 def setting(sizes: Sizes) -> Setting:
-    """The first model that is distilled with, freshly initialised."""
+    """Return the first model that is distilled with, freshly initialised."""
     case, family = sizes.cases[0], envs.make("dark_room", {})
     config = models.make_config(case.model, case.options).bind(family)
     model = config.make(spec_of(family))
@@ -63,7 +63,7 @@ class Rolling:
         self.at: int | None = None
 
     def placed(self, at: int) -> "Rolling":
-        """The same rollouts, apart, at step `at` of their streams."""
+        """Return the same rollouts, apart, at step `at` of their streams."""
         twin = copy.copy(self)
         twin.rollouts, twin.at = jax.tree.map(jnp.copy, self.rollouts), at
         return twin
@@ -90,7 +90,10 @@ def at_width(s: Setting, rollouts: int, sizes: Sizes) -> Iterator[Row]:
     window, spec = s.model.window, spec_of(s.family)
     steps = max(1, min(window // 2, sizes.rollout_steps // rollouts))
     few = max(1, min(steps, 400 // rollouts))  # an uncached step costs about a window of cached ones
-    make = lambda model, steps: make_evaluator(from_model(model), s.family, s.mesh, EPISODES, steps)
+
+    def make(model, steps):
+        return make_evaluator(from_model(model), s.family, s.mesh, EPISODES, steps)
+
     cached, anew = make(s.model, steps), make(uncached(s.model, spec), few)
     flops, read = decode_cost(s.params, s.config, rollouts)
     dtype = jnp.dtype(s.config.compute_dtype)

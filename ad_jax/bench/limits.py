@@ -42,7 +42,7 @@ def matmul(m: int, k: int, n: int, dtype: Any = jnp.float32, batch: int = 0, flo
 
 
 def large(sizes: Sizes, dtype: Any = jnp.float32) -> Work:
-    """The large square product that shares of a peak refer to. Amount: FLOP."""
+    """Return the large square product that shares of a peak refer to. Amount: FLOP."""
     return matmul(sizes.matmul, sizes.matmul, sizes.matmul, dtype, flops=4 * sizes.small_flops)
 
 
@@ -56,7 +56,7 @@ def _products(x, w, loops):
 
 
 def triad(elements: int, loops: int = 4) -> Work:
-    """`a += s * b` on float32 arrays far larger than any cache. Amount: bytes, two arrays read and one written."""
+    """Return `a += s * b` on float32 arrays far larger than any cache. Amount: bytes, two arrays read, one written."""
 
     def run(a, b):
         return jax.lax.fori_loop(0, loops, lambda _, a: a + jnp.float32(1e-6) * b, a)
@@ -101,7 +101,7 @@ def random_policy(family: TaskFamily, tasks: Any, lanes: int, rounds: int, steps
 
 
 def random_source(family: TaskFamily, steps: int) -> Source:
-    """The random policy as a source, `steps` steps an update, so that it is recorded as a learner's life is."""
+    """Return the random policy as a source, `steps` steps an update, so that it is recorded as a learner's life is."""
 
     def update(key, state, task):
         key_action, key_env = jax.random.split(key)
@@ -121,7 +121,7 @@ def random_source(family: TaskFamily, steps: int) -> Source:
 
 
 def dispatch(times: int) -> Work:
-    """A program that does nothing, called from Python. Amount: calls."""
+    """Return a program that does nothing, called from Python. Amount: calls."""
     nothing = jax.jit(lambda x: x + 1)
 
     def call():

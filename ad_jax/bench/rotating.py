@@ -56,7 +56,7 @@ def rows(sizes: Sizes) -> Iterator[Row]:
 
 
 def stored(folder: str, s: Trained, steps: int) -> HistoryStore:
-    """A collection of random histories, chunk by chunk."""
+    """Return a collection of random histories, chunk by chunk."""
     count = TIMES * HISTORIES
     with HistoryWriter.open(
         folder,

@@ -52,7 +52,7 @@ def rate(
     limited_amount: float | None = None,
     **facts: float,
 ) -> Row:
-    """A row of something done per second, against a limit timed in the same rounds.
+    """Return a row of something done per second, against a limit timed in the same rounds.
 
     Args:
         amount: what one call does, in units of the row.
@@ -79,7 +79,7 @@ class Results(Struct):
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A results file.
+    """Return a results file.
 
     Raises:
         ConfigError: if it cannot be read or is none of this schema.
@@ -90,7 +90,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A Markdown table; reads as plain text too."""
+    """Return a Markdown table; reads as plain text too."""
     cells = [("what", "figure", "best", "unit", "share", "of", "beside it")]
     cells += [
         (row.key, si(row.value), si(row.best), row.unit, percent(row.share), row.limit, listed(row.facts))
@@ -116,7 +116,7 @@ def compare(new: Sequence[Row], old: Sequence[Row]) -> str:
 
 
 def over(new: float, old: float) -> str:
-    """The ratio as text; `-` where there is none."""
+    """Return the ratio as text; `-` where there is none."""
     return f"{new / old:.3f}" if old else "-"
 
 

@@ -100,7 +100,7 @@ class Training:
         return functional.cross_entropy(self.model(*steps).flatten(0, 1), targets.flatten())
 
     def sample(self):
-        """A batch of windows: inputs are shifted by one step against targets."""
+        """Return a batch of windows: inputs are shifted by one step against targets."""
         case, rows = self.case, self.action.shape[0]
         row = torch.randint(rows, (case.batch, 1), device=self.device)
         start = torch.randint(1, self.action.shape[1] - case.segment + 1, (case.batch, 1), device=self.device)
@@ -114,7 +114,7 @@ class Training:
         return steps, self.action[row, at].long()
 
     def __call__(self, updates: int) -> float:
-        """`updates` updates; returns the last loss, which waits for the device."""
+        """Return `updates` updates; returns the last loss, which waits for the device."""
         loss = torch.zeros(())
         for _ in range(updates):
             loss = self.loss(*self.sample())
@@ -126,7 +126,7 @@ class Training:
 
 
 def faster(make: Any, updates: int) -> tuple[Training, bool]:
-    """The training that is faster, compiled or not, and whether it is the compiled one."""
+    """Return the training that is faster, compiled or not, and whether it is the compiled one."""
     plain = make()
     try:
         compiled = make()

@@ -78,7 +78,7 @@ class Checkpoints:
             self.unread = None
 
     def latest(self) -> int | None:
-        """The newest complete step, as the first process sees it, or None."""
+        """Return the newest complete step, as the first process sees it, or None."""
         return _latest(self.manager)
 
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
@@ -108,7 +108,7 @@ class Checkpoints:
                 best.delete(old)
 
     def restore(self, like: Any, accept: Accept = lambda meta: None) -> tuple[int, Any, dict[str, Any]]:
-        """The latest checkpoint that is whole. Damaged ones are put aside, and that is said.
+        """Return the latest checkpoint that is whole. Damaged ones are put aside, and that is said.
 
         Args:
             like: shapes with shardings: how the state comes out.
@@ -171,7 +171,7 @@ def has(folder: Path, step: int) -> bool:
 
 
 def saved_meta(folder: Path) -> dict[str, Any] | None:
-    """What the newest checkpoint of a training in `folder` says that can be read; None where there is none.
+    """Return what the newest checkpoint of a training in `folder` says that can be read; None where there is none.
 
     Of this process alone; no array is read.
     """

@@ -42,7 +42,9 @@ def fingerprint(tree: Any, every_copy: bool = False) -> dict[str, int]:
 
 
 def without_elements(state: Any) -> str | None:
-    """What cannot be saved, in words: an array without elements, on which Orbax fails, and then hangs. Else None."""
+    """Return what cannot be saved, in words: an array without elements, on which Orbax fails, and then hangs. Else
+    None.
+    """
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         if 0 in leaf.shape:
             return (
@@ -69,7 +71,9 @@ def hash_of(values: np.ndarray, place: np.ndarray) -> int:
 
 
 def _numbers(leaf: Any, every_copy: bool) -> tuple[int, int]:
-    """What this process counts of a leaf: its parts that are first copies, and all of its parts where that is asked."""
+    """Return what this process counts of a leaf: its parts that are first copies, and all of its parts where that is
+    asked.
+    """
     if not isinstance(leaf, jax.Array):
         leaf = np.asarray(leaf)
         whole = hash_of(leaf, _places(leaf.shape, tuple(slice(0, size) for size in leaf.shape)))

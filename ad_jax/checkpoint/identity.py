@@ -41,7 +41,7 @@ class Difference(NamedTuple):
 
 
 def of_training(experiment: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an experiment shapes its trained model.
+    """Return what of an experiment shapes its trained model.
 
     A field that is None says nothing, so that those that came later leave what was made before theirs.
     """
@@ -63,7 +63,8 @@ def changed(there: Any, here: Any, apart: Collection[str] = ()) -> list[str]:
 
 
 def _current(experiment: Any, whole: bool = True) -> Any:
-    """An experiment's plain data as this version says it, with the options of its plug-ins, if `whole`, beside names.
+    """Return an experiment's plain data as this version says it, with the options of its plug-ins, if `whole`, beside
+    names.
 
     Those of a method are always whole.
     """
@@ -77,7 +78,7 @@ def _current(experiment: Any, whole: bool = True) -> Any:
 
 
 def _beside(plugin: Any, whole: bool) -> Any:
-    """A plug-in's plain data with its options, if `whole`, beside its name."""
+    """Return a plug-in's plain data with its options, if `whole`, beside its name."""
     options = plugin.get("config", plugin.get("options")) if isinstance(plugin, dict) else None
     return {"name": plugin.get("name"), **options} if whole and isinstance(options, dict) else plugin
 
@@ -99,10 +100,13 @@ def _said(data: Any) -> Any:
 
 
 def _both(there: Any, here: Any, apart: frozenset[str], where: str) -> tuple[Any, Any]:
-    """The two without what is apart, and without the fields that one of them lacks."""
+    """Return the two without what is apart, and without the fields that one of them lacks."""
     if not (isinstance(there, dict) and isinstance(here, dict)) or where.endswith("options"):
         return there, here
-    inside = lambda name: f"{where}.{name}" if where else name
+
+    def inside(name):
+        return f"{where}.{name}" if where else name
+
     names = [name for name in there if name in here and inside(name) not in apart]
     pairs = {name: _both(there[name], here[name], apart, inside(name)) for name in names}
     return {name: pair[0] for name, pair in pairs.items()}, {name: pair[1] for name, pair in pairs.items()}

@@ -28,7 +28,7 @@ def architecture_of(params: Any) -> dict[str, list[int]]:
 
 
 def check_architecture(meta: dict[str, Any], expected: dict[str, list[int]], folder: str | Path) -> None:
-    """Raises CheckpointError if a checkpoint's parameters are not the expected ones; names what differs."""
+    """Raise CheckpointError if a checkpoint's parameters are not the expected ones; names what differs."""
     changed = differences(meta["architecture"], expected)
     if changed:
         raise CheckpointError(

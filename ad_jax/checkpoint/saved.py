@@ -31,7 +31,7 @@ Accept = Callable[[dict[str, Any]], None]
 
 
 def copy(state: Any) -> Any:
-    """The state in fresh buffers, so that a save can go on while the originals are donated."""
+    """Return the state in fresh buffers, so that a save can go on while the originals are donated."""
     return jax.tree.map(lambda x: x.copy(), state)
 
 
@@ -84,7 +84,7 @@ def restore(
 def _read(
     manager: ocp.CheckpointManager, step: int | None, like: Any, accept: Accept
 ) -> tuple[dict[str, Any], dict[str, int] | None, Any]:
-    """The caller's plain data, the fingerprint, and this process's part of the state; no collective."""
+    """Return the caller's plain data, the fingerprint, and this process's part of the state; no collective."""
     meta, expected = restore_meta(manager, step)
     assert step is not None
     accept(meta)
@@ -100,7 +100,7 @@ def _read(
 
 
 def restore_meta(manager: ocp.CheckpointManager, step: int | None) -> tuple[dict[str, Any], dict[str, int] | None]:
-    """The caller's plain data, and the fingerprint of the arrays; None in checkpoints of schema 1."""
+    """Return the caller's plain data, and the fingerprint of the arrays; None in checkpoints of schema 1."""
     if step is None:
         raise CheckpointError(f"no checkpoint in {manager.directory}")
     try:

@@ -16,7 +16,7 @@ from ad_jax.sources import SOURCES
 
 
 def lines(kind: str | None = None) -> list[str]:
-    """The names of a kind, or of all kinds under a heading each, with what they are."""
+    """Return the names of a kind, or of all kinds under a heading each, with what they are."""
     kinds: dict[str, tuple[str, Callable[[], list[tuple[str, str]]]]] = {
         "experiments": ("Experiments (ad-jax run NAME --scale SCALE)", _experiments),
         "families": ("Task families (env=NAME, or env=my_package.my_module:MyEnv)", _families),
@@ -62,7 +62,7 @@ def _plugins(registry: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def _about(where: str) -> str:
-    """The first sentence of a plug-in's own docstring, or where that is about its options alone of its module's."""
+    """Return the first sentence of a plug-in's docstring, or of its module's where that is about options alone."""
     module, _, attribute = where.partition(":")
     found = importlib.util.find_spec(module)
     if found is None or found.origin is None:

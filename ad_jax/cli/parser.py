@@ -33,7 +33,7 @@ name, every option of it is listed; `ad-jax show EXPERIMENT` prints every value.
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+    """Return the whole command line."""
     raw = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(
         "ad-jax",
@@ -182,7 +182,7 @@ class _Version(argparse.Action):
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The parsed command line. Overrides may also follow an option, which argparse alone does not understand."""
+    """Return the parsed command line. Overrides may also follow an option, which argparse alone does not understand."""
     top = parser()
     args, rest = top.parse_known_args(as_overrides(sys.argv[1:] if arguments is None else arguments))
     if rest and (not hasattr(args, "overrides") or any(word.startswith("-") for word in rest)):
@@ -195,7 +195,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _path(text: str) -> Path:
-    """A place on this machine, `~` expanded: shells leave it as it is in `--dir=~/runs`."""
+    """Return a place on this machine, `~` expanded: shells leave it as it is in `--dir=~/runs`."""
     try:
         return files.local(text)
     except ConfigError as error:

@@ -19,7 +19,7 @@ FAMILIES = {
 
 
 def make(name: str, options: Mapping[str, Any] | None = None) -> TaskFamily:
-    """The task family `name` with its static `options`.
+    """Return the task family `name` with its static `options`.
 
     Raises:
         ConfigError: for an unknown family or option, with near matches.

@@ -84,7 +84,10 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
     def task_ids(self, tasks: TEnvParams) -> list[str]:
         """One name per task, equal exactly when the tasks are: what "unseen" is proved with. `tasks` is batched."""
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tasks)]
-        digest = lambda i: hashlib.sha256(b"".join(leaf[i].tobytes() for leaf in leaves)).hexdigest()[:16]
+
+        def digest(i):
+            return hashlib.sha256(b"".join(leaf[i].tobytes() for leaf in leaves)).hexdigest()[:16]
+
         return [digest(i) for i in range(len(leaves[0]))]
 
     def describe(self, task: TEnvParams) -> str:
@@ -106,8 +109,13 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
         key = jax.random.fold_in(a_key(seed), 0x5B117)
         table = self.all_tasks()
         if table is None:
-            seeded = lambda again: jax.random.fold_in(a_key(seed), 0x5B117 + again)
-            draw = lambda again: self.sample_tasks(seeded(again), train + held_out)
+
+            def seeded(again):
+                return jax.random.fold_in(a_key(seed), 0x5B117 + again)
+
+            def draw(again):
+                return self.sample_tasks(seeded(again), train + held_out)
+
             tasks = distinct.drawn(self.name, draw, train + held_out)
             split = TaskSplit(take(tasks, slice(train)), {"held_out": take(tasks, slice(train, None))}, "by seed")
             check_split(self, split)
@@ -124,15 +132,15 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
         )
 
     def optimal_return(self, tasks: TEnvParams) -> np.ndarray | None:
-        """Expected episode return of the best policy that knows the task, `[N]` float64, or None if unknown."""
+        """Return the expected return of the best policy that knows the task, `[N]` float64, or None if unknown."""
         return None
 
     def random_return(self, tasks: TEnvParams) -> np.ndarray | None:
-        """Expected episode return of the uniformly random policy, `[N]` float64, or None if unknown."""
+        """Return the expected return of the uniformly random policy, `[N]` float64, or None if unknown."""
         return None
 
     def optimal_action(self, state: TEnvState, task: TEnvParams) -> jax.Array | None:
-        """What a best policy that knows the task does in `state`, or None if unknown.
+        """Return what a best policy that knows the task does in `state`, or None if unknown.
 
         `[]` int32, or float32 of the shape of the `Box` that actions are in.
 
@@ -148,18 +156,18 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
         return None
 
     def source_observation_space(self, params: TEnvParams) -> spaces.Discrete | spaces.Box | None:
-        """The space of `source_observation`, or None where that is the observation itself."""
+        """Return the space of `source_observation`, or None where that is the observation itself."""
         return None
 
     def source_observation(self, state: TEnvState, observation: jax.Array) -> jax.Array:
-        """What a privileged source acts on in `state`: the observation, and state that it hides.
+        """Return what a privileged source acts on in `state`: the observation, and state that it hides.
 
         Only the source sees it. Histories hold plain observations, and so does the distilled model's context.
         """
         return observation
 
     def render(self, observation: Array) -> Array:
-        """What the agent sees of one stored observation `[*O]`: by default, that itself.
+        """Return what the agent sees of one stored observation `[*O]`: by default, that itself.
 
         A family with pictures steps, stores and carries something small (a pose) and overrides this with a pure
         function to uint8 `[height, width, channels]`. It is called where a network looks and nowhere else: on a batch
@@ -169,7 +177,7 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
         return observation
 
     def trace(self, state: TEnvState, action: jax.Array) -> jax.Array:
-        """A few integers that locate this step in a picture of the task: `[k]` int32.
+        """Return a few integers that locate this step in a picture of the task: `[k]` int32.
 
         Default: the action; of a `Box`, which tenth of its range each component is in, 0..9. `state` is the one acted
         from, before the step.
@@ -215,8 +223,11 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
 
 
 def check_split(family: TaskFamily, split: TaskSplit) -> None:
-    """Raises ConfigError if a task stands in a set twice or on both sides, or if different tasks share an id."""
-    named = lambda tasks: (family.task_ids(tasks), tasks)
+    """Raise ConfigError if a task stands in a set twice or on both sides, or if different tasks share an id."""
+
+    def named(tasks):
+        return (family.task_ids(tasks), tasks)
+
     distinct.check_sets(family.name, named(split.train), {name: named(x) for name, x in split.held_out.items()})
 
 
@@ -228,7 +239,7 @@ def has_labels(family: TaskFamily) -> bool:
 
 
 def optimal_labels(family: TaskFamily, observation: Array, leaves: Mapping[str, Array]) -> np.ndarray:
-    """The family's `optimal_label` at every step of histories, `[H, T, *A]` in the narrowest dtype.
+    """Return the family's `optimal_label` at every step of histories, `[H, T, *A]` in the narrowest dtype.
 
     Args:
         observation: `[H, T, *O]`, as stored.
@@ -265,7 +276,7 @@ def _labeller(family: TaskFamily) -> Callable[[Any, Any], Any]:
 
 
 def spec_of(family: TaskFamily) -> Spec:
-    """The `Spec` of what `step_env` gives and histories store, read from the family's gymnax spaces.
+    """Return the `Spec` of what `step_env` gives and histories store, read from the family's gymnax spaces.
 
     Raises:
         ConfigError: for a space that no model here can embed (says which, and what can be).
@@ -275,7 +286,7 @@ def spec_of(family: TaskFamily) -> Spec:
 
 
 def source_view(family: TaskFamily, privileged: bool) -> tuple[Spec, Callable[[Any, jax.Array], jax.Array]]:
-    """What a source acts on: its `Spec`, and `view(state, observation)`, which gives it.
+    """Return what a source acts on: its `Spec`, and `view(state, observation)`, which gives it.
 
     That is `source_observation` for a `privileged` source, and else what `render` shows of the observation.
 
@@ -297,7 +308,7 @@ def _spec(family: TaskFamily, space: Any, embedded: bool = True) -> Spec:
 
 
 def seen_spec_of(family: TaskFamily) -> Spec:
-    """The `Spec` of what the agent sees, after `render`: what models and networks are built for.
+    """Return the `Spec` of what the agent sees, after `render`: what models and networks are built for.
 
     Raises:
         ConfigError: if `render` makes anything but a picture.

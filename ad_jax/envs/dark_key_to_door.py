@@ -103,7 +103,9 @@ class DarkKeyToDoor(Grid[State, Params]):
         return [f"key-{key[0]}-{key[1]}-door-{door[0]}-{door[1]}" for key, door in pairs]
 
     def describe(self, task: Params) -> str:
-        where = lambda cell: f"at row {int(cell[0])}, column {int(cell[1])}"
+        def where(cell):
+            return f"at row {int(cell[0])}, column {int(cell[1])}"
+
         return f"key {where(task.key)}; door {where(task.door)}"
 
     def optimal_return(self, tasks: Params) -> np.ndarray:
@@ -134,5 +136,7 @@ class DarkKeyToDoor(Grid[State, Params]):
         return towards(state.position, jnp.where(state.has_key, task.door, task.key))
 
     def picture(self, task: Params) -> dict[str, Any]:
-        cell = lambda leaf: np.asarray(leaf).tolist()
+        def cell(leaf):
+            return np.asarray(leaf).tolist()
+
         return {"kind": "grid", "size": self.size, "goal": cell(task.door), "key": cell(task.key)}

@@ -29,7 +29,10 @@ def check_table(name: str, ids: Sequence[str], table: Any) -> None:
         ConfigError: naming the rows that hold the same task, or different ones with one id.
     """
     copies, shared = _repeated(ids, table)
-    rows = lambda group: f"rows {_listed(map(str, group))}"
+
+    def rows(group):
+        return f"rows {_listed(map(str, group))}"
+
     if copies:
         raise ConfigError(
             f"{name}: all_tasks gives each task once; the same one stands in {_listed(map(rows, copies), ' and in ')}. "
@@ -56,9 +59,10 @@ def check_sets(name: str, train: tuple[Sequence[str], Any], held_out: Mapping[st
     for label, (ids, tasks) in held_out.items():
         both = jax.tree.map(lambda a, b: np.concatenate([np.asarray(a), np.asarray(b)]), train[1], tasks)
         names, first = [*train[0], *ids], len(train[0])
-        place = lambda i, label=label, first=first: (
-            f"task {i} of the training set" if i < first else f"task {i - first} of the set {label}"
-        )
+
+        def place(i, label=label, first=first):
+            return f"task {i} of the training set" if i < first else f"task {i - first} of the set {label}"
+
         copies, shared = _repeated(names, both)
         for group in copies[:1]:
             raise ConfigError(
@@ -99,7 +103,7 @@ def drawn(name: str, draw: Callable[[int], Any], wanted: int) -> Any:
 
 
 def _rows(tasks: Any, numbers: list[int]) -> Any:
-    """These rows of batched tasks."""
+    """Return these rows of batched tasks."""
     return jax.tree.map(lambda x: x[np.array(numbers)], tasks)
 
 
@@ -119,7 +123,7 @@ def _repeated(ids: Sequence[str], tasks: Any) -> tuple[list[list[int]], list[lis
 
 
 def _contents(tasks: Any, count: int) -> list[bytes]:
-    """The bytes of all leaves of each task."""
+    """Return the bytes of all leaves of each task."""
     arrays = [np.ascontiguousarray(np.asarray(leaf)) for leaf in jax.tree.leaves(tasks)]
     leaves = [array.reshape(count, -1) for array in arrays if array.size]
     rows = np.concatenate([leaf.view(np.uint8).reshape(count, -1) for leaf in leaves], axis=1)
@@ -127,7 +131,7 @@ def _contents(tasks: Any, count: int) -> list[bytes]:
 
 
 def _groups(values: Sequence[Any]) -> list[list[int]]:
-    """Indices of equal values, in order of first appearance."""
+    """Return indices of equal values, in order of first appearance."""
     found: dict[Any, list[int]] = {}
     for i, value in enumerate(values):
         found.setdefault(value, []).append(i)
@@ -135,7 +139,7 @@ def _groups(values: Sequence[Any]) -> list[list[int]]:
 
 
 def _listed(parts: Any, between: str = ", ") -> str:
-    """The first few of them, and how many there are beyond."""
+    """Return the first few of them, and how many there are beyond."""
     every = list(parts)
     more = f"{between}{len(every) - SHOWN} more" if len(every) > SHOWN else ""
     return between.join(every[:SHOWN]) + more

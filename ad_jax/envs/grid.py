@@ -55,12 +55,12 @@ def start_cell(key: jax.Array, size: int, start: Start) -> jax.Array:
 
 
 def moved(position: jax.Array, move: jax.Array, size: int) -> jax.Array:
-    """The cell `[2]` that move number `move` leads to; walls hold it."""
+    """Return the cell `[2]` that move number `move` leads to; walls hold it."""
     return jnp.clip(position + jnp.array(MOVES, jnp.int32)[move], 0, size - 1)
 
 
 def towards(position: jax.Array, target: jax.Array) -> jax.Array:
-    """The move, `[]` int32, of a shortest way from `position` to `target`: rows first, and stay once there."""
+    """Return the move, `[]` int32, of a shortest way from `position` to `target`: rows first, and stay once there."""
     rows, columns = target - position
     along_row = jnp.where(columns > 0, 3, jnp.where(columns < 0, 4, 0))
     return jnp.where(rows > 0, 1, jnp.where(rows < 0, 2, along_row)).astype(jnp.int32)
@@ -72,12 +72,12 @@ def cells(size: int) -> np.ndarray:
 
 
 def with_stage(size: int, stages: int) -> spaces.Box:
-    """The space of a position and a hidden stage of the episode: `[3]`, (row, column, 0..stages - 1)."""
+    """Return the space of a position and a hidden stage of the episode: `[3]`, (row, column, 0..stages - 1)."""
     return spaces.Box(0, cast(Any, np.array([size - 1, size - 1, stages - 1])), (3,), jnp.int32)
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Steps from `a` to `b`, both `[..., 2]`."""
+    """Return steps from `a` to `b`, both `[..., 2]`."""
     return np.abs(np.asarray(a) - np.asarray(b)).sum(-1)
 
 

@@ -108,7 +108,7 @@ class Gymnax(TaskFamily[State, Params]):
             return gymnax.make(self.env_id)[0]
 
     def inner_params(self, params: Params, limit: int) -> Any:
-        """The gymnax parameters of a task, with the time limit `limit`."""
+        """Return the gymnax parameters of a task, with the time limit `limit`."""
         default = self.inner.default_params
         kind = type(default.max_steps_in_episode)
         full = default.replace(**params.values, max_steps_in_episode=kind(limit))  # pyright: ignore
@@ -141,7 +141,10 @@ class Gymnax(TaskFamily[State, Params]):
         self, key: jax.Array, state: State, action: jax.Array, params: Params
     ) -> tuple[jax.Array, State, jax.Array, jax.Array, dict[str, Any]]:
         with _lenient():
-            under = lambda limit: self.inner.step_env(key, state.inner, action, self.inner_params(params, limit))
+
+            def under(limit):
+                return self.inner.step_env(key, state.inner, action, self.inner_params(params, limit))
+
             _, inner, reward, *_ = under(self.episode_length)
             terminated = under(OUT_OF_REACH)[3]
         state = State(state.time + 1, self._typed(inner))
@@ -215,7 +218,10 @@ class Gymnax(TaskFamily[State, Params]):
         kind, what = (int, "whole numbers") if whole else (int | float, "numbers")
         parts: tuple[Any, ...] = tuple(given) if isinstance(given, list | tuple) else ()
         bounds, rest = parts[:2], parts[2:]
-        number = lambda x: isinstance(x, kind) and not isinstance(x, bool) and math.isfinite(x)
+
+        def number(x):
+            return isinstance(x, kind) and not isinstance(x, bool) and math.isfinite(x)
+
         numbers = len(bounds) == 2 and all(map(number, bounds))
         allowed = [()] if whole else [(), *((how,) for how in HOW)]
         if not numbers or rest not in allowed or not bounds[0] < bounds[1]:
@@ -232,7 +238,10 @@ class Gymnax(TaskFamily[State, Params]):
     @functools.cached_property
     def _single(self) -> list[str]:
         """Parameters that are a number and follow from no other."""
-        single = lambda x: not isinstance(x, bool) and np.ndim(x) == 0 and np.asarray(x).dtype.kind in "if"
+
+        def single(x):
+            return not isinstance(x, bool) and np.ndim(x) == 0 and np.asarray(x).dtype.kind in "if"
+
         found = [name for name, x in vars(self.inner.default_params).items() if single(x)]
         return [name for name in found if name != "max_steps_in_episode" and name not in self._derived]
 
@@ -240,7 +249,9 @@ class Gymnax(TaskFamily[State, Params]):
     def _acting(self) -> Acting:
         """What these do."""
         limit, default = self.episode_length, self.inner.default_params
-        params = lambda values: self.inner_params(Params(cast(int, limit), values), limit)
+
+        def params(values):
+            return self.inner_params(Params(cast(int, limit), values), limit)
 
         def reset(values, key):
             with _lenient():
@@ -267,7 +278,7 @@ class Gymnax(TaskFamily[State, Params]):
         return f"Known for {self.env_id}: {', '.join(sorted(self._varying)) or 'none'}."
 
     def _check_environment(self) -> None:
-        """Raises ConfigError, with the reason, for an environment of which no family can be made."""
+        """Raise ConfigError, with the reason, for an environment of which no family can be made."""
         if reason := REFUSED.get(self.inner.name):
             raise ConfigError(f"env.env_id={self.env_id!r}: {reason}")
         default, where = self.inner.default_params, f"env.env_id={self.env_id!r}"
@@ -296,7 +307,7 @@ class Gymnax(TaskFamily[State, Params]):
             return uniform_space(self.inner.observation_space(self.inner.default_params), real, self.env_id)
 
     def _uniform(self, observation: Any) -> jax.Array:
-        """An observation in the dtype of its space, scaled."""
+        """Return an observation in the dtype of its space, scaled."""
         x = jnp.asarray(observation, self._space.dtype)
         if self.scale is None:
             return x
@@ -314,7 +325,10 @@ class Gymnax(TaskFamily[State, Params]):
 
         with _lenient():
             reset, after = jax.eval_shape(both, a_key(0), self._action)
-            wider = lambda a, b: a.dtype if a.dtype == b.dtype else jnp.promote_types(a.dtype, b.dtype)
+
+            def wider(a, b):
+                return a.dtype if a.dtype == b.dtype else jnp.promote_types(a.dtype, b.dtype)
+
             return jax.tree.map(wider, reset, after)
 
     @functools.cached_property

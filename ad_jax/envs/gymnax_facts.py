@@ -54,7 +54,7 @@ class Acting:
 
 
 def acting(reset: Callable[..., Any], step: Callable[..., Any], action: Any, values: Mapping[str, Any]) -> Acting:
-    """What parameters `values` do in an environment.
+    """Return what parameters `values` do in an environment.
 
     Args:
         reset: `(values, key) -> seen, state`.
@@ -66,8 +66,13 @@ def acting(reset: Callable[..., Any], step: Callable[..., Any], action: Any, val
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
     started, stepped = _trace(reset, values, key), _trace(step, values, key, state, action)
     offset = len(values) + 1  # where the leaves of the state begin among a step's inputs
-    inside = lambda outputs: [used for used, _ in outputs[len(outputs) - len(paths) :]]
-    outside = lambda outputs: frozenset().union(*(used for used, _ in outputs[: len(outputs) - len(paths)]))
+
+    def inside(outputs):
+        return [used for used, _ in outputs[len(outputs) - len(paths) :]]
+
+    def outside(outputs):
+        return frozenset().union(*(used for used, _ in outputs[: len(outputs) - len(paths)]))
+
     # Leaves of the state that something depends on which is seen, now or later.
     matter: frozenset[int] = frozenset()
     while True:
@@ -95,7 +100,10 @@ def _trace(call: Callable[..., Any], *args: Any) -> list[tuple[frozenset[int], i
 def _follow(jaxpr: Any, inputs: Sequence[tuple[frozenset[int], int | None]]) -> list[tuple[frozenset[int], int | None]]:
     nothing = (frozenset[int](), None)
     known = dict(zip(map(id, jaxpr.invars), inputs, strict=True))
-    of = lambda var: known.get(id(var), nothing)  # constants and literals depend on nothing
+
+    def of(var):
+        return known.get(id(var), nothing)  # constants and literals depend on nothing
+
     for equation in jaxpr.eqns:
         given = [of(var) for var in equation.invars]
         inner = [

@@ -43,7 +43,10 @@ def from_data(family: Any, data: Sequence[Mapping[str, Any]]) -> Any:
     """
     like = task_leaves(family.default_params)
     names = {name for task in data for name in task}
-    told = lambda name: np.array([_number(task.get(name)) for task in data], getattr(like.get(name), "dtype", None))
+
+    def told(name):
+        return np.array([_number(task.get(name)) for task in data], getattr(like.get(name), "dtype", None))
+
     return tasks_of(family, {name: told(name) for name in names})
 
 

@@ -122,7 +122,10 @@ class PointMass(TaskFamily[State, Params]):
     def sample_tasks(self, key: jax.Array, n: int) -> Params:
         """Goals uniform over the ring's area, masses and frictions log-uniform."""
         area, angle, mass, friction = jax.random.uniform(key, (4, n), jnp.float32)
-        between = lambda share, low, high: low * (high / low) ** share
+
+        def between(share, low, high):
+            return low * (high / low) ** share
+
         distance = jnp.sqrt(self.nearest**2 + area * (self.farthest**2 - self.nearest**2))
         angle = 2 * math.pi * angle
         return Params(

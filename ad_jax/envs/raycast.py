@@ -50,7 +50,7 @@ class Lens(NamedTuple):
 
 
 def render(x: jax.Array, y: jax.Array, heading: jax.Array, height: int, width: int) -> jax.Array:
-    """The picture `[height, width, 3]` uint8 from one pose, three int32 `[]`; `|(x, y)|` must be below `RADIUS`."""
+    """Return the picture `[height, width, 3]` uint8 from a pose, three int32 `[]`; `|(x, y)|` is below `RADIUS`."""
     lens = Lens(*map(jnp.asarray, _lens(height, width)))
     cos, sin = jnp.asarray(directions())[heading]
     # The direction of each column [W], by the addition theorems.
@@ -78,7 +78,9 @@ def render(x: jax.Array, y: jax.Array, heading: jax.Array, height: int, width: i
 
 
 def isqrt(n: jax.Array) -> jax.Array:
-    """The whole part of the square root of int32 `n` in [0, 2^30]; exact, whatever the device's square root rounds."""
+    """Return the whole part of the square root of int32 `n` in [0, 2^30]; exact, whatever the device's square root
+    rounds.
+    """
     root = jnp.sqrt(n.astype(jnp.float32)).astype(jnp.int32)
     root = root - (root * root > n).astype(jnp.int32)
     return root + ((root + 1) * (root + 1) <= n).astype(jnp.int32)
@@ -108,13 +110,16 @@ def _arctangents() -> np.ndarray:
 
 @functools.cache
 def _lens(height: int, width: int) -> Lens:
-    """The lens of a picture, in NumPy. Pixels are square; rays go through their centres."""
+    """Return the lens of a picture, in NumPy. Pixels are square; rays go through their centres."""
     right = (2 * np.arange(width) + 1 - width) / width  # tangents, -1 to 1
     down = (2 * np.arange(height) + 1 - height) / width
     angle = np.arctan(right)
     slope = down[:, None] * np.cos(angle)
     reach = EYE / np.maximum(slope, EYE / (2 * RADIUS))  # beyond the pool it is not used
-    whole = lambda x: np.round(x).astype(np.int32)
+
+    def whole(x):
+        return np.round(x).astype(np.int32)
+
     turns = angle * (TURN / (2 * np.pi))
     parts = UNIT * np.cos(angle), UNIT * np.sin(angle), turns, SLOPE * slope, reach
     return Lens(*map(whole, parts))
@@ -122,7 +127,7 @@ def _lens(height: int, width: int) -> Lens:
 
 @functools.cache
 def packed_texture() -> np.ndarray:
-    """The texture, flat: int32 `red << 16 | green << 8 | blue`. One word a pixel is looked up, not three bytes."""
+    """Return the texture, flat: int32 `red << 16 | green << 8 | blue`. One word a pixel is read, not three bytes."""
     red, green, blue = np.moveaxis(texture().astype(np.int32), -1, 0)
     return (red << 16 | green << 8 | blue).reshape(-1)
 
@@ -137,9 +142,15 @@ def _sky() -> np.ndarray:
     """Row 0 is the horizon. Landmarks at uneven distances, none like another."""
     up, azimuth = np.arange(SKY_ROWS)[:, None] / SKY_ROWS, np.arange(COLUMNS)[None] / COLUMNS
     sky = np.array([205, 225, 240]) + up[..., None] * np.array([-120, -95, -25]) + 0 * azimuth[..., None]
-    off = lambda centre: (azimuth - centre + 0.5) % 1 - 0.5  # turns to the left of it
+
+    def off(centre):
+        return (azimuth - centre + 0.5) % 1 - 0.5  # turns to the left of it
+
     band = (up * 12).astype(int) % 2 == 0
-    paint = lambda where, colour: np.where(where[..., None], np.array(colour), sky)
+
+    def paint(where, colour):
+        return np.where(where[..., None], np.array(colour), sky)
+
     sky = paint((off(0.07) ** 2 + ((up - 0.8) / 6.3) ** 2) < 0.022**2, (255, 225, 80))  # the sun
     sky = paint(up < 0.75 - 9 * np.abs(off(0.24)), (60, 110, 60))  # a green peak
     sky = paint((np.abs(off(0.41)) < 0.022) & (up < 0.9) & band, (200, 40, 40))  # a tower, red and white
@@ -152,7 +163,10 @@ def _wall() -> np.ndarray:
     """Row 0 is at the water."""
     row, bearing = np.arange(WALL_ROWS)[:, None], np.arange(COLUMNS)[None]
     hue = bearing / COLUMNS * 6 + 0 * row
-    ramp = lambda shift: np.clip(np.abs((hue + shift) % 6 - 3) - 1, 0, 1)
+
+    def ramp(shift):
+        return np.clip(np.abs((hue + shift) % 6 - 3) - 1, 0, 1)
+
     wall = 95 + 110 * np.stack([ramp(0), ramp(4), ramp(2)], axis=-1)
     mortar = (row % 16 < 3) | ((bearing + 32 * (row // 16 % 2)) % 64 < 6)
     wall = np.where(mortar[..., None], 0.62 * wall, wall)

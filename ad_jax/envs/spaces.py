@@ -18,7 +18,7 @@ INSTEAD = (
 
 
 def spec_from(name: str, actions: Any, space: Any, embedded: bool = True) -> Spec:
-    """The `Spec` of a family called `name` with these gymnax spaces.
+    """Return the `Spec` of a family called `name` with these gymnax spaces.
 
     Args:
         actions: what they are, or their gymnax space.
@@ -48,7 +48,7 @@ def spec_from(name: str, actions: Any, space: Any, embedded: bool = True) -> Spe
 
 
 def action_from(name: str, space: Any) -> Discrete | Box:
-    """What the actions of a family called `name` are, from their gymnax space.
+    """Return what the actions of a family called `name` are, from their gymnax space.
 
     Raises:
         ConfigError: for a space that is neither Discrete nor a Box of float32 with finite bounds, low < high.
@@ -63,7 +63,10 @@ def action_from(name: str, space: Any) -> Discrete | Box:
     if np.dtype(space.dtype).kind != "f":
         raise ConfigError(f"{name}: actions in a Box must be float32; got {space.dtype}. Cast it, or use Discrete")
     shape = tuple(map(int, space.shape))
-    each = lambda bound: tuple(np.broadcast_to(np.asarray(bound, np.float64), shape).reshape(-1).tolist())
+
+    def each(bound):
+        return tuple(np.broadcast_to(np.asarray(bound, np.float64), shape).reshape(-1).tolist())
+
     try:
         return Box(shape, each(space.low), each(space.high))
     except ConfigError as error:
@@ -90,7 +93,7 @@ def _counted(name: str, values: np.ndarray, embedded: bool) -> tuple[int, ...]:
 
 
 def uniform_space(stated: Any, real: Any, name: str) -> Any:
-    """The space that an adapter states for observations that are `real`ly so: Discrete, or a Box.
+    """Return the space that an adapter states for observations that are `real`ly so: Discrete, or a Box.
 
     Whole numbers stay whole where the space says so, too; pictures stay uint8; all else is float32 without bounds,
     because those of several environments are wrong.

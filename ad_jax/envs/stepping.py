@@ -44,7 +44,7 @@ class Outcome:
 
 
 def reset(family: "TaskFamily", key: jax.Array, task: Any) -> tuple[jax.Array, Any]:
-    """The first observation and the state of a new episode. The key is consumed.
+    """Return the first observation and the state of a new episode. The key is consumed.
 
     Raises:
         ConfigError: for an observation that is not of the stated space's shape and kind, or a state of no arrays.
@@ -95,7 +95,10 @@ def advance(
     key_step, key_reset = jax.random.split(key)
     outcome = step(family, key_step, state, action, task)
     fresh = reset(family, key_reset, task)
-    pick = lambda new, old: jnp.where(outcome.done, new, old)
+
+    def pick(new, old):
+        return jnp.where(outcome.done, new, old)
+
     observation, state = jax.tree.map(pick, fresh, (outcome.next_observation, outcome.next_state))
     return observation, state, outcome
 
@@ -115,7 +118,7 @@ def check_types(family: "TaskFamily") -> None:
 
 
 def check_task(family: "TaskFamily", task: Any) -> None:
-    """Raises ConfigError for a leaf of a task that histories could not hold, or two of one name."""
+    """Raise ConfigError for a leaf of a task that histories could not hold, or two of one name."""
     names = set()
     for path, leaf in jax.tree_util.tree_leaves_with_path(task):
         name, x = path_name(path), _array(family, f"task leaf {path_name(path)}", leaf)
@@ -127,12 +130,12 @@ def check_task(family: "TaskFamily", task: Any) -> None:
 
 
 def path_name(path: Any) -> str:
-    """The dotted path of a task's leaf, by which stores name it: `goal`, `goals.0`."""
+    """Return the dotted path of a task's leaf, by which stores name it: `goal`, `goals.0`."""
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def stored(leaf: Any) -> np.ndarray:
-    """A task leaf as histories hold it: floats that NumPy itself does not know, such as bfloat16, as float32."""
+    """Return a task leaf as histories hold it: floats that NumPy itself does not know, such as bfloat16, as float32."""
     x = np.asarray(leaf)
     return x.astype(np.float32) if x.dtype.kind == "V" else x
 
@@ -144,7 +147,7 @@ def as_task(leaf: Any, default: Any) -> jax.Array:
 
 
 def narrow(dtype: Any) -> np.dtype:
-    """A dtype of at most 32 bits, which is what programs here use, whether or not JAX may use 64."""
+    """Return a dtype of at most 32 bits, which is what programs here use, whether or not JAX may use 64."""
     return np.dtype(NARROW.get(np.dtype(dtype).name, dtype))
 
 
@@ -163,7 +166,7 @@ def _observation(family: "TaskFamily", where: str, observation: Any) -> jax.Arra
 
 
 def _as_before(family: "TaskFamily", before: Any, after: Any) -> Any:
-    """The state after a step, with the types of the one before it."""
+    """Return the state after a step, with the types of the one before it."""
     (old, structure), (new, other) = (jax.tree_util.tree_flatten_with_path(tree) for tree in (before, after))
     if structure != other:
         raise _wrong(family, f"step_env gives a state of another structure, {other}; reset_env gave {structure}")
@@ -182,7 +185,7 @@ def _array(family: "TaskFamily", what: str, value: Any) -> jax.Array:
 
 
 def _strong(family: "TaskFamily", what: str, value: Any) -> jax.Array:
-    """An array of a type that does not change with what it is computed with; Python's numbers get 32 bits."""
+    """Return an array of a type that does not change with what it is computed with; Python's numbers get 32 bits."""
     x = _array(family, what, value)
     return x if is_key(x) else x.astype(narrow(x.dtype) if getattr(x, "weak_type", False) else x.dtype)
 

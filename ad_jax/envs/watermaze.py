@@ -131,7 +131,7 @@ class Watermaze(TaskFamily[State, Params]):
         return state.pose + jnp.array([RADIUS, RADIUS, 0], jnp.int32)
 
     def render(self, observation: jax.Array) -> jax.Array:
-        """The picture `[height, width, 3]` uint8 from a stored pose `[3]`."""
+        """Return the picture `[height, width, 3]` uint8 from a stored pose `[3]`."""
         x, y, heading = observation.astype(jnp.int32)
         return raycast.render(x - RADIUS, y - RADIUS, heading, self.height, self.width)
 
@@ -158,7 +158,7 @@ class Watermaze(TaskFamily[State, Params]):
         return np.ones(len(tasks.platform)) if easy else None
 
     def optimal_action(self, state: State, task: Params) -> jax.Array:
-        """The next action on the `way` to the platform; it depends on the pose alone, found or not.
+        """Return the next action on the `way` to the platform; it depends on the pose alone, found or not.
 
         "nearest": the action that ends nearest to the platform's middle, the first of equals; on the platform, turn
         left (so it stays, and comes back if noise has led it away). Greedy, it needs on average 3 % more steps than the
@@ -192,7 +192,9 @@ class Watermaze(TaskFamily[State, Params]):
         return {"kind": "pool", "size": 2 * RADIUS + 1, "goal": goal.tolist(), "radius": self._platform}
 
     def _moved(self, pose: jax.Array, action: jax.Array) -> jax.Array:
-        """The pose `[3]` after `action`. In whole numbers, so that a life is the same in any batch, on any device."""
+        """Return the pose `[3]` after `action`. In whole numbers, so that a life is the same in any batch, on any
+        device.
+        """
         turn, stride = round(self.turn / 360 * TURN), round(self.stride * RADIUS)
         heading = (pose[2] + turn * jnp.array(TURNS, jnp.int32)[action]) & (TURN - 1)
         cos, sin = jnp.asarray(raycast.directions())[heading]

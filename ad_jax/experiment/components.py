@@ -59,7 +59,7 @@ class Parts:
 
 
 def build(experiment: Experiment) -> Parts:
-    """The experiment's plug-ins and its task split; everything that can be refused is refused here.
+    """Return the experiment's plug-ins and its task split; everything that can be refused is refused here.
 
     Raises:
         ConfigError: for an unknown plug-in or option, or options that contradict each other.

@@ -52,7 +52,7 @@ class ReferenceConfig:
         _read_named(self)
 
     def validate(self) -> None:
-        """Raises ConfigError where a number cannot be meant."""
+        """Raise ConfigError where a number cannot be meant."""
         for name in ("episodes", "chunk_learners"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"reference.{name} must be at least 1; got {getattr(self, name)}")
@@ -119,7 +119,7 @@ def _read_named(config: Any) -> None:
 
 
 def from_data(cls: type, data: Mapping[str, Any], where: str) -> Any:
-    """A nested dataclass from plain nested data, every name and type checked."""
+    """Return a nested dataclass from plain nested data, every name and type checked."""
     hints = hints_of(cls)
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where or cls.__name__.lower()} expects fields with values; got {reprlib.repr(data)}")
@@ -142,12 +142,12 @@ def from_data(cls: type, data: Mapping[str, Any], where: str) -> Any:
 
 
 def hints_of(cls: type) -> dict[str, Any]:
-    """The annotated type of every field of a dataclass."""
+    """Return the annotated type of every field of a dataclass."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def dataclass_of(hint: Any) -> type | None:
-    """The dataclass of a field that is one, or may be None instead."""
+    """Return the dataclass of a field that is one, or may be None instead."""
     parts = (hint, *typing.get_args(hint))
     return next((part for part in parts if isinstance(part, type) and dataclasses.is_dataclass(part)), None)

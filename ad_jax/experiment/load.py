@@ -16,7 +16,7 @@ from ad_jax.experiment.config import Experiment
 
 
 def load(name_or_path: str, scale: str = "cpu") -> Experiment:
-    """The experiment of a file, a folder with `config.py`, or a name such as `dark_room`.
+    """Return the experiment of a file, a folder with `config.py`, or a name such as `dark_room`.
 
     Raises:
         ConfigError: if there is none (near matches are listed), or it has no `config(scale)`.
@@ -29,7 +29,7 @@ def load(name_or_path: str, scale: str = "cpu") -> Experiment:
 
 
 def call(path: Path, function: str, scale: str) -> Any:
-    """What a function of an experiment's file gives for a scale.
+    """Return what a function of an experiment's file gives for a scale.
 
     Raises:
         ConfigError: if the file has no such function or no such scale, or cannot be loaded.
@@ -54,7 +54,9 @@ def call(path: Path, function: str, scale: str) -> Any:
 
 
 def _module(path: Path) -> str:
-    """The name by which `import` finds a file below the current directory: classes of its own are named after it."""
+    """Return the name by which `import` finds a file below the current directory: classes of its own are named after
+    it.
+    """
     inside = path.relative_to(Path.cwd()).with_suffix("").parts if path.is_relative_to(Path.cwd()) else ("-",)
     return ".".join(inside) if all(map(str.isidentifier, inside)) else f"ad_jax_experiment_{path.parent.name}"
 
@@ -72,7 +74,7 @@ def _importable(module: ModuleType) -> Iterator[None]:
 
 
 def scales(path: Path) -> list[str]:
-    """The scales that an experiment's file states: the words by which it looks up `{"cpu": ..., ...}[scale]`."""
+    """Return the scales that an experiment's file states: the words by which it looks up `{"cpu": ..., ...}[scale]`."""
     try:
         tree = ast.parse(path.read_text("utf-8"))
     except (OSError, SyntaxError, ValueError):
@@ -85,7 +87,7 @@ def scales(path: Path) -> list[str]:
 
 
 def find(name_or_path: str) -> Path:
-    """The file that an experiment's name or path means."""
+    """Return the file that an experiment's name or path means."""
     path = Path(os.path.expanduser(name_or_path))
     if path.suffix == ".py" or path.is_dir():
         path = path / "config.py" if path.is_dir() else path
@@ -109,5 +111,5 @@ def _folders() -> list[Path]:
 
 
 def docstring(name_or_path: str) -> str:
-    """The claim of an experiment file, without running it."""
+    """Return the claim of an experiment file, without running it."""
     return inspect.cleandoc(ast.get_docstring(ast.parse(find(name_or_path).read_text())) or "")

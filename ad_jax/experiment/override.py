@@ -59,7 +59,7 @@ def _built(config: Any) -> Any:
 
 
 def _of_before(e: Experiment, name: str, value: Any) -> Experiment | None:
-    """The experiment changed by a name of before there was a `method`; None where it is none of those."""
+    """Return the experiment changed by a name of before there was a `method`; None where it is none of those."""
     head, *rest = name.split(".")
     if head in methods.BEFORE:
         if not rest:
@@ -94,7 +94,7 @@ def _replace(config: Any, path: list[str], value: Any, dotted: str) -> Any:
 
 
 def _draft(inner: Any, path: list[str], value: Any, dotted: str) -> _Draft:
-    """The plug-in `inner` with an option changed; or another one (`env=bandit`), with its own defaults."""
+    """Return the plug-in `inner` with an option changed; or another one (`env=bandit`), with its own defaults."""
     draft = inner if isinstance(inner, _Draft) else _Draft(inner, {})
     if path in ([], ["name"]):
         return _Draft(str(value), {})

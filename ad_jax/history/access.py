@@ -50,7 +50,7 @@ def named(what: str, remedy: str = "") -> Iterator[None]:
 
 
 def connect(url: str | os.PathLike) -> ts.KvStore:
-    """The key-value store of a directory, or of a `file://`, `gs://`, `s3://` or `memory://` URL. Reads nothing."""
+    """Return the key-value store of a directory, or of a `file://`, `gs://`, `s3://` or `memory://` URL."""
     url = os.fspath(url)
     spec: Any = url if url.endswith("/") else url + "/"
     with named(f"opening {url!r}", "Expected a directory, or a gs:// or s3:// URL."):
@@ -68,8 +68,11 @@ def connect(url: str | os.PathLike) -> ts.KvStore:
 
 
 def _s3() -> dict[str, Any]:
-    """What the environment says of the S3 server, as members of TensorStore's spec."""
-    read = lambda *names: next((os.environ[name] for name in names if os.environ.get(name)), None)
+    """Return what the environment says of the S3 server, as members of TensorStore's spec."""
+
+    def read(*names):
+        return next((os.environ[name] for name in names if os.environ.get(name)), None)
+
     spec: dict[str, Any] = {"s3_request_retries": RETRIES}
     if endpoint := read("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
         spec["endpoint"] = endpoint.rstrip("/")

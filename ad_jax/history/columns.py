@@ -125,7 +125,7 @@ def batch(
 
 
 def _computed(x: jax.Array) -> jax.Array:
-    """A channel in the dtype that programs compute in: bool, int32 or float32."""
+    """Return a channel in the dtype that programs compute in: bool, int32 or float32."""
     if x.dtype == jnp.bool_:
         return x
     return x.astype(jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else jnp.int32)

@@ -64,7 +64,7 @@ def rows_of(
     config: Config,
     prepare: Prepare | None,
 ) -> dict[str, np.ndarray]:
-    """What is trained on of `histories`, of which `numbers [H]` are the numbers: fields of `Replay` by name.
+    """Return what is trained on of `histories`, of which `numbers [H]` are the numbers: fields of `Replay` by name.
 
     Returns:
         Arrays `[H * phases, 1 + T', ...]`, and `length` and `history` `[H * phases]`.

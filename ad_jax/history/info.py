@@ -11,7 +11,7 @@ UNRECORDED = "not recorded: an earlier version of ad_jax wrote some chunks"
 
 
 def info(url: Url) -> str:
-    """A description of a collection in a few lines, finished or not; array data is not read.
+    """Return a description of a collection in a few lines, finished or not; array data is not read.
 
     Raises:
         HistoryError: if there is no collection, or its manifest is damaged. Other damage is counted in the text.

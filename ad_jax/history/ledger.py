@@ -45,7 +45,7 @@ def array_key(manifest: Manifest, field: str, chunk: int | None = None) -> str:
 
 
 def array_metadata(manifest: Manifest, field: str) -> dict[str, Any]:
-    """The Zarr v3 metadata of one array: a chunk is `chunk_histories` rows with everything in them."""
+    """Return the Zarr v3 metadata of one array: a chunk is `chunk_histories` rows with everything in them."""
     shape, dtype = manifest.fields[field]
     return {
         "zarr_format": 3,
@@ -64,7 +64,7 @@ def array_metadata(manifest: Manifest, field: str) -> dict[str, Any]:
 
 
 def array_metadata_bytes(manifest: Manifest, field: str) -> bytes:
-    """The bytes of an array's `zarr.json`: ours, so that they do not change with the version of TensorStore."""
+    """Return the bytes of an array's `zarr.json`: ours, so that they do not change with the version of TensorStore."""
     return canonical(array_metadata(manifest, field))
 
 
@@ -82,7 +82,7 @@ def open_array(store: ts.KvStore, manifest: Manifest, field: str) -> ts.TensorSt
 
 
 def read_manifest(store: ts.KvStore) -> Manifest:
-    """The manifest of the collection.
+    """Return the manifest of the collection.
 
     Raises:
         HistoryError: if there is none, or it is damaged, of another schema, or absurd.
@@ -109,7 +109,7 @@ class Entry(Struct, forbid_unknown_fields=True):
 
     @classmethod
     def of(cls, manifest: Manifest, chunk: int, *rest: Any) -> "Entry":
-        """The entry of a chunk; `rest` are the fields from `task_ids` on."""
+        """Return the entry of a chunk; `rest` are the fields from `task_ids` on."""
         return cls(chunk, manifest.checksum, *manifest.rows(chunk), *rest)
 
     def to_json(self) -> dict[str, Any]:
@@ -177,10 +177,10 @@ def _read_entry(raw: bytes, manifest: Manifest, chunk: int) -> Entry:
 
 
 def word(name: Any) -> str:
-    """A name as it is, unless a terminal would obey it or could not print it."""
+    """Return a name as it is, unless a terminal would obey it or could not print it."""
     return name if isinstance(name, str) and name.isprintable() else json.dumps(name)
 
 
 def again(chunk: int) -> str:
-    """The remedy for one damaged chunk."""
+    """Return the remedy for one damaged chunk."""
     return f"Delete {ledger_key(chunk)} and run collect again: only chunk {chunk} is collected anew."

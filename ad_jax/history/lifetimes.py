@@ -31,7 +31,9 @@ class Episodes:
 
 
 def episodes_of(reward: np.ndarray, done: np.ndarray) -> Episodes:
-    """The episodes of streams `[H, T]`, which start with the stream and after each end; what never ends is left out."""
+    """Return the episodes of streams `[H, T]`, which start with the stream and after each end; what never ends is left
+    out.
+    """
     done = np.asarray(done, bool)
     streams, life = done.shape
     number = np.cumsum(done, axis=1) - done  # [H, T], which episode each step belongs to
@@ -56,7 +58,8 @@ def over_time(returns: np.ndarray, steps: np.ndarray, longest: int, life: int) -
 
 
 def of_learner(streams: Sequence[tuple[Any, Any]], longest: int, life: int) -> np.ndarray:
-    """A learner's curve `[life // longest]` float64: the mean return of the episodes ending in each piece of its life.
+    """Return a learner's curve `[life // longest]` float64: the mean return of the episodes ending in each piece of its
+    life.
 
     The episodes of its actors count together: the mean of each actor's mean would give a long episode more weight than
     the short ones that another actor had meanwhile.
@@ -119,7 +122,7 @@ def by_episode(source: dict[str, Any]) -> np.ndarray:
 
 
 def common(steps: Any) -> int | None:
-    """The one length that all episodes of nested lists or of an array have, or None."""
+    """Return the one length that all episodes of nested lists or of an array have, or None."""
     if isinstance(steps, list) and steps and isinstance(steps[0], list | np.ndarray):
         found = {common(part) for part in steps}
         return found.pop() if len(found) == 1 else None

@@ -20,7 +20,7 @@ class RotationConfig:
     )
 
     def validate(self, groups: int) -> None:
-        """Raises ConfigError where a number cannot be meant."""
+        """Raise ConfigError where a number cannot be meant."""
         for name in ("parts", "every", "spread"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"replay.rotation.{name} must be at least 1; got {getattr(self, name)}")
@@ -52,7 +52,7 @@ class Config:
     rotation: RotationConfig | None = None  # None: all histories are on the devices at once
 
     def validate(self, split: int = 1) -> None:
-        """Raises ConfigError where sizes do not fit each other, or a mesh that splits batches `split` ways."""
+        """Raise ConfigError where sizes do not fit each other, or a mesh that splits batches `split` ways."""
         if self.keep_every < 1 or not 1 <= self.phases <= self.keep_every:
             raise ConfigError(
                 "replay needs keep_every >= 1 and 1 <= phases <= keep_every; "

@@ -68,7 +68,7 @@ class Replay(struct.PyTreeNode):
     period = 0  # updates for which these are the residents; 0 is always
 
     def at(self, _: int) -> "Replay":
-        """The residents that the update after any step learns from: these."""
+        """Return the residents that the update after any step learns from: these."""
         return self
 
     def facts(self) -> dict[str, float]:
@@ -95,11 +95,11 @@ class Residents(Protocol):
         ...
 
     def at(self, step: int, /) -> Any:
-        """The residents of the update after `step`; what was returned before is gone."""
+        """Return the residents of the update after `step`; what was returned before is gone."""
         ...
 
     def facts(self) -> dict[str, float]:
-        """What is known of the waiting for histories, for the run's record."""
+        """Return what is known of the waiting for histories, for the run's record."""
         ...
 
 
@@ -125,7 +125,7 @@ def load(
 
 
 def put_there(fields: dict[str, np.ndarray], mesh: Mesh) -> Replay:
-    """What `gather` gave, on the devices of `mesh`; taken out of `fields`, so that no two copies stay."""
+    """Return what `gather` gave, on the devices of `mesh`; taken out of `fields`, so that no two copies stay."""
     there = {}
     while fields:
         name, array = fields.popitem()
@@ -181,7 +181,9 @@ def _windows(replay: Replay, key: jax.Array, rows: int, segment: int) -> dict[st
     history, start = _draw(replay, key, rows, segment)
 
     def window(x):
-        cut = lambda h, s: jax.lax.dynamic_slice_in_dim(x[h], s, segment + 1)
+        def cut(h, s):
+            return jax.lax.dynamic_slice_in_dim(x[h], s, segment + 1)
+
         return jax.vmap(cut)(history, start)
 
     return {name: window(x) for name, x in replay.steps.items()}

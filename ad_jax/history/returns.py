@@ -50,7 +50,7 @@ class Returns:
         return normalized.share(value, self.random, self.optimal)
 
     def facts(self) -> dict[str, float]:
-        """What is known, as numbers by name, for a run's `stages.json`."""
+        """Return what is known, as numbers by name, for a run's `stages.json`."""
         facts = {
             "source_return": self.final,
             "optimal_return": self.optimal,
@@ -79,7 +79,7 @@ class Returns:
 def of_chunk(
     transition: Transition, actors: int, longest: int, optimal: np.ndarray | None, random: np.ndarray | None
 ) -> Chunk:
-    """A chunk's sums and counts.
+    """Return a chunk's sums and counts.
 
     Args:
         transition: `[H, T, ...]`, rows of one learner's actors side by side, as `collect.as_histories` gives them.
@@ -105,7 +105,10 @@ def of_chunk(
         for (first, end), before, after in zip(parts, open_at[:-1], open_at[1:], strict=True)
     ]
     ended = [done[:, first:end].sum(1) for first, end in parts]
-    by_actor = lambda x: x.reshape(-1, actors).sum(0)
+
+    def by_actor(x):
+        return x.reshape(-1, actors).sum(0)
+
     return {
         "episodes": [int(x.sum()) for x in ended],
         "earned": [_finite(x.sum()) for x in earned],
@@ -127,7 +130,8 @@ def by_tenth(chunk: Chunk) -> list[float | None]:
 
 
 def pool(chunks: Sequence[Chunk | None], rows: Sequence[int]) -> Returns | None:
-    """The returns of a collection; None if a chunk has none, as those that early versions wrote, or if there is none.
+    """Return the returns of a collection; None if a chunk has none, as those that early versions wrote, or if there is
+    none.
 
     Args:
         chunks: in order, so that sums round alike.
@@ -136,7 +140,10 @@ def pool(chunks: Sequence[Chunk | None], rows: Sequence[int]) -> Returns | None:
     known = [chunk for chunk in chunks if chunk is not None]
     if not known or len(known) < len(chunks):
         return None
-    column = lambda part, k: ([c[part]["earned"][k] for c in known], [c[part]["episodes"][k] for c in known])
+
+    def column(part, k):
+        return ([c[part]["earned"][k] for c in known], [c[part]["episodes"][k] for c in known])
+
     mean = [_mean([c["earned"][k] for c in known], [c["episodes"][k] for c in known]) for k in range(TENTHS)]
     actors = len(known[0]["last_by_actor"]["episodes"])
     last = {k: value for k in range(actors) if (value := _mean(*column("last_by_actor", k))) is not None}
@@ -182,7 +189,9 @@ def check(chunk: Any, actors: Any, where: str) -> None:
 
 
 def _unfinished(reward: np.ndarray, done: np.ndarray, border: int, longest: int) -> np.ndarray:
-    """What the episodes that are open at a time have earned so far, `[H]` float64, from rewards and ends `[H, T]`."""
+    """Return what the episodes that are open at a time have earned so far, `[H]` float64, from rewards and ends `[H,
+    T]`.
+    """
     window = slice(max(0, border - longest), border)
     ended_since = np.logical_or.accumulate(done[:, window][:, ::-1], axis=1)[:, ::-1]
     return reward[:, window].sum(1, dtype=np.float64, where=~ended_since)

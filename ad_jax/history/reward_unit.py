@@ -31,7 +31,7 @@ Sums = dict[str, Any]  # plain data: `nonzero`, how many rewards are not 0, and 
 
 
 def check_unit(where: str, unit: float | None) -> None:
-    """Raises ConfigError unless the option `where.reward_unit` is None or a unit."""
+    """Raise ConfigError unless the option `where.reward_unit` is None or a unit."""
     if unit is not None and not (math.isfinite(unit) and unit > 0):
         raise ConfigError(
             f"{where}.reward_unit is what rewards are divided by, above 0; got {unit}. 1 leaves them as they are, None "
@@ -40,7 +40,7 @@ def check_unit(where: str, unit: float | None) -> None:
 
 
 def of_chunk(reward: np.ndarray) -> Sums:
-    """The sums of rewards `[H, T]`; `squares` is None where it is not finite."""
+    """Return the sums of rewards `[H, T]`; `squares` is None where it is not finite."""
     reward = np.asarray(reward)
     nonzero = int(np.count_nonzero(reward))
     if nonzero and reward.dtype.itemsize == 1:  # one byte each: counted, which is exact and much quicker
@@ -65,7 +65,7 @@ class Form(Struct, forbid_unknown_fields=True):
 
 
 def pool(chunks: Iterable[Sums]) -> float:
-    """The unit of all rewards of some chunks, in any order; 1 where none is anything but 0.
+    """Return the unit of all rewards of some chunks, in any order; 1 where none is anything but 0.
 
     Raises:
         HistoryError: if the sums are not finite.
@@ -80,18 +80,23 @@ def pool(chunks: Iterable[Sums]) -> float:
 
 
 def of_store(store: Any) -> float:
-    """The unit of a collection, from its ledger; where an early version wrote that, from the rewards themselves.
+    """Return the unit of a collection, from its ledger; where an early version wrote that, from the rewards themselves.
 
     Raises:
         HistoryError: naming the chunk that is damaged.
     """
-    recorded = lambda chunk: (store.earned(chunk) or {}).get("rewards")
-    read = lambda chunk: of_chunk(store.fields([chunk], ["reward"])["reward"])
+
+    def recorded(chunk):
+        return (store.earned(chunk) or {}).get("rewards")
+
+    def read(chunk):
+        return of_chunk(store.fields([chunk], ["reward"])["reward"])
+
     return pool(recorded(chunk) or read(chunk) for chunk in store.chunks)
 
 
 def applied(model: Any, unit: float) -> Any:
-    """A `Model`, or an `ActorCritic`, that is given rewards as they are and sees them divided by `unit`."""
+    """Return a `Model`, or an `ActorCritic`, that is given rewards as they are and sees them divided by `unit`."""
     if unit == NONE:
         return model
 
@@ -107,6 +112,6 @@ def applied(model: Any, unit: float) -> Any:
 
 
 def _sum(numbers: Iterable[float]) -> float:
-    """Rounded once, so that order says nothing; infinity where it is no number."""
+    """Return rounded once, so that order says nothing; infinity where it is no number."""
     numbers = list(numbers)
     return math.fsum(numbers) if all(map(math.isfinite, numbers)) else math.inf

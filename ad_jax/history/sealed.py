@@ -9,7 +9,7 @@ from ad_jax.errors import HistoryError
 
 
 def canonical(content: Any) -> bytes:
-    """The one JSON text of plain data. Raises ValueError for NaN and infinity."""
+    """Return the one JSON text of plain data. Raises ValueError for NaN and infinity."""
     return json.dumps(content, sort_keys=True, indent=1, allow_nan=False).encode() + b"\n"
 
 
@@ -19,7 +19,7 @@ def checksum(content: dict[str, Any]) -> str:
 
 
 def seal(content: dict[str, Any]) -> bytes:
-    """The bytes of a JSON file that carries its own checksum."""
+    """Return the bytes of a JSON file that carries its own checksum."""
     return canonical({"checksum": checksum(content), "content": content})
 
 

@@ -36,13 +36,13 @@ def prepared(histories: Histories, prepare: Prepare | None, taken: Collection[st
 
 
 def check_values(histories: Histories, spec: Spec, numbers: np.ndarray | None = None) -> None:
-    """Raises HistoryError, which names the history by `numbers [H]`, for what is no number or not of `spec`."""
+    """Raise HistoryError, which names the history by `numbers [H]`, for what is no number or not of `spec`."""
     if where := values.wrong(histories, spec, numbers):
         raise HistoryError(f"{where}: nothing can be learned from it. Collect these histories anew")
 
 
 def check_lengths(length: np.ndarray, config: Config) -> None:
-    """Raises ConfigError where thinned histories of so many steps `[H]` are too short for a window, or too few."""
+    """Raise ConfigError where thinned histories of so many steps `[H]` are too short for a window, or too few."""
     shortest = int(length.min())
     if shortest < config.segment:
         raise ConfigError(
@@ -73,18 +73,23 @@ def at_the_end(reward: np.ndarray, done: np.ndarray) -> np.ndarray:
 
 
 def select(earned: np.ndarray, task_ids: Sequence[str], config: Config) -> np.ndarray:
-    """The numbers of each task's histories that earn most at their end, as many as `config.best` keeps; ascending."""
+    """Return the numbers of each task's histories that earn most at their end, as many as `config.best` keeps;
+    ascending.
+    """
     if config.best is None:
         return np.arange(len(earned))
     rows_of: dict[str, list[int]] = {}
     for row, task in enumerate(task_ids):
         rows_of.setdefault(task, []).append(row)
-    best_of = lambda rows: sorted(rows, key=lambda row: -earned[row])[: config.kept_of(len(rows))]
+
+    def best_of(rows):
+        return sorted(rows, key=lambda row: -earned[row])[: config.kept_of(len(rows))]
+
     return np.array(sorted(row for rows in rows_of.values() for row in best_of(rows)))
 
 
 def take(histories: Histories, rows: np.ndarray) -> Histories:
-    """Some of the histories, in the order given."""
+    """Return some of the histories, in the order given."""
     if len(rows) == len(histories.task_ids) and (rows == np.arange(len(rows))).all():
         return histories  # nothing is copied
     h, at = histories, lambda tree: jax.tree.map(lambda x: np.asarray(x)[rows], tree)

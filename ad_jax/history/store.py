@@ -132,7 +132,7 @@ class HistoryWriter:
             self._finish()
 
     def _finish(self) -> None:
-        """The oldest chunk in flight: wait, then write its ledger entry."""
+        """Wait for the oldest chunk in flight, then write its ledger entry."""
         chunk, (futures, content, task_ids, returns) = self._pending.popitem(last=False)
         for field, future in futures.items():
             with named(f"writing {array_key(self.manifest, field, chunk)}"):
@@ -195,11 +195,11 @@ class HistoryStore:
         return returns_in(self._entries)
 
     def earned(self, chunk: int) -> history_returns.Chunk | None:
-        """The same of one of them."""
+        """Return the same of one of them."""
         return self._entries[chunk].returns or None
 
     def read(self, chunks: Iterable[int] | None = None) -> Histories:
-        """The histories of some chunks, in the order given, or of all finished ones.
+        """Return the histories of some chunks, in the order given, or of all finished ones.
 
         Returns:
             Histories with the shapes and dtypes of `manifest.fields`, bit for bit as they were written.
@@ -218,7 +218,7 @@ class HistoryStore:
         return Histories(transition, tasks, task_ids, arrays["seed_index"], arrays["actor"])
 
     def fields(self, chunks: list[int], names: Iterable[str]) -> dict[str, np.ndarray]:
-        """Some fields of some chunks, by name; nothing else is read. Raises as `read` does."""
+        """Return some fields of some chunks, by name; nothing else is read. Raises as `read` does."""
         if unknown := [chunk for chunk in chunks if chunk not in self._entries]:
             raise HistoryError(f"chunks {some(unknown)} are not finished; finished are {some(self.chunks)}.")
         arrays = self._allocate(chunks, names)
@@ -252,7 +252,7 @@ class HistoryStore:
         return list(dict.fromkeys(problems))
 
     def _beyond(self, chunk: int, arrays: dict[str, np.ndarray]) -> list[str]:
-        """A line on the first value of a sound chunk that is no number or not of the manifest's spec."""
+        """Return a line on the first value of a sound chunk that is no number or not of the manifest's spec."""
         first, end = self.manifest.rows(chunk)
         where = values.wrong(self._histories([chunk], arrays), self.manifest.spec, np.arange(first, end))
         remedy = f"Mend whatever made it; then delete {ledger_key(chunk)} and collect only this chunk anew."
@@ -316,7 +316,7 @@ def open_store(url: Url, *, allow_partial: bool = False) -> HistoryStore:
 
 
 def manifest_at(url: Url) -> Manifest | None:
-    """The manifest of the collection at a place; None where there is none. Nothing else is looked at.
+    """Return the manifest of the collection at a place; None where there is none. Nothing else is looked at.
 
     Raises:
         HistoryError: if it is damaged.
@@ -335,13 +335,13 @@ def verify(url: Url, progress: Callable[[int, int], None] | None = None) -> list
 
 
 def returns_in(entries: dict[int, Entry]) -> history_returns.Returns | None:
-    """What the source earned in the chunks of these ledger entries."""
+    """Return what the source earned in the chunks of these ledger entries."""
     chunks = [entries[chunk] for chunk in sorted(entries)]
     return history_returns.pool([e.returns or None for e in chunks], [e.end - e.first for e in chunks])
 
 
 def _arrays(histories: Histories) -> dict[str, Any]:
-    """The arrays of `histories` by field name, as in `Manifest.fields`."""
+    """Return the arrays of `histories` by field name, as in `Manifest.fields`."""
     known = {name: getattr(histories.transition, name) for name in TRANSITION}
     arrays = {name: array for name, array in known.items() if array is not None}
     arrays |= {f"task/{name}": leaf for name, leaf in histories.tasks.items()}

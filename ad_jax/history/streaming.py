@@ -91,7 +91,7 @@ class Rotation:
         self._exchanges, self._waits, self._waited, self._reading = 0, 0, 0.0, 0.0
 
     def at(self, step: int) -> Replay:
-        """The residents of the update after `step`.
+        """Return the residents of the update after `step`.
 
         They are updated in place from call to call; an earlier step than before is found by reading anew.
 
@@ -138,7 +138,7 @@ class Rotation:
         self._replay, self._next, self._began = None, first, first
 
     def _take(self, counted: bool) -> dict[str, jax.Array]:
-        """The next part, on the devices; the one after it is asked for."""
+        """Return the next part, on the devices; the one after it is asked for."""
         while len(self._ahead) <= AHEAD:
             self._ahead.append(self._reader.submit(self._part, self._next + len(self._ahead)))
         future = self._ahead.popleft()
@@ -164,7 +164,7 @@ class Rotation:
 
     @settings.pinned()  # the reader's own: JAX's switches are each thread's
     def _part(self, number: int) -> dict[str, jax.Array]:
-        """A part of the circle, dealt to the groups and put on the devices. The reader's."""
+        """Return a part of the circle, dealt to the groups and put on the devices. The reader's."""
         started = time.monotonic()
         places = np.arange(number * self._part_size, (number + 1) * self._part_size) % self.histories
         numbers, rows = self._circle.piece[places], self._circle.row[places]
@@ -179,7 +179,9 @@ class Rotation:
         return part
 
     def _thinned(self, piece: int) -> dict[str, np.ndarray]:
-        """A piece's rows as they are resident, all as long as the longest history of the collection. The reader's."""
+        """Return a piece's rows as they are resident, all as long as the longest history of the collection. The
+        reader's.
+        """
         if self._piece[0] != piece:
             self._piece = (-1, {})  # before the next one is read: memory holds one
             chunk, kept = self._circle.pieces[piece]
@@ -200,7 +202,7 @@ def residents(
     seed: int,
     prepare: Prepare | None = None,
 ) -> Iterator[Residents]:
-    """A collection to train on: in turns where `config.rotation` asks for that, and else all of it at once.
+    """Yield a collection to train on: in turns where `config.rotation` asks for that, and else all of it at once.
 
     Raises:
         ConfigError, HistoryError: as `Rotation` and `replay.load`.
@@ -225,7 +227,10 @@ def residents(
 def _insert(replay: Replay, part: dict[str, jax.Array], slot: jax.Array) -> Replay:
     """`replay` with `part [G, n, ...]` in the places `[slot, slot + n)` of each group. Nothing leaves its device."""
     held = replay.fields()
-    at = lambda name, x: jax.lax.dynamic_update_slice_in_dim(held[name], x, slot, axis=1)
+
+    def at(name, x):
+        return jax.lax.dynamic_update_slice_in_dim(held[name], x, slot, axis=1)
+
     return Replay.of(held | {name: at(name, x) for name, x in part.items()})
 
 
@@ -237,7 +242,7 @@ def _fit(name: str, x: np.ndarray, steps: int) -> np.ndarray:
 
 
 def summary(facts: dict[str, Any], updates: int, seconds: float) -> str:
-    """What rotating came to, for people."""
+    """Return what rotating came to, for people."""
     waits, waited = facts["exchanges_waited"], facts["waited_seconds"]
     return (
         f"{facts['exchanges']} exchanges; {waits} of {updates} updates waited for histories ({waits / updates:.2%}), "

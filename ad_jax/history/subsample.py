@@ -28,7 +28,7 @@ class Thinning(Protocol):
     def phases(self) -> int: ...
 
     def first_step(self, steps: int) -> int:
-        """The first step of the tail that is kept of a history of so many."""
+        """Return the first step of the tail that is kept of a history of so many."""
         ...
 
 
@@ -110,7 +110,7 @@ class Thinned:
                         self.arrays[name][group, place, 1:] = x[start + i][order]
 
     def _room(self, name: str, dtype: Any, *shape: int) -> np.ndarray:
-        """The array `name`, made where it is not there yet."""
+        """Return the array `name`, made where it is not there yet."""
         if name not in self.arrays:
             self.arrays[name] = np.zeros((self._groups, self._each, *shape), dtype)  # touched where it is written
         return self.arrays[name]
@@ -135,7 +135,7 @@ def thin(
 
 
 def lengths(done: np.ndarray, config: Thinning) -> np.ndarray:
-    """Steps that thinning keeps of histories whose episodes end at `done [H, T]`: `[phases * H]` int32."""
+    """Return steps that thinning keeps of histories whose episodes end at `done [H, T]`: `[phases * H]` int32."""
     counts = [[kept.sum(1) for kept in masks] for _, masks in _blocks(done, config)]  # of each block, by phase
     return np.concatenate([count[phase] for phase in range(config.phases) for count in counts]).astype(np.int32)
 
@@ -157,13 +157,13 @@ def deal(x: np.ndarray, groups: int) -> np.ndarray:
 
 
 def _blocks(done: np.ndarray, config: Thinning) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """Number of its first history, and `kept_steps`, of one block of histories after another."""
+    """Yield number of its first history, and `kept_steps`, of one block of histories after another."""
     for start in range(0, len(done), BLOCK):
         yield start, kept_steps(done[start : start + BLOCK], config)
 
 
 def _order(kept: np.ndarray, longest: int) -> np.ndarray:
-    """The steps that are kept, `[T]` bool, then others, `longest` in all."""
+    """Return the steps that are kept, `[T]` bool, then others, `longest` in all."""
     inside = np.flatnonzero(kept)
     if len(inside) == longest:
         return inside

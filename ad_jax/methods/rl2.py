@@ -146,7 +146,8 @@ def make(
 
 
 def unit_by_chance(family: TaskFamily, tasks: Any, config: Config, seed: int) -> float:
-    """The unit of the rewards that random actions meet in as many steps as an update has; 1 where they meet none.
+    """Return the unit of the rewards that random actions meet in as many steps as an update has; 1 where they meet
+    none.
 
     Raises:
         AdJaxError: if the family gives what is not finite or not what it states.
@@ -186,7 +187,8 @@ def update(
     tasks: Any,
     key: jax.Array,
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Some steps of every trial, the gradient steps on them, and new trials where some are over. The key is consumed.
+    """Return some steps of every trial, the gradient steps on them, and new trials where some are over. The key is
+    consumed.
 
     Returns:
         The state after it, and as float32 scalars: loss, gradient norm and entropy, means over the gradient steps, and
@@ -217,10 +219,16 @@ def update(
         return (optax.apply_updates(params, changes), opt_state), (value, optax.tree.norm(grads), entropy)
 
     batches = jax.tree.map(deal, (state.trials.cache, unroll, advantage, target))
-    epoch = lambda carry, _: jax.lax.scan(minibatch, carry, batches)
+
+    def epoch(carry, _):
+        return jax.lax.scan(minibatch, carry, batches)
+
     (params, opt_state), facts = jax.lax.scan(epoch, (state.params, state.opt_state), None, config.epochs)
     fresh = begin(network, family, config, key_begin, tasks)
-    choose = lambda new, old: jnp.where(over.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+
+    def choose(new, old):
+        return jnp.where(over.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+
     trials = jax.tree.map(choose, fresh, trials.replace(age=state.trials.age + 1))
     first, last = episodes(unroll, state.trials.age == 0, over)
     told: dict[str, Any] = dict(zip(FACTS, (*map(jnp.mean, facts), first, last)))
@@ -229,7 +237,9 @@ def update(
 
 
 def cannot_be(family: TaskFamily, unroll: Unroll, task: jax.Array) -> tuple[values.First, jax.Array]:
-    """The first value of a trial that cannot be, of the first such trial, scalars, and which of the tasks it is of."""
+    """Return the first value of a trial that cannot be, of the first such trial, scalars, and which of the tasks it is
+    of.
+    """
     played = Transition(unroll.steps.observation, unroll.action, unroll.reward, unroll.done, unroll.done)
     played = jax.tree.map(lambda x: x.swapaxes(0, 1), played)
     none, start = values.nothing(task.shape), jnp.int32(0)
@@ -239,7 +249,7 @@ def cannot_be(family: TaskFamily, unroll: Unroll, task: jax.Array) -> tuple[valu
 
 
 def check_values(found: tuple[values.First, Any], tasks: Any, family: TaskFamily, step: int) -> None:
-    """Raises AdJaxError, in words, for what cannot be in the updates after `step`, `[P]` each."""
+    """Raise AdJaxError, in words, for what cannot be in the updates after `step`, `[P]` each."""
     first, task = found
     bad = np.flatnonzero(first.place != values.NOTHING)
     if len(bad):
@@ -249,7 +259,7 @@ def check_values(found: tuple[values.First, Any], tasks: Any, family: TaskFamily
 
 
 def _refused(first: values.First, task: Any, tasks: Any, family: TaskFamily, where: str, kept: str) -> AdJaxError:
-    """The error for what cannot be of one trial, whose task is row `task` of `tasks`."""
+    """Return the error for what cannot be of one trial, whose task is row `task` of `tasks`."""
     what, field = values.told(spec_of(family), family.reward_dtype, first)
     name = family.task_ids(take(tasks, np.array([task])))[0]
     return AdJaxError(

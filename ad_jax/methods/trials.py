@@ -174,7 +174,7 @@ def roll(
 
 
 def rendered(family: TaskFamily, steps: Steps) -> Steps:
-    """Steps `[...]` as the network sees them."""
+    """Return steps `[...]` as the network sees them."""
     look = family.render
     for _ in steps.prev_action.shape:
         look = jax.vmap(look)
@@ -212,7 +212,7 @@ def loss(
     advantage: jax.Array,
     target: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """The clipped loss of some trials, a scalar, and their policy's mean entropy in nats.
+    """Return the clipped loss of some trials, a scalar, and their policy's mean entropy in nats.
 
     Args:
         cache: the network's state before the first step.

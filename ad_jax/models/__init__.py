@@ -15,7 +15,7 @@ MODELS = {
 
 
 def make_config(name: str, options: Mapping[str, Any] | None = None) -> ModelConfig:
-    """The backbone `name` with its options; `.bind(family).make(spec)` gives its `Model`.
+    """Return the backbone `name` with its options; `.bind(family).make(spec)` gives its `Model`.
 
     Raises:
         ConfigError: for an unknown model or option, with near matches.

@@ -83,14 +83,26 @@ def segment_attention(
     batch, length, heads, width = q.shape
     band = Band(min(length, window * n), n, -(-length // (window * n)))
     pad = ((0, 0), (0, band.blocks * band.block - length), (0, 0), (0, 0))
-    fold = lambda x: jnp.pad(x, pad).reshape(batch, band.blocks, band.block, heads, width)
-    before = lambda x: jnp.pad(x[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0), (0, 0)))
-    both = lambda x: x if band.blocks == 1 else jnp.concatenate([before(x), x], axis=2)
+
+    def fold(x):
+        return jnp.pad(x, pad).reshape(batch, band.blocks, band.block, heads, width)
+
+    def before(x):
+        return jnp.pad(x[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0), (0, 0)))
+
+    def both(x):
+        return x if band.blocks == 1 else jnp.concatenate([before(x), x], axis=2)
+
     # One leading axis: products with two are not the fast ones on a CPU.
-    by_head = lambda x: x.reshape(-1, *x.shape[2:]).swapaxes(1, 2)  # [B * blocks, K, tokens, h]
+    def by_head(x):
+        return x.reshape(-1, *x.shape[2:]).swapaxes(1, 2)  # [B * blocks, K, tokens, h]
+
     banded = by_head(fold(q * width**-0.5)), by_head(both(fold(k))), by_head(both(fold(v)))
     out, total = cast(Any, _banded(band, dropout if key is not None else 0.0, *banded, key))
-    whole = lambda x: x.swapaxes(1, 2).reshape(batch, -1, heads, x.shape[-1])[:, :length]
+
+    def whole(x):
+        return x.swapaxes(1, 2).reshape(batch, -1, heads, x.shape[-1])[:, :length]
+
     return whole(out) if own is None else with_own(whole(out), whole(total), q, *own)
 
 

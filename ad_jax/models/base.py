@@ -76,7 +76,9 @@ def has_parameters(model: Model) -> bool:
 
 
 def first_steps(observation: jax.Array, action: Discrete | Box) -> Steps:
-    """The model's input `[B]` at the start of a life: no previous action, which is zeros where actions are a `Box`."""
+    """Return the model's input `[B]` at the start of a life: no previous action, which is zeros where actions are a
+    `Box`.
+    """
     batch = len(observation)
     none = jnp.full((batch, *action.shape), action.none, action.compute_dtype)
     return Steps(
@@ -88,13 +90,16 @@ def first_steps(observation: jax.Array, action: Discrete | Box) -> Steps:
 
 
 def follow(observation: jax.Array, action: jax.Array, outcome: Any) -> Steps:
-    """The model's next input: the observation `[B, *O]` after `action [B, ...]`, and its `Outcome`."""
+    """Return the model's next input: the observation `[B, *O]` after `action [B, ...]`, and its `Outcome`."""
     return Steps(observation=observation, prev_action=action, prev_reward=outcome.reward, prev_done=outcome.done)
 
 
 def empty_steps(spec: Spec, batch: int, length: int) -> Steps:
-    """Steps `[B, L]` of zeros, for a cache of what is still to come."""
-    zeros = lambda dtype, *shape: jnp.zeros((batch, length, *shape), dtype)
+    """Return steps `[B, L]` of zeros, for a cache of what is still to come."""
+
+    def zeros(dtype, *shape):
+        return jnp.zeros((batch, length, *shape), dtype)
+
     return Steps(
         observation=zeros(spec.compute_dtype, *spec.shape),
         prev_action=zeros(spec.action.compute_dtype, *spec.action.shape),

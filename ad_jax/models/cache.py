@@ -120,7 +120,10 @@ def episode_cache(config: Any, spec: Spec, n: int, network: Network) -> tuple[Ca
             return segment_attention(q, k, v, window=window, n=n)
 
         network(params, moved, jnp.arange(window * n, dtype=jnp.int32), attend)
-        pick = lambda new, old: jnp.where(full.reshape(-1, *(1,) * (old.ndim - 1)), new.astype(old.dtype), old)
+
+        def pick(new, old):
+            return jnp.where(full.reshape(-1, *(1,) * (old.ndim - 1)), new.astype(old.dtype), old)
+
         return Episodes(
             jax.tree.map(pick, tuple(keys), cache.keys),
             jax.tree.map(pick, tuple(values), cache.values),
@@ -143,7 +146,10 @@ def episode_cache(config: Any, spec: Spec, n: int, network: Network) -> tuple[Ca
 def _empty(config, n, batch):
     """Keys and values of no steps. Zeros, not NaN: a masked slot still meets a zero weight, and 0 * NaN is NaN."""
     shape = (batch, config.heads, config.window * n, config.width // config.heads)
-    layers = lambda: tuple(jnp.zeros(shape, config.compute_dtype) for _ in range(config.layers))
+
+    def layers():
+        return tuple(jnp.zeros(shape, config.compute_dtype) for _ in range(config.layers))
+
     return layers(), layers()
 
 

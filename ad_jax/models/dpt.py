@@ -65,7 +65,7 @@ class DPTModel(ModelConfig):
         return transformer.Transformer(**{name: x for name, x in vars(self).items() if name in names})
 
     def validate(self) -> None:
-        """Raises ConfigError where options contradict each other."""
+        """Raise ConfigError where options contradict each other."""
         if self.heads < 1 or self.width % self.heads:
             raise ConfigError(f"model.width must be a multiple of heads = {self.heads}; got {self.width}")
         # Halves of a head matter to rotary positions alone.
@@ -168,12 +168,17 @@ class Network(nnx.Module):
         if key is not None:
             order = jnp.argsort(jax.random.uniform(key, x.shape[:2], jnp.float32), axis=1)
             x = jnp.take_along_axis(x, order[..., None], axis=1)
-        rows = lambda x: x.reshape(-1, self.c.width)
+
+        def rows(x):
+            return x.reshape(-1, self.c.width)
+
         for layer in range(self.c.layers):
             block = getattr(self, f"block_{layer}")
 
             def attend(x, how, layer=layer):
-                fold = lambda y: y.reshape(*x.shape[:2], *y.shape[1:])
+                def fold(y):
+                    return y.reshape(*x.shape[:2], *y.shape[1:])
+
                 return lambda q, k, v: how(layer, fold(q), fold(k), fold(v)).reshape(q.shape)
 
             # Apart, so that nothing is computed of the last layer's transitions but their keys and values.
@@ -183,7 +188,7 @@ class Network(nnx.Module):
 
 
 def make(config: DPTModel, spec: Spec) -> Model:
-    """The DPT of `config` for observations and actions of `spec`.
+    """Return the DPT of `config` for observations and actions of `spec`.
 
     Raises:
         ConfigError: if the options contradict each other.
@@ -208,7 +213,10 @@ def make(config: DPTModel, spec: Spec) -> Model:
 
     def init_cache(batch):
         shape = (batch, config.heads, window, config.width // config.heads)
-        empty = lambda: tuple(jnp.zeros(shape, config.compute_dtype) for _ in range(config.layers))
+
+        def empty():
+            return tuple(jnp.zeros(shape, config.compute_dtype) for _ in range(config.layers))
+
         return Cache(empty(), empty(), jnp.zeros((batch, 1, config.width), jnp.float32), jnp.int32(0))
 
     def decode(params, cache, steps):

@@ -60,7 +60,7 @@ class LSTM(Options, ModelConfig):
     pixel_width: int = 256
 
     def validate(self) -> None:
-        """Raises ConfigError for sizes that cannot be."""
+        """Raise ConfigError for sizes that cannot be."""
         for name in ("layers", "width", "hidden", "mlp_width", "pixel_width", "pixel_stride"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"model.{name} must be at least 1; got {getattr(self, name)}")
@@ -127,7 +127,7 @@ class Recurrent(nnx.Module):
             self.value_head = nnx.Linear(c.mlp_width, 1, rngs=rngs)
 
     def __call__(self, steps: Steps, carries: tuple[Carry, ...], key=None):
-        """Outputs `[B, L, head.size]` for steps `[B, L]`, and the state after them; with `key`, training mode."""
+        """Return outputs `[B, L, head.size]` for steps `[B, L]`, and the state after them. A key means training."""
         x, after = self.features(steps, carries, key)
         return self.head(x), after
 
@@ -137,7 +137,7 @@ class Recurrent(nnx.Module):
         return self.head(x), self.value_head(x)[..., 0], after
 
     def features(self, steps: Steps, carries: tuple[Carry, ...], key=None):
-        """What the heads see, `[B, L, mlp_width]`, and the state after the steps."""
+        """Return what the heads see, `[B, L, mlp_width]`, and the state after the steps."""
         key_tokens = None if key is None else jax.random.fold_in(key, 0)
         x = self.tokens(steps, key_tokens)[:, :, 0]
         if key is not None and self.c.token_mask > 0:
@@ -167,7 +167,7 @@ class ActorCritic(NamedTuple):
 
 
 def make(config: LSTM, spec: Spec) -> Model:
-    """The LSTM of `config` for observations and actions of `spec`.
+    """Return the LSTM of `config` for observations and actions of `spec`.
 
     Raises:
         ConfigError: if an option cannot be, or the head is one of other actions.
@@ -186,7 +186,7 @@ def make(config: LSTM, spec: Spec) -> Model:
 
 
 def actor_critic(config: LSTM, spec: Spec) -> ActorCritic:
-    """The same network with its value.
+    """Return the same network with its value.
 
     Raises:
         ConfigError: if an option cannot be, or there is no value head.
@@ -194,7 +194,10 @@ def actor_critic(config: LSTM, spec: Spec) -> ActorCritic:
     if not config.value_head:
         raise ConfigError("a policy with a value needs model.value_head=True; got False")
     init, init_cache, network = parts(config, spec)
-    segment = lambda params, cache, steps: network(params).with_value(steps, cache)
+
+    def segment(params, cache, steps):
+        return network(params).with_value(steps, cache)
+
     return ActorCritic(init, init_cache, segment, PARTITION)
 
 
@@ -209,7 +212,9 @@ def parts(config: LSTM, spec: Spec) -> tuple[Callable[..., Any], Callable[..., A
     init, network = functional(lambda key: Recurrent(config, spec, outputs, rngs=nnx.Rngs(key)))
 
     def init_cache(batch):
-        empty = lambda: jnp.zeros((batch, config.hidden), jnp.float32)  # one each: a buffer is donated only once
+        def empty():
+            return jnp.zeros((batch, config.hidden), jnp.float32)  # one each: a buffer is donated only once
+
         return tuple(Carry(empty(), empty()) for _ in range(config.layers))
 
     return init, init_cache, network

@@ -24,7 +24,7 @@ class Queue(NamedTuple):
 
 
 def with_queue(apply: Callable[..., jax.Array], init: Callable, window: int, spec: Spec) -> Model:
-    """The `Model` whose logits depend on the last `window` steps and nothing before them.
+    """Return the `Model` whose logits depend on the last `window` steps and nothing before them.
 
     Args:
         apply: of a causal backbone, for segments up to `window`.
@@ -48,5 +48,7 @@ def with_queue(apply: Callable[..., jax.Array], init: Callable, window: int, spe
         logits = jax.lax.dynamic_index_in_dim(apply(params, queue), last, 1, keepdims=False)
         return logits, Queue(queue, cache.count + 1)
 
-    start = lambda prev_done: max(0, len(prev_done) - window)
+    def start(prev_done):
+        return max(0, len(prev_done) - window)
+
     return Model(init, apply, init_cache, decode, start, window, window)

@@ -114,10 +114,12 @@ class Tokenizer(nnx.Module):
         *,
         rngs: nnx.Rngs,
     ):
-        table = lambda rows: nnx.Embed(rows, width, embedding_init=nnx.initializers.normal(scale), rngs=rngs)
-        dense = lambda rows, scale=scale: nnx.Linear(
-            rows, width, kernel_init=nnx.initializers.normal(scale), use_bias=False, rngs=rngs
-        )
+        def table(rows):
+            return nnx.Embed(rows, width, embedding_init=nnx.initializers.normal(scale), rngs=rngs)
+
+        def dense(rows, scale=scale):
+            return nnx.Linear(rows, width, kernel_init=nnx.initializers.normal(scale), use_bias=False, rngs=rngs)
+
         self.spec, self.layout, self.ordinal = spec, layout, ordinal
         if spec.pixels:
             self.encoder = PixelEncoder(spec.shape, pixels, rngs=rngs)

@@ -73,7 +73,7 @@ class Transformer(Options, ModelConfig):
     episode_length: int | None = None  # absolute positions only: most steps of an episode, to know when to refill
 
     def validate(self) -> None:
-        """Raises ConfigError where options contradict each other."""
+        """Raise ConfigError where options contradict each other."""
         if self.width % (2 * self.heads):
             raise ConfigError(f"model.width must be a multiple of 2 * heads = {2 * self.heads}; got {self.width}")
         moves = self.positions == "absolute" and not self.strict
@@ -129,7 +129,10 @@ class Block(nnx.Module):
 
     def __init__(self, c: Transformer, *, rngs: nnx.Rngs):
         norm = nnx.RMSNorm if c.norm == "pre" else nnx.LayerNorm
-        linear = lambda i, o: nnx.Linear(i, o, use_bias=False, dtype=jnp.dtype(c.compute_dtype), rngs=rngs)
+
+        def linear(i, o):
+            return nnx.Linear(i, o, use_bias=False, dtype=jnp.dtype(c.compute_dtype), rngs=rngs)
+
         self.c = c
         self.norm_attention, self.norm_mlp = norm(c.width, rngs=rngs), norm(c.width, rngs=rngs)
         self.query, self.key = linear(c.width, c.width), linear(c.width, c.width)
@@ -145,7 +148,9 @@ class Block(nnx.Module):
         return self.norm_mlp(x + drop(self.mlp(x)))
 
     def attention(self, x, attend):
-        heads = lambda y: y.reshape(len(x), self.c.heads, -1)
+        def heads(y):
+            return y.reshape(len(x), self.c.heads, -1)
+
         out = attend(heads(self.query(x)), heads(self.key(x)), heads(self.value(x)))
         return self.out(out.reshape(x.shape)).astype(jnp.float32)
 
@@ -179,7 +184,8 @@ class Network(nnx.Module):
         self.head = nnx.Linear(c.width, outputs, rngs=rngs)
 
     def __call__(self, steps: Steps, position, attend, key=None) -> jax.Array:
-        """Outputs `[B, L, head.size]` for steps `[B, L]` whose tokens stand at `position [L * n]` or `[B, L * n]`.
+        """Return outputs `[B, L, head.size]` for steps `[B, L]` whose tokens stand at `position [L * n]` or `[B, L *
+        n]`.
 
         `attend(layer, q, k, v, key)` does the attention; with `key`, training mode.
         """
@@ -187,7 +193,10 @@ class Network(nnx.Module):
         key_tokens = None if key is None else jax.random.fold_in(key, 2**31)
         x = self.tokens(steps, key_tokens).reshape(batch, length * self.n, c.width)
         keys = iter(()) if key is None else iter(jax.random.split(key, 2 + 3 * c.layers))
-        drop = lambda y: y if key is None or c.dropout == 0 else _dropout(next(keys), y, c.dropout)
+
+        def drop(y):
+            return y if key is None or c.dropout == 0 else _dropout(next(keys), y, c.dropout)
+
         if key is not None and c.token_mask > 0:
             x = masked(next(keys), c.token_mask, x, self.mask_token[...])
         if c.positions == "absolute":
@@ -201,7 +210,9 @@ class Network(nnx.Module):
             block = getattr(self, f"block_{layer}")
 
             def attend_rows(q, k, v, layer=layer, key=key_layer):
-                rows = lambda y: y.reshape(batch, -1, *y.shape[1:])
+                def rows(y):
+                    return y.reshape(batch, -1, *y.shape[1:])
+
                 return attend(layer, rows(q), rows(k), rows(v), key).reshape(q.shape)
 
             # Decoding writes its cache in `attend`, which must run once; it has no key and no gradient.
@@ -213,7 +224,7 @@ class Network(nnx.Module):
 
 
 def make(config: Transformer, spec: Spec) -> Model:
-    """The transformer of `config` for observations and actions of `spec`.
+    """Return the transformer of `config` for observations and actions of `spec`.
 
     Raises:
         ConfigError: if the options contradict each other, or the head is one of other actions.
@@ -223,7 +234,9 @@ def make(config: Transformer, spec: Spec) -> Model:
     init, module = functional(lambda key: Network(config, spec, head.size, rngs=nnx.Rngs(key)))
     n, window = tokens_per_step(config.layout), config.window
     period = rotary_period(window, n) if config.positions == "rotary" else None
-    turn = lambda x, position: x if period is None else rotate(x, position, period)
+
+    def turn(x, position):
+        return x if period is None else rotate(x, position, period)
 
     def network(params, steps, position, attend, key=None):
         return module(params)(steps, position, attend, key)

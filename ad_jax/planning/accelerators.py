@@ -54,7 +54,7 @@ class StepTime:
 
 
 def find(name: str) -> Accelerator:
-    """The accelerator of that name.
+    """Return the accelerator of that name.
 
     Raises:
         ConfigError: if there is none; near matches are listed.

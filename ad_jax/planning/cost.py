@@ -115,7 +115,7 @@ class Cost:
         ]
 
     def table_row(self, name: str) -> str:
-        """The experiment's line in the table of experiments/README.md."""
+        """Return the experiment's line in the table of experiments/README.md."""
         flops = "unknown"
         if self.update_flops is not None:
             flops = f"{si(self.update_flops, 'FLOP')} / {si(self.updates * self.update_flops, 'FLOP')}"
@@ -131,7 +131,7 @@ class Cost:
         return f"| {' | '.join(cells)} |"
 
     def paper_line(self) -> str:
-        """What an experiment's docstring says of its scale `paper`."""
+        """Return what an experiment's docstring says of its scale `paper`."""
         if self.update_flops is None:
             return f"Paper    {self.parameters:,} parameters"
         total = si(self.updates * self.update_flops, "FLOP")
@@ -144,7 +144,7 @@ def estimate(value: float | None) -> str:
 
 
 def count(experiment: Experiment, parts: Parts) -> Cost:
-    """The cost of an experiment whose plug-ins are `parts`."""
+    """Return the cost of an experiment whose plug-ins are `parts`."""
     e, p, method = experiment, parts, parts.method
     steps, actors = life_updates(p.source, p.family, e.collect.episodes) * p.source.steps_per_update, p.source.actors
     learned = e.tasks.trained if method.feed == "histories" else 0  # tasks whose histories are collected

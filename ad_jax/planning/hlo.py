@@ -150,7 +150,7 @@ def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _calls(line: str) -> Iterator[tuple[str, int]]:
-    """Computations that an instruction runs, and how often. The end of an asynchronous pair runs nothing anew."""
+    """Yield computations that an instruction runs, and how often. The end of an asynchronous pair runs nothing anew."""
     if ("=%" not in line and "branch_computations" not in line) or re.search(r" async-(done|update)\(", line):
         return
     trips = TRIPS.search(line)
@@ -205,7 +205,9 @@ def _transposed(shape: str, axes: str | None) -> tuple[int, ...]:
 
 
 def _along(axes: str, chosen: str, ids: Sequence[int] | None) -> tuple[int, ...]:
-    """The devices of `mesh[axes] {chosen}` with index 0 on the other axes; `'a':(before)size` is a part of an axis."""
+    """Return the devices of `mesh[axes] {chosen}` with index 0 on the other axes; `'a':(before)size` is a part of an
+    axis.
+    """
     sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", axes)}
     strides = {name: math.prod(list(sizes.values())[i + 1 :]) for i, name in enumerate(sizes)}
     ranges = []

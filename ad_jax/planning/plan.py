@@ -74,12 +74,12 @@ class Plan:
         return self.arguments + self.temporary
 
     def time(self, on: Accelerator) -> StepTime:
-        """An estimate."""
+        """Return an estimate."""
         return step_time(on, self.dtype, self.flops, self.accessed, self.collectives)
 
 
 def sized(experiment: Experiment, size: str | None, changes: Sequence[str] = ()) -> Experiment:
-    """The experiment with a model of a size of `SIZES`, and overridden by `changes`, which win over the size.
+    """Return the experiment with a model of a size of `SIZES`, and overridden by `changes`, which win over the size.
 
     The model must take a transformer's options; `experiment.build` refuses another.
 
@@ -222,7 +222,7 @@ def lines(p: Plan, name: str, on: Accelerator) -> list[str]:
 
 
 def table(plans: dict[str, Plan], on: Accelerator) -> list[str]:
-    """A line a setting: what each option changes."""
+    """Return a line a setting: what each option changes."""
     heads = ("setting", "state", "temporary", "peak", "FLOP", "sent", "estimated")
     rows: list[tuple[str, ...]] = [heads]
     for name, p in plans.items():

@@ -50,8 +50,13 @@ def thinned(one: Mapping[str, Any], rows: int, steps: int, episode: int, config:
     kept = int(lengths(done[None], config).max())
     at_once = rows if config.rotation is None else min(rows, config.rotation.resident)
     groups, each = config.groups, -(-at_once // config.groups)
-    stored = lambda dtype, *shape: jax.ShapeDtypeStruct((groups, each, 1 + kept, *shape), np.dtype(dtype))
-    number = lambda *shape: jax.ShapeDtypeStruct((groups, *shape), np.dtype(np.int32))
+
+    def stored(dtype, *shape):
+        return jax.ShapeDtypeStruct((groups, each, 1 + kept, *shape), np.dtype(dtype))
+
+    def number(*shape):
+        return jax.ShapeDtypeStruct((groups, *shape), np.dtype(np.int32))
+
     return Replay(
         {name: stored(x.dtype, *x.shape) for name, x in one.items()},
         length=number(each),

@@ -29,7 +29,7 @@ class PictureLayer(NamedTuple):
 
 
 def picture_layers(config: Transformer, seen: Spec) -> list[PictureLayer]:
-    """The convolutions of `models.tokens.PixelEncoder`; none where observations are no pixels."""
+    """Return the convolutions of `models.tokens.PixelEncoder`; none where observations are no pixels."""
     if not seen.pixels:
         return []
     layers, (height, width, inputs) = [], seen.shape

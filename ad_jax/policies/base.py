@@ -27,7 +27,7 @@ Carry = Any  # pytree of arrays, each a scalar or [B, ...]
 
 
 def _always(carry: Carry) -> None:
-    """What a policy that computes nothing which could overflow says of its last step."""
+    """Return what a policy that computes nothing which could overflow says of its last step."""
 
 
 class Policy(NamedTuple):
@@ -73,7 +73,7 @@ class Decided(NamedTuple):
 
 
 def from_model(model: Model, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
-    """The policy that acts by the distribution that `model`'s head makes of its outputs.
+    """Return the policy that acts by the distribution that `model`'s head makes of its outputs.
 
     A logit of -inf masks an action. NaN, +inf and -inf for every action leave nothing to choose: exactly then the
     policy's `highest` is not finite.
@@ -100,7 +100,7 @@ def from_model(model: Model, mode: Mode = "sampled", temperature: float = 1.0) -
 
 
 def check_sampling(mode: Mode, temperature: float) -> None:
-    """Raises AdJaxError where actions cannot be chosen so."""
+    """Raise AdJaxError where actions cannot be chosen so."""
     conform("mode", mode, Mode)
     if not temperature > 0:
         raise AdJaxError(f"temperature must be above 0; got {temperature}. For the likeliest action: mode='greedy'")

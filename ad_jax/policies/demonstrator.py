@@ -33,7 +33,7 @@ class Prompt(NamedTuple):
 
 
 def demonstrate(family: TaskFamily, noise: float | jax.Array, key: jax.Array, state: Any, task: Any) -> jax.Array:
-    """The demonstrator's action in `state`, `[]` int32 or of a Box `[*S]` float32. The key is consumed."""
+    """Return the demonstrator's action in `state`, `[]` int32 or of a Box `[*S]` float32. The key is consumed."""
     key_noise, key_action = jax.random.split(key)
     best = cast(jax.Array, family.optimal_action(state, task))
     action, chance = family.action_spec, jax.random.uniform(key_noise, (), jnp.float32)
@@ -41,7 +41,7 @@ def demonstrate(family: TaskFamily, noise: float | jax.Array, key: jax.Array, st
 
 
 def check(family: TaskFamily, held_out: Mapping[str, Any]) -> None:
-    """Raises ConfigError where nothing can be demonstrated.
+    """Raise ConfigError where nothing can be demonstrated.
 
     Args:
         family: has to know an optimal action, and what it earns.
@@ -63,7 +63,7 @@ def check(family: TaskFamily, held_out: Mapping[str, Any]) -> None:
 
 
 def noise_for(family: TaskFamily, tasks: Any, share: float, seed: int) -> float:
-    """The noise with which the demonstrator is at `share` of the way from random to optimal, over all `tasks`.
+    """Return the noise with which the demonstrator is at `share` of the way from random to optimal, over all `tasks`.
 
     What the random policy earns is simulated, as noise 1, where the family does not know it.
 

@@ -37,7 +37,7 @@ class Explorer(PolicyConfig):
     beam: int = 2000  # walks that are carried on; the plan takes a second at 9x9, a few at 17x17
 
     def validate(self) -> None:
-        """Raises ConfigError where no walk can be looked for."""
+        """Raise ConfigError where no walk can be looked for."""
         for name in ("episodes", "beam"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"model.{name} must be at least 1; got {getattr(self, name)}")
@@ -60,7 +60,7 @@ walk = functools.cache(plan)  # a room is planned once in a process
 
 
 def room_of(family: TaskFamily) -> Room:
-    """The room that walks are planned for, which is all that the explorer knows of a task.
+    """Return the room that walks are planned for, which is all that the explorer knows of a task.
 
     Raises:
         ConfigError: if `family` is no Dark Room, or one that no walk can be planned for.
@@ -87,7 +87,7 @@ def room_of(family: TaskFamily) -> Room:
 
 
 def make(config: Explorer, family: TaskFamily, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
-    """The explorer of `family`'s room, which draws nothing: mode and temperature change nothing.
+    """Return the explorer of `family`'s room, which draws nothing: mode and temperature change nothing.
 
     Plans its walk: seconds, on the host.
 
@@ -102,7 +102,9 @@ def make(config: Explorer, family: TaskFamily, mode: Mode = "sampled", temperatu
     reached, table = jnp.asarray(room.reached, jnp.int32), jnp.asarray(cells(room.size))
 
     def init(batch):
-        at = lambda value: jnp.full((batch,), value, jnp.int32)
+        def at(value):
+            return jnp.full((batch,), value, jnp.int32)
+
         return Life(cell=at(0), goal=at(-1), episode=at(0), step=at(-1))
 
     def act(params, life, steps, keys):

@@ -21,7 +21,7 @@ class Random(PolicyConfig):
 
 
 def make(config: Random, family: TaskFamily, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
-    """The random policy over `family`'s actions. At any temperature it is the same.
+    """Return the random policy over `family`'s actions. At any temperature it is the same.
 
     Greedy, it takes the first of Discrete actions, and the middle of a Box.
     """
@@ -30,7 +30,7 @@ def make(config: Random, family: TaskFamily, mode: Mode = "sampled", temperature
 
 
 def uniform(num_actions: int, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
-    """The random policy over so many actions."""
+    """Return the random policy over so many actions."""
 
     def act(params, carry, steps, keys):
         return choose(jnp.zeros((len(keys), num_actions), jnp.float32), keys, mode, temperature), carry
@@ -39,7 +39,7 @@ def uniform(num_actions: int, mode: Mode = "sampled", temperature: float = 1.0) 
 
 
 def uniform_in(box: Box, mode: Mode = "sampled") -> Policy:
-    """The random policy over a Box."""
+    """Return the random policy over a Box."""
 
     def act(params, carry, steps, keys):
         if mode == "greedy":

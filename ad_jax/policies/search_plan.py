@@ -75,7 +75,7 @@ def returns(room: Room, actions: np.ndarray, episodes: int) -> np.ndarray:
 
 
 def plan(room: Room, episodes: int, beam: int) -> np.ndarray:
-    """Moves `[episodes planned, T]` int32 of the best walk that was found for a horizon of `episodes`.
+    """Move `[episodes planned, T]` int32 of the best walk that was found for a horizon of `episodes`.
 
     It ends with the episode in which the last cell that can be reached is seen, or with the horizon.
     """
@@ -104,7 +104,7 @@ def bounds(room: Room, episodes: int) -> tuple[np.ndarray, float]:
 
 
 def _assigned(worth: np.ndarray) -> float:
-    """The largest sum of `worth [cells, steps]`, one step for a cell and one cell for a step."""
+    """Return the largest sum of `worth [cells, steps]`, one step for a cell and one cell for a step."""
     return float(worth[linear_sum_assignment(worth, maximize=True)].sum())
 
 

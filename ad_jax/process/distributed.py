@@ -81,7 +81,8 @@ def is_first() -> bool:
 
 
 def coordinator() -> tuple[Any, int, int] | None:
-    """What JAX's processes say things to each other by, this process's number and how many there are; None for one.
+    """Return what JAX's processes say things to each other by, this process's number and how many there are; None for
+    one.
 
     It has no public name in JAX; Orbax, for one, reaches for it, too.
     """
@@ -127,7 +128,7 @@ def together(call: Callable[[], T]) -> T:
 
 
 def check_equal(what: str, value: Any) -> None:
-    """Raises ConfigError unless every process has the same `value`, plain data."""
+    """Raise ConfigError unless every process has the same `value`, plain data."""
     for number, other in enumerate(everywhere(lambda: value)):
         if changed := errors.differences(other, json.loads(json.dumps(value))) if count() > 1 else []:
             raise ConfigError(
@@ -148,7 +149,7 @@ def _started() -> bool:
 
 
 def _address(option: str) -> dict[str, Any]:
-    """The arguments of `jax.distributed.initialize`."""
+    """Return the arguments of `jax.distributed.initialize`."""
     found = ADDRESS.fullmatch(option)
     port, rank, number = map(int, found.groups()[1:]) if found else (0, 0, 0)
     if not found or not (0 < port < 2**16 and rank < number):
@@ -160,7 +161,7 @@ def _address(option: str) -> dict[str, Any]:
 
 
 def _wait_for(address: str) -> None:
-    """Returns once somebody listens at `address`."""
+    """Return once somebody listens at `address`."""
     host, _, port = address.rpartition(":")
     end = time.monotonic() + JOIN_SECONDS
     while True:

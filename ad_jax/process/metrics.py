@@ -29,7 +29,7 @@ class Config:
     progress_seconds: float = 5.0  # at most one progress line in this time
 
     def validate(self) -> None:
-        """Raises ConfigError if the package of a sink is not installed."""
+        """Raise ConfigError if the package of a sink is not installed."""
         for package, setting, wanted in (
             ("tensorboard", "logging.tensorboard=True", self.tensorboard),
             ("wandb", "logging.wandb", self.wandb is not None),

@@ -11,7 +11,9 @@ from typing import Any
 
 
 def version() -> str:
-    """The version of ad_jax: the installed one, or in a clone that is not installed the one that its project states."""
+    """Return the version of ad_jax: the installed one, or in a clone that is not installed the one that its project
+    states.
+    """
     try:
         return importlib.metadata.version("ad_jax")
     except importlib.metadata.PackageNotFoundError:
@@ -41,7 +43,7 @@ def collect() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of ad_jax's source tree, with `+` if it has changes; None outside of one."""
+    """Return the commit of ad_jax's source tree, with `+` if it has changes; None outside of one."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(("git", *arguments), capture_output=True, text=True, timeout=10, check=True)
@@ -57,7 +59,7 @@ def commit() -> str | None:
 
 
 def processor() -> str:
-    """The CPU's name."""
+    """Return the CPU's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

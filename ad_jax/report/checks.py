@@ -239,5 +239,8 @@ def _array(
 
 def _counts(values: Any) -> list[list[list[int]]]:
     """Episodes of each stream, [tasks][learners][actors]; 0 where there is no list."""
-    length = lambda stream: len(stream) if isinstance(stream, list) else 0
+
+    def length(stream):
+        return len(stream) if isinstance(stream, list) else 0
+
     return [[[length(stream) for stream in actors] for actors in of_task] for of_task in values]

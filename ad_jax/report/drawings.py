@@ -69,11 +69,14 @@ def _efficiency(s: Set, stats: dict[str, Any], learner: Band, source: Band | Non
 
 
 def _by_task(s: Set) -> tuple[Figure, str]:
-    """Final return by goal where every task is a goal on one grid, else by task."""
+    """Return final return by goal where every task is a goal on one grid, else by task."""
     flat = [task for tasks in s.tasks for task in tasks]
     pictures = [task["picture"] or {} for task in flat]
     final, early = (final_of(values).ravel() for values in (s.returns[s.mode], s.returns[s.mode][..., ::-1]))  # [R * N]
-    is_goal = lambda picture: picture.get("kind") == "grid" and picture.get("key") is None
+
+    def is_goal(picture):
+        return picture.get("kind") == "grid" and picture.get("key") is None
+
     sizes = {picture["size"] if is_goal(picture) else None for picture in pictures}
     if len(sizes) == 1 and None not in sizes:
         cells, index = np.unique([picture["goal"] for picture in pictures], axis=0, return_inverse=True)
@@ -94,7 +97,7 @@ def _by_task(s: Set) -> tuple[Figure, str]:
 
 
 def _paths(s: Set) -> tuple[Figure | None, str]:
-    """The agent's way through some episodes of one task."""
+    """Return the agent's way through some episodes of one task."""
     if s.paths is None:
         return None, "Paths: none were recorded on these tasks."
     task, episodes = s.tasks[s.paths["run"]][s.paths["task"]], s.paths["episodes"]
@@ -112,7 +115,9 @@ def _paths(s: Set) -> tuple[Figure | None, str]:
 
 
 def _thinned(values: np.ndarray, steps: int, most: int = 2000) -> Band:
-    """The band of a source's life `[R, N, E2]`; of a very long one, `most` episodes, evenly spaced on a log axis."""
+    """Return the band of a source's life `[R, N, E2]`; of a very long one, `most` episodes, evenly spaced on a log
+    axis.
+    """
     episodes = np.arange(values.shape[-1])
     if len(episodes) > most:
         episodes = np.unique(np.geomspace(1, len(episodes), most).round().astype(int)) - 1
@@ -133,7 +138,7 @@ def _over(s: Set) -> str:
 
 
 def _band(s: Set) -> str:
-    """What the shaded interval is over; with one run it knows nothing of the spread between trainings."""
+    """Return what the shaded interval is over; with one run it knows nothing of the spread between trainings."""
     if len(s.seeds) * len(s.tasks[0]) == 1:
         return "No interval: one task and one training seed say nothing of what varies."
     if len(s.tasks[0]) == 1:

@@ -52,7 +52,7 @@ class Band(NamedTuple):
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG bytes, the same for the same figure (no version or date inside)."""
+    """Return the figure as PNG bytes, the same for the same figure (no version or date inside)."""
     buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
         FigureCanvasAgg(figure)
@@ -187,7 +187,7 @@ def episode_ticks(first: int, last: int) -> list[int]:
 
 
 def one_axes(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of that size in inches, with one axes."""
+    """Return a figure of that size in inches, with one axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 

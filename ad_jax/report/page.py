@@ -39,7 +39,9 @@ def fill(template: str, **values: Any) -> bytes:
 
 
 def ratio(level: dict[str, Any]) -> str:
-    """The data-efficiency ratio of a level in words: "7.0×", "> 20×", or "-" where the learner does not get there."""
+    """Return the data-efficiency ratio of a level in words: "7.0×", "> 20×", or "-" where the learner does not get
+    there.
+    """
     if level["ratio"] is None:
         return "-"
     value = level["ratio"]
@@ -51,7 +53,9 @@ def ratio(level: dict[str, Any]) -> str:
 
 
 def scale(stats: dict[str, Any]) -> float:
-    """The size of a set's returns, which decides the decimals of all of them: a column does not mix 9.95 and 10.1."""
+    """Return the size of a set's returns, which decides the decimals of all of them: a column does not mix 9.95 and
+    10.1.
+    """
     everything = stats["rows"][-1]
     returns = [
         everything[mode][name] for mode in ("sampled", "greedy") if mode in everything for name in ("first", "final")
@@ -60,7 +64,8 @@ def scale(stats: dict[str, Any]) -> float:
 
 
 def interval(one: dict[str, Any], size: float) -> str:
-    """The 95 % interval of the final return, such as `15.8 to 16.4`, with the decimals that returns of `size` have.
+    """Return the 95 % interval of the final return, such as `15.8 to 16.4`, with the decimals that returns of `size`
+    have.
 
     A dash where there is none.
     """
@@ -70,7 +75,9 @@ def interval(one: dict[str, Any], size: float) -> str:
 
 
 def share(one: dict[str, Any]) -> str:
-    """The share of the source's gain with its interval, such as `0.97 (0.95 to 0.99)`, or "-" where it is unknown."""
+    """Return the share of the source's gain with its interval, such as `0.97 (0.95 to 0.99)`, or "-" where it is
+    unknown.
+    """
     known = one["share"]
     if known is None:
         return "-"
@@ -147,7 +154,7 @@ def _returns(row: dict[str, Any], modes: Sequence[str], size: float) -> list[str
 
 
 def _returns_note(stats: dict[str, Any], modes: Sequence[str], size: float) -> str:
-    """What the optimum and the random policy earn, and what the columns are."""
+    """Return what the optimum and the random policy earn, and what the columns are."""
     known = [f"{name} policy {number(stats[name], size)}" for name in ("optimal", "random") if stats[name] is not None]
     told = f"For comparison, mean return: {', '.join(known)}. " if known else ""
     note = "Last 10 %: mean return of the last tenth of the episodes, with its bootstrap interval."
@@ -159,7 +166,10 @@ def _returns_note(stats: dict[str, Any], modes: Sequence[str], size: float) -> s
 def _ways(everything: dict[str, Any], modes: Sequence[str], source: dict[str, Any] | None) -> list[list[str]]:
     """How fast: episodes to a share of the way to final or optimal, by mode."""
     levels = dict.fromkeys(level for mode in modes for level in everything[mode]["episodes_to"])
-    told = lambda mode, level: everything[mode]["episodes_to"].get(level, "-") or "never"
+
+    def told(mode, level):
+        return everything[mode]["episodes_to"].get(level, "-") or "never"
+
     rows = [[level, *(str(told(mode, level)) for mode in modes)] for level in levels]
     if everything[modes[0]]["area"] is not None:
         name = "mean of all episodes, as a share of the way to optimal"

@@ -49,7 +49,7 @@ def check_alike(runs: Sequence[tuple[str, dict[str, Any]]]) -> None:
 
 
 def _form(run: dict[str, Any]) -> dict[str, Any]:
-    """What must agree between runs that are averaged, by name."""
+    """Return what must agree between runs that are averaged, by name."""
     form: dict[str, Any] = {"episode_length": run["episode_length"], "sets": [one["name"] for one in run["sets"]]}
     if run["checkpoint"].get("which") == "last":  # the best may be that of another update
         form["checkpoint.step"] = run["checkpoint"].get("step")

@@ -89,7 +89,7 @@ def load(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def gather(results: dict[str, Any]) -> list[Set]:
-    """The sets of validated results as arrays, in order."""
+    """Return the sets of validated results as arrays, in order."""
     runs = results["runs"]
     sets = []
     for index, head in enumerate(runs[0]["sets"]):
@@ -160,7 +160,7 @@ def _steps(one: dict[str, Any], mode: str) -> np.ndarray:
 
 
 def _sources(every: list[dict[str, Any]], longest: int) -> tuple[np.ndarray, np.ndarray]:
-    """The source's curves over time `[R, N, P]` and by episode `[R, N, E2]`, its seeds averaged."""
+    """Return the source's curves over time `[R, N, P]` and by episode `[R, N, E2]`, its seeds averaged."""
     over_time = np.stack([lifetimes.curves(s["source"], longest).mean(1) for s in every])
     by_episode = [lifetimes.by_episode(s["source"]).mean(1) for s in every]
     shortest = min(curve.shape[1] for curve in by_episode)

@@ -13,7 +13,7 @@ FIELD = "seal"
 
 
 def seal(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The data with the seal that fits it; one that it had is replaced."""
+    """Return the data with the seal that fits it; one that it had is replaced."""
     rest = _rest(data)
     return rest | {FIELD: _digest(rest)}
 

@@ -17,7 +17,8 @@ from ad_jax.report.results import Set, gather
 
 
 def share_of_source(s: Set, mode: str, runs: slice = slice(None)) -> dict[str, float | None] | None:
-    """What the learner gains over a random policy, as a share of what its source gains: `{"mean", "low", "high"}`.
+    """Return what the learner gains over a random policy, as a share of what its source gains: `{"mean", "low",
+    "high"}`.
 
     The interval is None of one task in one run.
 
@@ -81,12 +82,12 @@ def _known(x: float) -> float | None:
 
 
 def _whole(x: float) -> int | float:
-    """A mean number of steps, an int where it is whole."""
+    """Return a mean number of steps, an int where it is whole."""
     return int(x) if x == int(x) else float(x)
 
 
 def _reached(curve: np.ndarray, level: float) -> int | None:
-    """The first index from 1 at which the mean curve `[E]` is at `level`, to rounding."""
+    """Return the first index from 1 at which the mean curve `[E]` is at `level`, to rounding."""
     there = curve >= level - 1e-9 * abs(level)
     return int(np.argmax(there)) + 1 if there.any() else None
 
@@ -94,7 +95,10 @@ def _reached(curve: np.ndarray, level: float) -> int | None:
 def _row(s: Set, runs: slice) -> dict[str, Any]:
     """By mode, the numbers of these runs."""
     row = {}
-    mean = lambda x: None if x is None else float(x[runs].mean())
+
+    def mean(x):
+        return None if x is None else float(x[runs].mean())
+
     optimal, random = mean(s.optimal), mean(s.random)
     for mode, every in s.returns.items():
         values = every[runs]
@@ -119,7 +123,7 @@ def _row(s: Set, runs: slice) -> dict[str, Any]:
 
 
 def _against_source(s: Set) -> dict[str, Any] | None:
-    """Data efficiency. Wherever noise must favour one side it favours the source, so a ratio is a cautious one.
+    """Return data efficiency. Wherever noise must favour one side it favours the source, so a ratio is a cautious one.
 
     At the learner's final return all the steps it took are counted, though it may have got there earlier, against the
     first episode of the source whose mean is as high.
@@ -129,7 +133,10 @@ def _against_source(s: Set) -> dict[str, Any] | None:
     learner, source, taken = s.returns[s.mode].mean((0, 1)), s.source.mean((0, 1)), s.time(s.mode)
     final = float(final_of(learner))
     wanted: list[tuple[str, float, int | None]] = [("AD's final return", final, len(learner))]
-    mean = lambda x: None if x is None else float(x.mean())
+
+    def mean(x):
+        return None if x is None else float(x.mean())
+
     level = normalized.level(0.75, mean(s.random), mean(s.optimal))
     if level is not None:
         wanted.append(("75 % of the way to the optimum", level, _reached(learner, level)))

@@ -17,7 +17,7 @@ from ad_jax.text import number
 
 
 def goals(size: int, cells: np.ndarray, returns: np.ndarray, shares: np.ndarray | None) -> Figure:
-    """Final return by goal, on the grid; a cell without a goal is hatched.
+    """Return final return by goal, on the grid; a cell without a goal is hatched.
 
     Args:
         size: cells a side.

@@ -35,7 +35,7 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 
 @user_code("a look at how the task family behaves")
 def of_family(family: TaskFamily) -> dict[str, Any]:
-    """What happens in a family's worlds: under random, held and constant actions, and the optimal ones if known."""
+    """Return what happens in a family's worlds: under random, held and constant actions, and under optimal ones."""
     tasks = _tasks(family)
     whole = spec_of(family).values is not None
     steps = WHOLE if whole else REAL
@@ -77,7 +77,7 @@ def of_family(family: TaskFamily) -> dict[str, Any]:
 
 @user_code("a look at how the source behaves")
 def of_source(source: Source, family: TaskFamily) -> dict[str, Any]:
-    """What the first updates of a source's learners do, and what they know after them."""
+    """Return what the first updates of a source's learners do, and what they know after them."""
     tasks = take(_tasks(family), slice(SOURCE_TASKS))
     pixels = spec_of(family).pixels or type(family).render is not TaskFamily.render
     updates = 1 if pixels else -(-SOURCE_STEPS // (source.steps_per_update * source.actors))
@@ -100,12 +100,15 @@ def of_source(source: Source, family: TaskFamily) -> dict[str, Any]:
 
 @user_code("a look at how the model behaves")
 def of_model(model: Model, spec: Spec) -> dict[str, Any] | None:
-    """A model's logits for a short stream, with parameters that are filled in; None where the model is large."""
+    """Return a model's logits for a short stream, with parameters that are filled in; None where the model is large."""
     shapes = jax.eval_shape(model.init, a_key(0))
     if sum(x.size for x in jax.tree.leaves(shapes)) > LARGEST:
         return None
+
     # No first parameters of its own, of which many start at zero and hide what comes before them. Gains stay near one.
-    filled = lambda x: (0.5 * (x.ndim < 2) + 0.3 * np.cos(np.arange(x.size))).reshape(x.shape).astype(x.dtype)
+    def filled(x):
+        return (0.5 * (x.ndim < 2) + 0.3 * np.cos(np.arange(x.size))).reshape(x.shape).astype(x.dtype)
+
     params = jax.tree.map(filled, shapes)
     steps = _stream(spec, 1, min(MODEL_STEPS, model.max_segment or MODEL_STEPS))
     logits = jax.jit(model.apply, compiler_options=QUICK)(params, steps)
@@ -114,7 +117,7 @@ def of_model(model: Model, spec: Spec) -> dict[str, Any] | None:
 
 @user_code("a look at how the policy behaves")
 def of_policy(policy: Policy, spec: Spec) -> dict[str, Any]:
-    """What a policy without parameters does in a few short streams."""
+    """Return what a policy without parameters does in a few short streams."""
     lifetimes, length = SHOWN
     time_first = jax.tree.map(lambda x: x.swapaxes(0, 1), _stream(spec, lifetimes, length))
     keys = jax.random.split(named_key(0, "behavior of a policy"), (length, lifetimes))
@@ -124,13 +127,15 @@ def of_policy(policy: Policy, spec: Spec) -> dict[str, Any]:
         action, carry = policy.act({}, carry, steps, keys)
         return carry, action
 
-    roll = lambda time_first, keys: jax.lax.scan(act, policy.init(lifetimes), (time_first, keys))[1]
+    def roll(time_first, keys):
+        return jax.lax.scan(act, policy.init(lifetimes), (time_first, keys))[1]
+
     actions = jax.jit(roll, compiler_options=QUICK)(time_first, keys)
     return _recorded({"action": _in_one(actions.swapaxes(0, 1), 2)}, {}) | {"format": FORMAT_OF_POLICY}
 
 
 def _stream(spec: Spec, batch: int, length: int) -> Steps:
-    """Steps `[batch, length]` drawn at random, in host memory."""
+    """Return steps `[batch, length]` drawn at random, in host memory."""
     drawn, shape = np.random.default_rng(0), (batch, length, *spec.shape)
     most = 256 if spec.pixels else 0 if spec.values is None else min(spec.values)
     observation = drawn.integers(0, most, shape) if most else drawn.normal(size=shape)
@@ -144,7 +149,7 @@ def _stream(spec: Spec, batch: int, length: int) -> Steps:
 
 
 def _in_one(action: Any, lead: int) -> jax.Array:
-    """A number for each action `[..., *A]`, after `lead` axes; a Discrete action is its own."""
+    """Return a number for each action `[..., *A]`, after `lead` axes; a Discrete action is its own."""
     flat = action.reshape(*action.shape[:lead], -1).astype(jnp.float32)
     of_components = jnp.arange(1, flat.shape[-1] + 1, dtype=jnp.float32)  # told apart; one is itself
     return jnp.sum(flat * of_components.reshape(*(1,) * lead, -1), axis=-1)
@@ -166,7 +171,7 @@ def _recorded(happened: Mapping[str, Any], sums: Mapping[str, Any]) -> dict[str,
 
 
 def _platform() -> str:
-    """What rounding depends on: the kind of device, its model, and the precision of products that the user set."""
+    """Return what rounding depends on: the kind of device, its model, and the precision of products that is set."""
     precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
     return f"{jax.default_backend()} {jax.devices()[0].device_kind} {precision}"
 
@@ -180,7 +185,7 @@ def _short(x: float) -> float | int | str:
 
 
 def _number(x: Any) -> jax.Array:
-    """A number that tells one array from another, `[]` float32."""
+    """Return a number that tells one array from another, `[]` float32."""
     flat = jnp.asarray(x).astype(jnp.float32).reshape(-1)
     return (flat * jnp.asarray(_weights(flat.size))).sum()
 
@@ -191,8 +196,11 @@ def _weights(size: int) -> np.ndarray:
 
 
 def _number_of_task(task: Any) -> float:
-    """The same of the leaves of one task, in host memory."""
-    plain = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    """Return the same of the leaves of one task, in host memory."""
+
+    def plain(x):
+        return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
     leaves = [np.ravel(plain(jnp.asarray(leaf))).astype(np.float64) for leaf in jax.tree.leaves(task)]
     flat = np.concatenate(leaves) if leaves else np.zeros(0)
     return float((flat * _weights(flat.size)).sum())
@@ -201,7 +209,10 @@ def _number_of_task(task: Any) -> float:
 def _learned(tree: Any) -> dict[str, Any]:
     """Of all numbers in a tree that are floats: their sum, and the sum of their sizes."""
     leaves = [x.astype(jnp.float32) for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-    total: Callable[[Any], Any] = lambda xs: sum((x.sum() for x in xs), jnp.float32(0))
+
+    def total(xs: Any) -> Any:
+        return sum((x.sum() for x in xs), jnp.float32(0))
+
     return {"what is learned": total(leaves), "the size of what is learned": total([jnp.abs(x) for x in leaves])}
 
 

@@ -27,7 +27,7 @@ OTHERS = "Name another collection, or leave --histories out"  # where they were 
 
 
 def make_manifest(e: Experiment, p: Parts, behavior: dict[str, Any]) -> Manifest:
-    """The manifest of the collection that `e` asks for.
+    """Return the manifest of the collection that `e` asks for.
 
     Args:
         behavior: of its family and its source.
@@ -67,7 +67,7 @@ def origin(e: Experiment, p: Parts) -> dict[str, dict[str, Any]]:
 
 
 def there(url: str) -> dict[str, Any] | None:
-    """The manifest of the collection at a place, as plain data; None where there is none."""
+    """Return the manifest of the collection at a place, as plain data; None where there is none."""
     found = history_store.manifest_at(url)
     return None if found is None else found.to_json()
 
@@ -75,7 +75,7 @@ def there(url: str) -> dict[str, Any] | None:
 def continued(
     manifest: Manifest, found: dict[str, Any] | None, e: Experiment, url: str, given: bool = False
 ) -> Manifest:
-    """The manifest to collect with where the collection `found` was begun: the same, to rounding.
+    """Return the manifest to collect with where the collection `found` was begun: the same, to rounding.
 
     Args:
         given: whether the caller named it.

@@ -89,7 +89,7 @@ class Curves:
         return {"family": self.origins.family, "source": self.origins.reference if sourced else None}
 
     def _named(self) -> dict[str, Any]:
-        """The experiment, with what is evaluated beside the model as its source: that is the reference, if any."""
+        """Return the experiment, its source being what is evaluated beside the model: the reference, if any."""
         data = self.experiment.to_json()
         return data if data["reference"] is None else data | {"source": data["reference"]["source"]}
 
@@ -153,9 +153,16 @@ class Curves:
         learners = collect.Learners(p.family, p.reference, asked.episodes, own_mesh(self.mesh), chunk)
         steps = learners.steps * p.reference.actors
         bar = metrics.Progress("evaluate", total, f"learners of {name}", 0, e.logging.progress_seconds, steps)
-        at_the_end = lambda returns: float(returns[..., -max(1, returns.shape[-1] // 10) :].mean())
-        show = lambda done, returns: bar.update(done, **{"return": at_the_end(returns)})
-        curve = lambda: collect.learning_curve(learners, tasks, mine_ids, e.evaluate.source_seeds, e.seed, show)
+
+        def at_the_end(returns):
+            return float(returns[..., -max(1, returns.shape[-1] // 10) :].mean())
+
+        def show(done, returns):
+            return bar.update(done, **{"return": at_the_end(returns)})
+
+        def curve():
+            return collect.learning_curve(learners, tasks, mine_ids, e.evaluate.source_seeds, e.seed, show)
+
         parts = distributed.everywhere(lambda: _by_task(curve(), len(mine_ids), p.reference.actors))
         lives = [parts[i % len(parts)][i // len(parts)] for i in range(len(ids))]  # they dealt the tasks out
         found = lifetimes.as_data(lives, learners.steps)
@@ -184,7 +191,7 @@ class Curves:
 
 
 def _read_part(path: Path) -> dict[str, Any] | None:
-    """A part that was computed before; None where there is none, it is of an earlier version, or it is damaged."""
+    """Return the part that was computed before; None where there is none, or one that is old or damaged."""
     if not path.exists():
         return None
     try:

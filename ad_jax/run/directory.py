@@ -14,7 +14,7 @@ from ad_jax.text import significant
 
 
 def identity(experiment: Experiment) -> dict[str, Any]:
-    """What a run directory is held to: all that shapes the trained model.
+    """Return what a run directory is held to: all that shapes the trained model.
 
     Not the mesh (the same to rounding), not logging, and not how the model is evaluated, so that a trained model can
     be evaluated again for longer. A field that is None says nothing, so that those that came later leave the
@@ -57,8 +57,11 @@ def check(folder: Path, experiment: Experiment) -> bool:
                 "another directory (--dir), or delete that one"
             )
         return True
+
     # What a claim that was killed leaves.
-    ours = lambda name: name in ("config.tmp", "lock") or (name.startswith(".config.json.") and name.endswith(".tmp"))
+    def ours(name):
+        return name in ("config.tmp", "lock") or (name.startswith(".config.json.") and name.endswith(".tmp"))
+
     if folder.exists() and not all(ours(file.name) for file in folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and holds no run (no config.json); use another directory (--dir)")
     return False
@@ -86,7 +89,7 @@ def forget(folder: Path, stage: str) -> None:
 
 
 def stages(folder: Path, trained: Path) -> dict[str, Any]:
-    """The facts of every stage; those of collecting and training are of the directory that trained."""
+    """Return the facts of every stage; those of collecting and training are of the directory that trained."""
     return {
         stage: facts
         for where, names in ((trained, ("collect", "distill")), (folder, ("evaluate",)))

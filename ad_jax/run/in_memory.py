@@ -155,7 +155,9 @@ def _unit(e: Experiment, p: Parts, histories: Histories | None) -> float:
 
 
 def _joined(chunks: list[Histories]) -> Histories:
-    together = lambda *each: np.concatenate(each)
+    def together(*each):
+        return np.concatenate(each)
+
     return Histories(
         jax.tree.map(together, *(chunk.transition for chunk in chunks)),
         jax.tree.map(together, *(chunk.tasks for chunk in chunks)),

@@ -59,7 +59,7 @@ class Origins:
         return {"family": self.family, "model": self.model, **sourced}
 
     def of_run(self) -> dict[str, Any]:
-        """What every checkpoint says of the run that it belongs to."""
+        """Return what every checkpoint says of the run that it belongs to."""
         e, p = self.experiment, self.parts
         source = {} if p.method.feed == "tasks" else {"source": self.source}
         return {
@@ -71,7 +71,7 @@ class Origins:
         }
 
     def of_training(self, params: Any, train_task_ids: list[str], reward_unit: float) -> dict[str, Any]:
-        """What it says beside that.
+        """Return what it says beside that.
 
         Args:
             params: or their shapes.

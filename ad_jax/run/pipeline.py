@@ -50,7 +50,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _alone(stage: Callable[["Run"], Any]) -> Callable[["Run"], Any]:
-    """A stage during which no other run may work in the directory, and JAX's switches are ours."""
+    """Return a stage during which no other run may work in the directory, and JAX's switches are ours."""
 
     @functools.wraps(stage)
     def alone(self: "Run") -> Any:
@@ -87,7 +87,10 @@ class Run:
         redo: bool = False,
     ):
         self.experiment, self.parts = experiment, build(experiment)
-        default = lambda: str(directory.default(experiment))
+
+        def default():
+            return str(directory.default(experiment))
+
         self.folder = files.local(folder or distributed.on_first(default), "--dir").absolute()
         self.histories, self.given = histories or str(self.folder / "histories"), histories is not None
         self.trained, self.redo = files.local(trained or self.folder).absolute(), redo
@@ -117,7 +120,7 @@ class Run:
 
     @_alone
     def all(self) -> Path:
-        """The four stages; returns the report's page."""
+        """Return the four stages; returns the report's page."""
         self._can_train()
         self.collect()
         self.distill()
@@ -135,7 +138,10 @@ class Run:
             say(f"collect  nothing to do: {p.method.title} learns from the training tasks themselves")
             return
         made_by, url = self.origins.of_histories, self.histories
-        complete = lambda: collection.facts_if_complete(url, e, p, made_by)
+
+        def complete():
+            return collection.facts_if_complete(url, e, p, made_by)
+
         if self.given and (facts := distributed.on_first(complete)) is not None:
             if facts:
                 self._finish("collect", True, **facts)
@@ -159,8 +165,11 @@ class Run:
             self.log,
             e.logging.progress_seconds,
         )
+
         # From the ledger: other sessions, or other processes, may have written chunks.
-        at_the_end = lambda: collection.source_at_the_end(history_store.open_store(url, allow_partial=True))
+        def at_the_end():
+            return collection.source_at_the_end(history_store.open_store(url, allow_partial=True))
+
         self._finish(
             "collect",
             result.env_steps > 0,
@@ -171,7 +180,7 @@ class Run:
         )
 
     def _continued(self, manifest: history_store.Manifest) -> history_store.Manifest:
-        """The manifest of the collection that is there, if one is, and if it is this experiment's."""
+        """Return the manifest of the collection that is there, if one is, and if it is this experiment's."""
         found = distributed.on_first(lambda: collection.there(self.histories))
         ours = collection.continued(manifest, found, self.experiment, self.histories, self.given)
         if self.redo and not self.given and found is not None and (odd := collection.differing(found, ours)):
@@ -209,7 +218,7 @@ class Run:
         self._finish("distill", facts["updates"] > facts["resumed_from"], **facts)
 
     def _collected(self) -> history_store.HistoryStore:
-        """The histories, which are of this experiment and fit on the devices."""
+        """Return the histories, which are of this experiment and fit on the devices."""
         e, p = self.experiment, self.parts
         store = distributed.together(lambda: history_store.open_store(self.histories))
         collection.check_histories(store.manifest, e, p, self.origins.of_histories, self.histories, self.given)

@@ -75,7 +75,7 @@ def run(run: "Run", folder: Path, made_of: dict[str, Any], store: HistoryStore |
 def _residents(
     store: HistoryStore | None, feed: Any, s: Setting, prepare: replay.Prepare | None, seed: int
 ) -> Iterator[replay.Residents]:
-    """What lies on the devices: the histories, all or in turns, or the tasks of the feed."""
+    """Yield what lies on the devices: the histories, all or in turns, or the tasks of the feed."""
     if store is None:
         yield feed
         return
@@ -84,7 +84,9 @@ def _residents(
 
 
 def _reward_unit(run: "Run", config: MethodConfig, store: HistoryStore | None) -> float:
-    """What the rewards of this training are divided by: what was asked for, what it began with, or what is found."""
+    """Return what the rewards of this training are divided by: what was asked for, what it began with, or what is
+    found.
+    """
     e, p = run.experiment, run.parts
     asked = config.reward_unit_asked(e.replay)
 

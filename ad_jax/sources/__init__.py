@@ -17,7 +17,7 @@ SOURCES = {
 
 
 def make_config(name: str, options: Mapping[str, Any] | None = None) -> SourceConfig:
-    """The source `name` with its options; `.make(family)` gives its `Source`.
+    """Return the source `name` with its options; `.make(family)` gives its `Source`.
 
     Raises:
         ConfigError: for an unknown source or option, with near matches.

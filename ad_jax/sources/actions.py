@@ -41,7 +41,7 @@ class Distribution(NamedTuple):
 
 
 def distribution(action: Discrete | Box) -> Distribution:
-    """The distribution that a policy over such actions has."""
+    """Return the distribution that a policy over such actions has."""
     return _categorical(action) if isinstance(action, Discrete) else _gaussian(action)
 
 
@@ -78,7 +78,10 @@ def _gaussian(action: Box) -> Distribution:
         done, deviation = done.reshape(mean.shape), jnp.exp(params["log_deviation"])[None]
         off = ((done - middle) / half - mean) / deviation
         inside = -0.5 * off**2 - params["log_deviation"][None] - 0.5 * math.log(2 * math.pi)
-        beyond = lambda distance: jax.scipy.special.log_ndtr(distance / deviation)
+
+        def beyond(distance):
+            return jax.scipy.special.log_ndtr(distance / deviation)
+
         each = jnp.where(done >= high, beyond(mean - 1), jnp.where(done <= low, beyond(-1 - mean), inside))
         return each.sum(axis=1)
 

@@ -103,7 +103,7 @@ def optimiser(config: ActorCritic) -> optax.GradientTransformation:
 
 
 def loss(params: Any, config: ActorCritic, spec: Spec, stream: Transition, reached: jax.Array) -> jax.Array:
-    """The actor-critic loss of one unroll, a scalar.
+    """Return the actor-critic loss of one unroll, a scalar.
 
     Args:
         params: of `policy`.
@@ -113,7 +113,10 @@ def loss(params: Any, config: ActorCritic, spec: Spec, stream: Transition, reach
         reached: `[unroll, actors, *O]`, likewise, what each action led to, before any reset.
     """
     shape = stream.reward.shape
-    flat = lambda x: x.reshape(-1, *x.shape[2:])
+
+    def flat(x):
+        return x.reshape(-1, *x.shape[2:])
+
     actions = distribution(spec.action)
     output, value = policy(params, spec, flat(stream.observation))
     _, ahead = policy(jax.lax.stop_gradient(params), spec, flat(reached))

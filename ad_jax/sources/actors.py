@@ -69,7 +69,7 @@ def act(
 
 
 def as_seen(view: Callable[[Any, jax.Array], jax.Array], acted: Acted) -> tuple[Transition, jax.Array]:
-    """What a network learns from: the transitions with observations as `view` shows them, and what they led to.
+    """Return what a network learns from: the transitions with observations as `view` shows them, and what they led to.
 
     That stands beside the transitions, not in them.
     """

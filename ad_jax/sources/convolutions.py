@@ -28,7 +28,7 @@ def num_outputs(spec: Spec, channels: Sequence[int]) -> int:
 
 
 def init_convolutions(key: jax.Array, spec: Spec, channels: Sequence[int]) -> list[dict[str, jax.Array]]:
-    """A layer for each of `channels`: none where observations are no pixels. The key is consumed."""
+    """Return a layer for each of `channels`: none where observations are no pixels. The key is consumed."""
     if not spec.pixels:
         return []
     sizes = (spec.shape[-1], *channels)
@@ -36,7 +36,7 @@ def init_convolutions(key: jax.Array, spec: Spec, channels: Sequence[int]) -> li
 
 
 def _layer(key: jax.Array, inputs: int, outputs: int) -> dict[str, jax.Array]:
-    """A kernel, flat in the order of `_patches`, that keeps the scale of what goes through it and a ReLU."""
+    """Return a kernel, flat in the order of `_patches`, that keeps the scale of what goes through it and a ReLU."""
     rows = KERNEL**2 * inputs
     kernel = math.sqrt(2 / rows) * jax.random.normal(key, (rows, outputs), jnp.float32)
     return {"kernel": kernel, "bias": jnp.zeros(outputs, jnp.float32)}
@@ -53,7 +53,7 @@ def convolved(layers: Sequence[dict[str, jax.Array]], pictures: jax.Array) -> ja
 
 
 def _patches(x: jax.Array) -> jax.Array:
-    """What each place of a convolution sees, `[B, height / 2, width / 2, 9 C]`: by row, column, channel.
+    """Return what each place of a convolution sees, `[B, height / 2, width / 2, 9 C]`: by row, column, channel.
 
     The edge is padded with zeros, by as much as XLA's "SAME".
     """

@@ -190,7 +190,10 @@ def loss(params: Any, target: Any, config: DQN, spec: Spec, stream: Transition, 
         reached: `[L, B, *O]`.
     """
     shape = stream.reward.shape
-    flat = lambda x: x.reshape(-1, *x.shape[2:])
+
+    def flat(x):
+        return x.reshape(-1, *x.shape[2:])
+
     value = chosen(q_values(params, spec, flat(stream.observation)), flat(stream.action))
     best = jnp.argmax(q_values(params, spec, flat(reached)), axis=1)
     ahead = chosen(q_values(target, spec, flat(reached)), best).reshape(shape)
@@ -205,7 +208,7 @@ def chosen(values: jax.Array, action: jax.Array) -> jax.Array:
 
 
 def empty_replay(spec: Spec, capacity: int, actors: int) -> Replay:
-    """A replay of nothing; observations in the narrowest dtype."""
+    """Return a replay of nothing; observations in the narrowest dtype."""
     rows = (capacity, actors)
     observation = jnp.zeros((*rows, *spec.shape), spec.observation_dtype)
     none = jnp.zeros(rows, bool)
@@ -217,7 +220,10 @@ def add(replay: Replay, stream: Transition, reached: jax.Array) -> Replay:
     """`replay` with `stream [unroll, actors, ...]` in place of its oldest steps; the unroll divides the capacity."""
     steps, capacity = len(stream.action), len(replay.stream.action)
     at = replay.written % capacity
-    put = lambda ring, x: jax.lax.dynamic_update_slice_in_dim(ring, x.astype(ring.dtype), at, 0)
+
+    def put(ring, x):
+        return jax.lax.dynamic_update_slice_in_dim(ring, x.astype(ring.dtype), at, 0)
+
     ring, ends = jax.tree.map(put, (replay.stream, replay.reached), (stream, reached))
     return Replay(ring, ends, replay.written + steps)
 
@@ -231,7 +237,10 @@ def sample(key: jax.Array, replay: Replay, batch: int, length: int) -> tuple[Tra
     # Counted from the oldest step, so that no sequence runs over the place where old and new steps meet.
     start = jax.random.randint(key_start, (batch,), 0, jnp.maximum(held - length, 0) + 1, jnp.int32)
     step = (replay.written - held + start[None] + jnp.arange(length, dtype=jnp.int32)[:, None]) % capacity
-    take = lambda x: x[step, actor[None]]
+
+    def take(x):
+        return x[step, actor[None]]
+
     stream, reached = jax.tree.map(take, (replay.stream, replay.reached))
     return stream, reached
 

@@ -86,7 +86,7 @@ def through(hidden: list[dict[str, jax.Array]], x: jax.Array) -> jax.Array:
 
 
 def layer(key: jax.Array, inputs: int, outputs: int, gain: float) -> dict[str, jax.Array]:
-    """A linear layer, normal with standard deviation `gain / sqrt(inputs)`. The key is consumed."""
+    """Return a linear layer, normal with standard deviation `gain / sqrt(inputs)`. The key is consumed."""
     weight = gain / math.sqrt(inputs) * jax.random.normal(key, (inputs, outputs), jnp.float32)
     return {"weight": weight, "bias": jnp.zeros(outputs, jnp.float32)}
 

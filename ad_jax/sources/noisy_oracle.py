@@ -53,7 +53,7 @@ class State:
 
 
 def make(config: NoisyOracle, family: TaskFamily) -> Source:
-    """A noisy oracle on `family`.
+    """Return a noisy oracle on `family`.
 
     Raises:
         TypeError: if the family does not know its optimal actions.

@@ -121,7 +121,10 @@ def make(config: PPO, family: TaskFamily) -> Source:
 
         def epoch(carry, key):
             order = jax.random.permutation(key, actors * unroll)
-            deal = lambda x: x[order].reshape(config.minibatches, -1, *x.shape[1:])
+
+            def deal(x):
+                return x[order].reshape(config.minibatches, -1, *x.shape[1:])
+
             return jax.lax.scan(minibatch, carry, jax.tree.map(deal, samples))[0], None
 
         start = (state.params, state.opt_state)
@@ -133,15 +136,18 @@ def make(config: PPO, family: TaskFamily) -> Source:
 
 def optimiser(config: PPO) -> optax.GradientTransformation:
     """Adam, after clipping by the global norm; the learning rate may fall linearly to 0."""
-    rate: Any = config.learning_rate
-    if config.decay_updates is not None:
-        steps = config.decay_updates * (config.epochs * config.minibatches)
-        rate = lambda count: config.learning_rate * jnp.maximum(1.0 - count / steps, 0.0)
+    if config.decay_updates is None:
+        return clipped_adam(config.learning_rate, config.adam_epsilon, config.max_grad_norm)
+    steps = config.decay_updates * (config.epochs * config.minibatches)
+
+    def rate(count: jax.Array) -> jax.Array:
+        return config.learning_rate * jnp.maximum(1.0 - count / steps, 0.0)
+
     return clipped_adam(rate, config.adam_epsilon, config.max_grad_norm)
 
 
 def samples_of(params: Any, config: PPO, spec: Spec, stream: Transition, reached: jax.Array) -> Samples:
-    """The samples of one unroll, `[unroll * actors]`, under the policy that acted.
+    """Return the samples of one unroll, `[unroll * actors]`, under the policy that acted.
 
     Args:
         params: of `policy`, as they were while acting.
@@ -151,7 +157,10 @@ def samples_of(params: Any, config: PPO, spec: Spec, stream: Transition, reached
         reached: `[unroll, actors, *O]`, likewise, what each action led to, before any reset.
     """
     shape = stream.reward.shape
-    flat = lambda x: x.reshape(-1, *x.shape[2:])
+
+    def flat(x):
+        return x.reshape(-1, *x.shape[2:])
+
     observation, action = flat(stream.observation), flat(stream.action)
     output, value = policy(params, spec, observation)
     _, ahead = policy(params, spec, flat(reached))
@@ -171,7 +180,7 @@ def samples_of(params: Any, config: PPO, spec: Spec, stream: Transition, reached
 
 
 def loss(params: Any, config: PPO, spec: Spec, samples: Samples) -> jax.Array:
-    """The clipped loss of a minibatch, a scalar: equation 9 with its sign turned."""
+    """Return the clipped loss of a minibatch, a scalar: equation 9 with its sign turned."""
     actions = distribution(spec.action)
     output, value = policy(params, spec, samples.observation)
     entropy = actions.entropy(params, output)

@@ -120,7 +120,10 @@ def make(config: QLearning, family: TaskFamily) -> Source:
         # used, XLA would choose it anew for each of its four uses (1.3 times the time of the whole update).
         cell = cell_of(state.env_state, state.observation)
         first = choose(state.table[cell], explore[0], which[0], novelty(state.memory, cell))
-        later = lambda x: jnp.roll(x, -1)
+
+        def later(x):
+            return jnp.roll(x, -1)
+
         start = (state.table, state.env_state, state.observation, first, state.memory)
         end, stream = jax.lax.scan(step, start, (later(explore), later(which), env_keys))
         table, env_state, observation, _, memory = end
@@ -131,12 +134,12 @@ def make(config: QLearning, family: TaskFamily) -> Source:
 
 
 def best_of(values):
-    """The largest of `values [A]`. As A scalars it joins the operations around it; as a reduction it would not."""
+    """Return the largest of `values [A]`. As A scalars it joins the operations around it; a reduction would not."""
     return functools.reduce(jnp.maximum, values)
 
 
 def choose(values, explore, which, novel=None):
-    """An action, uniform among the best of `values [A]` or, to explore, among the `novel` ones, if any, or all.
+    """Return an action, uniform among the best of `values [A]` or, to explore, among the `novel` ones, if any, or all.
 
     `which` is uniform in [0, 1).
     """

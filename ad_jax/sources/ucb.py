@@ -85,7 +85,7 @@ def make(config: UCB, family: TaskFamily) -> Source:
 
 
 def upper_bound(pulls: jax.Array, total: jax.Array, exploration: float | jax.Array) -> jax.Array:
-    """The index of every arm, `[A]` float32; infinite for an arm never pulled."""
+    """Return the index of every arm, `[A]` float32; infinite for an arm never pulled."""
     often = jnp.maximum(pulls, 1.0)  # keeps the unused branch of the `where` finite
     width = exploration * jnp.sqrt(jnp.log(jnp.maximum(pulls.sum(), 1.0)) / often)
     return jnp.where(pulls == 0, jnp.inf, total / often + width)

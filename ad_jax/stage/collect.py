@@ -44,7 +44,7 @@ class Config:
     next_observation: bool = False
 
     def validate(self) -> None:
-        """Raises ConfigError where a number cannot be meant."""
+        """Raise ConfigError where a number cannot be meant."""
         for name in ("seeds", "episodes", "chunk_learners"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"collect.{name} must be at least 1; got {getattr(self, name)}")
@@ -104,7 +104,9 @@ class Learners:
         each = self.source.steps_per_update
 
         def narrow(t):
-            small = lambda x: x.astype(spec.observation_dtype)
+            def small(x):
+                return x.astype(spec.observation_dtype)
+
             return t.replace(
                 observation=small(t.observation),
                 action=t.action.astype(spec.action_dtype),
@@ -148,7 +150,7 @@ class Learners:
 
 
 def life_updates(source: Source, family: TaskFamily, episodes: int) -> int:
-    """Updates of a life: as many as `episodes` episodes of full length take."""
+    """Update of a life: as many as `episodes` episodes of full length take."""
     return -(-episodes * family.episode_length // source.steps_per_update)
 
 
@@ -220,7 +222,10 @@ def _share(
         left = [c for c in range(-(-total // learners.chunk)) if c not in finished]
         todo = left[distributed.index() :: distributed.count()]
         log.forget_after("collect", max(finished, default=-1))
-        learners_in = lambda chunks: sum(min(learners.chunk, total - c * learners.chunk) for c in chunks)
+
+        def learners_in(chunks):
+            return sum(min(learners.chunk, total - c * learners.chunk) for c in chunks)
+
         on_disk, others = total - learners_in(left), learners_in(left) - learners_in(todo)
         done, mine = on_disk, total - others
         progress = Progress("collect", mine, "learners", done, progress_seconds, steps_each)
@@ -232,7 +237,10 @@ def _share(
         progress.note(f"compiled in {compile_seconds:.1f} s")
         optimal, random = (family.optimal_return(tasks), family.random_return(tasks)) if todo else (None, None)
         started, first = time.monotonic(), done
-        run = lambda chunk: learners.run(seed, tasks, task_ids, config.seeds, chunk * learners.chunk)
+
+        def run(chunk):
+            return learners.run(seed, tasks, task_ids, config.seeds, chunk * learners.chunk)
+
         lives = (run(chunk) for chunk in todo)  # dispatched when asked for
         ahead = next(lives, None)
         for chunk in todo:
@@ -244,7 +252,10 @@ def _share(
                 raise HistoryError(f"chunk {chunk}: {where} The chunk is not stored, those before it are")
             histories = as_histories(life, tasks, task_ids, config.seeds, start, count)
             task = np.repeat(np.arange(start, start + count) // config.seeds, actors)  # of each row
-            of_rows = lambda known, task=task: None if known is None else known[task]
+
+            def of_rows(known, task=task):
+                return None if known is None else known[task]
+
             earned = history_returns.of_chunk(
                 histories.transition, actors, family.episode_length, of_rows(optimal), of_rows(random)
             )
@@ -257,13 +268,13 @@ def _share(
 
 
 def _ends(earned: history_returns.Chunk) -> dict[str, float]:
-    """What a chunk's log tells of its source, where it is known."""
+    """Return what a chunk's log tells of its source, where it is known."""
     tenths = history_returns.by_tenth(earned)
     return {f"return_{name}_tenth": x for name, x in (("first", tenths[0]), ("last", tenths[-1])) if x is not None}
 
 
 def _records(url: str) -> dict[int, dict[str, float]]:
-    """The log of all finished chunks, from the ledger, as one process would have written it in one go."""
+    """Return the log of all finished chunks, from the ledger, as one process would have written it in one go."""
     store, done, records = open_store(url, allow_partial=True), 0, {}
     for chunk in store.chunks:
         first, end = store.manifest.rows(chunk)
@@ -274,7 +285,7 @@ def _records(url: str) -> dict[int, dict[str, float]]:
 
 
 def beyond(learners: Learners, life: Lives, task_ids: Sequence[str], seeds: int, first: int, count: int) -> str | None:
-    """The first value that cannot be of the first `count` learners of a chunk from learner `first` on, in words."""
+    """Return in words the first value that cannot be, of `count` learners of a chunk from learner `first` on."""
     place = np.asarray(life.first.place)[:count]
     if (place == values.NOTHING).all():
         return None
@@ -289,7 +300,7 @@ def beyond(learners: Learners, life: Lives, task_ids: Sequence[str], seeds: int,
 
 
 def as_histories(life: Lives, tasks: Any, task_ids: Sequence[str], seeds: int, first: int, count: int) -> Histories:
-    """The first `count` learners of a chunk that starts at learner `first`, in host memory, one row an actor."""
+    """Return the first `count` learners of a chunk that starts at learner `first`, in host memory, one row an actor."""
     actors = life.transition.action.shape[1]
     learner = np.repeat(np.arange(first, first + count), actors)
     rows = jax.tree.map(lambda x: np.asarray(x)[:count].reshape(count * actors, *x.shape[2:]), life.transition)
@@ -311,7 +322,8 @@ def learning_curve(
     seed: int,
     show: Callable[[int, np.ndarray], None] = lambda done, returns: None,
 ) -> lifetimes.Episodes:
-    """The source itself on `tasks`: every episode of every actor, a stream each, `[N, seeds, actors]` in that order.
+    """Return the source itself on `tasks`: every episode of every actor, a stream each, `[N, seeds, actors]` in that
+    order.
 
     `show(done, returns)` is called after each chunk: the learners done, and the curves over time of those of this
     chunk, `[C, pieces]`, mean over actors.

@@ -22,7 +22,7 @@ class Curve:
 
 
 def after_prompt(curve: Curve, prompt: Prompt) -> tuple[Curve, dict[str, Any]]:
-    """The curve of the episodes in which the model acts, and what it was shown before, as plain data."""
+    """Return the curve of the episodes in which the model acts, and what it was shown before, as plain data."""
     shown, returns = np.split(curve.returns, [prompt.episodes], axis=-1)
     before, steps = np.split(curve.steps, [prompt.episodes], axis=-1)
     data = {"noise": prompt.noise, "episodes": prompt.episodes, "return": float(shown.mean())}
@@ -35,7 +35,10 @@ def after_prompt(curve: Curve, prompt: Prompt) -> tuple[Curve, dict[str, Any]]:
 def tasks_as_data(family: TaskFamily, tasks: Any) -> list[dict[str, Any]]:
     """Each task as plain data for `results.json`: id, parameters, description, optimal and random return, picture."""
     optimal, random, ids = family.optimal_return(tasks), family.random_return(tasks), family.task_ids(tasks)
-    at = lambda values, i: None if values is None else float(values[i])
+
+    def at(values, i):
+        return None if values is None else float(values[i])
+
     one, params = lambda i: take(tasks, i), leaves.as_data(tasks)
     return [
         {
@@ -51,12 +54,15 @@ def tasks_as_data(family: TaskFamily, tasks: Any) -> list[dict[str, Any]]:
 
 
 def paths_as_data(curve: Curve, tasks: list[dict[str, Any]], mode: Mode) -> dict[str, Any]:
-    """The first rollout on the hardest task (lowest optimal return), in early and late episodes, to draw."""
+    """Return the first rollout on the hardest task (lowest optimal return), in early and late episodes, to draw."""
     hardest = min(range(len(tasks)), key=lambda i: tasks[i]["optimal"] if tasks[i]["optimal"] is not None else i)
     returns, steps = curve.returns[hardest, 0], curve.steps[hardest, 0]
     episodes, ends = len(returns), np.cumsum(steps)
     every = int(curve.steps.max()) == 1
     chosen = range(episodes) if every else sorted({e for e in (0, 1, 2, 4, 9, 19, 49, episodes - 1) if e < episodes})
-    points = lambda e: curve.trace[ends[e] - steps[e] : ends[e], hardest].tolist()
+
+    def points(e):
+        return curve.trace[ends[e] - steps[e] : ends[e], hardest].tolist()
+
     drawn = [{"episode": e + 1, "return": float(returns[e]), "points": points(e)} for e in chosen]
     return {"task": hardest, "seed": 0, "mode": mode, "episodes": drawn}

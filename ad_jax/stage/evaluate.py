@@ -39,7 +39,7 @@ class Config:
     temperature: float | None = None  # of sampled actions: below 1 the likelier ones gain; None is 1
 
     def validate(self) -> None:
-        """Raises ConfigError where a number cannot be meant."""
+        """Raise ConfigError where a number cannot be meant."""
         for name in ("episodes", "seeds", "episodes_per_dispatch", "prompt_episodes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"evaluate.{name} must be at least 1; got {getattr(self, name)}")
@@ -55,7 +55,7 @@ class Config:
 
 
 def check_unseen(task_ids: Sequence[str], trained_ids: Sequence[str]) -> None:
-    """Raises AdJaxError if any task was trained on, or if there are no tasks."""
+    """Raise AdJaxError if any task was trained on, or if there are no tasks."""
     seen = sorted(set(task_ids) & set(trained_ids))
     if not task_ids:
         raise AdJaxError("the held-out set is empty: there is nothing to evaluate; set tasks.held_out to at least 1")
@@ -114,7 +114,10 @@ def evaluate(
             f"after {total} steps a rollout has finished {finished} of {episodes} episodes: {family.name} has episodes "
             f"of more than episode_length = {family.episode_length} steps. `ad-jax check` says which part is wrong"
         )
-    of_tasks = lambda x: to_host(x)[:batch, :episodes].reshape(count, seeds, episodes)
+
+    def of_tasks(x):
+        return to_host(x)[:batch, :episodes].reshape(count, seeds, episodes)
+
     done = min(int(rollouts.time), total)
     return Curve(of_tasks(rollouts.returns), of_tasks(rollouts.lengths), np.concatenate(traces)[:done], batch * done)
 

@@ -27,11 +27,11 @@ class Feed(Protocol):
         ...
 
     def draw(self, resident: Any, key: jax.Array) -> tuple[Any, jax.Array]:
-        """What an update learns from, and its own key. The key is consumed."""
+        """Return what an update learns from, and its own key. The key is consumed."""
         ...
 
     def told(self, resident: Any, key: jax.Array) -> str:
-        """What the update with that key learned from, in words that follow its name."""
+        """Return what the update with that key learned from, in words that follow its name."""
         ...
 
 
@@ -60,7 +60,7 @@ class Windows:
         self.render, self.inputs, self.needs = render, inputs, needs
 
     def draw(self, resident: Replay, key: jax.Array) -> tuple[Batch, jax.Array]:
-        """A batch, and the key of the model. The key is consumed."""
+        """Return a batch, and the key of the model. The key is consumed."""
         key_batch, key_model = jax.random.split(key)
         options = self.spec, self.sampling, self.mesh, self.render, self.inputs, self.needs
         return replay_lib.sample(resident, key_batch, *options), key_model
@@ -70,7 +70,7 @@ class Windows:
         return replay_lib.drawn(resident, jax.random.split(key)[0], self.sampling, self.mesh)
 
     def told(self, resident: Replay, key: jax.Array) -> str:
-        """The first of the histories, each once."""
+        """Return the first of the histories, each once."""
         each = sorted(set(self.drawn(resident, key).tolist()))
         more = f" and {len(each) - 8} more" if len(each) > 8 else ""
         return f", of histories {', '.join(map(str, each[:8]))}{more}"
@@ -93,7 +93,7 @@ class TrainingTasks:
         return ""
 
     def at(self, _: int) -> Any:
-        """The tasks, whatever the step."""
+        """Return the tasks, whatever the step."""
         return self.tasks
 
     def facts(self) -> dict[str, float]:

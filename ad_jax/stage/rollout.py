@@ -63,14 +63,19 @@ def make_evaluator(
     steps_per_run: int,
     prompt: Prompt | None = None,
 ) -> Evaluator:
-    """An `Evaluator` that counts the first `episodes` episodes; in a prompt's the policy only looks."""
+    """Return an `Evaluator` that counts the first `episodes` episodes; in a prompt's the policy only looks."""
     spec = spec_of(family)
     rows, one = on_batch(mesh), replicated(mesh)
-    place = lambda tree: jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, rows if x.ndim else one), tree)
+
+    def place(tree):
+        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, rows if x.ndim else one), tree)
 
     def start(keys, tasks):
         batch = len(keys)
-        begin = lambda key, task: reset(family, jax.random.fold_in(key, 2**31), task)
+
+        def begin(key, task):
+            return reset(family, jax.random.fold_in(key, 2**31), task)
+
         observation, env_state = jax.vmap(begin)(keys, tasks)
         steps = first_steps(observation, spec.action)
         returns, lengths = (jnp.zeros((batch, episodes + 1), dtype) for dtype in (jnp.float32, jnp.int32))
@@ -105,7 +110,9 @@ def make_evaluator(
         return after, trace, shown
 
     def run(params, rollouts, keys, tasks):
-        body = lambda rollouts, _: step(params, keys, tasks, rollouts)[:2]
+        def body(rollouts, _):
+            return step(params, keys, tasks, rollouts)[:2]
+
         rollouts, trace = jax.lax.scan(body, rollouts, None, steps_per_run)
         return place(rollouts), trace
 

@@ -52,7 +52,10 @@ class Trainer:
     def __init__(self, learner: Learner, feed: Feed, schedule: Schedule, mesh: Mesh, seed: int):
         self.learner, self.feed, self.seed = learner, feed, seed
         self.size = schedule.updates_per_dispatch
-        start = lambda tasks: learner.init(seed, tasks)
+
+        def start(tasks):
+            return learner.init(seed, tasks)
+
         shapes, one = jax.eval_shape(start, feed.tasks), replicated(mesh)
         self.shardings = learner.shardings(shapes)
         self.like = like(shapes, self.shardings)
@@ -62,7 +65,7 @@ class Trainer:
         self._programs: dict[str, Any] = {}
 
     def key(self, step: Any) -> jax.Array:
-        """The key of the update after `step`."""
+        """Return the key of the update after `step`."""
         # Built from Python numbers inside the jit, so that a resumed run has the same keys.
         return jax.random.fold_in(named_key(self.seed, self.learner.name), step)
 

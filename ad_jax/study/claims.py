@@ -34,7 +34,7 @@ class Quantity:
         raise NotImplementedError
 
     def units(self, arms: Mapping[str, Sequence[Set]]) -> int:
-        """What is resampled, tasks x training seeds; of several arms the fewest."""
+        """Return what is resampled, tasks x training seeds; of several arms the fewest."""
         raise NotImplementedError
 
 
@@ -115,7 +115,7 @@ class Statistic(Quantity):
             )
 
     def check_source(self, c: Curves) -> None:
-        """Raises ConfigError where the source gains nothing that a share could be of."""
+        """Raise ConfigError where the source gains nothing that a share could be of."""
         if self.name == "score" and not (first_of_source(c, c.learner.shape[-1]).mean(-1) > c.random).all():
             raise ConfigError(
                 f"{self}: the source earns no more than a random policy ({c.random[0]:g}), so a share of its gain "
@@ -147,7 +147,7 @@ class Pair(Quantity):
 
 
 def statistics_of(quantity: Quantity) -> list[Statistic]:
-    """The statistics that a quantity is made of."""
+    """Return the statistics that a quantity is made of."""
     if isinstance(quantity, Pair):
         return [*statistics_of(quantity.left), *statistics_of(quantity.right)]
     return [quantity] if isinstance(quantity, Statistic) else []
@@ -176,17 +176,17 @@ class Rule:
 
 
 def at_least(value: float) -> Rule:
-    """The interval's low end is at or above `value`."""
+    """Return the interval's low end is at or above `value`."""
     return Rule(least=value)
 
 
 def at_most(value: float) -> Rule:
-    """The interval's high end is at or below `value`."""
+    """Return the interval's high end is at or below `value`."""
     return Rule(most=value)
 
 
 def near(value: float, within: float) -> Rule:
-    """The whole interval is within `within` of `value`, on either side: what "near" and "the same" mean."""
+    """Return the whole interval is within `within` of `value`, on either side: what "near" and "the same" mean."""
     return Rule(value - within, value + within)
 
 
@@ -226,7 +226,7 @@ class Verdict:
 
 
 def decide(claim: Claim, arms: Mapping[str, Sequence[Set]], n: int = 1000) -> Verdict:
-    """The verdict on `claim` from the sets of every arm, by name."""
+    """Return the verdict on `claim` from the sets of every arm, by name."""
     drawn = claim.quantity.value(arms, n)
     if claim.quantity.units(arms) == 1:
         return Verdict(claim, float(drawn[0]), None, None)

@@ -81,13 +81,16 @@ def sweep(arms: Mapping[str, Drawn], axis: str, log: bool) -> Figure:
 
 
 def _shades(arms: Mapping[str, Drawn], groups: Sequence[str]) -> list[Any]:
-    """A colour for each arm: by x from dark to light, in the colour of its group where there are several."""
+    """Return a colour for each arm: by x from dark to light, in the colour of its group where there are several."""
     place = {name: i for i, name in enumerate(sorted(arms, key=lambda name: arms[name].x or 0))}
     shares = {name: place[name] / max(len(arms) - 1, 1) for name in arms}
     if len(groups) < 2:
         return [mpl.colormaps["viridis"](0.9 * shares[name]) for name in arms]
     base = dict(zip(groups, _cycle(len(groups))))
-    towards_white = lambda colour, share: tuple(share + (1 - share) * x for x in to_rgb(colour))
+
+    def towards_white(colour, share):
+        return tuple(share + (1 - share) * x for x in to_rgb(colour))
+
     return [towards_white(base.get(drawn.group, "#444444"), 0.65 * shares[name]) for name, drawn in arms.items()]
 
 

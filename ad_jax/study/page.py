@@ -63,7 +63,7 @@ def write_study(
 
 
 def load(out: Path, order: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The studies that `out` holds, by name, in `order`.
+    """Return the studies that `out` holds, by name, in `order`.
 
     Raises:
         AdJaxError: for a damaged file.
@@ -90,7 +90,7 @@ def write(out: Path, order: Sequence[str]) -> Path:
 
 
 def _shown(study: Mapping[str, Any], image: bytes) -> dict[str, Any]:
-    """What the page says of one study."""
+    """Return what the page says of one study."""
     return {
         "title": study["title"],
         "image": base64.b64encode(image).decode(),
@@ -101,7 +101,7 @@ def _shown(study: Mapping[str, Any], image: bytes) -> dict[str, Any]:
 
 
 def _thinned(s: Set) -> dict[str, Any]:
-    """The curves of a set, at no more than `POINTS` episodes, as plain data."""
+    """Return the curves of a set, at no more than `POINTS` episodes, as plain data."""
     episodes = s.returns[s.mode].shape[-1]
     at = np.unique(np.geomspace(1, episodes, min(POINTS, episodes)).round().astype(int)) - 1
     data: dict[str, Any] = {"episodes": (at + 1).tolist()}
@@ -126,7 +126,10 @@ def _drawn(s: Set, arm: Mapping[str, Any]) -> Drawn:
         if inside.any():
             mean = s.source.mean((0, 1))[inside]
             source = Band(drawings.as_episodes(s, x[inside]), mean, mean, mean)
-    known = lambda y: None if y is None else float(y.mean())
+
+    def known(y):
+        return None if y is None else float(y.mean())
+
     return Drawn(
         Band(episodes, *report.bootstrap(values)),
         source,

@@ -35,7 +35,7 @@ WAIT_SECONDS = 2.0  # between two looks at what other processes are at
 
 
 def work(e: Experiment) -> dict[str, float]:
-    """What training and evaluating take, in FLOP by a rough count: weights for progress over many runs."""
+    """Return what training and evaluating take, in FLOP by a rough count: weights for progress over many runs."""
     parts = build(e)
     size = sum(x.size for x in jax.tree.leaves(parts.params)) + 100_000  # what a step costs beside its products
     rollouts = sum(len(parts.family.task_ids(tasks)) for tasks in parts.split.held_out.values()) * e.evaluate.seeds
@@ -98,7 +98,7 @@ def reproduce(studies: Sequence[Study], folder: Path, out: Path, scale: str, ord
 
 
 def check(study: Study) -> None:
-    """Raises ConfigError for a claim whose number could mean nothing, before anything is run.
+    """Raise ConfigError for a claim whose number could mean nothing, before anything is run.
 
     It may need what a random or the optimal policy earns, which a family need not know, or the one to be above the
     other.
@@ -110,7 +110,10 @@ def check(study: Study) -> None:
                 sets = parts.split.held_out
                 tasks = sets.get(one.set or next(iter(sets)))
                 if tasks is not None:  # another set is named when the claims are decided, with those there are
-                    of = lambda returns: None if returns is None else np.asarray(returns).mean(keepdims=True)
+
+                    def of(returns):
+                        return None if returns is None else np.asarray(returns).mean(keepdims=True)
+
                     one.check(of(parts.family.random_return(tasks)), of(parts.family.optimal_return(tasks)))
 
 
@@ -127,7 +130,7 @@ class Progress:
         self.started, self.before = time.monotonic(), self.done()
 
     def done(self) -> float:
-        """The weight of the pieces that are there."""
+        """Return the weight of the pieces that are there."""
         return sum(weight for weight, done in self.pieces.values() if done())
 
     def line(self) -> str:

@@ -29,9 +29,12 @@ class Curves(NamedTuple):
 
 
 def curves_of(s: Set, mode: str, n: int = 1000) -> Curves:
-    """The curves of a set, and `n` resampled ones of all of them together."""
+    """Return the curves of a set, and `n` resampled ones of all of them together."""
     shape = s.returns[mode].shape[:2]
-    known = lambda x: np.full((*shape, 1), np.nan) if x is None else x[..., None]
+
+    def known(x):
+        return np.full((*shape, 1), np.nan) if x is None else x[..., None]
+
     source = np.zeros((*shape, 0)) if s.source is None else s.source
     parts = [s.returns[mode], source, known(s.optimal), known(s.random)]
     drawn = _drawn(np.concatenate(parts, axis=-1), n)
@@ -44,7 +47,9 @@ def curves_of(s: Set, mode: str, n: int = 1000) -> Curves:
 
 
 def _drawn(values: np.ndarray, n: int) -> np.ndarray:
-    """The mean `[1 + n, K]` of `[R, N, K]` over runs and tasks, and resampled ones, the same draws at every call."""
+    """Return the mean `[1 + n, K]` of `[R, N, K]` over runs and tasks, and resampled ones, the same draws at every
+    call.
+    """
     if values.min(initial=np.inf) == values.max(initial=-np.inf):
         return np.full((1 + n, values.shape[-1]), values.flat[0])  # its bits, which a product need not keep
     return np.concatenate([values.mean((0, 1))[None], resampled(values, n)])
@@ -65,7 +70,7 @@ def _between(curve: np.ndarray, first: float, last: float) -> np.ndarray:
 
 
 def episodes_to(curve: np.ndarray, level: float | np.ndarray) -> np.ndarray:
-    """The first episode, from 1, at `level`; one more than there are where it is never reached, a lower bound."""
+    """Return the first episode, from 1, at `level`; one more than there are where it is never reached."""
     level = np.asarray(level).reshape(-1, 1)
     there = curve >= level - 1e-9 * np.abs(level)
     return np.where(there.any(-1), there.argmax(-1) + 1, curve.shape[-1] + 1)
@@ -77,7 +82,7 @@ def _score(c: Curves) -> np.ndarray:
 
 
 def first_of_source(c: Curves, episodes: int) -> np.ndarray:
-    """The first `episodes` of what is compared with, `[1 + n, episodes]`.
+    """Return the first `episodes` of what is compared with, `[1 + n, episodes]`.
 
     Raises:
         ConfigError: if not all of its lives have so many.
@@ -92,7 +97,7 @@ def first_of_source(c: Curves, episodes: int) -> np.ndarray:
 
 
 def _steps_to(c: Curves, level: float) -> np.ndarray:
-    """Steps taken by the end of the first episode at `level`; where none is, those of one more than there are."""
+    """Return the steps to the end of the first episode at `level`; where none is, those of one more than there are."""
     last = c.time[:, -1:]
     further = last + (last - c.time[:, -2:-1] if c.time.shape[-1] > 1 else last)
     index = episodes_to(c.learner, level)[:, None] - 1

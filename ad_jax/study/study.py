@@ -60,7 +60,7 @@ class Study:
     sets: Sequence[str] = ()  # sets of tasks that are drawn; default the first
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for a claim about an arm that is not there, or an arm that cannot be drawn."""
+        """Raise ConfigError for a claim about an arm that is not there, or an arm that cannot be drawn."""
         if not self.arms or not self.claims or self.seeds < 1:
             raise ConfigError(f"study {self.name} needs at least one arm, one claim and one seed")
         for claim in self.claims:
@@ -71,18 +71,18 @@ class Study:
             raise ConfigError(f"study {self.name} is drawn as a sweep, but no arm says its x")
 
     def runs(self, arm: str) -> list[Experiment]:
-        """The arm's experiment with each of its seeds."""
+        """Return the arm's experiment with each of its seeds."""
         one = self.arms[arm]
         return [dataclasses.replace(one.experiment, seed=seed) for seed in range(one.seeds or self.seeds)]
 
 
 def arms_of(quantity: Quantity) -> list[str]:
-    """The arms that a quantity is about."""
+    """Return the arms that a quantity is about."""
     return [one.arm for one in statistics_of(quantity)]
 
 
 def load(name_or_path: str, scale: str = "cpu") -> Study:
-    """The study of an experiment's file.
+    """Return the study of an experiment's file.
 
     Raises:
         ConfigError: if there is no such file, or it has no study.

@@ -34,9 +34,12 @@ def pages(studies: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _own_page(name: str, study: Mapping[str, Any]) -> str:
-    """What was claimed, run and found: the claims of a study, and every curve behind them."""
+    """Return what was claimed, run and found: the claims of a study, and every curve behind them."""
     rule = "|" + "---|" * len(COLUMNS)
-    row = lambda cells: f"| {' | '.join(cells)} |"
+
+    def row(cells):
+        return f"| {' | '.join(cells)} |"
+
     curves = ["## Every curve", "", row(columns(study)), rule, *map(row, curve_rows(study))]
     return "\n".join([f"# {study['title']}", "", preface(), "", *_section(name, study, ""), "", *curves]) + "\n"
 
@@ -49,24 +52,27 @@ def _section(name: str, study: Mapping[str, Any], folder: str) -> list[str]:
 
 
 def sentence(claim: Mapping[str, Any]) -> str:
-    """A claim with its number: what decided it, in one line."""
+    """Return a claim with its number: what decided it, in one line."""
     return f"{claim['text']}: {told(claim)}, {ruled(claim)}"
 
 
 def ruled(claim: Mapping[str, Any]) -> str:
-    """The rule of a claim, and what of the claim was changed after the run."""
+    """Return the rule of a claim, and what of the claim was changed after the run."""
     changed = claim.get("changed", "")  # early studies have none
     return f"{claim['rule']} ({changed})" if changed else claim["rule"]
 
 
 def told(claim: Mapping[str, Any]) -> str:
-    """The number of a claim, with its interval."""
+    """Return the number of a claim, with its interval."""
     size = max(abs(claim[name] or 0) for name in ("value", "low", "high"))
     value = number(claim["value"], size)
     if claim["low"] is None:
         return f"{value} (no interval: one task and one training seed)"
     low, high = number(claim["low"], size), number(claim["high"], size)
-    sign = lambda text, x: f"-{text}" if x < 0 and not text.startswith("-") and float(text) != 0 else text
+
+    def sign(text, x):
+        return f"-{text}" if x < 0 and not text.startswith("-") and float(text) != 0 else text
+
     return f"{sign(value, claim['value'])} ({sign(low, claim['low'])} to {sign(high, claim['high'])})"
 
 
@@ -77,7 +83,7 @@ def counted(studies: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def table(study: Mapping[str, Any]) -> list[str]:
-    """A study's claims as rows of a Markdown table."""
+    """Return a study's claims as rows of a Markdown table."""
     rows = ["| claim | the paper | here (95 % interval) | rule | verdict |", "|---|---|---|---|---|"]
     for claim in study["claims"]:
         verdict, here = "holds" if claim["holds"] else "**does not hold**", f"{told(claim)}: {claim['statistic']}"
@@ -94,7 +100,7 @@ def preface() -> str:
 
 
 def columns(study: Mapping[str, Any]) -> list[str]:
-    """The heads of `curve_rows`."""
+    """Return the heads of `curve_rows`."""
     every = [stats["rows"][-1] for arm in study["arms"].values() for stats in arm["statistics"].values()]
     old = any(RATIO in row[mode]["episodes_to"] for row in every for mode in row if mode in ("sampled", "greedy"))
     return [name.replace(WAY, RATIO) if old else name for name in COLUMNS]
@@ -121,8 +127,13 @@ def _numbers(stats: Mapping[str, Any], mode: str) -> list[str]:
     """One curve: what `report.statistics` says of it."""
     one, source = stats["rows"][-1][mode], stats["source"]
     size = max(abs(one["final"]), abs(stats["optimal"] or 0))
-    or_none = lambda value, text: "-" if value is None else text(value)
-    told = lambda value: or_none(value, lambda x: number(x, size))
+
+    def or_none(value, text):
+        return "-" if value is None else text(value)
+
+    def told(value):
+        return or_none(value, lambda x: number(x, size))
+
     levels = source["levels"] if source and mode == "sampled" else []
     return [
         str(stats["runs"]),

@@ -29,7 +29,7 @@ from ad_jax.sources.base import SourceConfig
 
 
 def changes(value: Any) -> Any:
-    """A config as plain data, without what is at its default: a new option with a default changes no key."""
+    """Return a config as plain data, without what is at its default: a new option with a default changes no key."""
     if isinstance(value, Experiment):  # keys of before there was a `method` stay what they were
         return _changed(value, apart=("method",)) | methods.as_before(value.method, _changed(value.method))
     if isinstance(value, TaskFamily | SourceConfig | ModelConfig | PolicyConfig):
@@ -41,7 +41,10 @@ def _changed(value: Any, apart: tuple[str, ...] = ()) -> Any:
     if not dataclasses.is_dataclass(value):
         return canonical(json.loads(json.dumps(value)))
     fields = {field.name: field for field in dataclasses.fields(value)}
-    at_default = lambda name: getattr(value, name) == fields[name].default
+
+    def at_default(name):
+        return getattr(value, name) == fields[name].default
+
     return {name: changes(getattr(value, name)) for name in fields if name not in apart and not at_default(name)}
 
 
@@ -55,12 +58,12 @@ def _digest(data: Any) -> str:
 
 
 def collected_by(e: Experiment) -> Experiment:
-    """What of an experiment decides its histories."""
+    """Return what of an experiment decides its histories."""
     return Experiment("histories", e.env, e.source, seed=e.seed, tasks=e.tasks, collect=e.collect)
 
 
 def trained_by(e: Experiment) -> Experiment:
-    """What of an experiment decides its trained model."""
+    """Return what of an experiment decides its trained model."""
     defaults = {"evaluate": type(e.evaluate)(), "reference": None, "logging": type(e.logging)()}
     return dataclasses.replace(e, name="model", **defaults)
 
@@ -74,11 +77,11 @@ class Workshop:
         self._before = dict(_named_before(self.folder))
 
     def curve(self, e: Experiment) -> Path:
-        """The run directory of an evaluation."""
+        """Return the run directory of an evaluation."""
         return self._place("curves", key(e))
 
     def model(self, e: Experiment) -> Path:
-        """The run directory of a trained model."""
+        """Return the run directory of a trained model."""
         return self._place("models", key(trained_by(e)))
 
     def histories(self, e: Experiment) -> Path:

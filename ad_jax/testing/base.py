@@ -89,14 +89,17 @@ def same(a: Any, b: Any) -> bool:
 
 
 def bits(x: Any) -> np.ndarray:
-    """A leaf as NumPy has it: of random keys, their data."""
+    """Return a leaf as NumPy has it: of random keys, their data."""
     return np.asarray(jax.random.key_data(x) if is_key(jnp.asarray(x)) else x)
 
 
 def types_of(tree: Any, weak: bool = False) -> list[str]:
     """Dtype and shape of every leaf, by path; with `weak`, also whether the dtype is weak."""
     leaves = jax.tree_util.tree_leaves_with_path(jax.eval_shape(lambda: tree) if _concrete(tree) else tree)
-    mark = lambda leaf: "weak " if weak and leaf.weak_type else ""
+
+    def mark(leaf):
+        return "weak " if weak and leaf.weak_type else ""
+
     return [f"{jax.tree_util.keystr(path)} {mark(leaf)}{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves]
 
 
@@ -111,7 +114,10 @@ def check_space(space: Any, x: np.ndarray, what: str) -> None:
     )
     both = narrow(space.dtype), x.dtype
     require(both[0] == both[1], f"{what} of dtype {both[0]}", both[1], "Correct the space, or cast.")
-    bound = lambda given: np.asarray(given, both[0])  # 0.1 is another number in 32 bits
+
+    def bound(given):
+        return np.asarray(given, both[0])  # 0.1 is another number in 32 bits
+
     low, high = (0, space.n - 1) if hasattr(space, "n") else (bound(space.low), bound(space.high))
     inside = np.all((x >= low) & (x <= high))
     require(inside, f"{what} in {space}", f"values from {x.min()} to {x.max()}", "Correct the space.")

@@ -36,7 +36,7 @@ def check_env(family: Any) -> list[str]:
 
 
 def _life(family: TaskFamily, keys: jax.Array, actions: np.ndarray, task: Any) -> dict[str, Any]:
-    """A life of given actions `[T]`, from keys `[T + 1]`: arrays `[T, ...]`."""
+    """Return a life of given actions `[T]`, from keys `[T + 1]`: arrays `[T, ...]`."""
 
     def step(carry, x):
         action, key = x
@@ -159,7 +159,7 @@ def _task_ids(s: _Sample) -> None:
 
 
 def _types(s: _Sample) -> None:
-    """What a run asks, too: `reset` and `advance` name what cannot be used."""
+    """Ask what a run asks, too: `reset` and `advance` name what cannot be used."""
     check_types(s.family)
     task, key = take(s.tasks, 0), a_key(0)
     action = jnp.asarray(s.family.action_spec.one)
@@ -215,8 +215,11 @@ def _episodes(s: _Sample) -> None:
 
 
 def _no_copies(s: _Sample) -> None:
-    """A copy of a task leaf would go stale when the leaf is changed; one that never differs from it is a copy."""
-    paths = lambda tree: [(jax.tree_util.keystr(p), bits(x)) for p, x in jax.tree_util.tree_leaves_with_path(tree)]
+    """Check for copies of a task's leaves, which go stale when a leaf is changed; what never differs is a copy."""
+
+    def paths(tree):
+        return [(jax.tree_util.keystr(p), bits(x)) for p, x in jax.tree_util.tree_leaves_with_path(tree)]
+
     varying = [(path, leaf) for path, leaf in paths(s.tasks) if not np.all(leaf == leaf[:1])]
     for i, (path, leaf) in enumerate(varying):
         for other, x in varying[i + 1 :]:
@@ -298,8 +301,11 @@ def _splits(s: _Sample) -> None:
 
 
 def _labels(s: _Sample) -> None:
-    """What `optimal_label` makes of an observation is what `optimal_action` does in the state."""
-    flat = lambda tree: jax.tree.map(lambda x: jnp.asarray(x.reshape(-1, *x.shape[2:])), tree)
+    """Check that `optimal_label` makes of an observation what `optimal_action` does in the state."""
+
+    def flat(tree):
+        return jax.tree.map(lambda x: jnp.asarray(x.reshape(-1, *x.shape[2:])), tree)
+
     observation, state = flat(s.lives["observation"]), flat(s.lives["state"])
     task = jax.tree.map(lambda x: jnp.repeat(x, s.steps, axis=0), s.tasks)
     if jax.eval_shape(jax.vmap(s.family.optimal_label), observation, task) is None:
@@ -319,10 +325,13 @@ def _labels(s: _Sample) -> None:
 
 
 def _source_observations(s: _Sample) -> None:
-    """What a privileged source is given has the stated space."""
+    """Check that what a privileged source is given has the stated space."""
     lives, task = s.lives, take(s.tasks, 0)
     space = s.family.source_observation_space(task)
-    flat = lambda tree: jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+    def flat(tree):
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
     seen = np.asarray(jax.vmap(s.family.source_observation)(flat(lives["state"]), flat(lives["observation"])))
     if space is None:
         remedy = "State its source_observation_space."

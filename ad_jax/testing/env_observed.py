@@ -14,7 +14,7 @@ OBSERVED = 64  # steps whose observation is compared
 
 
 def observed(s: Any) -> None:
-    """What was returned is `observe` of the state that it goes with, where there is one that draws nothing."""
+    """Check that what was returned is `observe` of its state, where there is one that draws nothing."""
     family, task = s.family, take(s.tasks, 0)
     keys = jax.random.split(a_key(2), OBSERVED)
     actions = jnp.asarray(family.action_spec.drawn(np.random.default_rng(2), (OBSERVED,)))

@@ -17,7 +17,7 @@ FEW = 256  # episodes of each task, where no number is stated
 
 
 def episode_return(family: TaskFamily, keys: jax.Array, actions: jax.Array, task: Any) -> jax.Array:
-    """The return of one episode from keys `[T + 1]`, without `advance`.
+    """Return the return of one episode from keys `[T + 1]`, without `advance`.
 
     `actions [T, *A]` are what is done; where one is negative, or in a Box NaN, the optimal action is.
     """
@@ -52,7 +52,7 @@ def random_returns(s: Any) -> None:
 
 
 def optimal_actions(s: Any) -> None:
-    """What `optimal_action` says earns what `optimal_return` says; where that is unknown, no less than chance."""
+    """Check that `optimal_action` earns `optimal_return`; where that is unknown, no less than chance."""
     best, state = s.family.optimal_return(s.tasks), take(s.lives["state"], (0, 0))
     action = jax.eval_shape(s.family.optimal_action, state, take(s.tasks, 0))
     if action is None:
@@ -60,9 +60,10 @@ def optimal_actions(s: Any) -> None:
     stated = s.family.action_spec
     wanted = types_of(jax.ShapeDtypeStruct(stated.shape, stated.compute_dtype))
     require(types_of(action) == wanted, str(wanted), types_of(action), "Cast it.")
-    asked = lambda shape: np.full(
-        (*shape, *stated.shape), -1 if isinstance(stated, Discrete) else np.nan, stated.compute_dtype
-    )
+
+    def asked(shape):
+        return np.full((*shape, *stated.shape), -1 if isinstance(stated, Discrete) else np.nan, stated.compute_dtype)
+
     if best is not None:
         _compare(s, asked(s.episodes), "optimal_return", best, best)
         return

@@ -92,7 +92,7 @@ def _sample(config: MethodConfig, family: TaskFamily) -> Sample:
 
 
 def _backbone(config: MethodConfig, spec: Any) -> tuple[Any, Any]:
-    """The first of the small backbones that the method takes."""
+    """Return the first of the small backbones that the method takes."""
     refused: list[str] = []
     for name, options in SMALL.items():
         model_config = models.make_config(name, options)

@@ -61,7 +61,7 @@ def check_model(model: Model, spec: Spec, *, episode_length: int, tolerance: flo
 
 
 def random_steps(spec: Spec, batch: int, length: int, episode_length: int, seed: int = 0) -> Steps:
-    """A random stream `[B, L]` with episode boundaries every `episode_length` steps, as NumPy arrays."""
+    """Return a random stream `[B, L]` with episode boundaries every `episode_length` steps, as NumPy arrays."""
     rng = np.random.default_rng(seed)
     if spec.pixels:
         observation = rng.integers(0, 256, (batch, length, *spec.shape), np.uint8)
@@ -82,7 +82,7 @@ def random_steps(spec: Spec, batch: int, length: int, episode_length: int, seed:
 
 
 def decode_all(model: Model, params: Any, steps: Steps, decode: Any = None) -> np.ndarray:
-    """Outputs `[B, L, head.size]` of a stream, one decoded step at a time."""
+    """Return outputs `[B, L, head.size]` of a stream, one decoded step at a time."""
     decode, cache, logits = decode or jax.jit(model.decode), model.init_cache(len(steps.prev_done)), []
     for t in range(steps.prev_done.shape[1]):
         out, cache = decode(params, cache, jax.tree.map(lambda x: x[:, t], steps))  # noqa: B023

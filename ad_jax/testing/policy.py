@@ -39,7 +39,7 @@ class Sample:
 
 
 def scanned(policy: Policy) -> Callable[..., jax.Array]:
-    """A program `(params, steps [B, T], keys [B, T]) -> actions [B, T]`, from empty contexts on."""
+    """Return a program `(params, steps [B, T], keys [B, T]) -> actions [B, T]`, from empty contexts on."""
 
     def roll(params, steps, keys):
         def step(carry, x):

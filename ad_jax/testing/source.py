@@ -63,10 +63,13 @@ class _Sample:
         return 2 + 2 * self.family.episode_length // self.source.steps_per_update
 
     def life(self, config: Any, key: jax.Array, task: Any) -> Transition:
-        """The streams of one learner, `[T, actors, ...]`."""
+        """Return the streams of one learner, `[T, actors, ...]`."""
         source = config.make(self.family)
         key_init, key_updates = jax.random.split(key)
-        update = lambda state, key: source.update(key, state, task)
+
+        def update(state, key):
+            return source.update(key, state, task)
+
         keys = jax.random.split(key_updates, self.updates)
         _, streams = jax.lax.scan(update, source.init(key_init, task), keys)
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), streams)
@@ -112,7 +115,10 @@ def _types(s: _Sample) -> None:
 
 def _streams(s: _Sample) -> None:
     task, stream = take(s.tasks, 0), s.lives
-    flat = lambda x: x.reshape(-1, *x.shape[3:])
+
+    def flat(x):
+        return x.reshape(-1, *x.shape[3:])
+
     check_space(s.family.observation_space(task), flat(stream.observation), "observations")
     if stream.next_observation is not None:
         check_space(s.family.observation_space(task), flat(stream.next_observation), "next observations")
@@ -162,7 +168,7 @@ def _list_starts(observation: np.ndarray, state: Any) -> tuple[dict[bytes, int],
 
 
 def _replay(family, key, task, states, begin, start, action):
-    """What follows each action of one stream: observation, reward, terminated, truncated, each `[T, ...]`."""
+    """Return what follows each action of one stream: observation, reward, terminated, truncated, each `[T, ...]`."""
 
     def step(state, x):
         begin, start, action, key = x
@@ -177,7 +183,10 @@ def _replay(family, key, task, states, begin, start, action):
 def _compare(stream: Transition, got: tuple[np.ndarray, ...], where: str) -> None:
     """Hold `stream` against what replays gave, `[REPLAYS, T, ...]`, in what they agree on."""
     observation, reward, terminated, truncated = got
-    certain = lambda x: np.array_equal(x, np.broadcast_to(x[:1], x.shape))
+
+    def certain(x):
+        return np.array_equal(x, np.broadcast_to(x[:1], x.shape))
+
     remedy = "Store what the action was chosen from; keep actors apart and in order."
     if not certain(observation):  # what comes later depends on chance too
         return

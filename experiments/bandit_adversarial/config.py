@@ -86,7 +86,10 @@ def study(scale: str = "cpu") -> Study:
         "RL2": Arm(reinforced(scale)),
         "Thompson": Arm(override(ad, ["model=thompson"]), seeds=1),
     }
-    score = lambda arm, name: quantity("score", arm, set=name)
+
+    def score(arm, name):
+        return quantity("score", arm, set=name)
+
     two_sided = "made two-sided after the run; before: at least 0.9"
     kept = 'reworded after the run; before: "AD keeps most of it {}"'
     claims = (

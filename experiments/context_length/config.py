@@ -36,7 +36,10 @@ def study(scale: str = "cpu") -> Study:
         batch = max(8, base.replay.batch * base.replay.segment // context // 8 * 8)
         sizes = [f"model.window={context}", f"replay.segment={context}", f"replay.batch={batch}"]
         arms[f"{share:g} episodes"] = Arm(override(base, sizes), x=share)
-    final = lambda arm: quantity("final", arm)
+
+    def final(arm):
+        return quantity("final", arm)
+
     claims = (
         Claim(
             "With a context of less than half an episode there is hardly any in-context learning",

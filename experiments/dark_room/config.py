@@ -80,7 +80,10 @@ def study(scale: str = "cpu") -> Study:
     ad = config(scale)
     limit = override(ad, ["model=explorer", "evaluate.source_seeds=0", "evaluate.greedy=False"])
     arms = {"AD": Arm(ad), "ED": Arm(expert(scale)), "RL2": Arm(reinforced(scale)), "Bayes": Arm(limit, seeds=1)}
-    final = lambda arm: quantity("final", arm)
+
+    def final(arm):
+        return quantity("final", arm)
+
     claims = (
         Claim(
             "AD improves in context on held-out goals",

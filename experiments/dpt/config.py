@@ -34,7 +34,7 @@ def config(scale: str = "cpu") -> Experiment:
 
 
 def room(scale: str = "cpu") -> Experiment:
-    """The same in Dark Room, from exploration that never ends."""
+    """Return the same in Dark Room, from exploration that never ends."""
     base = load("dark_room", scale)
     walk = override(load("dark_room", "cpu"), ["source.epsilon_start=1", "source.epsilon_end=1"]).source
     if scale != "smoke":
@@ -64,8 +64,13 @@ def study(scale: str = "cpu") -> Study:
         "AD, room": Arm(dark),
         "DPT, room": Arm(room(scale)),
     }
-    regret = lambda arm, name, **options: quantity("regret", arm, set=name, **options)
-    source = lambda name: quantity("source_regret", "AD, bandit", set=name)
+
+    def regret(arm, name, **options):
+        return quantity("regret", arm, set=name, **options)
+
+    def source(name):
+        return quantity("source_regret", "AD, bandit", set=name)
+
     claims = (
         Claim(
             "On the bandit, DPT's regret is at most a tenth above that of UCB",

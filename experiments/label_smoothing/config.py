@@ -25,13 +25,19 @@ def config(scale: str = "cpu") -> Experiment:
 
 
 def study(scale: str = "cpu") -> Study:
-    """The appendix' ablation."""
+    """Return the appendix' ablation."""
     base = config(scale)
     shares = (0.0, 0.1, 0.2)
-    smooth = lambda a, *more: override(base, [f"method.label_smoothing={a}", *more])
+
+    def smooth(a, *more):
+        return override(base, [f"method.label_smoothing={a}", *more])
+
     arms = {f"{a:g}": Arm(smooth(a), x=a, group="sampled as predicted") for a in shares}
+
     # A model of smoothed labels that samples as it predicts takes so many more random actions; sharpened, it does not.
-    cold = lambda a: Arm(smooth(a, "evaluate.temperature=0.5"), x=a, group="sampled at temperature 0.5")
+    def cold(a):
+        return Arm(smooth(a, "evaluate.temperature=0.5"), x=a, group="sampled at temperature 0.5")
+
     arms |= {f"{a:g}, temperature 0.5": cold(a) for a in shares}
     claims = (
         Claim(

@@ -28,7 +28,7 @@ def config(scale: str = "cpu") -> Experiment:
 
 
 def study(scale: str = "cpu") -> Study:
-    """The appendix' comparison."""
+    """Return the appendix' comparison."""
     transformer = dataclasses.replace(
         load("dark_key_to_door", "small" if scale == "cpu" else scale), name="lstm_backbone"
     )

@@ -22,14 +22,17 @@ def config(scale: str = "cpu") -> Experiment:
 
 
 def study(scale: str = "cpu") -> Study:
-    """The appendix' three ablations; the paper's model is one arm of each."""
+    """Return the appendix' three ablations; the paper's model is one arm of each."""
     base = config(scale)
     arms = {}
     for option, values in (("width", (16, 32, 64, 128)), ("layers", (1, 2, 4, 6)), ("heads", (1, 2, 4, 8))):
         for value in values:
             changed = override(base, [f"model.{option}={value}", *(["model.mlp_width=512"] if value == 128 else [])])
             arms[f"{option} {value}"] = Arm(changed, x=value, group=option)
-    final = lambda arm: quantity("final", arm)
+
+    def final(arm):
+        return quantity("final", arm)
+
     saturates = "made two-sided after the run; before: at most 0.15"
     claims = (
         Claim(

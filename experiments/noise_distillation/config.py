@@ -53,7 +53,10 @@ def study(scale: str = "cpu") -> Study:
     for p in (0.7, 0.5):  # Zisman et al. act greedily, more sharply than what they distil: here, too
         changed = override(base, [f"source.noise_end={1 - p:.1f}", "evaluate.temperature=0.5"])
         arms[f"noise to {1 - p:.0%}"] = Arm(changed, x=p, group="noise that never ends, temperature 0.5")
-    above = lambda arm: quantity("final", arm) - quantity("source_final", arm)
+
+    def above(arm):
+        return quantity("final", arm) - quantity("source_final", arm)
+
     claims = (
         Claim(
             "From an optimal demonstrator's histories AD learns in context",

@@ -22,7 +22,7 @@ def config(scale: str = "cpu") -> Experiment:
 
 
 def study(scale: str = "cpu") -> Study:
-    """The appendix' ablation, with the number of histories held."""
+    """Return the appendix' ablation, with the number of histories held."""
     base, arms = config(scale), {}
     histories = base.tasks.train * base.collect.seeds
     counts = [n for n in (1, 4, 16, 64, 256, 512) if n <= base.tasks.train]

@@ -27,7 +27,7 @@ CHANCE = 0.2867565655494435 / 16.875
 
 
 def shown(e: Experiment, share: float) -> Experiment:
-    """The experiment with a demonstration that earns `share` of the optimum, and without its source's curves."""
+    """Return the experiment with a demonstration that earns `share` of the optimum, and without its source's curves."""
     evaluate = dataclasses.replace(e.evaluate, prompt=(share - CHANCE) / (1 - CHANCE), source_seeds=0)
     return dataclasses.replace(e, evaluate=evaluate)
 

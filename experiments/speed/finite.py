@@ -30,7 +30,10 @@ from ad_jax.types import Discrete, Spec
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 31
 SMALL = Case("small", "transformer", {"layers": 4, "width": 64, "heads": 2, "window": 100}, 16, 100, 10)
 CALLS = 20  # of a check in one timing: it is short
-NEVER = lambda spec, dtype, observation, action, *_: jnp.zeros(action.shape, jnp.bool_)  # looks at nothing
+
+
+def never(spec, dtype, observation, action, *_):
+    return jnp.zeros(action.shape, jnp.bool_)  # looks at nothing
 
 
 def told(what: str, share: np.ndarray) -> None:
@@ -42,7 +45,10 @@ def told(what: str, share: np.ndarray) -> None:
 
 def share_of(what: str, check, stage) -> None:
     """Print how long `check` takes, as a share of `stage`, which does not do it."""
-    many = lambda: [check() for _ in range(CALLS)] and None
+
+    def many():
+        return [check() for _ in range(CALLS)] and None
+
     seconds = measure({"check": Work(many, 1), "stage": Work(stage, 1)}, ROUNDS)
     told(what, np.array(seconds["check"]) / CALLS / np.array(seconds["stage"]))
 
@@ -54,7 +60,7 @@ def share_within(what: str, looking, blind) -> None:
 
 
 def collecting_a_chunk(source: str, env: str) -> None:
-    """A chunk of lives, in memory."""
+    """Time a chunk of lives, in memory."""
 
     def lives():
         return collecting.in_memory(collecting.setting(source, env, 256, 2_000_000)).call
@@ -65,7 +71,7 @@ def collecting_a_chunk(source: str, env: str) -> None:
 
 
 def evaluating_a_dispatch(rollouts: int) -> None:
-    """A window of steps of the small transformer in Dark Room."""
+    """Time a window of steps of the small transformer in Dark Room."""
     s = evaluating.setting(SimpleNamespace(cases=[SMALL]))
 
     def rolling(change):
@@ -74,14 +80,16 @@ def evaluating_a_dispatch(rollouts: int) -> None:
         run()
         return run
 
-    unseen = lambda policy: policy._replace(highest=lambda carry: None)
-    with mock.patch.object(values, "impossible", NEVER):
+    def unseen(policy):
+        return policy._replace(highest=lambda carry: None)
+
+    with mock.patch.object(values, "impossible", never):
         blind = rolling(unseen)
     share_within(f"evaluate: 100 steps of {rollouts} rollouts", rolling(lambda policy: policy), blind)
 
 
 def evaluating_counted(rollouts: int) -> None:
-    """What the look adds to a compiled step, where a clock on a shared machine cannot tell."""
+    """Count what the look adds to a compiled step, where a clock on a shared machine cannot tell."""
     s = evaluating.setting(SimpleNamespace(cases=[SMALL]))
 
     def cost(policy):
@@ -90,7 +98,7 @@ def evaluating_counted(rollouts: int) -> None:
         return lowered.compile().cost_analysis()
 
     whole = cost(from_model(s.model))
-    with mock.patch.object(values, "impossible", NEVER):
+    with mock.patch.object(values, "impossible", never):
         less = cost(from_model(s.model)._replace(highest=lambda carry: None))
     for what in ("flops", "bytes accessed"):
         name = f"evaluate: {rollouts} rollouts, {what}"
@@ -116,10 +124,13 @@ def loading(what: str, floats: bool) -> None:
 
 
 def distilling_a_dispatch() -> None:
-    """The look at what came to the host; and the gradient's norm, which clipping takes too, counted in the program."""
+    """Time the look at what came to the host; count the gradient's norm, which clipping takes too, in the program."""
     s = distilling.setting(SMALL)
     tree = SimpleNamespace(**vars(optax.tree) | {"norm": lambda grads: 0.0})  # not of clipping, which keeps its own
-    program = lambda: s.trainer.run.lower(s.trainer.like, s.resident, jnp.int32(1))
+
+    def program():
+        return s.trainer.run.lower(s.trainer.like, s.resident, jnp.int32(1))
+
     whole = program().compile()
     with mock.patch.object(base, "optax", SimpleNamespace(**vars(optax) | {"tree": tree})):
         s.trainer.run.clear_cache()

@@ -20,10 +20,13 @@ def config(scale: str = "cpu") -> Experiment:
 
 
 def study(scale: str = "cpu") -> Study:
-    """The appendix' ablation, and no masking at all."""
+    """Return the appendix' ablation, and no masking at all."""
     base = config(scale)
     arms = {f"p = {p:g}": Arm(override(base, [f"model.token_mask={p}"]), x=p) for p in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)}
-    final = lambda arm: quantity("final", arm)
+
+    def final(arm):
+        return quantity("final", arm)
+
     claims = (
         Claim(
             "With 30 % masked, AD ends at least at 80 % of the optimum",

@@ -52,7 +52,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 
 def built(name, options):
-    """The config, the model and shapes of its parameters."""
+    """Return the config, the model and shapes of its parameters."""
     config = models.make_config(name, options).bind(envs.make("dark_room", {}))
     model = config.make(GRID)
     return config, model, jax.eval_shape(model.init, jax.random.key(0))
@@ -106,13 +106,16 @@ def test_flop_of_a_training_step_against_the_compilers_count(name):
     options = {"layers": 2, "width": 64, "heads": 2, "mlp_width": 256, "window": 32}
     config, model, params = built(name, options)
     batch = jax.tree.map(jnp.asarray, histories_batch(4, 32))
-    loss = lambda params: model.apply(params, batch).sum()
+
+    def loss(params):
+        return model.apply(params, batch).sum()
+
     found = jax.jit(jax.grad(loss)).lower(params).compile().cost_analysis()["flops"]
     assert 0.75 < found / transformer.train_flops(params, config, GRID, 4, 32) < 1.3
 
 
 def histories_batch(batch, length):
-    """Steps `[batch, length]` of zeros."""
+    """Return steps `[batch, length]` of zeros."""
     none = np.zeros((batch, length), np.int32)
     from ad_jax.types import Steps
 
@@ -222,7 +225,9 @@ def test_a_rate_and_its_share():
 
 
 def test_comparing_prints_ratios_and_what_is_missing(tmp_path, capsys):
-    make = lambda key, value, share: dataclasses.asdict(Row(key, value, value, "steps/s", share, "it", 1))
+    def make(key, value, share):
+        return dataclasses.asdict(Row(key, value, value, "steps/s", share, "it", 1))
+
     origin = {"device": "d", "processor": "p", "cpu_cores": 2, "jax": "0", "commit": "c"}
     head = {
         "kind": "bench",

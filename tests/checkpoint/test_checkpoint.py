@@ -50,7 +50,10 @@ def save(folder, *steps):
 def restore(folder, architecture=None):
     with checkpoint.Checkpoints(folder, keep=5) as checkpoints:
         step = jax.ShapeDtypeStruct((), jnp.int32, sharding=STATE["w"].sharding)
-        accept = lambda meta: architecture and checkpoint.check_architecture(meta, architecture, folder)
+
+        def accept(meta):
+            return architecture and checkpoint.check_architecture(meta, architecture, folder)
+
         return checkpoints.restore(LIKE | {"step": step}, accept)
 
 
@@ -137,7 +140,7 @@ def test_arrays_that_read_well_and_are_others_are_detected(two, tmp_path):
 
 
 def outcome(folder, fault) -> str:
-    """What loading gives: "detected", named, or "harmless"; other bits or another error fail the test."""
+    """Return what loading gives: "detected", named, or "harmless"; other bits or another error fail the test."""
     try:
         step, state, meta = checkpoint.load(folder)
     except DamagedCheckpointError as error:
@@ -167,7 +170,7 @@ def test_every_fault_is_detected_and_named_or_harmless(two, count):
 
 
 def plain_hash(values):
-    """The same in Python's whole numbers."""
+    """Return the same in Python's whole numbers."""
 
     def mix(x):
         x = ((x ^ (x >> 16)) * 0x85EBCA6B) % 2**32
@@ -225,7 +228,10 @@ def test_an_array_without_elements_is_refused_by_name_before_anything_is_written
 
 def test_a_better_one_of_an_earlier_step_replaces_the_best_checkpoint(tmp_path, monkeypatch):
     """A training that has gone back, from a damaged checkpoint or none, comes to an earlier step with other numbers."""
-    steps = lambda: sorted(path.name for path in (tmp_path / "best").iterdir())
+
+    def steps():
+        return sorted(path.name for path in (tmp_path / "best").iterdir())
+
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         for step, note, left in ((8, "x", ["8"]), (2, "x", ["2"]), (2, "y", ["2"]), (9, "y", ["9"])):
             checkpoints.save_best(step, STATE, META | {"note": note})

@@ -25,7 +25,7 @@ def as_read(manifest):
 
 @pytest.fixture(scope="module")
 def gymnax():
-    """An experiment whose family and source have tuples among their options, and its manifest."""
+    """Return an experiment whose family and source have tuples among their options, and its manifest."""
     e = load("gymnax_cartpole", "smoke")
     return e, collection.make_manifest(e, build(e), {"family": LIKE, "source": LIKE})
 

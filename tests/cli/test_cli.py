@@ -187,7 +187,7 @@ def test_a_failing_disk_is_one_message(monkeypatch, tmp_path, capsys):
 
 @contextlib.contextmanager
 def small_disk(path: pathlib.Path, monkeypatch):
-    """A file system of 300 KiB; where none may be mounted, TensorStore's answer to one after the second chunk."""
+    """Yield a file system of 300 KiB; where none may be mounted, TensorStore's answer to one after the second chunk."""
     path.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "none", path], check=False, capture_output=True)
     original = store._write

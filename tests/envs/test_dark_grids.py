@@ -39,7 +39,7 @@ def test_variants_keep_the_contract(family):
 
 
 def walk(row, column, move, size):
-    """The cell that a move by its number leads to."""
+    """Return the cell that a move by its number leads to."""
     if move == 1:
         row = min(row + 1, size - 1)
     if move == 2:
@@ -71,7 +71,7 @@ def permuted_step(family, cell, found, action, goal, moves):
 
 
 def leaves(task):
-    """The leaves of one task but its time limit, as Python values."""
+    """Return the leaves of one task but its time limit, as Python values."""
     return [tuple(np.asarray(leaf).tolist()) for leaf in jax.tree.leaves(task)[1:]]
 
 
@@ -132,7 +132,10 @@ def key_to_door_values(reward, key, door):
             (cell, stage): [key_to_door_step(family, cell, stage, move, key, door) for move in range(5)]
             for cell, stage in best
         }
-        ahead = lambda value, r: r[2] + (0.0 if r[3] else value[r[0], r[1]])
+
+        def ahead(value, r):
+            return r[2] + (0.0 if r[3] else value[r[0], r[1]])
+
         best, chance = (
             {at: max(ahead(best, r) for r in steps) for at, steps in reached.items()},
             {at: sum(ahead(chance, r) for r in steps) / 5 for at, steps in reached.items()},
@@ -174,7 +177,7 @@ GRIDS = [
 
 
 def optimal_episodes(family, tasks):
-    """The return of an episode that follows `optimal_action`, from each cell of each task: `[N, cells]`."""
+    """Return the return of an episode that follows `optimal_action`, from each cell of each task: `[N, cells]`."""
 
     def episode(task, cell):
         _, state = family.reset_env(jax.random.key(0), task)

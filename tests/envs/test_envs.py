@@ -103,9 +103,8 @@ def test_dark_room_returns_equal_dynamic_programming(family):
             q_best, q_chance = {}, {}
             for position, found in best:
                 reached = [dark_room_step(family, position, found, time, action, goal) for action in range(5)]
-                ahead = lambda v, r: r[2] + (0.0 if r[3] else v[r[0], r[1]])
-                q_best[position, found] = max(ahead(best, r) for r in reached)
-                q_chance[position, found] = sum(ahead(chance, r) for r in reached) / 5
+                ahead = [[r[2] + (0.0 if r[3] else v[r[0], r[1]]) for r in reached] for v in (best, chance)]
+                q_best[position, found], q_chance[position, found] = max(ahead[0]), sum(ahead[1]) / 5
             best, chance = q_best, q_chance
         starts = {"centre": [(2, 2)], "corner": [(0, 0)], "random": cells}[family.start]
         row = take(tasks, np.array([n]))

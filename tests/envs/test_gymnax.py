@@ -63,9 +63,14 @@ def test_lives_equal_those_of_gymnaxs_own_loop(family):
         return (after, state), (observation, outcome.reward, *ends, outcome.next_observation)
 
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        reset = lambda key, task: family.inner.reset(key, family.inner_params(task, family.episode_length))
+
+        def reset(key, task):
+            return family.inner.reset(key, family.inner_params(task, family.episode_length))
+
         # Their states change type on the way; a loop needs one.
-        strong = lambda tree: jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.result_type(x)), tree)
+        def strong(tree):
+            return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.result_type(x)), tree)
+
         expected = lives(lambda *args: strong(theirs(*args)), lambda *args: strong(reset(*args)), family, tasks)
     got = lives(ours, family.reset_env, family, tasks)
     for name, a, b in zip(("observation", "reward", "terminated", "truncated", "next observation"), got, expected):
@@ -150,13 +155,19 @@ def test_parameters_are_drawn_from_the_stated_distributions():
 
 def test_scale_divides_observations_and_nothing_else():
     plain, scaled = Gymnax(steps=25), Gymnax(steps=25, scale=(2.0, 4.0, 0.5, 1.0))
-    step = lambda family: lambda o, s, k, a, t: (lambda r: ((r[0], r[1]), (o, r[2])))(advance(family, k, s, a, t))
+
+    def step(family):
+        return lambda o, s, k, a, t: (lambda r: ((r[0], r[1]), (o, r[2])))(advance(family, k, s, a, t))
+
     tasks = plain.sample_tasks(jax.random.key(0), 6)
     (raw, before), (divided, after) = (lives(step(f), f.reset_env, f, tasks) for f in (plain, scaled))
     np.testing.assert_allclose(divided * np.array([2, 4, 0.5, 1], np.float32), raw, rtol=1e-6)
     np.testing.assert_array_equal(after.reward, before.reward)
     np.testing.assert_array_equal(after.terminated, before.terminated)
-    start = lambda family: family.reset_env(jax.random.key(0), take(tasks, 0))[0]
+
+    def start(family):
+        return family.reset_env(jax.random.key(0), take(tasks, 0))[0]
+
     np.testing.assert_allclose(2 * start(Gymnax(scale=(2.0,))), start(plain), rtol=1e-6)
 
 

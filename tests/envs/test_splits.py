@@ -54,7 +54,10 @@ class SplitsItself(DarkRoom):
 
     def split(self, seed, train, held_out):
         split = super().split(seed, train, held_out)
-        rows = lambda numbers: take(self.all_tasks(), np.array(numbers))
+
+        def rows(numbers):
+            return take(self.all_tasks(), np.array(numbers))
+
         held_out = {"near": rows(self.near), "far": rows(self.far)}
         return dataclasses.replace(split, train=rows(self.train), held_out=held_out)
 
@@ -75,7 +78,7 @@ class DrawsNumbers(DarkRoom):
 
 
 def experiment(family, **options):
-    """An experiment on a family of this file."""
+    """Return an experiment on a family of this file."""
     e = load_experiment("dark_room", "smoke")
     changes = [f"env={__name__}:{family.__name__}", "env.size=4", "env.steps=4"]
     return override(e, [*changes, "tasks.train=6", "tasks.held_out=3", *(f"{k}={v}" for k, v in options.items())])

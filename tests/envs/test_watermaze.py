@@ -138,7 +138,10 @@ def plain_picture(pose, height: int, width: int) -> np.ndarray:
             water = -eye / ray[2] if ray[2] < 0 else math.inf
             z = eye + wall * ray[2]
             if water < wall:
-                tile = lambda p: int((p + 1) / 2 * 32)
+
+                def tile(p):
+                    return int((p + 1) / 2 * 32)
+
                 colour = image[128 + tile(y + water * ray[1]), tile(x + water * ray[0])]
                 colour = colour * (1 - water * RADIUS / 65536)
             elif z >= top:
@@ -201,7 +204,10 @@ def test_a_picture_tells_the_pose(height, width):
     """The nearest of 6000 pictures is from a pose nearby."""
     family = Watermaze(height=height, width=width)
     see = jax.jit(jax.vmap(family.render))
-    look = lambda stored: np.asarray(see(stored)).astype(np.float32)[:, ::3, ::3].reshape(len(stored), -1)
+
+    def look(stored):
+        return np.asarray(see(stored)).astype(np.float32)[:, ::3, ::3].reshape(len(stored), -1)
+
     known, asked = poses(6000, seed=1), poses(100, seed=2)
     a, b = look(known), look(asked)
     nearest = known[np.argmin((a**2).sum(1)[None] - 2 * b @ a.T, axis=1)].astype(int)
@@ -286,7 +292,7 @@ def test_a_stored_step_costs_10_bytes():
 
 
 def looking(policy) -> Model:
-    """A "model" that acts on the picture: `policy(pictures [B, H, W, 3]) -> action [B]`."""
+    """Return a "model" that acts on the picture: `policy(pictures [B, H, W, 3]) -> action [B]`."""
 
     def decode(params, cache, steps):
         assert steps.observation.dtype == jnp.uint8
@@ -299,7 +305,10 @@ def test_the_evaluator_and_an_agent_look_at_pictures():
     """A policy that reads its action off the picture: the evaluator's returns are those of an agent fed pictures."""
     family = Watermaze(height=12, width=16, steps=25, heading="fixed")
     tasks = family.sample_tasks(jax.random.key(0), 24)
-    read = lambda pictures: jnp.where(pictures.astype(jnp.int32).sum((1, 2, 3)) % 3 == 0, 6, 0)
+
+    def read(pictures):
+        return jnp.where(pictures.astype(jnp.int32).sum((1, 2, 3)) % 3 == 0, 6, 0)
+
     policy, mesh = from_model(looking(read), "greedy"), mesh_of()
     runner = make_evaluator(policy, family, mesh, 2, 50)
     result = evaluate.evaluate(runner, None, tasks, family.task_ids(tasks), 1, 2, family, mesh, seed=0)
@@ -322,7 +331,7 @@ def test_the_evaluator_and_an_agent_look_at_pictures():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
-    """The smoke scale with the tiniest pictures, all stages."""
+    """Return the smoke scale with the tiniest pictures, all stages."""
     small = ["env.height=12", "env.width=16", "distill.updates=4", "distill.evaluate_every=0", "evaluate.greedy=False"]
     run = Run(override(load("watermaze", "smoke"), small), tmp_path_factory.mktemp("run") / "one")
     run.all()

@@ -146,7 +146,7 @@ def test_what_is_none_is_made_from_the_one_field_that_it_needs():
 
 
 def old_form(e: Experiment) -> dict[str, Any]:
-    """What `to_json` gave when a plug-in was a name and the options that were set."""
+    """Return what `to_json` gave when a plug-in was a name and the options that were set."""
     data = json.loads(json.dumps(e.to_json()))
     for plugin in (data[kind] for kind in KINDS):
         plugin["options"] = plugin.pop("config")
@@ -255,7 +255,7 @@ def test_experiments_are_frozen():
 
 
 def scales(path: pathlib.Path) -> list[str]:
-    """The scales that an experiment file defines."""
+    """Return the scales that an experiment file defines."""
     found = []
     for scale in SCALES:
         try:

@@ -66,7 +66,7 @@ def said(tree: ast.AST) -> list[tuple[int, str]]:
 
 
 def unknown_options(tree: ast.AST) -> list[str]:
-    """What looks like an option in a message and is none."""
+    """Return what looks like an option in a message and is none."""
     wrong = []
     for line, text in said(tree):
         for match in DOTTED.finditer(text):

@@ -39,7 +39,10 @@ class SetTruth:
 
 def walked(world: Simulator, r: Rollouts) -> tuple[np.ndarray, np.ndarray]:
     """Reward and end of every step `[T, B]`; every step must be the simulator's."""
-    at = lambda t: {name: leaf[t] for name, leaf in r.states.items()}
+
+    def at(t):
+        return {name: leaf[t] for name, leaf in r.states.items()}
+
     rewards, ends = [], []
     assert world.begins(at(0), r.tasks).all()
     for t, action in enumerate(r.action):
@@ -57,7 +60,7 @@ def walked(world: Simulator, r: Rollouts) -> tuple[np.ndarray, np.ndarray]:
 
 
 def lived(world: Simulator, t: Transition, tasks: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The same `[T, H]` of histories `[H, T]`, whose states are read off their observations."""
+    """Return the same `[T, H]` of histories `[H, T]`, whose states are read off their observations."""
     rows, steps = t.action.shape
     time, rewards, ends = np.zeros(rows, int), [], []
     for i in range(steps):
@@ -78,7 +81,7 @@ def lived(world: Simulator, t: Transition, tasks: dict[str, np.ndarray]) -> tupl
 
 
 def episodes(reward: np.ndarray, end: np.ndarray) -> list[Stream]:
-    """The finished episodes of each stream, from `[T, B]`."""
+    """Return the finished episodes of each stream, from `[T, B]`."""
     streams = []
     for b in range(reward.shape[1]):
         stream, total, first = [], 0.0, 0
@@ -92,7 +95,7 @@ def episodes(reward: np.ndarray, end: np.ndarray) -> list[Stream]:
 
 
 def dealt(streams: list[Any], *shape: int) -> list[Any]:
-    """A flat list as nested ones."""
+    """Return a flat list as nested ones."""
     if len(shape) == 1:
         assert len(streams) == shape[0]
         return streams
@@ -101,7 +104,7 @@ def dealt(streams: list[Any], *shape: int) -> list[Any]:
 
 
 def truth(world: Simulator, recording: Recording, e: Any, sets: int, actors: int) -> list[SetTruth]:
-    """What each set's evaluation did, of a run of experiment `e` that was recorded whole."""
+    """Return what each set's evaluation did, of a run of experiment `e` that was recorded whole."""
     modes = ["sampled", "greedy"] if e.evaluate.greedy else ["sampled"]
     before = e.evaluate.prompt_episodes if e.evaluate.prompt is not None else 0
     assert len(recording.rollouts) == sets * len(modes)
@@ -166,12 +169,15 @@ def source_by_time(source: Any, longest: int, life: int) -> np.ndarray:
 def source_by_episode(source: Any) -> np.ndarray:
     """`[N, S, E]`, mean over actors, of the episodes that all streams have."""
     shortest = min(len(stream) for task in source for actors in task for stream in actors)
-    of_life = lambda actors: np.mean([[one.total for one in stream[:shortest]] for stream in actors], axis=0)
+
+    def of_life(actors):
+        return np.mean([[one.total for one in stream[:shortest]] for stream in actors], axis=0)
+
     return np.array([[of_life(actors) for actors in task] for task in source])
 
 
 def first_at(curve: np.ndarray, level: float) -> int | None:
-    """The first index from 1 at which the curve is at the level."""
+    """Return the first index from 1 at which the curve is at the level."""
     for i, value in enumerate(curve):
         if value >= level - 1e-6 * abs(level):
             return i + 1
@@ -192,7 +198,10 @@ def interval(values: np.ndarray, draws: int = 20_000) -> tuple[float, float, flo
         means += values[run[:, None], chosen].mean(1) / runs
     low, high = np.quantile(means, [0.025, 0.975])
     by = 5 * math.sqrt(0.025 * 0.975 / 1000)
-    nearby = lambda q: [np.quantile(means, min(max(q + sign * by, 0.0), 1.0)) for sign in (-1, 1)]
+
+    def nearby(q):
+        return [np.quantile(means, min(max(q + sign * by, 0.0), 1.0)) for sign in (-1, 1)]
+
     slack = max(abs(x - at) for q, at in ((0.025, low), (0.975, high)) for x in nearby(q))
     return float(low), float(high), float(slack) + 1e-9 * float(np.abs(values).max())
 
@@ -213,7 +222,7 @@ def close(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
 
 
 def shows(text: str, value: float | None) -> None:
-    """A printed number is `value` to the digits it has, and has two of them."""
+    """Check that a printed number is `value` to the digits it has, and has two of them."""
     if value is None:
         assert text == "-"
         return
@@ -224,7 +233,7 @@ def shows(text: str, value: float | None) -> None:
 
 
 def shows_all(texts: list[str], values: list[float | None]) -> None:
-    """`shows`, one by one."""
+    """Compare as `shows` does, one by one."""
     assert len(texts) == len(values)
     for text, value in zip(texts, values, strict=True):
         shows(text, value)

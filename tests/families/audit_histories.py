@@ -11,12 +11,12 @@ from families.simulators import Simulator
 
 
 def streams_of(world: Simulator, h: Histories) -> list[Stream]:
-    """The finished episodes of each history, every step of which must be the simulator's."""
+    """Return the finished episodes of each history, every step of which must be the simulator's."""
     return episodes(*lived(world, h.transition, h.tasks))
 
 
 def ending_in(stream: Stream, first: int, last: int) -> list[float]:
-    """Returns of the episodes whose last step is one of first..last - 1."""
+    """Return of the episodes whose last step is one of first..last - 1."""
     return [one.total for one in stream if first <= one.first + one.steps - 1 < last]
 
 
@@ -27,14 +27,19 @@ def borders(life: int) -> list[int]:
 
 
 def check_info(text: str, returns: Any, streams: list[Stream], life: int, actors: int, known: Any) -> None:
-    """What `ad-jax histories info` says of the source, and the `Returns` behind it.
+    """Check what `ad-jax histories info` says of the source, and the `Returns` behind it.
 
     Args:
         known: optimal and random return of each history, `[H]` each, or None.
     """
     at = borders(life)
-    mean = lambda values: sum(values) / len(values) if values else None
-    pooled = lambda rows, i: mean([x for stream in rows for x in ending_in(stream, at[i], at[i + 1])])
+
+    def mean(values):
+        return sum(values) / len(values) if values else None
+
+    def pooled(rows, i):
+        return mean([x for stream in rows for x in ending_in(stream, at[i], at[i + 1])])
+
     tenths = [pooled(streams, i) for i in range(10)]
     close(returns.by_tenth, tenths)
     close(returns.final, tenths[-1])
@@ -65,7 +70,7 @@ def check_info(text: str, returns: Any, streams: list[Stream], life: int, actors
 
 
 def check_percent(text: str, returns: Any) -> None:
-    """The share of the optimum that is printed: how far the end is on the way from the random policy's return to it."""
+    """Check the printed share of the optimum: how far the end is on the way from the random policy's return to it."""
     printed = re.search(r"possible \((-?\d+) %", text)
     assert printed, text
     shows(printed[1], 100 * (returns.final - returns.random) / (returns.optimal - returns.random))

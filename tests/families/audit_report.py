@@ -59,12 +59,12 @@ def same_steps(stored: Any, expected: Any) -> None:
 
 
 def flat(nested: Any) -> list[Any]:
-    """The leaves of nested lists."""
+    """Return the leaves of nested lists."""
     return [x for part in nested for x in flat(part)] if isinstance(nested, list) else [nested]
 
 
 def check_paths(one: dict[str, Any], t: SetTruth) -> None:
-    """What is drawn: the way of the first rollout on the hardest task, episode by episode."""
+    """Check what is drawn: the way of the first rollout on the hardest task, episode by episode."""
     paths, best = one["paths"], [task["optimal"] for task in one["tasks"]]
     hardest = 0 if None in best else best.index(min(best))
     assert (paths["task"], paths["seed"]) == (hardest, 0)
@@ -90,7 +90,7 @@ class Numbers:
 
 
 def numbers(runs: list[SetTruth], mode: str) -> Numbers:
-    """The learner's."""
+    """Return the learner's."""
     earned = np.array([audit.returns(t.rollouts[mode]) for t in runs], float)
     took = np.array([audit.steps(t.rollouts[mode]) for t in runs], float)
     curve, by_task = earned.mean((0, 1, 2)), audit.last_tenth(earned).mean(2)
@@ -99,7 +99,7 @@ def numbers(runs: list[SetTruth], mode: str) -> Numbers:
 
 
 def check_row(row: dict[str, Any], runs: list[SetTruth]) -> None:
-    """A row of the statistics: each mode's returns, and the interval of the last."""
+    """Check a row of the statistics: each mode's returns, and the interval of the last."""
     for mode in runs[0].rollouts:
         n, told = numbers(runs, mode), row[mode]
         close(told["first"], n.first)
@@ -108,7 +108,7 @@ def check_row(row: dict[str, Any], runs: list[SetTruth]) -> None:
 
 
 def check_shares(row: dict[str, Any], runs: list[SetTruth], known: Known) -> None:
-    """A row of the statistics: how far on the way from the random policy to the optimum, or to the source."""
+    """Check a row of the statistics: how far on the way from the random policy to the optimum, or to the source."""
     best = None if known.optimal is None else float(known.optimal.mean())
     chance = None if known.random is None else float(known.random.mean())
     for mode in runs[0].rollouts:
@@ -134,7 +134,7 @@ def level_of(share: float, top: float | None, chance: float | None) -> float | N
 
 
 def check_interval(told: dict[str, Any], by_task: np.ndarray) -> None:
-    """The interval of the final return; none of a single task of a single run."""
+    """Check the interval of the final return; there is none of a single task of a single run."""
     if by_task.size == 1:
         assert told["low"] is None
         assert told["high"] is None
@@ -145,7 +145,7 @@ def check_interval(told: dict[str, Any], by_task: np.ndarray) -> None:
 
 
 def check_gain(told: dict[str, float] | None, runs: list[SetTruth], mode: str, chance: float | None) -> None:
-    """What is gained over chance in all episodes, as a share of what the source gains in its first as many."""
+    """Check what is gained over chance in all episodes, as a share of what the source gains in its first as many."""
     if chance is None or runs[0].source is None:
         assert told is None
         return
@@ -167,7 +167,7 @@ def check_gain(told: dict[str, float] | None, runs: list[SetTruth], mode: str, c
 
 
 def check_source(told: dict[str, Any] | None, runs: list[SetTruth], known: Known) -> None:
-    """Data efficiency: steps to a return, the ratio, what the source has at the learner's steps and at its end."""
+    """Check data efficiency: steps to a return, the ratio, what the source has at the learner's steps and end."""
     if runs[0].source is None:
         assert told is None
         return
@@ -219,7 +219,7 @@ def check_claims(value: Any, runs: list[SetTruth], known: Known) -> None:
 
 
 def check_normalised(value: Any, source: dict[str, Any] | None, runs: list[SetTruth], known: Known) -> None:
-    """The same shares, and the level that data efficiency is asked for, where claims and levels use them."""
+    """Check the same shares, and the level that data efficiency is asked for, where claims and levels use them."""
     n = numbers(runs, "sampled")
     levels = [] if source is None else [level for level in source["levels"] if "75 %" in level["level"]]
     if known.optimal is None or known.random is None:

@@ -24,7 +24,7 @@ def check_summary(text: str, runs: list[SetTruth], known: Known) -> None:
 
 
 def check_table(text: str, every: list[list[SetTruth]], names: list[str]) -> None:
-    """The terminal's table: blocks of sets, a row per run and one for all."""
+    """Check the terminal's table: blocks of sets, a row per run and one for all."""
     blocks = text.split("\n\n")
     assert len(blocks) == len(names)
     for name, block, runs in zip(names, blocks, every, strict=True):
@@ -42,14 +42,17 @@ def check_table(text: str, every: list[list[SetTruth]], names: list[str]) -> Non
 
 
 def cells_of(page: str) -> list[list[str]]:
-    """The rows of every table of a page, as text."""
+    """Return the rows of every table of a page, as text."""
     rows = re.findall(r"<tr[^>]*>(.*?)</tr>", page, re.DOTALL)
-    strip = lambda cell: html.unescape(re.sub(r"<[^>]*>", "", cell)).strip()
+
+    def strip(cell):
+        return html.unescape(re.sub(r"<[^>]*>", "", cell)).strip()
+
     return [[strip(cell) for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.DOTALL)] for row in rows]
 
 
 def check_page(page: str, stats: dict[str, Any]) -> None:
-    """The page's tables hold the numbers of the (checked) statistics of its sets."""
+    """Check that the page's tables hold the numbers of the (checked) statistics of its sets."""
     rows = cells_of(page)
     for one in stats["sets"].values():
         source = one["source"]
@@ -67,7 +70,7 @@ def check_page(page: str, stats: dict[str, Any]) -> None:
 
 
 def check_figures(figures: dict[str, Any], runs: list[SetTruth], known: Known) -> None:
-    """What is drawn: the learner over episodes and over steps, the source over steps."""
+    """Check what is drawn: the learner over episodes and over steps, the source over steps."""
     n = numbers(runs, "sampled")
     drawn = {str(line.get_label()): line for line in figures["curve"].axes[0].lines}
     close(list(map(float, drawn["AD, sampled"].get_xdata())), [float(e + 1) for e in range(len(n.curve))])

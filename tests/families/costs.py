@@ -92,10 +92,13 @@ class Errands(TaskFamily[State, Params]):
         return self.observe(key, state, action, params), state, reward, delivered, {}
 
     def _successors(self) -> np.ndarray:
-        """The number of the crossing that each move leads to, `[crossings, moves]`."""
+        """Return the number of the crossing that each move leads to, `[crossings, moves]`."""
         number = np.arange(self.size**2)
         row, column = number // self.size, number % self.size
-        go = lambda r, c: np.clip(row + r, 0, self.size - 1) * self.size + np.clip(column + c, 0, self.size - 1)
+
+        def go(r, c):
+            return np.clip(row + r, 0, self.size - 1) * self.size + np.clip(column + c, 0, self.size - 1)
+
         return np.stack([go(*move) for move in MOVES], axis=1)
 
     def _values(self, address: int, best: bool) -> float:

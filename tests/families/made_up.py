@@ -53,14 +53,17 @@ def happened(rng: np.random.Generator, s: Shape) -> list[SetTruth]:
     for _ in range(s.runs):
         modes = ("sampled", "greedy") if s.greedy else ("sampled",)
         rolled = {m: [[stream(rng, s, s.episodes) for _ in range(s.rollouts)] for _ in range(s.tasks)] for m in modes}
-        of_life = lambda: [stream(rng, s, None) for _ in range(s.actors)]
+
+        def of_life():
+            return [stream(rng, s, None) for _ in range(s.actors)]
+
         lives = [[of_life() for _ in range(s.seeds)] for _ in range(s.tasks)] if s.source else None
         runs.append(SetTruth(rolled, {m: [[[]]] for m in modes}, {}, lives, s.life))
     return runs
 
 
 def known_of(rng: np.random.Generator, s: Shape) -> Known:
-    """An optimum and a random policy for each task, the optimum above."""
+    """Return an optimum and a random policy for each task, the optimum above."""
     if not s.known:
         return Known(s.longest, s.actors, None, None)
     chance = s.size * (s.shift + rng.uniform(0, 0.4, (1, s.tasks)))
@@ -70,7 +73,10 @@ def known_of(rng: np.random.Generator, s: Shape) -> Known:
 
 def results_of(runs: list[SetTruth], known: Known, s: Shape) -> dict[str, Any]:
     """Plain data of schema 2, not sealed."""
-    at = lambda values, i: None if values is None else float(values[0, i])
+
+    def at(values, i):
+        return None if values is None else float(values[0, i])
+
     picture = {"kind": "arms", "means": None}
     tasks = [
         {
@@ -97,7 +103,7 @@ def results_of(runs: list[SetTruth], known: Known, s: Shape) -> dict[str, Any]:
 
 
 def stored(lives: Any) -> dict[str, Any]:
-    """Returns and steps of every episode; of one length, the one number and the mean over actors."""
+    """Return and steps of every episode; of one length, the one number and the mean over actors."""
     lengths = {x.steps for task in lives for life in task for actor in life for x in actor}
     if len(lengths) > 1:
         return {"returns": audit.returns(lives), "steps": audit.steps(lives)}

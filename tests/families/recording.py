@@ -88,7 +88,7 @@ def recorded() -> Iterator[Recording]:
 
 
 def leaves_of(tree: Any) -> dict[str, np.ndarray]:
-    """The leaves of a state or of tasks, by name."""
+    """Return the leaves of a state or of tasks, by name."""
     return {path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
@@ -106,13 +106,13 @@ def _width(family: Any) -> int:
 
 
 def _bits(leaf: jax.Array) -> jax.Array:
-    """A leaf as int32, to the bit where it has 32 of them."""
+    """Return a leaf as int32, to the bit where it has 32 of them."""
     real = jnp.issubdtype(leaf.dtype, jnp.floating)
     return jnp.ravel(jax.lax.bitcast_convert_type(leaf, jnp.int32) if real else leaf.astype(jnp.int32))
 
 
 def _probe(family: Any) -> Any:
-    """The same family, whose trace also holds the action and the whole state."""
+    """Return the same family, whose trace also holds the action and the whole state."""
 
     def trace(self, state, action):
         parts = [family.trace(state, action), action[None], *map(_bits, jax.tree.leaves(state))]

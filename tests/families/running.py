@@ -17,14 +17,17 @@ WORLDS = {"early": "WayOut", "costs": "Errands", "floats": "Balance", "vector": 
 
 
 def known_of(family, tasks, actors) -> audit_report.Known:
-    """What the family says of some tasks, of one run."""
+    """Return what the family says of some tasks, of one run."""
     best, chance = family.optimal_return(tasks), family.random_return(tasks)
-    of_run = lambda x: None if x is None else x[None]
+
+    def of_run(x):
+        return None if x is None else x[None]
+
     return audit_report.Known(family.episode_length, actors, of_run(best), of_run(chance))
 
 
 def ran(name: str, folder: pathlib.Path, scale: str) -> types.SimpleNamespace:
-    """A run of a world from nothing to its report, and what happened in it."""
+    """Return a run of a world from nothing to its report, and what happened in it."""
     e = load_experiment(str(FOLDER / f"{name}.py"), scale)
     run = Run(e, folder)
     run.collect()
@@ -33,7 +36,7 @@ def ran(name: str, folder: pathlib.Path, scale: str) -> types.SimpleNamespace:
 
 
 def evaluated(name: str, run: Run) -> types.SimpleNamespace:
-    """The rest of a run of a world that is trained, and what happened in it."""
+    """Return the rest of a run of a world that is trained, and what happened in it."""
     e, folder = run.experiment, run.folder
     with recorded() as recording, contextlib.redirect_stdout(io.StringIO()) as told:
         run.evaluate()
@@ -50,5 +53,5 @@ def evaluated(name: str, run: Run) -> types.SimpleNamespace:
 
 
 def value_of(at):
-    """A statistic of claims, by name."""
+    """Return a statistic of claims, by name."""
     return lambda name, *arguments: claims.quantity(name, "AD", *arguments).value({"AD": [at.s]})

@@ -27,11 +27,11 @@ class Simulator:
         raise NotImplementedError
 
     def observe(self, state: Arrays) -> np.ndarray:
-        """What the agent sees."""
+        """Return what the agent sees."""
         raise NotImplementedError
 
     def state_of(self, observation: np.ndarray, time: np.ndarray) -> Arrays:
-        """The state that shows as `observation` after `time` steps of an episode."""
+        """Return the state that shows as `observation` after `time` steps of an episode."""
         raise NotImplementedError
 
 

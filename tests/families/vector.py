@@ -106,7 +106,10 @@ class Courier(TaskFamily[State, Params]):
         parcel, shelf = np.asarray(tasks.parcel), np.asarray(tasks.shelf)
         to_parcel = np.maximum(np.abs(parcel - self.places // 2), 1)  # staying fetches what lies at the start
         batteries = np.arange(self.least, self.most + 1)
-        lasts = lambda steps: (steps[:, None] <= batteries).mean(1)
+
+        def lasts(steps):
+            return (steps[:, None] <= batteries).mean(1)
+
         return lasts(to_parcel) + lasts(to_parcel + np.abs(shelf - parcel))
 
     def random_return(self, tasks: Params) -> np.ndarray:

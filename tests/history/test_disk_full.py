@@ -34,7 +34,7 @@ def whole(tmp_path_factory) -> dict[str, bytes]:
 
 
 def check_kept(path: pathlib.Path) -> int:
-    """What is in the ledger is all there, bit for bit; the number of chunks that is."""
+    """Return what is in the ledger is all there, bit for bit; the number of chunks that is."""
     if not (path / "manifest.json").exists():
         return 0
     try:

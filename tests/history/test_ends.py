@@ -57,7 +57,7 @@ class Valued(Supervised):
 
 @pytest.fixture(scope="module")
 def lived() -> Histories:
-    """What Q-learning did in a room whose goal ends the episode."""
+    """Return what Q-learning did in a room whose goal ends the episode."""
     tasks = ROOM.split(0, 4, 2).train
     source = sources.make_config("q_learning", {"exploration_episodes": 4.0}).make(ROOM)
     learners = Learners(ROOM, source, 8, mesh_of(), 8, next_observation=True)
@@ -66,7 +66,7 @@ def lived() -> Histories:
 
 
 def simulated(action: np.ndarray, goal: np.ndarray) -> dict[str, list]:
-    """The room in plain Python: what is seen before and after each action, and how each episode ends."""
+    """Return the room in plain Python: what is seen before and after each action, and how each episode ends."""
     seen, reached, terminated, truncated = [], [], [], []
     cell, time = (0, 0), 0
     for move in action:
@@ -105,7 +105,7 @@ def test_every_source_says_what_its_actions_led_to(name):
 
 
 def needing() -> replay.Prepare:
-    """What puts on the devices what `Valued` asks for."""
+    """Return what puts on the devices what `Valued` asks for."""
     prepare = checked(Method(learner=None), {}, columns.NEEDS)  # pyright: ignore[reportArgumentType]
     assert prepare is not None
     return prepare
@@ -165,7 +165,10 @@ def test_a_method_learns_from_what_it_asks_for():
     for field, expected in (("reward", 1.0), ("next_observation", 2.0)):
         losses = {}
         method = Valued(updates=2, warmup_updates=1, updates_per_dispatch=1, field=field)
-        show = lambda step, metrics, losses=losses: losses.update({step: metrics["loss"]})
+
+        def show(step, metrics, losses=losses):
+            return losses.update({step: metrics["loss"]})
+
         in_memory.train(dataclasses.replace(e, method=method), constant, show)
         assert losses == {1: expected, 2: expected}
 

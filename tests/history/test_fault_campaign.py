@@ -28,7 +28,9 @@ def names_it(message: str, fault: faults.Fault) -> bool:
 
 
 def outcome(path: pathlib.Path, fault: faults.Fault) -> str:
-    """What reading gives: "detected" by name, or "harmless"; wrong data or another error is a failure of the test."""
+    """Return what reading gives: "detected" by name, or "harmless"; wrong data or another error is a failure of the
+    test.
+    """
     try:
         found = open_store(path).read()
     except HistoryError as error:

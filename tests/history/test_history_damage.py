@@ -34,7 +34,7 @@ def master(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture
 def store(master, tmp_path) -> pathlib.Path:
-    """A finished collection that a test may damage."""
+    """Return a finished collection that a test may damage."""
     return pathlib.Path(shutil.copytree(master, tmp_path / "a store"))
 
 
@@ -178,7 +178,7 @@ def test_any_flipped_byte_is_an_error_or_harmless(store):
 
 
 def forge(path: pathlib.Path, **changes) -> None:
-    """A manifest with a right checksum and wrong contents."""
+    """Write a manifest with a right checksum and wrong contents."""
     content = manifest().to_json()
     for name, value in changes.items():
         part, _, leaf = name.rpartition("__")
@@ -269,7 +269,7 @@ def test_a_ledger_entry_with_a_right_checksum_and_wrong_contents_is_refused(stor
 
 @contextlib.contextmanager
 def small_disk(path: pathlib.Path):
-    """A file system of 256 KiB, or None where none may be mounted."""
+    """Yield a file system of 256 KiB, or None where none may be mounted."""
     path.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", path], check=False, capture_output=True)
     try:

@@ -75,7 +75,10 @@ def test_an_episode_counts_in_the_tenth_it_ends_in(seed, steps, longest):
 
 def test_pooled_chunks_are_the_whole():
     t, optimal, random = ragged(5), np.arange(12.0) + 1, np.arange(12.0) / 8
-    part = lambda a, b: of_chunk(jax.tree.map(lambda x: x[a:b], t), 3, 9, optimal[a:b], random[a:b])
+
+    def part(a, b):
+        return of_chunk(jax.tree.map(lambda x: x[a:b], t), 3, 9, optimal[a:b], random[a:b])
+
     whole = pool([part(0, 12)], [12])
     assert pool([part(0, 6), part(6, 9), part(9, 12)], [6, 3, 3]) == whole
     last = [sum(tenth == 9 for tenth, _ in plain(t, row)) for row in range(12)]
@@ -110,7 +113,10 @@ def direct(h, actors: int) -> tuple:
     """From histories that were read back."""
     everyone = range(len(h.task_ids))
     rows = {task_id: i for i, task_id in enumerate(collect_helpers.IDS)}
-    known = lambda values: float(np.mean([values[rows[task_id]] for task_id in h.task_ids]))
+
+    def known(values):
+        return float(np.mean([values[rows[task_id]] for task_id in h.task_ids]))
+
     last = [plain_by_tenth(h.transition, [row for row in everyone if h.actor[row] == k])[-1] for k in range(actors)]
     return (
         plain_by_tenth(h.transition, everyone),

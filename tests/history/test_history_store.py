@@ -44,7 +44,7 @@ def master(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture
 def store(master, tmp_path) -> pathlib.Path:
-    """A finished collection that a test may damage."""
+    """Return a finished collection that a test may damage."""
     return pathlib.Path(shutil.copytree(master, tmp_path / "a store"))
 
 

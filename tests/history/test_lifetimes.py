@@ -110,8 +110,13 @@ def test_curves_of_many_actors_are_of_all_their_episodes():
     rows = [episodes_of(ragged(seed, histories=6)) for seed in range(2)]
     lives = [[list(zip(e.returns[i : i + 3], e.steps[i : i + 3], strict=True)) for i in (0, 3)] for e in rows]
     data = lifetimes.as_data(lives, 53)
-    ends = lambda e, row: zip(e.returns[row], (np.cumsum(e.steps[row]) - 1) // 20, strict=True)
-    mean = lambda e, s, piece: np.mean([r for a in range(3) for r, at in ends(e, 3 * s + a) if at == piece])
+
+    def ends(e, row):
+        return zip(e.returns[row], (np.cumsum(e.steps[row]) - 1) // 20, strict=True)
+
+    def mean(e, s, piece):
+        return np.mean([r for a in range(3) for r, at in ends(e, 3 * s + a) if at == piece])
+
     expected = [[[mean(e, s, piece) for piece in range(2)] for s in range(2)] for e in rows]
     np.testing.assert_allclose(lifetimes.curves(data, 20), expected)
     shortest = min(len(r) for e in rows for r in e.returns)

@@ -42,7 +42,7 @@ LIMIT = 60.0  # seconds after which a test calls a call hung
 
 @pytest.fixture(scope="module", autouse=True)
 def server():
-    """The port of the server, which the environment names; retries come quickly."""
+    """Yield the port of the server, which the environment names; retries come quickly."""
     with pytest.MonkeyPatch.context() as patch, s3_server() as port:
         for name, value in SECRETS.items():
             patch.setenv(name, value)
@@ -55,13 +55,13 @@ def server():
 
 @pytest.fixture
 def url(request) -> str:
-    """A place of its own for each test; the space is on purpose."""
+    """Return a place of its own for each test; the space is on purpose."""
     return f"s3://{BUCKET}/histories of/{request.node.name}"
 
 
 @pytest.fixture(scope="module")
 def finished(server) -> str:
-    """A finished collection, for tests that only read."""
+    """Return a finished collection, for tests that only read."""
     url = f"s3://{BUCKET}/finished"
     collect(url, manifest())
     return url
@@ -69,7 +69,7 @@ def finished(server) -> str:
 
 @pytest.fixture
 def proxy(server, monkeypatch):
-    """What follows goes to the server through this."""
+    """Yield what follows goes to the server through this."""
     with Proxy(server) as relay:
         thread = threading.Thread(target=relay.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()

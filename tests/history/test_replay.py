@@ -218,7 +218,10 @@ def test_histories_are_ranked_by_their_episodes_and_not_by_reward_per_step():
 
 def test_the_end_is_what_ended_there():
     reward, done = np.arange(40.0).reshape(1, 40), np.zeros((1, 40), bool)
-    of = lambda *ends: replay.at_the_end(reward, np.isin(np.arange(40)[None], np.array(ends) - 1))[0]
+
+    def of(*ends):
+        return replay.at_the_end(reward, np.isin(np.arange(40)[None], np.array(ends) - 1))[0]
+
     assert replay.at_the_end(reward, done)[0] == reward.sum(), "never: all that was earned"
     assert of(10, 38, 40) == (reward[0, 10:40].sum()) / 2
     assert of(10, 36, 40) == reward[0, 36:40].sum(), "the last tenth is the last four steps"

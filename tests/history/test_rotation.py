@@ -117,12 +117,14 @@ def test_the_residents_of_an_update_do_not_depend_on_the_way_to_it(store):
 
 def test_residents_are_of_all_chunks_where_pieces_are_as_small(store):
     """Eleven chunks of five: a third of the collection holds three or four whole ones, or a row of nearly each."""
-    chunks = lambda config, step: {number // CHUNK for number in resident(store, config, step)}
+
+    def chunks(config, step):
+        return {number // CHUNK for number in resident(store, config, step)}
+
     assert {len(chunks(turns(spread=1), step)) for step in (0, 9, 21)} < set(range(3, 7))
     assert {len(chunks(turns(spread=5), step)) for step in (0, 9, 21)} <= {10, 11}
-    assert {len(chunks(turns(spread=None), step)) for step in (0, 9, 21)} <= {8, 9, 10, 11}, (
-        "two of some, one of others"
-    )
+    # Two of some, one of others.
+    assert {len(chunks(turns(spread=None), step)) for step in (0, 9, 21)} <= {8, 9, 10, 11}
 
 
 @pytest.mark.parametrize("axes", [(4, 1, 1), (2, 2, 2)])
@@ -147,7 +149,7 @@ def test_an_exchange_is_compiled_once_and_in_place(store):
 
 
 def train(folder, residents, config=TINY, updates=None, **options):
-    """`updates` in one go, with the sizes of `config`'s schedule; the trained parameters and the log."""
+    """Return `updates` in one go, with the sizes of `config`'s schedule; the trained parameters and the log."""
     trainer = trainer_of(MODEL, GRID, config, CONFIG, mesh_of(), seed=1)
     log = metrics.MetricsLog(folder, metrics.Config())
     meta = {"architecture": checkpoint.architecture_of(trainer.like.params)}
@@ -250,7 +252,9 @@ def test_rolling_back_brings_the_residents_back(store, tmp_path, monkeypatch):
 
 
 def test_a_diverged_update_names_histories_that_were_resident(store, tmp_path, monkeypatch):
-    bad = lambda loss, norm, step: train_lib.Bad(8, "update 8: loss nan") if step >= 6 else None
+    def bad(loss, norm, step):
+        return train_lib.Bad(8, "update 8: loss nan") if step >= 6 else None
+
     monkeypatch.setattr(train_lib, "not_finite", bad)
     with rotating(store) as residents, pytest.raises(TrainingDivergedError, match="update 8") as error:
         train(tmp_path, residents)
@@ -265,11 +269,17 @@ def test_versions_labels_tails_and_the_best_take_turns_too(tmp_path):
     store = stored(tmp_path / "histories", histories, CHUNK)
     config = turns(resident=16, parts=2)
     config = dataclasses.replace(config, keep_every=2, phases=2, segment=4, tail=0.7, best=0.5)
-    prepare = lambda h: {"label": (h.transition.action + h.transition.observation[..., 0]) % 5}
+
+    def prepare(h):
+        return {"label": (h.transition.action + h.transition.observation[..., 0]) % 5}
+
     whole = replay.load(
         histories, GRID, dataclasses.replace(config, rotation=None), mesh_of(), prepare=prepare
     )  # fmt: skip
-    version = lambda r, g, m: (int(r.history[g, m]), *np.asarray(r.steps["reward"][g, m]).tolist())
+
+    def version(r, g, m):
+        return (int(r.history[g, m]), *np.asarray(r.steps["reward"][g, m]).tolist())
+
     steps, labels = int(whole.length.max()), np.asarray(whole.steps["label"])
     there = {version(whole, *at): at for at, n in np.ndenumerate(np.asarray(whole.length)) if n}
     seen = collections.Counter()

@@ -20,7 +20,10 @@ def histories(seed: int, count: int = 13, steps: int = 50, ends: float = 0.3) ->
     rng = np.random.default_rng(seed)
     done = rng.random((count, steps)) < ends
     terminated = done & (rng.random(done.shape) < 0.5)
-    numbers = lambda high, *shape: rng.integers(0, high, (count, steps, *shape)).astype(np.uint8)
+
+    def numbers(high, *shape):
+        return rng.integers(0, high, (count, steps, *shape)).astype(np.uint8)
+
     transition = Transition(numbers(9, 2), numbers(5), numbers(7).astype(np.float32), terminated, done & ~terminated)
     ids = [f"task-{i}" for i in rng.integers(0, 3, count)]
     zeros = np.zeros(count, np.int32)
@@ -28,7 +31,7 @@ def histories(seed: int, count: int = 13, steps: int = 50, ends: float = 0.3) ->
 
 
 def channels(found: Histories) -> dict[str, np.ndarray]:
-    """What a method could prepare: a label and two numbers for each step, that follow from the observations."""
+    """Return what a method could prepare: a label and two numbers for each step, that follow from the observations."""
     observation = found.transition.observation
     return {"label": (observation.sum(-1) % 5).astype(np.uint8), "half": observation.astype(np.float32) / 2}
 
@@ -38,7 +41,7 @@ def kept_of(whole: Histories, config: replay.Config) -> np.ndarray:
 
 
 def plainly(whole: Histories, config: replay.Config, prepare: replay.Prepare | None = None) -> dict[str, np.ndarray]:
-    """The arrays of a `Replay` by sorting the steps of all histories, copy after copy."""
+    """Return the arrays of a `Replay` by sorting the steps of all histories, copy after copy."""
     kept = kept_of(whole, config)
     whole = replay.take(whole, kept)
     t = whole.transition
@@ -54,7 +57,10 @@ def plainly(whole: Histories, config: replay.Config, prepare: replay.Prepare | N
     orders = [np.argsort(~mask, axis=1, kind="stable")[:, :longest] for mask in masks]
     rows = {}
     for name, x in fields.items():
-        at = lambda order, x=x: np.take_along_axis(x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), 1)
+
+        def at(order, x=x):
+            return np.take_along_axis(x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), 1)
+
         steps = np.concatenate([at(order) for order in orders])
         none = np.full_like(steps[:, :1], 5 if name == "action" else 0)
         rows[name] = np.concatenate([none, steps], axis=1)

@@ -84,20 +84,25 @@ def test_a_key_that_a_query_alone_sees_is_one_more_of_the_softmax():
         out, back = jax.vjp(f, q, k, v, own_k, own_v)
         return out, *back(g)
 
-    ours = lambda q, k, v, *own: attention.segment_attention(q, k, v, window=window, n=1, own=own)
+    def ours(q, k, v, *own):
+        return attention.segment_attention(q, k, v, window=window, n=1, own=own)
+
     for found, wanted in zip(jax.jit(lambda: both(ours))(), jax.jit(lambda: both(plain))(), strict=True):
         np.testing.assert_allclose(found, wanted, atol=5e-5)
 
 
 def bandit_steps(length, rows=1):
-    """Pulls and what they paid: every transition is apart from all others."""
+    """Pull and what they paid: every transition is apart from all others."""
     steps = random_steps(ONE, rows, length, 1)
     return steps.replace(prev_reward=(steps.prev_reward > 0) * np.linspace(-1, 1, length, dtype=np.float32)[None])
 
 
 def reordered(steps, order):
-    """The transitions that led to steps 1.. in another order; only where episodes have one step."""
-    move = lambda x: np.concatenate([x[:, :1], x[:, 1:][:, list(order)]], axis=1)
+    """Return the transitions that led to steps 1.. in another order; only where episodes have one step."""
+
+    def move(x):
+        return np.concatenate([x[:, :1], x[:, 1:][:, list(order)]], axis=1)
+
     return steps.replace(prev_action=move(steps.prev_action), prev_reward=move(steps.prev_reward))
 
 
@@ -122,7 +127,10 @@ def test_one_layer_does_not_see_the_order_of_episodes():
         # An episode begins at its first observation, and its transitions stand one step later.
         observed = [one.observation[:, episodes[i]] for i in order]
         done = [x[:, 1 + 4 * i : 5 + 4 * i] for x in (one.prev_action, one.prev_reward, one.prev_done) for i in order]
-        whole = lambda first, parts: np.concatenate([first, *parts], axis=1)
+
+        def whole(first, parts):
+            return np.concatenate([first, *parts], axis=1)
+
         return one.replace(
             observation=np.concatenate([*observed, one.observation[:, -1:]], axis=1),
             prev_action=whole(one.prev_action[:, :1], done[:3]),
@@ -187,7 +195,10 @@ def test_optimal_labels_go_with_their_steps(keep_every, phases, tail):
     """Against a plain loop, in every drawn window; the context is still what the source did."""
     histories = seeking(9, 60)
     config = replay.Config(tail, keep_every, phases, segment=6, batch=32)
-    prepare = lambda h: {"label": optimal_labels(DarkRoom(), h.transition.observation, h.tasks)}
+
+    def prepare(h):
+        return {"label": optimal_labels(DarkRoom(), h.transition.observation, h.tasks)}
+
     resident = replay.load(histories, GRID, config, mesh_of(), prepare)
     batch = jax.device_get(
         jax.jit(lambda r, k: replay.sample(r, k, GRID, config, mesh_of()))(resident, jax.random.key(3))

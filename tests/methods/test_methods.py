@@ -46,7 +46,7 @@ def test_the_command_checks_a_method():
 
 
 def channels(**found) -> Any:
-    """A method that states a float32 channel and prepares `found`, arrays by name."""
+    """Return a method that states a float32 channel and prepares `found`, arrays by name."""
 
     @dataclasses.dataclass(frozen=True)
     class Prepares(Supervised):
@@ -54,7 +54,9 @@ def channels(**found) -> Any:
             return {"mine": Channel("float32")}
 
         def make(self, setting):
-            shaped = lambda h: {name: make(h.transition.action.shape) for name, make in found.items()}
+            def shaped(h):
+                return {name: make(h.transition.action.shape) for name, make in found.items()}
+
             return Method(self.learner(setting, cross_entropy(setting.model)), shaped)
 
     return Prepares()
@@ -68,7 +70,9 @@ class OfTheOthers(Supervised):
         return {"rank": Channel("float32")}
 
     def make(self, setting):
-        rank = lambda h: {"rank": np.broadcast_to(np.float32(len(h.task_ids)), h.transition.action.shape)}
+        def rank(h):
+            return {"rank": np.broadcast_to(np.float32(len(h.task_ids)), h.transition.action.shape)}
+
         return Method(self.learner(setting, cross_entropy(setting.model)), rank)
 
 
@@ -143,7 +147,7 @@ def test_what_is_no_method_is_refused():
 
 
 def before(e: Experiment) -> dict[str, Any]:
-    """The plain data of an experiment as it was before there was a `method`."""
+    """Return the plain data of an experiment as it was before there was a `method`."""
     data = e.to_json()
     method = data.pop("method")
     labels = "optimal" if method["name"] == "dpt" else "source"
@@ -175,7 +179,9 @@ def test_experiments_of_before_are_the_same_experiments(tmp_path, monkeypatch, m
 
 
 def test_the_names_of_before_are_taken_on_the_command_line():
-    changed = lambda *changes: override(SMOKE, changes).method
+    def changed(*changes):
+        return override(SMOKE, changes).method
+
     assert changed("distill.updates=9") == changed("method.updates=9") == dataclasses.replace(SMOKE.method, updates=9)
     assert changed("rl2.trials=8", "rl2.updates=3") == RL2(trials=8, updates=3)
     assert changed("rl2.trials=8", "distill.updates=9") == Distillation(updates=9)
@@ -207,7 +213,9 @@ class Seen:
 
     @property
     def model(self) -> Model:
-        decode = lambda params, cache, steps: (jnp.zeros((len(cache), 5)), steps.extra[self.asked])
+        def decode(params, cache, steps):
+            return (jnp.zeros((len(cache), 5)), steps.extra[self.asked])
+
         return Model(lambda key: {}, lambda *_: None, jnp.zeros, decode, lambda done: 0, 1, None)  # pyright: ignore
 
 
@@ -267,9 +275,10 @@ def test_a_method_of_ones_own_runs_through_every_stage_and_goes_on_after_a_kill(
 def test_steps_without_extras_are_the_tree_that_checkpoints_hold():
     """Trials of RL² are in them; with extras the tree is another."""
     plain = Steps(observation=jnp.zeros(2), prev_action=jnp.ones(2), prev_reward=jnp.ones(2), prev_done=jnp.ones(2))
-    names = lambda tree: [
-        jax.tree_util.keystr(path, simple=True) for path, _ in jax.tree_util.tree_leaves_with_path(tree)
-    ]
+
+    def names(tree):
+        return [jax.tree_util.keystr(path, simple=True) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
     assert names(plain) == ["observation", "prev_action", "prev_reward", "prev_done"]
     more = plain.replace(extra={"goal": jnp.zeros(2)})
     assert len(names(more)) == 5

@@ -53,7 +53,7 @@ def trained():
 
 
 def acted(params, config, family=ROOM, tasks=TASKS.train, network=NETWORK):
-    """A whole unroll of new trials, with the trials and the values after it."""
+    """Return a whole unroll of new trials, with the trials and the values after it."""
 
     @jax.jit
     def go(params):
@@ -169,11 +169,15 @@ def test_the_first_gradient_is_the_policy_gradient_through_the_whole_trial(rolle
     params, (unroll, _, _) = rolled
     advantage = jnp.asarray(np.random.default_rng(2).normal(size=unroll.reward.shape).astype(np.float32))
     config = dataclasses.replace(WHOLE, value_cost=0.0)
-    batch = (NETWORK.init_cache(16), unroll, advantage, advantage)
-    ours = lambda params: trials.loss(params, NETWORK, ROOM, config, jnp.float32(0), *batch)[0]
-    plain = lambda params: -(trials.log_prob_of(decoded(params, unroll.steps), unroll.action) * advantage).mean()
-    found, expected = jax.jit(lambda params: (jax.grad(ours)(params), jax.grad(plain)(params)))(params)
-    chex.assert_trees_all_close(found, expected, rtol=0, atol=1e-6)
+
+    def ours(params):
+        start, zero = NETWORK.init_cache(16), jnp.float32(0)
+        return trials.loss(params, NETWORK, ROOM, config, zero, start, unroll, advantage, advantage)[0]
+
+    def plain(params):
+        return -(trials.log_prob_of(decoded(params, unroll.steps), unroll.action) * advantage).mean()
+
+    chex.assert_trees_all_close(*jax.jit(lambda x: (jax.grad(ours)(x), jax.grad(plain)(x)))(params), rtol=0, atol=1e-6)
 
 
 def test_random_steps_open_each_episode_and_no_other(rolled):
@@ -281,7 +285,7 @@ def test_a_diverged_run_names_the_update_and_keeps_the_last_good_checkpoint(trai
 
 
 def poisoned(trained, *updates):
-    """A trainer whose `updates`, counted from 1, end in parameters and a loss that are NaN."""
+    """Return a trainer whose `updates`, counted from 1, end in parameters and a loss that are NaN."""
     worse = copy.copy(trained)
 
     def run(state, tasks, count):

@@ -33,7 +33,7 @@ def grid(box, points):
 
 
 def density(head, outputs, actions):
-    """The density of each action `[P, *S]` under one row of outputs."""
+    """Return the density of each action `[P, *S]` under one row of outputs."""
     return np.exp(np.asarray(head.log_prob(jnp.broadcast_to(outputs, (len(actions), head.size)), actions), np.float64))
 
 
@@ -81,7 +81,10 @@ def test_a_low_temperature_draws_near_the_mode(head):
     """Within half a bin; of the mixture, far less than a component's width."""
     head, (low, high) = head(TWO), TWO.bounds
     outputs, keys = outputs_of(head, 256), jax.random.split(jax.random.key(2), 256)
-    away = lambda temperature: np.abs(head.sample(outputs, keys, temperature) - head.mode(outputs)) / (high - low)[None]
+
+    def away(temperature):
+        return np.abs(head.sample(outputs, keys, temperature) - head.mode(outputs)) / (high - low)[None]
+
     assert away(1e-4).max() <= 0.5 / 7 + 1e-6
     assert away(1.0).mean() > 0.15
 
@@ -115,7 +118,10 @@ def test_ascending_the_gradient_finds_two_heaps_at_the_bounds(head):
     """Half of the actions at each corner: what is learned draws both, and nothing between them."""
     head, low, high = head(TWO), *TWO.bounds
     targets = jnp.asarray(np.stack([low, high] * 8))
-    loss = lambda outputs: -head.log_prob(jnp.broadcast_to(outputs, (16, head.size)), targets).mean()
+
+    def loss(outputs):
+        return -head.log_prob(jnp.broadcast_to(outputs, (16, head.size)), targets).mean()
+
     rule = optax.adam(0.05)
 
     def update(carry, _):

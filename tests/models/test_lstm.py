@@ -77,7 +77,10 @@ def test_a_value_head_leaves_the_model_as_it_was():
     logits, value, cache = network.segment(more, network.init_cache(3), steps)
     np.testing.assert_array_equal(logits, plain.apply(params, steps))
     assert value.shape == (3, 7)
-    half = lambda part: jax.tree.map(lambda x: x[:, part], steps)
+
+    def half(part):
+        return jax.tree.map(lambda x: x[:, part], steps)
+
     _, first, middle = network.segment(more, network.init_cache(3), half(slice(4)))
     _, second, end = network.segment(more, middle, half(slice(4, None)))
     np.testing.assert_allclose(np.concatenate([first, second], axis=1), value, atol=1e-6)
@@ -97,7 +100,10 @@ def test_observations_as_numbers_lie_between_minus_one_and_one():
     np.testing.assert_allclose(as_numbers(observation, (9, 9)), [[[-1, 1], [0, -0.5]]])
     np.testing.assert_allclose(as_numbers(jnp.asarray([[3]]), (4,)), [[1]])
     assert as_numbers(jnp.asarray([[0]]), (1,)).shape == (1, 1)
-    middle = lambda cell: jnp.asarray([[[cell, 0]]])
+
+    def middle(cell):
+        return jnp.asarray([[[cell, 0]]])
+
     model, steps = make(dataclasses.replace(SMALL, ordinal=True), GRID), random_steps(GRID, 1, 1, 5)
     params = jax.jit(model.init)(jax.random.key(0))
     assert params["tokens"]["observation"]["kernel"].shape == (2, 8)

@@ -91,7 +91,7 @@ def fewer_logits(model):
 
 
 def beside_the_cache(leaf):
-    """A model with one more leaf in its cache, float32 from the first step on."""
+    """Return a model with one more leaf in its cache, float32 from the first step on."""
 
     def spoil(model):
         def decode(params, cache, steps):
@@ -123,10 +123,15 @@ def test_contract_checks_catch_a_broken_model(spoil, check):
 
 
 def indifferent(spec):
-    """A model without parameters, whose logits are 0."""
+    """Return a model without parameters, whose logits are 0."""
     init_cache, window = lambda batch: (), 4
-    decode = lambda params, cache, steps: (jnp.zeros((len(steps.prev_action), spec.num_actions)), cache)
-    apply = lambda params, steps, key=None: jnp.zeros((*steps.prev_action.shape, spec.num_actions))
+
+    def decode(params, cache, steps):
+        return (jnp.zeros((len(steps.prev_action), spec.num_actions)), cache)
+
+    def apply(params, steps, key=None):
+        return jnp.zeros((*steps.prev_action.shape, spec.num_actions))
+
     return Model(lambda key: {}, apply, init_cache, decode, lambda prev_done: 0, window, None)
 
 
@@ -178,8 +183,13 @@ def plain_attention(q, k, v, window, n, scale=1.0):
 def test_the_backward_pass_of_attention_is_the_gradient(length, window, n):
     """Written out by hand, against the derivative that JAX finds: one block, several, and spans of few tokens."""
     q, k, v, g = np.random.default_rng(0).normal(size=(4, 2, length * n, 2, 4)).astype(np.float32)
-    banded = lambda q, k, v: attention.segment_attention(q, k, v, window=window, n=n)
-    plain = lambda q, k, v: plain_attention(q, k, v, window, n)
+
+    def banded(q, k, v):
+        return attention.segment_attention(q, k, v, window=window, n=n)
+
+    def plain(q, k, v):
+        return plain_attention(q, k, v, window, n)
+
     (out, back), (expected, back_expected) = jax.vjp(banded, q, k, v), jax.vjp(plain, q, k, v)
     np.testing.assert_allclose(out, expected, atol=2e-5)
     for gradient, wanted in zip(back(g), back_expected(g), strict=True):
@@ -193,8 +203,13 @@ def test_the_backward_pass_of_attention_dropout_is_the_gradient():
     for i, (queries, keys) in enumerate(attention.Band(8, 1, 1).spans):
         shape = kept[..., queries, keys].shape
         kept[..., queries, keys] = keep(jax.random.fold_in(key, i), 0.4, shape)
-    dropped = lambda q, k, v: attention.segment_attention(q, k, v, window=8, n=1, dropout=0.4, key=key)
-    plain = lambda q, k, v: plain_attention(q, k, v, 8, 1, jnp.asarray(kept / np.float32(0.6)))
+
+    def dropped(q, k, v):
+        return attention.segment_attention(q, k, v, window=8, n=1, dropout=0.4, key=key)
+
+    def plain(q, k, v):
+        return plain_attention(q, k, v, 8, 1, jnp.asarray(kept / np.float32(0.6)))
+
     (out, back), (expected, back_expected) = jax.vjp(dropped, q, k, v), jax.vjp(plain, q, k, v)
     np.testing.assert_allclose(out, expected, atol=2e-5)
     for gradient, wanted in zip(back(g), back_expected(g), strict=True):
@@ -204,7 +219,10 @@ def test_the_backward_pass_of_attention_dropout_is_the_gradient():
 def test_attention_dropout_keeps_the_mean():
     """Over many keys the output is that without dropout, and a share `dropout` of the weights is dropped."""
     q, k, v = np.random.default_rng(2).normal(size=(3, 1, 6, 1, 4)).astype(np.float32)
-    one = lambda key: attention.segment_attention(q, k, v, window=6, n=1, dropout=0.3, key=key)
+
+    def one(key):
+        return attention.segment_attention(q, k, v, window=6, n=1, dropout=0.3, key=key)
+
     outs = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 4000))
     plain = attention.segment_attention(q, k, v, window=6, n=1)
     np.testing.assert_allclose(outs.mean(0), plain, atol=0.08)
@@ -347,6 +365,9 @@ def test_patches_and_a_product_are_the_convolution_whose_stride_is_its_kernel(si
 def test_no_part_of_a_token_drowns_the_others_at_the_start(spec):
     tokens = Tokenizer(spec, 64, "step", 1.0, PixelConfig((8, 16), 256, False, 0.0, "float32"), rngs=nnx.Rngs(0))
     steps = random_steps(spec, 4, 50, 10)
-    size = lambda x: float(jnp.std(x))
+
+    def size(x):
+        return float(jnp.std(x))
+
     observation, action = size(tokens.embed_observation(steps.observation)), size(tokens.action(steps.prev_action))
     assert 1 / 3 < observation / action < 3

@@ -107,7 +107,7 @@ def test_state_batch_and_cache_are_as_many_bytes_as_were_counted(smoke, accumula
 
 
 def built(name, options, env, env_options):
-    """The family, the config, the model and shapes of its parameters."""
+    """Return the family, the config, the model and shapes of its parameters."""
     family = envs.make(env, env_options)
     config = models.make_config(name, options).bind(family)
     model = config.make(seen_spec_of(family))
@@ -128,7 +128,10 @@ def test_flop_of_pictures_against_the_compilers_count(model):
         prev_reward=none.astype(jnp.float32),
         prev_done=none.astype(bool),
     )
-    loss = lambda params: model.apply(params, steps).sum()
+
+    def loss(params):
+        return model.apply(params, steps).sum()
+
     found = jax.jit(jax.grad(loss)).lower(params).compile().cost_analysis()["flops"]
     counted = transformer.train_flops(params, config, seen, 1, 8)
     assert counted > 1.5 * transformer.train_flops(params, config, GRID, 1, 8), "the pictures are most of it"
@@ -146,7 +149,10 @@ def test_memory_of_training_is_within_a_factor_of_2_of_the_compilers(case, batch
     training = Distillation(accumulate=accumulate, updates=200)
     trainer = trainer_of(model, spec, training, sampling, mesh_of(), 0, family.render)
     long, rows = (1, 4, 1 + 2 * segment), (1, 4)
-    array = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)
+
+    def array(dtype, *shape):
+        return jax.ShapeDtypeStruct(shape, dtype)
+
     resident = replay.Replay(
         {name: array(x.dtype, *long, *x.shape) for name, x in columns.shapes(spec, "uint8").items()},
         array("int32", *rows),
@@ -170,7 +176,10 @@ def test_memory_of_refilling_a_cache_is_within_a_factor_of_2_of_the_compilers(op
     family, config, model, params = built("paper", {**TINY, "layers": 2, "window": 50, **options}, env, env_options)
     seen, rows = seen_spec_of(family), 16
     cache = jax.eval_shape(lambda: model.init_cache(rows))
-    one = lambda dtype, *shape: jax.ShapeDtypeStruct((rows, *shape), dtype)
+
+    def one(dtype, *shape):
+        return jax.ShapeDtypeStruct((rows, *shape), dtype)
+
     steps = Steps(
         observation=one(seen.compute_dtype, *seen.shape),
         prev_action=one("int32"),

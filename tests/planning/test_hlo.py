@@ -9,7 +9,7 @@ from ad_jax.planning import hlo
 
 
 def compiled(f, *arguments, out=None, mesh=None) -> str:
-    """The text of `f` on the shards of its arguments, which are split over all axes of `mesh`, 8 devices."""
+    """Return the text of `f` on the shards of its arguments, which are split over all axes of `mesh`, 8 devices."""
     mesh = mesh or mesh_of(data=8)
     split = jax.P(mesh.axis_names)
     mapped = jax.shard_map(f, mesh=mesh, in_specs=split, out_specs=split if out is None else out, check_vma=False)
@@ -17,7 +17,7 @@ def compiled(f, *arguments, out=None, mesh=None) -> str:
 
 
 def only(program: str, kind: str) -> hlo.Collective:
-    """The one collective of a program, which must be of that kind."""
+    """Return the one collective of a program, which must be of that kind."""
     (found,) = hlo.read(program).collectives.found
     assert found.kind == kind
     return found

@@ -55,7 +55,7 @@ def held(tree, device) -> int:
 
 
 def real(e: Experiment, mesh):
-    """A real state, and histories of the collection's sizes with made-up contents, on the devices of `mesh`."""
+    """Return a real state, and histories of the collection's sizes with made-up contents, on the devices of `mesh`."""
     p = build(e)
     trainer = trainer_of(p.model, p.spec, e.method, e.replay, mesh, e.seed, p.family.render)
     h = numbered_histories(e.tasks.trained * e.collect.seeds, e.collect.episodes * p.family.episode_length, 20)

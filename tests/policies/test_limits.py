@@ -38,7 +38,7 @@ def planned(room):
 
 
 def rolled_out(room, episodes):
-    """Returns `[E, C]` of the explorer as `evaluate` gets them, one rollout on every goal of the room."""
+    """Return `[E, C]` of the explorer as `evaluate` gets them, one rollout on every goal of the room."""
     family = envs.make("dark_room", dataclasses.asdict(room))
     policy, tasks = Explorer(LIFE, BEAM).make(family), family.all_tasks()
     runner = make_evaluator(policy, family, mesh_of(), episodes, episodes * room.steps)
@@ -48,7 +48,7 @@ def rolled_out(room, episodes):
 
 
 def nearest_unseen(room, episodes, ties=0):
-    """The searcher that always goes to the nearest cell that it has not been on; moves `[E, T]`. `ties`: a seed."""
+    """Return a searcher that always goes to the nearest cell it has not been on; moves `[E, T]`. `ties`: a seed."""
     noise = np.random.default_rng(ties).random(room.size**2) / 2
     seen, actions = np.zeros(room.size**2, bool), np.zeros((episodes, room.steps), int)
     place = np.stack(np.divmod(np.arange(room.size**2), room.size), 1)
@@ -59,7 +59,10 @@ def nearest_unseen(room, episodes, ties=0):
                 continue
             far = np.where(seen, 99, np.abs(place - place[cell]).sum(1) + noise)
             goal = place[far.argmin()]
-            closest = lambda move: np.abs(place[room.reached[cell, move]] - goal).sum()  # noqa: B023
+
+            def closest(move):
+                return np.abs(place[room.reached[cell, move]] - goal).sum()  # noqa: B023
+
             actions[e, t] = min(range(5), key=closest)
             cell = room.reached[cell, actions[e, t]]
             seen[cell] = True
@@ -186,7 +189,10 @@ def test_a_goal_that_pays_with_the_last_step_of_an_episode_is_remembered():
 
 def better(a, b, c, d):
     """P(X > Y) for X of Beta(a, b) and Y of Beta(c, d), whole numbers: a finite sum."""
-    log_beta = lambda p, q: math.lgamma(p) + math.lgamma(q) - math.lgamma(p + q)
+
+    def log_beta(p, q):
+        return math.lgamma(p) + math.lgamma(q) - math.lgamma(p + q)
+
     terms = [log_beta(c + i, b + d) - math.log(b + i) - log_beta(1 + i, b) - log_beta(c, d) for i in range(a)]
     return sum(math.exp(term) for term in terms)
 

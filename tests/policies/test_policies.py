@@ -44,7 +44,7 @@ def test_the_policy_of_a_model_keeps_the_contract():
 
 
 def ruled(rule, init=lambda batch: ()):
-    """A policy of `rule(carry, steps, keys) -> (action, carry)`."""
+    """Return a policy of `rule(carry, steps, keys) -> (action, carry)`."""
     return Policy(init, lambda params, *args: rule(*args))
 
 
@@ -54,7 +54,7 @@ def first_key_alone(carry, steps, keys):
 
 
 def counting(forgets):
-    """The action is how many steps it has counted, of this episode or of its life."""
+    """Return the action is how many steps it has counted, of this episode or of its life."""
 
     def rule(count, steps, keys):
         count = jnp.where(steps.prev_done & forgets, 0, count)
@@ -64,7 +64,12 @@ def counting(forgets):
 
 
 TRACES = itertools.count()
-ZERO = lambda keys: jnp.zeros(len(keys), jnp.int32)
+
+
+def zero(keys):
+    return jnp.zeros(len(keys), jnp.int32)
+
+
 BROKEN = {
     "real actions": (
         ruled(lambda carry, steps, keys: (jnp.zeros(len(keys)), carry)),
@@ -73,13 +78,13 @@ BROKEN = {
     "one action for all": (ruled(lambda carry, steps, keys: (jnp.int32(0), carry)), r"received int32\[\]"),
     "a carry that changes its type": (
         ruled(
-            lambda carry, steps, keys: (ZERO(keys), carry.astype(jnp.float32)),
+            lambda carry, steps, keys: (zero(keys), carry.astype(jnp.float32)),
             lambda batch: jnp.zeros(batch, jnp.int32),
         ),
         r"same shapes and dtypes; received .*float32\[3\].*int32\[3\]",
     ),
     "a carry with the batch elsewhere": (
-        ruled(lambda carry, steps, keys: (ZERO(keys), carry), lambda batch: jnp.zeros((2, batch))),
+        ruled(lambda carry, steps, keys: (zero(keys), carry), lambda batch: jnp.zeros((2, batch))),
         "Put the batch first",
     ),
     "a highest of the whole batch": (
@@ -87,19 +92,19 @@ BROKEN = {
         r"expected highest to be None or float32\[3\]",
     ),
     "an action too many": (
-        ruled(lambda carry, steps, keys: (ZERO(keys) + ACTIONS, carry)),
+        ruled(lambda carry, steps, keys: (zero(keys) + ACTIONS, carry)),
         r"actions are in range.*expected actions in 0\.\.4; received actions from 5 to 5",
     ),
     "one array twice": (
-        ruled(lambda carry, steps, keys: (ZERO(keys), carry), lambda batch: (jnp.zeros(batch),) * 2),
+        ruled(lambda carry, steps, keys: (zero(keys), carry), lambda batch: (jnp.zeros(batch),) * 2),
         "can be donated",
     ),
     "a counter of its own": (
-        ruled(lambda carry, steps, keys: (ZERO(keys) + next(TRACES) % ACTIONS, carry)),
+        ruled(lambda carry, steps, keys: (zero(keys) + next(TRACES) % ACTIONS, carry)),
         "in a scan and step by step.*draw with the keys alone",
     ),
     "a glance at its neighbors": (
-        ruled(lambda carry, steps, keys: (ZERO(keys) + steps.observation.sum().astype(jnp.int32) % ACTIONS, carry)),
+        ruled(lambda carry, steps, keys: (zero(keys) + steps.observation.sum().astype(jnp.int32) % ACTIONS, carry)),
         "rows of a batch do not affect",
     ),
     "a number for every row": (
@@ -145,7 +150,10 @@ def test_a_policy_that_suits_no_small_family_is_named():
 def test_a_models_policy_says_what_left_it_nothing_to_choose():
     """Row 0 is fine, 1 has a NaN, 2 masks every action; a mask and nothing else is no fault."""
     logits = jnp.array([[-jnp.inf, 0, 0], [0, 0, jnp.nan], [-jnp.inf] * 3])
-    decode = lambda params, cache, steps: (logits, cache)
+
+    def decode(params, cache, steps):
+        return (logits, cache)
+
     policy = from_model(Model(None, None, lambda batch: (), decode, None, 1, None))
     carry = policy.init(3)
     assert np.isfinite(policy.highest(carry)).all()

@@ -70,10 +70,13 @@ def test_a_path_begins_after_the_prompt_where_its_episodes_end_early():
 def test_the_model_sees_the_demonstration():
     """A policy with a memory: it stops for good once it was rewarded. Shown the goal, it never moves by itself."""
     memory = scripted(None)
-    decode = lambda params, cache, steps: (
-        1e4 * jax.nn.one_hot(jnp.where(cache, 0, 1), 5),
-        cache | (steps.prev_reward > 0),
-    )
+
+    def decode(params, cache, steps):
+        return (
+            1e4 * jax.nn.one_hot(jnp.where(cache, 0, 1), 5),
+            cache | (steps.prev_reward > 0),
+        )
+
     memory = memory._replace(init_cache=lambda batch: jnp.zeros((batch,), jnp.bool_), decode=decode)
     centre = take(TASKS, slice(2, 3))  # the goal is where an episode starts
     assert rolled(memory, None, 2, tasks=centre).returns.max() == 0

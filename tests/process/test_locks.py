@@ -9,7 +9,7 @@ from ad_jax.process import locks
 
 
 def in_a_thread(call):
-    """What `call()` gives or raises in another thread."""
+    """Return what `call()` gives or raises in another thread."""
     found = []
 
     def run():

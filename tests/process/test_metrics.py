@@ -90,9 +90,12 @@ class FakeWriter:
 
 @pytest.fixture
 def tensorboard(monkeypatch) -> list[FakeWriter]:
-    """A stand-in for the package; returns the writers that are made."""
+    """Return a stand-in for the package; returns the writers that are made."""
     writers = []
-    record = lambda **fields: types.SimpleNamespace(**fields)
+
+    def record(**fields):
+        return types.SimpleNamespace(**fields)
+
     summary = types.SimpleNamespace(Summary=type("Summary", (types.SimpleNamespace,), {"Value": staticmethod(record)}))
     parts = {
         "compat.proto": {"event_pb2": types.SimpleNamespace(Event=record), "summary_pb2": summary},
@@ -197,9 +200,12 @@ def test_a_run_records_versions_device_and_commit(tmp_path, monkeypatch):
     assert facts["device"] == "cpu x8"
     assert facts["ad_jax"] == provenance.version()
     assert json.loads(json.dumps(facts)) == facts
-    git = lambda *words: subprocess.run(
-        ["git", "-c", "user.name=t", "-c", "user.email=t@t", *words], check=True, capture_output=True, text=True
-    )
+
+    def git(*words):
+        return subprocess.run(
+            ["git", "-c", "user.name=t", "-c", "user.email=t@t", *words], check=True, capture_output=True, text=True
+        )
+
     (tmp_path / "file").write_text("1")
     git("init"), git("add", "file"), git("commit", "-m", "first")
     assert provenance.commit() is None, "somebody else's repository"

@@ -49,14 +49,14 @@ def place(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def one(place) -> pathlib.Path:
-    """A run of one process with two devices."""
+    """Return a run of one process with two devices."""
     run(place, 1, "run", *RUN, *SMALL, "--dir", "one", devices=2)
     return place / "one"
 
 
 @pytest.fixture(scope="module")
 def two(place) -> tuple[pathlib.Path, list[subprocess.CompletedProcess]]:
-    """A run of two processes with one device each, and what they printed."""
+    """Return a run of two processes with one device each, and what they printed."""
     done = run(place, 2, "run", *RUN, *SMALL, "--dir", "two")
     return place / "two", done
 
@@ -131,7 +131,7 @@ def test_two_processes_go_on_where_one_was_stopped_with_parameters_split_between
 
 @pytest.fixture(scope="module")
 def met(place) -> tuple[list[dict], list[str]]:
-    """What each of two processes saw of the other, and all that each printed."""
+    """Return what each of two processes saw of the other, and all that each printed."""
     (place / "foreign").mkdir()
     (place / "foreign/file").touch()
     done = finish(launch(place, [(WORKER, "meet", option, str(place)) for option in options(2)]))

@@ -44,7 +44,10 @@ def test_bootstrap_covers_the_truth_about_95_percent_of_the_time():
 def test_bootstrap_narrows_as_one_over_root_n_and_repeats():
     rng = np.random.default_rng(0)
     few, many = rng.normal(size=(1, 10, 200)), rng.normal(size=(1, 160, 200))
-    width = lambda values: np.subtract(*report.bootstrap(values)[:0:-1]).mean()
+
+    def width(values):
+        return np.subtract(*report.bootstrap(values)[:0:-1]).mean()
+
     assert width(few) / width(many) == pytest.approx(4, rel=0.15)
     np.testing.assert_array_equal(report.bootstrap(few, seed=1), report.bootstrap(few, seed=1))
     assert (report.bootstrap(few, seed=1)[1] != report.bootstrap(few, seed=2)[1]).any()
@@ -188,7 +191,7 @@ def test_table_is_aligned():
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Path:
-    """The page of two runs."""
+    """Return the page of two runs."""
     return report.write(results(seeds=(0, 1)), tmp_path_factory.mktemp("runs") / "new" / "report")
 
 
@@ -308,7 +311,10 @@ def test_bandit_report(tmp_path, means):
 
 def test_a_key_makes_the_goal_a_door_and_the_summary_one_by_task(tmp_path):
     one = grid_set()
-    labels = lambda: {text.get_text() for text in ways.grid_paths(picture, one["paths"]["episodes"]).legends[0].texts}
+
+    def labels():
+        return {text.get_text() for text in ways.grid_paths(picture, one["paths"]["episodes"]).legends[0].texts}
+
     picture = one["tasks"][0]["picture"]
     assert labels() == {"goal", "start", "end"}
     assert "return of the last 10 % of episodes by goal" in report.write(results(one), tmp_path / "goal").read_text()

@@ -12,7 +12,7 @@ from ad_jax.report.report import ReportError
 
 
 def pooled(folder, data):
-    """`data` as a file that the package wrote."""
+    """Return `data` as a file that the package wrote."""
     report.pool(data, folder / "results.json")
     return folder / "results.json"
 

@@ -57,7 +57,10 @@ def test_every_number_is_that_of_what_happened(name, draw, tmp_path):
     audit_shown.check_summary(report.summary(results), runs, known)
     audit_shown.check_table(report.table(results), [runs], ["held_out"])
     (s,) = report_input.gather(results)
-    value = lambda statistic, *arguments: claims.quantity(statistic, "AD", *arguments).value({"AD": [s]})
+
+    def value(statistic, *arguments):
+        return claims.quantity(statistic, "AD", *arguments).value({"AD": [s]})
+
     audit_report.check_claims(value, runs, known)
     audit_report.check_normalised(value, stats["source"], runs, known)
 

@@ -34,7 +34,7 @@ def only(monkeypatch):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> pathlib.Path:
-    """A run of which all stages were done on all devices."""
+    """Return a run of which all stages were done on all devices."""
     folder = tmp_path_factory.mktemp("devices") / "run"
     Run(override(load("dark_room", "smoke"), [*TINY, *LITTLE]), folder).all()
     return folder
@@ -71,7 +71,10 @@ def test_a_finished_run_is_repeated_on_three_devices(finished, tmp_path, only, c
 @pytest.mark.slow
 def test_each_stage_takes_its_own_number_of_devices(finished, tmp_path, only, capsys):
     """Collected on 3, trained on 4, evaluated on 5: the histories, and nearly the model, of 8."""
-    command = lambda stage, *more: main([stage, *SMALL, *more, "--dir", str(tmp_path / "run")])
+
+    def command(stage, *more):
+        return main([stage, *SMALL, *more, "--dir", str(tmp_path / "run")])
+
     only(3)
     assert command("collect") == 0
     assert command("distill") == 2

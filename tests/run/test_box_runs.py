@@ -141,11 +141,14 @@ def test_a_demonstrator_with_noise_draws_from_the_box():
     family = Reach()
     task = take(family.sample_tasks(jax.random.key(0), 1), 0)
     _, state = family.reset_env(jax.random.key(1), task)
-    draw = lambda noise: np.asarray(
-        jax.vmap(lambda key: demonstrator.demonstrate(family, noise, key, state, task))(
-            jax.random.split(jax.random.key(2), 500)
+
+    def draw(noise):
+        return np.asarray(
+            jax.vmap(lambda key: demonstrator.demonstrate(family, noise, key, state, task))(
+                jax.random.split(jax.random.key(2), 500)
+            )
         )
-    )
+
     np.testing.assert_array_equal(draw(0.0), np.broadcast_to(family.optimal_action(state, task), (500, 2)))
     assert len(np.unique(draw(1.0), axis=0)) == 500
     assert 200 < len(np.unique(draw(0.5), axis=0)) < 300

@@ -40,7 +40,7 @@ class Shell:
         self.env = keep | {"AD_JAX_CACHE": str(folder / "cache"), "MPLCONFIGDIR": str(folder / "cache")}
 
     def start(self, stage: str, run: str) -> subprocess.Popen:
-        """A stage that has just started up."""
+        """Return a stage that has just started up."""
         command = [sys.executable, "-m", "ad_jax", stage, *SMALL, "--dir", run]
         process = subprocess.Popen(
             command, cwd=self.folder, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -51,7 +51,7 @@ class Shell:
         return process
 
     def finish(self, process: subprocess.Popen) -> str:
-        """What it prints until its end, which has to be a good one."""
+        """Return what it prints until its end, which has to be a good one."""
         told, _ = process.communicate(timeout=300)
         assert process.returncode == 0, told
         return told
@@ -67,7 +67,7 @@ def shell(tmp_path_factory) -> Iterator[Shell]:
 
 @pytest.fixture(scope="module")
 def whole(shell) -> tuple[pathlib.Path, dict[str, float]]:
-    """An undisturbed run, and the seconds that each of its stages took with a warm cache."""
+    """Return an undisturbed run, and the seconds that each of its stages took with a warm cache."""
     seconds = {}
     for run in ("warm", "whole"):
         for stage in STAGES:

@@ -66,7 +66,7 @@ def process(place: pathlib.Path, *command: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def whole(place) -> tuple[pathlib.Path, subprocess.CompletedProcess]:
-    """An uninterrupted run: its directory and the finished process."""
+    """Return an uninterrupted run: its directory and the finished process."""
     done = process(place, "-m", "ad_jax", "run", *SMOKE, "--dir", "whole")
     assert done.returncode == 0, done.stderr
     return place / "whole", done
@@ -74,7 +74,7 @@ def whole(place) -> tuple[pathlib.Path, subprocess.CompletedProcess]:
 
 @pytest.fixture(scope="module")
 def interrupted(place, whole) -> tuple[pathlib.Path, list[subprocess.CompletedProcess]]:
-    """A run that was interrupted in every stage, and its processes; the last one ran to the end."""
+    """Return a run that was interrupted in every stage, and its processes; the last one ran to the end."""
     driver = str(pathlib.Path(__file__).parents[1] / "interrupting.py")
     command = ("run", *SMOKE, "--dir", "interrupted")
     attempts = [process(place, driver, where, str(count), sig, *command) for where, count, sig in INTERRUPTIONS]

@@ -39,7 +39,9 @@ def at(request, runs):
 
 @pytest.fixture(scope="module")
 def prompted(runs, tmp_path_factory):
-    """A trained model, shown three episodes that cost little of the way from random to optimal; it costs below that."""
+    """Return a trained model, shown three episodes that cost little of the way from random to optimal; it costs below
+    that.
+    """
     at = runs("costs")
     asked = dataclasses.replace(at.e.evaluate, prompt=0.8, prompt_episodes=3, source_seeds=0)
     folder = tmp_path_factory.mktemp("prompted")
@@ -48,7 +50,7 @@ def prompted(runs, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def lived(at):
-    """The histories of the run, and their episodes."""
+    """Return the histories of the run, and their episodes."""
     store = history_store.open_store(at.folder / "histories")
     histories = store.read()
     return types.SimpleNamespace(

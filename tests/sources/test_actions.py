@@ -93,7 +93,10 @@ def test_ppo_learns_to_reach_a_goal_that_it_is_not_shown():
 
     def life(key, task):
         key_init, key = jax.random.split(key)
-        step = lambda state, key: source.update(key, state, task)
+
+        def step(state, key):
+            return source.update(key, state, task)
+
         return jax.lax.scan(step, source.init(key_init, task), jax.random.split(key, 60))[1]
 
     lived = jax.jit(jax.vmap(life))(jax.random.split(jax.random.key(1), 4), tasks)

@@ -44,7 +44,7 @@ gradient = jax.jit(jax.grad(actor_critic.loss), static_argnums=2)
 
 
 def gradient_of(**options):
-    """The gradient of the loss on made-up streams, and the parameters it is taken at."""
+    """Return the gradient of the loss on made-up streams, and the parameters it is taken at."""
     spec, rng = Spec(Discrete(3), (), (4,)), np.random.default_rng(0)
     params = networks.init_network(jax.random.key(0), 4, (8,), 3)
     params["policy"]["weight"] *= 100  # away from uniform

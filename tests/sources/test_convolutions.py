@@ -31,7 +31,7 @@ def pictures(spec: Spec, *lead: int) -> jax.Array:
 
 
 def plain(layers, x):
-    """The same by XLA's convolution."""
+    """Return the same by XLA's convolution."""
     x = x.astype(jnp.float32) / 255 - 0.5
     for layer in layers:
         kernel = layer["kernel"].reshape(3, 3, x.shape[-1], -1)

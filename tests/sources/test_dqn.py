@@ -38,7 +38,9 @@ def test_dqn_solves_the_probes():
 
 
 def slow_q_lambda(reward, ahead, terminated, truncated, discount, trace_decay):
-    """The average of n-step returns, each weighted by (1 - lambda) lambda^(n - 1), the last by what is left of 1."""
+    """Return the average of n-step returns, each weighted by (1 - lambda) lambda^(n - 1), the last by what is left of
+    1.
+    """
     targets = np.zeros(len(reward))
     for t in range(len(reward)):
         total, discounted, weight = 0.0, 0.0, 1.0
@@ -64,7 +66,7 @@ def test_targets_are_averages_of_n_step_returns_however_episodes_end():
 
 
 def numbered(first, steps, actors):
-    """Steps that tell where they are from: observation (time, actor), action 0, reached (time + 1, actor)."""
+    """Return steps that tell where they are from: observation (time, actor), action 0, reached (time + 1, actor)."""
     time = jnp.repeat(jnp.arange(first, first + steps)[:, None], actors, axis=1)
     actor = jnp.broadcast_to(jnp.arange(actors)[None], time.shape)
     none = jnp.zeros(time.shape, bool)
@@ -143,6 +145,9 @@ def test_dqn_learns_from_pixels_to_go_to_a_hidden_platform():
     learners = Learners(family, source, 24, mesh_of(), 2)
     lives = learners.lives(jax.random.split(jax.random.key(0), 2), family.split(0, 2, 1).train).transition
     reward, done = np.asarray(lives.reward, float), np.asarray(lives.terminated | lives.truncated)
-    success = lambda steps: reward[..., steps].sum((1, 2)) / done[..., steps].sum((1, 2))
+
+    def success(steps):
+        return reward[..., steps].sum((1, 2)) / done[..., steps].sum((1, 2))
+
     assert np.all(success(slice(200)) < 0.6)  # the warm-up: all actors act at random
     assert np.all(success(slice(-400, None)) > 0.9)

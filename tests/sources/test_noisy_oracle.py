@@ -21,10 +21,13 @@ from ad_jax.testing import check_source
 
 @functools.partial(jax.jit, static_argnums=(0, 2, 4))
 def learn(name, config, family, task, updates, key):
-    """The final state and all transitions `[updates, steps, actors, ...]` of one learner."""
+    """Return the final state and all transitions `[updates, steps, actors, ...]` of one learner."""
     source = config.make(family)
     key_init, key_updates = jax.random.split(key)
-    update = lambda state, key: source.update(key, state, task)
+
+    def update(state, key):
+        return source.update(key, state, task)
+
     return jax.lax.scan(update, source.init(key_init, task), jax.random.split(key_updates, updates))
 
 
@@ -32,12 +35,15 @@ def demonstrate(family, tasks, updates, **options):
     """Transitions `[N, updates, steps, ...]` of a demonstrator on each task."""
     config = noisy_oracle.NoisyOracle(**options)
     keys = jax.random.split(jax.random.key(0), len(jax.tree.leaves(tasks)[0]))
-    act = lambda task, key: learn("noisy_oracle", config, family, task, updates, key)[1]
+
+    def act(task, key):
+        return learn("noisy_oracle", config, family, task, updates, key)[1]
+
     return jax.tree.map(lambda x: np.asarray(x)[:, :, :, 0], jax.vmap(act)(tasks, keys))
 
 
 def optimal_moves(family, stream, tasks):
-    """What a rows-first shortest way does at each observation: `[N, updates, steps]`."""
+    """Return what a rows-first shortest way does at each observation: `[N, updates, steps]`."""
     row, column = np.moveaxis(np.asarray(tasks.goal)[:, None, None] - stream.observation, -1, 0)
     return np.select([row > 0, row < 0, column > 0, column < 0], [1, 2, 3, 4], 0)
 
@@ -141,7 +147,10 @@ def test_situations_are_told_apart_by_hidden_state():
     stream = demonstrate(family, tasks, 20, noise_start=0.3, noise_end=0.3, optimality=0.5)
     earned = np.cumsum(stream.reward, axis=2) - stream.reward  # before the step: the stage of the episode
     corner = np.all(stream.observation == [0, 1], axis=-1)
-    common = lambda which, n: np.bincount(stream.action[n][which[n]], minlength=5).argmax() if which[n].any() else -1
+
+    def common(which, n):
+        return np.bincount(stream.action[n][which[n]], minlength=5).argmax() if which[n].any() else -1
+
     pairs = [(common(corner & (earned == 0), n), common(corner & (earned == 1), n)) for n in range(200)]
     seen = np.array([pair for pair in pairs if -1 not in pair])
     assert len(seen) > 50
@@ -199,8 +208,13 @@ def test_privileged_q_learning_learns_the_way_to_the_key_and_from_it_to_the_door
     task = take(ROOM.all_tasks(), 3 * 9 + 5)  # key (1, 0), door (1, 2)
     config = q_learning.QLearning(learning_rate=0.5, discount=0.5, exploration_episodes=1e9, privileged=True)
     state, _ = learn("q_learning", config, ROOM, task, 1500, jax.random.key(0))
-    step = lambda n: np.array(list(itertools.product(range(3), range(3))))[n]
-    away = lambda a, b: max(int(np.abs(step(a) - step(b)).sum()), 1)
+
+    def step(n):
+        return np.array(list(itertools.product(range(3), range(3))))[n]
+
+    def away(a, b):
+        return max(int(np.abs(step(a) - step(b)).sum()), 1)
+
     value = np.asarray(state.table).reshape(9, 3, 5).max(-1)
     holding = [0.5 ** (away(n, 5) - 1) if n != 5 else 0 for n in range(9)]  # at a door that is still shut: never
     np.testing.assert_allclose(value[:, 1], holding, atol=1e-3)

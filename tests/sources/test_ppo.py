@@ -41,7 +41,10 @@ def unrolled(steps=7, actors=5):
     rng = np.random.default_rng(0)
     params = networks.init_network(jax.random.key(0), 2, (8,), 3)
     params["policy"]["weight"] *= 100
-    real = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    def real(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
     ends = rng.integers(0, 4, (steps, actors))
     action = jnp.asarray(rng.integers(0, 3, (steps, actors)), jnp.int32)
     stream = Transition(

@@ -244,7 +244,10 @@ def test_q_learning_hyper_parameters_do_what_they_are_called():
         state = source.init(jax.random.key(0), task)
         greedy = jnp.zeros_like(state.table).at[:, 3].set(1.0)  # prefers action 3
         state = state.replace(table=jnp.where(config.learning_rate == 0, greedy, state.table))
-        update = lambda state, key: source.update(key, state, task)
+
+        def update(state, key):
+            return source.update(key, state, task)
+
         return jax.lax.scan(update, state, jax.random.split(jax.random.key(1), 200))
 
     state, stream = jax.jit(jax.vmap(run))(configs)

@@ -20,8 +20,11 @@ from ad_jax.types import Transition
 
 
 def assert_equal(one, other):
-    """The same histories, whatever wrote them."""
-    data = lambda h: (h.transition, h.tasks, h.seed_index, h.actor)
+    """Check that the histories are the same, whatever wrote them."""
+
+    def data(h):
+        return (h.transition, h.tasks, h.seed_index, h.actor)
+
     chex.assert_trees_all_equal(data(one), data(other))
     assert one.task_ids == other.task_ids
 
@@ -53,8 +56,12 @@ def test_chunks_and_devices_do_not_change_a_history(collected, tmp_path, devices
 
 @pytest.mark.parametrize("reached", [False, True], ids=["plain", "with next observations"])
 def test_a_collection_goes_on_with_another_number_of_devices_to_the_same_bytes(tmp_path, monkeypatch, reached):
-    learners = lambda devices: learners_of(mesh_of(devices), 3, next_observation=reached)
-    files = lambda folder: {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    def learners(devices):
+        return learners_of(mesh_of(devices), 3, next_observation=reached)
+
+    def files(folder):
+        return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
     run(tmp_path / "one", learners(1))
     write, written = HistoryWriter.write, []
 

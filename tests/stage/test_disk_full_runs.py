@@ -67,7 +67,7 @@ def training():
 
 @pytest.fixture(scope="module")
 def whole(training, tmp_path_factory):
-    """What an undisturbed training ends with: step, state and metadata of its last checkpoint, and its log."""
+    """Return what an undisturbed training ends with: step, state and metadata of its last checkpoint, and its log."""
     folder = tmp_path_factory.mktemp("whole")
     training(folder)
     return *checkpoint.load(folder), (folder / "metrics.jsonl").read_text()
@@ -132,7 +132,7 @@ def evaluated_once(monkeypatch):
 
 
 def evaluated(folder: pathlib.Path) -> dict[str, object]:
-    """What an evaluation leaves, without clocks."""
+    """Return what an evaluation leaves, without clocks."""
     (run,) = json.loads((folder / "results.json").read_text())["runs"]
     written = {name: json.loads(raw) for name, raw in files(folder / "evaluation").items()}
     return {

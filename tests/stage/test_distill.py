@@ -29,7 +29,7 @@ TINY = Distillation(updates=6, warmup_updates=2, learning_rate=1e-2, updates_per
 
 
 def rewarded(resident: replay.Replay, change) -> replay.Replay:
-    """The same residents with other rewards."""
+    """Return the same residents with other rewards."""
     return resident.replace(steps=resident.steps | {"reward": change(resident.steps["reward"])})
 
 
@@ -178,7 +178,10 @@ def test_a_dispatch_is_sent_before_the_losses_of_the_last_are_read(trained, tmp_
     def run(state, resident, count):
         state, metrics = trained[0].run(state, resident, count)
         order.append(f"send {int(state.step)}")
-        told = lambda step=int(state.step): order.append(f"read {step}")
+
+        def told(step=int(state.step)):
+            return order.append(f"read {step}")
+
         return state, metrics | {"loss": Late(metrics["loss"], told)}
 
     trainer.compiled = lambda _: run
@@ -189,7 +192,7 @@ def test_a_dispatch_is_sent_before_the_losses_of_the_last_are_read(trained, tmp_
 
 @pytest.fixture(scope="module")
 def poisoned(trained):
-    """A replay with one history whose rewards are NaN, its number, and the one update of six that draws it."""
+    """Return a replay with one history whose rewards are NaN, its number, and the one update of six that draws it."""
     trainer, _ = trained
     resident = replay.load(numbered_histories(128, 24), GRID, SAMPLING, mesh_of())
     met = [set(drawn(trainer, resident, step).tolist()) for step in range(6)]

@@ -91,7 +91,10 @@ def uncached_rollout(model, params, task, task_id, rollout, total, mode):
     for t in range(total):
         first = model.context_start(np.asarray(stream.prev_done))
         context = jax.tree.map(lambda x: np.asarray(x)[first:], stream)  # noqa: B023
-        fill = lambda x: np.concatenate([x, np.zeros((pad - len(x), *x.shape[1:]), x.dtype)])[None]
+
+        def fill(x):
+            return np.concatenate([x, np.zeros((pad - len(x), *x.shape[1:]), x.dtype)])[None]
+
         logits = apply(params, jax.tree.map(fill, context))[:, t - first]
         key_action, key_env = jax.random.split(jax.random.fold_in(key, t))
         action = choose(logits, key_action[None], mode)[0]
@@ -174,7 +177,7 @@ class OneShort(DarkRoom):
 
 
 def counting():
-    """A "model" that walks down in its first episode, up in its second, and so on through the four moves."""
+    """Return a "model" that walks down in its first episode, up in its second, and so on through the four moves."""
 
     def decode(params, cache, steps):
         cache = cache + steps.prev_done.astype(jnp.int32)

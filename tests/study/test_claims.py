@@ -17,7 +17,7 @@ RNG = np.random.default_rng(0)
 
 
 def arm(learner, source=None, optimal=10.0):
-    """The sets of one run with the given returns `[tasks][rollouts][episodes]`."""
+    """Return the sets of one run with the given returns `[tasks][rollouts][episodes]`."""
     one = made.grid_set(tasks=len(learner), **({} if source is None else {"returns": source}))
     one["returns"] = {"sampled": np.asarray(learner).tolist()}
     for task in one["tasks"]:
@@ -80,7 +80,10 @@ def test_arms_on_the_same_tasks_are_resampled_together():
     """Tasks differ by much more than the arms do: the difference is sure although neither return is."""
     tasks = np.linspace(0, 8, 6)[:, None, None] * np.ones((6, 2, 20))
     arms = {"low": arm(tasks), "high": arm(tasks + 0.5)}
-    final = lambda name: quantity("final", name)
+
+    def final(name):
+        return quantity("final", name)
+
     alone = decide(Claim("", "", final("high"), at_least(0)), arms)
     apart = decide(Claim("", "", final("high") - final("low"), at_least(0.4)), arms)
     assert alone.high - alone.low > 2
@@ -113,7 +116,10 @@ def test_a_claim_holds_where_the_whole_interval_obeys_its_rule():
 def test_one_task_with_one_training_seed_shows_nothing():
     """Rollouts of 0 and 10 on one task: 5 on average, and no interval that a rule could be held to."""
     one, many = arm(np.array([[[0.0] * 20, [10.0] * 20]])), arm(np.full((3, 2, 20), 4.0))
-    final = lambda name: quantity("final", name)
+
+    def final(name):
+        return quantity("final", name)
+
     for asked in (final("one"), final("one") - final("many"), final("many") / final("one")):
         found = decide(Claim("", "", asked, at_least(-99)), {"one": one, "many": many})
         assert (found.low, found.high, found.holds) == (None, None, False)
@@ -142,7 +148,10 @@ def test_steps_are_those_that_episodes_had():
     one |= {"returns": {"sampled": learner.tolist()}, "steps": {"sampled": (-learner).astype(int).tolist()}}
     one["tasks"][0]["random"] = -25.0
     arms = {"A": gather(made.results(one))}
-    value = lambda name, *arguments: quantity(name, "A", *arguments).value(arms)[0]
+
+    def value(name, *arguments):
+        return quantity(name, "A", *arguments).value(arms)[0]
+
     assert value("steps_to", -4.0) == 10 * 20 + 4
     assert value("steps_to", -3.0) == 10 * 20 + 10 * 4 + 4, "not reached: one episode more than there are"
     assert value("source_steps_to", -5.0) == 31 * 20 * 2
@@ -156,7 +165,10 @@ def test_sets_and_modes_are_chosen_by_name():
     results = made.results(made.grid_set(), made.grid_set("other"))
     results["runs"][0]["sets"][1]["returns"]["sampled"] = made.curve(high=3.0)
     arms = {"A": gather(results)}
-    value = lambda **options: decide(Claim("", "", quantity("final", "A", **options), at_least(0)), arms).value
+
+    def value(**options):
+        return decide(Claim("", "", quantity("final", "A", **options), at_least(0)), arms).value
+
     assert (value(), value(set="other"), value(mode="greedy")) == (8, 3, 7)
     assert curves_of(arms["A"][0], "greedy").learner.shape == (1001, 20)
 

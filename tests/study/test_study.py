@@ -120,7 +120,7 @@ def test_pieces_are_shared_by_whatever_makes_the_same_of_them(change, same):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A study from nothing, stopped once on the way; how often each stage ran, and the pieces' times."""
+    """Return a study from nothing, stopped once on the way; how often each stage ran, and the pieces' times."""
     folder, calls = tmp_path_factory.mktemp("made"), []
 
     def counted(stage, original):
@@ -136,7 +136,10 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for stage in ("collect", "distill", "evaluate"):
             patch.setattr(Run, stage, counted(stage, getattr(Run, stage)))
-        work = lambda: reproduce.reproduce([tiny()], folder / "work", folder / "out", "smoke", ["tiny"])
+
+        def work():
+            return reproduce.reproduce([tiny()], folder / "work", folder / "out", "smoke", ["tiny"])
+
         with pytest.raises(KeyboardInterrupt):
             work()
         page = work()

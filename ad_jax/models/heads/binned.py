@@ -56,5 +56,5 @@ class Binned:
         return outputs.reshape(*outputs.shape[:-1], self.box.size, self.bins)
 
     def _at(self, place: jax.Array) -> jax.Array:
-        """The action that lies at `place [..., n]`, in bins from the lower bound."""
+        """Return the action that lies at `place [..., n]`, in bins from the lower bound."""
         return from_unit(self.box, place * (2 / self.bins) - 1)

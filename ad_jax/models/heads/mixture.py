@@ -73,15 +73,18 @@ class Mixture:
         return jnp.where(jnp.isfinite(places).all(axis=-1), logits.max(axis=-1), jnp.nan)
 
     def _gaussians(self, outputs: jax.Array) -> Gaussians:
-        """The components that outputs `[..., size]` stand for."""
+        """Return the components that outputs `[..., size]` stand for."""
         n = self.box.size
         split = [self.components, self.components * (1 + n)]
         logits, mean, width = jnp.split(outputs, split, axis=-1)
-        of_each = lambda x: x.reshape(*outputs.shape[:-1], self.components, n)
+
+        def of_each(x):
+            return x.reshape(*outputs.shape[:-1], self.components, n)
+
         return Gaussians(logits, jnp.tanh(of_each(mean)), NARROWEST + jax.nn.softplus(of_each(width)))
 
     def _density(self, g: Gaussians, unit: jax.Array) -> jax.Array:
-        """The logarithm of the density at `unit [..., n]`, `[...]`."""
+        """Return the logarithm of the density at `unit [..., n]`, `[...]`."""
         scaled = (unit[..., None, :] - g.mean) / g.width
         root = np.sqrt(0.5).item()
         inside = erf((1 - g.mean) / g.width * root) + erf((1 + g.mean) / g.width * root)  # twice the mass in the Box

@@ -22,7 +22,7 @@ def from_unit(box: Box, unit: jax.Array) -> jax.Array:
 
 
 def log_volume(box: Box) -> float:
-    """The logarithm of what a density in [-1, 1] is larger by than the same in the environment's units."""
+    """Return the logarithm of what a density in [-1, 1] is larger by than the same in the environment's units."""
     return float(np.log(_middle(box)[1]).sum())
 
 
