@@ -133,6 +133,7 @@ def wrong(data: Any, kind: Any) -> str:
     """Say where and why plain data is not of a `kind`: ".size: expected int, received 'x'"; nothing where it is.
 
     Args:
+        data: dictionaries, lists, text and numbers, e.g. as read from a file.
         kind: a `msgspec.Struct` or a type that holds some, with `msgspec.Meta` for bounds. Nothing is converted, but
             int to float. What a struct's `__post_init__` refuses with a ValueError begins with the place inside it,
             as here.
@@ -199,6 +200,7 @@ def local(path: str | os.PathLike, option: str = "") -> Path:
     """Return a path on this machine, with `~` expanded.
 
     Args:
+        path: on this machine; may begin with `~`.
         option: what was set, for the message, e.g. `--out`.
 
     Raises:

@@ -158,6 +158,8 @@ def param_shardings(params: Any, mesh: Mesh, partition: Partition) -> Any:
     """Return a sharding for every leaf of `params` (arrays or shapes); an axis that does not divide is dropped.
 
     Args:
+        params: a tree of arrays or shapes.
+        mesh: on which the parameters lie.
         partition: of the model; the first pattern that matches a parameter's whole path, `block_0/up/kernel`, decides.
 
     Raises:
@@ -194,8 +196,10 @@ def optimizer_shardings(optimizer: optax.GradientTransformation, params: Any, pl
     """Return shardings of `optimizer.init(params)`: what mirrors a parameter lies as it does, the rest is replicated.
 
     Args:
+        optimizer: whose state is to be placed.
         params: arrays or shapes.
         placed: their shardings, of `param_shardings`.
+        mesh: on which the state lies.
     """
     state = jax.eval_shape(optimizer.init, params)
 

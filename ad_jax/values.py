@@ -76,10 +76,11 @@ def bad(
     """Of steps `[...]`: whether each of their values cannot be, and its bits, in parts `[..., n]`, in order of place.
 
     Args:
+        spec: what observations and actions can be.
+        reward_dtype: the dtype that holds every reward exactly.
         observation: `[..., *O]`; pictures are not looked at, because their dtype holds nothing else.
         action: `[..., *A]`.
         reward: `[...]`.
-        reward_dtype: the dtype that holds every reward exactly.
     """
     check_form(spec, observation, action, reward.ndim)
     wrong, values = [], []
@@ -138,8 +139,14 @@ def look(
     """`first [...]`, or what this step of rows `[...]` shows where nothing was found before.
 
     Args:
-        spec, reward_dtype, observation, action, reward: as of `bad`.
-        first, step, episode: `[...]`, what was found before, and where in a life this step is.
+        spec: as of `bad`.
+        reward_dtype: as of `bad`.
+        first: `[...]`, what was found before.
+        step: `[...]` or `[]` int32, which step of its life this is, from 0 on.
+        episode: `[...]` int32, which episode of its life this is, from 0 on; 0 where none are counted.
+        observation: as of `bad`.
+        action: as of `bad`.
+        reward: as of `bad`.
         highest: `[...]` float32, what the policy that acted says of the step, if anything.
     """
     wrong, values = bad(spec, reward_dtype, observation, action, reward)
@@ -209,6 +216,8 @@ def wrong(histories: Histories, spec: Spec, numbers: np.ndarray | None = None) -
     """Return the first value of stored histories that cannot be, in words; None where all are as `spec` states.
 
     Args:
+        histories: as stored, `[H, T]`.
+        spec: what observations and actions can be.
         numbers: what the histories are called there, `[H]`; default 0..H-1.
     """
     t = histories.transition

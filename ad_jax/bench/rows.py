@@ -55,8 +55,13 @@ def rate(
     """Return a row of something done per second, against a limit timed in the same rounds.
 
     Args:
+        key: of the row, `stage/what/...`.
+        unit: of the row, e.g. `env steps/s`.
         amount: what one call does, in units of the row.
+        seconds: what one call took in each round.
+        limit: what the share is a share of, in words or as the key of a row.
         limit_amount: what one call of the limit does, in the limit's unit.
+        limit_seconds: what one call of the limit took in the same rounds.
         limited_amount: what one call does in the limit's unit, where that is another (FLOP instead of positions).
         facts: further numbers.
     """

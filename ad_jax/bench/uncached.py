@@ -26,6 +26,8 @@ def uncached(model: Model, spec: Spec, context: int | None = None) -> Model:
     """`model` with a `decode` that encodes the last `context` steps at every step.
 
     Args:
+        model: whose `apply` encodes the steps.
+        spec: of the steps that the model sees.
         context: C; default the window, which is what code without a cache does. Past the window it is then not the same
             function where layers see on through one another; with the steps that `model.context_start` names it is.
     """

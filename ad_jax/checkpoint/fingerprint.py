@@ -26,6 +26,7 @@ def fingerprint(tree: Any, every_copy: bool = False) -> dict[str, int]:
     """Path of each leaf -> its number. All processes over which an array is split have to call it.
 
     Args:
+        tree: any tree of arrays, each of this process alone or split over several.
         every_copy: look at what each process has of every part, and not only at the first copy; a leaf whose copies are
             not all alike gets the number `UNLIKE`.
     """

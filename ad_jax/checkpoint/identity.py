@@ -56,6 +56,8 @@ def changed(there: Any, here: Any, apart: Collection[str] = ()) -> list[str]:
     one says all of them (`config`), the other one had the default or did not know it.
 
     Args:
+        there: one experiment as plain data, e.g. a checkpoint's.
+        here: the other one, e.g. this run's.
         apart: dotted names that do not count.
     """
     whole = any('"config"' in json.dumps(data, default=str) for data in (there, here))

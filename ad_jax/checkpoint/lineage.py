@@ -41,8 +41,9 @@ def check_own(found: Mapping[str, Any], mine: Mapping[str, Any], where: Any) -> 
     """Raise OtherCheckpointError unless a checkpoint is of this very run.
 
     Args:
-        found, mine: metadata of the checkpoint, and as this run writes it.
-        where: the checkpoint lies, for the error.
+        found: metadata of the checkpoint.
+        mine: the metadata that this run writes.
+        where: the folder that holds the checkpoint, for the error.
     """
     was, now = found.get("experiment"), mine.get("experiment")
     odd = changed(was, now, NOT_OF_TRAINING) if was is not None and now is not None else []

@@ -242,6 +242,7 @@ def optimal_labels(family: TaskFamily, observation: Array, leaves: Mapping[str, 
     """Return the family's `optimal_label` at every step of histories, `[H, T, *A]` in the narrowest dtype.
 
     Args:
+        family: whose `optimal_label` is asked.
         observation: `[H, T, *O]`, as stored.
         leaves: of each history's task, `[H, ...]` by dotted path, as stored.
 

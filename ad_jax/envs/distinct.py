@@ -84,6 +84,7 @@ def drawn(name: str, draw: Callable[[int], Any], wanted: int) -> Any:
     Args:
         name: of the family.
         draw: `wanted` tasks; of the number of the draw, from 0 on.
+        wanted: how many different tasks to return.
 
     Raises:
         ConfigError: if there are not that many different ones in `1 + AGAIN` draws.

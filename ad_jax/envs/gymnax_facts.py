@@ -60,6 +60,7 @@ def acting(reset: Callable[..., Any], step: Callable[..., Any], action: Any, val
         reset: `(values, key) -> seen, state`.
         step: `(values, key, state, action) -> seen, state`, where `seen` is all that is learned from.
         action: shape and dtype of one.
+        values: the parameters by name, as arrays.
     """
     key = a_key(0)
     state = jax.eval_shape(reset, values, key)[1]

@@ -21,7 +21,9 @@ def spec_from(name: str, actions: Any, space: Any, embedded: bool = True) -> Spe
     """Return the `Spec` of a family called `name` with these gymnax spaces.
 
     Args:
+        name: of the family, for errors.
         actions: what they are, or their gymnax space.
+        space: the gymnax space of the observations.
         embedded: whether models see these observations themselves, and not what `render` makes of them.
 
     Raises:
@@ -101,6 +103,7 @@ def uniform_space(stated: Any, real: Any, name: str) -> Any:
     Args:
         stated: the environment's own gymnax space, whose bounds are believed, and neither shape nor dtype.
         real: shape and dtype of what `observe` gives.
+        name: of the environment, for errors.
 
     Raises:
         ConfigError: if observations are no single array of numbers, or not of the stated space's shape.

@@ -113,6 +113,10 @@ def load(
     """Thin `histories` and put them on the devices of `mesh`; each process puts the groups of its own devices there.
 
     Args:
+        histories: the learning histories, `[H, T]`, in host memory.
+        spec: of the observations and actions as they are stored.
+        config: how histories are thinned and grouped, and how long a window is.
+        mesh: whose batch axes split the groups.
         prepare: gives more channels of the steps.
 
     Raises:
@@ -146,7 +150,11 @@ def sample(
     """Draw a batch of windows `[B, L]`, each device from its own groups. The key is consumed.
 
     Args:
+        replay: the histories on the devices, as `load` returns them.
+        key: decides which windows are drawn.
         spec: of the observations as they are stored.
+        config: gives B (`batch`), the number of `groups` and L (`segment`).
+        mesh: whose batch axes split the groups and the batch.
         render: what the model sees of one of them; the batch holds that.
         inputs: which of the method's channels go to the model; the others are targets.
         needs: what the method asks for of each step, for its targets.

@@ -17,6 +17,8 @@ def prepared(histories: Histories, prepare: Prepare | None, taken: Collection[st
     """Return the channels that `prepare` makes of `histories`, `[H, T, ...]` by name; none where it is None.
 
     Args:
+        histories: the learning histories, `[H, T]`.
+        prepare: makes channels of the histories; None makes none.
         taken: names that channels cannot have.
 
     Raises:

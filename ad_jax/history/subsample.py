@@ -78,7 +78,10 @@ class Thinned:
         """For histories of which thinning keeps `length` steps, `[phases * H]`.
 
         Args:
+            length: steps that thinning keeps of each row, integers.
             none: what a column holds in the step before the first, where that is not 0.
+            config: which episodes of a history are kept.
+            groups: G, the groups that rows are dealt into.
         """
         self._config, self._groups, self._none = config, groups, none
         self._each, self._count = -(-len(length) // groups), len(length) // config.phases
@@ -90,6 +93,7 @@ class Thinned:
         """Thin some histories, the ones from the `first` on, into their places.
 
         Args:
+            first: number of the first of them among the H histories, from 0 on.
             done: where their episodes end, `[h, T]`.
             numbers: what they are called, `[h]`.
             fields: the columns of their steps by name, `[h, T, ...]`.

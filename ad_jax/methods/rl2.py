@@ -101,7 +101,11 @@ def make(
     """Make the learner of one network, family and configuration, which is fed the training tasks.
 
     Args:
+        network: the policy and its value, which are trained.
+        family: whose tasks the trials are of.
         tasks: on which something that cannot be is named.
+        config: how to train.
+        mesh: whose batch axes split the trials; the parameters lie on it, too.
         unit: of the rewards that the network sees and that are learned from.
 
     Raises:

@@ -150,6 +150,8 @@ def supervised(
     Args:
         loss: `(params, batch [B, L], key) -> []` float32; the key is consumed.
         init: `key -> params`, a model's.
+        optimizer: turns gradients into changes of the parameters.
+        mesh: on which the parameters and the optimizer's state lie.
         steps: in a batch, B x L.
         accumulate: parts that a batch is split into, one after another; saves memory.
         groups: of the histories, see `ad_jax.history.replay`; every part takes rows of each.

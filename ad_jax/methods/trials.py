@@ -215,8 +215,15 @@ def loss(
     """Return the clipped loss of some trials, a scalar, and their policy's mean entropy in nats.
 
     Args:
+        params: of the network.
+        network: the policy and its value.
+        family: whose `render` gives what the network sees.
+        config: gives `clip` and `value_cost`.
+        entropy_cost: `[]` float32, the weight of the entropy in the loss.
         cache: the network's state before the first step.
-        unroll, advantage, target: `[b, L]`, the target that of the value.
+        unroll: `[b, L]`, what the trials did.
+        advantage: `[b, L]` float32, of each action.
+        target: `[b, L]` float32, what the value should be.
     """
     logits, value, _ = network.segment(params, cache, rendered(family, unroll.steps))
     log_policy = jax.nn.log_softmax(logits)

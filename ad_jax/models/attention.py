@@ -71,10 +71,13 @@ def segment_attention(
     """Attention over a whole segment.
 
     Args:
-        q, k, v: `[B, L * n, K, h]`.
+        q: `[B, L * n, K, h]`, queries.
+        k: `[B, L * n, K, h]`, keys.
+        v: `[B, L * n, K, h]`, values.
         window: W, in steps.
         n: tokens per step.
         dropout: probability of dropping an attention weight; needs `key`, which is consumed.
+        key: random key of the dropout; None drops nothing.
         own: one more key and value `[B, L * n, K, h]` for each query, which it alone sees; not with dropout.
 
     Returns:
@@ -190,7 +193,8 @@ def ring_attention(
 
     Args:
         q: `[B, n, K, h]`, the new step's tokens.
-        k, v: `[B, K, W * n, h]`, the ring; slots not yet written hold anything finite.
+        k: `[B, K, W * n, h]`, keys of the ring; slots not yet written hold anything finite.
+        v: `[B, K, W * n, h]`, values of the ring, as `k`.
         slot: `[1 or B, 1]` int32, the slot of the new step.
         filled: `[1 or B, 1]` int32, slots written so far, at most W; slots are written in order. 0 only with an `own`.
         own: as in `segment_attention`, `[B, n, K, h]`.

@@ -30,6 +30,8 @@ def make_manifest(e: Experiment, p: Parts, behavior: dict[str, Any]) -> Manifest
     """Return the manifest of the collection that `e` asks for.
 
     Args:
+        e: the experiment.
+        p: the parts of `e`.
         behavior: of its family and its source.
     """
     leaves = {
@@ -78,7 +80,11 @@ def continued(
     """Return the manifest to collect with where the collection `found` was begun: the same, to rounding.
 
     Args:
-        given: whether the caller named it.
+        manifest: the one that the experiment asks for.
+        found: manifest of the collection that was begun, as plain data; None where there is none.
+        e: the experiment.
+        url: of the collection, for the error.
+        given: whether the caller named the collection.
 
     Raises:
         OtherHistoriesError: if family or source behave otherwise than when that was begun.
@@ -107,7 +113,11 @@ def check_histories(
     """Raise HistoryError unless a collection can be learned from by the experiment.
 
     Args:
+        manifest: of the collection.
+        e: the experiment.
+        p: the parts of `e`.
         behavior: of the experiment's family and source.
+        url: of the collection, for errors.
         given: whether the caller named it. Then it may be of another seed, other tasks, and of another size; else it
             must be the one that the experiment would collect.
     """

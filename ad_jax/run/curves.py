@@ -55,7 +55,9 @@ class Curves:
         """`compute()` and its seconds, now or before an interruption, where all that it follows from is the same.
 
         Args:
+            name: of the part; its file is `evaluation/<name>.json`.
             asked: what it is of beside the experiment: the checkpoint with its fingerprint, if any, and the tasks.
+            compute: gives the part's value, plain data.
         """
         path = self.folder / "evaluation" / f"{name}.json"
         key = self._key(asked)

@@ -80,6 +80,7 @@ def train(
     """Train the experiment's method to its last update.
 
     Args:
+        experiment: what is trained, and how.
         histories: to learn from; None where the method is fed tasks.
         show: called after each dispatch with the updates done and the mean of each metric.
 
@@ -118,6 +119,8 @@ def evaluate(experiment: Experiment, learned: Learned, mode: Mode = "sampled", h
     """Roll the frozen policy out on held-out tasks, from an empty context or the experiment's prompt.
 
     Args:
+        experiment: gives the held-out tasks, the options of evaluation, the mesh and the seed.
+        learned: what `train` returned.
         mode: whether actions are sampled or the likeliest ones.
         held_out: the name of one of the split's sets; the first, where there are several.
 

@@ -74,7 +74,9 @@ class Origins:
         """Return what it says beside that.
 
         Args:
-            params: or their shapes.
+            params: of the model, or their shapes.
+            train_task_ids: ids of the tasks that are learned from, in any order.
+            reward_unit: what rewards are divided by.
         """
         return {
             "architecture": checkpoint.architecture_of(params),

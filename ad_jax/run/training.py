@@ -34,6 +34,8 @@ def run(run: "Run", folder: Path, made_of: dict[str, Any], store: HistoryStore |
     """Train to the method's last update, from the latest checkpoint in `folder` if there is one.
 
     Args:
+        run: whose experiment, parts, mesh, log and curves are used.
+        folder: where checkpoints are saved.
         made_of: what every checkpoint says of the run.
         store: the histories, where the method is fed any.
 

@@ -81,6 +81,11 @@ class Learners:
         """Prepare learners of `source`, each for `episodes` episodes of full length.
 
         Args:
+            family: whose tasks are learned.
+            source: the learning algorithm.
+            episodes: of full length in a learner's life.
+            mesh: whose batch axes split the learners.
+            chunk: C, learners at once; padded to a multiple of the devices that split them.
             next_observation: whether the transitions hold it.
 
         Raises:
@@ -185,6 +190,14 @@ def collect(
 
     Args:
         learners: on this process's own devices.
+        tasks: the training tasks, batched, `[N]`.
+        task_ids: ids of the tasks, N of them.
+        config: its `seeds` are the learners per task.
+        seed: with task id and learner index, determines every random number.
+        url: of the collection, where chunks are written.
+        manifest: what the collection holds.
+        log: takes a record of each chunk.
+        progress_seconds: at most one progress line in so many seconds.
 
     Raises:
         HistoryError: if `url` holds something else or cannot be written, or an observation, action or reward is not

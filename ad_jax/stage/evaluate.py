@@ -82,7 +82,14 @@ def evaluate(
     """Roll every task out `seeds` times, until every rollout has had `episodes` episodes.
 
     Args:
-        tasks, task_ids: batched tasks `[N]` and their ids.
+        evaluator: compiled rollouts of the policy on `family`.
+        params: of the frozen policy.
+        tasks: batched, `[N]`.
+        task_ids: ids of the tasks, N of them.
+        seeds: rollouts of each task.
+        episodes: of each rollout.
+        family: whose tasks these are.
+        mesh: whose batch axes split the rollouts.
         seed: with task id and rollout index, determines every random number.
         progress: called with the steps done per rollout, how many it will be at most (fewer where episodes end early,
             which is known at the end), and the mean return of the newest finished episode.

@@ -68,8 +68,14 @@ def train(
     """Train to `schedule.updates`, from the latest checkpoint in `folder` if there is one.
 
     Args:
+        trainer: the compiled parts of training.
+        residents: what lies on the devices to learn from.
+        schedule: how many updates there are, and after how many to dispatch, save and evaluate.
+        folder: where checkpoints are saved.
         meta: plain data saved with every checkpoint; `meta["architecture"]` must equal a found checkpoint's.
+        log: takes the metrics of each dispatch and the in-context returns.
         evaluate: `params -> mean in-context return`, called every `schedule.evaluate_every` updates and at the end.
+        progress_seconds: at most one progress line in so many seconds.
 
     Raises:
         AdJaxError: if the learner refuses what an update met; the last good checkpoint stays.
@@ -216,7 +222,10 @@ def until(step: int, schedule: Schedule, periods: Sequence[int], skipped: Sequen
     """Return the updates in one dispatch until the host has something to do: 0 where the next one is left out.
 
     Args:
+        step: updates done.
+        schedule: gives `updates` and `updates_per_dispatch`, which bound a dispatch.
         periods: every so many updates there is something; 0 is never.
+        skipped: updates that are left out, counted from 1.
     """
     ahead = [update - step - 1 for update in skipped if update > step]
     return min(schedule.updates_per_dispatch, schedule.updates - step, *ahead, *(p - step % p for p in periods if p))

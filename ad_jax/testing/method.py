@@ -53,6 +53,7 @@ def check_method(config: MethodConfig, family: TaskFamily | None = None) -> list
     """Run every check on a method, with the options of `config`.
 
     Args:
+        config: of the method; its counts of updates, trials and episodes are replaced by small ones.
         family: to learn on, with episodes of a few steps; default a Dark Room of 3 x 3 cells.
 
     Returns:

@@ -30,6 +30,11 @@ def check_info(text: str, returns: Any, streams: list[Stream], life: int, actors
     """Check what `ad-jax histories info` says of the source, and the `Returns` behind it.
 
     Args:
+        text: what the command printed.
+        returns: the collection's `Returns`.
+        streams: finished episodes of each history, H in all; those of a learner's actors follow one another.
+        life: steps of each history.
+        actors: actors of the source.
         known: optimal and random return of each history, `[H]` each, or None.
     """
     at = borders(life)
