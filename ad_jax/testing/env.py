@@ -345,8 +345,10 @@ def _pictures(s: _Sample) -> None:
     trace, task = s.lives["trace"], take(s.tasks, 0)
     require(trace.dtype == np.int32 and trace.ndim == 3, "a trace [k] int32", f"{trace.dtype}{trace.shape[2:]}", "")
     picture = json.loads(json.dumps(s.family.picture(task)))
-    keys = {"grid": {"size"}, "pool": {"size", "goal", "radius"}, "arms": {"means"}}.get(picture.get("kind"))
-    kinds = "a picture of kind 'grid' with a size, 'pool' with size, goal and radius, or 'arms' with means"
+    keys = {"grid": {"size"}, "pool": {"size", "goal", "radius"}, "arms": {"means"}, "none": {"kind"}}.get(
+        picture.get("kind")
+    )
+    kinds = "a picture of kind 'grid' with a size, 'pool' with size, goal and radius, 'arms' with means, or 'none'"
     require(keys and keys <= picture.keys(), kinds, picture, "")
     if "size" in picture:
         inside = trace.shape[2] == 2 and trace.min() >= 0 and trace.max() < picture["size"]
