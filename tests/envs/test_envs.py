@@ -394,5 +394,5 @@ def test_check_env_names_what_is_broken(broken):
 def test_check_plugin_wants_a_plugin():
     with pytest.raises(ConfigError, match="Did you mean 'dark_room'"):
         check_plugin("dark_rom")
-    with pytest.raises(ConfigError, match="expected a TaskFamily"):
+    with pytest.raises(ConfigError, match="must be a frozen dataclass that is a TaskFamily"):
         check_plugin("ad_jax.envs.grid:MOVES")
