@@ -54,7 +54,7 @@ class Params(environment.EnvParams):
 
 @dataclasses.dataclass(frozen=True)
 class PointMass(TaskFamily[State, Params]):
-    """See the module.
+    """Point mass: push a body of unknown mass and friction to a goal that is not shown.
 
     Raises:
         ConfigError: for a range that is empty or not above 0, or fewer than one step.

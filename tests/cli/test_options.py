@@ -31,7 +31,7 @@ def test_flags_mean_overrides(line):
 def test_a_flag_changes_the_experiment_and_a_wrong_one_is_refused_alike(capsys):
     assert main(["show", "dark_room", "--scale", "smoke", "--model.layers", "3", "--env", "dark_room_hard"]) == 0
     shown = capsys.readouterr().out
-    assert "Transformer(layers=3" in shown
+    assert "layers=3, width=16" in shown
     assert "DarkRoomHard(size=17" in shown
     for form in (["--model.layrs", "3"], ["model.layrs=3"]):
         assert main(["show", "dark_room", *form]) == 2
