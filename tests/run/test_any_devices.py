@@ -13,6 +13,7 @@ from ad_jax.__main__ import main
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import load, override
 from ad_jax.files import read_json
+from ad_jax.policies.random import Random
 from ad_jax.run.pipeline import Run
 
 TINY = ("model.layers=1", "distill.updates=2", "distill.warmup_updates=1", "distill.evaluate_every=0")
@@ -101,5 +102,5 @@ def test_in_python_too_only_training_is_refused(finished, tmp_path, only):
     with pytest.raises(ConfigError, match="cannot be split over 3 devices"):
         Run(e, tmp_path / "another", trains=True)
     assert not (tmp_path / "another").exists()
-    unlearned = dataclasses.replace(e, model=dataclasses.replace(e.model, name="random", options={}))
+    unlearned = dataclasses.replace(e, model=Random())
     Run(unlearned, tmp_path / "random", trains=True).all()
