@@ -297,7 +297,7 @@ class Histories:
         Args:
             numbers: what the histories are called there, `[H]`; default 0..H-1.
         """
-        for field in ("reward", "observation", "action"):
+        for field in ("reward", "observation", "action", "next_observation"):
             values = np.asarray(getattr(self.transition, field))
             if not np.issubdtype(values.dtype, np.floating):
                 continue

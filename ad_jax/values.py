@@ -13,7 +13,6 @@ or embedded by them, and only NaN and infinity have no meaning to a network. Rea
 inside their `Box`, to rounding, and what was done is what is stored.
 """
 
-import dataclasses
 import functools
 import math
 from typing import Any
@@ -220,15 +219,6 @@ def wrong(histories: Histories, spec: Spec, numbers: np.ndarray | None = None) -
         spec: what observations and actions can be.
         numbers: what the histories are called there, `[H]`; default 0..H-1.
     """
-    t = histories.transition
-    if (where := _wrong(histories, spec, numbers)) or t.next_observation is None:
-        return where
-    reached = dataclasses.replace(histories, transition=t.replace(observation=t.next_observation))
-    return (where := _wrong(reached, spec, numbers)) and f"next_{where}"
-
-
-def _wrong(histories: Histories, spec: Spec, numbers: np.ndarray | None) -> str | None:
-    """Return the same, without the next observations."""
     if where := histories.not_finite(numbers):
         return where
     found = []
@@ -242,12 +232,14 @@ def _wrong(histories: Histories, spec: Spec, numbers: np.ndarray | None) -> str 
     if at is not None:
         component, bounds = _action(spec.action, at[2])
         found.append((at[:2], f"action{component} {action[at]}, {bounds}"))
-    if spec.values is not None:
-        observation = np.asarray(histories.transition.observation)
-        flat = observation.reshape(*action.shape[:2], spec.size)
+    for field in ("observation", "next_observation"):
+        observation = getattr(histories.transition, field)
+        if spec.values is None or observation is None:
+            continue
+        flat = np.asarray(observation).reshape(*action.shape[:2], spec.size)
         if (at := _outside(flat, np.array(spec.values))) is not None:
             where = "" if spec.shape == () else f" component {_component(spec, at[2])}"
-            found.append((at[:2], f"observation{where} {flat[at]}, {_stated(spec, at[2])}"))
+            found.append((at[:2], f"{field}{where} {flat[at]}, {_stated(spec, at[2])}"))
     if not found:
         return None
     (row, step), what = min(found)
