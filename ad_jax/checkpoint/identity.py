@@ -4,7 +4,6 @@ In: nested data as `Experiment.to_json` gives it, of this version or an older on
 parts that matter, dotted names of what differs with both values, and the first step that went otherwise.
 """
 
-import json
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -60,8 +59,19 @@ def changed(there: Any, here: Any, apart: Collection[str] = ()) -> list[str]:
         here: the other one, e.g. this run's.
         apart: dotted names that do not count.
     """
-    whole = any('"config"' in json.dumps(data, default=str) for data in (there, here))
+    whole = any("config" in plugin for data in (there, here) for plugin in _plugins(data))
     return differences(*_both(_current(there, whole), _current(here, whole), frozenset(apart), ""))
+
+
+def _parts(experiment: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what in an experiment's plain data holds plug-ins: itself, and the reference where there is one."""
+    return [part for part in (experiment, experiment.get("reference")) if isinstance(part, dict)]
+
+
+def _plugins(experiment: Any) -> list[dict[str, Any]]:
+    """Return the plain data of an experiment's plug-ins."""
+    parts = _parts(experiment) if isinstance(experiment, Mapping) else []
+    return [part[kind] for part in parts for kind in PLUGINS if isinstance(part.get(kind), dict)]
 
 
 def _current(experiment: Any, whole: bool = True) -> Any:
@@ -73,9 +83,8 @@ def _current(experiment: Any, whole: bool = True) -> Any:
     if not isinstance(experiment, Mapping):
         return canonical(experiment)
     data = canonical(modern(experiment))
-    for part in (data, data.get("reference")):
-        if isinstance(part, dict):
-            part |= {kind: _beside(part[kind], whole or kind == "method") for kind in PLUGINS if kind in part}
+    for part in _parts(data):
+        part |= {kind: _beside(part[kind], whole or kind == "method") for kind in PLUGINS if kind in part}
     return data
 
 
