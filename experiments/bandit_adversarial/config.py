@@ -25,6 +25,7 @@ from ad_jax.experiment import (
     ReplayConfig,
     TaskConfig,
     override,
+    smoke,
 )
 from ad_jax.methods.distillation import Distillation
 from ad_jax.methods.rl2 import RL2
@@ -49,20 +50,13 @@ def config(scale: str = "cpu") -> Experiment:
         method=Distillation(updates=1000, learning_rate=6e-3, warmup_updates=50),
         evaluate=EvaluateConfig(episodes=100, seeds=2, episodes_per_dispatch=100, source_seeds=2),
     )
-    smoke = dataclasses.replace(
+    little = dataclasses.replace(
         cpu,
-        model=Transformer(layers=1, width=16, heads=2, mlp_width=32, window=20),
+        model=smoke.MODEL,
         tasks=TaskConfig(train=32, held_out=4),
         collect=CollectConfig(seeds=1, episodes=20, chunk_learners=32),
         replay=ReplayConfig(segment=20, batch=16),
-        method=Distillation(
-            updates=8,
-            warmup_updates=2,
-            checkpoint_every=4,
-            updates_per_dispatch=2,
-            evaluate_every=4,
-            evaluate_episodes=4,
-        ),
+        method=smoke.training(),
         evaluate=EvaluateConfig(episodes=20, seeds=2, episodes_per_dispatch=10, source_seeds=2),
     )
     paper = dataclasses.replace(
@@ -74,7 +68,7 @@ def config(scale: str = "cpu") -> Experiment:
         method=Distillation(updates=50_000, learning_rate=3e-4, b2=0.99, weight_decay=0.0),
         evaluate=EvaluateConfig(episodes=100, seeds=20, episodes_per_dispatch=100),
     )
-    return {"cpu": cpu, "smoke": smoke, "paper": paper}[scale]
+    return {"cpu": cpu, "smoke": little, "paper": paper}[scale]
 
 
 def study(scale: str = "cpu") -> Study:

@@ -20,6 +20,7 @@ from ad_jax.experiment import (
     ReplayConfig,
     TaskConfig,
     override,
+    smoke,
 )
 from ad_jax.methods.distillation import Distillation
 from ad_jax.methods.rl2 import RL2
@@ -59,20 +60,13 @@ def config(scale: str = "cpu") -> Experiment:
         method=Distillation(updates=1000, learning_rate=8e-3, warmup_updates=50),
         evaluate=EvaluateConfig(episodes=60, seeds=4, source_seeds=2),
     )
-    smoke = dataclasses.replace(
+    little = dataclasses.replace(
         cpu,
         tasks=TaskConfig(train=24, held_out=4),
-        model=Transformer(layers=2, width=16, heads=2, mlp_width=32, window=50),
+        model=dataclasses.replace(smoke.MODEL, layers=2, window=50),
         collect=CollectConfig(seeds=2, episodes=20, chunk_learners=24),
         replay=ReplayConfig(keep_every=2, segment=100, batch=16),
-        method=Distillation(
-            updates=8,
-            warmup_updates=2,
-            checkpoint_every=4,
-            updates_per_dispatch=2,
-            evaluate_every=4,
-            evaluate_episodes=4,
-        ),
+        method=smoke.training(),
         evaluate=EvaluateConfig(episodes=4, seeds=2, episodes_per_dispatch=2, source_seeds=2),
     )
     paper = dataclasses.replace(
@@ -85,7 +79,7 @@ def config(scale: str = "cpu") -> Experiment:
         method=Distillation(updates=50_000, learning_rate=3e-4, b2=0.99, weight_decay=0.0),
         evaluate=EvaluateConfig(episodes=1000, seeds=20),
     )
-    return {"cpu": cpu, "small": small, "smoke": smoke, "paper": paper}[scale]
+    return {"cpu": cpu, "small": small, "smoke": little, "paper": paper}[scale]
 
 
 def study(scale: str = "cpu") -> Study:

@@ -18,6 +18,7 @@ from ad_jax.experiment import (
     ReplayConfig,
     TaskConfig,
     override,
+    smoke,
 )
 from ad_jax.methods.distillation import Distillation
 from ad_jax.methods.rl2 import RL2
@@ -47,19 +48,12 @@ def config(scale: str = "cpu") -> Experiment:
         evaluate=EvaluateConfig(episodes=100, seeds=8),
     )
     demo = dataclasses.replace(cpu, method=dataclasses.replace(cpu.method, updates=1000))
-    smoke = dataclasses.replace(
+    little = dataclasses.replace(
         cpu,
-        model=Transformer(layers=2, width=16, heads=2, mlp_width=32, window=20),
+        model=dataclasses.replace(smoke.MODEL, layers=2),
         collect=CollectConfig(seeds=2, episodes=20, chunk_learners=26),
         replay=ReplayConfig(keep_every=2, segment=40, batch=16),
-        method=Distillation(
-            updates=8,
-            warmup_updates=2,
-            checkpoint_every=4,
-            updates_per_dispatch=2,
-            evaluate_every=4,
-            evaluate_episodes=4,
-        ),
+        method=smoke.training(),
         evaluate=EvaluateConfig(episodes=4, seeds=2, episodes_per_dispatch=2, source_seeds=2),
     )
     paper = dataclasses.replace(
@@ -72,7 +66,7 @@ def config(scale: str = "cpu") -> Experiment:
         method=Distillation(updates=50_000, learning_rate=3e-4, b2=0.99, weight_decay=0.0),
         evaluate=EvaluateConfig(episodes=1000, seeds=20, source_seeds=2),
     )
-    return {"cpu": cpu, "demo": demo, "smoke": smoke, "paper": paper}[scale]
+    return {"cpu": cpu, "demo": demo, "smoke": little, "paper": paper}[scale]
 
 
 def study(scale: str = "cpu") -> Study:

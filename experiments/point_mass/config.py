@@ -18,6 +18,7 @@ from ad_jax.experiment import (
     Experiment,
     ReplayConfig,
     TaskConfig,
+    smoke,
 )
 from ad_jax.methods.distillation import Distillation
 from ad_jax.models.transformer import Transformer
@@ -59,22 +60,15 @@ def config(scale: str = "cpu") -> Experiment:
         method=dataclasses.replace(cpu.method, updates=900),
         evaluate=EvaluateConfig(episodes=40, seeds=2, source_seeds=1, greedy=False),
     )
-    smoke = dataclasses.replace(
+    little = dataclasses.replace(
         cpu,
         env=PointMass(steps=8),
         source=dataclasses.replace(LEARNER, actors=2, unroll=8, epochs=2, hidden=(8,)),
-        model=Transformer(layers=1, width=16, heads=2, mlp_width=32, window=20),
+        model=smoke.MODEL,
         tasks=TaskConfig(train=4, held_out=2),
         collect=CollectConfig(seeds=1, episodes=8, chunk_learners=4),
         replay=ReplayConfig(keep_every=2, segment=16, batch=8),
-        method=Distillation(
-            updates=4,
-            warmup_updates=2,
-            checkpoint_every=2,
-            updates_per_dispatch=2,
-            evaluate_every=4,
-            evaluate_episodes=2,
-        ),
+        method=smoke.training(updates=4, evaluate_episodes=2),
         evaluate=EvaluateConfig(episodes=2, seeds=2, episodes_per_dispatch=2, source_seeds=1),
     )
     paper = dataclasses.replace(
@@ -85,4 +79,4 @@ def config(scale: str = "cpu") -> Experiment:
         method=Distillation(updates=50_000, learning_rate=3e-4),
         evaluate=EvaluateConfig(episodes=100, seeds=8),
     )
-    return {"cpu": cpu, "demo": demo, "smoke": smoke, "paper": paper}[scale]
+    return {"cpu": cpu, "demo": demo, "smoke": little, "paper": paper}[scale]

@@ -24,6 +24,7 @@ from ad_jax.experiment import (
     ReplayConfig,
     TaskConfig,
     override,
+    smoke,
 )
 from ad_jax.methods.distillation import Distillation
 from ad_jax.methods.rl2 import RL2
@@ -70,23 +71,16 @@ def config(scale: str = "cpu") -> Experiment:
             episodes=40,
         ),
     )
-    smoke = dataclasses.replace(
+    little = dataclasses.replace(
         cpu,
         reference=None,
         env=Watermaze(height=24, width=32),
         source=ActorCritic(actors=2, unroll=25, hidden=(16,), channels=(4, 8)),
-        model=Transformer(layers=1, width=16, heads=2, mlp_width=32, window=20, pixel_channels=(8, 8, 8)),
+        model=dataclasses.replace(smoke.MODEL, pixel_channels=(8, 8, 8)),
         tasks=TaskConfig(train=8, held_out=3),
         collect=CollectConfig(seeds=1, episodes=4, chunk_learners=8),
         replay=ReplayConfig(keep_every=2, segment=50, batch=8),
-        method=Distillation(
-            updates=8,
-            warmup_updates=2,
-            checkpoint_every=4,
-            updates_per_dispatch=2,
-            evaluate_every=4,
-            evaluate_episodes=2,
-        ),
+        method=smoke.training(evaluate_episodes=2),
         evaluate=EvaluateConfig(episodes=3, seeds=2, episodes_per_dispatch=3, source_seeds=1),
     )
     paper = dataclasses.replace(
@@ -114,7 +108,7 @@ def config(scale: str = "cpu") -> Experiment:
         # of all rollouts at once (about 120 GB; with 4 seeds 23 GB).
         evaluate=EvaluateConfig(episodes=160, seeds=4, source_seeds=2),
     )
-    return {"cpu": cpu, "smoke": smoke, "paper": paper}[scale]
+    return {"cpu": cpu, "smoke": little, "paper": paper}[scale]
 
 
 def study(scale: str = "cpu") -> Study:
