@@ -87,7 +87,7 @@ class Relay(http.server.BaseHTTPRequestHandler):
     do_GET = do_PUT = do_DELETE = do_HEAD = do_POST = relay  # noqa: N815, names that http.server calls
 
     def log_message(self, format: str, *args) -> None:
-        """Test count requests, and print none."""
+        """Print nothing: tests count the requests."""
 
     def ask(self, upstream: http.client.HTTPConnection) -> tuple[int, list[tuple[str, str]], bytes]:
         """Return the server's answer to the request."""

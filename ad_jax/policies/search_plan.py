@@ -75,7 +75,7 @@ def returns(room: Room, actions: np.ndarray, episodes: int) -> np.ndarray:
 
 
 def plan(room: Room, episodes: int, beam: int) -> np.ndarray:
-    """Move `[episodes planned, T]` int32 of the best walk that was found for a horizon of `episodes`.
+    """Return the moves `[episodes planned, T]` int32 of the best walk that was found for a horizon of `episodes`.
 
     It ends with the episode in which the last cell that can be reached is seen, or with the horizon.
     """

@@ -155,7 +155,7 @@ class Learners:
 
 
 def life_updates(source: Source, family: TaskFamily, episodes: int) -> int:
-    """Update of a life: as many as `episodes` episodes of full length take."""
+    """Return the updates of a life: as many as `episodes` episodes of full length take."""
     return -(-episodes * family.episode_length // source.steps_per_update)
 
 

@@ -92,7 +92,7 @@ def test_a_key_that_a_query_alone_sees_is_one_more_of_the_softmax():
 
 
 def bandit_steps(length, rows=1):
-    """Pull and what they paid: every transition is apart from all others."""
+    """Return pulls and what they paid: every transition is apart from all others."""
     steps = random_steps(ONE, rows, length, 1)
     return steps.replace(prev_reward=(steps.prev_reward > 0) * np.linspace(-1, 1, length, dtype=np.float32)[None])
 

@@ -87,7 +87,7 @@ def made_by(changes: list[str]) -> dict:
 
 
 def unnamed(tree: ast.AST) -> list[str]:
-    """Call whose result depends on a switch: keys of no stated implementation, numbers of no stated type."""
+    """Return calls whose result depends on a switch: keys of no stated implementation, numbers of no stated type."""
     found = []
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
