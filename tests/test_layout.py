@@ -168,6 +168,19 @@ print(*done)
     } <= set(done)
 
 
+def test_importing_a_family_loads_no_plotting_that_only_pictures_need(tmp_path):
+    """Gymnax imports seaborn; what is put off is there when it is used."""
+    code = """
+import sys
+import ad_jax.envs.gymnax_adapter
+early = {"pandas", "scipy.stats"} & set(sys.modules)
+assert not early, early
+import seaborn
+assert callable(seaborn.color_palette) and "pandas" in sys.modules
+"""
+    python(code, tmp_path)
+
+
 def test_public_names_exist():
     assert len(ad_jax.__all__) > 5
     for name in ad_jax.__all__:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ad_jax.envs import undrawn as undrawn  # before whatever imports gymnax
 from ad_jax.envs.base import TaskFamily
 from ad_jax.registry import build, find
 
