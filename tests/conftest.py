@@ -29,6 +29,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
+from jax._src import lru_cache
 
 from ad_jax.process import memory
 
@@ -39,6 +40,20 @@ gc.set_threshold(50_000)  # importing and tracing make many objects and little g
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def put_whole(cache: lru_cache.LRUCache, key: str, value: bytes) -> None:
+    """Add a compiled program to the cache, or nothing: JAX writes in place, and workers that import the same modules
+    side by side have read halves.
+    """
+    entry = cache.path / f"{key}-cache"
+    if not entry.exists():
+        begun = entry.with_name(f"{entry.name}.{os.getpid()}")
+        begun.write_bytes(value)
+        begun.rename(entry)
+
+
+lru_cache.LRUCache.put = put_whole
 
 
 ENOUGH = 1 << 30  # bytes that a worker may take before it forgets what it has compiled
