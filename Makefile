@@ -52,14 +52,10 @@ test-all: .venv/installed
 chaos: .venv/installed
 	$(BIN)/pytest -s -m "" tests/run/test_chaos.py
 
-# Values and fields of today that are spelled as in British English; prose is American.
-NAMES := centre,normalise,optimiser,optimised,optimisation
-
 check: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/codespell
-	$(BIN)/codespell --builtin en-GB_to_en-US --ignore-words-list $(NAMES) $(shell find . -name '*.md' -not -path './.*')
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo
 

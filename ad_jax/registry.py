@@ -2,19 +2,28 @@
 
 A plug-in is a class of options, a frozen dataclass. In Python one writes `DarkRoom(size=9)`; names are for JSON and the
 command line. A registry maps a name to `"module:Class"`, so that naming a plug-in imports nothing until it is used.
-Options are checked against the class before anything is built.
+Options are checked against the class before anything is built, and those that were renamed are read by both names.
 """
 
 import dataclasses
 import importlib
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
 
 from ad_jax.errors import ConfigError, told, unknown
+
+# Options of plug-ins, and values of them, by the names that earlier versions gave them, in files and on command lines.
+RENAMED = {
+    "optimiser": "optimizer",  # codespell:ignore
+    "normalise": "normalize",  # codespell:ignore
+    "centre": "center",  # codespell:ignore
+    "strict": "exact_context",
+    "ordinal": "numeric_observations",
+}
 
 
 def resolve(kind: str, name: str, registry: Mapping[str, str]) -> Any:
@@ -40,10 +49,27 @@ def build(kind: str, cls: type, options: Mapping[str, Any]) -> Any:
     """
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls) if field.init]
+    options = {renamed(name, names): value for name, value in options.items()}
     for name in options:
         if name not in names:
             raise unknown(f"option of {kind}", name, names)
     return cls(**{name: conform(f"{kind}.{name}", value, hints[name]) for name, value in options.items()})
+
+
+def renamed(name: str, known: Collection[str]) -> str:
+    """Return what an option, or a value of one, is called today where only that is `known`; else the name itself."""
+    today = RENAMED.get(name, name)
+    return today if name not in known and today in known else name
+
+
+def under_first_names(data: Any) -> Any:
+    """Return plain nested data with the first name of everything in `RENAMED`: digests of it stay what they were."""
+    first = {today: name for name, today in RENAMED.items()}
+    if isinstance(data, Mapping):
+        return {first.get(name, name): under_first_names(value) for name, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [under_first_names(value) for value in data]
+    return first.get(data, data) if isinstance(data, str) else data
 
 
 def find(kind: str, name: str, registry: Mapping[str, str], *bases: type) -> type:
@@ -78,6 +104,7 @@ def conform(where: str, value: Any, hint: Any) -> Any:
         ConfigError: naming `where`, the expected type and the value received.
     """
     choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+    value = renamed(value, choices) if isinstance(value, str) else value
     if choices and isinstance(value, str) and value not in choices:
         raise unknown(f"value of {where}", value, map(str, choices))
     value = float(value) if isinstance(value, float) else value  # NumPy's are such, too

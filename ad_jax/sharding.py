@@ -1,7 +1,7 @@
 """The device mesh and how every array lies on it; the only file that names mesh axes.
 
     data     batch and histories are split, parameters copied
-    fsdp     batch and histories are split, and parameters and optimiser state too
+    fsdp     batch and histories are split, and parameters and optimizer state too
     tensor   heads and MLP width are split
 
 The same code runs on one device: a 1 x 1 x 1 mesh. Axes are `Auto`: the compiler places the collectives. A mesh may

@@ -24,7 +24,7 @@ from ad_jax.envs.grid import MOVES
 from ad_jax.history import lifetimes
 from ad_jax.process import provenance
 from ad_jax.report import figures, ways
-from ad_jax.report.figures import BLUE, GREEN, GREY, ORANGE, STYLE, Band
+from ad_jax.report.figures import BLUE, GRAY, GREEN, ORANGE, STYLE, Band
 from ad_jax.report.report import bootstrap
 from ad_jax.sharding import MeshConfig, make_mesh
 from ad_jax.stage import collect
@@ -250,8 +250,8 @@ def bandit() -> Figure:
     left, right = figure.subplots(1, 2)
     for i, (name, tasks) in enumerate(split.held_out.items()):
         share = np.bincount(np.asarray(tasks.means).argmax(1), minlength=family.arms) / 2000
-        colour = (BLUE, ORANGE, GREY)[i]
-        left.bar(np.arange(family.arms) + 0.27 * (i - 1), share, 0.25, color=colour, label=name)
+        color = (BLUE, ORANGE, GRAY)[i]
+        left.bar(np.arange(family.arms) + 0.27 * (i - 1), share, 0.25, color=color, label=name)
         print(f"  {name}: share with a best arm of odd number {share[1::2].sum():.3f}")
     left.set(xlabel="arm", ylabel="share of tasks in which it is best", xticks=range(family.arms))
     figures._legend(left)
@@ -272,14 +272,14 @@ def gymnax() -> Figure:
     order = np.argsort(length)
     figure = Figure(figsize=(5.6, 2.5), layout="constrained")
     axes = figure.subplots()
-    for rows, colour, dash in ((order[:8], BLUE, "-"), (order[-8:], ORANGE, (0, (4, 2)))):
+    for rows, color, dash in ((order[:8], BLUE, "-"), (order[-8:], ORANGE, (0, (4, 2)))):
         label = f"half the pole {length[rows].min():.2f} to {length[rows].max():.2f} m"
         shown = band(life.returns[rows].mean(1))
         steps = shown.x * life.family.episode_length
-        figures._draw(axes, shown._replace(x=steps), label, colour, dash, 1.6, 0.2)
+        figures._draw(axes, shown._replace(x=steps), label, color, dash, 1.6, 0.2)
         first, end = life.returns[rows][..., 0].mean(), last(life.returns[rows]).mean()
         print(f"  {label}: first {life.family.episode_length} steps {first:.1f}, last tenth {end:.1f}")
-    axes.axhline(200, color=GREY, ls=(0, (6, 2)), lw=1.0)
+    axes.axhline(200, color=GRAY, ls=(0, (6, 2)), lw=1.0)
     axes.set(xlabel="environment steps of each actor", ylabel="steps until the pole fell", ylim=(0, 210))
     axes.set_xlim(0, life.returns.shape[2] * life.family.episode_length)
     figures._legend(axes)
@@ -293,10 +293,10 @@ def point_mass() -> Figure:
     order = np.argsort(mass)
     figure = Figure(figsize=(5.6, 2.5), layout="constrained")
     axes = figure.subplots()
-    for rows, colour, dash in ((order[:16], BLUE, "-"), (order[-16:], ORANGE, (0, (4, 2)))):
+    for rows, color, dash in ((order[:16], BLUE, "-"), (order[-16:], ORANGE, (0, (4, 2)))):
         label = f"mass {mass[rows].min():.2f} to {mass[rows].max():.2f}"
         shown = band(life.returns[rows].mean(1))
-        figures._draw(axes, shown, label, colour, dash, 1.6, 0.2)
+        figures._draw(axes, shown, label, color, dash, 1.6, 0.2)
         first, end = life.returns[rows][..., 0].mean(), last(life.returns[rows]).mean()
         print(f"  {label}: first episode {first:.2f}, last tenth {end:.2f}")
     axes.set(xlabel="episode of each actor", ylabel="return", ylim=(0, None), xlim=(0, life.returns.shape[2]))
@@ -351,9 +351,9 @@ def dqn() -> Figure:
     left, right = figure.subplots(1, 2, sharey=True)
     curve(left, life)
     left.set_ylabel("return per episode")
-    for actor, colour, dash in ((0, ORANGE, "-"), (7, GREEN, (0, (4, 2)))):
+    for actor, color, dash in ((0, ORANGE, "-"), (7, GREEN, (0, (4, 2)))):
         one = life.returns[:, actor]
-        figures._draw(right, band(one), f"actor {actor}", colour, dash, 1.4, 0.2)
+        figures._draw(right, band(one), f"actor {actor}", color, dash, 1.4, 0.2)
         print(f"  actor {actor}: last tenth {last(one).mean():.4g}")
     figures._references(right, known(life.family.optimal_return(life.tasks)), None)
     right.set(xlabel="episode", xlim=(1, life.returns.shape[2]))

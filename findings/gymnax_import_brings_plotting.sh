@@ -2,7 +2,7 @@
 # gymnax: importing one module of spaces imports seaborn, pandas, scipy.stats and pyplot.
 #
 # Expectation  gymnax.environments.spaces holds five small classes on jax.numpy. To import it costs what JAX costs.
-# Behaviour    the package's __init__ files import every environment, and some of those import plotting libraries at their
+# Behavior    the package's __init__ files import every environment, and some of those import plotting libraries at their
 #              top, for pictures that nobody has asked for. A process that draws nothing pays for seaborn, and through it
 #              for pandas and scipy.stats, before its first step.
 # Why it is    thousands of short processes (tests, a command line's --help, workers of a cluster) each pay again; it is

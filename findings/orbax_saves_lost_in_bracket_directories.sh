@@ -3,7 +3,7 @@
 #
 # Expectation  a directory's name is only a place: what CheckpointManager has saved, finished and lists can be restored,
 #              or the save raises. Sweeps name run directories after options, so brackets and commas are common there.
-# Behaviour    save and wait_until_finished raise nothing, latest_step() says 1, and restore ends with a ValueError
+# Behavior    save and wait_until_finished raise nothing, latest_step() says 1, and restore ends with a ValueError
 #              (NOT_FOUND). The directory's own name is taken as a glob pattern when the pieces of the processes are looked
 #              for; it matches nothing, so they are never merged into the checkpoint. A backslash in the name does the same,
 #              because it is read as a separator of folders.

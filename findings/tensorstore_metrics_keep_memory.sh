@@ -3,7 +3,7 @@
 #
 # Expectation  tensorstore.experimental_collect_matching_metrics returns a list of plain dictionaries. When the caller drops
 #              them, a later call has nothing more in memory than an earlier one.
-# Behaviour    the process grows by several kilobytes a call, for ever; gc.collect() does not bring it back.
+# Behavior    the process grows by several kilobytes a call, for ever; gc.collect() does not bring it back.
 # Why it is    orbax-checkpoint (0.12.8) calls it when it saves, so a training that checkpoints for days grows with the number
 # worth it     of its checkpoints, and the growth is easily taken for a leak of its own arrays.
 # Version      tensorstore 0.1.86, numpy 2.4.6, Python 3.11, Linux x86-64.

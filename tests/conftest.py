@@ -12,7 +12,7 @@ import sys
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Most of a test's time is compiling; without LLVM's optimisation that takes a quarter less, and fusion stays as it is.
+# Most of a test's time is compiling; without LLVM's optimization that takes a quarter less, and fusion stays as it is.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"

@@ -152,7 +152,7 @@ class WordInATask(Odd):
 
 
 @dataclasses.dataclass(frozen=True)
-class Misspelt(Odd):
+class Misspelled(Odd):
     """A NameError in the user's own code."""
 
     def step_env(self, key, state, action, params):

@@ -4,7 +4,7 @@
 `process_worker.py lost SECONDS ARGUMENT...` is the command line, which takes others for dead after so many seconds of
 silence; `process_worker.py dying SECONDS STAGE ARGUMENT...` one that is killed: near the end of its chunks when it
 collects, in the middle of its last checkpoint when it distils.
-`process_worker.py signalled STAGE ARGUMENT...` is the command line that gets SIGTERM when it has logged of STAGE; while
+`process_worker.py signaled STAGE ARGUMENT...` is the command line that gets SIGTERM when it has logged of STAGE; while
 distilling, once the file `go` is there; while collecting, seconds later, when it waits for the others.
 `process_worker.py busy STAGE ARGUMENT...` is one that has not the time to listen from then on.
 
@@ -192,7 +192,7 @@ def meet(folder: pathlib.Path) -> dict:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "signalled":
+    if sys.argv[1] == "signaled":
         when_logged(sys.argv[2], STOPS.get(sys.argv[2], stop))
         sys.exit(main(sys.argv[3:]))
     if sys.argv[1] == "busy":

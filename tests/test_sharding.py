@@ -153,8 +153,8 @@ SPECS = {
 BACKBONES = {
     "transformer": ("transformer", {}),
     "paper": ("paper", {"episode_length": 5}),
-    "lstm with a value": ("lstm", {"value_head": True, "ordinal": True}),
-    "dpt": ("dpt", {"ordinal": True}),
+    "lstm with a value": ("lstm", {"value_head": True, "numeric_observations": True}),
+    "dpt": ("dpt", {"numeric_observations": True}),
 }
 
 

@@ -272,19 +272,19 @@ def test_a_model_may_mask_actions_but_not_all():
     )
 
 
-class Mislabelled(Odd):
+class Mislabeled(Odd):
     """Its label at time 2 of an odd task is no action."""
 
     def optimal_label(self, observation, task):
         return jnp.where((task.number % 2 == 1) & (observation[0] == 2), 3, 1)
 
 
-def test_relabelling_names_a_label_that_is_no_action():
+def test_relabeling_names_a_label_that_is_no_action():
     observation = np.stack([np.tile(np.arange(5), (3, 2)), np.zeros((3, 10), int)], -1).astype(np.uint8)
 
     def leaves(numbers):
         return {"max_steps_in_episode": np.full(3, 5, np.int32), "number": np.array(numbers, np.int32)}
 
-    assert (optimal_labels(Mislabelled(), observation, leaves([2, 4, 6])) == 1).all()
+    assert (optimal_labels(Mislabeled(), observation, leaves([2, 4, 6])) == 1).all()
     with pytest.raises(ConfigError, match=r"gives 3 at step 2 of history 1 of its chunk; actions are 0\.\.2"):
-        optimal_labels(Mislabelled(), observation, leaves([2, 7, 9]))
+        optimal_labels(Mislabeled(), observation, leaves([2, 7, 9]))

@@ -44,7 +44,7 @@ class Setting(NamedTuple):
 
 
 def setting(sizes: Sizes) -> Setting:
-    """Return the first model that is distilled with, freshly initialised."""
+    """Return the first model that is distilled with, freshly initialized."""
     case, family = sizes.cases[0], envs.make("dark_room", {})
     config = models.make_config(case.model, case.options).bind(family)
     model = config.make(spec_of(family))

@@ -83,13 +83,13 @@ class Transformer(nn.Module):
 
 
 class Training:
-    """Model, optimiser and histories; a call runs updates."""
+    """Model, optimizer and histories; a call runs updates."""
 
     def __init__(self, case: Case, s: distilling.Trained, device: str):
         assert s.spec.values is not None
         self.case, self.device = case, device
         self.model = Transformer(s.spec.values, s.spec.num_actions, s.model_config, case.segment).to(device)
-        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=1e-3, weight_decay=0.01, fused=True)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, weight_decay=0.01, fused=True)
         histories = distilling.random_histories(distilling.HISTORIES, distilling.WINDOWS * case.segment, s.spec)
         t, put = histories.transition, lambda x, dtype: torch.tensor(np.asarray(x)).to(device, dtype)
         self.observation, self.action = put(t.observation, torch.uint8), put(t.action, torch.uint8)
@@ -118,10 +118,10 @@ class Training:
         loss = torch.zeros(())
         for _ in range(updates):
             loss = self.loss(*self.sample())
-            self.optimiser.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            self.optimiser.step()
+            self.optimizer.step()
         return loss.item()
 
 

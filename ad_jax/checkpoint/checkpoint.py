@@ -1,4 +1,4 @@
-"""Checkpoints: params, optimiser, step and everything needed to go on or to act, saved and restored together (Orbax).
+"""Checkpoints: params, optimizer, step and everything needed to go on or to act, saved and restored together (Orbax).
 
     folder/<step>/state   the training state, arrays, from whatever mesh and onto whatever mesh
     folder/<step>/meta    plain data: model and its options, spec, seed, ids of the training tasks, the experiment

@@ -11,6 +11,7 @@ import numpy as np
 
 from ad_jax.errors import differences
 from ad_jax.methods import modern
+from ad_jax.registry import RENAMED
 
 # Not what shapes the trained model: the mesh (the same to rounding), logging, and how the model is evaluated.
 NOT_OF_TRAINING = ("mesh", "logging", "evaluate", "reference")
@@ -95,11 +96,13 @@ def _beside(plugin: Any, whole: bool) -> Any:
 
 
 def canonical(value: Any) -> Any:
-    """Nested data in which equal numbers look the same: 1 for 1.0."""
+    """Nested data in which equal numbers look the same, 1 for 1.0, and so do old and new names of options."""
     if isinstance(value, Mapping):
-        return {name: canonical(inner) for name, inner in value.items()}
+        return {RENAMED.get(name, name): canonical(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [canonical(inner) for inner in value]
+    if isinstance(value, str):
+        return RENAMED.get(value, value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

@@ -1,7 +1,7 @@
 """The task-family contract: a gymnax 1.x environment whose task is its `EnvParams`.
 
 A family is a frozen dataclass: its fields are the static options (size, episode length, variant), so it hashes, prints
-and serialises itself. What differs between tasks is in `EnvParams`, a pytree of array leaves, so tasks `vmap`.
+and serializes itself. What differs between tasks is in `EnvParams`, a pytree of array leaves, so tasks `vmap`.
 
 Our loops never call `Environment.step`, which resets by itself and draws the reset key inside; they call `advance`,
 which keeps the task, draws a fresh start at each episode boundary, and keeps terminated and truncated apart.
@@ -52,7 +52,7 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
     """
 
     def __post_init__(self) -> None:
-        # Built by hand or by name, a misspelt variant must not quietly mean another one.
+        # Built by hand or by name, a misspelled variant must not quietly mean another one.
         hints = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
             conform(f"{self.name}.{field.name}", getattr(self, field.name), hints[field.name])
@@ -151,7 +151,7 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
     def optimal_label(self, observation: jax.Array, task: TEnvParams) -> jax.Array | None:
         """`optimal_action` where a stored observation and the task decide it, else None.
 
-        It is what stored histories are relabelled with, which hold no states.
+        It is what stored histories are relabeled with, which hold no states.
         """
         return None
 
@@ -249,7 +249,7 @@ def optimal_labels(family: TaskFamily, observation: Array, leaves: Mapping[str, 
     Raises:
         ConfigError: if a label is no action.
     """
-    found = _labeller(family)(jnp.asarray(observation), tasks_of(family, leaves))
+    found = _labeler(family)(jnp.asarray(observation), tasks_of(family, leaves))
     labels, wrong, at, label = map(np.asarray, found)
     if wrong.any():
         row, stated = int(wrong.argmax()), family.action_spec
@@ -262,7 +262,7 @@ def optimal_labels(family: TaskFamily, observation: Array, leaves: Mapping[str, 
 
 
 @functools.lru_cache(maxsize=16)
-def _labeller(family: TaskFamily) -> Callable[[Any, Any], Any]:
+def _labeler(family: TaskFamily) -> Callable[[Any, Any], Any]:
     """Compiled once for chunks of one size, however many there are."""
     spec = spec_of(family)
 

@@ -8,7 +8,7 @@ onto the door's cell pays 1, so an episode is worth 2 at most. Published variant
     reward="terminate"   the door ends the episode (AD^eps, arXiv 2312.12275: 9x9, 40 steps)
     reward="every_step"  every step at the door pays, once the key is held (RA-DT: 10x10)
     start="random"       uniform over the cells, drawn afresh each episode
-    start="centre", "corner"  always there; the corner is cell (0, 0)
+    start="center", "corner"  always there; the corner is cell (0, 0)
 
 What the papers leave open, decided here: a step is what earns, so where an episode begins earns nothing by itself, not
 even on the key (staying there does); one step earns at most 1, so where key and door share a cell, the second step
@@ -35,7 +35,7 @@ from ad_jax.envs.grid import (
     random_walk,
     start_cell,
     start_distribution,
-    towards,
+    toward,
     with_stage,
 )
 from ad_jax.types import Array
@@ -133,7 +133,7 @@ class DarkKeyToDoor(Grid[State, Params]):
         return total
 
     def optimal_action(self, state: State, task: Params) -> jax.Array:
-        return towards(state.position, jnp.where(state.has_key, task.door, task.key))
+        return toward(state.position, jnp.where(state.has_key, task.door, task.key))
 
     def picture(self, task: Params) -> dict[str, Any]:
         def cell(leaf):

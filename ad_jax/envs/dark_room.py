@@ -6,7 +6,7 @@ compared, so each is a named option:
     reward="every_step"  1 on every step at the goal (Laskin et al. 2022, 9x9, 20 steps; AD^eps; DPT)
     reward="once"        1 the first time in an episode, which goes on (Laskin et al. 2022, "Hard", 17x17)
     reward="terminate"   1 at the goal, which ends the episode (Tarasov et al. 2025)
-    start="centre"       Laskin et al. 2022        start="corner"  cell (0, 0): DPT, RA-DT, 10x10, 100 steps
+    start="center"       Laskin et al. 2022        start="corner"  cell (0, 0): DPT, RA-DT, 10x10, 100 steps
     start="random"       uniform over the cells, drawn afresh each episode
 
 Source: Laskin et al. 2022 (arXiv 2210.14215), section 4.
@@ -29,7 +29,7 @@ from ad_jax.envs.grid import (
     random_walk,
     start_cell,
     start_distribution,
-    towards,
+    toward,
     with_stage,
 )
 from ad_jax.types import Array
@@ -117,7 +117,7 @@ class DarkRoom(Grid[State, Params]):
         return self.optimal_label(state.position, task)
 
     def optimal_label(self, observation: jax.Array, task: Params) -> jax.Array:
-        return towards(observation, task.goal)
+        return toward(observation, task.goal)
 
     def picture(self, task: Params) -> dict[str, Any]:
         return {"kind": "grid", "size": self.size, "goal": np.asarray(task.goal).tolist()}

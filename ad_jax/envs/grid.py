@@ -14,7 +14,7 @@ from gymnax.environments.environment import TEnvParams, TEnvState
 
 from ad_jax.envs.base import TaskFamily
 
-Start = Literal["centre", "corner", "random"]
+Start = Literal["center", "corner", "random"]
 MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))  # stay, down, up, right, left
 
 
@@ -24,7 +24,7 @@ class Grid(TaskFamily[TEnvState, TEnvParams]):
 
     size: int = 9
     steps: int = 20
-    start: Start = "centre"
+    start: Start = "center"
 
     @property
     def episode_length(self) -> int:
@@ -51,7 +51,7 @@ def start_cell(key: jax.Array, size: int, start: Start) -> jax.Array:
     """Where an episode begins, `[2]` int32. The key is consumed."""
     if start == "random":
         return jax.random.randint(key, (2,), 0, size, jnp.int32)
-    return jnp.full((2,), size // 2 if start == "centre" else 0, jnp.int32)
+    return jnp.full((2,), size // 2 if start == "center" else 0, jnp.int32)
 
 
 def moved(position: jax.Array, move: jax.Array, size: int) -> jax.Array:
@@ -59,7 +59,7 @@ def moved(position: jax.Array, move: jax.Array, size: int) -> jax.Array:
     return jnp.clip(position + jnp.array(MOVES, jnp.int32)[move], 0, size - 1)
 
 
-def towards(position: jax.Array, target: jax.Array) -> jax.Array:
+def toward(position: jax.Array, target: jax.Array) -> jax.Array:
     """Return the move, `[]` int32, of a shortest way from `position` to `target`: rows first, and stay once there."""
     rows, columns = target - position
     along_row = jnp.where(columns > 0, 3, jnp.where(columns < 0, 4, 0))
@@ -85,7 +85,7 @@ def start_distribution(size: int, start: Start) -> np.ndarray:
     """Probability of starting in each cell, `[cells]` float64."""
     if start == "random":
         return np.full(size**2, size**-2.0)
-    cell = size // 2 if start == "centre" else 0
+    cell = size // 2 if start == "center" else 0
     return (np.arange(size**2) == cell * (size + 1)).astype(float)
 
 

@@ -1,13 +1,13 @@
 """A point mass on a square table: find, by trial, where the reward is and how the body answers to forces.
 
-The task is a goal, drawn uniformly from a ring around the centre, the body's mass and the friction of the table; none
+The task is a goal, drawn uniformly from a ring around the center, the body's mass and the friction of the table; none
 of the three is observed. An observation is where the body is and how fast it moves, an action the force on it, between
 -1 and 1 along each axis. Each step is `SUBSTEPS` semi-implicit Euler steps of
 
     velocity' = (force * FORCE - friction * velocity) / mass        position' = velocity
 
 The table is -1..1 along each axis; who reaches its edge stays there, and loses the velocity across it. Every episode
-starts at rest, at a place drawn uniformly from a small square around the centre, and has `steps` steps. The reward of
+starts at rest, at a place drawn uniformly from a small square around the center, and has `steps` steps. The reward of
 a step is exp(-distance / `width`), of the distance to the goal after it: at most 1, above 0 everywhere. With
 `reward="near"` it is 1 within `width` of the goal and else 0, and the goal has to be found before it can be learned.
 

@@ -9,11 +9,11 @@ A column of the picture is one ray in the plane. It meets the circular wall wher
 
     t = sqrt(b^2 + radius^2 - |place|^2) - b,    b = place . direction
 
-and a pixel's slope then says whether it sees sky, wall or water. Colours come from one texture, drawn here:
+and a pixel's slope then says whether it sees sky, wall or water. Colors come from one texture, drawn here:
 
     sky     by azimuth and slope: far landmarks beyond the wall, which tell the heading and have no parallax
     wall    by bearing from the pool's middle and by height: a hue for each bearing, bricks, five posters
-    water   by place: chequered
+    water   by place: checkered
 
 What is near is brighter. Wall and water together tell the place.
 """
@@ -69,11 +69,11 @@ def render(x: jax.Array, y: jax.Array, heading: jax.Array, height: int, width: i
     wall_row = jnp.clip(above * WALL_ROWS // WALL, 0, WALL_ROWS - 1)
     row = jnp.where(is_sky, sky_row, SKY_ROWS + jnp.where(is_water, WALL_ROWS + water_row, wall_row))
     column = jnp.where(is_water, water_column, jnp.where(is_sky, azimuth[None], bearing[None]) * COLUMNS // TURN)
-    colour = jnp.asarray(packed_texture())[row * COLUMNS + column]
+    color = jnp.asarray(packed_texture())[row * COLUMNS + column]
 
     distance = jnp.where(is_water, lens.reach, jnp.where(is_sky, 0, t[None]))
     light = 256 - (distance >> 8)  # of 256; at the far side of the pool half of it
-    channels = [((colour >> shift & 255) * light >> 8) for shift in (16, 8, 0)]
+    channels = [((color >> shift & 255) * light >> 8) for shift in (16, 8, 0)]
     return jnp.stack(channels, axis=-1).astype(jnp.uint8)
 
 
@@ -110,7 +110,7 @@ def _arctangents() -> np.ndarray:
 
 @functools.cache
 def _lens(height: int, width: int) -> Lens:
-    """Return the lens of a picture, in NumPy. Pixels are square; rays go through their centres."""
+    """Return the lens of a picture, in NumPy. Pixels are square; rays go through their centers."""
     right = (2 * np.arange(width) + 1 - width) / width  # tangents, -1 to 1
     down = (2 * np.arange(height) + 1 - height) / width
     angle = np.arctan(right)
@@ -143,13 +143,13 @@ def _sky() -> np.ndarray:
     up, azimuth = np.arange(SKY_ROWS)[:, None] / SKY_ROWS, np.arange(COLUMNS)[None] / COLUMNS
     sky = np.array([205, 225, 240]) + up[..., None] * np.array([-120, -95, -25]) + 0 * azimuth[..., None]
 
-    def off(centre):
-        return (azimuth - centre + 0.5) % 1 - 0.5  # turns to the left of it
+    def off(center):
+        return (azimuth - center + 0.5) % 1 - 0.5  # turns to the left of it
 
     band = (up * 12).astype(int) % 2 == 0
 
-    def paint(where, colour):
-        return np.where(where[..., None], np.array(colour), sky)
+    def paint(where, color):
+        return np.where(where[..., None], np.array(color), sky)
 
     sky = paint((off(0.07) ** 2 + ((up - 0.8) / 6.3) ** 2) < 0.022**2, (255, 225, 80))  # the sun
     sky = paint(up < 0.75 - 9 * np.abs(off(0.24)), (60, 110, 60))  # a green peak
@@ -170,10 +170,10 @@ def _wall() -> np.ndarray:
     wall = 95 + 110 * np.stack([ramp(0), ramp(4), ramp(2)], axis=-1)
     mortar = (row % 16 < 3) | ((bearing + 32 * (row // 16 % 2)) % 64 < 6)
     wall = np.where(mortar[..., None], 0.62 * wall, wall)
-    for centre, pattern in ((40, "chequers"), (290, "disc"), (455, "stripes"), (640, "cross"), (905, "bars")):
-        left, up = (bearing - centre + COLUMNS // 2) % COLUMNS - COLUMNS // 2 + 0 * row, row - 30 + 0 * bearing
+    for center, pattern in ((40, "checkers"), (290, "disc"), (455, "stripes"), (640, "cross"), (905, "bars")):
+        left, up = (bearing - center + COLUMNS // 2) % COLUMNS - COLUMNS // 2 + 0 * row, row - 30 + 0 * bearing
         on, one, other = {
-            "chequers": ((left // 10 + up // 7) % 2 == 0, (20, 20, 20), (250, 250, 250)),
+            "checkers": ((left // 10 + up // 7) % 2 == 0, (20, 20, 20), (250, 250, 250)),
             "disc": (left**2 + (1.6 * up) ** 2 < 20**2, (220, 30, 30), (250, 250, 250)),
             "stripes": ((left + 2 * up) // 12 % 2 == 0, (30, 30, 30), (250, 220, 40)),
             "cross": ((np.abs(left) < 7) | (np.abs(up) < 5), (30, 60, 200), (250, 250, 250)),

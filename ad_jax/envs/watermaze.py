@@ -16,10 +16,10 @@ Who walks into the wall slides along it. Published variants, as options:
 Of the ways to the platform, two can be demonstrated (`optimal_action`); both earn all that there is to earn:
 
     way="nearest"   the action that ends nearest to the platform, sideways and backwards too: nearly the fewest steps
-    way="facing"    turn towards the platform, then walk: some steps more, and easier to imitate from pictures
+    way="facing"    turn toward the platform, then walk: some steps more, and easier to imitate from pictures
 
 Source: Laskin et al. 2022 (arXiv 2210.14215), section 4 and appendix: DMLab Watermaze, 72 x 96 x 3 pixels, 50 steps, 8
-actions, reward 1 if the platform is reached, start in the centre. This is not DMLab: its geometry, its pictures and
+actions, reward 1 if the platform is reached, start in the center. This is not DMLab: its geometry, its pictures and
 which 8 actions there are, sizes, speed and headings at the start are ours, as the paper does not state them. The
 published curve runs to 160 episodes in 8000 steps, so episodes there have the full 50 steps: "once" is the default.
 """
@@ -203,7 +203,7 @@ class Watermaze(TaskFamily[State, Params]):
         place = pose[:2] + (moved + raycast.UNIT // 2 >> 14)
         squared = jnp.sum(place * place)
         most = RADIUS - BODY
-        inside = jax.lax.div(place * most, raycast.isqrt(squared) + 1)  # towards the middle
+        inside = jax.lax.div(place * most, raycast.isqrt(squared) + 1)  # toward the middle
         place = jnp.where(squared > most**2, inside, place)
         return jnp.concatenate([place, heading[None]])
 

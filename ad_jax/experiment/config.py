@@ -18,7 +18,7 @@ from ad_jax.models.base import ModelConfig
 from ad_jax.models.transformer import Transformer
 from ad_jax.policies.base import PolicyConfig
 from ad_jax.process.metrics import Config as LoggingConfig
-from ad_jax.registry import conform
+from ad_jax.registry import conform, renamed
 from ad_jax.sharding import MeshConfig
 from ad_jax.sources.base import SourceConfig
 from ad_jax.stage.collect import Config as CollectConfig
@@ -124,7 +124,8 @@ def from_data(cls: type, data: Mapping[str, Any], where: str) -> Any:
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where or cls.__name__.lower()} expects fields with values; got {reprlib.repr(data)}")
     values = {}
-    for name, value in data.items():
+    for given, value in data.items():
+        name = renamed(given, hints) if isinstance(given, str) else given
         if name not in hints:
             raise unknown(f"field of {where or cls.__name__.lower()}", name, hints)
         dotted = f"{where}.{name}" if where else name

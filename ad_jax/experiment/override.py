@@ -9,7 +9,7 @@ from ad_jax import methods
 from ad_jax.errors import ConfigError, unknown
 from ad_jax.experiment import plugins
 from ad_jax.experiment.config import Experiment, dataclass_of, from_data, hints_of
-from ad_jax.registry import conform
+from ad_jax.registry import conform, renamed
 
 
 def override(experiment: Experiment, changes: Sequence[str]) -> Experiment:
@@ -66,14 +66,14 @@ def _of_before(e: Experiment, name: str, value: Any) -> Experiment | None:
             raise ConfigError(f"{name}={value}: a method is named by method=..., e.g. method={methods.BEFORE[head]}")
         return dataclasses.replace(e, method=_replace(methods.of_before(e.method, head), rest, value, name))
     if name == "replay.labels":
-        return dataclasses.replace(e, method=methods.labelled(e.method, value))
+        return dataclasses.replace(e, method=methods.labeled(e.method, value))
     return None
 
 
 def _replace(config: Any, path: list[str], value: Any, dotted: str) -> Any:
     """`config` with the field at `path` set to `value`."""
-    head, rest = path[0], path[1:]
     hints = hints_of(type(config))
+    head, rest = renamed(path[0], hints), path[1:]
     if head not in hints:
         raise unknown("field", dotted, _fields(config, dotted[: -len(".".join(path))]))
     inner = getattr(config, head)

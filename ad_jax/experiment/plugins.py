@@ -14,7 +14,7 @@ from ad_jax.models import MODELS
 from ad_jax.models.base import ModelConfig
 from ad_jax.policies import POLICIES
 from ad_jax.policies.base import PolicyConfig
-from ad_jax.registry import build, find
+from ad_jax.registry import build, find, renamed
 from ad_jax.registry import name_of as _name_of
 from ad_jax.sources import SOURCES
 from ad_jax.sources.base import SourceConfig
@@ -75,7 +75,8 @@ def changed(kind: str, plugin: Any, options: Mapping[str, Any]) -> Any:
         got = f"{plugin!r} ({type(plugin).__name__})"
         raise ConfigError(f"{kind} expects a {expected} with its options, a frozen dataclass; got {got}")
     held = {field.name: getattr(plugin, field.name) for field in dataclasses.fields(plugin) if field.init}
-    return _made(kind, name_of(plugin), type(plugin), held | dict(options))
+    options = {renamed(name, held): value for name, value in options.items()}
+    return _made(kind, name_of(plugin), type(plugin), held | options)
 
 
 def said(plugin: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ every array file, and `scan`, which compares a directory with what its manifest 
     arrays/<field>/c/<chunk>/0...    rows of one chunk, all of T: bytes, zstd, crc32c
     ledger/<chunk>.json              one finished chunk and what it earned; written after its arrays are durable
 
-A missing array file reads as fill values, silently, and a crc32c cannot tell a chunk from its neighbour: the ledger and
+A missing array file reads as fill values, silently, and a crc32c cannot tell a chunk from its neighbor: the ledger and
 its content checksums close both holes. Nothing here depends on clock, host or chance, so equal inputs give equal bytes.
 """
 

@@ -259,7 +259,7 @@ class HistoryStore:
         return [f"chunk {chunk}: {where}. {remedy}"] if where else []
 
     def _allocate(self, chunks: list[int], names: Iterable[str]) -> dict[str, Any]:
-        """Uninitialised arrays for some chunks; only as many rows as the ledger vouches for."""
+        """Uninitialized arrays for some chunks; only as many rows as the ledger vouches for."""
         count = sum(len(self._entries[chunk].task_ids) for chunk in chunks)
         with named(f"allocating {count} histories", "Read fewer chunks at a time."):
             kept = {name: self.manifest.fields[name] for name in names}

@@ -59,7 +59,7 @@ def of_before(method: Any, field: str) -> Any:
     return method if kept else instead(method, name)
 
 
-def labelled(method: Any, labels: Any) -> Any:
+def labeled(method: Any, labels: Any) -> Any:
     """Return what `replay.labels` said before: distillation of the source's actions, or DPT of optimal ones.
 
     Raises:

@@ -200,7 +200,7 @@ class MethodConfig:
         """Return the size of the rewards that a method meets which is fed no histories."""
         return reward_unit.NONE
 
-    def optimizer(self) -> optax.GradientTransformation:
+    def make_optimizer(self) -> optax.GradientTransformation:
         """Return the rule of the gradient steps."""
         return optax.identity()
 

@@ -1,14 +1,14 @@
 """RL², the baseline without histories: a recurrent policy trained by reinforcement over trials of several episodes.
 
 A trial is one task, played for `trial_episodes` episodes. The LSTM's state survives the ends of episodes inside a trial
-and is empty at the start of the next one, for which another training task is drawn; what is maximised is the discounted
+and is empty at the start of the next one, for which another training task is drawn; what is maximized is the discounted
 return of the whole trial. So the policy is paid for learning the task inside its state, and frozen it goes through
 `evaluate` like any other model. Stands in the place of collecting and distilling. Input: a family, its training tasks
 and an LSTM with a value head. Output: checkpoints and metrics. Knows neither sources nor histories.
 
 Source: Duan et al. 2016 (arXiv 1611.02779) and Wang et al. 2016 (arXiv 1611.05763), as the baseline of Laskin et al.
-2022 (arXiv 2210.14215). The gradient is that of clipped policy optimisation (Schulman et al. 2017, arXiv 1707.06347,
-equations 7 and 9) through time, advantages are generalised (Schulman et al. 2016, arXiv 1506.02438, equation 16).
+2022 (arXiv 2210.14215). The gradient is that of clipped policy optimization (Schulman et al. 2017, arXiv 1707.06347,
+equations 7 and 9) through time, advantages are generalized (Schulman et al. 2016, arXiv 1506.02438, equation 16).
 Differences from these stand in docs/rl2.md.
 
 Letters: B trials side by side, L steps of each in an update.
@@ -78,7 +78,7 @@ class RL2(Config):
         """Return the size of the rewards that random actions meet."""
         return unit_by_chance(family, tasks, self, seed)
 
-    def optimizer(self) -> optax.GradientTransformation:
+    def make_optimizer(self) -> optax.GradientTransformation:
         """Return Adam after clipping by the global norm, on a rate that falls linearly to 0 at the last step."""
         rate = optax.linear_schedule(self.learning_rate, 0.0, self.updates * self.epochs * self.minibatches)
         adam = optax.adamw(rate, eps=self.adam_epsilon, weight_decay=self.weight_decay, mask=matrices)
@@ -113,7 +113,7 @@ def make(
     """
     config.validate()
     config.check_devices(batch_devices(mesh))
-    network, optimiser = reward_unit.applied(network, unit), config.optimizer()
+    network, optimizer = reward_unit.applied(network, unit), config.make_optimizer()
 
     def init(seed: int, tasks: Any) -> TrainState:
         params = network.init(named_key(seed, "params"))
@@ -121,13 +121,13 @@ def make(
         # Parts of trials: their ends are spread over the updates, and over the trials of each minibatch.
         place = jnp.arange(config.trials, dtype=jnp.int32) // config.minibatches
         trials = trials.replace(age=place.astype(jnp.int32) % (config.trial_episodes // config.unroll))
-        return TrainState(params, optimiser.init(params), jnp.int32(0), trials)
+        return TrainState(params, optimizer.init(params), jnp.int32(0), trials)
 
     def shardings(shapes: TrainState) -> TrainState:
         placed = param_shardings(shapes.params, mesh, network.partition)
         return TrainState(
             placed,
-            optimizer_shardings(optimiser, shapes.params, placed, mesh),
+            optimizer_shardings(optimizer, shapes.params, placed, mesh),
             replicated(mesh),
             jax.tree.map(lambda _: on_batch(mesh), shapes.trials),
         )
@@ -140,7 +140,7 @@ def make(
         name="rl2",
         feed="tasks",
         init=init,
-        update=functools.partial(update, network, family, config, optimiser, mesh, unit),
+        update=functools.partial(update, network, family, config, optimizer, mesh, unit),
         params=lambda state: state.params,
         shardings=shardings,
         steps=config.env_steps(family),
@@ -184,7 +184,7 @@ def update(
     network: ActorCritic,
     family: TaskFamily,
     config: Config,
-    optimiser: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
     mesh: Mesh,
     unit: float,
     state: TrainState,
@@ -219,7 +219,7 @@ def update(
         (value, entropy), grads = jax.value_and_grad(loss, has_aux=True)(
             params, network, family, config, entropy_cost, *batch
         )
-        changes, opt_state = optimiser.update(grads, opt_state, params)
+        changes, opt_state = optimizer.update(grads, opt_state, params)
         return (optax.apply_updates(params, changes), opt_state), (value, optax.tree.norm(grads), entropy)
 
     batches = jax.tree.map(deal, (state.trials.cache, unroll, advantage, target))

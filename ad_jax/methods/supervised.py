@@ -30,7 +30,7 @@ Loss = Callable[[Any, Batch, jax.Array], jax.Array]
 class Supervised(MethodConfig):
     """How to train on windows of histories. An update is one optimizer step."""
 
-    optimiser: Rule = "adamw"
+    optimizer: Rule = "adamw"
     learning_rate: float = 2e-3  # peak, after warm-up; cosine to 0 at the last update
     warmup_updates: int = 100
     weight_decay: float = 0.01  # of matrices and tables, not of norms and biases
@@ -69,10 +69,10 @@ class Supervised(MethodConfig):
                 f"{family.name} are {action}. Set it to 0"
             )
 
-    def optimizer(self) -> optax.GradientTransformation:
+    def make_optimizer(self) -> optax.GradientTransformation:
         """Return AdamW or Muon, on a warm-up and cosine schedule, after global-norm clipping."""
         return warmed_up(
-            self.optimiser,
+            self.optimizer,
             self.learning_rate,
             self.warmup_updates,
             self.updates,
@@ -95,7 +95,7 @@ class Supervised(MethodConfig):
         return supervised(
             loss,
             setting.model.init,
-            self.optimizer(),
+            self.make_optimizer(),
             setting.mesh,
             steps=sampling.batch * sampling.segment,
             accumulate=self.accumulate,

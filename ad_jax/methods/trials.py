@@ -39,7 +39,7 @@ class Config(MethodConfig):
     clip_norm: float = 0.5  # global norm of the gradient
     clip: float = 0.2  # how far the ratio of probabilities may move from 1 with a gain
     discount: float = 0.97  # per step; runs on across the ends of episodes
-    trace_decay: float = 0.95  # lambda of the generalised advantage
+    trace_decay: float = 0.95  # lambda of the generalized advantage
     random_steps: int = 0  # at the start of each episode, of uniform number 0 to this: random actions, not learned from
     weight_decay: float = 0.0  # of matrices and tables, not of biases
     # What rewards are divided by; None: the size of those that random actions meet; 1: as they are.
@@ -182,7 +182,7 @@ def rendered(family: TaskFamily, steps: Steps) -> Steps:
 
 
 def advantages(reward: jax.Array, value: jax.Array, ahead: jax.Array, config: Config) -> jax.Array:
-    """Generalised advantages `[B, L]` of rewards and values `[B, L]`; `ahead [B]` is the value after the last step.
+    """Generalized advantages `[B, L]` of rewards and values `[B, L]`; `ahead [B]` is the value after the last step.
 
     The end of an episode is a step like any other: a trial goes on after it.
     """

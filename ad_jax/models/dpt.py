@@ -51,7 +51,7 @@ class DPTModel(ModelConfig):
     window: int = 80  # W, in transitions
     shuffle: bool = True  # in training; without, the query at step t is answered from the t transitions before it
     embedding_scale: float = 1.0  # standard deviation of the embedding tables at the start
-    ordinal: bool = False  # whole observations enter as numbers from -1 to 1, so that unseen ones lie between seen ones
+    numeric_observations: bool = False  # whole observations enter as numbers from -1 to 1: unseen ones lie between
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # parameters, norms, softmax and logits stay float32
     pixel_channels: tuple[int, ...] = (32, 32, 32)  # pixel observations only: as in `transformer`
     pixel_kernel: int = 5
@@ -135,7 +135,7 @@ class Network(nnx.Module):
         pixels = PixelConfig(
             c.pixel_channels, c.pixel_width, False, 0.0, c.compute_dtype, c.pixel_kernel, c.pixel_stride
         )
-        self.tokens = Tokenizer(spec, c.width, "step", c.embedding_scale, pixels, c.ordinal, rngs=rngs)
+        self.tokens = Tokenizer(spec, c.width, "step", c.embedding_scale, pixels, c.numeric_observations, rngs=rngs)
         self.after = nnx.Linear(c.width, c.width, use_bias=False, rngs=rngs)  # an observation as what came next
         self.asked = nnx.Linear(c.width, c.width, rngs=rngs)  # and as a query
         for layer in range(c.layers):  # by name, so that parameter paths are strings all the way to the checkpoint

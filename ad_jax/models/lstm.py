@@ -52,7 +52,7 @@ class LSTM(Options, ModelConfig):
     mlp_width: int = 256  # of the two layers between the LSTM and the logits
     token_mask: float = 0.0  # probability that a training token is replaced by the mask embedding
     embedding_scale: float = 1.0  # standard deviation of the embedding tables at the start
-    ordinal: bool = False  # whole observations enter as numbers from -1 to 1, so that unseen ones lie between seen ones
+    numeric_observations: bool = False  # whole observations enter as numbers from -1 to 1: unseen ones lie between
     value_head: bool = False  # one more output, an estimate of the return to come, for training by RL²
     pixel_channels: tuple[int, ...] = (32, 32, 32)  # pixel observations only: as in `transformer`
     pixel_kernel: int = 5
@@ -116,7 +116,7 @@ class Recurrent(nnx.Module):
     def __init__(self, c: LSTM, spec: Spec, outputs: int, *, rngs: nnx.Rngs):
         self.c = c
         pixels = PixelConfig(c.pixel_channels, c.pixel_width, False, 0.0, "float32", c.pixel_kernel, c.pixel_stride)
-        self.tokens = Tokenizer(spec, c.width, "step", c.embedding_scale, pixels, c.ordinal, rngs=rngs)
+        self.tokens = Tokenizer(spec, c.width, "step", c.embedding_scale, pixels, c.numeric_observations, rngs=rngs)
         self.mask_token = nnx.Param(jnp.zeros((c.width,), jnp.float32))
         for layer in range(c.layers):  # by name, so that parameter paths are strings all the way to the checkpoint
             setattr(self, f"layer_{layer}", Layer(c.hidden if layer else c.width, c.hidden, rngs=rngs))

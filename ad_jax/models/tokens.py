@@ -3,7 +3,7 @@
 Two layouts. `"step"`: one token a step, the sum of all parts. `"triple"`: three tokens a step, previous action,
 previous reward (with done), observation; read in sequence that is o, a, r, o, a, r, ... of Laskin et al. 2022
 (section 3), with outputs taken at the observation. Integer observations have one embedding table per component: x and y
-of a grid apart generalise to unseen cells, one table per cell does not. Real observations enter through a linear map,
+of a grid apart generalize to unseen cells, one table per cell does not. Real observations enter through a linear map,
 and so do actions in a Box, each component from -1 to 1 between its bounds; pixels through the convolutions of Laskin et
 al. 2022 (appendix, Watermaze). What a method adds to the steps (`Spec.extra`) enters through linear maps, onto the
 observation.
@@ -51,7 +51,7 @@ class PixelEncoder(nnx.Module):
     dropout; then one dense layer. The paper's block has BatchNorm, whose statistics would tie rows to one another and a
     step to the steps after it, and a decoded step, which is alone, would be another function than the applied one. Here
     the norm is over one picture, all of it and of its channels: a small picture shrinks to one pixel, where groups of
-    few channels would normalise everything away. Where the stride is the kernel, a convolution is one product of
+    few channels would normalize everything away. Where the stride is the kernel, a convolution is one product of
     patches (Dosovitskiy et al. 2021, arXiv 2010.11929): on a CPU, whose convolutions are slow, several times as fast.
     """
 
@@ -99,8 +99,8 @@ def patches(x: jax.Array, size: int) -> jax.Array:
 class Tokenizer(nnx.Module):
     """Embeds steps `[..., ]` as tokens `[..., n, D]`, n = `tokens_per_step(layout)`.
 
-    `pixels` is used where observations are pixels. With `ordinal`, whole observations enter as numbers, so that unseen
-    ones lie between seen ones, and not each component by a table of its values.
+    `pixels` is used where observations are pixels. With `numeric_observations`, whole observations enter as numbers, so
+    that unseen ones lie between seen ones, and not each component by a table of its values.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Tokenizer(nnx.Module):
         layout: Layout,
         scale: float,
         pixels: PixelConfig,
-        ordinal: bool = False,
+        numeric_observations: bool = False,
         *,
         rngs: nnx.Rngs,
     ):
@@ -120,13 +120,14 @@ class Tokenizer(nnx.Module):
         def dense(rows, scale=scale):
             return nnx.Linear(rows, width, kernel_init=nnx.initializers.normal(scale), use_bias=False, rngs=rngs)
 
-        self.spec, self.layout, self.ordinal = spec, layout, ordinal
+        self.spec, self.layout, self.numeric_observations = spec, layout, numeric_observations
         if spec.pixels:
             self.encoder = PixelEncoder(spec.shape, pixels, rngs=rngs)
             # Of the size of the other parts, which a sum over so many features would drown.
             self.observation = dense(pixels.width, scale / pixels.width**0.5)
         else:
-            self.observation = dense(spec.size) if spec.values is None or ordinal else table(sum(spec.values))
+            values = None if numeric_observations else spec.values
+            self.observation = dense(spec.size) if values is None else table(sum(values))
         if isinstance(spec.action, Box):
             self.action = dense(spec.action.size)
         else:
@@ -163,7 +164,7 @@ class Tokenizer(nnx.Module):
         flat = observation.reshape(*observation.shape[:lead], self.spec.size)
         if self.spec.values is None:
             return self.observation(flat.astype(jnp.float32))
-        if self.ordinal:
+        if self.numeric_observations:
             return self.observation(as_numbers(flat, self.spec.values))
         first_row = np.cumsum((0, *self.spec.values[:-1]), dtype=np.int32)
         rows = flat.astype(jnp.int32) + jnp.asarray(first_row).reshape((1,) * lead + (-1,))

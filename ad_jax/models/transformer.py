@@ -69,14 +69,14 @@ class Transformer(Options, ModelConfig):
     pixel_pool: bool = False  # halve the picture once more in each block
     pixel_dropout: float = 0.0  # after each block
     remat: bool = False  # in training, keep only what enters each block and compute its inside again going backward
-    strict: bool = False  # the context is the last `window` steps exactly, encoded anew at each step; see `queue`
+    exact_context: bool = False  # the context is the last `window` steps exactly, encoded anew at each step: `queue`
     episode_length: int | None = None  # absolute positions only: most steps of an episode, to know when to refill
 
     def validate(self) -> None:
         """Raise ConfigError where options contradict each other."""
         if self.width % (2 * self.heads):
             raise ConfigError(f"model.width must be a multiple of 2 * heads = {2 * self.heads}; got {self.width}")
-        moves = self.positions == "absolute" and not self.strict
+        moves = self.positions == "absolute" and not self.exact_context
         if moves and not 0 < (self.episode_length or 0) <= self.window:
             raise ConfigError(
                 "absolute positions need model.episode_length, at least 1 and at most the window "
@@ -254,7 +254,7 @@ def make(config: Transformer, spec: Spec) -> Model:
 
         return network(params, steps, position, attend, key)
 
-    if config.strict:
+    if config.exact_context:
         return with_queue(apply, init, window, spec)._replace(partition=PARTITION, head=head)
     rotary = config.positions == "rotary"
     cached = ring_cache(config, n, network, turn) if rotary else episode_cache(config, spec, n, network)

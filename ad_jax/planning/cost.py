@@ -36,7 +36,7 @@ class Cost:
     chunk_bytes: int  # of one chunk of them
     resident_bytes: int  # on the device after thinning; at most that where episodes can end early
     parameters: int
-    state_bytes: int  # parameters, optimiser state and gradients
+    state_bytes: int  # parameters, optimizer state and gradients
     batch_bytes: int  # windows as the model sees them
     method: str  # that trains the model
     trial_steps: int  # environment steps that the method takes itself
@@ -153,7 +153,7 @@ def count(experiment: Experiment, parts: Parts) -> Cost:
     beside = life_updates(p.reference, p.family, (e.reference or e.collect).episodes)
     beside *= p.reference.steps_per_update * p.reference.actors
     params = p.params
-    optimiser = jax.eval_shape(method.optimizer().init, params)
+    optimizer = jax.eval_shape(method.make_optimizer().init, params)
     accumulate = method.parts
     gradients = tree_bytes(params) * (1 if accumulate == 1 else 2)  # of a part, and the sum so far
     held_out = [num_tasks(tasks) for tasks in p.split.held_out.values()]
@@ -174,7 +174,7 @@ def count(experiment: Experiment, parts: Parts) -> Cost:
         chunk_bytes=min(histories, e.collect.chunk_learners * actors) * steps * stored,
         resident_bytes=resident_bytes(e, p),
         parameters=sum(math.prod(x.shape) for x in jax.tree.leaves(params)),
-        state_bytes=tree_bytes((params, optimiser)) + gradients,
+        state_bytes=tree_bytes((params, optimizer)) + gradients,
         batch_bytes=method.batch_bytes(p.family, p.spec, e.replay),
         method=method.title,
         trial_steps=method.env_steps(p.family) * method.updates,

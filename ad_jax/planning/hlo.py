@@ -1,4 +1,4 @@
-"""What a compiled program does, read from the text of its optimised HLO: collectives by kind, and products.
+"""What a compiled program does, read from the text of its optimized HLO: collectives by kind, and products.
 
 Numbers are those of one device in one execution. What a loop repeats counts as often as the compiler says
 (`known_trip_count`), and once where it does not know. Both branches of a condition count. XLA's own cost analysis takes

@@ -3,7 +3,7 @@
 The update is that of `Trainer`, lowered from shapes and compiled for as many virtual CPU devices. The program is the
 same for every device, so compiling takes no longer for a thousand than for eight.
 
-Exact (counted from shapes and shardings): parameters, optimiser, gradients, histories, cache, and what goes in.
+Exact (counted from shapes and shardings): parameters, optimizer, gradients, histories, cache, and what goes in.
 The CPU compiler's: temporary memory, FLOP, bytes moved, collectives. It partitions as on any backend, but it widens
 bfloat16 to float32 (also in collectives), fuses less, and leaves an all-reduce of which each device keeps a part where
 others make a reduce-scatter: its figures are rather too high than too low. A step time follows, see `accelerators`.
@@ -55,7 +55,7 @@ class Plan:
     mesh: MeshConfig
     count: int  # parameters of the whole model
     params: int
-    optimiser: int  # with the number of the update
+    optimizer: int  # with the number of the update
     gradients: int  # twice where parts are added up; inside `temporary`
     replay: int
     cache: int  # of evaluating the largest held-out set; not in memory while training
@@ -127,7 +127,7 @@ def plan(experiment: Experiment, mesh_config: MeshConfig) -> Plan:
         mesh_config,
         counted.parameters,
         params=on_device(state.params),
-        optimiser=on_device((state.opt_state, state.step)),
+        optimizer=on_device((state.opt_state, state.step)),
         gradients=on_device(state.params) * (1 if p.method.parts == 1 else 2),
         replay=on_device(replay),
         cache=residents.tree_bytes(jax.eval_shape(lambda: p.model.init_cache(rollouts))),
@@ -197,7 +197,7 @@ def lines(p: Plan, name: str, on: Accelerator) -> list[str]:
         "",
         "One device, exact",
         f"  parameters       {si(p.params, 'B')}",
-        f"  optimizer        {si(p.optimiser, 'B')}",
+        f"  optimizer        {si(p.optimizer, 'B')}",
         f"  histories        {si(p.replay, 'B')}",
         f"  gradients        {si(p.gradients, 'B')}",
         f"  cache            {si(p.cache, 'B')}, in evaluating only",
@@ -227,6 +227,6 @@ def table(plans: dict[str, Plan], on: Accelerator) -> list[str]:
     rows: list[tuple[str, ...]] = [heads]
     for name, p in plans.items():
         sent = sum(p.collectives.sent.values())
-        values = (si(p.params + p.optimiser, "B"), si(p.temporary, "B"), si(p.peak, "B"), si(p.flops, "FLOP"))
+        values = (si(p.params + p.optimizer, "B"), si(p.temporary, "B"), si(p.peak, "B"), si(p.flops, "FLOP"))
         rows.append((name, *values, si(sent, "B"), f"{p.time(on).total * 1e3:.3g} ms"))
     return ["  ".join(row).rstrip() for row in aligned(rows)]

@@ -68,7 +68,7 @@ def train_flops(params: Any, config: Transformer, seen: Spec, batch: int, segmen
     of attention. Pixels only: a picture a position, C its multiply-adds in the convolutions and the two dense maps
     after them, C1 those of the first convolution, which needs no gradient of its input. The causal mask does not halve
     S, so a program that skips masked work is credited with it. Norms, activations, softmax, embeddings and the
-    optimiser count nothing.
+    optimizer count nothing.
     """
     n = tokens_per_step(config.layout)
     per_token, per_position = matmul_params(params)

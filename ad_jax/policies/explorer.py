@@ -5,7 +5,7 @@ takes the shortest way there and stays. Nothing can be inferred before that rewa
 best walk and then the best way are the best that any learner can do, averaged over all goals.
 
 Not proved the best walk: beam search finds it, and `search_plan.bounds` says by how much any other could be better.
-`docs/limits.md` has both numbers. In some rooms they are equal (9x9 from the centre, paid once); at 9x9, 20 steps, paid
+`docs/limits.md` has both numbers. In some rooms they are equal (9x9 from the center, paid once); at 9x9, 20 steps, paid
 on every step the walk sums to 1623.4 of at most 1624.4 in 100 episodes.
 
 What the walk maximizes is the sum of returns over `episodes` episodes, not each of them: an explorer with one episode
@@ -22,7 +22,7 @@ import numpy as np
 
 from ad_jax.envs.base import TaskFamily, seen_spec_of
 from ad_jax.envs.dark_room import DarkRoom
-from ad_jax.envs.grid import MOVES, cells, towards
+from ad_jax.envs.grid import MOVES, cells, toward
 from ad_jax.errors import ConfigError
 from ad_jax.policies.base import Mode, Policy, PolicyConfig
 from ad_jax.policies.search_plan import Room, plan
@@ -73,7 +73,7 @@ def room_of(family: TaskFamily) -> Room:
         )
     if family.start == "random":
         raise ConfigError(
-            "the explorer plans walks from one start; got start='random'. Use env.start=centre or env.start=corner"
+            "the explorer plans walks from one start; got start='random'. Use env.start=center or env.start=corner"
         )
     if family.reward == "terminate":
         raise ConfigError(
@@ -114,7 +114,7 @@ def make(config: Explorer, family: TaskFamily, mode: Mode = "sampled", temperatu
         episode = jnp.minimum(life.episode + steps.prev_done.astype(jnp.int32), len(planned))
         step = jnp.where(steps.prev_done, 0, jnp.minimum(life.step + 1, room.steps - 1))
         position = jnp.asarray(steps.observation, jnp.int32)
-        home = jax.vmap(towards)(position, table[goal])
+        home = jax.vmap(toward)(position, table[goal])
         action = jnp.where(goal < 0, actions[episode, step], home)
         return action, Life(position[:, 0] * room.size + position[:, 1], goal, episode, step)
 

@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 
 from ad_jax.envs.grid import MOVES, cells, distance
 
-# Price of leaving a cell behind, by its unseen neighbours: one without any costs a journey of its own.
+# Price of leaving a cell behind, by its unseen neighbors: one without any costs a journey of its own.
 ISOLATION = np.array([4.0, 2.0, 1.0, 0.3, 0.0])
 # (weight of isolation, weight of distance) as shares of the horizon: which walks a beam keeps. The best is taken.
 KEEPS = {"every_step": ((0.6, 0.0), (0.45, 0.0)), "once": ((0.1, 0.03), (0.01, 0.01))}
@@ -36,7 +36,7 @@ class Room:
     @property
     def first(self) -> int:
         """The cell in which every episode begins."""
-        return (self.size // 2 if self.start == "centre" else 0) * (self.size + 1)
+        return (self.size // 2 if self.start == "center" else 0) * (self.size + 1)
 
     @property
     def reached(self) -> np.ndarray:
@@ -114,7 +114,7 @@ class _Walks:
 
     cell: np.ndarray  # [K]
     seen: np.ndarray  # [K, C + 1] bool
-    degree: np.ndarray  # [K, C + 1] int8, unseen neighbours
+    degree: np.ndarray  # [K, C + 1] int8, unseen neighbors
     value: np.ndarray  # [K] what they have earned, over the horizon and summed over goals
     price: np.ndarray  # [K] of what they leave behind
     name: np.ndarray  # [K] uint64, equal where `seen` is
@@ -126,7 +126,7 @@ def _search(room: Room, episodes: int, beam: int, isolation: float, far: float) 
     # Random names of cells: the name of a set is their exclusive or, so two walks to the same end are found alike.
     names, ends = np.random.default_rng(0).integers(0, 2**63, (2, count), np.uint64)
     beside = np.where(reached[:, 1:] == np.arange(count)[:, None], count, reached[:, 1:])  # [C, 4]
-    alone = isolation * ISOLATION * np.append(optimal, 0)[:, None]  # [C + 1, unseen neighbours]
+    alone = isolation * ISOLATION * np.append(optimal, 0)[:, None]  # [C + 1, unseen neighbors]
     seen, none = np.append(optimal == 0, True)[None], np.zeros(1)
     degree = np.append((~seen[0, beside]).sum(1), 0).astype(np.int8)[None]
     walks = _Walks(np.array([room.first]), seen, degree, none, none, np.zeros(1, np.uint64))
@@ -142,7 +142,7 @@ def _search(room: Room, episodes: int, beam: int, isolation: float, far: float) 
             who, where = parent[new], cell[new]
             value[new] += pays + (episodes - 1 - episode) * optimal[where]
             name[new] ^= names[where]
-            # A cell that is seen costs nothing any more; its unseen neighbours have one unseen neighbour less.
+            # A cell that is seen costs nothing any more; its unseen neighbors have one unseen neighbor less.
             near = beside[where]
             degree = walks.degree[who[:, None], near]
             closer = alone[near, np.maximum(degree - 1, 0)] - alone[near, degree]

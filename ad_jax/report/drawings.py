@@ -81,19 +81,19 @@ def _by_task(s: Set) -> tuple[Figure, str]:
     if len(sizes) == 1 and None not in sizes:
         cells, index = np.unique([picture["goal"] for picture in pictures], axis=0, return_inverse=True)
         share = normalized.share(final_of(s.returns[s.mode]), s.random, s.optimal)
-        colour = "size" if share is None else "share of the way from a random policy to the optimum"
-        caption = f"Mean {s.mode} return of the last 10 % of episodes by goal, coloured by its {colour}; hatched cells "
+        color = "size" if share is None else "share of the way from a random policy to the optimum"
+        caption = f"Mean {s.mode} return of the last 10 % of episodes by goal, colored by its {color}; hatched cells "
         caption += f"are no goals of this set ({_over(s)})."
         share = None if share is None else _by(index, share.ravel())
         return ways.goals(pictures[0]["size"], cells, _by(index, final), share), caption
     _, index = np.unique([task["id"] for task in flat], return_inverse=True)
     label, unit = "return", ""
-    normalised = normalized.comparable(s.random, s.optimal)
-    if s.random is not None and s.optimal is not None and normalised:
+    comparable = normalized.comparable(s.random, s.optimal)
+    if s.random is not None and s.optimal is not None and comparable:
         final, early = (normalized.share(x, s.random.ravel(), s.optimal.ravel()) for x in (final, early))
-        label, unit = "normalised return", " (0: random policy, 1: optimal policy)"
+        label, unit = "normalized return", " (0: random policy, 1: optimal policy)"
     caption = f"Mean {s.mode} {label}{unit} of every task in the first and in the last 10 % of episodes ({_over(s)})."
-    return figures.tasks(_by(index, early), _by(index, final), label, normalised), caption
+    return figures.tasks(_by(index, early), _by(index, final), label, comparable), caption
 
 
 def _paths(s: Set) -> tuple[Figure | None, str]:
@@ -109,7 +109,7 @@ def _paths(s: Set) -> tuple[Figure | None, str]:
     if picture.get("kind") in ("grid", "pool"):
         return ways.grid_paths(picture, episodes), f"The agent's path, from dark to light as time passes, on {where}"
     if picture.get("kind") == "arms":
-        order = "" if picture["means"] is None else ", best arm on top and coloured by the arm's mean,"
+        order = "" if picture["means"] is None else ", best arm on top and colored by the arm's mean,"
         return ways.arm_paths(picture["means"], episodes), f"The arm pulled at each step{order} on {where}"
     return None, "Paths: this task family does not say how to draw one."
 

@@ -20,8 +20,8 @@ from ad_jax.text import si
 
 DPI = 150
 TIMES = "\N{MULTIPLICATION SIGN}"
-BLUE, GREEN, ORANGE, YELLOW, GREY = "#0072B2", "#009E73", "#D55E00", "#E69F00", "#666666"  # Okabe & Ito
-MODES = {"sampled": (BLUE, "-", 1.8, 0.20), "greedy": (GREEN, (0, (4, 2)), 1.1, 0.10)}  # colour, dash, width, band
+BLUE, GREEN, ORANGE, YELLOW, GRAY = "#0072B2", "#009E73", "#D55E00", "#E69F00", "#666666"  # Okabe & Ito
+MODES = {"sampled": (BLUE, "-", 1.8, 0.20), "greedy": (GREEN, (0, (4, 2)), 1.1, 0.10)}  # color, dash, width, band
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -146,20 +146,20 @@ def efficiency(
         return figure
 
 
-def tasks(early: np.ndarray, late: np.ndarray, label: str, normalised: bool) -> Figure:
+def tasks(early: np.ndarray, late: np.ndarray, label: str, normalized: bool) -> Figure:
     """Return of every task in its first and last episodes, sorted by the last.
 
     Args:
         early: `[N]`.
         late: `[N]`.
         label: what is on the y axis.
-        normalised: whether 0 is the random policy and 1 the optimal one; draws both.
+        normalized: whether 0 is the random policy and 1 the optimal one; draws both.
     """
     order = np.argsort(late, kind="stable")
     rank = np.arange(1, len(order) + 1)
     with mpl.rc_context(STYLE):
         figure, axes = one_axes(6.6, 3.4)
-        _references(axes, *((1.0, 0.0) if normalised else (None, None)))
+        _references(axes, *((1.0, 0.0) if normalized else (None, None)))
         size = float(np.clip(400 / len(order), 6, 30))
         axes.vlines(rank, early[order], late[order], color="#c9c9c9", lw=1.0, zorder=1)
         axes.scatter(
@@ -167,7 +167,7 @@ def tasks(early: np.ndarray, late: np.ndarray, label: str, normalised: bool) -> 
             early[order],
             size,
             facecolors="white",
-            edgecolors=GREY,
+            edgecolors=GRAY,
             linewidths=0.9,
             zorder=2,
             label="first 10 % of episodes",
@@ -192,18 +192,18 @@ def one_axes(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _draw(axes: Axes, band: Band, label: str, colour: str, dash: Any, width: float, alpha: float) -> None:
+def _draw(axes: Axes, band: Band, label: str, color: str, dash: Any, width: float, alpha: float) -> None:
     marker = "o" if len(band.x) == 1 else None  # a line of one point is invisible
-    axes.fill_between(band.x, band.low, band.high, color=colour, alpha=alpha, lw=0, zorder=2)
-    axes.plot(band.x, band.mean, color=colour, ls=dash, lw=width, label=label, marker=marker, ms=4, zorder=3)
+    axes.fill_between(band.x, band.low, band.high, color=color, alpha=alpha, lw=0, zorder=2)
+    axes.plot(band.x, band.mean, color=color, ls=dash, lw=width, label=label, marker=marker, ms=4, zorder=3)
     axes.grid(axis="y")
 
 
 def _references(axes: Axes, optimal: float | None, random: float | None) -> None:
-    """Horizontal lines, labelled in the right margin where they cannot cover data."""
+    """Horizontal lines, labeled in the right margin where they cannot cover data."""
     for value, text, dash in ((optimal, "optimal", (0, (6, 2))), (random, "random", (0, (1, 1.5)))):
         if value is not None:
-            axes.axhline(value, color=GREY, ls=dash, lw=1.0, zorder=1)
+            axes.axhline(value, color=GRAY, ls=dash, lw=1.0, zorder=1)
             axes.annotate(
                 text,
                 (1.0, value),
@@ -211,7 +211,7 @@ def _references(axes: Axes, optimal: float | None, random: float | None) -> None
                 xycoords=("axes fraction", "data"),
                 textcoords="offset points",
                 va="center",
-                color=GREY,
+                color=GRAY,
                 fontsize=8.5,
             )
 

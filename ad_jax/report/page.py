@@ -194,7 +194,7 @@ def _levels_note(source: dict[str, Any], size: float) -> str:
         f"{source['role'].capitalize()}: {source['name']}. Its return after as many environment steps as AD takes: "
         f"{same}; at the end of its life: {number(source['final'], size)}. At AD's final return all of AD's steps are "
         f"counted, and the {source['role']}'s up to the first {source['piece']:,} in which its episodes' mean is as "
-        "high, which favours that."
+        "high, which favors that."
     )
 
 

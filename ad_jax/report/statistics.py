@@ -22,7 +22,7 @@ def share_of_source(s: Set, mode: str, runs: slice = slice(None)) -> dict[str, f
 
     The interval is None of one task in one run.
 
-    (r - r_random) / (r_source - r_random), the normalised score of Laskin et al. 2022, figure 3. Each r is a sum over
+    (r - r_random) / (r_source - r_random), the normalized score of Laskin et al. 2022, figure 3. Each r is a sum over
     the E in-context episodes, for the source over its first E, averaged over tasks and runs before dividing; runs and
     tasks are resampled for all three together.
 
@@ -123,7 +123,7 @@ def _row(s: Set, runs: slice) -> dict[str, Any]:
 
 
 def _against_source(s: Set) -> dict[str, Any] | None:
-    """Return data efficiency. Wherever noise must favour one side it favours the source, so a ratio is a cautious one.
+    """Return data efficiency. Wherever noise must favor one side it favors the source, so a ratio is a cautious one.
 
     At the learner's final return all the steps it took are counted, though it may have got there earlier, against the
     first episode of the source whose mean is as high.

@@ -23,19 +23,19 @@ def goals(size: int, cells: np.ndarray, returns: np.ndarray, shares: np.ndarray 
         size: cells a side.
         cells: `[N, 2]` int, (row, column), each at most once.
         returns: `[N]`, written in the cell.
-        shares: `[N]` share of the way from random to optimal, which colours it; None to colour by return.
+        shares: `[N]` share of the way from random to optimal, which colors it; None to color by return.
     """
-    colours = returns if shares is None else shares
+    colors = returns if shares is None else shares
     top = 1.0 if shares is not None else max(float(returns.max()), float(returns.min()) + 1e-9)
     norm = Normalize(0.0 if shares is not None else float(returns.min()), top)
     with mpl.rc_context(STYLE):
         figure, axes = one_axes(5.0, 4.2)
         axes.add_patch(Rectangle((-0.5, -0.5), size, size, fc="#f7f7f7", ec="#dcdcdc", hatch="////", lw=0, zorder=0))
         image = np.full((size, size), np.nan)
-        image[cells[:, 0], cells[:, 1]] = colours
+        image[cells[:, 0], cells[:, 1]] = colors
         shown = axes.imshow(np.ma.masked_invalid(image), cmap="viridis", norm=norm, zorder=1)
-        for (row, column), value, colour in zip(cells, returns, colours):
-            dark = norm(np.clip(colour, norm.vmin, norm.vmax)) < 0.55
+        for (row, column), value, color in zip(cells, returns, colors):
+            dark = norm(np.clip(color, norm.vmin, norm.vmax)) < 0.55
             axes.text(
                 column,
                 row,
@@ -88,10 +88,10 @@ def grid_paths(picture: dict[str, Any], episodes: Sequence[dict[str, Any]]) -> F
 
 
 def arm_paths(means: Sequence[float] | None, episodes: Sequence[dict[str, Any]]) -> Figure:
-    """Which arm was pulled at each step, best arm on top, coloured by the arm's mean.
+    """Which arm was pulled at each step, best arm on top, colored by the arm's mean.
 
     Args:
-        means: mean reward of each arm; None where unknown (arms in order of number, one colour).
+        means: mean reward of each arm; None where unknown (arms in order of number, one color).
         episodes: each `{"episode", "points": [[arm], ...]}`; consecutive ones are joined, a gap separates the others.
     """
     pulls = [np.asarray(episode["points"], int)[:, 0] for episode in episodes]
@@ -114,8 +114,8 @@ def arm_paths(means: Sequence[float] | None, episodes: Sequence[dict[str, Any]])
             ticks, labels = ticks + block[0], labels + block[1]
         image = np.ma.masked_invalid(np.concatenate(columns[:-1], axis=1))
         low, high = (0.0, 1.0) if means is None else (min(means), max(means) + 1e-9)
-        colours = ListedColormap([BLUE]) if means is None else "viridis"
-        shown = axes.imshow(image, aspect="auto", interpolation="nearest", cmap=colours, vmin=low, vmax=high)
+        colors = ListedColormap([BLUE]) if means is None else "viridis"
+        shown = axes.imshow(image, aspect="auto", interpolation="nearest", cmap=colors, vmin=low, vmax=high)
         axes.set_xticks(ticks, labels)
         step = -(-arms // 20)
         axes.set_yticks(np.arange(arms)[::step], [f"arm {arm}" for arm in order[::step]])
@@ -131,9 +131,9 @@ def arm_paths(means: Sequence[float] | None, episodes: Sequence[dict[str, Any]])
 
 def _block_ticks(numbers: Sequence[int], pulls: Sequence[np.ndarray], at: int) -> tuple[list[float], list[str]]:
     """Episode numbers under a block of consecutive episodes that begins at column `at`, in the middle of each."""
-    centres = at + np.cumsum([0, *map(len, pulls[:-1])]) + (np.array([len(p) for p in pulls]) - 1) / 2
+    centers = at + np.cumsum([0, *map(len, pulls[:-1])]) + (np.array([len(p) for p in pulls]) - 1) / 2
     ticks = episode_ticks(numbers[0], numbers[-1])
-    return [float(centres[tick - numbers[0]]) for tick in ticks], [str(tick) for tick in ticks]
+    return [float(centers[tick - numbers[0]]) for tick in ticks], [str(tick) for tick in ticks]
 
 
 def panel(axes: Axes, picture: dict[str, Any], episode: dict[str, Any]) -> None:

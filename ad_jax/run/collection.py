@@ -99,7 +99,8 @@ def continued(
         raise OtherHistoriesError(f"{told} from when the histories in {url} were collected. {remedy}")
     known = {name: value for name, value in found["provenance"].items() if name in KEPT and value is not None}
     rest = {name: value for name, value in manifest.provenance.items() if name not in KEPT}
-    return structs.replace(manifest, provenance=rest | known)
+    # As it was written: the ledger repeats the checksum of that, and options may have other names by now.
+    return structs.replace(manifest, **{kind: found[kind] for kind in kinds}, provenance=rest | known)
 
 
 def differing(found: dict[str, Any], ours: Manifest) -> list[str]:

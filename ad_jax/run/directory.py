@@ -10,6 +10,7 @@ from ad_jax.checkpoint.identity import of_training
 from ad_jax.errors import AdJaxError, ConfigError, differences
 from ad_jax.experiment import Experiment
 from ad_jax.files import read_json, write_json
+from ad_jax.registry import under_first_names
 from ad_jax.text import significant
 
 
@@ -25,7 +26,8 @@ def identity(experiment: Experiment) -> dict[str, Any]:
 
 def digest(experiment: Experiment) -> str:
     """Ten hex digits of the identity: the same command finds the same directory."""
-    return hashlib.sha256(json.dumps(identity(experiment), sort_keys=True).encode()).hexdigest()[:10]
+    held = under_first_names(identity(experiment))
+    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def default(experiment: Experiment) -> Path:

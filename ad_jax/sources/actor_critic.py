@@ -1,7 +1,7 @@
 """Synchronous advantage actor-critic: many actors, one learner, one gradient step per update.
 
 The loss is A3C's (Mnih et al. 2016, arXiv 1602.01783, section 4 and algorithm S3): policy gradient, value error and
-entropy bonus on a network that shares all but its output layers. Advantages are generalised (Schulman et al. 2016,
+entropy bonus on a network that shares all but its output layers. Advantages are generalized (Schulman et al. 2016,
 arXiv 1506.02438, equation 16). The defaults are those of the source of Laskin et al. 2022 (arXiv 2210.14215, appendix):
 100 actors, lambda .95, discount .99, entropy .01, MLP of 3 x 128, Adam with learning rate 1e-4 and epsilon 1e-6. The
 unroll, the value cost and the clipping here are not theirs.
@@ -36,7 +36,7 @@ class ActorCritic(SourceConfig):
     learning_rate: float = 1e-4
     adam_epsilon: float = 1e-6
     discount: float = 0.99  # per step
-    trace_decay: float = 0.95  # lambda of the generalised advantage
+    trace_decay: float = 0.95  # lambda of the generalized advantage
     entropy_cost: float = 0.01
     value_cost: float = 0.5
     max_grad_norm: float | None = None  # of the whole gradient (global norm); None does not clip
@@ -78,7 +78,7 @@ def make(config: ActorCritic, family: TaskFamily) -> Source:
         key_network, key_env = jax.random.split(key)
         params = init_policy(key_network, spec, config.channels, config.hidden, actions.outputs) | actions.init()
         observation, env_state = reset_actors(family, key_env, task, actors)
-        return State(params, optimiser(config).init(params), env_state, observation)
+        return State(params, optimizer(config).init(params), env_state, observation)
 
     def update(key, state, task):
         key_act, key_env = jax.random.split(key)
@@ -91,13 +91,13 @@ def make(config: ActorCritic, family: TaskFamily) -> Source:
 
         acted = act(family, task, choose, state.env_state, state.observation, noise, keys)
         gradient = jax.grad(loss)(state.params, config, spec, *as_seen(view, acted))
-        params, opt_state = descend(optimiser(config), gradient, state.params, state.opt_state)
+        params, opt_state = descend(optimizer(config), gradient, state.params, state.opt_state)
         return State(params, opt_state, acted.env_state, acted.observation), acted.stream
 
     return Source(init, update, steps_per_update=unroll, actors=actors)
 
 
-def optimiser(config: ActorCritic) -> optax.GradientTransformation:
+def optimizer(config: ActorCritic) -> optax.GradientTransformation:
     """Adam, after clipping by the global norm where that is asked for."""
     return clipped_adam(config.learning_rate, config.adam_epsilon, config.max_grad_norm)
 

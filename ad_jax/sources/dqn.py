@@ -105,7 +105,7 @@ def make(config: DQN, family: TaskFamily) -> Source:
         observation, env_state = reset_actors(family, key_env, task, actors)
         replay = empty_replay(spec_of(family), config.capacity, actors)
         target = jax.tree.map(jnp.copy, params)
-        return State(params, target, optimiser(config).init(params), env_state, observation, replay)
+        return State(params, target, optimizer(config).init(params), env_state, observation, replay)
 
     def update(key, state, task):
         key_explore, key_which, key_env, key_learn = jax.random.split(key, 4)
@@ -127,7 +127,7 @@ def make(config: DQN, family: TaskFamily) -> Source:
             drawn, reached = sample(key, replay, config.batch, config.sequence)
             seen = drawn.replace(observation=jax.vmap(see)(drawn.observation))
             gradient = jax.grad(loss)(params, state.target, config, spec, seen, jax.vmap(see)(reached))
-            return descend(optimiser(config), gradient, params, opt_state), None
+            return descend(optimizer(config), gradient, params, opt_state), None
 
         before = (state.params, state.opt_state)
         after, _ = jax.lax.scan(learn, before, jax.random.split(key_learn, config.gradient_steps))
@@ -153,7 +153,7 @@ def _validate(config: DQN) -> None:
         )
 
 
-def optimiser(config: DQN) -> optax.GradientTransformation:
+def optimizer(config: DQN) -> optax.GradientTransformation:
     """Adam, after clipping by the global norm where that is asked for."""
     return clipped_adam(config.learning_rate, config.adam_epsilon, config.max_grad_norm)
 

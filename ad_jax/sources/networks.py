@@ -102,8 +102,8 @@ def clipped_adam(rate: Any, epsilon: Any, max_grad_norm: Any) -> optax.GradientT
     return adam if max_grad_norm is None else optax.chain(optax.clip_by_global_norm(max_grad_norm), adam)
 
 
-def descend(optimiser: optax.GradientTransformation, gradient: Any, params: Any, opt_state: Any) -> tuple[Any, Any]:
-    """One step: the next parameters and optimiser state."""
+def descend(optimizer: optax.GradientTransformation, gradient: Any, params: Any, opt_state: Any) -> tuple[Any, Any]:
+    """One step: the next parameters and optimizer state."""
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes its int32 count with floats
-        change, opt_state = optimiser.update(gradient, opt_state, params)
+        change, opt_state = optimizer.update(gradient, opt_state, params)
     return optax.apply_updates(params, change), opt_state

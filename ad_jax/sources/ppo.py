@@ -1,9 +1,9 @@
-"""Proximal policy optimisation: many actors, several epochs of clipped gradient steps on each unroll.
+"""Proximal policy optimization: many actors, several epochs of clipped gradient steps on each unroll.
 
-Source: Schulman et al. 2017 (arXiv 1707.06347), algorithm 1 and equations 7 and 9; advantages are generalised (Schulman
+Source: Schulman et al. 2017 (arXiv 1707.06347), algorithm 1 and equations 7 and 9; advantages are generalized (Schulman
 et al. 2016, arXiv 1506.02438, equation 16). The defaults are close to those of table 3 (one actor's 2048 steps here are
 16 actors' 128), with what later implementations found to matter and the paper does not state: advantages are
-normalised in each minibatch, the whole gradient is clipped, the last layer of the policy starts small.
+normalized in each minibatch, the whole gradient is clipped, the last layer of the policy starts small.
 
 Deliberate differences: policy and value share their hidden layers; the value's error is not clipped; the trust region
 is the clip alone, without a Kullback-Leibler term; a truncated episode bootstraps from the observation it was cut at, a
@@ -37,12 +37,12 @@ class PPO(SourceConfig):
     decay_updates: float | None = None  # the learning rate falls linearly to 0 over this many; None keeps it
     adam_epsilon: float = 1e-5
     discount: float = 0.99  # per step
-    trace_decay: float = 0.95  # lambda of the generalised advantage
+    trace_decay: float = 0.95  # lambda of the generalized advantage
     clip: float = 0.2  # how far the ratio of probabilities may move from 1 with a gain
     entropy_cost: float = 0.0
     value_cost: float = 0.5
     max_grad_norm: float | None = 0.5  # of the whole gradient (global norm); None does not clip
-    normalise: bool = struct.field(pytree_node=False, default=True)  # advantages, in each minibatch
+    normalize: bool = struct.field(pytree_node=False, default=True)  # advantages, in each minibatch
     actors: int = struct.field(pytree_node=False, default=16)
     unroll: int = struct.field(pytree_node=False, default=128)  # steps of each actor per update
     epochs: int = struct.field(pytree_node=False, default=10)
@@ -100,7 +100,7 @@ def make(config: PPO, family: TaskFamily) -> Source:
         key_network, key_env = jax.random.split(key)
         params = init_policy(key_network, spec, config.channels, config.hidden, actions.outputs) | actions.init()
         observation, env_state = reset_actors(family, key_env, task, actors)
-        return State(params, optimiser(config).init(params), env_state, observation)
+        return State(params, optimizer(config).init(params), env_state, observation)
 
     def update(key, state, task):
         key_act, key_env, key_learn = jax.random.split(key, 3)
@@ -117,7 +117,7 @@ def make(config: PPO, family: TaskFamily) -> Source:
         def minibatch(carry, samples):
             params, opt_state = carry
             gradient = jax.grad(loss)(params, config, spec, samples)
-            return descend(optimiser(config), gradient, params, opt_state), None
+            return descend(optimizer(config), gradient, params, opt_state), None
 
         def epoch(carry, key):
             order = jax.random.permutation(key, actors * unroll)
@@ -134,7 +134,7 @@ def make(config: PPO, family: TaskFamily) -> Source:
     return Source(init, update, steps_per_update=unroll, actors=actors)
 
 
-def optimiser(config: PPO) -> optax.GradientTransformation:
+def optimizer(config: PPO) -> optax.GradientTransformation:
     """Adam, after clipping by the global norm; the learning rate may fall linearly to 0."""
     if config.decay_updates is None:
         return clipped_adam(config.learning_rate, config.adam_epsilon, config.max_grad_norm)
@@ -185,7 +185,7 @@ def loss(params: Any, config: PPO, spec: Spec, samples: Samples) -> jax.Array:
     output, value = policy(params, spec, samples.observation)
     entropy = actions.entropy(params, output)
     advantage = samples.advantage
-    if config.normalise:
+    if config.normalize:
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
     ratio = jnp.exp(actions.log_prob(params, output, samples.action) - samples.log_prob)
     held = jnp.clip(ratio, 1 - config.clip, 1 + config.clip)

@@ -13,7 +13,7 @@ def gae(
     discount: float | jax.Array,
     trace_decay: float | jax.Array,
 ) -> jax.Array:
-    """Generalised advantages `[T, ...]` float32 (Schulman et al. 2016, arXiv 1506.02438, equation 16).
+    """Generalized advantages `[T, ...]` float32 (Schulman et al. 2016, arXiv 1506.02438, equation 16).
 
     Args:
         reward: `[T, ...]` float32.

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ad_jax.report.figures import STYLE, Band, plain
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#888888")  # Okabe & Ito
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#888888")  # Okabe & Ito
 
 
 class Drawn(NamedTuple):
@@ -34,8 +34,8 @@ def curves(panels: Mapping[str, Mapping[str, Drawn]]) -> Figure:
         figure = Figure(figsize=(max(6.6, 4.2 * len(panels)), 3.7), layout="constrained")
         for i, (name, arms) in enumerate(panels.items()):
             axes = figure.add_subplot(1, len(panels), i + 1)
-            for colour, (arm, drawn) in zip(_cycle(len(arms)), arms.items()):
-                _band(axes, drawn.band, plain(arm), colour)
+            for color, (arm, drawn) in zip(_cycle(len(arms)), arms.items()):
+                _band(axes, drawn.band, plain(arm), color)
             first = next(iter(arms.values()))
             if first.source is not None:
                 axes.plot(first.source.x, first.source.mean, "--", color="#666666", lw=1.2, label=first.source_label)
@@ -54,11 +54,11 @@ def sweep(arms: Mapping[str, Drawn], axis: str, log: bool) -> Figure:
         figure = Figure(figsize=(9.2, 3.6), layout="constrained")
         left, right = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
         groups = dict.fromkeys(drawn.group for drawn in arms.values() if drawn.x is not None)
-        for colour, group in zip(_cycle(len(groups)), groups):
+        for color, group in zip(_cycle(len(groups)), groups):
             points = sorted((d.x, *d.final) for d in arms.values() if d.x is not None and d.group == group)
             x, mean, low, high = np.array(points, float).T
             bars = np.maximum([mean - low, high - mean], 0)
-            left.errorbar(x, mean, bars, fmt="o-", color=colour, ms=4, lw=1.4, capsize=2.5, label=plain(group or "AD"))
+            left.errorbar(x, mean, bars, fmt="o-", color=color, ms=4, lw=1.4, capsize=2.5, label=plain(group or "AD"))
         for style, (name, drawn) in zip(((0, (4, 2)), (0, (1, 1)), "-."), _without_x(arms)):
             left.axhline(drawn.final[0], ls=style, color="#444444", lw=1.1, label=plain(name))
         first = next(iter(arms.values()))
@@ -81,17 +81,17 @@ def sweep(arms: Mapping[str, Drawn], axis: str, log: bool) -> Figure:
 
 
 def _shades(arms: Mapping[str, Drawn], groups: Sequence[str]) -> list[Any]:
-    """Return a colour for each arm: by x from dark to light, in the colour of its group where there are several."""
+    """Return a color for each arm: by x from dark to light, in the color of its group where there are several."""
     place = {name: i for i, name in enumerate(sorted(arms, key=lambda name: arms[name].x or 0))}
     shares = {name: place[name] / max(len(arms) - 1, 1) for name in arms}
     if len(groups) < 2:
         return [mpl.colormaps["viridis"](0.9 * shares[name]) for name in arms]
     base = dict(zip(groups, _cycle(len(groups))))
 
-    def towards_white(colour, share):
-        return tuple(share + (1 - share) * x for x in to_rgb(colour))
+    def toward_white(color, share):
+        return tuple(share + (1 - share) * x for x in to_rgb(color))
 
-    return [towards_white(base.get(drawn.group, "#444444"), 0.65 * shares[name]) for name, drawn in arms.items()]
+    return [toward_white(base.get(drawn.group, "#444444"), 0.65 * shares[name]) for name, drawn in arms.items()]
 
 
 def _without_x(arms: Mapping[str, Drawn]) -> list[tuple[str, Drawn]]:
@@ -99,12 +99,12 @@ def _without_x(arms: Mapping[str, Drawn]) -> list[tuple[str, Drawn]]:
 
 
 def _cycle(n: int) -> Sequence[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(n)]
+    return [COLORS[i % len(COLORS)] for i in range(n)]
 
 
-def _band(axes: Axes, band: Band, label: str, colour: str) -> None:
-    axes.plot(band.x, band.mean, color=colour, lw=1.6, label=label)
-    axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.18, lw=0)
+def _band(axes: Axes, band: Band, label: str, color: str) -> None:
+    axes.plot(band.x, band.mean, color=color, lw=1.6, label=label)
+    axes.fill_between(band.x, band.low, band.high, color=color, alpha=0.18, lw=0)
 
 
 def _levels(axes: Axes, optimal: float | None, random: float | None) -> None:

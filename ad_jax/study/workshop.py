@@ -23,6 +23,7 @@ from ad_jax.files import read_json, write_json
 from ad_jax.models.base import ModelConfig
 from ad_jax.policies.base import PolicyConfig
 from ad_jax.process import locks
+from ad_jax.registry import under_first_names
 from ad_jax.run.origins import Origins
 from ad_jax.run.pipeline import Run
 from ad_jax.sources.base import SourceConfig
@@ -54,7 +55,7 @@ def key(experiment: Experiment) -> str:
 
 
 def _digest(data: Any) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(under_first_names(data), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def collected_by(e: Experiment) -> Experiment:

@@ -4,9 +4,9 @@ Claim    AD learns in its context only once that spans about two episodes, and h
 Command  ad-jax reproduce context_length     (`ad-jax run context_length` is the arm of four episodes)
 Variant  Dark Key-to-Door with 5x5 cells and 20 steps (`dark_key_to_door` at scale `small`): random start, 1 for the
          key and then 1 for the door, observation = own position. The paper has 9x9 cells and 50 steps. The context is
-         the last steps exactly (`model.strict`); its lengths are the paper's, in episodes. Actions are sampled at
-         temperature 0.5, chosen after a first evaluation of the same models: as predicted, an action now and then goes
-         astray, and two failures push the last success out of two episodes, which then end at 1.49 (four: 1.93).
+         the last steps exactly (`model.exact_context`); its lengths are the paper's, in episodes. Actions are sampled
+         at temperature 0.5, chosen after a first evaluation of the same models: as predicted, an action now and then
+         goes astray, and two failures push the last success out of two episodes, which then end at 1.49 (four: 1.93).
 Paper    training takes about 10 GB and 32.7 PFLOP (50,000 updates)
 """
 
@@ -24,7 +24,7 @@ def config(scale: str = "cpu") -> Experiment:
     if scale == "cpu":  # every step encodes its context anew, so fewer are taken
         base = dataclasses.replace(base, evaluate=EvaluateConfig(episodes=40, seeds=2, source_seeds=2, temperature=0.5))
     assert isinstance(base.model, Transformer)
-    return override(base, ["model.strict=True", f"replay.segment={base.model.window}"])
+    return override(base, ["model.exact_context=True", f"replay.segment={base.model.window}"])
 
 
 def study(scale: str = "cpu") -> Study:

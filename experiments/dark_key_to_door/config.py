@@ -128,7 +128,7 @@ def reinforced(scale: str = "cpu") -> Experiment:
         "smoke": (8, 8, 8, 2),
         "paper": (64, 256, 256, 31_250),
     }[scale]
-    model = LSTM(width=width, hidden=hidden, mlp_width=mlp_width, ordinal=True, value_head=True)
+    model = LSTM(width=width, hidden=hidden, mlp_width=mlp_width, numeric_observations=True, value_head=True)
     trials = {"trial_episodes": 10, "discount": 0.98, "random_steps": 3, "entropy_cost": 0.02}
     method = RL2(**trials, updates=updates, trials=8 if scale == "smoke" else 64)  # `paper`: 1e9 steps
     ad = config(scale)

@@ -4,7 +4,7 @@ Claim    held-out return per in-context episode rises from below 2 to at least 1
          16.9 by episodes 91-100, on tasks never trained on, with frozen weights (Laskin et al. 2022, Fig. 4: 12.7 in
          episode 375, 14.1 after 1000).
 Command  ad-jax run dark_room            (about five minutes on one CPU core, three on two; `make demo` trains half)
-Variant  20 steps, start in the centre, reward 1 on every step at the goal, observation = own position (the paper's).
+Variant  20 steps, start in the center, reward 1 on every step at the goal, observation = own position (the paper's).
 Paper    training takes about 3.5 GB and 11.4 PFLOP (50,000 updates)
 """
 
@@ -37,7 +37,7 @@ def config(scale: str = "cpu") -> Experiment:
     """
     cpu = Experiment(
         name="dark_room",
-        env=DarkRoom(size=9, steps=20, start="centre", reward="every_step"),
+        env=DarkRoom(size=9, steps=20, start="center", reward="every_step"),
         source=QLearning(learning_rate=1.0, discount=0.9, exploration_episodes=200.0, explore="novel"),
         model=Transformer(layers=4, width=64, heads=2, window=80, token_mask=0.3),
         # The split seed is the first whose held-out optimum (16.88) is that of the published figures, about 16.9.
@@ -124,7 +124,7 @@ def reinforced(scale: str = "cpu") -> Experiment:
         "paper": (64, 256, 256, 78_125),
     }[scale]
     layers = 1 + (scale == "paper")
-    model = LSTM(layers, width=width, hidden=hidden, mlp_width=mlp_width, ordinal=True, value_head=True)
+    model = LSTM(layers, width=width, hidden=hidden, mlp_width=mlp_width, numeric_observations=True, value_head=True)
     trials = {"trial_episodes": 10, "random_steps": 3, "reward_scale": 0.1, "entropy_cost": 0.02}
     method = RL2(**trials, updates=updates, trials=8 if scale == "smoke" else 64)  # `paper`: 1e9 steps
     ad = config(scale)

@@ -4,7 +4,7 @@ Claim    frozen, on 58 held-out goals, return rises in context from 0.04 to at l
          episodes, sampled actions; measured 0.92 (95 % interval 0.89 to 0.94, over goals and 3 training seeds: 0.91,
          0.91 and 0.93). Laskin et al. 2022, Fig. 4: 0.68 after 1000 episodes.
 Command  ad-jax run dark_room_hard seed=0     (1, 2; 9 minutes each on one CPU core)
-Variant  20 steps, start in the centre, reward 1 at the goal once an episode, observation = own position (the paper's).
+Variant  20 steps, start in the center, reward 1 at the goal once an episode, observation = own position (the paper's).
          Histories are of a noisy oracle, 30 episodes each, every one kept: no reinforcement learning. In 13 million
          steps RL² learns nothing here (0.04 at the end, as a random policy); the paper's had a thousand million.
 Paper    training takes about 3.5 GB and 11.4 PFLOP (50,000 updates)
@@ -101,7 +101,7 @@ def reinforced(scale: str = "cpu") -> Experiment:
         "smoke": (8, 8, 8, 2),
         "paper": (64, 256, 256, 78_125),
     }[scale]
-    model = LSTM(width=width, hidden=hidden, mlp_width=mlp_width, ordinal=True, value_head=True)
+    model = LSTM(width=width, hidden=hidden, mlp_width=mlp_width, numeric_observations=True, value_head=True)
     trials = {"trial_episodes": 20, "unroll_episodes": 10, "discount": 0.98, "random_steps": 3, "entropy_cost": 0.02}
     method = RL2(**trials, updates=updates, trials=8 if scale == "smoke" else 64)  # `paper`: 1e9 steps
     ad = config(scale)

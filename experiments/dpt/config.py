@@ -43,7 +43,7 @@ def room(scale: str = "cpu") -> Experiment:
     base = trained(override(base, ["replay.keep_every=1", "replay.phases=1"]), scale)
     if scale == "cpu":
         longer = ["replay.segment=160", "model.window=160", "method.updates=1200", "evaluate.seeds=2"]
-        base = override(base, ["model.ordinal=True", *longer])
+        base = override(base, ["model.numeric_observations=True", *longer])
     return dataclasses.replace(base, name="dpt")
 
 

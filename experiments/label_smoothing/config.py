@@ -3,7 +3,7 @@
 Claim    smoothing the labels by 0.2 makes AD better in the hard room, in the paper more than twice as good; here only
          where actions are sampled more sharply than predicted.
 Command  ad-jax reproduce label_smoothing     (`ad-jax run label_smoothing` is the arm of 0)
-Variant  Dark Room (Hard) with 11x11 cells instead of the paper's 17x17: 20 steps, start in the centre, reward 1 at
+Variant  Dark Room (Hard) with 11x11 cells instead of the paper's 17x17: 20 steps, start in the center, reward 1 at
          the goal once an episode, observation = own position. Histories of a noisy oracle, as in `dark_room_hard`.
 Paper    training takes about 3.5 GB and 11.4 PFLOP (50,000 updates)
 """

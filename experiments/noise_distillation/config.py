@@ -5,7 +5,7 @@ Claim    from demonstrations alone AD learns in context, and ends above demonstr
          of a task that end best are distilled (14.6 beside 9.4, 13.9 beside 5.2), and not where all are.
 Command  ad-jax reproduce noise_distillation     (`ad-jax run noise_distillation` is the arm of the optimal
          demonstrator)
-Variant  Dark Room 9x9, 20 steps, start in the centre, reward 1 on every step at the goal, observation = own position.
+Variant  Dark Room 9x9, 20 steps, start in the center, reward 1 on every step at the goal, observation = own position.
          Histories of 30 episodes, noise from 1 to 0 over 22. A demonstrator of optimality p knows the optimal action
          in a share p of the cells and has one fixed action in each of the others, drawn for every history anew. One
          with noise to 30 % keeps a random action in 30 % of its decisions, which last 3 steps. The shares that end best

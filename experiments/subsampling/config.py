@@ -4,7 +4,7 @@ Claim    keeping every k-th episode makes AD that much faster in its context, up
          to a return of 12.7. k = 20 takes 22; k = 80 takes 17 and ends two lower, at 14.6, its seeds between 9.3 and
          16.7; k = 1 and 5 do not get there in 100.
 Command  ad-jax reproduce subsampling     (`ad-jax run subsampling` is the arm of k = 40)
-Variant  Dark Room 9x9, 20 steps, start in the centre, reward 1 on every step at the goal, observation = own position
+Variant  Dark Room 9x9, 20 steps, start in the center, reward 1 on every step at the goal, observation = own position
          (the paper's). Histories of 400 episodes; two fifths of the training of `dark_room`.
 Paper    training takes about 3.5 GB and 11.4 PFLOP (50,000 updates)
 """

@@ -6,7 +6,7 @@ Claim    frozen, on 32 held-out platforms, the share of episodes that reach the 
          seeds: 0.95, 0.94 and 0.94), DQN 0.88 at the end. Laskin et al. 2022, Fig. 4: from about 0.3 to 0.84 in 160
          episodes (source 0.998).
 Command  ad-jax run watermaze seed=0     (1, 2; 40 minutes each on one CPU core, a third of them DQN's)
-Variant  `cpu`: pictures of 24 x 32, start in the centre with a fixed heading, reward 1 the first time the platform is
+Variant  `cpu`: pictures of 24 x 32, start in the center with a fixed heading, reward 1 the first time the platform is
          reached, 50 steps; histories of a noisy oracle that turns and then walks, and so no reinforcement learning.
          RL² has 1.3 million steps of training and is at 0.56 in every episode; the paper's had a thousand million.
          `paper`: 72 x 96, a random heading, histories of DQN. The pool is ours, not DMLab's (docs/envs/watermaze.md).

@@ -113,7 +113,7 @@ def test_overrides_may_stand_before_and_after_options(capsys):
     "arguments",
     [
         ["run", "dark_room", "--updates=3"],
-        ["run", "dark_room", "--scale", "smoke", "--colour"],
+        ["run", "dark_room", "--scale", "smoke", "--color"],
         ["histories", "verify", "here", "seed=3"],
         ["check", "dark_room", "size=5"],
         ["train"],

@@ -15,8 +15,8 @@ FORMS = {
     "--method.learning-rate 1e-3": ["method.learning_rate=1e-3"],
     "--source.hidden 32 16 --seed 3": ["source.hidden=(32, 16)", "seed=3"],
     "--evaluate.prompt none": ["evaluate.prompt=none"],
-    "--model.strict --env bandit": ["model.strict=true", "env=bandit"],
-    "--model.strict env.size=5": ["model.strict=true", "env.size=5"],
+    "--model.exact_context --env bandit": ["model.exact_context=true", "env=bandit"],
+    "--model.exact_context env.size=5": ["model.exact_context=true", "env.size=5"],
     "--model.layers 6 dark_room --scale smoke": ["model.layers=6", "dark_room", "--scale", "smoke"],
     "--tasks.used -1": ["tasks.used=-1"],
     "--dir here --updates=3": ["--dir", "here", "--updates=3"],
@@ -55,7 +55,7 @@ def test_help_after_an_experiment_lists_every_option_with_type_value_and_meaning
         ("--source.clip", "FLOAT", "how far the ratio of probabilities may move"),
         ("--model.positions", "{rotary,absolute}", "(default: rotary)"),
         ("--evaluate.prompt", "{None}|FLOAT", "fill the context with a demonstrator"),
-        ("--model.strict", "{True,False}", "the context is the last `window` steps exactly"),
+        ("--model.exact_context", "{True,False}", "the context is the last `window` steps exactly"),
     ):
         assert f"{name} {kind}" in shown
         assert meaning in shown

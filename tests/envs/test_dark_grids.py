@@ -18,7 +18,7 @@ from ad_jax.envs.dark_room_permuted import DarkRoomPermuted
 from ad_jax.errors import ConfigError
 from ad_jax.testing import check_env
 
-STARTS, REWARDS = ("random", "centre", "corner"), ("once", "terminate", "every_step")
+STARTS, REWARDS = ("random", "center", "corner"), ("once", "terminate", "every_step")
 KEY_TO_DOORS = [
     DarkKeyToDoor(size=3, steps=9, start=start, reward=reward) for start, reward in itertools.product(STARTS, REWARDS)
 ]
@@ -100,7 +100,7 @@ def simulate(family, step, tasks):
             assert seen[n, t].tolist() == [*cell, memory][: seen.shape[2]]
             if terminated or truncated:
                 cell = None
-    assert starts == {"random": set(CELLS), "centre": {(1, 1)}, "corner": {(0, 0)}}[family.start]
+    assert starts == {"random": set(CELLS), "center": {(1, 1)}, "corner": {(0, 0)}}[family.start]
     return outcome.reward
 
 
@@ -147,7 +147,7 @@ def key_to_door_values(reward, key, door):
 def test_key_to_door_returns_equal_dynamic_programming(family):
     tasks = family.all_tasks()
     got = np.stack([family.optimal_return(tasks), family.random_return(tasks)])
-    weight = {"random": np.full(9, 1 / 9), "centre": np.eye(9)[4], "corner": np.eye(9)[0]}[family.start]
+    weight = {"random": np.full(9, 1 / 9), "center": np.eye(9)[4], "corner": np.eye(9)[0]}[family.start]
     for n in range(81):
         values = key_to_door_values(family.reward, *leaves(take(tasks, n)))
         np.testing.assert_allclose(got[:, n], values @ weight, atol=1e-9, err_msg=str(n))
@@ -201,7 +201,7 @@ def test_following_optimal_action_earns_exactly_the_optimal_return(family):
     tasks = take(table, slice(0, None, 1 + len(jax.tree.leaves(table)[0]) // 100))
     size, middle = family.size, family.size // 2
     returns = optimal_episodes(family, tasks)
-    at = {"random": returns.mean(1), "centre": returns[:, middle * (size + 1)], "corner": returns[:, 0]}[family.start]
+    at = {"random": returns.mean(1), "center": returns[:, middle * (size + 1)], "corner": returns[:, 0]}[family.start]
     np.testing.assert_allclose(at, family.optimal_return(tasks), atol=1e-9)
 
 
@@ -228,7 +228,7 @@ def test_published_variants_have_the_published_sizes():
     assert np.all(ad_eps.optimal_return(ad_eps.all_tasks()) == 2)
     assert (laskin.episode_length, ad_eps.episode_length, ra_dt.episode_length) == (50, 40, 100)
     hard = DarkRoomHard()
-    assert hard.options == {"size": 17, "steps": 20, "start": "centre", "reward": "once"}
+    assert hard.options == {"size": 17, "steps": 20, "start": "center", "reward": "once"}
     assert len(hard.all_tasks().goal) == 289
     assert np.all(hard.optimal_return(hard.all_tasks()) == 1)
     assert len(DarkRoomPermuted().all_tasks().goal) == 81 * 120

@@ -16,13 +16,13 @@ from ad_jax.envs.bandit import Bandit
 from ad_jax.envs.base import take
 from ad_jax.envs.dark_key_to_door import DarkKeyToDoor
 from ad_jax.envs.dark_room import DarkRoom, Params, State
-from ad_jax.envs.grid import towards
+from ad_jax.envs.grid import toward
 from ad_jax.errors import ConfigError
 from ad_jax.testing import ContractError, check_env, check_plugin
 
 DARK_ROOMS = [
     DarkRoom(size=5, steps=6, start=start, reward=reward)
-    for start, reward in itertools.product(("centre", "corner", "random"), ("every_step", "once", "terminate"))
+    for start, reward in itertools.product(("center", "corner", "random"), ("every_step", "once", "terminate"))
 ]
 BANDITS = [
     Bandit(arms=5, reward=reward, tasks=tasks)
@@ -87,7 +87,7 @@ def test_dark_room_equals_a_plain_simulator(family):
         assert len(counts) == 25
         assert ((counts - len(starts) / 25) ** 2).sum() / (len(starts) / 25) < 60  # chi-square, 24 degrees: p < 1e-4
     else:
-        assert set(starts) == {(2, 2) if family.start == "centre" else (0, 0)}
+        assert set(starts) == {(2, 2) if family.start == "center" else (0, 0)}
 
 
 @pytest.mark.parametrize("family", DARK_ROOMS, ids=repr)
@@ -106,7 +106,7 @@ def test_dark_room_returns_equal_dynamic_programming(family):
                 ahead = [[r[2] + (0.0 if r[3] else v[r[0], r[1]]) for r in reached] for v in (best, chance)]
                 q_best[position, found], q_chance[position, found] = max(ahead[0]), sum(ahead[1]) / 5
             best, chance = q_best, q_chance
-        starts = {"centre": [(2, 2)], "corner": [(0, 0)], "random": cells}[family.start]
+        starts = {"center": [(2, 2)], "corner": [(0, 0)], "random": cells}[family.start]
         row = take(tasks, np.array([n]))
         for got, value in ((family.optimal_return(row), best), (family.random_return(row), chance)):
             np.testing.assert_allclose(got, [np.mean([value[start, False] for start in starts])], atol=1e-9)
@@ -316,7 +316,7 @@ class LabelsWhatItHides(DarkKeyToDoor):
     """Labels as if the key had been taken, which its observations do not say."""
 
     def optimal_label(self, observation, task):
-        return towards(observation, task.door)
+        return toward(observation, task.door)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -94,7 +94,7 @@ class Maps(Pictures):
         return jnp.full((2, 2, 1), place, jnp.uint8)
 
 
-class Grey(Pictures):
+class Gray(Pictures):
     """No channels."""
 
     space = spaces.Box(0, 255, (64, 64), jnp.uint8)
@@ -204,7 +204,7 @@ def test_no_fraction_is_lost_where_the_space_says_whole_numbers():
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (Grey, r"4096 component\(s\) with up to 256 values need 1.04858e\+06 rows, at most 65,536 are allowed. Make"),
+        (Gray, r"4096 component\(s\) with up to 256 values need 1.04858e\+06 rows, at most 65,536 are allowed. Make"),
         (Unbounded, r"with up to 2.14748e\+09 values need .* rows, .* uint8 \[height, width, channels\]"),
         (Negative, r"an integer Box must start at 0; got low = .*Subtract it, or use float32"),
         (OtherShape, r"observations have shape \(2,\), the bounds of their space \(3,\)"),

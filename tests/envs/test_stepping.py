@@ -39,7 +39,7 @@ BROKEN = {
     "GrowsItsState": r"step_env gives a state of another structure",
     "KeyInATask": r"task leaf pay is key<fry>; expected numbers. Random keys belong in the state",
     "WordInATask": r"task leaf pay is str; expected an array or a number",
-    "Misspelt": r"NameError: name 'acton' is not defined \(.*odd_families.py:\d+, in step_env\)",
+    "Misspelled": r"NameError: name 'acton' is not defined \(.*odd_families.py:\d+, in step_env\)",
 }
 
 

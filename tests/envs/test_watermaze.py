@@ -118,7 +118,7 @@ def test_bad_options_are_refused(options):
 
 
 def plain_picture(pose, height: int, width: int) -> np.ndarray:
-    """One picture by one ray a pixel, in float64: which surface is met first, and what colour it has there."""
+    """One picture by one ray a pixel, in float64: which surface is met first, and what color it has there."""
     x, y, facing = (pose[0] - RADIUS) / RADIUS, (pose[1] - RADIUS) / RADIUS, 2 * math.pi * pose[2] / TURN
     eye, top, image = raycast.EYE / RADIUS, raycast.WALL / RADIUS, raycast.texture().astype(float)
     picture = np.zeros((height, width, 3))
@@ -142,16 +142,16 @@ def plain_picture(pose, height: int, width: int) -> np.ndarray:
                 def tile(p):
                     return int((p + 1) / 2 * 32)
 
-                colour = image[128 + tile(y + water * ray[1]), tile(x + water * ray[0])]
-                colour = colour * (1 - water * RADIUS / 65536)
+                color = image[128 + tile(y + water * ray[1]), tile(x + water * ray[0])]
+                color = color * (1 - water * RADIUS / 65536)
             elif z >= top:
                 azimuth = math.atan2(ray[1], ray[0]) / (2 * math.pi) % 1
-                colour = image[min(int(ray[2] * 64), 63), int(azimuth * 1024)]
+                color = image[min(int(ray[2] * 64), 63), int(azimuth * 1024)]
             else:
                 bearing = math.atan2(y + wall * ray[1], x + wall * ray[0]) / (2 * math.pi) % 1
-                colour = image[64 + int(z / top * 64), int(bearing * 1024)]
-                colour = colour * (1 - wall * RADIUS / 65536)
-            picture[row, column] = colour
+                color = image[64 + int(z / top * 64), int(bearing * 1024)]
+                color = color * (1 - wall * RADIUS / 65536)
+            picture[row, column] = color
     return picture
 
 

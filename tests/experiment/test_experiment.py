@@ -108,7 +108,7 @@ def test_tuple_options_reach_the_source():
 
 
 def test_json_and_back_is_the_same_experiment():
-    e = changed("seed=4", "tasks.train=9", "env.size=7", "logging.wandb=x", "distill.optimiser=muon")
+    e = changed("seed=4", "tasks.train=9", "env.size=7", "logging.wandb=x", "distill.optimizer=muon")
     assert Experiment.from_json(e.to_json()) == e
     assert Experiment.from_json(json.loads(json.dumps(e.to_json()))) == e
     compared = Experiment.from_json(PLAIN.to_json() | {"reference": REFERENCE})
@@ -228,7 +228,7 @@ def test_equal_experiments_have_equal_digests_and_what_shapes_the_model_counts()
             "compute_dtype": "bfloat16",
             "pixel_channels": [8],
             "episode_length": 9,
-            "optimiser": "muon",
+            "optimizer": "muon",
             "checkpoint": "best",
             "wandb": "x",
             "reference": REFERENCE,

@@ -218,7 +218,7 @@ def check_claims(value: Any, runs: list[SetTruth], known: Known) -> None:
     assert abs(drawn[1] - high) <= slack
 
 
-def check_normalised(value: Any, source: dict[str, Any] | None, runs: list[SetTruth], known: Known) -> None:
+def check_normalized(value: Any, source: dict[str, Any] | None, runs: list[SetTruth], known: Known) -> None:
     """Check the same shares, and the level that data efficiency is asked for, where claims and levels use them."""
     n = numbers(runs, "sampled")
     levels = [] if source is None else [level for level in source["levels"] if "75 %" in level["level"]]

@@ -47,7 +47,7 @@ def test_contract():
 
 
 def test_a_cell_can_go_in_as_numbers():
-    model = make(dataclasses.replace(SMALL, ordinal=True), GRID)
+    model = make(dataclasses.replace(SMALL, numeric_observations=True), GRID)
     params = jax.jit(model.init)(jax.random.key(0))
     assert params["tokens"]["observation"]["kernel"].shape == (2, 16)
     steps = random_steps(GRID, 1, 7, 5)

@@ -330,14 +330,14 @@ def test_rl2_leaves_out_as_many_updates_as_it_may(trained, tmp_path, skip):
 
 
 def test_the_learning_rate_and_the_entropys_weight_fall_to_the_last_update():
-    rule = dataclasses.replace(WHOLE, learning_rate=0.1, clip_norm=1e9).optimizer()
+    rule = dataclasses.replace(WHOLE, learning_rate=0.1, clip_norm=1e9).make_optimizer()
     params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
     state, moved = rule.init(params), []
     for _ in range(WHOLE.updates * WHOLE.epochs * WHOLE.minibatches):
         changes, state = rule.update({"w": jnp.ones((2, 2)), "b": jnp.ones(2)}, state, params)
         moved.append(-float(changes["b"][0]))
     np.testing.assert_allclose(moved, 0.1 * np.linspace(1, 0, len(moved), endpoint=False), rtol=1e-3)
-    rule = dataclasses.replace(WHOLE, weight_decay=0.5).optimizer()
+    rule = dataclasses.replace(WHOLE, weight_decay=0.5).make_optimizer()
     changes, _ = rule.update(jax.tree.map(jnp.zeros_like, params), rule.init(params), params)
     assert float(changes["w"].max()) < 0 == float(changes["b"].max())
 

@@ -29,7 +29,7 @@ LSTM = lstm.LSTM(width=8, hidden=12, mlp_width=16)
 CONFIGS = {
     "streaming, mixture": (transformer, STREAMING, SPEC),
     "streaming, binned": (transformer, dataclasses.replace(STREAMING, action_head="binned", action_bins=4), MATRIX),
-    "streaming, strict": (transformer, dataclasses.replace(STREAMING, strict=True), MATRIX),
+    "streaming, exact context": (transformer, dataclasses.replace(STREAMING, exact_context=True), MATRIX),
     "paper": (transformer, transformer.Paper(**SMALL, window=10, episode_length=5, embedding_scale=1.0), MATRIX),
     "lstm": (lstm, LSTM, MATRIX),
 }

@@ -27,7 +27,10 @@ SMALL = LSTM(width=8, hidden=12, mlp_width=8)
 CONFIGS = {
     "grid": (SMALL, GRID),
     "two layers, masked": (dataclasses.replace(SMALL, layers=2, token_mask=0.3), REAL),
-    "with a value, observations as numbers": (dataclasses.replace(SMALL, value_head=True, ordinal=True), GRID),
+    "with a value, observations as numbers": (
+        dataclasses.replace(SMALL, value_head=True, numeric_observations=True),
+        GRID,
+    ),
     "pixels": (dataclasses.replace(SMALL, pixel_channels=(4, 8), pixel_width=8), PIXELS),
 }
 
@@ -104,7 +107,7 @@ def test_observations_as_numbers_lie_between_minus_one_and_one():
     def middle(cell):
         return jnp.asarray([[[cell, 0]]])
 
-    model, steps = make(dataclasses.replace(SMALL, ordinal=True), GRID), random_steps(GRID, 1, 1, 5)
+    model, steps = make(dataclasses.replace(SMALL, numeric_observations=True), GRID), random_steps(GRID, 1, 1, 5)
     params = jax.jit(model.init)(jax.random.key(0))
     assert params["tokens"]["observation"]["kernel"].shape == (2, 8)
     seen = [model.apply(params, steps.replace(observation=middle(cell)))[0, 0] for cell in (0, 4, 8)]

@@ -35,8 +35,8 @@ CONFIGS = {
         dataclasses.replace(STREAMING, pixel_channels=(4, 8), pixel_width=8, pixel_kernel=4, pixel_stride=4),
         PIXELS,
     ),
-    "streaming, strict": (dataclasses.replace(STREAMING, strict=True), GRID),
-    "paper, strict": (dataclasses.replace(PAPER, strict=True), GRID),
+    "streaming, exact context": (dataclasses.replace(STREAMING, exact_context=True), GRID),
+    "paper, exact context": (dataclasses.replace(PAPER, exact_context=True), GRID),
     "paper, pixels": (dataclasses.replace(PAPER, pixel_channels=(4, 4, 8), pixel_width=8), PIXELS),
     "paper, one token": (dataclasses.replace(PAPER, layout="step"), GRID),
     "paper, window of one episode": (dataclasses.replace(PAPER, window=5), GRID),
@@ -61,11 +61,11 @@ def test_every_registered_model_keeps_the_contract(name):
     assert len(check_model(model, GRID, episode_length=5)) == 8
 
 
-def test_a_strict_context_is_the_last_window_of_steps_and_the_usual_one_reaches_further():
+def test_an_exact_context_is_the_last_window_of_steps_and_the_usual_one_reaches_further():
     steps, changed = random_steps(GRID, 1, 12, 5), random_steps(GRID, 1, 12, 5)
     changed.prev_reward[:, 12 - 6 - 1] += 1  # one step before the window of the last one
-    for strict, same in ((True, True), (False, False)):
-        model = make(dataclasses.replace(STREAMING, strict=strict), GRID)
+    for exact, same in ((True, True), (False, False)):
+        model = make(dataclasses.replace(STREAMING, exact_context=exact), GRID)
         params = model.init(jax.random.key(0))
         one, other = (decode_all(model, params, x)[:, -1] for x in (steps, changed))
         assert np.array_equal(one, other) == same

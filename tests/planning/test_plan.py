@@ -71,10 +71,10 @@ def test_state_histories_and_cache_are_the_bytes_of_real_shards(planned, shape):
     assert found.count == sum(x.size for x in jax.tree.leaves(state.params))
     for device in mesh.devices.flat:
         assert held(state.params, device) == found.params
-        assert held((state.opt_state, state.step), device) == found.optimiser
+        assert held((state.opt_state, state.step), device) == found.optimizer
         assert held(histories, device) == found.replay
     names = held(histories.history, mesh.devices.flat[0])  # for errors alone: no update reads them
-    assert found.arguments == found.params + found.optimiser + found.replay - names, "nothing else goes in"
+    assert found.arguments == found.params + found.optimizer + found.replay - names, "nothing else goes in"
     assert found.gradients == found.params
     cache = build(found.experiment).model.init_cache(32 // (shape[0] * shape[1]))  # 16 tasks, 2 seeds
     assert found.cache == sum(x.nbytes for x in jax.tree.leaves(cache))
@@ -130,7 +130,7 @@ def test_recomputing_accumulating_and_sharding_show_in_the_plan(planned):
     for p in (as_is, parts):
         assert 0.8 < p.model_flops / p.flops < 1.25
     whole, split = planned(MeshConfig(8, 1, 1), "replay.groups=8", "replay.batch=16"), planned(MeshConfig(2, 2, 2))
-    assert split.params + split.optimiser < 0.4 * (whole.params + whole.optimiser)
+    assert split.params + split.optimizer < 0.4 * (whole.params + whole.optimizer)
     lines = plan.table({"as planned": as_is, "remat=True": again}, H100)
     assert [line.split()[0] for line in lines] == ["setting", "as", "remat=True"]
     assert si(again.temporary, "B") in lines[2]

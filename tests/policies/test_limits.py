@@ -25,11 +25,11 @@ from ad_jax.stage.evaluate import evaluate
 from ad_jax.stage.rollout import make_evaluator
 from ad_jax.types import Steps
 
-PAPER = Room(9, 20, "centre", "every_step")
+PAPER = Room(9, 20, "center", "every_step")
 SMALL = Room(4, 6, "corner", "once")
 LIFE, BEAM = 100, 300
 KEY = jax.random.key(0)
-ROOMS = [PAPER, SMALL, Room(5, 7, "centre", "once"), Room(4, 5, "corner", "every_step")]  # the last has far cells
+ROOMS = [PAPER, SMALL, Room(5, 7, "center", "once"), Room(4, 5, "corner", "every_step")]  # the last has far cells
 
 
 @functools.cache
@@ -133,14 +133,14 @@ def test_this_page_states_what_is_planned():
 
 
 def test_a_hard_room_is_planned_for_in_few_episodes():
-    room = Room(17, 20, "centre", "once")
+    room = Room(17, 20, "center", "once")
     actions = plan(room, LIFE, 200)
     total = bounds(room, LIFE)[1]
     assert 0.995 * total < returns(room, actions, LIFE).mean(1).sum() <= total
 
 
 @pytest.mark.parametrize(
-    ("start", "reward", "steps"), [*itertools.product(("centre", "corner"), ("every_step", "once"), (4, 5))]
+    ("start", "reward", "steps"), [*itertools.product(("center", "corner"), ("every_step", "once"), (4, 5))]
 )
 def test_in_a_room_that_can_be_searched_exhaustively_the_plan_is_the_optimum(start, reward, steps):
     """3x3: dynamic programming over every set of seen cells."""
@@ -263,7 +263,7 @@ def test_the_explorer_runs_through_every_stage_without_histories_or_training(tmp
     [
         ("bandit_adversarial", ["model=explorer"], "the explorer knows Dark Room"),
         ("dark_room", ["env=dark_room_permuted", "model=explorer"], "the explorer knows Dark Room"),
-        ("dark_room", ["env.start=random", "model=explorer"], "one start; got start='random'. Use env.start=centre"),
+        ("dark_room", ["env.start=random", "model=explorer"], "one start; got start='random'. Use env.start=center"),
         ("dark_room", ["env.reward=terminate", "model=explorer"], "reward='terminate'. Use env.reward=once"),
         ("dark_room", ["model=explorer", "model.size=8"], "unknown option of policy explorer 'size'"),
         ("dark_room", ["model=explorer", "model.beam=0"], "model.beam must be at least 1; got 0"),

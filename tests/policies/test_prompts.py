@@ -78,9 +78,9 @@ def test_the_model_sees_the_demonstration():
         )
 
     memory = memory._replace(init_cache=lambda batch: jnp.zeros((batch,), jnp.bool_), decode=decode)
-    centre = take(TASKS, slice(2, 3))  # the goal is where an episode starts
-    assert rolled(memory, None, 2, tasks=centre).returns.max() == 0
-    assert rolled(memory, Prompt(0.0, 1), 2, tasks=centre).returns[..., 1].min() == ROOM.episode_length
+    center = take(TASKS, slice(2, 3))  # the goal is where an episode starts
+    assert rolled(memory, None, 2, tasks=center).returns.max() == 0
+    assert rolled(memory, Prompt(0.0, 1), 2, tasks=center).returns[..., 1].min() == ROOM.episode_length
 
 
 def test_without_a_prompt_the_random_numbers_are_as_they_were():

@@ -190,7 +190,7 @@ def test_sigterm_to_one_of_two_saves_in_both_and_a_second_run_beside_them_is_ref
     shutil.rmtree(folder / "checkpoints")
     command = ("distill", *RUN, *SMALL, "--dir", "stopped", "--processes")
     first, second = options(2)
-    started = launch(place, [(*MAIN, *command, first), (WORKER, "signalled", "distill", *command, second)])
+    started = launch(place, [(*MAIN, *command, first), (WORKER, "signaled", "distill", *command, second)])
     try:
         wait_for(place / "reached", started)
         before, began = states(folder), time.monotonic()
@@ -217,7 +217,7 @@ def test_sigterm_to_one_that_waits_while_collecting_ends_the_other_too(place):
     """The one with the signal waits in a collective, the other is busy elsewhere: neither could know by itself."""
     command = ("collect", *RUN, *SMALL, "--dir", "torn", "--processes")
     first, second = options(2)
-    works = [(WORKER, "busy", "collect", *command, first), (WORKER, "signalled", "collect", *command, second)]
+    works = [(WORKER, "busy", "collect", *command, first), (WORKER, "signaled", "collect", *command, second)]
     started = launch(place, works)
     assert_both_stop(started, "process 1 of 2 was stopped by SIGTERM, and all of them with it")
     assert len(list((place / "torn/histories/ledger").iterdir())) < 5
@@ -318,7 +318,7 @@ def test_sigterm_to_the_first_of_two_while_evaluating_ends_the_other_too(two):
     shutil.rmtree(folder / "evaluation")
     command = ("evaluate", *RUN, *SMALL, "--dir", "unrated", "--processes")
     first, second = options(2)
-    works = [(WORKER, "signalled", "evaluate/held_out/sampled", *command, first), (*MAIN, *command, second)]
+    works = [(WORKER, "signaled", "evaluate/held_out/sampled", *command, first), (*MAIN, *command, second)]
     assert_both_stop(launch(place, works), "process 0 of 2 was stopped by SIGTERM, and all of them with it")
     run(place, 2, *command[:-1])
     assert results(folder)["sets"] == results(two[0])["sets"]

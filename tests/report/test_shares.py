@@ -108,11 +108,11 @@ def test_where_a_return_is_unknown_or_they_are_equal_nothing_is_a_share(unknown,
     assert not any("optimal" in name for name in stats["rows"][-1]["sampled"]["episodes_to"])
     assert [level["level"] for level in stats["source"]["levels"]] == ["AD's final return"]
     text = report.write(data, tmp_path).read_text()
-    assert "as a share of the way to optimal" not in text and "coloured by its size" in text
+    assert "as a share of the way to optimal" not in text and "colored by its size" in text
     assert seen["goals"][-1] is None
 
 
-def test_the_map_of_goals_is_coloured_by_shares(monkeypatch):
+def test_the_map_of_goals_is_colored_by_shares(monkeypatch):
     seen = {}
     monkeypatch.setattr(ways, "goals", lambda *given: seen.update(goals=given))
     data = costs()

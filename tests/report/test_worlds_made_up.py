@@ -62,7 +62,7 @@ def test_every_number_is_that_of_what_happened(name, draw, tmp_path):
         return claims.quantity(statistic, "AD", *arguments).value({"AD": [s]})
 
     audit_report.check_claims(value, runs, known)
-    audit_report.check_normalised(value, stats["source"], runs, known)
+    audit_report.check_normalized(value, stats["source"], runs, known)
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def test_a_part_that_was_changed_is_computed_anew(copied, trained, capsys):
 def test_another_model_of_the_same_shapes_is_refused(trained, tmp_path, change, named):
     with pytest.raises(CheckpointError, match=re.escape(named)):
         Run(tiny(*LIKE, change), tmp_path / "new", trained=trained[0]).evaluate()
-    Run(tiny(*LIKE, "model.strict=True"), tmp_path / "strict", trained=trained[0]).evaluate()
+    Run(tiny(*LIKE, "model.exact_context=True"), tmp_path / "strict", trained=trained[0]).evaluate()
 
 
 def test_histories_of_another_seed_are_learned_from_where_they_are_named(copied, trained, tmp_path):

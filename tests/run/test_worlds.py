@@ -118,7 +118,7 @@ def test_claims_are_made_of_these_numbers(at):
 def test_shares_count_from_the_random_policy(at):
     for row in at.stats["rows"]:
         audit_report.check_shares(row, [at.truth], at.known)
-    audit_report.check_normalised(value_of(at), at.stats["source"], [at.truth], at.known)
+    audit_report.check_normalized(value_of(at), at.stats["source"], [at.truth], at.known)
 
 
 def test_the_log_has_the_return_of_every_episode(at):

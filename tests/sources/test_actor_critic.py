@@ -30,9 +30,9 @@ def test_max_grad_norm_is_the_global_norm():
     config = actor_critic.ActorCritic(learning_rate=1.0, adam_epsilon=1e6)  # so large an epsilon makes Adam linear
 
     def change(limit):
-        optimiser = actor_critic.optimiser(dataclasses.replace(config, max_grad_norm=limit))
+        optimizer = actor_critic.optimizer(dataclasses.replace(config, max_grad_norm=limit))
         with jax.numpy_dtype_promotion("standard"):
-            updates, _ = optimiser.update(gradient, optimiser.init(gradient))
+            updates, _ = optimizer.update(gradient, optimizer.init(gradient))
         return -1e6 * np.concatenate([np.ravel(x) for x in jax.tree.leaves(updates)])
 
     np.testing.assert_allclose(change(None), [3, 0, 4], rtol=1e-4)

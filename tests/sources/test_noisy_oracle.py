@@ -51,7 +51,7 @@ def optimal_moves(family, stream, tasks):
 # --- Noise ---
 
 
-@pytest.mark.parametrize("family", [DarkRoom(5, 8, "random"), DarkKeyToDoor(4, 12, "centre")], ids=repr)
+@pytest.mark.parametrize("family", [DarkRoom(5, 8, "random"), DarkKeyToDoor(4, 12, "center")], ids=repr)
 def test_without_noise_it_earns_the_optimal_return_and_with_noise_1_the_random_one(family):
     tasks = take(family.all_tasks(), slice(None, None, 3))
     noises = {0.0: family.optimal_return(tasks), 1.0: family.random_return(tasks)}

@@ -76,7 +76,7 @@ def test_samples_are_those_of_a_plain_loop():
 
 def test_the_loss_is_that_of_equation_9():
     params, stream, reached = unrolled()
-    config = ppo.PPO(clip=0.3, entropy_cost=0.7, value_cost=0.4, normalise=False)
+    config = ppo.PPO(clip=0.3, entropy_cost=0.7, value_cost=0.4, normalize=False)
     samples = ppo.samples_of(params, config, SPEC, stream, reached)
     params = jax.tree.map(lambda x: 1.3 * x, params)  # the policy has moved on since it acted
     logits, value = (np.asarray(x, np.float64) for x in networks.network(params, samples.observation))
@@ -94,14 +94,14 @@ def test_the_loss_is_that_of_equation_9():
     assert float(ppo.loss(params, config, SPEC, samples)) == pytest.approx(total / 35, rel=1e-4)
 
 
-def test_normalised_advantages_have_mean_zero_and_deviation_one():
+def test_normalized_advantages_have_mean_zero_and_deviation_one():
     params, stream, reached = unrolled()
     config = ppo.PPO(value_cost=0.0)
     samples = ppo.samples_of(params, config, SPEC, stream, reached)
     advantage = np.asarray(samples.advantage)
     by_hand = samples.replace(advantage=jnp.asarray((advantage - advantage.mean()) / advantage.std()))
     moved = jax.tree.map(lambda x: 1.3 * x, params)
-    plain = dataclasses.replace(config, normalise=False)
+    plain = dataclasses.replace(config, normalize=False)
     assert float(ppo.loss(moved, config, SPEC, samples)) == pytest.approx(
         float(ppo.loss(moved, plain, SPEC, by_hand)), abs=1e-5
     )
@@ -112,7 +112,7 @@ def test_normalised_advantages_have_mean_zero_and_deviation_one():
 
 def test_a_ratio_outside_the_clip_has_no_gradient_where_it_would_gain():
     params, stream, reached = unrolled()
-    config = ppo.PPO(value_cost=0.0, normalise=False, clip=0.2)
+    config = ppo.PPO(value_cost=0.0, normalize=False, clip=0.2)
     samples = ppo.samples_of(params, config, SPEC, stream, reached)
     for shift, sign, silent in ((0.5, 1, True), (0.5, -1, False), (-0.5, -1, True), (-0.5, 1, False), (0.1, 1, False)):
         moved = samples.replace(log_prob=samples.log_prob - shift, advantage=jnp.full(35, sign, jnp.float32))
@@ -122,11 +122,11 @@ def test_a_ratio_outside_the_clip_has_no_gradient_where_it_would_gain():
 
 def test_the_learning_rate_falls_linearly_to_zero():
     config = ppo.PPO(learning_rate=1.0, decay_updates=2.0, adam_epsilon=1e6, max_grad_norm=None, **QUICK)
-    optimiser, gradient = ppo.optimiser(config), {"a": jnp.ones(1)}
-    state, rates = optimiser.init(gradient), []
+    optimizer, gradient = ppo.optimizer(config), {"a": jnp.ones(1)}
+    state, rates = optimizer.init(gradient), []
     for _ in range(18):  # of 2 updates with 4 epochs of 2 minibatches, and 2 more
         with jax.numpy_dtype_promotion("standard"):
-            change, state = optimiser.update(gradient, state)
+            change, state = optimizer.update(gradient, state)
         rates.append(-1e6 * float(change["a"][0]))
     np.testing.assert_allclose(rates, [*(1 - np.arange(16) / 16), 0, 0], atol=1e-3)
 

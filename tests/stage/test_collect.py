@@ -118,7 +118,7 @@ def test_histories_come_out_in_the_narrowest_dtypes_with_their_tasks(collected):
     assert h.transition.truncated.sum() == 10 * 6
 
 
-def test_actors_of_a_learner_are_neighbouring_rows(collected_by_actors):
+def test_actors_of_a_learner_are_neighboring_rows(collected_by_actors):
     learners, h = collected_by_actors
     assert learners.steps == 24, "six episodes of four steps, in unrolls of three"
     assert h.actor.tolist() == [0, 1, 2] * 10

@@ -77,7 +77,7 @@ def test_eight_devices_train_like_one(trained, axes):
     chex.assert_trees_all_close(*jax.device_get((one.params, many.params)), rtol=0, atol=2e-4)
 
 
-def test_parameters_and_optimiser_state_are_really_split():
+def test_parameters_and_optimizer_state_are_really_split():
     trainer = trainer_of(MODEL, GRID, TINY, SAMPLING, mesh_of(2, 2, 2), seed=1)
     state = trainer.init()
     for tree in (state.params, state.opt_state[1][0].mu):
@@ -282,24 +282,24 @@ def test_a_damaged_checkpoint_is_named(trained, tmp_path):
 
 
 def test_clipping_is_by_the_global_norm():
-    optimiser = dataclasses.replace(TINY, clip_norm=1.0).optimizer()
+    optimizer = dataclasses.replace(TINY, clip_norm=1.0).make_optimizer()
     params = {"a": jnp.zeros((2, 2)), "b": jnp.zeros(3)}
     grads = {"a": jnp.full((2, 2), 30.0), "b": jnp.full(3, 40.0)}
     clip = optax.chain(optax.clip_by_global_norm(1.0))
     clipped, _ = clip.update(grads, clip.init(params))
-    state = optimiser.init(params)
+    state = optimizer.init(params)
     for _ in range(3):  # the first update of the warm-up has rate 0
-        _, state = optimiser.update(grads, state, params)
+        _, state = optimizer.update(grads, state, params)
     mu = optax.tree.get(state, "mu")
     scale = 1 - TINY.b1**3
     jax.tree.map(lambda m, c: np.testing.assert_allclose(m, c * scale, rtol=1e-5), mu, clipped)
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
-def test_weight_decay_shrinks_matrices_and_leaves_vectors(optimiser):
-    config = dataclasses.replace(TINY, weight_decay=0.5, optimiser=optimiser, warmup_updates=0)
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
+def test_weight_decay_shrinks_matrices_and_leaves_vectors(optimizer):
+    config = dataclasses.replace(TINY, weight_decay=0.5, optimizer=optimizer, warmup_updates=0)
     params = {"kernel": jnp.ones((4, 4)), "scale": jnp.ones(4)}
-    rule = config.optimizer()
+    rule = config.make_optimizer()
     updates, _ = rule.update(jax.tree.map(jnp.zeros_like, params), rule.init(params), params)
     assert float(updates["kernel"].max()) < 0
     np.testing.assert_array_equal(updates["scale"], 0)
@@ -333,12 +333,12 @@ def test_label_smoothing_against_its_formula():
     np.testing.assert_allclose(cross_entropy(model)({}, batch, jax.random.key(0)), -np.log(0.7), rtol=1e-5)
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
-def test_the_loss_falls(trained, tmp_path, optimiser):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_loss_falls(trained, tmp_path, optimizer):
     """Actions here follow from time, which the context shows: a few updates must learn some of it."""
     resident = rewarded(trained[1], jnp.zeros_like)  # numbers in the thousands drown the rest
     config = dataclasses.replace(TINY, updates=60, warmup_updates=5, updates_per_dispatch=20, checkpoint_every=60)
-    config = dataclasses.replace(config, optimiser=optimiser)
+    config = dataclasses.replace(config, optimizer=optimizer)
     trainer = trainer_of(MODEL, GRID, config, SAMPLING, mesh_of(), seed=1)
     first = float(trainer.run(trainer.init(), resident, jnp.int32(1))[1]["loss"][0])
     assert train(trainer, resident, tmp_path, config).facts["loss"] < 0.6 * first

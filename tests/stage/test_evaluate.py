@@ -48,7 +48,7 @@ def test_the_policy_sees_the_last_action_reward_and_episode_end():
         walk = jnp.where(steps.observation[:, 0] > 0, 2, 4)
         return jnp.where((steps.prev_reward > 0) & ~steps.prev_done, 0, walk)
 
-    result = curve(scripted(policy), tasks=take(TASKS, slice(1, 2)))  # goal (1, 2), one step up of the centre
+    result = curve(scripted(policy), tasks=take(TASKS, slice(1, 2)))  # goal (1, 2), one step up of the center
     np.testing.assert_array_equal(result.returns, 6)
 
 
@@ -202,7 +202,7 @@ def test_paths_are_those_of_their_episodes_where_all_end_a_step_early():
 def test_rollouts_stop_when_all_have_had_their_episodes():
     """And nothing that is kept depends on that."""
     family = envs.make("dark_room", {"size": 5, "steps": 6, "reward": "terminate"})
-    above = take(family.all_tasks(), np.array([7, 2]))  # goals one step and two steps up from the centre
+    above = take(family.all_tasks(), np.array([7, 2]))  # goals one step and two steps up from the center
     up = scripted(lambda steps: jnp.where(steps.prev_done, 0, 2))  # which dawdles after the first episode
     whole, cut = (curve(up, family=family, tasks=above, per_run=per_run) for per_run in (None, 1))
     np.testing.assert_array_equal(cut.steps[:, 0], [[1, 2, 2, 2], [2, 3, 3, 3]])

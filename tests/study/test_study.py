@@ -37,7 +37,7 @@ CLAIMS = (
 
 # What `dark_room` said of its plug-ins, and the keys of its pieces, before those were classes.
 SAID = {
-    "env": {"size": 9, "steps": 20, "start": "centre", "reward": "every_step"},
+    "env": {"size": 9, "steps": 20, "start": "center", "reward": "every_step"},
     "source": {"learning_rate": 1.0, "discount": 0.9, "exploration_episodes": 200.0, "explore": "novel"},
     "model": {"layers": 4, "width": 64, "heads": 2, "window": 80, "token_mask": 0.3},
 }
