@@ -84,11 +84,11 @@ def _stage(args: argparse.Namespace) -> int:
     distributed.start(args.processes)  # before anything else of JAX
     shutdown.listen()
     experiment = _experiment(args)
-    from ad_jax.process.metrics import say
+    from ad_jax.process.metrics import log
     from ad_jax.run.pipeline import Run
 
     run = Run(experiment, args.dir, args.histories, trains=args.command in ("run", "distill"), redo=args.redo)
-    say(f"run      {run.folder}")
+    log(f"run      {run.folder}")
     {"run": run.all, "collect": run.collect, "distill": run.distill, "evaluate": run.evaluate}[args.command]()
     return 0
 
@@ -100,12 +100,14 @@ def _show(args: argparse.Namespace) -> int:
     from ad_jax.experiment import build, docstring
     from ad_jax.planning import cost
 
-    parts = build(experiment)
+    components = build(experiment)
     print(docstring(args.experiment), json.dumps(experiment.to_json(), indent=2), sep="\n\n")
-    print(f"\nmodel    {parts.model_config}\nmethod   {parts.method}\nsource   {parts.source_config}")
-    head = "" if parts.model is None or parts.model.head is None else f"\nhead     {parts.model.head}"
-    print(f"env      {parts.family}{head}\n")
-    print("What it costs: counted, on one device, nothing compiled", *cost.count(experiment, parts).lines(), sep="\n")
+    print(f"\nmodel    {components.model_config}\nmethod   {components.method}\nsource   {components.source_config}")
+    head = "" if components.model is None or components.model.head is None else f"\nhead     {components.model.head}"
+    print(f"env      {components.family}{head}\n")
+    print(
+        "What it costs: counted, on one device, nothing compiled", *cost.count(experiment, components).lines(), sep="\n"
+    )
     return 0
 
 

@@ -72,7 +72,7 @@ class Agent:
 
     @settings.pinned()
     def reset(self, batch: int = 1, seed: int = 0) -> None:
-        """Forget everything: `batch` new lives. (Not at the end of an episode: the context spans episodes.)"""
+        """Forget everything: `batch` new lifetimes. (Not at the end of an episode: the context spans episodes.)"""
         if batch < 1:
             raise AdJaxError(f"reset expects a batch of at least 1; got {batch}")
         self._carry, self._time = self.policy.init(batch), 0

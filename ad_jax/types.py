@@ -38,7 +38,7 @@ class Discrete:
 
     @property
     def none(self) -> int:
-        """The previous action of the first step of a life: n, which is no action."""
+        """The previous action of the first step of a lifetime: n, which is no action."""
         return self.n
 
     @property
@@ -51,7 +51,7 @@ class Discrete:
         """Some action, where none is meant."""
         return np.zeros((), np.int32)
 
-    def drawn(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         """Actions `shape` drawn uniformly, int32."""
         return rng.integers(0, self.n, shape).astype(np.int32)
 
@@ -73,7 +73,7 @@ class Box:
     high: tuple[float, ...] | float
 
     dtype = dtype_with_none = compute_dtype = np.dtype(np.float32)
-    none = 0.0  # every component of the previous action of the first step of a life
+    none = 0.0  # every component of the previous action of the first step of a lifetime
 
     def __post_init__(self) -> None:
         """Check the bounds, and make equal boxes equal however they were given."""
@@ -104,7 +104,7 @@ class Box:
         """Some action, where none is meant."""
         return self.bounds[0]
 
-    def drawn(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         """Actions `[*shape, *self.shape]` drawn uniformly, float32."""
         low, high = self.bounds
         return np.clip(rng.uniform(low, high, (*shape, *self.shape)).astype(np.float32), low, high)
@@ -153,10 +153,10 @@ class Transition(struct.PyTreeNode):
 class Steps:
     """The input of a sequence model: at each step the current observation and what led to it.
 
-    The first step of a life has `prev_action == num_actions` ("none"), zero reward and `prev_done` False. At an
+    The first step of a lifetime has `prev_action == num_actions` ("none"), zero reward and `prev_done` False. At an
     episode boundary the observation is the new episode's first, and the previous triple is the old one's last.
     Actions in a `Box` are float32 in the environment's units, as they were stored, and zeros at the first step of a
-    life; a model rescales them by the bounds of its `Spec.action`.
+    lifetime; a model rescales them by the bounds of its `Spec.action`.
     `extra` holds what a method adds to that, of the current step; the model's `Spec.extra` declares it.
     """
 

@@ -141,8 +141,8 @@ def look(
         spec: as of `bad`.
         reward_dtype: as of `bad`.
         first: `[...]`, what was found before.
-        step: `[...]` or `[]` int32, which step of its life this is, from 0 on.
-        episode: `[...]` int32, which episode of its life this is, from 0 on; 0 where none are counted.
+        step: `[...]` or `[]` int32, which step of its lifetime this is, from 0 on.
+        episode: `[...]` int32, which episode of its lifetime this is, from 0 on; 0 where none are counted.
         observation: as of `bad`.
         action: as of `bad`.
         reward: as of `bad`.

@@ -67,14 +67,14 @@ PUSH = {
 FEW = {"actors": 16, "unroll": 20, "hidden": [64, 64], "learning_rate": 3e-3, "discount": 0.95}
 
 
-class Life(NamedTuple):
+class Lifetime(NamedTuple):
     """One learner on each of some tasks."""
 
     title: str
     family: Any
     tasks: Any
     histories: Histories  # rows: actors of a learner side by side
-    # Of each episode where all have full length; else the mean of those that end in each piece of a life, which is
+    # Of each episode where all have full length; else the mean of those that end in each piece of a lifetime, which is
     # as long as the longest episode can be. So slow and quick learners are shown at the same steps.
     returns: np.ndarray  # [N, actors, E]
     early: bool  # whether episodes end early
@@ -82,19 +82,19 @@ class Life(NamedTuple):
 
 def live(
     env: str, options: dict[str, Any], source: str, config: dict[str, Any], count: int, episodes: int, title: str = ""
-) -> Life:
+) -> Lifetime:
     """Return the training tasks of split 0, `count` of them (0: every task), one learner each."""
     family = envs.make(env, options)
     tasks = family.all_tasks() if count == 0 else family.split(0, count, 1).train
     made = sources.make_config(source, config).make(family)
-    learners = collect.Learners(family, made, episodes, make_mesh(MeshConfig()), num_tasks(tasks))
+    collector = collect.Collector(family, made, episodes, make_mesh(MeshConfig()), num_tasks(tasks))
     ids = family.task_ids(tasks)
-    histories = collect.as_histories(learners.run(SEED, tasks, ids, 1, 0), tasks, ids, 1, 0, len(ids))
+    histories = collect.as_histories(collector.run(SEED, tasks, ids, 1, 0), tasks, ids, 1, 0, len(ids))
     t = histories.transition
     found = lifetimes.episodes_of(t.reward, t.terminated | t.truncated)
     early = any((steps < family.episode_length).any() for steps in found.steps)
     returns = found.curve(family.episode_length).reshape(len(ids), made.actors, -1)
-    return Life(title or env, family, tasks, histories, returns, early)
+    return Lifetime(title or env, family, tasks, histories, returns, early)
 
 
 def last(returns: np.ndarray) -> np.ndarray:
@@ -103,7 +103,7 @@ def last(returns: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def balancing() -> Life:
+def balancing() -> Lifetime:
     """PPO on CartPole, whose episodes end early: minutes, for two pictures."""
     return live("gymnax", POLES, "ppo", BALANCE, 24, 60, "gymnax CartPole")
 
@@ -121,47 +121,50 @@ def band(returns: np.ndarray, most: int = 100) -> Band:
     return Band(np.arange(grouped.shape[1]) * width + (width + 1) / 2, *bootstrap(grouped[None].astype(float)))
 
 
-def curve(axes: Axes, life: Life, unit: str = "episode", most: int = 100) -> None:
+def curve(axes: Axes, lifetime: Lifetime, unit: str = "episode", most: int = 100) -> None:
     """Learning curve of a source, with the optimum, the random policy and, in the title, where it ends."""
-    optimal, random = (known(f(life.tasks)) for f in (life.family.optimal_return, life.family.random_return))
-    shown = band(life.returns.mean(1), most)
+    optimal, random = (
+        known(f(lifetime.tasks)) for f in (lifetime.family.optimal_return, lifetime.family.random_return)
+    )
+    shown = band(lifetime.returns.mean(1), most)
     figures._draw(axes, shown, "", BLUE, "-", 1.6, 0.25)
     figures._references(axes, optimal, random)
-    end = last(life.returns).mean()
+    end = last(lifetime.returns).mean()
     told = number(end, optimal or end) + ("" if optimal is None else f" of {number(optimal)}")
-    axes.set_title(f"{life.title}\nlast 10 %: {told}", loc="left", fontsize=8.5)
-    if life.early:
+    axes.set_title(f"{lifetime.title}\nlast 10 %: {told}", loc="left", fontsize=8.5)
+    if lifetime.early:
         unit = "environment steps of each actor"
-        shown = shown._replace(x=shown.x * life.family.episode_length)
+        shown = shown._replace(x=shown.x * lifetime.family.episode_length)
     axes.set(xlabel=unit, xlim=(shown.x[0], shown.x[-1]))
     axes.set_ylim(min(0.0, float(shown.low.min())), 1.06 * max(float(shown.high.max()), optimal or 0.0))
     print(
-        f"  {life.title}: last tenth {end:.4g}, optimal {optimal}, random {random}, [N, actors, E] {life.returns.shape}"
+        f"  {lifetime.title}: last tenth {end:.4g}, optimal {optimal}, random {random}, [N, actors, E] "
+        f"{lifetime.returns.shape}"
     )
 
 
-def curves(*lives: Life, unit: str = "episode", most: int = 100) -> Figure:
+def curves(*lived: Lifetime, unit: str = "episode", most: int = 100) -> Figure:
     """Learning curves side by side."""
-    figure = Figure(figsize=(3.5 * len(lives), 2.5), layout="constrained")
-    panels = np.atleast_1d(figure.subplots(1, len(lives)))
-    for axes, life in zip(panels, lives, strict=True):
-        curve(axes, life, unit, most)
+    figure = Figure(figsize=(3.5 * len(lived), 2.5), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(lived)))
+    for axes, lifetime in zip(panels, lived, strict=True):
+        curve(axes, lifetime, unit, most)
     panels[0].set_ylabel("reward" if unit == "pull" else "return per episode")
     return figure
 
 
-def paths(life: Life, row: int, episodes: tuple[int, ...]) -> Figure:
+def paths(lifetime: Lifetime, row: int, episodes: tuple[int, ...]) -> Figure:
     """Return what one learner did in some episodes (from 1) on a grid."""
-    length, positions = life.family.episode_length, life.histories.transition.observation[row]
+    length, positions = lifetime.family.episode_length, lifetime.histories.transition.observation[row]
     shown = [
         {
             "episode": episode,
-            "return": float(life.returns[row, 0, episode - 1]),
+            "return": float(lifetime.returns[row, 0, episode - 1]),
             "points": positions[(episode - 1) * length : episode * length].tolist(),
         }
         for episode in episodes
     ]
-    return ways.grid_paths(life.family.picture(take(life.tasks, row)), shown)
+    return ways.grid_paths(lifetime.family.picture(take(lifetime.tasks, row)), shown)
 
 
 # Families.
@@ -169,22 +172,22 @@ def paths(life: Life, row: int, episodes: tuple[int, ...]) -> Figure:
 
 def dark_room() -> Figure:
     """Return a tabular learner's way through the room, on a far goal."""
-    life = live("dark_room", {}, "q_learning", TABLE, 0, 400)
-    return paths(life, 10, (1, 60, 100, 140, 180, 400))
+    lifetime = live("dark_room", {}, "q_learning", TABLE, 0, 400)
+    return paths(lifetime, 10, (1, 60, 100, 140, 180, 400))
 
 
 def dark_room_hard() -> Figure:
     """For each goal, how often an episode finds it: by chance, and by an optimistic learner."""
-    life = live("dark_room_hard", {}, "q_learning", OPTIMISTIC, 0, 1000)
-    goals, by_chance = np.asarray(life.tasks.goal), life.family.random_return(life.tasks)
+    lifetime = live("dark_room_hard", {}, "q_learning", OPTIMISTIC, 0, 1000)
+    goals, by_chance = np.asarray(lifetime.tasks.goal), lifetime.family.random_return(lifetime.tasks)
     figure = Figure(figsize=(7.0, 3.1), layout="constrained")
     parts = (
         ("random policy, exact", by_chance, LogNorm(1e-6, 1.0)),
-        ("first 100 episodes of a learner", life.returns[:, 0, :100].mean(-1), None),
-        ("its last 100 of 1000", life.returns[:, 0, -100:].mean(-1), None),
+        ("first 100 episodes of a learner", lifetime.returns[:, 0, :100].mean(-1), None),
+        ("its last 100 of 1000", lifetime.returns[:, 0, -100:].mean(-1), None),
     )
     for axes, (title, values, norm) in zip(figure.subplots(1, 3), parts, strict=True):
-        image = np.zeros((life.family.size,) * 2)
+        image = np.zeros((lifetime.family.size,) * 2)
         image[goals[:, 0], goals[:, 1]] = values
         limits: dict[str, Any] = {"norm": norm} if norm else {"vmin": 0.0, "vmax": 1.0}
         drawn = axes.imshow(image, cmap="viridis", **limits)
@@ -237,15 +240,15 @@ def dark_room_permuted() -> Figure:
 
 def dark_key_to_door() -> Figure:
     """Return a learner that is told whether it has the key, on its way from key to door."""
-    life = live("dark_key_to_door", {}, "q_learning", STAGED, 16, 400)
-    return paths(life, 2, (1, 60, 120, 180, 240, 400))
+    lifetime = live("dark_key_to_door", {}, "q_learning", STAGED, 16, 400)
+    return paths(lifetime, 2, (1, 60, 120, 180, 240, 400))
 
 
 def bandit() -> Figure:
     """Which arm is best in each set of tasks, and the pulls of one UCB1 learner."""
     family = envs.make("bandit")
     split = family.split(0, 2000, 2000)
-    life = live("bandit", {}, "ucb", {}, 16, 200)
+    lifetime = live("bandit", {}, "ucb", {}, 16, 200)
     figure = Figure(figsize=(7.0, 2.7), layout="constrained")
     left, right = figure.subplots(1, 2)
     for i, (name, tasks) in enumerate(split.held_out.items()):
@@ -255,7 +258,7 @@ def bandit() -> Figure:
         print(f"  {name}: share with a best arm of odd number {share[1::2].sum():.3f}")
     left.set(xlabel="arm", ylabel="share of tasks in which it is best", xticks=range(family.arms))
     figures._legend(left)
-    means, pulls = np.asarray(life.tasks.means[0]), life.histories.transition.action[0]
+    means, pulls = np.asarray(lifetime.tasks.means[0]), lifetime.histories.transition.action[0]
     order = np.argsort(-means)
     place = np.argsort(order)
     right.scatter(np.arange(1, len(pulls) + 1), place[pulls], 7, color=BLUE, lw=0)
@@ -267,39 +270,39 @@ def bandit() -> Figure:
 
 def gymnax() -> Figure:
     """Return the same learner on short and on long poles."""
-    life = balancing()
-    length = np.asarray(life.tasks.values["length"])
+    lifetime = balancing()
+    length = np.asarray(lifetime.tasks.values["length"])
     order = np.argsort(length)
     figure = Figure(figsize=(5.6, 2.5), layout="constrained")
     axes = figure.subplots()
     for rows, color, dash in ((order[:8], BLUE, "-"), (order[-8:], ORANGE, (0, (4, 2)))):
         label = f"half the pole {length[rows].min():.2f} to {length[rows].max():.2f} m"
-        shown = band(life.returns[rows].mean(1))
-        steps = shown.x * life.family.episode_length
+        shown = band(lifetime.returns[rows].mean(1))
+        steps = shown.x * lifetime.family.episode_length
         figures._draw(axes, shown._replace(x=steps), label, color, dash, 1.6, 0.2)
-        first, end = life.returns[rows][..., 0].mean(), last(life.returns[rows]).mean()
-        print(f"  {label}: first {life.family.episode_length} steps {first:.1f}, last tenth {end:.1f}")
+        first, end = lifetime.returns[rows][..., 0].mean(), last(lifetime.returns[rows]).mean()
+        print(f"  {label}: first {lifetime.family.episode_length} steps {first:.1f}, last tenth {end:.1f}")
     axes.axhline(200, color=GRAY, ls=(0, (6, 2)), lw=1.0)
     axes.set(xlabel="environment steps of each actor", ylabel="steps until the pole fell", ylim=(0, 210))
-    axes.set_xlim(0, life.returns.shape[2] * life.family.episode_length)
+    axes.set_xlim(0, lifetime.returns.shape[2] * lifetime.family.episode_length)
     figures._legend(axes)
     return figure
 
 
 def point_mass() -> Figure:
     """Return the same learner with light and with heavy bodies."""
-    life = live("point_mass", {}, "ppo", PUSH, 32, 120)
-    mass = np.asarray(life.tasks.mass)
+    lifetime = live("point_mass", {}, "ppo", PUSH, 32, 120)
+    mass = np.asarray(lifetime.tasks.mass)
     order = np.argsort(mass)
     figure = Figure(figsize=(5.6, 2.5), layout="constrained")
     axes = figure.subplots()
     for rows, color, dash in ((order[:16], BLUE, "-"), (order[-16:], ORANGE, (0, (4, 2)))):
         label = f"mass {mass[rows].min():.2f} to {mass[rows].max():.2f}"
-        shown = band(life.returns[rows].mean(1))
+        shown = band(lifetime.returns[rows].mean(1))
         figures._draw(axes, shown, label, color, dash, 1.6, 0.2)
-        first, end = life.returns[rows][..., 0].mean(), last(life.returns[rows]).mean()
+        first, end = lifetime.returns[rows][..., 0].mean(), last(lifetime.returns[rows]).mean()
         print(f"  {label}: first episode {first:.2f}, last tenth {end:.2f}")
-    axes.set(xlabel="episode of each actor", ylabel="return", ylim=(0, None), xlim=(0, life.returns.shape[2]))
+    axes.set(xlabel="episode of each actor", ylabel="return", ylim=(0, None), xlim=(0, lifetime.returns.shape[2]))
     figures._legend(axes)
     return figure
 
@@ -346,17 +349,17 @@ def ppo() -> Figure:
 
 def dqn() -> Figure:
     """All actors, and the first and the last alone."""
-    life = live("dark_room", {}, "dqn", {"discount": 0.9, "actors": 8}, 12, 300, "dark_room, all actors")
+    lifetime = live("dark_room", {}, "dqn", {"discount": 0.9, "actors": 8}, 12, 300, "dark_room, all actors")
     figure = Figure(figsize=(7.0, 2.7), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    curve(left, life)
+    curve(left, lifetime)
     left.set_ylabel("return per episode")
     for actor, color, dash in ((0, ORANGE, "-"), (7, GREEN, (0, (4, 2)))):
-        one = life.returns[:, actor]
+        one = lifetime.returns[:, actor]
         figures._draw(right, band(one), f"actor {actor}", color, dash, 1.4, 0.2)
         print(f"  actor {actor}: last tenth {last(one).mean():.4g}")
-    figures._references(right, known(life.family.optimal_return(life.tasks)), None)
-    right.set(xlabel="episode", xlim=(1, life.returns.shape[2]))
+    figures._references(right, known(lifetime.family.optimal_return(lifetime.tasks)), None)
+    right.set(xlabel="episode", xlim=(1, lifetime.returns.shape[2]))
     figures._legend(right)
     return figure
 

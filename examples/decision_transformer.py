@@ -30,7 +30,7 @@ from ad_jax.types import Histories, Spec, Steps
 
 
 class Carry(NamedTuple):
-    """What the policy remembers of B lives."""
+    """What the policy remembers of B lifetimes."""
 
     inner: Any  # the model's own
     left: jax.Array  # [B] float32, what the rest of the episode is to earn

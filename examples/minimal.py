@@ -19,7 +19,7 @@ from ad_jax.models.transformer import Transformer
 from ad_jax.policies.base import from_model
 from ad_jax.sharding import MeshConfig, make_mesh
 from ad_jax.sources.q_learning import QLearning
-from ad_jax.stage.collect import Learners, as_histories
+from ad_jax.stage.collect import Collector, as_histories
 from ad_jax.stage.evaluate import evaluate
 from ad_jax.stage.rollout import make_evaluator
 
@@ -31,9 +31,9 @@ STRIDE, PHASES = 40, 8  # of every 40 episodes one is kept, so that a window see
 def collect(family, source, tasks, mesh):
     """Let every learner live on its task; returns `Histories`, one row a learner: `[H, T, ...]`."""
     ids = family.task_ids(tasks)
-    learners = Learners(family, source, LIFETIME, mesh, chunk=len(ids) * LEARNERS)
-    lives = learners.run(SEED, tasks, ids, LEARNERS, first=0)
-    return as_histories(lives, tasks, ids, LEARNERS, 0, len(ids) * LEARNERS)
+    collector = Collector(family, source, LIFETIME, mesh, chunk=len(ids) * LEARNERS)
+    lifetimes = collector.run(SEED, tasks, ids, LEARNERS, first=0)
+    return as_histories(lifetimes, tasks, ids, LEARNERS, 0, len(ids) * LEARNERS)
 
 
 def train(model, spec, histories, mesh):

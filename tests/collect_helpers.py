@@ -8,7 +8,7 @@ from ad_jax.history.store import open_store
 from ad_jax.process.metrics import MetricsLog
 from ad_jax.run.collection import make_manifest
 from ad_jax.sources.q_learning import QLearning
-from ad_jax.stage.collect import Config, Learners, collect
+from ad_jax.stage.collect import Collector, Config, collect
 
 SEEDS, SEED = 2, 5
 PLAIN = Experiment(
@@ -25,16 +25,16 @@ TASKS, IDS = PARTS.split.train, PARTS.family.task_ids(PARTS.split.train)
 ACTORS = {"actors": 3, "unroll": 3, "hidden": (4,)}  # an unroll that does not divide the episode
 
 
-def learners_of(mesh, chunk, source=PARTS.source, episodes=6, **options) -> Learners:
-    return Learners(PARTS.family, source, episodes, mesh, chunk, **options)
+def collector_of(mesh, chunk, source=PARTS.source, episodes=6, **options) -> Collector:
+    return Collector(PARTS.family, source, episodes, mesh, chunk, **options)
 
 
-def run(folder, learners, seeds=SEEDS):
+def run(folder, collector, seeds=SEEDS):
     """Collect into `folder/h` and read it back."""
     folder.mkdir(exist_ok=True)
-    asked = {"seeds": seeds, "chunk_learners": learners.chunk, "next_observation": learners.next_observation}
+    asked = {"seeds": seeds, "chunk_learners": collector.chunk, "next_observation": collector.next_observation}
     e = dataclasses.replace(PLAIN, collect=dataclasses.replace(PLAIN.collect, **asked))
-    manifest = make_manifest(e, dataclasses.replace(PARTS, source=learners.source), {})
+    manifest = make_manifest(e, dataclasses.replace(PARTS, source=collector.source), {})
     log = MetricsLog(folder, PLAIN.logging)
-    result = collect(learners, TASKS, IDS, Config(seeds=seeds), SEED, str(folder / "h"), manifest, log)
+    result = collect(collector, TASKS, IDS, Config(seeds=seeds), SEED, str(folder / "h"), manifest, log)
     return result, open_store(folder / "h").read()

@@ -23,7 +23,7 @@ from ad_jax.process.settings import pinned
 from ad_jax.sharding import MeshConfig, make_mesh
 from ad_jax.sources.q_learning import QLearning
 from ad_jax.stage import collect, evaluate
-from ad_jax.stage.collect import Learners
+from ad_jax.stage.collect import Collector
 from ad_jax.stage.feeds import TrainingTasks, Windows
 from ad_jax.stage.rollout import make_evaluator
 from ad_jax.stage.trainer import Trainer
@@ -62,19 +62,19 @@ def digest(tree: Any) -> str:
 def lived(
     family: str, options: dict[str, Any], source: str, hyper: dict[str, Any], episodes: int, chunks: tuple = (1, 2)
 ) -> dict[str, str]:
-    """Which tasks are held out, and two lives of the source: one at a time, and together, with the same bits."""
+    """Which tasks are held out, and two lifetimes of the source: one at a time, and together, with the same bits."""
     e = Experiment("x", envs.make(family, options), sources.make_config(source, hyper), tasks=TaskConfig(4, 3))
     p = build(e)
     ids = p.family.task_ids(p.split.train)
-    lives = []
+    lifetimes = []
     for chunk in chunks:
-        learners = Learners(p.family, p.source, episodes, make_mesh(MeshConfig(1, 1, 1)), chunk)
-        each = [learners.run(0, p.split.train, ids, 1, first) for first in range(0, 2, chunk)]
-        lives.append(jax.tree.map(lambda *xs: np.concatenate(xs)[:2], *each))
-    for life in lives[1:]:
-        chex.assert_trees_all_equal(lives[0], life)
+        collector = Collector(p.family, p.source, episodes, make_mesh(MeshConfig(1, 1, 1)), chunk)
+        each = [collector.run(0, p.split.train, ids, 1, first) for first in range(0, 2, chunk)]
+        lifetimes.append(jax.tree.map(lambda *xs: np.concatenate(xs)[:2], *each))
+    for lifetime in lifetimes[1:]:
+        chex.assert_trees_all_equal(lifetimes[0], lifetime)
     held_out = [p.family.task_ids(tasks) for tasks in p.split.held_out.values()]
-    return {"tasks": str([ids, held_out]), "histories": digest(lives[0])}
+    return {"tasks": str([ids, held_out]), "histories": digest(lifetimes[0])}
 
 
 def split(family: str, options: dict[str, Any]) -> str:
@@ -93,8 +93,8 @@ def learned(name: str) -> dict[str, str]:
     e = dataclasses.replace(e, replay=replay, collect=collect.Config(2, 8, 8), tasks=TaskConfig(4, 3))
     p = build(e)
     ids = p.family.task_ids(p.split.train)
-    life = Learners(p.family, p.source, 8, mesh, 8).run(0, p.split.train, ids, 2, 0)
-    histories = collect.as_histories(life, p.split.train, ids, 2, 0, 8)
+    lifetime = Collector(p.family, p.source, 8, mesh, 8).run(0, p.split.train, ids, 2, 0)
+    histories = collect.as_histories(lifetime, p.split.train, ids, 2, 0, 8)
     config = Distillation(updates=2, warmup_updates=1)
     learner = config.make(p.setting(e, mesh)).learner
     trainer = Trainer(learner, Windows(p.spec, replay, mesh), config, mesh, 0)

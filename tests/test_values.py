@@ -28,7 +28,7 @@ from ad_jax.process.metrics import MetricsLog
 from ad_jax.run.collection import make_manifest
 from ad_jax.sources.noisy_oracle import NoisyOracle
 from ad_jax.stage import evaluate
-from ad_jax.stage.collect import Learners, collect, learning_curve
+from ad_jax.stage.collect import Collector, collect, learning_curve
 from ad_jax.stage.rollout import make_evaluator
 from ad_jax.types import Discrete, Spec
 
@@ -77,9 +77,9 @@ def test_a_demonstration_names_a_reward_that_is_no_number(monkeypatch):
         demonstrator.noise_for(Odd("reward"), tasks_of(2, 7), 0.5, seed=0)
 
 
-def learners_of(family, source="noisy_oracle", devices=1, chunk=4):
+def collector_of(family, source="noisy_oracle", devices=1, chunk=4):
     made = sources.make_config(source).make(family)
-    return Learners(family, made, 4, mesh_of(devices), chunk)
+    return Collector(family, made, 4, mesh_of(devices), chunk)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -89,7 +89,7 @@ def test_the_source_evaluated_names_what_cannot_be(kind):
     ids = family.task_ids(tasks)
     where = rf"at step {AT} of its history 0 \(task number 7, seed 0, actor 0\), from task family Odd"
     with pytest.raises(AdJaxError, match=f"the source itself.*{re.escape(TOLD[kind])}, {where}"):
-        learning_curve(learners_of(family, devices=2), tasks, ids, 2, seed=3)
+        learning_curve(collector_of(family, devices=2), tasks, ids, 2, seed=3)
 
 
 @pytest.mark.parametrize("kind", ["wide", "byte", "int8"])
@@ -106,12 +106,12 @@ def test_collecting_names_what_cannot_be_and_stores_nothing_of_its_chunk(kind, t
     parts = build(e)
     tasks = tasks_of(2, 7, 4)
     ids = parts.family.task_ids(tasks)
-    learners = Learners(parts.family, parts.source, 4, mesh_of(), 1)
+    collector = Collector(parts.family, parts.source, 4, mesh_of(), 1)
     manifest = structs.replace(make_manifest(e, parts, {}), histories=3)
     with pytest.raises(
         HistoryError, match=rf"chunk 1: {re.escape(TOLD[kind])}, at step {AT} .*task number 7.*not stored"
     ):
-        collect(learners, tasks, ids, e.collect, 0, str(tmp_path / "h"), manifest, MetricsLog(tmp_path, e.logging))
+        collect(collector, tasks, ids, e.collect, 0, str(tmp_path / "h"), manifest, MetricsLog(tmp_path, e.logging))
     assert open_store(tmp_path / "h", allow_partial=True).chunks == [0]
 
 

@@ -1,7 +1,7 @@
 """Environment steps per second with learning: source x number of parallel learners, with and without the disk.
 
 Tabular sources are held against the random policy on the same family at the same width, which records nothing, and
-beside it against the random policy recorded as their own lives are; actor-critic, whose work is
+beside it against the random policy recorded as their own lifetimes are; actor-critic, whose work is
 products of matrices, against the large product, and beside it against its own shape of batched products.
 """
 
@@ -33,21 +33,21 @@ from ad_jax.stage import collect
 
 TASKS = 64  # tasks that learners are spread over
 CHUNKS = 3  # chunks of learners in a call that writes, so that writing and computing overlap as they do in a long run
-LONGEST = 400  # episodes in a life, at most
+LONGEST = 400  # episodes in a lifetime, at most
 FOLLOWED = "random policy, same width"
 
 
-class Compiled(collect.Learners):
+class Compiled(collect.Collector):
     """Learners that compile once, however often they are collected from."""
 
     def compile(self, *arguments: Any) -> float:
-        return super().compile(*arguments) if self.lives is self.jitted else 0.0
+        return super().compile(*arguments) if self.lifetimes is self.jitted else 0.0
 
 
 class Setting(NamedTuple):
     """A source on a family, at one width."""
 
-    learners: Compiled
+    collector: Compiled
     family: Any
     config: Any
     tasks: Any
@@ -67,30 +67,30 @@ def rows(sizes: Sizes) -> Iterator[Row]:
 
 
 def setting(source: str, env: str, count: int, env_steps: int) -> Setting:
-    """`count` learners whose lives make about `env_steps` steps in all."""
+    """`count` learners whose lifetimes make about `env_steps` steps in all."""
     family, config = envs.make(env, {}), sources.make_config(source)
     made = config.make(family)
     count = max(TASKS, count) if source != "actor_critic" else count
     longest = LONGEST * made.steps_per_update // family.episode_length if source == "ucb" else LONGEST
     episodes = env_steps // (count * made.actors * family.episode_length)
     least = math.ceil(made.steps_per_update / family.episode_length)
-    learners = Compiled(family, made, max(least, min(longest, episodes)), make_mesh(MeshConfig()), count)
+    collector = Compiled(family, made, max(least, min(longest, episodes)), make_mesh(MeshConfig()), count)
     table = family.all_tasks()
     tasks = family.sample_tasks(a_key(0), TASKS) if table is None else take(table, jnp.arange(TASKS, dtype=jnp.int32))
-    return Setting(learners, family, config, tasks, family.task_ids(tasks), env, source)
+    return Setting(collector, family, config, tasks, family.task_ids(tasks), env, source)
 
 
 def in_memory(s: Setting) -> Work:
-    """One chunk of lives, left on the device. Amount: environment steps."""
-    seeds = math.ceil(s.learners.chunk / TASKS)
-    s.learners.compile(0, s.tasks, s.ids, seeds)
-    each = s.learners.steps * s.learners.source.actors
-    return Work(lambda: s.learners.run(0, s.tasks, s.ids, seeds, 0), float(each * s.learners.chunk))
+    """One chunk of lifetimes, left on the device. Amount: environment steps."""
+    seeds = math.ceil(s.collector.chunk / TASKS)
+    s.collector.compile(0, s.tasks, s.ids, seeds)
+    each = s.collector.steps * s.collector.source.actors
+    return Work(lambda: s.collector.run(0, s.tasks, s.ids, seeds, 0), float(each * s.collector.chunk))
 
 
 def to_disk(s: Setting, folder: Path) -> Work:
     """`CHUNKS` chunks through stage 1 as users run it, each call into a new collection. Amount: environment steps."""
-    config = collect.Config(seeds=CHUNKS * s.learners.chunk // TASKS, chunk_learners=s.learners.chunk)
+    config = collect.Config(seeds=CHUNKS * s.collector.chunk // TASKS, chunk_learners=s.collector.chunk)
     manifest = manifest_of(s, config.seeds)
     count = [0]
 
@@ -100,14 +100,14 @@ def to_disk(s: Setting, folder: Path) -> Work:
         here.mkdir(parents=True)
         with contextlib.redirect_stdout(io.StringIO()):  # the stage's progress lines
             log = metrics.MetricsLog(here, metrics.Config())
-            collect.collect(s.learners, s.tasks, s.ids, config, 0, str(here / "histories"), manifest, log)
+            collect.collect(s.collector, s.tasks, s.ids, config, 0, str(here / "histories"), manifest, log)
 
-    return Work(call, float(TASKS * config.seeds * s.learners.steps * s.learners.source.actors))
+    return Work(call, float(TASKS * config.seeds * s.collector.steps * s.collector.source.actors))
 
 
 def manifest_of(s: Setting, seeds: int) -> store.Manifest:
     """Return the manifest of a collection that holds `seeds` learners a task."""
-    source = s.learners.source
+    source = s.collector.source
     leaves = task_leaves(s.tasks)
     return store.Manifest(
         family={"name": s.env, "options": s.family.options},
@@ -116,24 +116,24 @@ def manifest_of(s: Setting, seeds: int) -> store.Manifest:
         task_leaves={name: Leaf(shape=list(x.shape)[1:], dtype=str(x.dtype)) for name, x in leaves.items()},
         reward_dtype=str(s.family.reward_dtype),
         histories=TASKS * seeds * source.actors,
-        steps=s.learners.steps,
+        steps=s.collector.steps,
         episode_length=s.family.episode_length,
-        chunk_histories=s.learners.chunk * source.actors,
+        chunk_histories=s.collector.chunk * source.actors,
         provenance={},
     )
 
 
 def tabular(s: Setting, sizes: Sizes) -> Iterator[Row]:
     """Learning in memory and to disk, against the random policy."""
-    block = s.learners.source.steps_per_update
-    lanes, episodes = s.learners.chunk, s.learners.steps // s.family.episode_length
+    block = s.collector.source.steps_per_update
+    lanes, episodes = s.collector.chunk, s.collector.steps // s.family.episode_length
     with tempfile.TemporaryDirectory() as folder:
         recorded = s._replace(
-            learners=Compiled(s.family, random_source(s.family, block), episodes, s.learners.mesh, lanes)
+            collector=Compiled(s.family, random_source(s.family, block), episodes, s.collector.mesh, lanes)
         )
         works = {
             "recorded": in_memory(recorded),
-            "random": random_policy(s.family, s.tasks, lanes, max(1, s.learners.steps // block), block),
+            "random": random_policy(s.family, s.tasks, lanes, max(1, s.collector.steps // block), block),
             "memory": in_memory(s),
             "disk": to_disk(s, Path(folder)),
         }
@@ -150,7 +150,7 @@ def tabular(s: Setting, sizes: Sizes) -> Iterator[Row]:
 
 def neural(s: Setting, sizes: Sizes) -> Row:
     """Actor-critic against products of matrices."""
-    config, count = s.config, s.learners.chunk
+    config, count = s.config, s.collector.chunk
     spec = spec_of(s.family)
     inputs = spec.size if spec.values is None else sum(spec.values)
     flops = actor_critic_flops(inputs, config.hidden, spec.num_actions)

@@ -28,7 +28,7 @@ from ad_jax.keys import a_key
 from ad_jax.methods.base import Setting
 from ad_jax.methods.distillation import Distillation
 from ad_jax.planning.transformer import train_flops
-from ad_jax.process.metrics import say
+from ad_jax.process.metrics import log
 from ad_jax.sharding import MeshConfig, make_mesh
 from ad_jax.stage.feeds import Windows
 from ad_jax.stage.trainer import Trainer
@@ -85,7 +85,7 @@ def random_histories(count: int, steps: int, spec: Spec, episode: int = 20) -> H
 
 def compiled(s: Trained) -> Any:
     """Return the training loop as a program."""
-    return s.trainer.run.lower(s.trainer.like, s.resident, jnp.int32(1)).compile()
+    return s.trainer.run.lower(s.trainer.abstract_state, s.resident, jnp.int32(1)).compile()
 
 
 class Training:
@@ -119,7 +119,7 @@ def rows(sizes: Sizes) -> Iterator[Row]:
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            say(f"distill/{case.name} is left out: not enough memory. {str(error).splitlines()[0]}")
+            log(f"distill/{case.name} is left out: not enough memory. {str(error).splitlines()[0]}")
         gc.collect()  # the state and the histories of a large model leave the device
 
 
@@ -143,7 +143,7 @@ def row(case: Case, sizes: Sizes) -> Row:
         "sample": sampler(s, UPDATES_PER_DISPATCH),
     }
     seconds = measure(works, sizes.rounds, sizes.budget)
-    flops = train_flops(s.trainer.like.params, s.model_config, s.spec, case.batch, case.segment)
+    flops = train_flops(s.trainer.abstract_state.params, s.model_config, s.spec, case.batch, case.segment)
     update = statistics.median((a - b) / (many - 1) for a, b in zip(seconds["many"], seconds["one"], strict=True))
     dispatch = max(0.0, statistics.median(seconds["one"]) - update)
     per_dispatch = dispatch + UPDATES_PER_DISPATCH * update
@@ -154,7 +154,7 @@ def row(case: Case, sizes: Sizes) -> Row:
         "sampling_share": paired(seconds["sample"], seconds["many"]) * many / UPDATES_PER_DISPATCH,
         "host_share": dispatch / per_dispatch,
         "peak_bytes": peak_bytes(program),
-        "parameters": float(sum(x.size for x in jax.tree.leaves(s.trainer.like.params))),
+        "parameters": float(sum(x.size for x in jax.tree.leaves(s.trainer.abstract_state.params))),
     }
     return rate(
         f"distill/{case.name}/{case.batch}x{case.segment}", "positions/s", works["many"].amount, seconds["many"],

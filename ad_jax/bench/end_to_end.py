@@ -92,7 +92,7 @@ def read(folder: Path, wall: float | None = None) -> Iterator[Row]:
         held_out = json.loads((folder / "results.json").read_text())["runs"][0]["sets"][0]["returns"]["sampled"]
         seconds = {name: found["seconds"] + found.get("compile_seconds", 0.0) for name, found in stages.items()}
         compiling = {name: found["compile_seconds"] for name, found in stages.items() if "compile_seconds" in found}
-        final = [value for task in held_out for life in task for value in life[-max(1, len(life) // 10) :]]
+        final = [value for task in held_out for lifetime in task for value in lifetime[-max(1, len(lifetime) // 10) :]]
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise ConfigError(f"{folder} holds no finished run: {type(error).__name__}: {error}") from error
     total = wall if wall is not None else sum(seconds.values())

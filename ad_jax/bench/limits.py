@@ -72,13 +72,13 @@ def triad(elements: int, loops: int = 4) -> Work:
 
 
 def random_policy(family: TaskFamily, tasks: Any, lanes: int, rounds: int, steps: int) -> Work:
-    """`lanes` lives of uniformly random actions through the same `advance`, `rounds` x `steps` steps each.
+    """`lanes` lifetimes of uniformly random actions through the same `advance`, `rounds` x `steps` steps each.
 
     Random numbers are drawn as a source draws them, for `steps` steps at once. Nothing is recorded but the return.
     Amount: environment steps.
     """
 
-    def life(key, task):
+    def lifetime(key, task):
         _, state = reset(family, key, task)
 
         def step(carry, random):
@@ -96,12 +96,14 @@ def random_policy(family: TaskFamily, tasks: Any, lanes: int, rounds: int, steps
 
     count = len(jax.tree.leaves(tasks)[0])
     keys, rows = jax.random.split(a_key(0), lanes), take(tasks, jnp.arange(lanes, dtype=jnp.int32) % count)
-    run = jax.jit(jax.vmap(life))
+    run = jax.jit(jax.vmap(lifetime))
     return Work(lambda: run(keys, rows), float(lanes * rounds * steps))
 
 
 def random_source(family: TaskFamily, steps: int) -> Source:
-    """Return the random policy as a source, `steps` steps an update, so that it is recorded as a learner's life is."""
+    """Return the random policy as a source, `steps` steps an update, so that it is recorded as a learner's lifetime
+    is.
+    """
 
     def update(key, state, task):
         key_action, key_env = jax.random.split(key)

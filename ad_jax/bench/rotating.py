@@ -1,7 +1,7 @@
 """Training on a collection that is larger than what is resident, against the same training on the residents alone.
 
 Histories are random, and lie in a temporary directory: its reading comes from the page cache, but decompressing,
-checking, thinning and the way to the device are all there.
+checking, subsampling and the way to the device are all there.
 """
 
 import dataclasses
@@ -17,13 +17,13 @@ from ad_jax.history.store import HistoryStore, HistoryWriter, Manifest, open_sto
 from ad_jax.history.streaming import Rotation
 
 TIMES, CHUNK = 8, 64  # how much larger the collection is than what is resident; histories in a chunk
-EXCHANGES = 8  # in one timed call, so that few of its parts are read in other calls' time
+SWAPS = 8  # in one timed call, so that few of its parts are read in other calls' time
 
 
 def rows(sizes: Sizes) -> Iterator[Row]:
-    """One row: exchanges in quick succession, an eighth of the residents each.
+    """One row: swaps in quick succession, an eighth of the residents each.
 
-    Its facts: `waited_share`, exchanges that training waited for, and `reading_share`, the time that the reader was at
+    Its facts: `waited_share`, swaps that training waited for, and `reading_share`, the time that the reader was at
     work: 1 is the limit, from which on training waits.
     """
     case = sizes.cases[0]
@@ -36,21 +36,21 @@ def rows(sizes: Sizes) -> Iterator[Row]:
             whole, turning, done = Training(s, program), Training(s, program), [0]
 
             def still() -> None:
-                for _ in range(EXCHANGES):
+                for _ in range(SWAPS):
                     whole(rotation.period)
 
             def onward() -> None:
-                for _ in range(EXCHANGES):
+                for _ in range(SWAPS):
                     turning.resident, done[0] = rotation.at(done[0]), done[0] + rotation.period
                     turning(rotation.period)
 
-            amount = float(EXCHANGES * rotation.period * case.batch * case.segment)
+            amount = float(SWAPS * rotation.period * case.batch * case.segment)
             works = {"whole": Work(still, amount), "turns": Work(onward, amount)}
             seconds, facts = measure(works, sizes.rounds, sizes.budget), rotation.facts()
     yield rate(
         f"rotation/{case.name}/{case.batch}x{case.segment}, {TIMES} times the residents", "positions/s",
         amount, seconds["turns"], "the same, all resident", amount, seconds["whole"],
-        waited_share=facts["exchanges_waited"] / max(1, facts["exchanges"]),
+        waited_share=facts["swaps_waited"] / max(1, facts["swaps"]),
         reading_share=facts["reading_seconds"] / (sum(seconds["turns"]) + sum(seconds["whole"])),
     )  # fmt: skip
 

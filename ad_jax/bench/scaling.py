@@ -51,7 +51,7 @@ def row(shape: tuple[int, int, int], sizes: Sizes) -> Row:
     s = setting(sizes.cases[0], mesh)
     found = hlo.read(compiled(s).as_text()).collectives
     total = float(sum(found.bytes.values()))
-    gradient = 4.0 * sum(leaf.size for leaf in jax.tree.leaves(s.trainer.like.params))
+    gradient = 4.0 * sum(leaf.size for leaf in jax.tree.leaves(s.trainer.abstract_state.params))
     counted = {"count": float(sum(found.count.values()))}
     for kind in (kind for kind, times in found.count.items() if times):
         counted |= {f"{kind} count": float(found.count[kind]), f"{kind} bytes": float(found.bytes[kind])}

@@ -28,7 +28,7 @@ from ad_jax.bench.sizes import ACCELERATOR, FULL, QUICK, Sizes
 from ad_jax.errors import ConfigError
 from ad_jax.files import write_json
 from ad_jax.process import provenance
-from ad_jax.process.metrics import say
+from ad_jax.process.metrics import log
 from ad_jax.text import percent, si
 
 STAGES = ("limits", "collect", "distill", "rotation", "rl2", "evaluate", "attention", "scaling", "demo")
@@ -88,8 +88,8 @@ def run(
     }
     started = time.perf_counter()
     for row in measured(only, sizes or default, quick, demo, torch):
-        say(f"{row.key:56} {si(row.value):>8} {row.unit:12} {percent(row.share):>8} of {row.limit}")
-        say(f"{'':56} {listed(row.facts)}") if row.facts else None
+        log(f"{row.key:56} {si(row.value):>8} {row.unit:12} {percent(row.share):>8} of {row.limit}")
+        log(f"{'':56} {listed(row.facts)}") if row.facts else None
         results["rows"].append(dataclasses.asdict(row))
         results["seconds"] = time.perf_counter() - started
         write_json(out, results, indent=1)

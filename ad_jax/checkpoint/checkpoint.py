@@ -28,7 +28,7 @@ from ad_jax.checkpoint.lineage import architecture_of, check_architecture
 from ad_jax.checkpoint.saved import Accept
 from ad_jax.errors import CheckpointError, DamagedCheckpointError
 from ad_jax.process import distributed
-from ad_jax.process.metrics import say
+from ad_jax.process.metrics import log
 
 __all__ = ["Checkpoints", "architecture_of", "check_architecture", "has", "load", "saved_meta"]
 
@@ -107,11 +107,11 @@ class Checkpoints:
             for old in (old for old in held if old != step):
                 best.delete(old)
 
-    def restore(self, like: Any, accept: Accept = lambda meta: None) -> tuple[int, Any, dict[str, Any]]:
+    def restore(self, abstract_state: Any, accept: Accept = lambda meta: None) -> tuple[int, Any, dict[str, Any]]:
         """Return the latest checkpoint that is whole. Damaged ones are put aside, and that is said.
 
         Args:
-            like: shapes with shardings: how the state comes out.
+            abstract_state: shapes with shardings: how the state comes out.
             accept: is given its plain data before the arrays are read, and raises what is wrong with it.
 
         Returns:
@@ -126,14 +126,14 @@ class Checkpoints:
             step = self.latest()
             try:
                 with saved.open_alone(self.folder / "steps") as reader:
-                    return saved.restore(reader, step, like, accept)
+                    return saved.restore(reader, step, abstract_state, accept)
             except DamagedCheckpointError as error:  # on all processes, as is what follows
                 if distributed.on_first(lambda: len(self.manager.all_steps())) < 2:
                     raise
                 distributed.on_first(lambda step=step: self._put_aside(step))
                 self.manager.close()
                 self.manager = self._open()  # its own `reload` reads Orbax's notes
-                say(f"warning  {error}. It was moved to {self.folder / 'damaged'}; going on from the one before")
+                log(f"warning  {error}. It was moved to {self.folder / 'damaged'}; going on from the one before")
 
     def _put_aside(self, step: Any) -> None:
         aside = self.folder / "damaged" / str(step)
@@ -143,26 +143,26 @@ class Checkpoints:
         (self.folder / "steps" / str(step)).rename(aside)
 
 
-def load(folder: Path, which: str = "last", like: Any = None) -> tuple[int, Any, dict[str, Any]]:
+def load(folder: Path, which: str = "last", abstract_state: Any = None) -> tuple[int, Any, dict[str, Any]]:
     """Read one checkpoint of a finished or running training.
 
     Args:
         folder: a run directory, its `checkpoints`, or a folder of steps.
         which: `"last"` or `"best"`.
-        like: shapes with shardings to restore onto; None leaves the arrays on this process's first device.
+        abstract_state: shapes with shardings to restore onto; None leaves the arrays on this process's first device.
 
     Returns:
         Step, state, meta.
 
     Raises:
-        CheckpointError: if there is none, or its parts do not fit `like`.
+        CheckpointError: if there is none, or its parts do not fit `abstract_state`.
     """
     folder = files.local(folder).absolute()
     name = {"last": "steps", "best": "best"}.get(which)
     if name is None:
         raise CheckpointError(f"evaluate.checkpoint is 'last' or 'best'; got {which!r}")
     with saved.open_alone(distributed.together(lambda: _folder_of_steps(folder, which, name))) as reader:
-        return saved.restore(reader, _latest(reader), like)
+        return saved.restore(reader, _latest(reader), abstract_state)
 
 
 def has(folder: Path, step: int) -> bool:

@@ -12,7 +12,7 @@ import jax
 
 from ad_jax.checkpoint.identity import NOT_OF_TRAINING, changed, difference
 from ad_jax.errors import CheckpointError, OtherCheckpointError, differences
-from ad_jax.process.metrics import say
+from ad_jax.process.metrics import log
 
 # Options of a model that change neither what its parameters mean nor how it was trained.
 EVALUATION_ONLY = ("exact_context", "remat")
@@ -93,7 +93,7 @@ def behaves_otherwise(
         name = experiment.get(field, {}).get("name", "")
         if found.sure:
             return f"{what} {name} behaves differently ({found.told})"
-        say(f"warning  {what} {name} behaves differently on this device than where this was made: {found.told}")
+        log(f"warning  {what} {name} behaves differently on this device than where this was made: {found.told}")
     return None
 
 

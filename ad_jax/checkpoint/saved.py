@@ -65,10 +65,10 @@ def _crc(plain: dict[str, Any]) -> int:
 
 
 def restore(
-    manager: ocp.CheckpointManager, step: int | None, like: Any, accept: Accept = lambda meta: None
+    manager: ocp.CheckpointManager, step: int | None, abstract_state: Any, accept: Accept = lambda meta: None
 ) -> tuple[int, Any, dict[str, Any]]:
     """On every process, or the same error on every process: nobody goes on to a collective that others never reach."""
-    meta, expected, state = distributed.together(lambda: _read(manager, step, like, accept))
+    meta, expected, state = distributed.together(lambda: _read(manager, step, abstract_state, accept))
     assert step is not None
     found = {} if expected is None else fingerprint(state, every_copy=True)  # a collective: not within `together`
 
@@ -78,22 +78,24 @@ def restore(
             raise _damaged(manager, step, f"{len(changed)} arrays hold other bits than were saved: {which}")
 
     distributed.together(check_bits)
-    return step, state if like is None else as_keys(state, like), meta
+    return step, state if abstract_state is None else as_keys(state, abstract_state), meta
 
 
 def _read(
-    manager: ocp.CheckpointManager, step: int | None, like: Any, accept: Accept
+    manager: ocp.CheckpointManager, step: int | None, abstract_state: Any, accept: Accept
 ) -> tuple[dict[str, Any], dict[str, int] | None, Any]:
     """Return the caller's plain data, the fingerprint, and this process's part of the state; no collective."""
     meta, expected = restore_meta(manager, step)
     assert step is not None
     accept(meta)
     try:
-        like = _on_first_device(manager, step) if like is None else like
+        abstract_state = _on_first_device(manager, step) if abstract_state is None else abstract_state
         return (
             meta,
             expected,
-            manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(as_data(like))))["state"],
+            manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(as_data(abstract_state))))[
+                "state"
+            ],
         )
     except Exception as error:
         raise _damaged(manager, step, error) from error

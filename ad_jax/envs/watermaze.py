@@ -192,7 +192,7 @@ class Watermaze(TaskFamily[State, Params]):
         return {"kind": "pool", "size": 2 * RADIUS + 1, "goal": goal.tolist(), "radius": self._platform}
 
     def _moved(self, pose: jax.Array, action: jax.Array) -> jax.Array:
-        """Return the pose `[3]` after `action`. In whole numbers, so that a life is the same in any batch, on any
+        """Return the pose `[3]` after `action`. In whole numbers, so that a lifetime is the same in any batch, on any
         device.
         """
         turn, stride = round(self.turn / 360 * TURN), round(self.stride * RADIUS)

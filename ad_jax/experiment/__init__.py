@@ -5,7 +5,7 @@ Every field can be overridden by a dotted name, `method.updates=2000` or `env.si
 contradictions are refused before anything is compiled.
 """
 
-from ad_jax.experiment.components import Parts, build
+from ad_jax.experiment.components import Components, build
 from ad_jax.experiment.config import (
     CollectConfig,
     EvaluateConfig,
@@ -23,11 +23,11 @@ from ad_jax.experiment.plugins import Plugin, name_of
 
 __all__ = [
     "CollectConfig",
+    "Components",
     "EvaluateConfig",
     "Experiment",
     "LoggingConfig",
     "MeshConfig",
-    "Parts",
     "Plugin",
     "ReferenceConfig",
     "ReplayConfig",

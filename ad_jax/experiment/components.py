@@ -20,7 +20,7 @@ from ad_jax.process import settings
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
+class Components:
     """The plug-ins of an experiment, built and checked against each other. Building them compiles nothing."""
 
     family: Any
@@ -58,7 +58,7 @@ class Parts:
         return Setting(self.family, model, self.model_config, self.spec, self.seen_spec, tasks, e.replay, mesh, unit)
 
 
-def build(experiment: Experiment) -> Parts:
+def build(experiment: Experiment) -> Components:
     """Return the experiment's plug-ins and its task split; everything that can be refused is refused here.
 
     Raises:
@@ -68,7 +68,7 @@ def build(experiment: Experiment) -> Parts:
         return _build(experiment)
 
 
-def _build(experiment: Experiment) -> Parts:
+def _build(experiment: Experiment) -> Components:
     from ad_jax.envs.base import check_split, seen_spec_of, spec_of, take
     from ad_jax.envs.stepping import check_types
 
@@ -119,15 +119,17 @@ def _build(experiment: Experiment) -> Parts:
         model_config = model_config.bind(family)
         model = model_config.make(seen_spec)
     method = e.method if model is not None and has_parameters(model) else Untrained()
-    parts = Parts(family, source_config, source, model_config, model, spec, seen_spec, split, reference, method)
+    components = Components(
+        family, source_config, source, model_config, model, spec, seen_spec, split, reference, method
+    )
     method.check_model(plugins.name_of(e.model), model_config)
     if method.feed == "histories":
         check_needs(method.needs, e.collect.next_observation)
-        _check_windows(e, parts)
-    return parts
+        _check_windows(e, components)
+    return components
 
 
-def _check_windows(e: Experiment, p: Parts) -> None:
+def _check_windows(e: Experiment, p: Components) -> None:
     """Raise ConfigError where a window is longer than a history, or than the model can take."""
     longest = p.family.episode_length
     episodes = e.collect.episodes - e.replay.first_step(e.collect.episodes * longest) // longest

@@ -1,7 +1,7 @@
 """What lies on the devices of every step of a history, by name, and the batch that windows of it become.
 
-Only this module knows the names: thinning, residents and rotation take whatever they are given. The two flags that end
-an episode share a byte, so that both reach the devices in the room of one.
+Only this module knows the names: subsampling, residents and rotation take whatever they are given. The two flags that
+end an episode share a byte, so that both reach the devices in the room of one.
 
     observation, action, reward, ends   always; `ends` adds 1 where the environment ended the episode, 2 where the time
                                         limit did

@@ -11,9 +11,9 @@ from ad_jax.history.reward_unit import check_unit
 class RotationConfig:
     """How the histories of a collection that is larger than the devices' memory take turns there (`rotation`)."""
 
-    resident: int  # histories on the devices at a time, over all of them; each thinned version counts
-    parts: int = 8  # the residents are exchanged one such part at a time
-    every: int = 50  # updates from one exchange to the next
+    resident: int  # histories on the devices at a time, over all of them; each subsampled version counts
+    parts: int = 8  # the residents are swapped one such part at a time
+    every: int = 50  # updates from one swap to the next
     # Pieces of each chunk, resident apart: more tasks at a time, for as many readings of the chunk on the way round.
     spread: int | None = (
         None  # None: as many as the collection is larger than the residents; they are of all tasks then
@@ -42,7 +42,7 @@ class Config:
 
     tail: float = 1.0  # share of each history's steps that is kept, its end; a small one is expert distillation
     keep_every: int = 1  # k: keep every k-th episode
-    phases: int = 1  # how many of the k thinned versions of each history are kept
+    phases: int = 1  # how many of the k subsampled versions of each history are kept
     segment: int = 160  # L, steps in a training window
     batch: int = 64  # B, windows in an update
     best: float | None = None  # share of each task's histories that is kept, those that end best; None is all

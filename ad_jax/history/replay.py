@@ -5,7 +5,7 @@ drawn from group `b // (B / G)` by the device that holds it. So sampling moves n
 depends on (seed, step) alone, not on how many devices there are. A window is `(history, start)`: it cannot cross
 histories.
 
-Episode subsampling (keep every k-th, Laskin et al. 2022, section 4) happens on load. A history has k such thinned
+Episode subsampling (keep every k-th, Laskin et al. 2022, section 4) happens on load. A history has k such subsampled
 versions, one for each first episode ("phase"); by default one is kept, with `phases=k` all are, and no data is lost.
 With `tail` below 1 the histories' beginnings are left out: what is then distilled is the expert at their end, and not
 how it came to be (expert distillation, the baseline ED of Laskin et al. 2022, section 4). With `best` below 1 only
@@ -28,8 +28,8 @@ from jax.sharding import Mesh, PartitionSpec
 from ad_jax.history import columns
 from ad_jax.history.gathering import OWN, gather, rows_of, survey
 from ad_jax.history.options import Config, RotationConfig
-from ad_jax.history.select import Prepare, at_the_end, check_lengths, check_values, select, take
-from ad_jax.history.subsample import Whole, lengths, thin
+from ad_jax.history.select import Prepare, check_lengths, check_values, final_return, select, take
+from ad_jax.history.subsample import Whole, lengths, subsample
 from ad_jax.sharding import BATCH, batch_devices, on_batch, put, replicated
 from ad_jax.types import Array, Batch, Histories, Spec
 
@@ -39,20 +39,20 @@ __all__ = [  # the options and the selection of histories, too, go by this name
     "Replay",
     "Residents",
     "RotationConfig",
-    "at_the_end",
     "check_lengths",
     "check_values",
-    "drawn",
+    "final_return",
     "gather",
     "lengths",
     "load",
     "put_there",
     "rows_of",
     "sample",
+    "sampled_history_ids",
     "select",
+    "subsample",
     "survey",
     "take",
-    "thin",
 ]
 
 
@@ -61,7 +61,7 @@ class Replay(struct.PyTreeNode):
 
     steps: dict[str, Array]  # columns by name, each [G, M, 1 + T, ...]
     length: Array  # [G, M] int32, steps of each history; 0 for padding
-    history: Array  # [G, M] int32, its number among those that were loaded; thinned versions share it
+    history: Array  # [G, M] int32, its number among those that were loaded; subsampled versions share it
     count: Array  # [G] int32, histories in each group
     group: Array  # [G] int32, 0..G-1
 
@@ -110,17 +110,18 @@ def load(
     mesh: Mesh,
     prepare: Prepare | None = None,
 ) -> Replay:
-    """Thin `histories` and put them on the devices of `mesh`; each process puts the groups of its own devices there.
+    """Subsample `histories` and put them on the devices of `mesh`; each process puts the groups of its own devices
+    there.
 
     Args:
         histories: the learning histories, `[H, T]`, in host memory.
         spec: of the observations and actions as they are stored.
-        config: how histories are thinned and grouped, and how long a window is.
+        config: how histories are subsampled and grouped, and how long a window is.
         mesh: whose batch axes split the groups.
         prepare: gives more channels of the steps.
 
     Raises:
-        ConfigError: if a thinned history is shorter than a window, or there are fewer histories than groups, or a
+        ConfigError: if a subsampled history is shorter than a window, or there are fewer histories than groups, or a
             channel has the name of another or is not as long as the histories.
         HistoryError: if a reward or an observation is not finite, or an action or observation is not of `spec`.
     """
@@ -170,7 +171,7 @@ def sample(
     return jax.tree.map(lambda x: x.reshape(config.batch, *x.shape[2:]), drawn)
 
 
-def drawn(replay: Replay, key: jax.Array, config: Config, mesh: Mesh) -> np.ndarray:
+def sampled_history_ids(replay: Replay, key: jax.Array, config: Config, mesh: Mesh) -> np.ndarray:
     """Numbers of the histories that `sample` draws from with the same key, `[B]` int32, for errors that name them."""
     rows = config.batch // config.groups
     draw = jax.vmap(lambda r: r.history[_draw(r, key, rows, config.segment)[0]])

@@ -44,7 +44,7 @@ def check_values(histories: Histories, spec: Spec, numbers: np.ndarray | None = 
 
 
 def check_lengths(length: np.ndarray, config: Config) -> None:
-    """Raise ConfigError where thinned histories of so many steps `[H]` are too short for a window, or too few."""
+    """Raise ConfigError where subsampled histories of so many steps `[H]` are too short for a window, or too few."""
     shortest = int(length.min())
     if shortest < config.segment:
         raise ConfigError(
@@ -56,7 +56,7 @@ def check_lengths(length: np.ndarray, config: Config) -> None:
         raise ConfigError(f"{len(length)} histories cannot fill replay.groups={config.groups}; lower replay.groups")
 
 
-def at_the_end(reward: np.ndarray, done: np.ndarray) -> np.ndarray:
+def final_return(reward: np.ndarray, done: np.ndarray) -> np.ndarray:
     """Mean return of the episodes that end in the last tenth of histories: `[H]` float64 of `[H, T]`.
 
     Where none ends there, of the last one that ended; where none ever did, of what was earned until then.

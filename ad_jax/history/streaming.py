@@ -1,20 +1,20 @@
 """A collection that is larger than the devices' memory takes turns there, while training goes on.
 
-All versions of all histories stand in a circle. The residents are an arc of it, and after every so many updates the
+All versions of all histories stand in a ring. The residents are an arc of it, and after every so many updates the
 arc moves on by a part: the part that was there longest makes room, in its place, for the next one. So
 
-    part q      holds places [q n, (q + 1) n) of the circle, n = resident / parts, and lies in block q mod parts;
+    part q      holds places [q n, (q + 1) n) of the ring, n = resident / parts, and lies in block q mod parts;
     update u    learns from parts p .. p + parts - 1, p = u // every, counted from 0
 
 and who is resident depends on the seed and the number of the update alone: not on how fast anything is read, nor on
 where a run was interrupted. Once around, every history was resident for as many updates as every other.
 
 A collection lies task by task, so a few of its chunks are a few of its tasks, and a model that follows them around
-learns badly (experiments/LOG.md). The circle therefore goes through all chunks `spread` times, each time in another
-order that the seed draws, and takes another piece of each: every so-many-th of its histories, with all their versions.
+learns badly (experiments/LOG.md). The ring therefore goes through all chunks `spread` times, each time in another
+order that the seed draws, and takes another shard of each: every so-many-th of its histories, with all their versions.
 Where the residents are a `spread`-th of the collection or more, they are of all its tasks at any time.
 
-A thread reads, checks and thins the parts ahead and puts them on the devices. Where training comes to an exchange and
+A thread reads, checks and subsamples the parts ahead and puts them on the devices. Where training comes to a swap and
 the part is not there yet, it waits, and that is counted.
 """
 
@@ -30,7 +30,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ad_jax.history.circle import Circle
 from ad_jax.history.replay import (
     Config,
     Prepare,
@@ -43,22 +42,23 @@ from ad_jax.history.replay import (
     rows_of,
     take,
 )
+from ad_jax.history.ring import Ring
 from ad_jax.history.store import HistoryStore
 from ad_jax.history.subsample import deal
 from ad_jax.process import distributed, settings
-from ad_jax.process.metrics import say
+from ad_jax.process.metrics import log
 from ad_jax.sharding import batch_devices, on_batch, put
 from ad_jax.types import Spec
 
-AHEAD = 2  # parts that are being read, or wait on the devices for their exchange
+AHEAD = 2  # parts that are being read, or wait on the devices for their swap
 
 
 class Rotation:
     """The residents of a collection by update; a context manager, which ends the reading.
 
     Attributes:
-        period: updates between exchanges.
-        histories: how many take turns, each thinned version counted.
+        period: updates between swaps.
+        histories: how many take turns, each subsampled version counted.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Rotation:
         """Look through the collection once, at where episodes end (and with `config.best` at the rewards).
 
         Raises:
-            ConfigError: if a thinned history is shorter than a window, or there are fewer than groups.
+            ConfigError: if a subsampled history is shorter than a window, or there are fewer than groups.
             HistoryError: naming the chunk and field that is damaged.
         """
         config.validate(batch_devices(mesh))
@@ -81,14 +81,14 @@ class Rotation:
         self._store, self._spec, self._config, self._mesh, self._prepare = store, spec, config, mesh, prepare
         self._rotation: RotationConfig = config.rotation
         self.period, self._part_size = self._rotation.every, self._rotation.resident // self._rotation.parts
-        self._circle = Circle(store, config, seed)
-        self.histories = len(self._circle.piece)
+        self._ring = Ring(store, config, seed)
+        self.histories = len(self._ring.shard)
         self._replay, self._began, self._next = None, 0, 0  # the residents, their first part, and the one to come
         self._ahead: collections.deque[Future] = collections.deque()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="rotation")
-        self._piece: tuple[int, dict[str, np.ndarray]] = (-1, {})  # the reader's: the last piece, thinned
+        self._shard: tuple[int, dict[str, np.ndarray]] = (-1, {})  # the reader's: the last shard, subsampled
         self._insert: Any = jax.jit(_insert, donate_argnums=0, out_shardings=on_batch(mesh))
-        self._exchanges, self._waits, self._waited, self._reading = 0, 0, 0.0, 0.0
+        self._swaps, self._waits, self._waited, self._reading = 0, 0, 0.0, 0.0
 
     def at(self, step: int) -> Replay:
         """Return the residents of the update after `step`.
@@ -112,10 +112,10 @@ class Rotation:
         return self._replay
 
     def facts(self) -> dict[str, float]:
-        """Exchanges, how many of them training waited for, for how many seconds, and how long the reader worked."""
+        """Return how many swaps there were, how many training waited for, how long, and how long the reader worked."""
         return {
-            "exchanges": self._exchanges,
-            "exchanges_waited": self._waits,
+            "swaps": self._swaps,
+            "swaps_waited": self._waits,
             "waited_seconds": self._waited,
             "reading_seconds": self._reading,
         }
@@ -145,7 +145,7 @@ class Rotation:
         late, started = not future.done(), time.monotonic()
         part = distributed.together(future.result)
         if counted:
-            self._exchanges += 1
+            self._swaps += 1
             self._waits += late
             self._waited += late * (time.monotonic() - started)
         return part
@@ -164,33 +164,33 @@ class Rotation:
 
     @settings.pinned()  # the reader's own: JAX's switches are each thread's
     def _part(self, number: int) -> dict[str, jax.Array]:
-        """Return a part of the circle, dealt to the groups and put on the devices. The reader's."""
+        """Return a part of the ring, dealt to the groups and put on the devices. The reader's."""
         started = time.monotonic()
         places = np.arange(number * self._part_size, (number + 1) * self._part_size) % self.histories
-        numbers, rows = self._circle.piece[places], self._circle.row[places]
-        starts = np.flatnonzero(np.diff(numbers, prepend=-1))  # of what is of one piece each
-        pieces = []
+        numbers, rows = self._ring.shard[places], self._ring.row[places]
+        starts = np.flatnonzero(np.diff(numbers, prepend=-1))  # of what is of one shard each
+        shards = []
         for start, end in zip(starts, [*starts[1:], len(places)]):
-            thinned = self._thinned(int(numbers[start]))
-            pieces.append({name: x[rows[start:end]] for name, x in thinned.items()})
-        whole = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+            subsampled = self._subsampled(int(numbers[start]))
+            shards.append({name: x[rows[start:end]] for name, x in subsampled.items()})
+        whole = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
         part = put({name: deal(x, self._config.groups) for name, x in whole.items()}, on_batch(self._mesh))
         self._reading += time.monotonic() - started
         return part
 
-    def _thinned(self, piece: int) -> dict[str, np.ndarray]:
-        """Return a piece's rows as they are resident, all as long as the longest history of the collection. The
+    def _subsampled(self, shard: int) -> dict[str, np.ndarray]:
+        """Return a shard's rows as they are resident, all as long as the longest history of the collection. The
         reader's.
         """
-        if self._piece[0] != piece:
-            self._piece = (-1, {})  # before the next one is read: memory holds one
-            chunk, kept = self._circle.pieces[piece]
+        if self._shard[0] != shard:
+            self._shard = (-1, {})  # before the next one is read: memory holds one
+            chunk, kept = self._ring.shards[shard]
             histories = self._store.read([chunk])
             numbers = np.arange(*self._store.manifest.rows(chunk))
             check_values(histories, self._spec, numbers)
             rows = rows_of(take(histories, kept), numbers[kept], self._spec, self._config, self._prepare)
-            self._piece = piece, {name: _fit(name, x, 1 + self._circle.longest) for name, x in rows.items()}
-        return self._piece[1]
+            self._shard = shard, {name: _fit(name, x, 1 + self._ring.longest) for name, x in rows.items()}
+        return self._shard[1]
 
 
 @contextlib.contextmanager
@@ -210,17 +210,17 @@ def residents(
     if config.rotation is not None:
         with distributed.together(lambda: Rotation(store, spec, config, mesh, seed, prepare)) as rotation:
             if rotation.histories > config.rotation.resident:
-                say(f"distill  {rotation.histories} histories take turns, {config.rotation.resident} at a time")
+                log(f"distill  {rotation.histories} histories take turns, {config.rotation.resident} at a time")
                 yield rotation
                 return
-        say(f"distill  nothing rotates: replay.rotation.resident holds all {rotation.histories} histories")
+        log(f"distill  nothing rotates: replay.rotation.resident holds all {rotation.histories} histories")
     started = time.monotonic()
     config.validate(batch_devices(mesh))
     gathered = distributed.together(
         lambda: gather(store, spec, config, prepare)
     )  # whole, in the memory of each process
     loaded = put_there(gathered, mesh)
-    say(f"distill  {store.manifest.histories} histories loaded in {time.monotonic() - started:.1f} s")
+    log(f"distill  {store.manifest.histories} histories loaded in {time.monotonic() - started:.1f} s")
     yield loaded
 
 
@@ -243,9 +243,9 @@ def _fit(name: str, x: np.ndarray, steps: int) -> np.ndarray:
 
 def summary(facts: dict[str, Any], updates: int, seconds: float) -> str:
     """Return what rotating came to, for people."""
-    waits, waited = facts["exchanges_waited"], facts["waited_seconds"]
+    waits, waited = facts["swaps_waited"], facts["waited_seconds"]
     return (
-        f"{facts['exchanges']} exchanges; {waits} of {updates} updates waited for histories ({waits / updates:.2%}), "
+        f"{facts['swaps']} swaps; {waits} of {updates} updates waited for histories ({waits / updates:.2%}), "
         f"{waited:.1f} s in all ({waited / max(seconds, 1e-9):.2%} of the time); the reader worked "
         f"{facts['reading_seconds'] / max(seconds, 1e-9):.0%} of the time"
     )

@@ -1,4 +1,4 @@
-"""Thinned versions of learning histories in host memory, each array in the place where the devices take it from.
+"""Subsampled versions of learning histories in host memory, each array in the place where the devices take it from.
 
 Keep every k-th episode, in some of the k phases, of the last share of each history (what that means stands in
 `replay`). In: histories, a few or a chunk of a collection at a time. Out: the arrays of a `replay.Replay`, each in
@@ -18,7 +18,7 @@ ENDS = ("terminated", "truncated")  # the fields that say where episodes end
 BLOCK = 32  # histories whose episodes are counted at a time
 
 
-class Thinning(Protocol):
+class Subsampling(Protocol):
     """What `replay.Config` says of it."""
 
     @property
@@ -64,8 +64,8 @@ class Whole:
         return self.histories
 
 
-class Thinned:
-    """Room for the thinned versions of so many histories, which `add` fills.
+class Subsampled:
+    """Room for the subsampled versions of so many histories, which `add` fills.
 
     Row r of the H * phases, history by history for phase after phase, is `[r % G, r // G]`. A row has a "none" step
     first, then the steps that are kept, and what is arbitrary up to the longest; rows that pad a group are zeros.
@@ -74,11 +74,11 @@ class Thinned:
         arrays: each column, `[G, M, 1 + T', ...]`, by name; `length` and `history` `[G, M]`.
     """
 
-    def __init__(self, length: np.ndarray, none: Mapping[str, float], config: Thinning, groups: int):
-        """For histories of which thinning keeps `length` steps, `[phases * H]`.
+    def __init__(self, length: np.ndarray, none: Mapping[str, float], config: Subsampling, groups: int):
+        """For histories of which subsampling keeps `length` steps, `[phases * H]`.
 
         Args:
-            length: steps that thinning keeps of each row, integers.
+            length: steps that subsampling keeps of each row, integers.
             none: what a column holds in the step before the first, where that is not 0.
             config: which episodes of a history are kept.
             groups: G, the groups that rows are dealt into.
@@ -90,7 +90,7 @@ class Thinned:
         self._at(self._room("length", np.int32), np.arange(len(length)), length)
 
     def add(self, first: int, done: np.ndarray, numbers: np.ndarray, fields: Mapping[str, np.ndarray]) -> None:
-        """Thin some histories, the ones from the `first` on, into their places.
+        """Subsample some histories, the ones from the `first` on, into their places.
 
         Args:
             first: number of the first of them among the H histories, from 0 on.
@@ -123,8 +123,8 @@ class Thinned:
         array[rows % self._groups, rows // self._groups] = values
 
 
-def thin(
-    histories: Histories, config: Thinning, extra: Mapping[str, np.ndarray] | None = None
+def subsample(
+    histories: Histories, config: Subsampling, extra: Mapping[str, np.ndarray] | None = None
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Keep every k-th episode of each history, in each of the phases asked for, with `extra` channels `[H, T, ...]`.
 
@@ -133,19 +133,19 @@ def thin(
     """
     t = histories.transition
     length = lengths(t.done, config)
-    room = Thinned(length, {}, config, groups=1)
+    room = Subsampled(length, {}, config, groups=1)
     room.add(0, t.done, np.arange(len(length) // config.phases), {**columns.of(t, t.action.dtype), **(extra or {})})
     return {name: x[0, :, 1:] for name, x in room.arrays.items() if name not in ("length", "history")}, length
 
 
-def lengths(done: np.ndarray, config: Thinning) -> np.ndarray:
-    """Return steps that thinning keeps of histories whose episodes end at `done [H, T]`: `[phases * H]` int32."""
+def lengths(done: np.ndarray, config: Subsampling) -> np.ndarray:
+    """Return steps that subsampling keeps of histories whose episodes end at `done [H, T]`: `[phases * H]` int32."""
     counts = [[kept.sum(1) for kept in masks] for _, masks in _blocks(done, config)]  # of each block, by phase
     return np.concatenate([count[phase] for phase in range(config.phases) for count in counts]).astype(np.int32)
 
 
-def kept_steps(done: np.ndarray, config: Thinning) -> list[np.ndarray]:
-    """Which steps thinning keeps, `[H, T]` bool, a mask for each phase."""
+def kept_steps(done: np.ndarray, config: Subsampling) -> list[np.ndarray]:
+    """Which steps subsampling keeps, `[H, T]` bool, a mask for each phase."""
     episode = np.cumsum(done, axis=1) - done  # [H, T], which episode each step belongs to
     before = done[:, : config.first_step(done.shape[1])].sum(1, keepdims=True)  # episodes that end before the tail
     in_tail = episode >= before
@@ -160,7 +160,7 @@ def deal(x: np.ndarray, groups: int) -> np.ndarray:
     return np.ascontiguousarray(x.reshape(-1, groups, *x.shape[1:]).swapaxes(0, 1))
 
 
-def _blocks(done: np.ndarray, config: Thinning) -> Iterator[tuple[int, list[np.ndarray]]]:
+def _blocks(done: np.ndarray, config: Subsampling) -> Iterator[tuple[int, list[np.ndarray]]]:
     """Yield number of its first history, and `kept_steps`, of one block of histories after another."""
     for start in range(0, len(done), BLOCK):
         yield start, kept_steps(done[start : start + BLOCK], config)

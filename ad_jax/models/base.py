@@ -76,7 +76,7 @@ def has_parameters(model: Model) -> bool:
 
 
 def first_steps(observation: jax.Array, action: Discrete | Box) -> Steps:
-    """Return the model's input `[B]` at the start of a life: no previous action, which is zeros where actions are a
+    """Return the model's input `[B]` at the start of a lifetime: no previous action, which is zeros where actions are a
     `Box`.
     """
     batch = len(observation)

@@ -11,12 +11,12 @@ import math
 import jax
 
 from ad_jax.envs.base import num_tasks
-from ad_jax.experiment import Experiment, Parts
+from ad_jax.experiment import Components, Experiment
 from ad_jax.history.manifest import step_fields
 from ad_jax.models.transformer import Transformer
 from ad_jax.planning.residents import resident_bytes, tree_bytes
 from ad_jax.planning.transformer import activation_bytes, encoding_bytes, train_flops
-from ad_jax.stage.collect import life_updates
+from ad_jax.stage.collect import lifetime_updates
 from ad_jax.text import si
 
 # What a process on a CPU takes before any work, and while it compiles: measured on x86-64 with jax 0.10.2.
@@ -34,7 +34,7 @@ class Cost:
     env_steps: int  # of collecting
     disk_bytes: int  # of all steps before compression; without tasks, ledger and metadata
     chunk_bytes: int  # of one chunk of them
-    resident_bytes: int  # on the device after thinning; at most that where episodes can end early
+    resident_bytes: int  # on the device after subsampling; at most that where episodes can end early
     parameters: int
     state_bytes: int  # parameters, optimizer state and gradients
     batch_bytes: int  # windows as the model sees them
@@ -143,14 +143,17 @@ def estimate(value: float | None) -> str:
     return "unknown" if value is None else si(value, "B", 2)
 
 
-def count(experiment: Experiment, parts: Parts) -> Cost:
-    """Return the cost of an experiment whose plug-ins are `parts`."""
-    e, p, method = experiment, parts, parts.method
-    steps, actors = life_updates(p.source, p.family, e.collect.episodes) * p.source.steps_per_update, p.source.actors
+def count(experiment: Experiment, components: Components) -> Cost:
+    """Return the cost of an experiment whose plug-ins are `components`."""
+    e, p, method = experiment, components, components.method
+    steps, actors = (
+        lifetime_updates(p.source, p.family, e.collect.episodes) * p.source.steps_per_update,
+        p.source.actors,
+    )
     learned = e.tasks.trained if method.feed == "histories" else 0  # tasks whose histories are collected
     each = e.collect.seeds * actors
     histories = learned * each
-    beside = life_updates(p.reference, p.family, (e.reference or e.collect).episodes)
+    beside = lifetime_updates(p.reference, p.family, (e.reference or e.collect).episodes)
     beside *= p.reference.steps_per_update * p.reference.actors
     params = p.params
     optimizer = jax.eval_shape(method.make_optimizer().init, params)

@@ -19,7 +19,7 @@ import jax
 from jax.sharding import Mesh
 
 from ad_jax.errors import ConfigError, unknown
-from ad_jax.experiment import Experiment, Parts, build, override
+from ad_jax.experiment import Components, Experiment, build, override
 from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.history.replay import Replay
 from ad_jax.methods.supervised import TrainState
@@ -28,7 +28,7 @@ from ad_jax.planning.accelerators import Accelerator, StepTime, step_time
 from ad_jax.planning.hlo import Collectives
 from ad_jax.sharding import MeshConfig, batch_devices, make_mesh, on_batch, replicated
 from ad_jax.stage.feeds import feed_of
-from ad_jax.stage.trainer import Trainer, like
+from ad_jax.stage.trainer import Trainer, abstract_state
 from ad_jax.text import aligned, si
 
 # Width, and heads of width 64 or 128, of Brown et al. 2020 (arXiv 2005.14165, table 2.1); an MLP of 4 widths. As many
@@ -142,7 +142,7 @@ def plan(experiment: Experiment, mesh_config: MeshConfig) -> Plan:
     )
 
 
-def compile_update(e: Experiment, p: Parts, mesh: Mesh) -> tuple[TrainState, Replay, Any]:
+def compile_update(e: Experiment, p: Components, mesh: Mesh) -> tuple[TrainState, Replay, Any]:
     """Shapes of the state and of the histories, with shardings, and the compiled `(state, replay) -> ...` of an update.
 
     The program is that of `Trainer.update`; the state is donated.
@@ -150,10 +150,14 @@ def compile_update(e: Experiment, p: Parts, mesh: Mesh) -> tuple[TrainState, Rep
     setting = p.setting(e, mesh)
     trainer = Trainer(p.method.make(setting).learner, feed_of(p.method, setting), p.method, mesh, e.seed)
     replay = residents.replay_shapes(e, p)
-    replay = like(replay, jax.tree.map(lambda _: on_batch(mesh), replay))
+    replay = abstract_state(replay, jax.tree.map(lambda _: on_batch(mesh), replay))
     number = replicated(mesh)
     update = jax.jit(trainer.update, donate_argnums=0, out_shardings=(trainer.shardings, number))
-    return trainer.like, replay, update.lower(trainer.like, replay).compile(compiler_options=dict(OPTIONS))
+    return (
+        trainer.abstract_state,
+        replay,
+        update.lower(trainer.abstract_state, replay).compile(compiler_options=dict(OPTIONS)),
+    )
 
 
 def fitted(replay: ReplayConfig, split: int) -> ReplayConfig:

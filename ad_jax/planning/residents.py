@@ -7,27 +7,27 @@ from typing import Any
 import jax
 import numpy as np
 
-from ad_jax.experiment import Experiment, Parts
+from ad_jax.experiment import Components, Experiment
 from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.history.replay import Replay, lengths
 from ad_jax.history.streaming import AHEAD
-from ad_jax.stage.collect import life_updates
+from ad_jax.stage.collect import lifetime_updates
 
 
-def versions(e: Experiment, p: Parts) -> int:
-    """How many histories are trained on, each thinned version counted."""
+def versions(e: Experiment, p: Components) -> int:
+    """How many histories are trained on, each subsampled version counted."""
     learned = e.tasks.trained if p.method.feed == "histories" else 0
     return learned * e.replay.kept_of(e.collect.seeds * p.source.actors) * e.replay.phases
 
 
-def replay_shapes(e: Experiment, p: Parts) -> Replay:
+def replay_shapes(e: Experiment, p: Components) -> Replay:
     """Shapes of the experiment's histories on the devices, where all episodes have full length."""
-    steps = life_updates(p.source, p.family, e.collect.episodes) * p.source.steps_per_update
+    steps = lifetime_updates(p.source, p.family, e.collect.episodes) * p.source.steps_per_update
     one = p.method.columns(p.family, p.spec)
-    return thinned(one, versions(e, p), steps, p.family.episode_length, e.replay)
+    return subsampled(one, versions(e, p), steps, p.family.episode_length, e.replay)
 
 
-def resident_bytes(e: Experiment, p: Parts) -> int:
+def resident_bytes(e: Experiment, p: Components) -> int:
     """Bytes of the histories on the devices; where they take turns, with the parts that are on their way."""
     turns, shapes = e.replay.rotation, tree_bytes(replay_shapes(e, p))
     if turns is None or turns.resident >= versions(e, p):
@@ -40,8 +40,8 @@ def tree_bytes(tree: Any) -> int:
     return sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(tree))
 
 
-def thinned(one: Mapping[str, Any], rows: int, steps: int, episode: int, config: ReplayConfig) -> Replay:
-    """Shapes of the `replay.Replay` of `rows` thinned histories whose episodes all have full length.
+def subsampled(one: Mapping[str, Any], rows: int, steps: int, episode: int, config: ReplayConfig) -> Replay:
+    """Shapes of the `replay.Replay` of `rows` subsampled histories whose episodes all have full length.
 
     Rows of 1 + T' steps, T' those of the kept episodes of the longest phase; the shapes of one step are `one`, by name.
     Rows are padded to a multiple of the groups.

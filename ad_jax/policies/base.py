@@ -1,8 +1,8 @@
 """The policy contract: what acts, as a pair of pure functions, and the policy that a sequence model's logits make.
 
-A policy sees what an agent sees, one step of B lives at a time, and keeps what it knows of each life in its carry. That
-is all that evaluation and an `Agent` roll out: whether a network, a table or a rule acts, and whether it computes
-logits on the way, is the policy's own business.
+A policy sees what an agent sees, one step of B lifetimes at a time, and keeps what it knows of each lifetime in its
+carry. That is all that evaluation and an `Agent` roll out: whether a network, a table or a rule acts, and whether it
+computes logits on the way, is the policy's own business.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def _always(carry: Carry) -> None:
 
 
 class Policy(NamedTuple):
-    """What acts in B lives at once, for one `Spec`.
+    """What acts in B lifetimes at once, for one `Spec`.
 
     Attributes:
         init: `batch -> carry` of empty contexts.

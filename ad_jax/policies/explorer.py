@@ -33,7 +33,7 @@ from ad_jax.types import Discrete, Spec
 class Explorer(PolicyConfig):
     """Options of the explorer: the search for the walk."""
 
-    episodes: int = 100  # of a life: over which returns are summed
+    episodes: int = 100  # of a lifetime: over which returns are summed
     beam: int = 2000  # walks that are carried on; the plan takes a second at 9x9, a few at 17x17
 
     def validate(self) -> None:
@@ -47,8 +47,8 @@ class Explorer(PolicyConfig):
         return make(self, family, mode, temperature)
 
 
-class Life(NamedTuple):
-    """What is known of B lives, `[B]` int32 each."""
+class Lifetime(NamedTuple):
+    """What is known of B lifetimes, `[B]` int32 each."""
 
     cell: jax.Array  # where the last action was taken
     goal: jax.Array  # the cell that has paid, or -1
@@ -105,17 +105,17 @@ def make(config: Explorer, family: TaskFamily, mode: Mode = "sampled", temperatu
         def at(value):
             return jnp.full((batch,), value, jnp.int32)
 
-        return Life(cell=at(0), goal=at(-1), episode=at(0), step=at(-1))
+        return Lifetime(cell=at(0), goal=at(-1), episode=at(0), step=at(-1))
 
-    def act(params, life, steps, keys):
+    def act(params, lifetime, steps, keys):
         # The cell that paid is the one that the action led to: at an episode's end, the observation is the next one's.
-        paid = (steps.prev_reward > 0) & (steps.prev_action < len(MOVES)) & (life.goal < 0)
-        goal = jnp.where(paid, reached[life.cell, jnp.minimum(steps.prev_action, len(MOVES) - 1)], life.goal)
-        episode = jnp.minimum(life.episode + steps.prev_done.astype(jnp.int32), len(planned))
-        step = jnp.where(steps.prev_done, 0, jnp.minimum(life.step + 1, room.steps - 1))
+        paid = (steps.prev_reward > 0) & (steps.prev_action < len(MOVES)) & (lifetime.goal < 0)
+        goal = jnp.where(paid, reached[lifetime.cell, jnp.minimum(steps.prev_action, len(MOVES) - 1)], lifetime.goal)
+        episode = jnp.minimum(lifetime.episode + steps.prev_done.astype(jnp.int32), len(planned))
+        step = jnp.where(steps.prev_done, 0, jnp.minimum(lifetime.step + 1, room.steps - 1))
         position = jnp.asarray(steps.observation, jnp.int32)
         home = jax.vmap(toward)(position, table[goal])
         action = jnp.where(goal < 0, actions[episode, step], home)
-        return action, Life(position[:, 0] * room.size + position[:, 1], goal, episode, step)
+        return action, Lifetime(position[:, 0] * room.size + position[:, 1], goal, episode, step)
 
     return Policy(init, act)

@@ -41,7 +41,7 @@ class Thompson(PolicyConfig):
 
 
 class Counts(NamedTuple):
-    """What B lives have seen of each arm, `[B, A]` float32 each."""
+    """What B lifetimes have seen of each arm, `[B, A]` float32 each."""
 
     ones: jax.Array
     zeros: jax.Array

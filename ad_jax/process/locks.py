@@ -16,7 +16,7 @@ from pathlib import Path
 import filelock
 
 from ad_jax.errors import ConfigError
-from ad_jax.process.metrics import say
+from ad_jax.process.metrics import log
 
 
 @contextlib.contextmanager
@@ -35,7 +35,7 @@ def taken(path: Path) -> Iterator[bool]:
         yield False
         return
     except OSError as error:
-        say(f"locks    {path.parent} cannot be locked ({error}): see to it that nobody else works there")
+        log(f"locks    {path.parent} cannot be locked ({error}): see to it that nobody else works there")
         yield True
         return
     try:

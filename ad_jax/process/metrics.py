@@ -111,7 +111,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Print a line at once, and restart the clock: what came before is not part of the rate."""
-        say(f"{self.stage:9}{text}")
+        log(f"{self.stage:9}{text}")
         self.started, self.first = time.monotonic(), self.done
 
     def update(self, done: int, **facts: float | str) -> None:
@@ -129,10 +129,10 @@ class Progress:
             terminal.draw(self.stage, done, self.total, text)
         else:
             terminal.clear()
-            say(f"{self.stage:9}{text}")
+            log(f"{self.stage:9}{text}")
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """One line on the terminal, at once; of several processes, the first one's."""
     if distributed.is_first():
         print(text, file=sys.stdout, flush=True)

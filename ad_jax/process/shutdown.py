@@ -4,7 +4,7 @@ Training agrees on when to stop, and saves first (`training.leaving`). Everywher
 once, but the others would wait in a collective until they take the one that left for dead; and a process that waits
 there itself never hears of its signal, because Python's handlers run between its own instructions. So a thread listens
 for both: the system writes a signal into a pipe at once, and who leaves says so in the key-value store of JAX's
-coordinator. All then end with `stopping.STATUS`.
+coordinator. All then end with `preemption.STATUS`.
 """
 
 import atexit
@@ -26,7 +26,7 @@ LEAVING, GONE = "ad_jax/leaving/", "ad_jax/gone/"
 
 
 def listen() -> None:
-    """From now on; to be called once, after `processes.start` and `stopping.listen`, in the main thread."""
+    """From now on; to be called once, after `distributed.start` and `preemption.listen`, in the main thread."""
     here = distributed.coordinator()
     if here is None:
         return
@@ -34,7 +34,7 @@ def listen() -> None:
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     done = threading.Event()
-    thread = threading.Thread(target=_listen, args=(*here, heard, done), daemon=True, name="farewell")
+    thread = threading.Thread(target=_listen, args=(*here, heard, done), daemon=True, name="shutdown")
     thread.start()
 
     def end() -> None:

@@ -111,10 +111,11 @@ class Paths(Struct):
                 raise ValueError(f"{where}.episodes[{i}].points{problem}")
 
 
-class Source(Struct):  # every episode of its lives, as `lifetimes.as_data` writes them
+# Every episode of its lifetimes, as `lifetimes.as_data` writes them.
+class Source(Struct, rename={"lifetime": "life"}):
     name: str
     actors: Count
-    life: Count
+    lifetime: Count
     returns: list[list[list[Finite | list[Finite]]]]
     steps: int | list[list[list[list[int]]]]
     role: str = "source"
@@ -122,8 +123,10 @@ class Source(Struct):  # every episode of its lives, as `lifetimes.as_data` writ
     def check(self, where: str, tasks: int, longest: int) -> None:
         if self.role not in ROLES:
             raise ValueError(f"{where}.role: expected one of {ROLES}, received {self.role!r}")
-        if self.life < longest:
-            raise ValueError(f"{where}.life: expected at least episode_length = {longest} steps, received {self.life}")
+        if self.lifetime < longest:
+            raise ValueError(
+                f"{where}.life: expected at least episode_length = {longest} steps, received {self.lifetime}"
+            )
         in_range = (1, longest, " = episode_length")
         if isinstance(self.steps, int):
             shape = {"tasks": tasks, "learners": None, "episodes": None}
@@ -138,10 +141,10 @@ class Source(Struct):  # every episode of its lives, as `lifetimes.as_data` writ
                 place = f"{where}.steps[{i}][{j}][{k}]"
                 done[place] = _array(self.steps[i][j][k], place, {"episodes": episodes}, in_range).sum()
         for place, steps in done.items():
-            if not self.life - longest < steps <= self.life:  # an episode that never ended takes the rest
+            if not self.lifetime - longest < steps <= self.lifetime:  # an episode that never ended takes the rest
                 raise ValueError(
-                    f"{place}: expected episodes of {self.life} steps in all, less at most {longest - 1} of one that "
-                    f"did not end, received {steps}"
+                    f"{place}: expected episodes of {self.lifetime} steps in all, less at most {longest - 1} of one "
+                    f"that did not end, received {steps}"
                 )
 
 

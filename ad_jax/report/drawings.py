@@ -21,7 +21,7 @@ def as_episodes(s: Set, steps: np.ndarray) -> np.ndarray:
 def figures_of(s: Set, stats: dict[str, Any]) -> dict[str, tuple[Figure | None, str]]:
     """By file stem, the figure (None where the results do not hold what it takes) and the sentence under it."""
     learner = {mode: Band(s.time(mode), *bootstrap(values)) for mode, values in s.returns.items()}
-    source = None if s.source is None else _thinned(s.source, s.source_steps)
+    source = None if s.source is None else _subsampled(s.source, s.source_steps)
     return {
         "curve": _curve(s, stats, learner, source),
         "efficiency": _efficiency(s, stats, learner[s.mode], source),
@@ -114,8 +114,8 @@ def _paths(s: Set) -> tuple[Figure | None, str]:
     return None, "Paths: this task family does not say how to draw one."
 
 
-def _thinned(values: np.ndarray, steps: int, most: int = 2000) -> Band:
-    """Return the band of a source's life `[R, N, E2]`; of a very long one, `most` episodes, evenly spaced on a log
+def _subsampled(values: np.ndarray, steps: int, most: int = 2000) -> Band:
+    """Return the band of a source's lifetime `[R, N, E2]`; of a very long one, `most` episodes, evenly spaced on a log
     axis.
     """
     episodes = np.arange(values.shape[-1])

@@ -101,7 +101,7 @@ def efficiency(
     optimal: float | None,
     random: float | None,
 ) -> Figure:
-    """Return against environment steps (log axis) of the frozen learner and of its source's full life.
+    """Return against environment steps (log axis) of the frozen learner and of its source's full lifetime.
 
     Args:
         learner: x in environment steps.

@@ -192,9 +192,9 @@ def _levels_note(source: dict[str, Any], size: float) -> str:
     same = early if source["same_steps"] is None else number(source["same_steps"], size)
     return (
         f"{source['role'].capitalize()}: {source['name']}. Its return after as many environment steps as AD takes: "
-        f"{same}; at the end of its life: {number(source['final'], size)}. At AD's final return all of AD's steps are "
-        f"counted, and the {source['role']}'s up to the first {source['piece']:,} in which its episodes' mean is as "
-        "high, which favors that."
+        f"{same}; at the end of its lifetime: {number(source['final'], size)}. At AD's final return all of AD's steps "
+        f"are counted, and the {source['role']}'s up to the first {source['piece']:,} in which its episodes' mean is "
+        "as high, which favors that."
     )
 
 

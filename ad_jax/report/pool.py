@@ -61,7 +61,7 @@ def _form(run: dict[str, Any]) -> dict[str, Any]:
             form[f"{one['name']}.source.role"] = role_of(source)
             form[f"{one['name']}.source.actors"] = source["actors"]
             form[f"{one['name']}.source.life"] = source["life"]
-            # Not the episodes: where they end early, lives of as many steps differ in how many they hold.
+            # Not the episodes: where they end early, lifetimes of as many steps differ in how many they hold.
             form[f"{one['name']}.source.returns shape"] = (len(source["returns"]), len(source["returns"][0]))
     return form
 

@@ -35,8 +35,10 @@ class Set:
     rollouts: dict[str, int]  # by mode, S
     optimal: np.ndarray | None  # [R, N]
     random: np.ndarray | None  # [R, N]
-    source: np.ndarray | None  # [R, N, P], mean return in each piece of its life, its seeds averaged (`lifetimes`)
-    source_episodes: np.ndarray | None  # [R, N, E2], the same by episode, of the E2 episodes that all of its lives have
+    source: np.ndarray | None  # [R, N, P], mean return in each piece of its lifetime, its seeds averaged (`lifetimes`)
+    source_episodes: (
+        np.ndarray | None
+    )  # [R, N, E2], the same by episode, of the E2 episodes that all of its lifetimes have
     source_name: str
     source_role: str  # "source" of the histories, or "reference": it made none of them
     source_steps: int  # environment steps of one piece, over all actors

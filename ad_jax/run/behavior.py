@@ -24,9 +24,9 @@ from ad_jax.types import Discrete, Spec, Steps
 
 FORMAT = 1  # of this data; others are not compared
 FORMAT_OF_POLICY = 2  # of a policy's, which holds its actions; 1 held logits of those that were models
-ROWS = 16  # lives of a family
-SHOWN = 4, 24  # lives, and steps of each, that are kept step by step
-WHOLE, REAL = 256, 48  # steps of a life: observations that are floats may belong to dynamics that amplify rounding
+ROWS = 16  # lifetimes of a family
+SHOWN = 4, 24  # lifetimes, and steps of each, that are kept step by step
+WHOLE, REAL = 256, 48  # steps of a lifetime: observations that are floats may belong to dynamics that amplify rounding
 SOURCE_TASKS, SOURCE_STEPS = 4, 512
 MODEL_STEPS, LARGEST = 8, 5_000_000  # parameters: larger models are not looked at
 # These run once: compiling is what they cost.
@@ -41,7 +41,7 @@ def of_family(family: TaskFamily) -> dict[str, Any]:
     steps = WHOLE if whole else REAL
     drawn, optimal = np.random.default_rng(0), _has_optimal(family, tasks)
     stated = family.action_spec
-    actions = stated.drawn(drawn, (ROWS, steps))
+    actions = stated.sample(drawn, (ROWS, steps))
     actions[2::4] = np.repeat(actions[2::4, ::8], 8, axis=1)[:, :steps]  # held for 8 steps
     if isinstance(stated, Discrete):
         actions[3::4] = (np.arange(len(actions[3::4])) % stated.n)[:, None]
@@ -49,7 +49,7 @@ def of_family(family: TaskFamily) -> dict[str, Any]:
         actions[3::4] = actions[3::4, :1]
     pictures = type(family).render is not TaskFamily.render
 
-    def life(row, task, actions):
+    def lifetime(row, task, actions):
         key = jax.random.fold_in(named_key(0, "behavior"), row)
         start = family.reset_env(jax.random.fold_in(key, 2**31), task)
 
@@ -70,7 +70,7 @@ def of_family(family: TaskFamily) -> dict[str, Any]:
         return happened, shown
 
     rows = np.arange(ROWS)
-    happened, shown = jax.jit(jax.vmap(life), compiler_options=QUICK)(rows, tasks, actions)
+    happened, shown = jax.jit(jax.vmap(lifetime), compiler_options=QUICK)(rows, tasks, actions)
     numbers = {"tasks": [_number_of_task(take(tasks, row)) for row in rows], "pictures": np.ravel(shown).tolist()}
     return _recorded(happened, numbers)
 
@@ -82,7 +82,7 @@ def of_source(source: Source, family: TaskFamily) -> dict[str, Any]:
     pixels = spec_of(family).pixels or type(family).render is not TaskFamily.render
     updates = 1 if pixels else -(-SOURCE_STEPS // (source.steps_per_update * source.actors))
 
-    def life(row, task):
+    def lifetime(row, task):
         key = jax.random.fold_in(named_key(0, "behavior of a source"), row)
         state = source.init(jax.random.fold_in(key, 2**31), task)
 
@@ -94,7 +94,7 @@ def of_source(source: Source, family: TaskFamily) -> dict[str, Any]:
         # The first actor's stream is shown; all of them are in the sums of what was learned.
         return {name: x.reshape(-1, x.shape[-1])[:, 0] for name, x in happened.items()}, _learned(state)
 
-    happened, learned = jax.jit(jax.vmap(life), compiler_options=QUICK)(np.arange(SOURCE_TASKS), tasks)
+    happened, learned = jax.jit(jax.vmap(lifetime), compiler_options=QUICK)(np.arange(SOURCE_TASKS), tasks)
     return _recorded(happened, {name: np.asarray(x).ravel().tolist() for name, x in learned.items()})
 
 
@@ -141,7 +141,7 @@ def _stream(spec: Spec, batch: int, length: int) -> Steps:
     observation = drawn.integers(0, most, shape) if most else drawn.normal(size=shape)
     return Steps(
         observation=observation.astype(spec.compute_dtype),
-        prev_action=spec.action.drawn(drawn, (batch, length)),
+        prev_action=spec.action.sample(drawn, (batch, length)),
         prev_reward=drawn.normal(size=(batch, length)).astype(np.float32),
         prev_done=drawn.integers(0, 2, (batch, length)) > 0,
         extra={name: drawn.normal(size=(batch, length, *shape)).astype(np.float32) for name, shape in spec.extra},
@@ -156,8 +156,8 @@ def _in_one(action: Any, lead: int) -> jax.Array:
 
 
 def _recorded(happened: Mapping[str, Any], sums: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain data: of `happened`, arrays `[lives, T]`, the first steps and the sums over time; and other sums."""
-    lives, steps = SHOWN
+    """Plain data: of `happened`, arrays `[lifetimes, T]`, the first steps and the sums over time; and other sums."""
+    lifetimes, steps = SHOWN
     happened = {name: np.asarray(x, np.float64) for name, x in happened.items()}
     late = {name: np.arange(1, x.shape[1] + 1) / x.shape[1] for name, x in happened.items()}
     totals = {name: x.sum(1).tolist() for name, x in happened.items()}
@@ -165,7 +165,7 @@ def _recorded(happened: Mapping[str, Any], sums: Mapping[str, Any]) -> dict[str,
     return {
         "format": FORMAT,
         "platform": _platform(),
-        "shown": {name: [[_short(y) for y in row] for row in x[:lives, :steps]] for name, x in happened.items()},
+        "shown": {name: [[_short(y) for y in row] for row in x[:lifetimes, :steps]] for name, x in happened.items()},
         "sums": {name: [_short(y) for y in x] for name, x in (totals | dict(sums)).items()},
     }
 

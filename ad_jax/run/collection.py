@@ -11,12 +11,12 @@ from ad_jax.checkpoint import lineage
 from ad_jax.checkpoint.identity import canonical
 from ad_jax.envs.leaves import task_leaves
 from ad_jax.errors import ConfigError, HistoryError, OtherHistoriesError, differences
-from ad_jax.experiment import Experiment, Parts, name_of
+from ad_jax.experiment import Components, Experiment, name_of
 from ad_jax.history import store as history_store
 from ad_jax.history.columns import NEXT
 from ad_jax.history.manifest import Leaf
 from ad_jax.process import provenance
-from ad_jax.process.metrics import say
+from ad_jax.process.metrics import log
 from ad_jax.stage import collect
 
 Manifest = history_store.Manifest
@@ -26,12 +26,12 @@ KEPT = ("behavior", "ad_jax")
 OTHERS = "Name another collection, or leave --histories out"  # where they were named: those are never made anew
 
 
-def make_manifest(e: Experiment, p: Parts, behavior: dict[str, Any]) -> Manifest:
+def make_manifest(e: Experiment, p: Components, behavior: dict[str, Any]) -> Manifest:
     """Return the manifest of the collection that `e` asks for.
 
     Args:
         e: the experiment.
-        p: the parts of `e`.
+        p: the components of `e`.
         behavior: of its family and its source.
     """
     leaves = {
@@ -46,7 +46,7 @@ def make_manifest(e: Experiment, p: Parts, behavior: dict[str, Any]) -> Manifest
         task_leaves=leaves,
         reward_dtype=str(p.family.reward_dtype),
         histories=e.tasks.trained * e.collect.seeds * p.source.actors,
-        steps=collect.life_updates(p.source, p.family, e.collect.episodes) * p.source.steps_per_update,
+        steps=collect.lifetime_updates(p.source, p.family, e.collect.episodes) * p.source.steps_per_update,
         episode_length=p.family.episode_length,
         chunk_histories=e.collect.chunk_learners * p.source.actors,
         next_observation=e.collect.next_observation,
@@ -60,7 +60,7 @@ def make_manifest(e: Experiment, p: Parts, behavior: dict[str, Any]) -> Manifest
     )
 
 
-def origin(e: Experiment, p: Parts) -> dict[str, dict[str, Any]]:
+def origin(e: Experiment, p: Components) -> dict[str, dict[str, Any]]:
     """Family and source of the experiment's histories, as a manifest holds them."""
     return {
         "family": {"name": name_of(e.env), "options": p.family.options},
@@ -109,14 +109,14 @@ def differing(found: dict[str, Any], ours: Manifest) -> list[str]:
 
 
 def check_histories(
-    manifest: Manifest, e: Experiment, p: Parts, behavior: dict[str, Any], url: str, given: bool
+    manifest: Manifest, e: Experiment, p: Components, behavior: dict[str, Any], url: str, given: bool
 ) -> None:
     """Raise HistoryError unless a collection can be learned from by the experiment.
 
     Args:
         manifest: of the collection.
         e: the experiment.
-        p: the parts of `e`.
+        p: the components of `e`.
         behavior: of the experiment's family and source.
         url: of the collection, for errors.
         given: whether the caller named it. Then it may be of another seed, other tasks, and of another size; else it
@@ -152,19 +152,19 @@ def check_histories(
         )
 
 
-def facts_if_complete(url: str, e: Experiment, p: Parts, behavior: dict[str, Any]) -> dict[str, float] | None:
+def facts_if_complete(url: str, e: Experiment, p: Components, behavior: dict[str, Any]) -> dict[str, float] | None:
     """Facts of given histories that are complete; None of others, which the writer resumes or refuses."""
     with contextlib.suppress(HistoryError):
         found = history_store.open_store(url)
         check_histories(found.manifest, e, p, behavior, url, given=True)
-        say(f"collect  nothing to do: {url} is complete")
-        return source_at_the_end(found)
+        log(f"collect  nothing to do: {url} is complete")
+        return source_final_return(found)
     return None
 
 
-def source_at_the_end(store: history_store.HistoryStore) -> dict[str, float]:
+def source_final_return(store: history_store.HistoryStore) -> dict[str, float]:
     """Say what the source of a collection came to; the facts of it that are known."""
     if store.returns is None:
         return {}
-    say("collect  source " + "; ".join(f"{what}: {how_much}" for what, how_much in store.returns.lines()))
+    log("collect  source " + "; ".join(f"{what}: {how_much}" for what, how_much in store.returns.lines()))
     return store.returns.facts()

@@ -1,7 +1,7 @@
 """The learning curves of a run: of the model in its context, and of the algorithm beside it. Each is computed once.
 
-In: an experiment with its parts, and a run directory. Out: plain data for `results.json`, a file for each finished part
-in the directory's `evaluation/`, so that a run that was killed does not compute a part again.
+In: an experiment with its components, and a run directory. Out: plain data for `results.json`, a file for each finished
+part in the directory's `evaluation/`, so that a run that was killed does not compute a part again.
 """
 
 import dataclasses
@@ -18,14 +18,14 @@ from ad_jax.checkpoint import lineage
 from ad_jax.checkpoint.identity import canonical, changed
 from ad_jax.envs.base import take
 from ad_jax.errors import ConfigError
-from ad_jax.experiment import Experiment, Parts, name_of
+from ad_jax.experiment import Components, Experiment, name_of
 from ad_jax.files import read_json, write_json
 from ad_jax.history import lifetimes
 from ad_jax.policies import demonstrator
 from ad_jax.policies.base import Mode, Policy
 from ad_jax.policies.demonstrator import Prompt
 from ad_jax.process import distributed, metrics
-from ad_jax.process.metrics import say
+from ad_jax.process.metrics import log
 from ad_jax.report.seal import FIELD, fits, seal
 from ad_jax.run.origins import Origins
 from ad_jax.sharding import own_mesh
@@ -42,13 +42,13 @@ class Curves:
     def __init__(
         self,
         experiment: Experiment,
-        parts: Parts,
+        components: Components,
         mesh: Mesh,
         folder: Path,
         log: metrics.MetricsLog,
         origins: Origins,
     ):
-        self.experiment, self.parts, self.mesh, self.folder, self.log = experiment, parts, mesh, folder, log
+        self.experiment, self.components, self.mesh, self.folder, self.log = experiment, components, mesh, folder, log
         self.origins = origins
 
     def part(self, name: str, asked: dict[str, Any], compute: Callable[[], Any]) -> tuple[Any, float]:
@@ -67,7 +67,7 @@ class Curves:
             told = lineage.behaves_otherwise(saved["behavior"], behavior, self._named())
             if told is None:
                 return saved["value"], saved["seconds"]
-            say(f"evaluate {told} from when {path.name} was computed: it is computed anew")
+            log(f"evaluate {told} from when {path.name} was computed: it is computed anew")
         started, value = time.monotonic(), compute()
         seconds = time.monotonic() - started
         data = {"key": key, "behavior": behavior, "seconds": seconds, "value": value}
@@ -79,7 +79,7 @@ class Curves:
         data = canonical(self.experiment.to_json())
         of = ("env", "seed", "tasks", "evaluate")
         of += ("model",) if "checkpoint" in asked else ("source", "collect", "reference")
-        model = {"model_options": dataclasses.asdict(self.parts.model_config)} if "checkpoint" in asked else {}
+        model = {"model_options": dataclasses.asdict(self.components.model_config)} if "checkpoint" in asked else {}
         key = {"schema": SCHEMA, **{name: data[name] for name in of}, **model, **asked}
         return json.loads(json.dumps(canonical(key)))  # as it will be read
 
@@ -97,7 +97,7 @@ class Curves:
 
     def in_context(self, data: dict[str, Any], tasks: Any, policy: Policy, params: Any, mode: Mode) -> dict[str, Any]:
         """Every episode of `policy` on a held-out set, as plain data; `mode` is what these actions are called."""
-        c, family = self.experiment.evaluate, self.parts.family
+        c, family = self.experiment.evaluate, self.components.family
         name, ids = data["name"], [task["id"] for task in data["tasks"]]
         prompt = None
         if c.prompt is not None:
@@ -142,7 +142,7 @@ class Curves:
         }
 
     def of_source(self, tasks: Any, ids: list[str]) -> dict[str, Any] | None:
-        e, p = self.experiment, self.parts
+        e, p = self.experiment, self.components
         if not e.evaluate.source_seeds:
             return None
         name = name_of((e.reference or e).source)
@@ -152,35 +152,35 @@ class Curves:
         tasks, mine_ids = take(tasks, mine), ids[mine]
         total = len(mine_ids) * e.evaluate.source_seeds
         chunk = min(asked.chunk_learners, max(total, 1))
-        learners = collect.Learners(p.family, p.reference, asked.episodes, own_mesh(self.mesh), chunk)
-        steps = learners.steps * p.reference.actors
+        collector = collect.Collector(p.family, p.reference, asked.episodes, own_mesh(self.mesh), chunk)
+        steps = collector.steps * p.reference.actors
         bar = metrics.Progress("evaluate", total, f"learners of {name}", 0, e.logging.progress_seconds, steps)
 
-        def at_the_end(returns):
+        def final_return(returns):
             return float(returns[..., -max(1, returns.shape[-1] // 10) :].mean())
 
         def show(done, returns):
-            return bar.update(done, **{"return": at_the_end(returns)})
+            return bar.update(done, **{"return": final_return(returns)})
 
         def curve():
-            return collect.learning_curve(learners, tasks, mine_ids, e.evaluate.source_seeds, e.seed, show)
+            return collect.learning_curve(collector, tasks, mine_ids, e.evaluate.source_seeds, e.seed, show)
 
         parts = distributed.everywhere(lambda: _by_task(curve(), len(mine_ids), p.reference.actors))
-        lives = [parts[i % len(parts)][i // len(parts)] for i in range(len(ids))]  # they dealt the tasks out
-        found = lifetimes.as_data(lives, learners.steps)
-        at_its_end = at_the_end(lifetimes.curves(found, p.family.episode_length))
-        counts = {len(returns) for of_task in lives for actors in of_task for returns, _ in actors}
+        by_task = [parts[i % len(parts)][i // len(parts)] for i in range(len(ids))]  # they dealt the tasks out
+        found = lifetimes.as_data(by_task, collector.steps)
+        at_its_end = final_return(lifetimes.curves(found, p.family.episode_length))
+        counts = {len(returns) for of_task in by_task for actors in of_task for returns, _ in actors}
         episodes = f"{min(counts)}{f' to {max(counts)}' if len(counts) > 1 else ''} episodes"
-        say(
+        log(
             f"evaluate {name} itself, the {role}, on the same tasks: {episodes}, return at the end {number(at_its_end)}"
         )
         return {"name": name, "role": role, **found}
 
     def in_loop(self, policy: Policy) -> Callable[[Any], float]:
         """In-context return on training tasks, for choosing a checkpoint: the held-out tasks must not choose it."""
-        e, family = self.experiment, self.parts.family
+        e, family = self.experiment, self.components.family
         count = min(16, e.tasks.trained)
-        tasks = take(self.parts.split.train, slice(count))
+        tasks = take(self.components.split.train, slice(count))
         ids = family.task_ids(tasks)
         played = e.method.evaluate_episodes
         runner = rollout.make_evaluator(policy, family, self.mesh, played, played * family.episode_length)
@@ -203,7 +203,7 @@ def _read_part(path: Path) -> dict[str, Any] | None:
     if fits(saved):
         return saved if saved.keys() >= {"key", "behavior", "seconds", "value"} else None
     if FIELD in saved:
-        say(f"warning  {path} was changed or damaged since it was written: it is computed anew")
+        log(f"warning  {path} was changed or damaged since it was written: it is computed anew")
     return None
 
 
@@ -220,6 +220,6 @@ def _show(bar: metrics.Progress, done: int, total: int, value: float) -> None:
 def _by_task(found: lifetimes.Episodes, tasks: int, actors: int) -> list[Any]:
     """`[N][S][actors]` of (returns, steps), lists of numbers, of streams in that order."""
     streams = [(r.tolist(), s.tolist()) for r, s in zip(found.returns, found.steps, strict=True)]
-    lives = [streams[i : i + actors] for i in range(0, len(streams), actors)]
-    seeds = len(lives) // max(tasks, 1)
-    return [lives[i * seeds : (i + 1) * seeds] for i in range(tasks)]
+    by_task = [streams[i : i + actors] for i in range(0, len(streams), actors)]
+    seeds = len(by_task) // max(tasks, 1)
+    return [by_task[i * seeds : (i + 1) * seeds] for i in range(tasks)]

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ad_jax.errors import AdJaxError, TrainingDivergedError, unknown
-from ad_jax.experiment import Experiment, Parts, build, name_of
+from ad_jax.experiment import Components, Experiment, build, name_of
 from ad_jax.history import replay, reward_unit
 from ad_jax.methods.base import checked
 from ad_jax.policies import demonstrator
@@ -61,13 +61,13 @@ def collect(experiment: Experiment) -> Histories:
     e, p = experiment, build(experiment)
     ids, seeds = p.family.task_ids(p.split.train), e.collect.seeds
     asked, mesh = e.collect, rows_mesh(e.mesh)
-    learners = collecting.Learners(
+    collector = collecting.Collector(
         p.family, p.source, asked.episodes, mesh, asked.chunk_learners, asked.next_observation
     )
     total, chunks = len(ids) * seeds, []
-    for first in range(0, total, learners.chunk):
-        lived, count = learners.run(e.seed, p.split.train, ids, seeds, first), min(learners.chunk, total - first)
-        if where := collecting.beyond(learners, lived, ids, seeds, first, count):
+    for first in range(0, total, collector.chunk):
+        lived, count = collector.run(e.seed, p.split.train, ids, seeds, first), min(collector.chunk, total - first)
+        if where := collecting.beyond(collector, lived, ids, seeds, first, count):
             raise AdJaxError(where)
         chunks.append(collecting.as_histories(lived, p.split.train, ids, seeds, first, count))
     return _joined(chunks)
@@ -147,7 +147,7 @@ def evaluate(experiment: Experiment, learned: Learned, mode: Mode = "sampled", h
     return after_prompt(curve, prompt)[0] if prompt else curve
 
 
-def _unit(e: Experiment, p: Parts, histories: Histories | None) -> float:
+def _unit(e: Experiment, p: Components, histories: Histories | None) -> float:
     """Return what rewards are divided by: as asked for, or the size of those that are learned from."""
     asked = p.method.reward_unit_asked(e.replay)
     if asked is not None:

@@ -1,6 +1,6 @@
 """What a run says of where its results come from, in histories, checkpoints and evaluations; each looked at once.
 
-In: an experiment with its parts. Out: plain data. Every process has to ask for the same, in the same order.
+In: an experiment with its components. Out: plain data. Every process has to ask for the same, in the same order.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from typing import Any
 
 from ad_jax.checkpoint import checkpoint
 from ad_jax.checkpoint.fingerprint import fingerprint
-from ad_jax.experiment import Experiment, Parts, name_of
+from ad_jax.experiment import Components, Experiment, name_of
 from ad_jax.process import distributed
 from ad_jax.run import behavior
 
@@ -19,30 +19,30 @@ from ad_jax.run import behavior
 class Origins:
     """How the plug-ins of an experiment behave, and what its checkpoints say."""
 
-    def __init__(self, experiment: Experiment, parts: Parts):
-        self.experiment, self.parts = experiment, parts
+    def __init__(self, experiment: Experiment, components: Components):
+        self.experiment, self.components = experiment, components
 
     @functools.cached_property
     def family(self) -> Any:
         """How the task family behaves."""
-        return distributed.on_first(lambda: behavior.of_family(self.parts.family))
+        return distributed.on_first(lambda: behavior.of_family(self.components.family))
 
     @functools.cached_property
     def source(self) -> Any:
         """How the source of the histories does."""
-        return distributed.on_first(lambda: behavior.of_source(self.parts.source, self.parts.family))
+        return distributed.on_first(lambda: behavior.of_source(self.components.source, self.components.family))
 
     @functools.cached_property
     def reference(self) -> Any:
         """How the algorithm does that the model is compared with."""
-        if self.parts.reference is self.parts.source:
+        if self.components.reference is self.components.source:
             return self.source
-        return distributed.on_first(lambda: behavior.of_source(self.parts.reference, self.parts.family))
+        return distributed.on_first(lambda: behavior.of_source(self.components.reference, self.components.family))
 
     @functools.cached_property
     def model(self) -> Any:
         """How the model does, or the policy in its place; None where it is large."""
-        p = self.parts
+        p = self.components
         if p.model is None:
             return distributed.on_first(lambda: behavior.of_policy(p.policy(), p.seen_spec))
         return distributed.on_first(lambda: behavior.of_model(p.model, p.seen_spec))
@@ -60,7 +60,7 @@ class Origins:
 
     def of_run(self) -> dict[str, Any]:
         """Return what every checkpoint says of the run that it belongs to."""
-        e, p = self.experiment, self.parts
+        e, p = self.experiment, self.components
         source = {} if p.method.feed == "tasks" else {"source": self.source}
         return {
             "spec": p.seen_spec.to_json(),  # what an `Agent` is fed

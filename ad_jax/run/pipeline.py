@@ -28,7 +28,7 @@ from ad_jax.files import read_json, write_json
 from ad_jax.history import reward_unit
 from ad_jax.history import store as history_store
 from ad_jax.process import distributed, locks, metrics, provenance, settings
-from ad_jax.process.metrics import say
+from ad_jax.process.metrics import log
 from ad_jax.report import report
 from ad_jax.report.seal import seal
 from ad_jax.run import collection, directory, training
@@ -86,7 +86,7 @@ class Run:
         trains: bool = False,
         redo: bool = False,
     ):
-        self.experiment, self.parts = experiment, build(experiment)
+        self.experiment, self.components = experiment, build(experiment)
 
         def default():
             return str(directory.default(experiment))
@@ -94,7 +94,7 @@ class Run:
         self.folder = files.local(folder or distributed.on_first(default), "--dir").absolute()
         self.histories, self.given = histories or str(self.folder / "histories"), histories is not None
         self.trained, self.redo = files.local(trained or self.folder).absolute(), redo
-        self.origins = Origins(experiment, self.parts)
+        self.origins = Origins(experiment, self.components)
         # Before anything that several processes do together: they may have been started differently.
         same: dict[str, Any] = {name: str(getattr(self, name)) for name in ("folder", "histories", "given", "trained")}
         same |= {"version": provenance.version(), "redo": redo, "trains": trains}
@@ -102,7 +102,7 @@ class Run:
         self.mesh = rows_mesh(experiment.mesh)
         if trains:
             self._can_train()
-        if self.parts.trained and not distributed.on_first(lambda: (self.folder / "config.json").exists()):
+        if self.components.trained and not distributed.on_first(lambda: (self.folder / "config.json").exists()):
             files.check_checkpoints(self.folder)
         files.check_histories(self.histories)
         provenance.use_compilation_cache()
@@ -111,12 +111,12 @@ class Run:
             distributed.on_first(lambda: claim(self.folder, experiment))
             self.log = metrics.MetricsLog(self.folder, experiment.logging, experiment.name)
             distributed.on_first(lambda: write_json(self.folder / "environment.json", provenance.collect(), indent=1))
-        self.curves = Curves(experiment, self.parts, self.mesh, self.folder, self.log, self.origins)
+        self.curves = Curves(experiment, self.components, self.mesh, self.folder, self.log, self.origins)
 
     @property
     def train_ids(self) -> list[str]:
         """Ids of the training tasks."""
-        return self.parts.family.task_ids(self.parts.split.train)
+        return self.components.family.task_ids(self.components.split.train)
 
     @_alone
     def all(self) -> Path:
@@ -130,12 +130,12 @@ class Run:
     @_alone
     def collect(self) -> None:
         """Stage 1. Complete histories that the caller names are used as they are, also those of another seed."""
-        e, p = self.experiment, self.parts
+        e, p = self.experiment, self.components
         if p.method.feed == "nothing":
-            say(f"collect  nothing to do: model {name_of(e.model)} is not trained, so no histories are needed")
+            log(f"collect  nothing to do: model {name_of(e.model)} is not trained, so no histories are needed")
             return
         if p.method.feed == "tasks":
-            say(f"collect  nothing to do: {p.method.title} learns from the training tasks themselves")
+            log(f"collect  nothing to do: {p.method.title} learns from the training tasks themselves")
             return
         made_by, url = self.origins.of_histories, self.histories
 
@@ -151,11 +151,11 @@ class Run:
         )
         mesh = own_mesh(self.mesh)
         asked = e.collect
-        learners = collect.Learners(
+        collector = collect.Collector(
             p.family, p.source, asked.episodes, mesh, asked.chunk_learners, asked.next_observation
         )
         result = collect.collect(
-            learners,
+            collector,
             p.split.train,
             self.train_ids,
             e.collect,
@@ -167,8 +167,8 @@ class Run:
         )
 
         # From the ledger: other sessions, or other processes, may have written chunks.
-        def at_the_end():
-            return collection.source_at_the_end(history_store.open_store(url, allow_partial=True))
+        def final_return():
+            return collection.source_final_return(history_store.open_store(url, allow_partial=True))
 
         self._finish(
             "collect",
@@ -176,7 +176,7 @@ class Run:
             seconds=result.seconds,
             compile_seconds=result.compile_seconds,
             env_steps=result.env_steps,
-            **distributed.on_first(at_the_end),
+            **distributed.on_first(final_return),
         )
 
     def _continued(self, manifest: history_store.Manifest) -> history_store.Manifest:
@@ -196,7 +196,7 @@ class Run:
         except (OtherHistoriesError, OtherCheckpointError) as error:
             if not self.redo or made is None:
                 raise
-            say(f"redo     {error.args[0].partition('. ')[0]}: {made} is made anew")
+            log(f"redo     {error.args[0].partition('. ')[0]}: {made} is made anew")
             distributed.on_first(lambda: shutil.rmtree(made))
         return call()
 
@@ -204,13 +204,13 @@ class Run:
     def distill(self) -> None:
         """Stage 2, whatever the method."""
         if not self._can_train():
-            say(f"distill  nothing to do: {self.folder / 'checkpoints'} is trained to the end")
+            log(f"distill  nothing to do: {self.folder / 'checkpoints'} is trained to the end")
             return
-        if self.parts.method.feed == "nothing":
-            say(f"distill  nothing to do: model {name_of(self.experiment.model)} is not trained")
+        if self.components.method.feed == "nothing":
+            log(f"distill  nothing to do: model {name_of(self.experiment.model)} is not trained")
             return
         made_of, store = self.origins.of_run(), None
-        if self.parts.method.feed == "histories":
+        if self.components.method.feed == "histories":
             store = self._collected()
             made_of |= {"histories": store.fingerprint}
         folder = self._fitting(lambda: self._checkpoints(made_of), self.folder / "checkpoints")
@@ -219,7 +219,7 @@ class Run:
 
     def _collected(self) -> history_store.HistoryStore:
         """Return the histories, which are of this experiment and fit on the devices."""
-        e, p = self.experiment, self.parts
+        e, p = self.experiment, self.components
         store = distributed.together(lambda: history_store.open_store(self.histories))
         collection.check_histories(store.manifest, e, p, self.origins.of_histories, self.histories, self.given)
         training.check_room(e, p, self.mesh)
@@ -231,7 +231,7 @@ class Run:
         Raises:
             ConfigError: if it cannot, and training has not ended.
         """
-        e, method = self.experiment, self.parts.method
+        e, method = self.experiment, self.components.method
         if method.feed == "nothing":
             return True
         try:
@@ -255,7 +255,7 @@ class Run:
     @_alone
     def evaluate(self) -> None:
         """Stage 3."""
-        e, p = self.experiment, self.parts
+        e, p = self.experiment, self.components
         untrained: tuple[int, Any, dict[str, Any]] = 0, {}, {"train_task_ids": []}
         step, params, meta = self._trained() if p.trained else untrained
         unit: Any = meta.get("reward_unit", reward_unit.NONE)  # an earlier version divided nothing
@@ -296,13 +296,13 @@ class Run:
     def _report(self) -> str:
         results = report.load([self.folder / "results.json"])
         page = report.write(results, self.folder / "report")
-        say(f"\n{report.summary(results)}\n\n{report.table(results)}\n\nreport   {page}")
+        log(f"\n{report.summary(results)}\n\n{report.table(results)}\n\nreport   {page}")
         return str(page)
 
     def _trained(self) -> tuple[int, Any, dict[str, Any]]:
         """Step, parameters and metadata of the checkpoint that is evaluated."""
         step, state, meta = checkpoint.load(self.trained, self.experiment.evaluate.checkpoint)
-        expected = checkpoint.architecture_of(self.parts.params)
+        expected = checkpoint.architecture_of(self.components.params)
         checkpoint.check_architecture(meta, expected, self.trained)
         of_this = self.trained == self.folder
         (lineage.check_own if of_this else lineage.check_trained)(meta, self.origins.of_run(), self.trained)
@@ -315,8 +315,8 @@ class Run:
             "config": e.to_json(),
             "provenance": read_json(self.folder / "environment.json"),
             "stages": directory.stages(self.folder, self.trained),
-            "episode_length": self.parts.family.episode_length,
-            "reward_dtype": str(self.parts.family.reward_dtype),
+            "episode_length": self.components.family.episode_length,
+            "reward_dtype": str(self.components.family.reward_dtype),
             "behavior": behavior,
             "checkpoint": which,
             "sets": sets,

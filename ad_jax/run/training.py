@@ -13,13 +13,13 @@ from jax.sharding import Mesh
 
 from ad_jax.checkpoint import checkpoint
 from ad_jax.errors import ConfigError
-from ad_jax.experiment import Experiment, Parts
+from ad_jax.experiment import Components, Experiment
 from ad_jax.history import replay, reward_unit, streaming
 from ad_jax.history.store import HistoryStore
 from ad_jax.methods.base import MethodConfig, Setting, checked
 from ad_jax.planning import residents
 from ad_jax.process import distributed
-from ad_jax.process.metrics import say
+from ad_jax.process.metrics import log
 from ad_jax.sharding import batch_devices
 from ad_jax.stage.feeds import feed_of
 from ad_jax.stage.train import train
@@ -45,20 +45,20 @@ def run(run: "Run", folder: Path, made_of: dict[str, Any], store: HistoryStore |
     Raises:
         ConfigError, CheckpointError, TrainingDivergedError: as `stage.train.train` and the method.
     """
-    e, p, config = run.experiment, run.parts, run.parts.method
+    e, p, config = run.experiment, run.components, run.components.method
     setting = p.setting(e, run.mesh, _reward_unit(run, config, store))
     method = config.make(setting)
     feed = feed_of(config, setting)
     trainer = Trainer(method.learner, feed, config, run.mesh, e.seed)
     ids = run.train_ids if store is None else store.task_ids
-    meta = made_of | run.origins.of_training(trainer.like.params, ids, setting.unit)
+    meta = made_of | run.origins.of_training(trainer.abstract_state.params, ids, setting.unit)
     in_loop = run.curves.in_loop(config.policy(setting.model)) if config.evaluate_every else None
     prepare = checked(method, config.channels(p.family, p.spec), config.needs)
     with _residents(store, feed, setting, prepare, e.seed) as there:
         result = train(trainer, there, config, folder, meta, run.log, in_loop, e.logging.progress_seconds)
     trained, waited = result.step - result.resumed_from, there.facts()
     if waited and trained:
-        say("distill  " + streaming.summary(waited, trained, result.seconds))
+        log("distill  " + streaming.summary(waited, trained, result.seconds))
     facts = {
         "seconds": result.seconds,
         "compile_seconds": result.compile_seconds,
@@ -89,7 +89,7 @@ def _reward_unit(run: "Run", config: MethodConfig, store: HistoryStore | None) -
     """Return what the rewards of this training are divided by: what was asked for, what it began with, or what is
     found.
     """
-    e, p = run.experiment, run.parts
+    e, p = run.experiment, run.components
     asked = config.reward_unit_asked(e.replay)
 
     def unit() -> float:
@@ -104,11 +104,11 @@ def _reward_unit(run: "Run", config: MethodConfig, store: HistoryStore | None) -
 
     found = distributed.on_first(unit)
     if found != reward_unit.NONE:
-        say(f"distill  the model counts rewards in units of {found:g} (reward_unit=1 would leave them alone)")
+        log(f"distill  the model counts rewards in units of {found:g} (reward_unit=1 would leave them alone)")
     return found
 
 
-def check_room(e: Experiment, p: Parts, mesh: Mesh) -> None:
+def check_room(e: Experiment, p: Components, mesh: Mesh) -> None:
     """Raise ConfigError where a device tells how much memory it has, and the histories alone are more."""
     limit = (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
     needed = residents.resident_bytes(e, p) // batch_devices(mesh)

@@ -6,10 +6,10 @@ for the actors' epsilons, `epsilon ** (1 + spread * i / (actors - 1))`. It stand
 that is the source of Laskin et al. 2022 (arXiv 2210.14215) on Watermaze; of its settings the paper states 16 actors,
 batches of 8 sequences of 40 steps, and discount .9.
 
-Deliberate differences: actors and learner take turns, so a life is reproducible; sequences start anywhere and are drawn
-uniformly, without priorities; the error is squared and the whole gradient clipped, instead of the error; traces are not
-cut at exploring actions (Peng, not Watkins); a truncated episode bootstraps from the observation it was cut at, for
-which the replay holds both ends of every step. `q_values` is the one place that knows how observations are encoded.
+Deliberate differences: actors and learner take turns, so a lifetime is reproducible; sequences start anywhere and are
+drawn uniformly, without priorities; the error is squared and the whole gradient clipped, instead of the error; traces
+are not cut at exploring actions (Peng, not Watkins); a truncated episode bootstraps from the observation it was cut at,
+for which the replay holds both ends of every step. `q_values` is the one place that knows how observations are encoded.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Stage 1: thousands of source learners, each on its own task, side by side; every step of every life is kept.
+"""Stage 1: thousands of source learners, each on its own task, side by side; every step of every lifetime is kept.
 
 Input: a source, a family and its training tasks. Output: a collection of learning histories on disk. Learners run in
 chunks of one size, so memory is bounded by `chunk_learners`; a chunk is written while the next one computes. A
@@ -59,15 +59,15 @@ class Result:
     compile_seconds: float
 
 
-class Lives(NamedTuple):
+class Lifetimes(NamedTuple):
     """What C learners lived through, and the first that cannot be of each actor."""
 
     transition: Transition  # [C, actors, T, ...] in the narrowest dtypes that hold what the family states
     first: values.First  # [C, actors]
 
 
-class Learners:
-    """`lives(keys [C], tasks [C]) -> Lives`, compiled once for chunks of C learners."""
+class Collector:
+    """`lifetimes(keys [C], tasks [C]) -> Lifetimes`, compiled once for chunks of C learners."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Learners:
         Args:
             family: whose tasks are learned.
             source: the learning algorithm.
-            episodes: of full length in a learner's life.
+            episodes: of full length in a learner's lifetime.
             mesh: whose batch axes split the learners.
             chunk: C, learners at once; padded to a multiple of the devices that split them.
             next_observation: whether the transitions hold it.
@@ -94,15 +94,15 @@ class Learners:
         self.family, self.source, self.mesh, self.next_observation = family, source, mesh, next_observation
         if next_observation:
             _check_gives_next(source, family)
-        self.updates = life_updates(source, family, episodes)
+        self.updates = lifetime_updates(source, family, episodes)
         self.steps = self.updates * source.steps_per_update
         split = batch_devices(mesh)
         self.chunk, self.padded = chunk, -(-chunk // split) * split
         rows = on_batch(mesh)
-        self.jitted = jax.jit(jax.vmap(self._life), in_shardings=(rows, rows), out_shardings=rows)
-        self.lives: Callable[[Any, Any], Lives] = self.jitted
+        self.jitted = jax.jit(jax.vmap(self._lifetime), in_shardings=(rows, rows), out_shardings=rows)
+        self.lifetimes: Callable[[Any, Any], Lifetimes] = self.jitted
 
-    def _life(self, key: jax.Array, task: Any) -> Lives:
+    def _lifetime(self, key: jax.Array, task: Any) -> Lifetimes:
         """One learner from birth to end: `[actors, T, ...]`."""
         family, spec = self.family, spec_of(self.family)
         state = self.source.init(jax.random.fold_in(key, 2**31), task)
@@ -130,20 +130,22 @@ class Learners:
             return (state, first), narrow(transitions)
 
         start = state, values.nothing((self.source.actors,))
-        (_, first), life = jax.lax.scan(update, start, jnp.arange(self.updates, dtype=jnp.int32))
-        return Lives(jax.tree.map(lambda x: jnp.moveaxis(x.reshape(self.steps, *x.shape[2:]), 1, 0), life), first)
+        (_, first), lifetime = jax.lax.scan(update, start, jnp.arange(self.updates, dtype=jnp.int32))
+        return Lifetimes(
+            jax.tree.map(lambda x: jnp.moveaxis(x.reshape(self.steps, *x.shape[2:]), 1, 0), lifetime), first
+        )
 
-    def run(self, seed: int, tasks: Any, task_ids: Sequence[str], seeds: int, first: int) -> Lives:
+    def run(self, seed: int, tasks: Any, task_ids: Sequence[str], seeds: int, first: int) -> Lifetimes:
         """Dispatch a chunk's learners, from `first` of tasks x seeds (task-major) on; the last one's copies pad it."""
         last = min(first + self.chunk, len(task_ids) * seeds) - 1
         learner = np.minimum(np.arange(first, first + self.padded), last)
-        return self.lives(*self._inputs(seed, tasks, task_ids, seeds, learner))
+        return self.lifetimes(*self._inputs(seed, tasks, task_ids, seeds, learner))
 
     def compile(self, seed: int, tasks: Any, task_ids: Sequence[str], seeds: int) -> float:
         """Compile now; returns the seconds it took."""
         started = time.monotonic()
         inputs = self._inputs(seed, tasks, task_ids, seeds, np.zeros(self.padded, int))
-        self.lives = self.jitted.lower(*inputs).compile()
+        self.lifetimes = self.jitted.lower(*inputs).compile()
         return time.monotonic() - started
 
     def _inputs(
@@ -154,8 +156,8 @@ class Learners:
         return jax.tree.map(lambda x: jax.device_put(x, on_batch(self.mesh)), inputs)
 
 
-def life_updates(source: Source, family: TaskFamily, episodes: int) -> int:
-    """Return the updates of a life: as many as `episodes` episodes of full length take."""
+def lifetime_updates(source: Source, family: TaskFamily, episodes: int) -> int:
+    """Return the updates of a lifetime: as many as `episodes` episodes of full length take."""
     return -(-episodes * family.episode_length // source.steps_per_update)
 
 
@@ -173,7 +175,7 @@ def _check_gives_next(source: Source, family: TaskFamily) -> None:
 
 
 def collect(
-    learners: Learners,
+    collector: Collector,
     tasks: Any,
     task_ids: Sequence[str],
     config: Config,
@@ -189,7 +191,7 @@ def collect(
     seconds of the slowest.
 
     Args:
-        learners: on this process's own devices.
+        collector: on this process's own devices.
         tasks: the training tasks, batched, `[N]`.
         task_ids: ids of the tasks, N of them.
         config: its `seeds` are the learners per task.
@@ -208,7 +210,7 @@ def collect(
         distributed.on_first(lambda: opened().manifest.chunks)  # one creates what all then continue
     writer = distributed.together(opened)  # nobody writes before all have looked
     finished = distributed.on_first(lambda: sorted(writer.finished))
-    share = functools.partial(_share, learners, tasks, task_ids, config, seed, log, progress_seconds)
+    share = functools.partial(_share, collector, tasks, task_ids, config, seed, log, progress_seconds)
     results = distributed.everywhere(lambda: dataclasses.astuple(share(writer, frozenset(finished))))
     if finished or distributed.count() > 1:  # then others collected what this process's log lacks
         distributed.on_first(lambda: log.complete("collect", _records(url)))
@@ -217,7 +219,7 @@ def collect(
 
 
 def _share(
-    learners: Learners,
+    collector: Collector,
     tasks: Any,
     task_ids: Sequence[str],
     config: Config,
@@ -229,15 +231,15 @@ def _share(
 ) -> Result:
     """Collect this process's share of the chunks that are not finished."""
     total = len(task_ids) * config.seeds
-    family, actors = learners.family, learners.source.actors
-    steps_each = learners.steps * actors
+    family, actors = collector.family, collector.source.actors
+    steps_each = collector.steps * actors
     with writer:
-        left = [c for c in range(-(-total // learners.chunk)) if c not in finished]
+        left = [c for c in range(-(-total // collector.chunk)) if c not in finished]
         todo = left[distributed.index() :: distributed.count()]
         log.forget_after("collect", max(finished, default=-1))
 
         def learners_in(chunks):
-            return sum(min(learners.chunk, total - c * learners.chunk) for c in chunks)
+            return sum(min(collector.chunk, total - c * collector.chunk) for c in chunks)
 
         on_disk, others = total - learners_in(left), learners_in(left) - learners_in(todo)
         done, mine = on_disk, total - others
@@ -246,24 +248,24 @@ def _share(
             progress.note(f"{done} of {total} learners are on disk already")
         if others:
             progress.note(f"{others} of {total} learners are left to the other processes")
-        compile_seconds = learners.compile(seed, tasks, task_ids, config.seeds) if todo else 0.0
+        compile_seconds = collector.compile(seed, tasks, task_ids, config.seeds) if todo else 0.0
         progress.note(f"compiled in {compile_seconds:.1f} s")
         optimal, random = (family.optimal_return(tasks), family.random_return(tasks)) if todo else (None, None)
         started, first = time.monotonic(), done
 
         def run(chunk):
-            return learners.run(seed, tasks, task_ids, config.seeds, chunk * learners.chunk)
+            return collector.run(seed, tasks, task_ids, config.seeds, chunk * collector.chunk)
 
-        lives = (run(chunk) for chunk in todo)  # dispatched when asked for
-        ahead = next(lives, None)
+        lived = (run(chunk) for chunk in todo)  # dispatched when asked for
+        ahead = next(lived, None)
         for chunk in todo:
             # The device works on the next chunk while this one goes to disk.
-            life, ahead = cast(Lives, ahead), next(lives, None)
-            count, start = min(learners.chunk, total - chunk * learners.chunk), chunk * learners.chunk
-            if where := beyond(learners, life, task_ids, config.seeds, start, count):
+            lifetime, ahead = cast(Lifetimes, ahead), next(lived, None)
+            count, start = min(collector.chunk, total - chunk * collector.chunk), chunk * collector.chunk
+            if where := beyond(collector, lifetime, task_ids, config.seeds, start, count):
                 writer.flush()
                 raise HistoryError(f"chunk {chunk}: {where} The chunk is not stored, those before it are")
-            histories = as_histories(life, tasks, task_ids, config.seeds, start, count)
+            histories = as_histories(lifetime, tasks, task_ids, config.seeds, start, count)
             task = np.repeat(np.arange(start, start + count) // config.seeds, actors)  # of each row
 
             def of_rows(known, task=task):
@@ -297,26 +299,30 @@ def _records(url: str) -> dict[int, dict[str, float]]:
     return records
 
 
-def beyond(learners: Learners, life: Lives, task_ids: Sequence[str], seeds: int, first: int, count: int) -> str | None:
+def beyond(
+    collector: Collector, lifetime: Lifetimes, task_ids: Sequence[str], seeds: int, first: int, count: int
+) -> str | None:
     """Return in words the first value that cannot be, of `count` learners of a chunk from learner `first` on."""
-    place = np.asarray(life.first.place)[:count]
+    place = np.asarray(lifetime.first.place)[:count]
     if (place == values.NOTHING).all():
         return None
     learner, actor = map(int, np.argwhere(place != values.NOTHING)[0])
-    found = jax.tree.map(lambda x: np.asarray(x)[learner, actor], life.first)
-    what, field = values.told(spec_of(learners.family), learners.family.reward_dtype, found)
-    row, whose = learner * learners.source.actors + actor, first + learner
+    found = jax.tree.map(lambda x: np.asarray(x)[learner, actor], lifetime.first)
+    what, field = values.told(spec_of(collector.family), collector.family.reward_dtype, found)
+    row, whose = learner * collector.source.actors + actor, first + learner
     return (
         f"{what}, at step {found.step} of its history {row} (task {task_ids[whose // seeds]}, seed {whose % seeds}, "
-        f"actor {actor}), from task family {learners.family.name}. {values.REMEDY[field]}."
+        f"actor {actor}), from task family {collector.family.name}. {values.REMEDY[field]}."
     )
 
 
-def as_histories(life: Lives, tasks: Any, task_ids: Sequence[str], seeds: int, first: int, count: int) -> Histories:
+def as_histories(
+    lifetime: Lifetimes, tasks: Any, task_ids: Sequence[str], seeds: int, first: int, count: int
+) -> Histories:
     """Return the first `count` learners of a chunk that starts at learner `first`, in host memory, one row an actor."""
-    actors = life.transition.action.shape[1]
+    actors = lifetime.transition.action.shape[1]
     learner = np.repeat(np.arange(first, first + count), actors)
-    rows = jax.tree.map(lambda x: np.asarray(x)[:count].reshape(count * actors, *x.shape[2:]), life.transition)
+    rows = jax.tree.map(lambda x: np.asarray(x)[:count].reshape(count * actors, *x.shape[2:]), lifetime.transition)
     leaves = {name: np.asarray(leaf)[learner // seeds] for name, leaf in task_leaves(tasks).items()}
     return Histories(
         rows,
@@ -328,7 +334,7 @@ def as_histories(life: Lives, tasks: Any, task_ids: Sequence[str], seeds: int, f
 
 
 def learning_curve(
-    learners: Learners,
+    collector: Collector,
     tasks: Any,
     task_ids: Sequence[str],
     seeds: int,
@@ -344,16 +350,16 @@ def learning_curve(
     Raises:
         AdJaxError: if an observation, action or reward is not finite or not what the family states.
     """
-    total, found = len(task_ids) * seeds, lifetimes.Episodes([], [], learners.steps)
-    for first in range(0, total, learners.chunk):
-        life = learners.run(seed, tasks, task_ids, seeds, first)
-        count = min(learners.chunk, total - first)
-        if where := beyond(learners, life, task_ids, seeds, first, count):
+    total, found = len(task_ids) * seeds, lifetimes.Episodes([], [], collector.steps)
+    for first in range(0, total, collector.chunk):
+        lifetime = collector.run(seed, tasks, task_ids, seeds, first)
+        count = min(collector.chunk, total - first)
+        if where := beyond(collector, lifetime, task_ids, seeds, first, count):
             raise AdJaxError(f"the source itself, evaluated on the same tasks: {where}")
-        t = as_histories(life, tasks, task_ids, seeds, first, count).transition
+        t = as_histories(lifetime, tasks, task_ids, seeds, first, count).transition
         new = lifetimes.episodes_of(t.reward, t.done)
         found.returns.extend(new.returns)
         found.steps.extend(new.steps)
-        curve = new.curve(learners.family.episode_length).reshape(count, learners.source.actors, -1)
+        curve = new.curve(collector.family.episode_length).reshape(count, collector.source.actors, -1)
         show(first + count, curve.mean(1))
     return found

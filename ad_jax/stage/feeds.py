@@ -65,13 +65,13 @@ class Windows:
         options = self.spec, self.sampling, self.mesh, self.render, self.inputs, self.needs
         return replay_lib.sample(resident, key_batch, *options), key_model
 
-    def drawn(self, resident: Replay, key: jax.Array) -> np.ndarray:
+    def sampled_history_ids(self, resident: Replay, key: jax.Array) -> np.ndarray:
         """Numbers of the histories that `draw` takes with the same key, `[B]` int32."""
-        return replay_lib.drawn(resident, jax.random.split(key)[0], self.sampling, self.mesh)
+        return replay_lib.sampled_history_ids(resident, jax.random.split(key)[0], self.sampling, self.mesh)
 
     def told(self, resident: Replay, key: jax.Array) -> str:
         """Return the first of the histories, each once."""
-        each = sorted(set(self.drawn(resident, key).tolist()))
+        each = sorted(set(self.sampled_history_ids(resident, key).tolist()))
         more = f" and {len(each) - 8} more" if len(each) > 8 else ""
         return f", of histories {', '.join(map(str, each[:8]))}{more}"
 

@@ -1,4 +1,4 @@
-"""Rollouts of a policy in B lives at once: environment, policy and its carry run inside one scan.
+"""Rollouts of a policy in B lifetimes at once: environment, policy and its carry run inside one scan.
 
 The only thing that grows is what the policy carries. Rollouts are split over the mesh's batch axes.
 """

@@ -148,7 +148,7 @@ def _begin(trainer: Trainer, checkpoints: Checkpoints, meta: dict[str, Any], log
         lineage.check_own(found, meta, checkpoints.folder)
 
     there = checkpoints.latest() is not None
-    step, state, saved = checkpoints.restore(trainer.like, accept) if there else (0, trainer.init(), {})
+    step, state, saved = checkpoints.restore(trainer.abstract_state, accept) if there else (0, trainer.init(), {})
     for stage in (trainer.learner.name, "in_context"):
         log.forget_after(stage, step)
     return step, state, Past.of(saved)

@@ -46,7 +46,7 @@ class Trainer:
         update: `(state, resident) -> (state, metrics)`: one update, not yet compiled.
         run: `(state, resident, count) -> (state, metrics)`: `count` updates, at most P = `updates_per_dispatch`, and
             their metrics, `[P, ...]` each; entries past `count` are 0. The state is donated.
-        shardings, like: how the state lies on the mesh; its shapes with that.
+        shardings, abstract_state: how the state lies on the mesh; its shapes with that.
     """
 
     def __init__(self, learner: Learner, feed: Feed, schedule: Schedule, mesh: Mesh, seed: int):
@@ -58,7 +58,7 @@ class Trainer:
 
         shapes, one = jax.eval_shape(start, feed.tasks), replicated(mesh)
         self.shardings = learner.shardings(shapes)
-        self.like = like(shapes, self.shardings)
+        self.abstract_state = abstract_state(shapes, self.shardings)
         born = jax.jit(start, out_shardings=self.shardings)
         self.init = lambda: born(feed.tasks)
         self.run = jax.jit(self._run, donate_argnums=0, out_shardings=(self.shardings, one))
@@ -89,11 +89,11 @@ class Trainer:
         """`run`, compiled for residents of this kind when it is first asked for."""
         kind = str(jax.tree.map(jax.typeof, resident))
         if kind not in self._programs:
-            self._programs[kind] = self.run.lower(self.like, resident, jnp.int32(1)).compile()
+            self._programs[kind] = self.run.lower(self.abstract_state, resident, jnp.int32(1)).compile()
         return self._programs[kind]
 
 
-def like(shapes: Any, shardings: Any) -> Any:
+def abstract_state(shapes: Any, shardings: Any) -> Any:
     """Return shapes with their shardings: what to compile for, and to restore into.
 
     Raises:

@@ -1,9 +1,9 @@
 """Claims with verdicts: the files of a study, and one page over all of them.
 
 A study's folder holds `claims.json` (schema 1: claims in words with number, interval, rule and verdict; every arm with
-its configuration, seeds, code version, statistics and thinned curves), `claims.png`, and `README.md` to read them in.
-The page is made of those files alone, as HTML that loads nothing (`claims.html`) and as Markdown (`claims.md`). Imports
-no JAX.
+its configuration, seeds, code version, statistics and subsampled curves), `claims.png`, and `README.md` to read them
+in. The page is made of those files alone, as HTML that loads nothing (`claims.html`) and as Markdown (`claims.md`).
+Imports no JAX.
 """
 
 import base64
@@ -51,7 +51,7 @@ def write_study(
     """
     folder.mkdir(parents=True, exist_ok=True)
     for arm, every in sets.items():
-        data["arms"][arm]["curves"] = {s.name: _thinned(s) for s in every}
+        data["arms"][arm]["curves"] = {s.name: _subsampled(s) for s in every}
     names = list(drawn_sets) or [next(iter(sets.values()))[0].name]
     panels = {
         name: {arm: _drawn(s, data["arms"][arm]) for arm, every in sets.items() for s in every if s.name == name}
@@ -100,7 +100,7 @@ def _shown(study: Mapping[str, Any], image: bytes) -> dict[str, Any]:
     }
 
 
-def _thinned(s: Set) -> dict[str, Any]:
+def _subsampled(s: Set) -> dict[str, Any]:
     """Return the curves of a set, at no more than `POINTS` episodes, as plain data."""
     episodes = s.returns[s.mode].shape[-1]
     at = np.unique(np.geomspace(1, episodes, min(POINTS, episodes)).round().astype(int)) - 1

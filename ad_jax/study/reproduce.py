@@ -22,7 +22,7 @@ import numpy as np
 from ad_jax.errors import AdJaxError
 from ad_jax.experiment import Experiment, build
 from ad_jax.files import read_json
-from ad_jax.process.metrics import say
+from ad_jax.process.metrics import log
 from ad_jax.report import report
 from ad_jax.report.results import gather
 from ad_jax.study import Study, page
@@ -71,11 +71,11 @@ def reproduce(studies: Sequence[Study], folder: Path, out: Path, scale: str, ord
             for name, e in runs.items():
                 if workshop.done(e) or name in failed:
                     continue
-                say(f"\n{name}: {progress.line()}")
+                log(f"\n{name}: {progress.line()}")
                 try:
                     advanced |= workshop.make(e)
                 except AdJaxError as error:  # the other arms do not need it, and a night's work should not end with it
-                    say(f"{name} failed: {error}")
+                    log(f"{name} failed: {error}")
                     failed[name], advanced = error, True
             missing = {name for name, e in runs.items() if not workshop.done(e)}
             if not missing:
@@ -83,13 +83,13 @@ def reproduce(studies: Sequence[Study], folder: Path, out: Path, scale: str, ord
                     finish(study, workshop, out, scale)
                     page.write(out, order)
                 except AdJaxError as error:  # a claim that means nothing of these curves
-                    say(f"{study.name}: {error}")
+                    log(f"{study.name}: {error}")
                     failed[f"{study.name}, its claims"] = error
             if missing <= failed.keys():
                 todo.remove(study)
                 advanced = True
         if todo and not advanced:
-            say("waiting for what other processes are at")
+            log("waiting for what other processes are at")
             time.sleep(WAIT_SECONDS)
     if failed:
         each = "".join(f"\n  {name}: {error}" for name, error in failed.items())
@@ -173,9 +173,9 @@ def finish(study: Study, workshop: Workshop, out: Path, scale: str) -> None:
     }
     page.write_study(out / study.name, data, study.figure, sets, study.axis, study.log, study.sets)
     held = sum(verdict.holds for verdict in verdicts)
-    say(f"\n{study.name}: {held} of {len(verdicts)} claims hold")
+    log(f"\n{study.name}: {held} of {len(verdicts)} claims hold")
     for verdict in verdicts:
-        say(f"  {'holds        ' if verdict.holds else 'does not hold'}  {study_text.sentence(verdict.to_json())}")
+        log(f"  {'holds        ' if verdict.holds else 'does not hold'}  {study_text.sentence(verdict.to_json())}")
 
 
 def _clock(seconds: float) -> str:

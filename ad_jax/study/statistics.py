@@ -21,8 +21,8 @@ class Curves(NamedTuple):
 
     learner: np.ndarray  # [1 + n, E] return of each in-context episode
     time: np.ndarray  # [1 + n, E] environment steps taken by the end of each
-    source: np.ndarray  # [1 + n, P] in each piece of the life of what is compared with; P = 0 where nothing is
-    source_episodes: np.ndarray  # [1 + n, E2] of each of its episodes that all of its lives have
+    source: np.ndarray  # [1 + n, P] in each piece of the lifetime of what is compared with; P = 0 where nothing is
+    source_episodes: np.ndarray  # [1 + n, E2] of each of its episodes that all of its lifetimes have
     optimal: np.ndarray  # [1 + n], NaN where it is unknown
     random: np.ndarray  # [1 + n]
     source_steps: int  # environment steps of a piece, over its actors
@@ -85,12 +85,12 @@ def first_of_source(c: Curves, episodes: int) -> np.ndarray:
     """Return the first `episodes` of what is compared with, `[1 + n, episodes]`.
 
     Raises:
-        ConfigError: if not all of its lives have so many.
+        ConfigError: if not all of its lifetimes have so many.
     """
     found = c.source_episodes.shape[-1]
     if found < episodes:
         raise ConfigError(
-            f"a comparison over {episodes} episodes needs as many of the source; one of its lives has {found}. "
+            f"a comparison over {episodes} episodes needs as many of the source; one of its lifetimes has {found}. "
             "Raise collect.episodes (reference.episodes where there is a reference), or lower evaluate.episodes"
         )
     return c.source_episodes[:, :episodes]
@@ -130,7 +130,7 @@ STATISTICS: dict[str, tuple[Callable[..., np.ndarray], str]] = {
         _steps_to,
         "environment steps to a return of {:g}",
     ),
-    "source_final": (lambda c: final_of(c.source), "return of the source in the last tenth of its life"),
+    "source_final": (lambda c: final_of(c.source), "return of the source in the last tenth of its lifetime"),
     "source_between": (
         lambda c, a, b: _between(first_of_source(c, int(b)), a, b),
         "mean return of the source's episodes {:g} to {:g}",

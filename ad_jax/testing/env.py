@@ -35,8 +35,8 @@ def check_env(family: Any) -> list[str]:
     return run_checks(repr(family), CHECKS, _Sample(family))
 
 
-def _life(family: TaskFamily, keys: jax.Array, actions: np.ndarray, task: Any) -> dict[str, Any]:
-    """Return a life of given actions `[T]`, from keys `[T + 1]`: arrays `[T, ...]`."""
+def _lifetime(family: TaskFamily, keys: jax.Array, actions: np.ndarray, task: Any) -> dict[str, Any]:
+    """Return a lifetime of given actions `[T]`, from keys `[T + 1]`: arrays `[T, ...]`."""
 
     def step(carry, x):
         action, key = x
@@ -49,7 +49,7 @@ def _life(family: TaskFamily, keys: jax.Array, actions: np.ndarray, task: Any) -
 
 @dataclasses.dataclass
 class _Sample:
-    """A family, a few of its tasks, and a life of random actions on each; made when first asked for."""
+    """A family, a few of its tasks, and a lifetime of random actions on each; made when first asked for."""
 
     family: TaskFamily
 
@@ -78,16 +78,18 @@ class _Sample:
 
     @functools.cached_property
     def live(self) -> Callable[[Any], dict[str, Any]]:
-        """A life on a task; the keys and actions are the same for all, so that lives differ through the task alone."""
+        """A lifetime on a task; the keys and actions are the same for all, so that lifetimes differ through the task
+        alone.
+        """
         keys = jax.random.split(a_key(1), self.steps + 1)
-        actions = self.family.action_spec.drawn(np.random.default_rng(1), (self.steps,))
-        return lambda task: _life(self.family, keys, actions, task)
+        actions = self.family.action_spec.sample(np.random.default_rng(1), (self.steps,))
+        return lambda task: _lifetime(self.family, keys, actions, task)
 
     @functools.cached_property
-    def lives(self) -> dict[str, Any]:
+    def lifetimes(self) -> dict[str, Any]:
         """`[N, steps, ...]`."""
-        lives = jax.jit(jax.vmap(self.live))(self.tasks)
-        return jax.tree.map(lambda x: x if is_key(x) else np.asarray(x), lives)
+        lifetimes = jax.jit(jax.vmap(self.live))(self.tasks)
+        return jax.tree.map(lambda x: x if is_key(x) else np.asarray(x), lifetimes)
 
 
 def _declared(s: _Sample) -> None:
@@ -174,14 +176,14 @@ def _types(s: _Sample) -> None:
 
 
 def _spaces(s: _Sample) -> None:
-    x = s.lives["observation"]
+    x = s.lifetimes["observation"]
     check_space(s.family.observation_space(take(s.tasks, 0)), x.reshape(-1, *x.shape[2:]), "observations")
 
 
 def _renders(s: _Sample) -> None:
     """Training and acting render the same step in different batches, so not a bit of it may depend on the batch."""
     seen_spec_of(s.family)
-    stored = s.lives["observation"][:, : 2 * RENDERED].reshape(-1, *s.lives["observation"].shape[2:])
+    stored = s.lifetimes["observation"][:, : 2 * RENDERED].reshape(-1, *s.lifetimes["observation"].shape[2:])
     picked = jnp.asarray(stored[np.linspace(0, len(stored) - 1, RENDERED).astype(int)])
     together = np.asarray(jax.jit(jax.vmap(s.family.render))(picked))
     alone = jax.jit(lambda observation: s.family.render(observation))
@@ -197,7 +199,7 @@ def _renders(s: _Sample) -> None:
 
 
 def _rewards(s: _Sample) -> None:
-    reward = s.lives["outcome"].reward
+    reward = s.lifetimes["outcome"].reward
     with promised("finite rewards", ""):
         chex.assert_tree_all_finite(reward)
     stored = reward.astype(s.family.reward_dtype).astype(np.float32)
@@ -210,7 +212,7 @@ def _rewards(s: _Sample) -> None:
 
 
 def _episodes(s: _Sample) -> None:
-    outcome = s.lives["outcome"]
+    outcome = s.lifetimes["outcome"]
     check_episodes(outcome.terminated, outcome.truncated, s.family.episode_length)
 
 
@@ -226,7 +228,7 @@ def _no_copies(s: _Sample) -> None:
             require(
                 not np.array_equal(x, leaf), "each fact of a task stored once", f"task{path} = task{other}", "Drop one."
             )
-        for other, x in paths(s.lives["state"]):
+        for other, x in paths(s.lifetimes["state"]):
             copied = x.shape[2:] == leaf.shape[1:] and np.all(x == leaf[:, None])
             require(
                 not copied, "the task in its params alone", f"state{other} = task{path}", "Read it from the params."
@@ -234,8 +236,8 @@ def _no_copies(s: _Sample) -> None:
 
 
 def _task_matters(s: _Sample) -> None:
-    outcome = s.lives["outcome"]
-    seen = [s.lives["observation"], outcome.reward, outcome.terminated, outcome.truncated]
+    outcome = s.lifetimes["outcome"]
+    seen = [s.lifetimes["observation"], outcome.reward, outcome.terminated, outcome.truncated]
     differ = any(not np.array_equal(x, np.broadcast_to(x[:1], x.shape)) for x in seen)
     require(
         differ or len(set(s.family.task_ids(s.tasks))) == 1,
@@ -248,8 +250,8 @@ def _task_matters(s: _Sample) -> None:
 def _batches(s: _Sample) -> None:
     live = jax.jit(s.live)
     for i in (0, num_tasks(s.tasks) - 1):
-        alone, batched = live(take(s.tasks, i)), take(s.lives, i)
-        require(same(alone, batched), "vmap over tasks to equal one at a time", f"another life of task {i}", "")
+        alone, batched = live(take(s.tasks, i)), take(s.lifetimes, i)
+        require(same(alone, batched), "vmap over tasks to equal one at a time", f"another lifetime of task {i}", "")
 
 
 def _traces(s: _Sample) -> None:
@@ -306,7 +308,7 @@ def _labels(s: _Sample) -> None:
     def flat(tree):
         return jax.tree.map(lambda x: jnp.asarray(x.reshape(-1, *x.shape[2:])), tree)
 
-    observation, state = flat(s.lives["observation"]), flat(s.lives["state"])
+    observation, state = flat(s.lifetimes["observation"]), flat(s.lifetimes["state"])
     task = jax.tree.map(lambda x: jnp.repeat(x, s.steps, axis=0), s.tasks)
     if jax.eval_shape(jax.vmap(s.family.optimal_label), observation, task) is None:
         return
@@ -326,23 +328,23 @@ def _labels(s: _Sample) -> None:
 
 def _source_observations(s: _Sample) -> None:
     """Check that what a privileged source is given has the stated space."""
-    lives, task = s.lives, take(s.tasks, 0)
+    lifetimes, task = s.lifetimes, take(s.tasks, 0)
     space = s.family.source_observation_space(task)
 
     def flat(tree):
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
-    seen = np.asarray(jax.vmap(s.family.source_observation)(flat(lives["state"]), flat(lives["observation"])))
+    seen = np.asarray(jax.vmap(s.family.source_observation)(flat(lifetimes["state"]), flat(lifetimes["observation"])))
     if space is None:
         remedy = "State its source_observation_space."
-        require(np.array_equal(seen, flat(lives["observation"])), "the observation itself", "another", remedy)
+        require(np.array_equal(seen, flat(lifetimes["observation"])), "the observation itself", "another", remedy)
         return
     source_view(s.family, privileged=True)
     check_space(space, seen, "source observations")
 
 
 def _pictures(s: _Sample) -> None:
-    trace, task = s.lives["trace"], take(s.tasks, 0)
+    trace, task = s.lifetimes["trace"], take(s.tasks, 0)
     require(trace.dtype == np.int32 and trace.ndim == 3, "a trace [k] int32", f"{trace.dtype}{trace.shape[2:]}", "")
     picture = json.loads(json.dumps(s.family.picture(task)))
     keys = {"grid": {"size"}, "pool": {"size", "goal", "radius"}, "arms": {"means"}, "none": {"kind"}}.get(

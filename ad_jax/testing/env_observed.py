@@ -17,7 +17,7 @@ def observed(s: Any) -> None:
     """Check that what was returned is `observe` of its state, where there is one that draws nothing."""
     family, task = s.family, take(s.tasks, 0)
     keys = jax.random.split(a_key(2), OBSERVED)
-    actions = jnp.asarray(family.action_spec.drawn(np.random.default_rng(2), (OBSERVED,)))
+    actions = jnp.asarray(family.action_spec.sample(np.random.default_rng(2), (OBSERVED,)))
 
     def at(key, observation, state, action):
         one, other = (family.observe(k, state, action, task) for k in jax.random.split(key))
@@ -28,12 +28,12 @@ def observed(s: Any) -> None:
         _, state, outcome = advance(family, key, carry, action, task)
         return state, at(key, outcome.next_observation, outcome.next_state, action)
 
-    def life(key):
+    def lifetime(key):
         observation, state = family.reset_env(key, task)
         return at(key, observation, state, None), jax.lax.scan(step, state, (keys, actions))[1]
 
     try:
-        started, stepped = jax.tree.map(np.asarray, jax.jit(life)(a_key(3)))
+        started, stepped = jax.tree.map(np.asarray, jax.jit(lifetime)(a_key(3)))
     except NotImplementedError:  # it has no `observe`, which no loop of ours calls
         return
     for which, found in (("reset_env", started), ("step_env", stepped)):

@@ -47,13 +47,13 @@ def random_returns(s: Any) -> None:
     if best is not None:
         require(np.all(chance <= best + TOLERANCE), "random_return <= optimal_return", f"{chance} and {best}", "")
     shape = s.episodes
-    actions = s.family.action_spec.drawn(np.random.default_rng(2), shape)
+    actions = s.family.action_spec.sample(np.random.default_rng(2), shape)
     _compare(s, actions, "random_return", chance, chance if best is None else best)
 
 
 def optimal_actions(s: Any) -> None:
     """Check that `optimal_action` earns `optimal_return`; where that is unknown, no less than chance."""
-    best, state = s.family.optimal_return(s.tasks), take(s.lives["state"], (0, 0))
+    best, state = s.family.optimal_return(s.tasks), take(s.lifetimes["state"], (0, 0))
     action = jax.eval_shape(s.family.optimal_action, state, take(s.tasks, 0))
     if action is None:
         return
@@ -68,7 +68,7 @@ def optimal_actions(s: Any) -> None:
         _compare(s, asked(s.episodes), "optimal_return", best, best)
         return
     shape = (s.episodes[0], FEW, s.episodes[2])
-    by_chance = stated.drawn(np.random.default_rng(2), shape)
+    by_chance = stated.sample(np.random.default_rng(2), shape)
     earned, chance = _returns(s, asked(shape)), _returns(s, by_chance)
     error = np.sqrt((earned.var(axis=1) + chance.var(axis=1)).sum() / earned.shape[1])
     means = earned.mean(axis=1), chance.mean(axis=1)

@@ -114,9 +114,9 @@ def _histories(family: TaskFamily, tasks: Any, mesh: Any, next_observation: bool
             source = source or sources.make_config(name).make(family)
     if source is None:
         raise ConfigError(f"no source of this package takes {family.name}; give check_method another family")
-    learners = collect.Learners(family, source, EPISODES, mesh, 2 * len(ids), next_observation)
-    life = learners.run(0, tasks, ids, 2, 0)
-    return collect.as_histories(life, tasks, ids, 2, 0, 2 * len(ids))
+    collector = collect.Collector(family, source, EPISODES, mesh, 2 * len(ids), next_observation)
+    lifetime = collector.run(0, tasks, ids, 2, 0)
+    return collect.as_histories(lifetime, tasks, ids, 2, 0, 2 * len(ids))
 
 
 def _channels(s: Sample) -> None:
@@ -141,14 +141,19 @@ def _alone(s: Sample) -> None:
 
 def _state(s: Sample) -> None:
     for name in ("step", "params"):
-        require(hasattr(s.trainer.like, name), f"a state with a field {name!r}", s.trainer.like, "Add it.")
-    step = s.trainer.like.step
+        require(
+            hasattr(s.trainer.abstract_state, name),
+            f"a state with a field {name!r}",
+            s.trainer.abstract_state,
+            "Add it.",
+        )
+    step = s.trainer.abstract_state.step
     kind = f"{step.dtype}{list(step.shape)}"
     require(kind == "int32[]", "a step that is int32[]", kind, "Count updates in it.")
 
 
 def _metrics(s: Sample) -> None:
-    _, metrics = jax.eval_shape(s.trainer.update, s.trainer.like, s.resident)
+    _, metrics = jax.eval_shape(s.trainer.update, s.trainer.abstract_state, s.resident)
     remedy = "Return both with every update: the loop looks whether they are finite."
     for name in ("loss", "grad_norm"):
         require(name in metrics, f"a metric {name!r}", sorted(metrics), remedy)

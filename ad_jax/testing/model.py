@@ -70,7 +70,7 @@ def random_steps(spec: Spec, batch: int, length: int, episode_length: int, seed:
     else:
         flat = rng.integers(0, spec.values, (batch, length, spec.size))
         observation = flat.reshape(batch, length, *spec.shape).astype(np.int32)
-    action = spec.action.drawn(rng, (batch, length))
+    action = spec.action.sample(rng, (batch, length))
     action[:, 0] = spec.action.none
     time = np.arange(length)
     done = np.tile((time % episode_length == 0) & (time > 0), (batch, 1))
@@ -129,7 +129,7 @@ def _causal(s: Sample) -> None:
         else ""
     )
     require(not slope[middle + 1 :].any(), "no gradient from later steps", later, "Mask the attention causally.")
-    # But for the first: before a life's first step there was no reward.
+    # But for the first: before a lifetime's first step there was no reward.
     require(
         slope[1 : middle + 1].all(),
         "a gradient from each step up to now",

@@ -15,7 +15,7 @@ from ad_jax.testing.base import check_actions, require, run_checks, types_of
 from ad_jax.testing.model import random_steps
 from ad_jax.types import Spec, Steps
 
-ROWS = 3  # lives side by side in every check
+ROWS = 3  # lifetimes side by side in every check
 EPISODES = 3  # of each
 
 
@@ -61,7 +61,7 @@ def check_policy(
     greedy: bool = False,
     episodic: bool = False,
 ) -> list[str]:
-    """Run every check of the policy contract on random streams of a few lives.
+    """Run every check of the policy contract on random streams of a few lifetimes.
 
     Args:
         policy: built for `spec`.
@@ -130,7 +130,7 @@ def _scan(s: Sample) -> None:
         action, carry = step(s.params, carry, now, s.keys[:, t])
         actions.append(np.asarray(action))
     same = np.array_equal(np.stack(actions, axis=1), s.act())
-    remedy = "Keep what is known of a life in the carry, and draw with the keys alone."
+    remedy = "Keep what is known of a lifetime in the carry, and draw with the keys alone."
     require(same, "the same actions", "others", remedy)
 
 

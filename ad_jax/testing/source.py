@@ -40,7 +40,7 @@ def check_source(config: SourceConfig, family: TaskFamily) -> list[str]:
 
 @dataclasses.dataclass
 class _Sample:
-    """A source on a family, and the streams of a few short lives; made when first asked for."""
+    """A source on a family, and the streams of a few short lifetimes; made when first asked for."""
 
     family: TaskFamily
     config: SourceConfig
@@ -62,7 +62,7 @@ class _Sample:
         """Enough for two episodes and two updates."""
         return 2 + 2 * self.family.episode_length // self.source.steps_per_update
 
-    def life(self, config: Any, key: jax.Array, task: Any) -> Transition:
+    def lifetime(self, config: Any, key: jax.Array, task: Any) -> Transition:
         """Return the streams of one learner, `[T, actors, ...]`."""
         source = config.make(self.family)
         key_init, key_updates = jax.random.split(key)
@@ -75,10 +75,10 @@ class _Sample:
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), streams)
 
     @functools.cached_property
-    def lives(self) -> Transition:
+    def lifetimes(self) -> Transition:
         """`[TASKS, T, actors, ...]`, by one vmap over hyper-parameters, keys and tasks."""
         configs = jax.tree.map(lambda leaf: jnp.full(TASKS, leaf, jnp.float32), self.config)
-        return jax.tree.map(np.asarray, jax.jit(jax.vmap(self.life))(configs, self.keys, self.tasks))
+        return jax.tree.map(np.asarray, jax.jit(jax.vmap(self.lifetime))(configs, self.keys, self.tasks))
 
 
 def _types(s: _Sample) -> None:
@@ -114,7 +114,7 @@ def _types(s: _Sample) -> None:
 
 
 def _streams(s: _Sample) -> None:
-    task, stream = take(s.tasks, 0), s.lives
+    task, stream = take(s.tasks, 0), s.lifetimes
 
     def flat(x):
         return x.reshape(-1, *x.shape[3:])
@@ -128,7 +128,7 @@ def _streams(s: _Sample) -> None:
 
 
 def _replays(s: _Sample) -> None:
-    """Each actor's stream, alone, is one life: its actions lead from each of its observations to the next."""
+    """Each actor's stream, alone, is one lifetime: its actions lead from each of its observations to the next."""
     small = spec_of(s.family).size <= 64
     begin_at = jax.jit(jax.vmap(functools.partial(reset, s.family), (0, None)))
     replay = jax.jit(jax.vmap(lambda *args: _replay(s.family, *args), (0, None, None, None, None, None)))
@@ -140,7 +140,7 @@ def _replays(s: _Sample) -> None:
             continue
         table, states = listed
         for actor in range(min(s.source.actors, ACTORS)):
-            stream = take(s.lives, (i, slice(None), actor))
+            stream = take(s.lifetimes, (i, slice(None), actor))
             begin = np.append(True, (stream.terminated | stream.truncated)[:-1])
             start = [table.get(x.tobytes(), -1) if b else 0 for x, b in zip(stream.observation, begin)]
             where = f"actor {actor} of learner {i}"
@@ -205,18 +205,20 @@ def _leaves(s: _Sample) -> None:
     leaves = jax.tree.leaves(s.config)
     real = all(isinstance(leaf, float) or jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves)
     require(real, "floats for leaves", leaves, "Mark sizes struct.field(pytree_node=False).")
-    _ = s.lives  # sweeps every leaf; its values are compared in `_keys`
+    _ = s.lifetimes  # sweeps every leaf; its values are compared in `_keys`
 
 
 def _keys(s: _Sample) -> None:
-    live = jax.jit(lambda key: s.life(s.config, key, take(s.tasks, 0)))
+    live = jax.jit(lambda key: s.lifetime(s.config, key, take(s.tasks, 0)))
     one, again, other = live(s.keys[0]), live(s.keys[0]), live(s.keys[1])
-    require(same(one, again), "one life a key", "two", "Use no randomness but the key's.")
-    require(not np.array_equal(one.action, other.action), "another life from another key", "the same", "Use the key.")
+    require(same(one, again), "one lifetime a key", "two", "Use no randomness but the key's.")
     require(
-        same(one, take(s.lives, 0)),
+        not np.array_equal(one.action, other.action), "another lifetime from another key", "the same", "Use the key."
+    )
+    require(
+        same(one, take(s.lifetimes, 0)),
         "vmap over hyper-parameters, keys and tasks to equal a loop",
-        "another life",
+        "another lifetime",
         "Keep learners apart.",
     )
 
@@ -225,6 +227,6 @@ CHECKS = {
     "update keeps the state's types and returns Transition [steps, actors]": _types,
     "float hyper-parameters are leaves that vmap can sweep": _leaves,
     "streams are in the family's spaces and end their episodes as it does": _streams,
-    "each actor's stream replays as one life of the environment": _replays,
-    "a life depends on its hyper-parameters, key and task alone": _keys,
+    "each actor's stream replays as one lifetime of the environment": _replays,
+    "a lifetime depends on its hyper-parameters, key and task alone": _keys,
 }

@@ -1,4 +1,5 @@
-"""Adversarial bandit: trained on tasks whose good arm is odd, tested on tasks whose good arm is even, from UCB's lives.
+"""Adversarial bandit: trained on tasks whose good arm is odd, tested on tasks whose good arm is even, from UCB's
+lifetimes.
 
 Claim    frozen, on held-out tasks, it earns at least 0.97 of what UCB earns above a random policy in 100 pulls where
          the good arm is odd as in training, and at least 0.84 where it is even. Measured, sampled actions, 3 training
@@ -10,8 +11,8 @@ Variant  10 arms, 100 pulls, Bernoulli rewards, uniform means, the good arm odd 
          of 100 where a random policy earns 49 and the best arm 91. With UCB1's own c of sqrt(2) it would earn 63.
 Paper    training takes about 4.3 GB and 14.6 PFLOP (50,000 updates)
 
-A pull is an episode, and a window holds a whole life. The score is (r - r_random) / (r_UCB - r_random) of the sums over
-100 pulls, "share of the source's gain" in the report; UCB learns the same held-out tasks.
+A pull is an episode, and a window holds a whole lifetime. The score is (r - r_random) / (r_UCB - r_random) of the sums
+over 100 pulls, "share of the source's gain" in the report; UCB learns the same held-out tasks.
 """
 
 import dataclasses
@@ -46,7 +47,7 @@ def config(scale: str = "cpu") -> Experiment:
         model=Transformer(layers=3, width=64, heads=4, window=100),
         tasks=TaskConfig(train=8192, held_out=256),
         collect=CollectConfig(seeds=1, episodes=100, chunk_learners=512),
-        replay=ReplayConfig(segment=100, batch=64),  # whole lives: every window starts at the first pull
+        replay=ReplayConfig(segment=100, batch=64),  # whole lifetimes: every window starts at the first pull
         method=Distillation(updates=1000, learning_rate=6e-3, warmup_updates=50),
         evaluate=EvaluateConfig(episodes=100, seeds=2, episodes_per_dispatch=100, source_seeds=2),
     )
@@ -139,7 +140,7 @@ def study(scale: str = "cpu") -> Study:
 
 
 def reinforced(scale: str = "cpu") -> Experiment:
-    """RL² over trials of a whole life of pulls, on the same training tasks."""
+    """RL² over trials of a whole lifetime of pulls, on the same training tasks."""
     width, hidden, mlp_width, updates = {
         "cpu": (16, 96, 64, 300),
         "smoke": (8, 8, 8, 2),
@@ -154,10 +155,10 @@ def reinforced(scale: str = "cpu") -> Experiment:
 
 
 def expert(scale: str = "cpu") -> Experiment:
-    """Expert distillation: the end of lives a hundred times as long, by which UCB explores no more."""
+    """Expert distillation: the end of lifetimes a hundred times as long, by which UCB explores no more."""
     ad = config(scale)
-    life = ad.collect.episodes
-    longer = [f"collect.episodes={100 * life}", "replay.tail=0.01", "method.updates=300"]
-    ed = override(ad, longer if scale != "smoke" else [f"collect.episodes={2 * life}", "replay.tail=0.5"])
+    lifetime = ad.collect.episodes
+    longer = [f"collect.episodes={100 * lifetime}", "replay.tail=0.01", "method.updates=300"]
+    ed = override(ad, longer if scale != "smoke" else [f"collect.episodes={2 * lifetime}", "replay.tail=0.5"])
     # What the score compares with is what it is for AD: UCB's first pulls.
     return dataclasses.replace(ed, reference=ReferenceConfig(ad.source, ad.evaluate.episodes))

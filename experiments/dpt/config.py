@@ -28,8 +28,8 @@ MODELS = {
 def config(scale: str = "cpu") -> Experiment:
     """`cpu`: the claim above, on the bandit. `smoke`: every part in seconds. `paper`: the model of Lee et al. 2023."""
     base = load("bandit_adversarial", scale)
-    life = float(base.collect.episodes)
-    source = NoisyOracle(optimality=0.0, noise_start=1.0, noise_end=0.2, noise_episodes=life)
+    lifetime = float(base.collect.episodes)
+    source = NoisyOracle(optimality=0.0, noise_start=1.0, noise_end=0.2, noise_episodes=lifetime)
     return dataclasses.replace(trained(base, scale), name="dpt", source=source)
 
 

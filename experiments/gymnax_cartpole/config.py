@@ -49,7 +49,7 @@ LEARNER = PPO(
     learning_rate=1e-3,
     discount=0.98,
     trace_decay=0.8,
-    decay_updates=250.0,  # a life at `cpu` scale; without it a policy that balances is now and then lost again
+    decay_updates=250.0,  # a lifetime at `cpu` scale; without it a policy that balances is now and then lost again
 )
 
 

@@ -33,7 +33,7 @@ LEARNER = PPO(
     learning_rate=3e-3,
     discount=0.9,
     trace_decay=0.9,
-    decay_updates=120.0,  # a life: the last actions are steady
+    decay_updates=120.0,  # a lifetime: the last actions are steady
 )
 
 

@@ -5,7 +5,7 @@ Claim    trained on every k-th episode of one learner's stream, AD learns new ta
 Command  ad-jax reproduce single_stream     (`ad-jax run single_stream` is the arm of k = 8)
 Variant  Dark Key-to-Door with 5x5 cells and 20 steps (`dark_key_to_door` at scale `small`): random start, 1 for the
          key and then 1 for the door, observation = own position. The paper has 9x9 cells and 50 steps. A stream is
-         the whole life of one tabular Q-learner, 160 episodes, which is given whether it has the key.
+         the whole lifetime of one tabular Q-learner, 160 episodes, which is given whether it has the key.
 Paper    training takes about 10 GB and 32.7 PFLOP (50,000 updates)
 """
 
@@ -22,7 +22,7 @@ def config(scale: str = "cpu") -> Experiment:
 
 
 def study(scale: str = "cpu") -> Study:
-    """Figure 6, and a sweep of k. A history of every k-th episode has `phases` thinned versions, at most k."""
+    """Figure 6, and a sweep of k. A history of every k-th episode has `phases` subsampled versions, at most k."""
     base, arms = config(scale), {}
     for k in (2, 4, 8, 16):
         if scale != "cpu" and base.collect.episodes // k * base.env.episode_length < base.replay.segment:

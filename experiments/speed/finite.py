@@ -60,14 +60,14 @@ def share_within(what: str, looking, blind) -> None:
 
 
 def collecting_a_chunk(source: str, env: str) -> None:
-    """Time a chunk of lives, in memory."""
+    """Time a chunk of lifetimes, in memory."""
 
-    def lives():
+    def lifetimes():
         return collecting.in_memory(collecting.setting(source, env, 256, 2_000_000)).call
 
     with mock.patch.object(values, "look_through", lambda spec, dtype, first, *_: first):
-        blind = lives()
-    share_within(f"collect {source} on {env}: a chunk, in memory", lives(), blind)
+        blind = lifetimes()
+    share_within(f"collect {source} on {env}: a chunk, in memory", lifetimes(), blind)
 
 
 def evaluating_a_dispatch(rollouts: int) -> None:
@@ -129,7 +129,7 @@ def distilling_a_dispatch() -> None:
     tree = SimpleNamespace(**vars(optax.tree) | {"norm": lambda grads: 0.0})  # not of clipping, which keeps its own
 
     def program():
-        return s.trainer.run.lower(s.trainer.like, s.resident, jnp.int32(1))
+        return s.trainer.run.lower(s.trainer.abstract_state, s.resident, jnp.int32(1))
 
     whole = program().compile()
     with mock.patch.object(base, "optax", SimpleNamespace(**vars(optax) | {"tree": tree})):

@@ -23,7 +23,7 @@ def config(scale: str = "cpu") -> Experiment:
 
 
 def study(scale: str = "cpu") -> Study:
-    """Return a sweep of k; of the k thinned versions of a history at most 8 are kept."""
+    """Return a sweep of k; of the k subsampled versions of a history at most 8 are kept."""
     base, arms = config(scale), {}
     for k in (1, 5, 20, 40, 80):
         if base.collect.episodes // k * base.env.episode_length >= base.replay.segment:

@@ -223,7 +223,7 @@ def test_an_array_without_elements_is_refused_by_name_before_anything_is_written
             checkpoints.save_best(1, state, META)
         assert checkpoints.latest() is None
     with pytest.raises(CheckpointError, match=words):
-        trainer.like(state, state)
+        trainer.abstract_state(state, state)
 
 
 def test_a_better_one_of_an_earlier_step_replaces_the_best_checkpoint(tmp_path, monkeypatch):

@@ -80,7 +80,7 @@ def test_gymnax_spaces_become_action_specs():
         assert all(word in str(error.value) for word in words), error.value
 
 
-def test_a_life_begins_without_a_previous_action():
+def test_a_lifetime_begins_without_a_previous_action():
     seen = jnp.zeros((4, 3), jnp.float32)
     real, whole = first_steps(seen, ARM).prev_action, first_steps(seen, Discrete(5)).prev_action
     assert real.shape == (4, 2) and real.dtype == jnp.float32 and not real.any()
@@ -126,7 +126,7 @@ def test_a_manifest_states_one_kind_of_actions():
 # What is trained on.
 
 
-def test_windows_hold_the_actions_and_begin_a_life_with_zeros(tmp_path):
+def test_windows_hold_the_actions_and_begin_a_lifetime_with_zeros(tmp_path):
     m = manifest(spec=REAL)
     collect(tmp_path / "x", m)
     histories, mesh = open_store(tmp_path / "x").read(), mesh_of()

@@ -79,8 +79,8 @@ def simulate(family, step, tasks):
     """Play random actions on every task, and hold every step against the plain one; returns all rewards."""
     count, steps = len(jax.tree.leaves(tasks)[0]), 6 * family.steps + 3
     actions = np.random.default_rng(0).integers(0, 5, (count, steps)).astype(np.int32)
-    lives = jax.vmap(lambda key, task, actions: play(family, key, task, actions))
-    observed, outcome = jax.tree.map(np.asarray, lives(jax.random.split(jax.random.key(0), count), tasks, actions))
+    lifetimes = jax.vmap(lambda key, task, actions: play(family, key, task, actions))
+    observed, outcome = jax.tree.map(np.asarray, lifetimes(jax.random.split(jax.random.key(0), count), tasks, actions))
     view = jax.vmap(jax.vmap(family.source_observation))
     seen = np.asarray(view(outcome.next_state, outcome.next_observation))
     starts = set()

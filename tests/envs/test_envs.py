@@ -66,13 +66,13 @@ def dark_room_step(family, position, found, time, action, goal):
 def test_dark_room_equals_a_plain_simulator(family):
     tasks, steps = family.all_tasks(), 4 * family.steps + 3
     actions = np.random.default_rng(0).integers(0, 5, (25, steps)).astype(np.int32)
-    lives = jax.vmap(lambda key, task, actions: play(family, key, task, actions))
-    observed, outcome = jax.tree.map(np.asarray, lives(jax.random.split(jax.random.key(0), 25), tasks, actions))
+    lifetimes = jax.vmap(lambda key, task, actions: play(family, key, task, actions))
+    observed, outcome = jax.tree.map(np.asarray, lifetimes(jax.random.split(jax.random.key(0), 25), tasks, actions))
     starts = []
     for n in range(25):
         goal, position = tuple(np.asarray(tasks.goal[n]).tolist()), None
         for t in range(steps):
-            if position is None:  # where a life begins is checked below, not simulated
+            if position is None:  # where a lifetime begins is checked below, not simulated
                 position, found, time = tuple(observed[n, t].tolist()), False, 0
                 starts.append(position)
             assert tuple(observed[n, t].tolist()) == position

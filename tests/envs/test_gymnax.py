@@ -14,7 +14,7 @@ from ad_jax.errors import ConfigError
 from ad_jax.testing import check_env
 from ad_jax.types import Box
 
-STEPS = 60  # of each compared life; the time limit is 25, so each has both kinds of ends where the environment has
+STEPS = 60  # of each compared lifetime; the time limit is 25, so each has both kinds of ends where the environment has
 FAMILIES = {  # what each is here for
     "two parameters, one of them log-uniform": Gymnax(
         vary={"length": (0.25, 1.0), "force_mag": (5, 15, "log")}, steps=25
@@ -30,9 +30,9 @@ FAMILIES = {  # what each is here for
 }
 
 
-def lives(step, reset, family, tasks):
-    """Lives of random actions `[N, STEPS, ...]`; both loops split keys in the same way."""
-    actions = family.action_spec.drawn(np.random.default_rng(0), (STEPS,))
+def lifetimes(step, reset, family, tasks):
+    """Lifetimes of random actions `[N, STEPS, ...]`; both loops split keys in the same way."""
+    actions = family.action_spec.sample(np.random.default_rng(0), (STEPS,))
 
     def live(key, task):
         key_reset, key_steps = jax.random.split(key)
@@ -47,7 +47,7 @@ def lives(step, reset, family, tasks):
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
-def test_lives_equal_those_of_gymnaxs_own_loop(family):
+def test_lifetimes_equal_those_of_gymnaxs_own_loop(family):
     """Same keys, same parameters: `advance` on the adapter is `Environment.step` on the environment."""
     tasks = family.sample_tasks(jax.random.key(0), 6)
 
@@ -71,8 +71,8 @@ def test_lives_equal_those_of_gymnaxs_own_loop(family):
         def strong(tree):
             return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.result_type(x)), tree)
 
-        expected = lives(lambda *args: strong(theirs(*args)), lambda *args: strong(reset(*args)), family, tasks)
-    got = lives(ours, family.reset_env, family, tasks)
+        expected = lifetimes(lambda *args: strong(theirs(*args)), lambda *args: strong(reset(*args)), family, tasks)
+    got = lifetimes(ours, family.reset_env, family, tasks)
     for name, a, b in zip(("observation", "reward", "terminated", "truncated", "next observation"), got, expected):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, err_msg=name)
     assert np.all((got[2] | got[3]).any(axis=1))
@@ -113,7 +113,7 @@ def test_a_limit_folded_into_termination_is_taken_out_again():
 
         return one
 
-    got, expected = (lives(step(f), f.reset_env, f, tasks) for f in (folded, plain))
+    got, expected = (lifetimes(step(f), f.reset_env, f, tasks) for f in (folded, plain))
     chex.assert_trees_all_equal(got, expected)
     assert got.terminated.any()
     assert got.truncated.any()
@@ -160,7 +160,7 @@ def test_scale_divides_observations_and_nothing_else():
         return lambda o, s, k, a, t: (lambda r: ((r[0], r[1]), (o, r[2])))(advance(family, k, s, a, t))
 
     tasks = plain.sample_tasks(jax.random.key(0), 6)
-    (raw, before), (divided, after) = (lives(step(f), f.reset_env, f, tasks) for f in (plain, scaled))
+    (raw, before), (divided, after) = (lifetimes(step(f), f.reset_env, f, tasks) for f in (plain, scaled))
     np.testing.assert_allclose(divided * np.array([2, 4, 0.5, 1], np.float32), raw, rtol=1e-6)
     np.testing.assert_array_equal(after.reward, before.reward)
     np.testing.assert_array_equal(after.terminated, before.terminated)

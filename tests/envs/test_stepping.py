@@ -22,7 +22,7 @@ from ad_jax.policies import random
 from ad_jax.run.pipeline import Run
 from ad_jax.sources.q_learning import QLearning
 from ad_jax.stage import evaluate
-from ad_jax.stage.collect import Learners, as_histories
+from ad_jax.stage.collect import Collector, as_histories
 from ad_jax.stage.rollout import make_evaluator
 from ad_jax.testing import check_env
 from ad_jax.testing.base import ContractError, types_of
@@ -126,9 +126,9 @@ def test_the_casts_change_no_bits():
     """Of families whose types were right before: the loops of collecting are what they were."""
     family, tasks = DarkRoom(), DarkRoom().all_tasks()
     source = QLearning().make(family)
-    learners = Learners(family, source, 3, mesh_of(1), 2)
-    life = learners.run(0, tasks, family.task_ids(tasks), 1, 0)
-    transition = as_histories(life, tasks, family.task_ids(tasks), 1, 0, 2).transition
+    learners = Collector(family, source, 3, mesh_of(1), 2)
+    lifetime = learners.run(0, tasks, family.task_ids(tasks), 1, 0)
+    transition = as_histories(lifetime, tasks, family.task_ids(tasks), 1, 0, 2).transition
     key, task = jax.random.key(5), take(tasks, 7)
     observation, state = family.reset_env(key, task)
     plain = family.step_env(key, state, jnp.int32(1), task)

@@ -53,8 +53,8 @@ def test_watermaze_equals_a_plain_simulator(reward, heading):
     tasks = family.sample_tasks(jax.random.key(0), 40)
     rng = np.random.default_rng(0)
     actions = rng.choice(8, (40, 95), p=[0.3, 0.1, 0.1, 0.1, 0.05, 0.05, 0.2, 0.1]).astype(np.int32)
-    lives = jax.vmap(lambda key, task, actions: play(family, key, task, actions))
-    observed, outcome = jax.tree.map(np.asarray, lives(jax.random.split(jax.random.key(1), 40), tasks, actions))
+    lifetimes = jax.vmap(lambda key, task, actions: play(family, key, task, actions))
+    observed, outcome = jax.tree.map(np.asarray, lifetimes(jax.random.split(jax.random.key(1), 40), tasks, actions))
     reached_at_all, at_wall, starts = 0, 0, set()
     for n in range(40):
         goal, time, found = np.asarray(tasks.platform[n]), 0, False
@@ -229,7 +229,7 @@ def test_small_variants_keep_the_contract():
     assert len(check_source(config, family)) == 5
 
 
-def test_sources_that_cannot_use_pixels_say_so():
+def test_sources_that_cannot_use_pixels_log_so():
     for name, words in (("q_learning", "has pixels. Try source=actor_critic"), ("ucb", "episodes of 1 step")):
         with pytest.raises(TypeError, match=words):
             sources.make_config(name).make(TINY)
@@ -245,12 +245,14 @@ def test_the_stored_spec_is_the_pose_and_the_seen_one_the_picture():
 
 
 def test_replayed_pictures_are_those_seen_at_collection():
-    """A life that renders as it acts, in a vmap of scans, against the windows that replay renders from its poses."""
-    family, lives, steps = Watermaze(height=24, width=32, steps=10), 9, 40
-    tasks = family.sample_tasks(jax.random.key(0), lives)
-    actions = np.random.default_rng(0).integers(0, 8, (lives, steps)).astype(np.int32)
+    """A lifetime that renders as it acts, in a vmap of scans, against the windows that replay renders from its
+    poses.
+    """
+    family, lifetimes, steps = Watermaze(height=24, width=32, steps=10), 9, 40
+    tasks = family.sample_tasks(jax.random.key(0), lifetimes)
+    actions = np.random.default_rng(0).integers(0, 8, (lifetimes, steps)).astype(np.int32)
 
-    def life(key, task, actions):
+    def lifetime(key, task, actions):
         def step(carry, x):
             observation, state, outcome = advance(family, x[1], carry[1], x[0], task)
             # What is seen decides nothing here, but it is computed where a source would.
@@ -259,13 +261,13 @@ def test_replayed_pictures_are_those_seen_at_collection():
         keys = jax.random.split(key, steps + 1)
         return jax.lax.scan(step, family.reset_env(keys[0], task), (actions, keys[1:]))[1]
 
-    played = jax.jit(jax.vmap(life))(jax.random.split(jax.random.key(1), lives), tasks, actions)
+    played = jax.jit(jax.vmap(lifetime))(jax.random.split(jax.random.key(1), lifetimes), tasks, actions)
     stored, seen, outcome = jax.tree.map(np.asarray, played)
     spec = spec_of(family)
-    number = (np.arange(lives)[:, None] * 1000 + np.arange(steps)).astype(np.float32)  # names history and step
+    number = (np.arange(lifetimes)[:, None] * 1000 + np.arange(steps)).astype(np.float32)  # names history and step
     ends = outcome.terminated, outcome.truncated
     transition = Transition(stored.astype(spec.observation_dtype), actions.astype(np.uint8), number, *ends)
-    zeros = np.zeros(lives, np.int32)
+    zeros = np.zeros(lifetimes, np.int32)
     histories = Histories(transition, {}, family.task_ids(tasks), zeros, zeros)
     config = replay.Config(segment=7, batch=16, groups=8)
     for mesh in (mesh_of(), mesh_of(8)):
@@ -346,6 +348,6 @@ def test_all_stages_run_on_pictures(run):
     assert observation.shape[2:] == (3,)
     agent = Agent.load(run.folder)
     assert agent.spec.pixels
-    family = run.parts.family
-    picture = np.asarray(family.render(family.reset_env(jax.random.key(0), take(run.parts.split.train, 0))[0]))
+    family = run.components.family
+    picture = np.asarray(family.render(family.reset_env(jax.random.key(0), take(run.components.split.train, 0))[0]))
     assert agent.act(picture[None]).shape == (1,)

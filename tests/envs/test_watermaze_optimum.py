@@ -13,11 +13,11 @@ from ad_jax import sources
 from ad_jax.envs.base import advance
 from ad_jax.envs.raycast import RADIUS
 from ad_jax.envs.watermaze import State, Watermaze
-from ad_jax.stage.collect import Learners
+from ad_jax.stage.collect import Collector
 from ad_jax.testing import check_source
 
 
-def optimal_life(family, key, state, task, steps):
+def optimal_lifetime(family, key, state, task, steps):
     """Poses `[steps, 3]` acted in, actions and rewards `[steps]` of `optimal_action` from `state` on."""
 
     def step(carry, key):
@@ -44,12 +44,12 @@ def optimal_life(family, key, state, task, steps):
 def test_optimal_actions_earn_the_stated_optimum_from_any_heading(family):
     tasks = family.sample_tasks(jax.random.key(0), 500)
 
-    def life(key, task):
-        key_reset, key_life = jax.random.split(key)
+    def lifetime(key, task):
+        key_reset, key_lifetime = jax.random.split(key)
         state = family.reset_env(key_reset, task)[1]
-        return optimal_life(family, key_life, state, task, 2 * family.steps)[2]
+        return optimal_lifetime(family, key_lifetime, state, task, 2 * family.steps)[2]
 
-    rewards = np.asarray(jax.jit(jax.vmap(life))(jax.random.split(jax.random.key(1), 500), tasks))
+    rewards = np.asarray(jax.jit(jax.vmap(lifetime))(jax.random.split(jax.random.key(1), 500), tasks))
     best = family.optimal_return(tasks)[:, None]
     if family.reward == "once":
         np.testing.assert_array_equal(rewards.reshape(500, 2, -1).sum(2), np.tile(best, 2))
@@ -63,7 +63,7 @@ def test_the_platform_is_reached_from_any_pose_and_then_kept():
     tasks, at = family.sample_tasks(jax.random.key(2), count), poses(count, seed=3)
     at[:, :2] -= RADIUS
     start = State(jnp.zeros(count, jnp.int32), jnp.asarray(at), jnp.zeros(count, bool))
-    live = jax.vmap(lambda key, state, task: optimal_life(family, key, state, task, 50))
+    live = jax.vmap(lambda key, state, task: optimal_lifetime(family, key, state, task, 50))
     pose, action, reward = map(np.asarray, jax.jit(live)(jax.random.split(jax.random.key(4), count), start, tasks))
     assert np.all(reward.sum(1) == 1)
     away = np.hypot(*np.moveaxis(pose[:, :, :2] - np.asarray(tasks.platform)[:, None], -1, 0))
@@ -97,7 +97,7 @@ def test_the_way_to_the_platform_is_nearly_the_shortest():
     family = Watermaze()
     tasks, keys = family.sample_tasks(jax.random.key(5), 100), jax.random.split(jax.random.key(6), 100)
     start = jax.vmap(family.reset_env)(keys, tasks)[1]
-    live = jax.vmap(lambda key, state, task: optimal_life(family, key, state, task, 15))
+    live = jax.vmap(lambda key, state, task: optimal_lifetime(family, key, state, task, 15))
     reward = np.asarray(jax.jit(live)(keys, start, tasks)[2])
     taken = reward.argmax(1) + 1
     move = jax.jit(jax.vmap(jax.vmap(family._moved, (None, 0)), (0, None)))
@@ -113,8 +113,10 @@ def test_a_noisy_oracle_shows_the_way_to_the_platform():
     config = sources.make_config("noisy_oracle", {"noise_episodes": 8.0})
     assert len(check_source(config, dataclasses.replace(TINY, heading="fixed"))) == 5
     source = config.make(Watermaze())
-    learners = Learners(Watermaze(), source, 20, mesh_of(), 64)
-    lives = learners.lives(jax.random.split(jax.random.key(0), 64), Watermaze().sample_tasks(jax.random.key(1), 64))[0]
-    returns = np.asarray(lives.reward).reshape(64, 20, 50).sum(2)
+    learners = Collector(Watermaze(), source, 20, mesh_of(), 64)
+    lifetimes = learners.lifetimes(
+        jax.random.split(jax.random.key(0), 64), Watermaze().sample_tasks(jax.random.key(1), 64)
+    )[0]
+    returns = np.asarray(lifetimes.reward).reshape(64, 20, 50).sum(2)
     assert np.all(returns[:, 8:] == 1)
     assert 0.1 < returns[:, 0].mean() < 0.6

@@ -34,7 +34,7 @@ class SetTruth:
     shown: dict[str, list[list[Stream]]]  # by mode, the episodes of a prompt before them
     traces: dict[str, np.ndarray]  # by mode, [T, N, S, k]
     source: list[list[list[Stream]]] | None  # [N][S][actors], every finished episode
-    life: int  # steps of each of the source's streams
+    lifetime: int  # steps of each of the source's streams
 
 
 def walked(world: Simulator, r: Rollouts) -> tuple[np.ndarray, np.ndarray]:
@@ -108,7 +108,7 @@ def truth(world: Simulator, recording: Recording, e: Any, sets: int, actors: int
     modes = ["sampled", "greedy"] if e.evaluate.greedy else ["sampled"]
     before = e.evaluate.prompt_episodes if e.evaluate.prompt is not None else 0
     assert len(recording.rollouts) == sets * len(modes)
-    every, rollouts, lives = [], iter(recording.rollouts), iter(recording.lives)
+    every, rollouts, lifetimes = [], iter(recording.rollouts), iter(recording.lifetimes)
     for _ in range(sets):
         found = SetTruth({}, {}, {}, None, 0)
         for mode in modes:
@@ -122,12 +122,12 @@ def truth(world: Simulator, recording: Recording, e: Any, sets: int, actors: int
             found.rollouts[mode] = dealt([stream[before:last] for stream in streams], *shape)
             found.traces[mode] = raw.trace.reshape(len(raw.trace), *shape, -1)
         if e.evaluate.source_seeds:
-            transition, tasks = next(lives)
+            transition, tasks = next(lifetimes)
             streams = episodes(*lived(world, transition, tasks))
             found.source = dealt(
                 streams, len(streams) // (e.evaluate.source_seeds * actors), e.evaluate.source_seeds, actors
             )
-            found.life = transition.action.shape[1]
+            found.lifetime = transition.action.shape[1]
         every.append(found)
     return every
 
@@ -151,9 +151,9 @@ def last_tenth(values: np.ndarray) -> np.ndarray:
     return sum(values[..., -i] for i in range(1, count + 1)) / count
 
 
-def over_time(streams: list[Stream], longest: int, life: int) -> list[float]:
+def over_time(streams: list[Stream], longest: int, lifetime: int) -> list[float]:
     """Mean return of the episodes that end in each whole stretch of `longest` steps, those of all streams together."""
-    pieces: list[list[float]] = [[] for _ in range(life // longest)]
+    pieces: list[list[float]] = [[] for _ in range(lifetime // longest)]
     for one in (one for stream in streams for one in stream):
         piece = (one.first + one.steps - 1) // longest
         if piece < len(pieces):
@@ -161,19 +161,19 @@ def over_time(streams: list[Stream], longest: int, life: int) -> list[float]:
     return [sum(piece) / len(piece) for piece in pieces]
 
 
-def source_by_time(source: Any, longest: int, life: int) -> np.ndarray:
+def source_by_time(source: Any, longest: int, lifetime: int) -> np.ndarray:
     """`[N, S, pieces]`, the actors of a learner together."""
-    return np.array([[over_time(actors, longest, life) for actors in task] for task in source])
+    return np.array([[over_time(actors, longest, lifetime) for actors in task] for task in source])
 
 
 def source_by_episode(source: Any) -> np.ndarray:
     """`[N, S, E]`, mean over actors, of the episodes that all streams have."""
     shortest = min(len(stream) for task in source for actors in task for stream in actors)
 
-    def of_life(actors):
+    def of_lifetime(actors):
         return np.mean([[one.total for one in stream[:shortest]] for stream in actors], axis=0)
 
-    return np.array([[of_life(actors) for actors in task] for task in source])
+    return np.array([[of_lifetime(actors) for actors in task] for task in source])
 
 
 def first_at(curve: np.ndarray, level: float) -> int | None:

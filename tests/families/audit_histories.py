@@ -20,24 +20,24 @@ def ending_in(stream: Stream, first: int, last: int) -> list[float]:
     return [one.total for one in stream if first <= one.first + one.steps - 1 < last]
 
 
-def borders(life: int) -> list[int]:
-    """Where ten parts of a life begin and end; the first ones are a step longer where it does not divide."""
-    lengths = [life // 10 + (i < life % 10) for i in range(10)]
+def borders(lifetime: int) -> list[int]:
+    """Where ten parts of a lifetime begin and end; the first ones are a step longer where it does not divide."""
+    lengths = [lifetime // 10 + (i < lifetime % 10) for i in range(10)]
     return [sum(lengths[:i]) for i in range(11)]
 
 
-def check_info(text: str, returns: Any, streams: list[Stream], life: int, actors: int, known: Any) -> None:
+def check_info(text: str, returns: Any, streams: list[Stream], lifetime: int, actors: int, known: Any) -> None:
     """Check what `ad-jax histories info` says of the source, and the `Returns` behind it.
 
     Args:
         text: what the command printed.
         returns: the collection's `Returns`.
         streams: finished episodes of each history, H in all; those of a learner's actors follow one another.
-        life: steps of each history.
+        lifetime: steps of each history.
         actors: actors of the source.
         known: optimal and random return of each history, `[H]` each, or None.
     """
-    at = borders(life)
+    at = borders(lifetime)
 
     def mean(values):
         return sum(values) / len(values) if values else None
@@ -81,13 +81,13 @@ def check_percent(text: str, returns: Any) -> None:
     shows(printed[1], 100 * (returns.final - returns.random) / (returns.optimal - returns.random))
 
 
-def best_rows(streams: list[Stream], task_ids: list[str], life: int, share: float) -> list[int]:
+def best_rows(streams: list[Stream], task_ids: list[str], lifetime: int, share: float) -> list[int]:
     """Which histories `replay.best` keeps: of each task those whose episodes that end in the last tenth pay most.
 
     Where none ends there, the last one before counts.
     """
-    first = borders(life)[9]
-    ends = [np.mean(ending_in(stream, first, life) or [stream[-1].total]) for stream in streams]
+    first = borders(lifetime)[9]
+    ends = [np.mean(ending_in(stream, first, lifetime) or [stream[-1].total]) for stream in streams]
     kept = []
     for task in dict.fromkeys(task_ids):
         rows = [row for row, other in enumerate(task_ids) if other == task]
@@ -96,15 +96,15 @@ def best_rows(streams: list[Stream], task_ids: list[str], life: int, share: floa
     return sorted(kept)
 
 
-def kept_steps(stream: Stream, life: int, tail: float, every: int, phase: int, phases: int) -> list[int]:
+def kept_steps(stream: Stream, lifetime: int, tail: float, every: int, phase: int, phases: int) -> list[int]:
     """Numbers of the steps that training sees of a history: every k-th of its episodes that end in its tail.
 
     The part after the last end counts as an episode.
     """
     spans = [(one.first, one.first + one.steps) for one in stream]
     done = spans[-1][1] if spans else 0
-    if done < life:
-        spans.append((done, life))
-    first = int(np.floor((1 - tail) * life + 1e-9))
+    if done < lifetime:
+        spans.append((done, lifetime))
+    first = int(np.floor((1 - tail) * lifetime + 1e-9))
     wanted = every - 1 - phase * every // phases
     return [t for i, (a, b) in enumerate(spans) if b > first and i % every == wanted for t in range(a, b)]

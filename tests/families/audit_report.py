@@ -39,7 +39,7 @@ def check_episodes(one: dict[str, Any], t: SetTruth, actors: int) -> None:
         same_steps(one["steps"][mode], audit.steps(streams))
     if t.source is not None:
         source = one["source"]
-        assert (source["actors"], source["life"]) == (actors, t.life)
+        assert (source["actors"], source["life"]) == (actors, t.lifetime)
         if isinstance(source["steps"], int):  # all episodes have one length, and actors' end together
             same_steps(source["steps"], audit.steps(t.source))
             close(source["returns"], audit.source_by_episode(t.source).tolist())
@@ -172,9 +172,9 @@ def check_source(told: dict[str, Any] | None, runs: list[SetTruth], known: Known
         assert told is None
         return
     piece, n = known.longest * known.actors, numbers(runs, "sampled")
-    pieces = min(t.life // known.longest for t in runs)
+    pieces = min(t.lifetime // known.longest for t in runs)
     source = np.mean(
-        [audit.source_by_time(t.source, known.longest, t.life)[..., :pieces].mean((0, 1)) for t in runs], 0
+        [audit.source_by_time(t.source, known.longest, t.lifetime)[..., :pieces].mean((0, 1)) for t in runs], 0
     )
     done = int(n.time[-1] / piece + 1e-9)
     close(told["same_steps"], None if done == 0 else float(source[min(done, pieces) - 1]))
@@ -204,8 +204,8 @@ def check_claims(value: Any, runs: list[SetTruth], known: Known) -> None:
     close(float(value("episodes_to", level)[0]), float(at))
     close(float(value("steps_to", level)[0]), float(n.time[at - 1]))
     if runs[0].source is not None:
-        pieces = min(t.life // known.longest for t in runs)
-        curves = [audit.source_by_time(t.source, known.longest, t.life)[..., :pieces].mean((0, 1)) for t in runs]
+        pieces = min(t.lifetime // known.longest for t in runs)
+        curves = [audit.source_by_time(t.source, known.longest, t.lifetime)[..., :pieces].mean((0, 1)) for t in runs]
         source = np.mean(curves, axis=0)
         reached = audit.first_at(source, level)
         close(float(value("source_steps_to", level)[0]), float((reached or pieces + 1) * piece))

@@ -77,9 +77,9 @@ def check_figures(figures: dict[str, Any], runs: list[SetTruth], known: Known) -
     close(list(map(float, drawn["AD, sampled"].get_ydata())), n.curve.tolist())
     if runs[0].source is None:
         return
-    pieces = min(t.life // known.longest for t in runs)
+    pieces = min(t.lifetime // known.longest for t in runs)
     source = np.mean(
-        [audit.source_by_time(t.source, known.longest, t.life)[..., :pieces].mean((0, 1)) for t in runs], 0
+        [audit.source_by_time(t.source, known.longest, t.lifetime)[..., :pieces].mean((0, 1)) for t in runs], 0
     )
     for line in figures["efficiency"].axes[0].lines:
         label = str(line.get_label())

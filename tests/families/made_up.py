@@ -24,7 +24,7 @@ class Shape:
     longest: int = 20
     actors: int = 1
     seeds: int = 2  # of the source
-    life: int = 200  # steps of a stream of the source
+    lifetime: int = 200  # steps of a stream of the source
     source: bool = True
     greedy: bool = True
     known: bool = True
@@ -34,13 +34,13 @@ class Shape:
 
 
 def stream(rng: np.random.Generator, s: Shape, count: int | None) -> Stream:
-    """So many episodes, or as many as fit a life, longer and better ones later."""
+    """So many episodes, or as many as fit a lifetime, longer and better ones later."""
     found, at = [], 0
     while count is None or len(found) < count:
         steps = int(rng.integers(s.shortest, s.longest + 1))
-        if count is None and at + steps > s.life:
+        if count is None and at + steps > s.lifetime:
             return found
-        skill = at / s.life + len(found) / s.episodes
+        skill = at / s.lifetime + len(found) / s.episodes
         total = np.float32(s.size * (s.shift + skill + rng.normal() / 3))
         found.append(Episode(float(total), steps, at))
         at += steps
@@ -54,11 +54,11 @@ def happened(rng: np.random.Generator, s: Shape) -> list[SetTruth]:
         modes = ("sampled", "greedy") if s.greedy else ("sampled",)
         rolled = {m: [[stream(rng, s, s.episodes) for _ in range(s.rollouts)] for _ in range(s.tasks)] for m in modes}
 
-        def of_life():
+        def of_lifetime():
             return [stream(rng, s, None) for _ in range(s.actors)]
 
-        lives = [[of_life() for _ in range(s.seeds)] for _ in range(s.tasks)] if s.source else None
-        runs.append(SetTruth(rolled, {m: [[[]]] for m in modes}, {}, lives, s.life))
+        lifetimes = [[of_lifetime() for _ in range(s.seeds)] for _ in range(s.tasks)] if s.source else None
+        runs.append(SetTruth(rolled, {m: [[[]]] for m in modes}, {}, lifetimes, s.lifetime))
     return runs
 
 
@@ -94,7 +94,7 @@ def results_of(runs: list[SetTruth], known: Known, s: Shape) -> dict[str, Any]:
         one["returns"] = {mode: audit.returns(streams) for mode, streams in t.rollouts.items()}
         one["steps"] = {mode: audit.steps(streams) for mode, streams in t.rollouts.items()}
         if t.source is not None:
-            one["source"] = {"name": "learner", "role": "source", "actors": s.actors, "life": t.life}
+            one["source"] = {"name": "learner", "role": "source", "actors": s.actors, "life": t.lifetime}
             one["source"] |= stored(t.source)
         rest = {"config": {"seed": seed}, "provenance": {}, "stages": {"evaluate": {"seconds": 1.5}}}
         rest |= {"episode_length": s.longest, "checkpoint": {"step": 1, "which": "last"}}
@@ -102,9 +102,9 @@ def results_of(runs: list[SetTruth], known: Known, s: Shape) -> dict[str, Any]:
     return {"schema": 2, "experiment": "made_up", "runs": every}
 
 
-def stored(lives: Any) -> dict[str, Any]:
+def stored(lifetimes: Any) -> dict[str, Any]:
     """Return and steps of every episode; of one length, the one number and the mean over actors."""
-    lengths = {x.steps for task in lives for life in task for actor in life for x in actor}
+    lengths = {x.steps for task in lifetimes for lifetime in task for actor in lifetime for x in actor}
     if len(lengths) > 1:
-        return {"returns": audit.returns(lives), "steps": audit.steps(lives)}
-    return {"returns": audit.source_by_episode(lives).tolist(), "steps": lengths.pop()}
+        return {"returns": audit.returns(lifetimes), "steps": audit.steps(lifetimes)}
+    return {"returns": audit.source_by_episode(lifetimes).tolist(), "steps": lengths.pop()}

@@ -1,4 +1,4 @@
-"""The raw steps of a run: every rollout that an evaluation made, and every life of the source beside it.
+"""The raw steps of a run: every rollout that an evaluation made, and every lifetime of the source beside it.
 
 Nothing is computed again: while `recorded()` is open, what the pipeline itself steps is written down. Its rollouts give
 out a trace of each step, so a family that traces more than the run's own takes its place; the run gets its own trace
@@ -35,14 +35,16 @@ class Recording:
     """In the order in which the pipeline made them."""
 
     rollouts: list[Rollouts] = dataclasses.field(default_factory=list)
-    lives: list[tuple[Transition, dict[str, np.ndarray]]] = dataclasses.field(default_factory=list)  # [H, T], [H, ...]
+    lifetimes: list[tuple[Transition, dict[str, np.ndarray]]] = dataclasses.field(
+        default_factory=list
+    )  # [H, T], [H, ...]
 
 
 @contextlib.contextmanager
 def recorded() -> Iterator[Recording]:
     """Record what is evaluated inside, one device's worth or eight."""
     found = Recording()
-    make, learning_curve, run_chunk = rollout.make_evaluator, collect.learning_curve, collect.Learners.run
+    make, learning_curve, run_chunk = rollout.make_evaluator, collect.learning_curve, collect.Collector.run
     roll = evaluate.evaluate
     open_calls: list[list[np.ndarray]] = []
 
@@ -63,21 +65,21 @@ def recorded() -> Iterator[Recording]:
         found.rollouts.append(_unpacked(family, raw[:, :rows], _repeated(tasks, seeds)))
         return curve
 
-    def curve_recording(learners, tasks, task_ids, seeds, *args, **options):
+    def curve_recording(collector, tasks, task_ids, seeds, *args, **options):
         chunks = []
 
         def run(self, seed, tasks, task_ids, seeds, first):
-            life = run_chunk(self, seed, tasks, task_ids, seeds, first)
+            lifetime = run_chunk(self, seed, tasks, task_ids, seeds, first)
             count = min(self.chunk, len(task_ids) * seeds - first)
-            steps = getattr(life, "transition", life)
+            steps = getattr(lifetime, "transition", lifetime)
             chunks.append(jax.tree.map(lambda x: np.asarray(x)[:count].reshape(-1, *x.shape[2:]), steps))
-            return life
+            return lifetime
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(collect.Learners, "run", run)
-            result = learning_curve(learners, tasks, task_ids, seeds, *args, **options)
-        lives = jax.tree.map(lambda *parts: np.concatenate(parts), *chunks)
-        found.lives.append((lives, _repeated(tasks, seeds * learners.source.actors)))
+            patch.setattr(collect.Collector, "run", run)
+            result = learning_curve(collector, tasks, task_ids, seeds, *args, **options)
+        lifetimes = jax.tree.map(lambda *parts: np.concatenate(parts), *chunks)
+        found.lifetimes.append((lifetimes, _repeated(tasks, seeds * collector.source.actors)))
         return result
 
     with pytest.MonkeyPatch.context() as patch:

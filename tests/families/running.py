@@ -41,7 +41,7 @@ def evaluated(name: str, run: Run) -> types.SimpleNamespace:
     with recorded() as recording, contextlib.redirect_stdout(io.StringIO()) as told:
         run.evaluate()
     run.report()
-    p, world = run.parts, simulators.BY_NAME[WORLDS[name]](**e.env.options)
+    p, world = run.components, simulators.BY_NAME[WORLDS[name]](**e.env.options)
     ((key, tasks),) = p.split.held_out.items()
     (truth,) = audit.truth(world, recording, e, 1, p.reference.actors)
     results = report.load([folder])

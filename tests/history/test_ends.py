@@ -26,7 +26,7 @@ from ad_jax.methods.distillation import Distillation
 from ad_jax.methods.supervised import Supervised
 from ad_jax.run import in_memory
 from ad_jax.run.collection import check_histories, make_manifest
-from ad_jax.stage.collect import Learners, as_histories, beyond
+from ad_jax.stage.collect import Collector, as_histories, beyond
 from ad_jax.testing import check_method
 from ad_jax.types import Discrete, Histories, Spec
 
@@ -60,7 +60,7 @@ def lived() -> Histories:
     """Return what Q-learning did in a room whose goal ends the episode."""
     tasks = ROOM.split(0, 4, 2).train
     source = sources.make_config("q_learning", {"exploration_episodes": 4.0}).make(ROOM)
-    learners = Learners(ROOM, source, 8, mesh_of(), 8, next_observation=True)
+    learners = Collector(ROOM, source, 8, mesh_of(), 8, next_observation=True)
     ids = ROOM.task_ids(tasks)
     return as_histories(learners.run(0, tasks, ids, 2, 0), tasks, ids, 2, 0, 8)
 
@@ -96,7 +96,7 @@ def test_what_is_collected_is_an_independent_simulation_to_the_last_step_of_each
 @pytest.mark.parametrize("name", ["actor_critic", "ppo", "dqn", "noisy_oracle"])
 def test_every_source_says_what_its_actions_led_to(name):
     config = sources.make_config(name, {} if name == "noisy_oracle" else {"actors": 2, "hidden": (4,)})
-    learners = Learners(ROOM, config.make(ROOM), 8, mesh_of(), 1, next_observation=True)
+    learners = Collector(ROOM, config.make(ROOM), 8, mesh_of(), 1, next_observation=True)
     tasks = ROOM.split(0, 1, 2).train
     ids = ROOM.task_ids(tasks)
     found = as_histories(learners.run(0, tasks, ids, 1, 0), tasks, ids, 1, 0, 1)
@@ -117,7 +117,7 @@ def test_the_batch_holds_what_the_environment_said_of_each_step(lived, devices):
     config, mesh = replay.Config(segment=steps, batch=16, groups=4), mesh_of(devices)
     resident = replay.load(lived, SPEC, config, mesh, needing())
     sample = jax.jit(lambda r, key: replay.sample(r, key, SPEC, config, mesh, needs=columns.NEEDS))
-    drawn = replay.drawn(resident, jax.random.key(1), config, mesh)
+    drawn = replay.sampled_history_ids(resident, jax.random.key(1), config, mesh)
     batch, t = jax.device_get(sample(resident, jax.random.key(1))), lived.transition
     for name in columns.NEEDS:
         np.testing.assert_array_equal(batch.targets[name], getattr(t, name)[drawn], name)
@@ -195,7 +195,7 @@ def test_what_nobody_collected_cannot_be_asked_for(lived):
         build(dataclasses.replace(e, method=Odd(updates=4, warmup_updates=1)))
 
 
-def test_a_source_that_does_not_say_what_its_actions_led_to_is_refused():
+def test_a_source_that_does_not_log_what_its_actions_led_to_is_refused():
     source = sources.make_config("noisy_oracle").make(ROOM)
 
     def silent(key, state, task):
@@ -203,7 +203,7 @@ def test_a_source_that_does_not_say_what_its_actions_led_to_is_refused():
         return state, stream.replace(next_observation=None)
 
     with pytest.raises(ConfigError, match=r"Let its update return outcome.transition"):
-        Learners(ROOM, source._replace(update=silent), 4, mesh_of(), 1, next_observation=True)
+        Collector(ROOM, source._replace(update=silent), 4, mesh_of(), 1, next_observation=True)
 
 
 class Leaves(DarkRoom):
@@ -219,7 +219,7 @@ def test_a_value_that_only_a_next_observation_shows_is_found(tmp_path, lived):
     tasks = family.split(0, 2, 2).train
     for asked in (False, True):
         source = sources.make_config("noisy_oracle").make(family)
-        learners, ids = Learners(family, source, 4, mesh_of(), 2, next_observation=asked), family.task_ids(tasks)
+        learners, ids = Collector(family, source, 4, mesh_of(), 2, next_observation=asked), family.task_ids(tasks)
         where = beyond(learners, learners.run(0, tasks, ids, 1, 0), ids, 1, 0, 2)
         assert (where is not None) == asked
     assert "observation component 0 is 30" in where
@@ -233,7 +233,7 @@ def test_a_value_that_only_a_next_observation_shows_is_found(tmp_path, lived):
     assert "chunk 1: next_observation component 0 200" in problem
 
 
-def test_collections_say_that_they_hold_it_and_the_others_are_as_they_were(tmp_path, lived):
+def test_collections_log_that_they_hold_it_and_the_others_are_as_they_were(tmp_path, lived):
     store = stored(tmp_path / "with", lived, 3, **NAMES)
     assert "next_observation, before any reset" in info(tmp_path / "with")
     np.testing.assert_array_equal(store.read().transition.next_observation, lived.transition.next_observation)

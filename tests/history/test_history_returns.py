@@ -127,24 +127,24 @@ def direct(h, actors: int) -> tuple:
 
 
 @pytest.fixture(scope="module", params=["q_learning", "actor_critic"])
-def learners(request):
+def collector(request):
     """Of one actor, and of three whose unrolls do not divide an episode."""
     if request.param == "q_learning":
-        return collect_helpers.learners_of(mesh_of(), 4)
+        return collect_helpers.collector_of(mesh_of(), 4)
     config = sources.make_config("actor_critic", collect_helpers.ACTORS)
-    return collect_helpers.learners_of(mesh_of(), 4, config.make(FAMILY))
+    return collect_helpers.collector_of(mesh_of(), 4, config.make(FAMILY))
 
 
 @pytest.fixture(scope="module")
-def collected(learners, tmp_path_factory) -> pathlib.Path:
+def collected(collector, tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("returns")
-    collect_helpers.run(folder, learners)
+    collect_helpers.run(folder, collector)
     return folder / "h"
 
 
-def test_the_returns_are_those_of_the_histories_that_are_read_back(learners, collected):
+def test_the_returns_are_those_of_the_histories_that_are_read_back(collector, collected):
     store = open_store(collected)
-    found, actors = store.returns, learners.source.actors
+    found, actors = store.returns, collector.source.actors
     by_tenth, optimal, random, best = direct(store.read(), actors)
     assert found.by_tenth == by_tenth
     assert found.final == by_tenth[-1] > 0
@@ -155,7 +155,7 @@ def test_the_returns_are_those_of_the_histories_that_are_read_back(learners, col
         assert found.best_actor[1] == best >= found.final
 
 
-def test_resumed_and_other_chunks_give_the_same_returns(learners, collected, tmp_path, monkeypatch):
+def test_resumed_and_other_chunks_give_the_same_returns(collector, collected, tmp_path, monkeypatch):
     whole, original = open_store(collected).returns, HistoryWriter.write
 
     def stop_before_the_last(writer, chunk, *rest):
@@ -166,14 +166,14 @@ def test_resumed_and_other_chunks_give_the_same_returns(learners, collected, tmp
 
     monkeypatch.setattr(HistoryWriter, "write", stop_before_the_last)
     with pytest.raises(KeyboardInterrupt):
-        collect_helpers.run(tmp_path, learners)
+        collect_helpers.run(tmp_path, collector)
     part = open_store(tmp_path / "h", allow_partial=True)
-    assert part.returns.by_tenth == plain_by_tenth(part.read().transition, range(8 * learners.source.actors))
+    assert part.returns.by_tenth == plain_by_tenth(part.read().transition, range(8 * collector.source.actors))
     monkeypatch.undo()
-    collect_helpers.run(tmp_path, learners)
+    collect_helpers.run(tmp_path, collector)
     assert files(tmp_path / "h") == files(collected)
     assert open_store(tmp_path / "h").returns == whole
-    other = collect_helpers.learners_of(mesh_of(), 64, learners.source)
+    other = collect_helpers.collector_of(mesh_of(), 64, collector.source)
     collect_helpers.run(tmp_path / "other", other)
     found = open_store(tmp_path / "other/h").returns
     assert found.by_tenth == whole.by_tenth
@@ -191,7 +191,7 @@ def test_writers_side_by_side_give_the_same_returns(tmp_path):
     assert open_store(path).returns == pool(chunks, [4, 4, 2])
 
 
-def test_collections_of_earlier_versions_open_and_say_that_nothing_was_recorded(tmp_path):
+def test_collections_of_earlier_versions_open_and_log_that_nothing_was_recorded(tmp_path):
     """Their ledger is what is written without returns: this is the digest of what the version before wrote."""
     history_helpers.collect(tmp_path / "old", manifest())
     ledger = b"".join(raw for name, raw in files(tmp_path / "old").items() if name.startswith("ledger"))
@@ -237,7 +237,7 @@ def test_returns_of_another_form_are_refused(tmp_path):
 # In words.
 
 
-def test_info_says_how_far_the_source_came(learners, collected, capsys):
+def test_info_says_how_far_the_source_came(collector, collected, capsys):
     assert main(["histories", "info", str(collected)]) == 0
     shown, found = capsys.readouterr().out, open_store(collected).returns
     percent = f"{100 * (found.final - found.random) / (found.optimal - found.random):.0f} % of the way from random"
@@ -246,13 +246,13 @@ def test_info_says_how_far_the_source_came(learners, collected, capsys):
     )
     assert f"{wanted}; random policy {number(found.random)}\n" in shown
     assert "by tenth      " + " ".join(map(number, found.by_tenth)) in shown
-    assert ("best actor" in shown) == (learners.source.actors > 1)
+    assert ("best actor" in shown) == (collector.source.actors > 1)
     if found.best_actor:
         assert f"best actor    {number(found.best_actor[1])} (" in shown
         assert f" % of the way from random), actor {found.best_actor[0]} of 0 to 2\n" in shown
 
 
-def test_info_of_a_collection_without_a_chunk_has_nothing_to_say(tmp_path):
+def test_info_of_a_collection_without_a_chunk_has_nothing_to_log(tmp_path):
     HistoryWriter.open(tmp_path, manifest())
     assert "at the end    -\n" in info(tmp_path)
 

@@ -1,4 +1,6 @@
-"""Streams cut into episodes, and learning curves over time: against plain loops, and the right values of odd lives."""
+"""Streams cut into episodes, and learning curves over time: against plain loops, and the right values of odd
+lifetimes.
+"""
 
 import numpy as np
 import pytest
@@ -46,7 +48,7 @@ def test_every_episode_is_found_with_its_return_and_length(seed):
     assert len({len(one) for one in expected}) > 1, "histories complete different numbers of episodes"
     for returns, steps, one in zip(found.returns, found.steps, expected, strict=True):
         assert list(zip(returns.tolist(), steps.tolist(), strict=True)) == [(r, n) for r, n, _ in one]
-    assert found.life == 53
+    assert found.lifetime == 53
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -61,7 +63,7 @@ def test_a_curve_over_time_is_of_the_episodes_that_end_in_each_piece(seed):
 
 
 def test_a_slow_learner_is_not_cut_before_it_learns():
-    """Two lives of 8,000 steps of reward 1: both end at 100, though one has 320 episodes and the other 80."""
+    """Two lifetimes of 8,000 steps of reward 1: both end at 100, though one has 320 episodes and the other 80."""
     quick, slow = [100] * 80, [20] * 300 + [100] * 20
     done = np.zeros((2, 8000), bool)
     for row, lengths in enumerate((quick, slow)):
@@ -79,8 +81,8 @@ def test_a_slow_learner_is_not_cut_before_it_learns():
 def test_episodes_of_full_length_are_their_own_pieces():
     """Bit for bit what was there before lengths were: the mean over actors, in float32."""
     returns = np.random.default_rng(0).normal(size=(3, 2, 4, 10)).astype(np.float32)
-    lives = [[[(r, np.full(10, 20)) for r in actors] for actors in of_task] for of_task in returns]
-    data = lifetimes.as_data(lives, 207)
+    by_task = [[[(r, np.full(10, 20)) for r in actors] for actors in of_task] for of_task in returns]
+    data = lifetimes.as_data(by_task, 207)
     assert (data["steps"], data["actors"], data["life"]) == (20, 4, 207)
     np.testing.assert_array_equal(np.asarray(data["returns"], np.float32), returns.mean(2))
     np.testing.assert_array_equal(lifetimes.curves(data, 20), np.asarray(data["returns"]))
@@ -90,8 +92,8 @@ def test_episodes_of_full_length_are_their_own_pieces():
 def test_episodes_of_one_length_that_is_not_the_longest_are_pieced_together():
     """All end at 19 of 20 steps: 10 pieces of 20 steps hold 10 ends, the eleventh episode ends after them."""
     returns = np.arange(11.0)
-    lives = [[[(returns + actor, np.full(11, 19)) for actor in (0, 2)]]]
-    data = lifetimes.as_data(lives, 210)
+    by_task = [[[(returns + actor, np.full(11, 19)) for actor in (0, 2)]]]
+    data = lifetimes.as_data(by_task, 210)
     assert data["steps"] == 19
     found = lifetimes.curves(data, 20)
     expected = [
@@ -102,14 +104,14 @@ def test_episodes_of_one_length_that_is_not_the_longest_are_pieced_together():
 
 def test_the_episodes_of_all_actors_count_together():
     """One actor has a long episode where the other has five short ones: the mean is of six episodes."""
-    lives = [[[(np.array([100.0]), np.array([100])), (np.full(5, 20.0), np.full(5, 20))]]]
-    assert lifetimes.curves(lifetimes.as_data(lives, 100), 100) == pytest.approx(200 / 6)
+    by_task = [[[(np.array([100.0]), np.array([100])), (np.full(5, 20.0), np.full(5, 20))]]]
+    assert lifetimes.curves(lifetimes.as_data(by_task, 100), 100) == pytest.approx(200 / 6)
 
 
 def test_curves_of_many_actors_are_of_all_their_episodes():
     rows = [episodes_of(ragged(seed, histories=6)) for seed in range(2)]
-    lives = [[list(zip(e.returns[i : i + 3], e.steps[i : i + 3], strict=True)) for i in (0, 3)] for e in rows]
-    data = lifetimes.as_data(lives, 53)
+    by_task = [[list(zip(e.returns[i : i + 3], e.steps[i : i + 3], strict=True)) for i in (0, 3)] for e in rows]
+    data = lifetimes.as_data(by_task, 53)
 
     def ends(e, row):
         return zip(e.returns[row], (np.cumsum(e.steps[row]) - 1) // 20, strict=True)
@@ -130,9 +132,9 @@ def test_a_stream_that_never_ends_has_no_episodes():
 
 
 def test_episodes_of_one_length_need_not_be_as_many_in_each_stream():
-    """A life that ends in a long unfinished episode has fewer of the short ones."""
-    lives = [[[(np.ones(10), np.full(10, 10)), (np.ones(5), np.full(5, 10))]]]
-    data = lifetimes.as_data(lives, 100)
+    """A lifetime that ends in a long unfinished episode has fewer of the short ones."""
+    by_task = [[[(np.ones(10), np.full(10, 10)), (np.ones(5), np.full(5, 10))]]]
+    data = lifetimes.as_data(by_task, 100)
     assert [len(stream) for stream in data["returns"][0][0]] == [10, 5]
     assert lifetimes.by_episode(data).shape == (1, 1, 5)
 

@@ -1,4 +1,4 @@
-"""Replay: windows stay inside a history, thinning keeps whole episodes, batches do not depend on the devices."""
+"""Replay: windows stay inside a history, subsampling keeps whole episodes, batches do not depend on the devices."""
 
 import dataclasses
 
@@ -43,8 +43,8 @@ def ragged(seed: int, count: int = 9, steps: int = 60) -> Histories:
 def test_no_window_crosses_a_history_and_every_window_is_consecutive(seed, keep_every, step):
     histories = ragged(seed)
     config = replay.Config(keep_every=keep_every, phases=keep_every, segment=4, batch=16, groups=8)
-    arrays, length = replay.thin(histories, config)
-    if length.min() < config.segment:  # thinning left too little: refused, not padded
+    arrays, length = replay.subsample(histories, config)
+    if length.min() < config.segment:  # subsampling left too little: refused, not padded
         with pytest.raises(ConfigError, match="longer than a history"):
             draw(histories, config, mesh_of(), step)
         return
@@ -54,7 +54,9 @@ def test_no_window_crosses_a_history_and_every_window_is_consecutive(seed, keep_
         # Reward of step t is the previous reward of step t + 1: three consecutive ones name history and time.
         seen = batch.steps.prev_reward[row][1:]
         assert len({int(r) // 1000 for r in seen}) == 1, "one history"
-        assert any(seen.tolist() == list(life[i : i + 3]) for life in rewards for i in range(len(life))), "consecutive"
+        assert any(seen.tolist() == list(lifetime[i : i + 3]) for lifetime in rewards for i in range(len(lifetime))), (
+            "consecutive"
+        )
 
 
 def test_inputs_are_the_step_before_and_targets_the_step_itself():
@@ -66,7 +68,7 @@ def test_inputs_are_the_step_before_and_targets_the_step_itself():
     np.testing.assert_array_equal(batch.steps.prev_done[:, 1:], (time - 1) % 4 == 3)
 
 
-def test_the_first_step_of_a_life_has_nothing_before_it():
+def test_the_first_step_of_a_lifetime_has_nothing_before_it():
     config = replay.Config(segment=20, batch=8, groups=8)  # one window a history: all of it
     batch = draw(numbered_histories(8, 20), config, mesh_of())
     assert set(batch.steps.prev_action[:, 0]) == {GRID.num_actions}
@@ -82,9 +84,9 @@ def test_every_start_of_every_history_is_drawn():
 
 
 @pytest.mark.parametrize(("keep_every", "phases"), [(1, 1), (3, 1), (3, 3), (4, 2)])
-def test_thinning_keeps_whole_episodes(keep_every, phases):
+def test_subsampling_keeps_whole_episodes(keep_every, phases):
     histories = ragged(1)
-    arrays, length = replay.thin(histories, replay.Config(keep_every=keep_every, phases=phases))
+    arrays, length = replay.subsample(histories, replay.Config(keep_every=keep_every, phases=phases))
     done = histories.transition.terminated | histories.transition.truncated
     assert len(length) == 9 * phases
     offsets = set()
@@ -146,8 +148,8 @@ def test_sizes_that_do_not_fit_are_refused(config, words):
 @pytest.mark.parametrize(("tail", "keep_every"), [(0.3, 1), (0.01, 1), (0.5, 3)])
 def test_the_tail_is_the_episodes_that_end_in_the_last_steps_whole(tail, keep_every):
     histories = ragged(2)
-    everything, all_lengths = replay.thin(histories, replay.Config(keep_every=keep_every))
-    arrays, lengths = replay.thin(histories, replay.Config(tail=tail, keep_every=keep_every))
+    everything, all_lengths = replay.subsample(histories, replay.Config(keep_every=keep_every))
+    arrays, lengths = replay.subsample(histories, replay.Config(tail=tail, keep_every=keep_every))
     done = histories.transition.terminated | histories.transition.truncated
     for row, (n, everywhere) in enumerate(zip(lengths, all_lengths, strict=True)):
         ends = np.flatnonzero(done[row]) + 1
@@ -169,7 +171,7 @@ def test_numbers_that_are_not_finite_are_refused_and_named(field, value):
         replay.load(spoilt, GRID, SMALL, mesh_of())
 
 
-def test_thinned_versions_know_the_history_that_they_are_of():
+def test_subsampled_versions_know_the_history_that_they_are_of():
     config = replay.Config(keep_every=2, phases=2, segment=5, batch=16, groups=4, best=0.5)
     base = numbered_histories(8, 40)
     resident = replay.load(dataclasses.replace(base, task_ids=["a", "b"] * 4), GRID, config, mesh_of())
@@ -182,20 +184,22 @@ def test_thinned_versions_know_the_history_that_they_are_of():
 def test_of_each_task_the_histories_that_end_best_are_kept(best, kept):
     """Four histories of each of three tasks. What they earn before their last tenth says the opposite."""
     base, rng = numbered_histories(12, 20), np.random.default_rng(0)
-    at_the_end = rng.permutation(12) + 1.0
-    reward = np.tile(100 - at_the_end[:, None], (1, 20))
-    reward[:, 16:] = at_the_end[:, None]  # the last of five episodes, the one that ends in the last two steps
+    final_return = rng.permutation(12) + 1.0
+    reward = np.tile(100 - final_return[:, None], (1, 20))
+    reward[:, 16:] = final_return[:, None]  # the last of five episodes, the one that ends in the last two steps
     ids = [f"task-{i}" for i in rng.permutation(np.repeat(np.arange(3), 4))]
     histories = dataclasses.replace(base, transition=base.transition.replace(reward=reward), task_ids=ids)
     config = replay.Config(segment=5, batch=3, groups=3, best=best)
     resident = replay.load(histories, GRID, config, mesh_of(1))
-    expected = {x for t in set(ids) for x in sorted(at_the_end[[i == t for i in ids]])[-kept:]}
+    expected = {x for t in set(ids) for x in sorted(final_return[[i == t for i in ids]])[-kept:]}
     assert set(np.unique(resident.steps["reward"][..., -1])) - {0.0} == expected
     assert int(resident.count.sum()) == len(expected) == 3 * kept == 3 * config.kept_of(4)
     observed = {
         int(row[-1, 0]) for group in np.asarray(resident.steps["observation"]) for row in group if row[-1].any()
     }
-    assert observed == {int(np.flatnonzero(at_the_end == x)[0]) % 9 for x in expected}, "whole histories move together"
+    assert observed == {int(np.flatnonzero(final_return == x)[0]) % 9 for x in expected}, (
+        "whole histories move together"
+    )
 
 
 def of_lengths(lengths, steps=200):
@@ -210,7 +214,7 @@ def test_histories_are_ranked_by_their_episodes_and_not_by_reward_per_step():
     """All earn 1 a step; those are best whose last episodes are long."""
     histories = of_lengths([10, 10, 100, 100])
     t = histories.transition
-    np.testing.assert_array_equal(replay.at_the_end(t.reward, t.terminated | t.truncated), [10, 10, 100, 100])
+    np.testing.assert_array_equal(replay.final_return(t.reward, t.terminated | t.truncated), [10, 10, 100, 100])
     config = replay.Config(segment=5, batch=2, groups=2, best=0.5)
     resident = replay.load(histories, GRID, config, mesh_of(1))
     assert sorted(np.unique(resident.history)) == [2, 3]
@@ -220,9 +224,9 @@ def test_the_end_is_what_ended_there():
     reward, done = np.arange(40.0).reshape(1, 40), np.zeros((1, 40), bool)
 
     def of(*ends):
-        return replay.at_the_end(reward, np.isin(np.arange(40)[None], np.array(ends) - 1))[0]
+        return replay.final_return(reward, np.isin(np.arange(40)[None], np.array(ends) - 1))[0]
 
-    assert replay.at_the_end(reward, done)[0] == reward.sum(), "never: all that was earned"
+    assert replay.final_return(reward, done)[0] == reward.sum(), "never: all that was earned"
     assert of(10, 38, 40) == (reward[0, 10:40].sum()) / 2
     assert of(10, 36, 40) == reward[0, 36:40].sum(), "the last tenth is the last four steps"
     assert of(10, 30) == reward[0, 10:30].sum(), "none there: the last one"
@@ -235,9 +239,9 @@ def test_the_tail_is_a_share_of_the_steps():
     histories = of_lengths([8000], 8000)
     ends = np.isin(np.arange(8000) + 1, np.cumsum(lengths))[None]
     histories = dataclasses.replace(histories, transition=histories.transition.replace(truncated=ends))
-    arrays, (length,) = replay.thin(histories, replay.Config(tail=0.1))
+    arrays, (length,) = replay.subsample(histories, replay.Config(tail=0.1))
     assert (length, (arrays["ends"] != 0).sum()) == (800, 8)
-    assert replay.thin(histories, replay.Config(tail=0.101))[1] == [900], "the one that ends in it, whole"
+    assert replay.subsample(histories, replay.Config(tail=0.101))[1] == [900], "the one that ends in it, whole"
 
 
 def test_groups_must_divide_over_the_mesh():

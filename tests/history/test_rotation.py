@@ -102,7 +102,7 @@ def test_residents_are_the_histories_themselves(store):
 
 def test_a_part_comes_and_the_oldest_part_goes(store):
     before, same, after = (resident(store, CONFIG, step) for step in (0, 2, 3))
-    assert before == same, "nothing moves between exchanges"
+    assert before == same, "nothing moves between swaps"
     assert len(set(before) & set(after)) == len(set(after) - set(before)) == TURNS.resident // TURNS.parts
 
 
@@ -115,7 +115,7 @@ def test_the_residents_of_an_update_do_not_depend_on_the_way_to_it(store):
         assert (np.asarray(residents.at(0).history) != onward[0].history).any(), "the seed draws the order"
 
 
-def test_residents_are_of_all_chunks_where_pieces_are_as_small(store):
+def test_residents_are_of_all_chunks_where_shards_are_as_small(store):
     """Eleven chunks of five: a third of the collection holds three or four whole ones, or a row of nearly each."""
 
     def chunks(config, step):
@@ -128,7 +128,7 @@ def test_residents_are_of_all_chunks_where_pieces_are_as_small(store):
 
 
 @pytest.mark.parametrize("axes", [(4, 1, 1), (2, 2, 2)])
-def test_eight_devices_hold_what_one_holds_and_an_exchange_moves_nothing_between_them(store, axes):
+def test_eight_devices_hold_what_one_holds_and_a_swap_moves_nothing_between_them(store, axes):
     with rotating(store) as one, rotating(store, mesh=mesh_of(*axes)) as many:
         for step in (0, 4, 17):
             chex.assert_trees_all_equal(*map(jax.device_get, (one.at(step), many.at(step))))
@@ -139,7 +139,7 @@ def test_eight_devices_hold_what_one_holds_and_an_exchange_moves_nothing_between
     assert not any(name in text for name in ("all-gather", "all-to-all", "collective-permute", "all-reduce"))
 
 
-def test_an_exchange_is_compiled_once_and_in_place(store):
+def test_a_swap_is_compiled_once_and_in_place(store):
     with rotating(store) as residents:
         residents.at(0)
         compiled = residents._insert._cache_size()
@@ -152,7 +152,7 @@ def train(folder, residents, config=TINY, updates=None, **options):
     """Return `updates` in one go, with the sizes of `config`'s schedule; the trained parameters and the log."""
     trainer = trainer_of(MODEL, GRID, config, CONFIG, mesh_of(), seed=1)
     log = metrics.MetricsLog(folder, metrics.Config())
-    meta = {"architecture": checkpoint.architecture_of(trainer.like.params)}
+    meta = {"architecture": checkpoint.architecture_of(trainer.abstract_state.params)}
     result = train_lib.train(trainer, residents, config, folder / "checkpoints", meta, log, **options)
     return jax.device_get(result.params), (folder / "metrics.jsonl").read_text()
 
@@ -161,7 +161,7 @@ def train(folder, residents, config=TINY, updates=None, **options):
 def undisturbed(store, tmp_path_factory):
     with rotating(store) as residents:
         trained = train(tmp_path_factory.mktemp("undisturbed"), residents)
-        assert residents.facts()["exchanges"] == (TINY.updates - 1) // TURNS.every
+        assert residents.facts()["swaps"] == (TINY.updates - 1) // TURNS.every
     return trained
 
 
@@ -189,10 +189,10 @@ def test_a_slow_disk_changes_no_bit_and_the_waiting_is_counted(store, undisturbe
     with rotating(Slow(store)) as residents:
         same(undisturbed, train(tmp_path, residents))
         facts = residents.facts()
-    assert 0 < facts["exchanges_waited"] <= facts["exchanges"] == 6
+    assert 0 < facts["swaps_waited"] <= facts["swaps"] == 6
     assert facts["waited_seconds"] > 0.05
     told = streaming.summary(facts, TINY.updates, 100.0)
-    assert told.startswith(f"6 exchanges; {facts['exchanges_waited']} of 20 updates waited for histories (")
+    assert told.startswith(f"6 swaps; {facts['swaps_waited']} of 20 updates waited for histories (")
 
 
 def test_what_is_read_in_time_is_not_waited_for(store):
@@ -203,7 +203,7 @@ def test_what_is_read_in_time_is_not_waited_for(store):
                 time.sleep(0.001)
         facts = residents.facts()
     assert facts.pop("reading_seconds") > 0
-    assert facts == {"exchanges": 9, "exchanges_waited": 0, "waited_seconds": 0.0}
+    assert facts == {"swaps": 9, "swaps_waited": 0, "waited_seconds": 0.0}
 
 
 @pytest.mark.parametrize("dispatch", [1, 3, 50])
@@ -220,7 +220,7 @@ def test_an_interrupted_training_goes_on_with_the_residents_that_it_had(store, u
     def killed(_):
         raise KilledError
 
-    config = dataclasses.replace(TINY, evaluate_every=13)  # dies between two checkpoints, and between two exchanges
+    config = dataclasses.replace(TINY, evaluate_every=13)  # dies between two checkpoints, and between two swaps
     with rotating(store) as residents, pytest.raises(KilledError):
         train(tmp_path, residents, config, evaluate=killed)
     with rotating(store) as residents:
@@ -229,7 +229,7 @@ def test_an_interrupted_training_goes_on_with_the_residents_that_it_had(store, u
 
 
 def test_rolling_back_brings_the_residents_back(store, tmp_path, monkeypatch):
-    """Update 14 diverges after exchanges since checkpoint 10; it is left out, as in a training that never drew it."""
+    """Update 14 diverges after swaps since checkpoint 10; it is left out, as in a training that never drew it."""
     config = dataclasses.replace(TINY, skip_updates=1)
     real, spoilt = train_lib.not_finite, []
 
@@ -314,7 +314,7 @@ def test_damage_that_comes_up_in_training_is_named_and_ends_it(tmp_path):
     store = stored(tmp_path / "histories", numbered_histories(COUNT, STEPS), CHUNK)
     with rotating(store) as residents:
         residents.at(0)
-        last = residents._circle.pieces[-1][0]
+        last = residents._ring.shards[-1][0]
         file = tmp_path / "histories" / "arrays" / "reward" / "c" / str(last) / "0"
         file.write_bytes(file.read_bytes()[:-7])
         with pytest.raises(HistoryError, match=rf"arrays/reward/c/{last}/0 \(chunk {last}, reward\)"):
@@ -362,18 +362,18 @@ def test_a_run_reports_the_waiting_and_one_that_fits_does_not_rotate(tmp_path, c
     run.distill()
     told, facts = capsys.readouterr().out, json.loads((run.folder / "stages.json").read_text())["distill"]
     assert "130 histories take turns, 16 at a time" in told
-    assert re.search(r"distill  3 exchanges; \d of 8 updates waited for histories \(\d", told)
-    assert facts["exchanges"] == 3
-    assert {"exchanges_waited", "waited_seconds", "reading_seconds"} < facts.keys()
+    assert re.search(r"distill  3 swaps; \d of 8 updates waited for histories \(\d", told)
+    assert facts["swaps"] == 3
+    assert {"swaps_waited", "waited_seconds", "reading_seconds"} < facts.keys()
     run.distill()  # nothing is left to do, and nothing to say of it
-    assert "exchanges" not in capsys.readouterr().out
+    assert "swaps" not in capsys.readouterr().out
     assert json.loads((run.folder / "stages.json").read_text())["distill"] == facts
     histories = files(tmp_path / "histories")
     run = smoke(tmp_path, "all", "replay.rotation.resident=192")
     run.collect()
     run.distill()
     assert "nothing rotates: replay.rotation.resident holds all 130 histories" in capsys.readouterr().out
-    assert "exchanges" not in json.loads((run.folder / "stages.json").read_text())["distill"]
+    assert "swaps" not in json.loads((run.folder / "stages.json").read_text())["distill"]
     assert files(tmp_path / "histories") == histories
 
 

@@ -1,4 +1,6 @@
-"""RL²: acting is decoding, the state's life is the trial's, gradients against plain formulas, eight devices are one."""
+"""RL²: acting is decoding, the state's lifetime is the trial's, gradients against plain formulas, eight devices are
+one.
+"""
 
 import copy
 import dataclasses
@@ -244,14 +246,14 @@ def test_updates_are_compiled_once_and_their_count_is_dynamic(trained):
 
 def train(trainer, folder, config=PARTS):
     folder.mkdir(exist_ok=True)
-    meta = {"architecture": checkpoint.architecture_of(trainer.like.params)}
+    meta = {"architecture": checkpoint.architecture_of(trainer.abstract_state.params)}
     log = metrics.MetricsLog(folder, metrics.Config())
     return train_lib.train(trainer, trainer.feed, config, folder / "checkpoints", meta, log)
 
 
 def final_state(trainer, folder):
     with checkpoint.Checkpoints(folder / "checkpoints") as checkpoints:
-        return jax.device_get(checkpoints.restore(trainer.like))
+        return jax.device_get(checkpoints.restore(trainer.abstract_state))
 
 
 def test_killed_after_every_update_and_resumed_ends_bit_equal(trained, tmp_path):

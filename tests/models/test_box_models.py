@@ -76,7 +76,7 @@ def test_an_action_is_seen_by_its_place_between_the_bounds():
     assert np.abs(narrow.apply(params, steps) - narrow.apply(params, changed)).max() > 1e-3
 
 
-def test_a_life_begins_with_zeros_in_the_place_of_an_action():
+def test_a_lifetime_begins_with_zeros_in_the_place_of_an_action():
     steps = first_steps(jnp.zeros((3, 4), jnp.int32), MATRIX.action)
     assert (steps.prev_action.shape, steps.prev_action.dtype) == ((3, 2, 1), jnp.float32)
     assert not steps.prev_action.any()

@@ -21,7 +21,7 @@ from ad_jax.methods.distillation import Distillation
 from ad_jax.planning import cost, residents, transformer
 from ad_jax.run.pipeline import Run
 from ad_jax.sources.actor_critic import ActorCritic
-from ad_jax.stage.collect import Learners
+from ad_jax.stage.collect import Collector
 from ad_jax.text import si
 from ad_jax.types import Steps
 
@@ -36,7 +36,7 @@ PATCHES = {**TINY, "window": 20, "pixel_channels": [8, 16], "pixel_kernel": 4, "
 def smoke(tmp_path_factory):
     """Dark Room at smoke scale, really collected: its run, its histories and what was counted before."""
     run = Run(override(load("dark_room", "smoke"), ["collect.episodes=9"]), tmp_path_factory.mktemp("cost") / "run")
-    counted = cost.count(run.experiment, run.parts)
+    counted = cost.count(run.experiment, run.components)
     run.collect()
     return run, history_store.open_store(run.histories), counted
 
@@ -56,25 +56,25 @@ def test_histories_are_as_many_bytes_as_were_counted(smoke):
         f.stat().st_size for name in transition.__dict__ for f in (arrays / name).rglob("c/**/*") if f.is_file()
     )
     assert 0.05 * counted.disk_bytes < files < counted.disk_bytes, "compressed"
-    resident = replay.load(store.read(), run.parts.spec, run.experiment.replay, mesh_of(8))
+    resident = replay.load(store.read(), run.components.spec, run.experiment.replay, mesh_of(8))
     assert nbytes(resident) == counted.resident_bytes
     e = override(run.experiment, ["replay.best=0.5"])  # of two learners of each task
     fewer = cost.count(e, build(e))
-    assert nbytes(replay.load(store.read(), run.parts.spec, e.replay, mesh_of(8))) == fewer.resident_bytes
+    assert nbytes(replay.load(store.read(), run.components.spec, e.replay, mesh_of(8))) == fewer.resident_bytes
     assert fewer.resident_bytes < 0.6 * counted.resident_bytes
 
 
 def test_residents_of_a_rotation_are_as_many_bytes_as_were_counted(smoke):
     run, store, counted = smoke
     e = override(run.experiment, ["replay.rotation.resident=16", "replay.rotation.parts=2"])
-    with Rotation(store, run.parts.spec, e.replay, mesh_of(8), e.seed) as rotation:
-        assert rotation.histories == residents.versions(e, run.parts) > 16
+    with Rotation(store, run.components.spec, e.replay, mesh_of(8), e.seed) as rotation:
+        assert rotation.histories == residents.versions(e, run.components) > 16
         there = nbytes(rotation.at(0))
-    assert there == residents.tree_bytes(residents.replay_shapes(e, run.parts))
+    assert there == residents.tree_bytes(residents.replay_shapes(e, run.components))
     # Two parts are read ahead, and one is on its way in.
-    assert cost.count(e, run.parts).resident_bytes == there * 5 // 2
+    assert cost.count(e, run.components).resident_bytes == there * 5 // 2
     e = override(e, ["replay.rotation.resident=1600"])
-    assert cost.count(e, run.parts).resident_bytes == counted.resident_bytes, "nothing rotates"
+    assert cost.count(e, run.components).resident_bytes == counted.resident_bytes, "nothing rotates"
 
 
 @pytest.mark.parametrize("options", [{"keep_every": 3, "phases": 3}, {"keep_every": 2, "groups": 4}, {}])
@@ -82,7 +82,7 @@ def test_resident_bytes_of_padded_rows_and_of_a_last_episode_that_was_cut(option
     config = replay.Config(segment=3, batch=8, **options)
     histories = numbered_histories(9, 22)  # episodes of 4 steps
     counted = residents.tree_bytes(
-        residents.thinned(columns.shapes(GRID, np.float32), 9 * config.phases, 22, 4, config)
+        residents.subsampled(columns.shapes(GRID, np.float32), 9 * config.phases, 22, 4, config)
     )
     assert nbytes(replay.load(histories, GRID, config, mesh_of())) == counted
 
@@ -90,7 +90,7 @@ def test_resident_bytes_of_padded_rows_and_of_a_last_episode_that_was_cut(option
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_state_batch_and_cache_are_as_many_bytes_as_were_counted(smoke, accumulate):
     run, store, _ = smoke
-    e, p = override(run.experiment, [f"method.accumulate={accumulate}", "model.window=15"]), run.parts
+    e, p = override(run.experiment, [f"method.accumulate={accumulate}", "model.window=15"]), run.components
     p, counted = build(e), cost.count(e, build(e))
     trainer = trainer_of(p.model, p.spec, e.method, e.replay, mesh_of(), e.seed)
     state = trainer.init()
@@ -160,7 +160,7 @@ def test_memory_of_training_is_within_a_factor_of_2_of_the_compilers(case, batch
         array("int32", 1),
         array("int32", 1),
     )
-    found = trainer.run.lower(trainer.like, resident, array("int32")).compile().memory_analysis()
+    found = trainer.run.lower(trainer.abstract_state, resident, array("int32")).compile().memory_analysis()
     gradients = residents.tree_bytes(params) * accumulate
     pictures = batch * segment * seen.size * seen.compute_dtype.itemsize
     counted = transformer.activation_bytes(config, seen, batch // accumulate, segment) + gradients + pictures
@@ -204,22 +204,22 @@ def test_a_backbone_of_another_kind_is_counted_as_far_as_it_is_known():
     assert "FLOP not counted" in other.lines()[1]
 
 
-def test_the_curves_of_a_reference_are_counted_by_its_own_life(smoke):
+def test_the_curves_of_a_reference_are_counted_by_its_own_lifetime(smoke):
     run, _, counted = smoke
     plain = run.experiment
     e = dataclasses.replace(plain, reference=ReferenceConfig(ActorCritic(actors=3, unroll=7), 5))
     p = build(e)
-    lives = [
-        learners.steps * learners.source.actors
-        for learners in (
-            Learners(p.family, p.source, plain.collect.episodes, mesh_of(), 1),
-            Learners(p.family, p.reference, 5, mesh_of(), 1),
+    lifetimes = [
+        collector.steps * collector.source.actors
+        for collector in (
+            Collector(p.family, p.source, plain.collect.episodes, mesh_of(), 1),
+            Collector(p.family, p.reference, 5, mesh_of(), 1),
         )
     ]
     compared = cost.count(e, p)
     times = 16 * e.evaluate.source_seeds
-    assert (counted.source_steps, compared.source_steps) == (times * lives[0], times * lives[1])
-    assert lives[0] != lives[1]
+    assert (counted.source_steps, compared.source_steps) == (times * lifetimes[0], times * lifetimes[1])
+    assert lifetimes[0] != lifetimes[1]
     assert "of the source's own curves" in counted.lines()[2]
     assert "of the reference's own curves" in compared.lines()[2]
 

@@ -144,21 +144,21 @@ def test_a_hard_room_is_planned_for_in_few_episodes():
 )
 def test_in_a_room_that_can_be_searched_exhaustively_the_plan_is_the_optimum(start, reward, steps):
     """3x3: dynamic programming over every set of seen cells."""
-    room, life = Room(3, steps, start, reward), 6
+    room, lifetime = Room(3, steps, start, reward), 6
     pays, reached, optimal = room.pays.tolist(), room.reached.tolist(), room.optimal.tolist()
 
     @functools.cache
     def best(seen, cell, episode, step):
-        if episode == life:
+        if episode == lifetime:
             return 0
         values = []
         for to in set(reached[cell]):
-            gain = 0 if seen >> to & 1 else pays[step] + (life - 1 - episode) * optimal[to]
+            gain = 0 if seen >> to & 1 else pays[step] + (lifetime - 1 - episode) * optimal[to]
             after = (episode, step + 1) if step + 1 < steps else (episode + 1, 0)
             values.append(gain + best(seen | 1 << to, to if after[1] else room.first, *after))
         return max(values)
 
-    assert returns(room, plan(room, life, 500), life).sum() == best(0, room.first, 0, 0)
+    assert returns(room, plan(room, lifetime, 500), lifetime).sum() == best(0, room.first, 0, 0)
 
 
 def test_a_goal_that_pays_with_the_last_step_of_an_episode_is_remembered():
@@ -178,13 +178,13 @@ def test_a_goal_that_pays_with_the_last_step_of_an_episode_is_remembered():
         prev_reward=last[None].astype(np.float32),
         prev_done=last[None],
     )
-    _, life = functools.reduce(
+    _, lifetime = functools.reduce(
         lambda carry, t: policy.act({}, carry[1], jax.tree.map(lambda x: x[:, t], steps), jax.random.split(KEY, 1)),
         range(7),
         (None, policy.init(1)),
     )
-    assert int(life.goal[0]) == cell
-    assert (int(life.episode[0]), int(life.step[0])) == (1, 0)
+    assert int(lifetime.goal[0]) == cell
+    assert (int(lifetime.episode[0]), int(lifetime.step[0])) == (1, 0)
 
 
 def better(a, b, c, d):
@@ -255,7 +255,7 @@ def test_the_explorer_runs_through_every_stage_without_histories_or_training(tmp
         np.testing.assert_array_equal(np.array(one["returns"][mode]), np.stack([expected] * 2, 1))
     assert one["source"]["name"] == "q_learning"
     assert page.is_file()
-    assert run.parts.model is None
+    assert run.components.model is None
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def first_key_alone(carry, steps, keys):
 
 
 def counting(forgets):
-    """Return the action is how many steps it has counted, of this episode or of its life."""
+    """Return the action is how many steps it has counted, of this episode or of its lifetime."""
 
     def rule(count, steps, keys):
         count = jnp.where(steps.prev_done & forgets, 0, count)

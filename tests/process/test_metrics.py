@@ -219,11 +219,11 @@ def test_a_run_records_versions_device_and_commit(tmp_path, monkeypatch):
 
 
 WATCHED = """
-from ad_jax.process.metrics import Progress, say
+from ad_jax.process.metrics import Progress, log
 bar = Progress("distill", 100, "updates", seconds=0)
 bar.printed = 0
 bar.update(40, loss=0.5)
-say("a line [meanwhile]")
+log("a line [meanwhile]")
 bar.printed = 0
 bar.update(60, loss=0.4)
 if {finish}:

@@ -356,8 +356,8 @@ def test_smallest_results(tmp_path):
     assert report.summary(results(one)) == "held-out return -1.0 → -1.0 of 10.0 over 1 in-context episode"
 
 
-def test_long_source_is_thinned_for_drawing_only():
-    band = drawings._thinned(np.zeros((1, 2, 25_000)), 10)
+def test_long_source_is_subsampled_for_drawing_only():
+    band = drawings._subsampled(np.zeros((1, 2, 25_000)), 10)
     assert len(band.x) < 2001
     assert (band.x[0], band.x[-1]) == (10, 250_000)
 

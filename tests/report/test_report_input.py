@@ -19,7 +19,7 @@ def test_load_merges_runs_in_order_of_seed(tmp_path):
     assert report.load([tmp_path / "pooled"]) == merged
 
 
-def lives(lengths, actors=2):
+def streams_of(lengths, actors=2):
     """Plain data of a source whose streams have episodes of these lengths, one task for every `actors` of them."""
     streams = [np.asarray(one) for one in lengths]
     of_tasks = [[[(s, s) for s in streams[i : i + actors]]] for i in range(0, len(streams), actors)]
@@ -72,16 +72,16 @@ BROKEN = {
     "source.life: expected at least episode_length = 20": lambda s, run, data: s["source"].update(life=19),
     "source.steps: expected episodes of 1000 steps in all": lambda s, run, data: s["source"].update(steps=19),
     "source.returns, numbers of episodes: expected numbers as [4 tasks][": lambda s, run, data: s["source"].update(
-        lives([[20] * 50, [10] * 100])
+        streams_of([[20] * 50, [10] * 100])
     ),
     "source.steps[0][0][1]: expected episodes of 1000 steps": lambda s, run, data: s["source"].update(
-        lives([[20] * 50, [10] * 98] * 4)
+        streams_of([[20] * 50, [10] * 98] * 4)
     ),
     "source.steps[0][0][0]: expected from 1 to 20 = episode_length": lambda s, run, data: s["source"].update(
-        lives([[20, 980], [20] * 50] * 4)
+        streams_of([[20, 980], [20] * 50] * 4)
     ),
     "source.steps[0][0][1]: expected numbers as [50 episodes]": lambda s, run, data: s["source"].update(
-        lives([[20] * 50, [10] * 100] * 4) | {"returns": [[[[1.0] * 50] * 2]] * 4}
+        streams_of([[20] * 50, [10] * 100] * 4) | {"returns": [[[[1.0] * 50] * 2]] * 4}
     ),
     "sets[0]: expected a field 'steps'": lambda s, run, data: s.pop("steps"),
     "sets[0].steps: expected a field 'greedy'": lambda s, run, data: s["steps"].pop("greedy"),
@@ -136,10 +136,13 @@ def test_load_refuses_runs_that_cannot_be_averaged(tmp_path):
         report.load([first, save(tmp_path / "5.json", results(grid_set(tasks=5), seeds=(1,)))])
 
 
-def test_lives_of_one_length_need_not_have_as_many_episodes(tmp_path):
+def test_by_task_of_one_length_need_not_have_as_many_episodes(tmp_path):
     """Each learner's curve is cut into pieces of time, of which all have as many; none is cut at another's end."""
     quick, slow = [[20] * 50] * 8, [[5] * 160 + [20] * 10] * 8
-    first, second = results(grid_set(**lives(quick)), seeds=(0,)), results(grid_set(**lives(slow)), seeds=(1,))
+    first, second = (
+        results(grid_set(**streams_of(quick)), seeds=(0,)),
+        results(grid_set(**streams_of(slow)), seeds=(1,)),
+    )
     assert first["runs"][0]["sets"][0]["source"]["steps"] == 20
     assert len(second["runs"][0]["sets"][0]["source"]["returns"][0][0][0]) == 170
     merged = report.load([save(tmp_path / "0.json", first), save(tmp_path / "1.json", second)])

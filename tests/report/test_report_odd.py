@@ -55,8 +55,8 @@ def test_tiny_returns_are_shown_with_their_digits(tmp_path):
 
 def early_set():
     """Return a learner of 10 episodes of 20 steps and 10 of 4; a source of two actors, 30 of 20 steps and 80 of 5."""
-    lengths, life = np.array([20] * 10 + [4] * 10), np.array([20] * 30 + [5] * 80)
-    one = grid_set(**lifetimes.as_data([[[(20.0 - life, life)] * 2] * 3] * 4, 1000))
+    lengths, lifetime = np.array([20] * 10 + [4] * 10), np.array([20] * 30 + [5] * 80)
+    one = grid_set(**lifetimes.as_data([[[(20.0 - lifetime, lifetime)] * 2] * 3] * 4, 1000))
     steps = np.broadcast_to(lengths, (4, 2, 20))
     one |= {"returns": {"sampled": (20.0 - steps).tolist()}, "steps": {"sampled": steps.tolist()}}
     for task in one["tasks"]:

@@ -15,12 +15,12 @@ from ad_jax.study import claims
 
 SHAPES = {
     "plain": Shape(),
-    "episodes of one step": Shape(longest=1, life=40),
+    "episodes of one step": Shape(longest=1, lifetime=40),
     "all of full length": Shape(shortest=20),
     "all of one length that is not the longest": Shape(shortest=7, longest=7),
-    "some end on their first step": Shape(longest=60, life=600),
-    "eight actors": Shape(actors=8, longest=30, life=300),
-    "the learner takes less than one life's piece": Shape(actors=16, longest=50, life=400, episodes=4),
+    "some end on their first step": Shape(longest=60, lifetime=600),
+    "eight actors": Shape(actors=8, longest=30, lifetime=300),
+    "the learner takes less than one lifetime's piece": Shape(actors=16, longest=50, lifetime=400, episodes=4),
     "three runs": Shape(runs=3, tasks=4),
     "one task": Shape(tasks=1),
     "one task, three runs": Shape(tasks=1, runs=3),
@@ -34,8 +34,8 @@ SHAPES = {
     "no source": Shape(source=False),
     "nothing known": Shape(known=False),
     "nothing known, costs": Shape(known=False, shift=-5.0),
-    "a life that is no multiple of the longest episode": Shape(longest=30, life=217),
-    "many episodes": Shape(episodes=100, longest=6, life=300),
+    "a lifetime that is no multiple of the longest episode": Shape(longest=30, lifetime=217),
+    "many episodes": Shape(episodes=100, longest=6, lifetime=300),
 }
 
 
@@ -66,7 +66,7 @@ def test_every_number_is_that_of_what_happened(name, draw, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["eight actors", "costs", "tiny rewards", "the learner takes less than one life's piece"]
+    "name", ["eight actors", "costs", "tiny rewards", "the learner takes less than one lifetime's piece"]
 )
 def test_what_is_drawn_is_what_happened(name, tmp_path):
     shape, rng = SHAPES[name], np.random.default_rng(len(name))

@@ -20,7 +20,7 @@ from ad_jax.experiment import Experiment, build, load, override
 from ad_jax.files import read_json
 from ad_jax.run import in_memory
 from ad_jax.run.pipeline import Run
-from ad_jax.stage.collect import Learners, learning_curve
+from ad_jax.stage.collect import Collector, learning_curve
 
 SMALL = ("tasks.used=8", "distill.evaluate_every=0", "evaluate.greedy=False", "evaluate.source_seeds=0")
 EXPERIMENT = override(load("dark_room", "smoke"), [*SMALL, "collect.chunk_learners=6"])
@@ -124,8 +124,8 @@ def test_a_result_says_enough_to_simulate_its_tasks_again(on_disk, tmp_path):
     assert family.task_ids(tasks) == [task["id"] for task in one["tasks"]]
     source = said.source.make(family)
     c, ids = said.evaluate, [task["id"] for task in one["tasks"]]
-    learners = Learners(family, source, said.collect.episodes, mesh_of(), len(ids) * c.source_seeds)
-    again = learning_curve(learners, tasks, ids, c.source_seeds, said.seed)
+    collector = Collector(family, source, said.collect.episodes, mesh_of(), len(ids) * c.source_seeds)
+    again = learning_curve(collector, tasks, ids, c.source_seeds, said.seed)
     assert np.concatenate(again.returns).sum() == pytest.approx(np.sum(flat(one["source"]["returns"])), abs=1e-3)
 
 

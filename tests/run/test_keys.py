@@ -156,8 +156,8 @@ def test_histories_of_another_shape_are_refused_in_a_sentence(trained, tmp_path,
     """The family was edited since: it shows a number more."""
     e, given = tiny(*LIKE), str(trained[0] / "histories")
     run = Run(e, tmp_path / "new", histories=given)
-    spec = dataclasses.replace(run.parts.spec, shape=(3,), values=(9, 9, 2))
-    run.parts = dataclasses.replace(run.parts, spec=spec)
+    spec = dataclasses.replace(run.components.spec, shape=(3,), values=(9, 9, 2))
+    run.components = dataclasses.replace(run.components, spec=spec)
     with pytest.raises(HistoryError, match=r"before task family dark_room was changed: they differ in spec\.shape"):
         run.distill()
 

@@ -30,7 +30,7 @@ from ad_jax.run import directory
 from ad_jax.run.pipeline import Run
 from ad_jax.sharding import make_mesh
 from ad_jax.sources.actor_critic import ActorCritic
-from ad_jax.stage.collect import Learners, learning_curve
+from ad_jax.stage.collect import Collector, learning_curve
 from ad_jax.text import significant
 
 SMOKE = ("dark_room", "--scale", "smoke")
@@ -197,8 +197,8 @@ def test_a_reference_learns_beside_the_frozen_model(copied, capsys):
     p = build(e)
     (tasks,) = p.split.held_out.values()
     algorithm = sources.make_config("actor_critic", {"actors": 2}).make(p.family)
-    learners = Learners(p.family, algorithm, 5, make_mesh(e.mesh), 1)
-    found = learning_curve(learners, tasks, p.family.task_ids(tasks), e.evaluate.source_seeds, e.seed)
+    collector = Collector(p.family, algorithm, 5, make_mesh(e.mesh), 1)
+    found = learning_curve(collector, tasks, p.family.task_ids(tasks), e.evaluate.source_seeds, e.seed)
     curve = np.reshape(found.returns, (len(one["tasks"]), e.evaluate.source_seeds, 2, -1)).mean(2)
     assert (one["source"]["name"], one["source"]["role"]) == ("actor_critic", "reference")
     assert (one["source"]["actors"], one["source"]["steps"]) == (2, p.family.episode_length)

@@ -75,8 +75,8 @@ def test_stages_tell_the_steps_that_were_taken(at):
     counted = sum(sum(audit_report.flat(audit.steps(x))) for x in at.truth.rollouts.values())
     assert stages["evaluate"]["env_steps"] >= counted
     e, p = at.e, at.p
-    life = -(-e.collect.episodes * at.known.longest // p.source.steps_per_update) * p.source.steps_per_update
-    assert stages["collect"]["env_steps"] == e.tasks.train * e.collect.seeds * p.source.actors * life
+    lifetime = -(-e.collect.episodes * at.known.longest // p.source.steps_per_update) * p.source.steps_per_update
+    assert stages["collect"]["env_steps"] == e.tasks.train * e.collect.seeds * p.source.actors * lifetime
     assert stages["distill"]["updates"] == e.method.updates
     assert all(stage["seconds"] > 0 for stage in stages.values())
 
@@ -146,19 +146,19 @@ def test_what_is_said_of_the_histories(at, lived):
 def test_training_sees_the_episodes_that_it_is_meant_to(at, lived, settings):
     """Resident histories hold the steps of the kept episodes, in order, and nothing else."""
     config = dataclasses.replace(at.e.replay, **settings)
-    h, life = lived.histories, lived.store.manifest.steps
-    thinned, lengths = replay.thin(h, config)
+    h, lifetime = lived.histories, lived.store.manifest.steps
+    subsampled, lengths = replay.subsample(h, config)
     count = len(h.task_ids)
     for phase in range(config.phases):
         for row in range(count):
             kept = audit_histories.kept_steps(
-                lived.streams[row], life, config.tail, config.keep_every, phase, config.phases
+                lived.streams[row], lifetime, config.tail, config.keep_every, phase, config.phases
             )
             at_row = phase * count + row
             assert lengths[at_row] == len(kept)
             for name in ("observation", "action", "reward"):
                 np.testing.assert_array_equal(
-                    thinned[name][at_row, : len(kept)], np.asarray(getattr(h.transition, name))[row, kept]
+                    subsampled[name][at_row, : len(kept)], np.asarray(getattr(h.transition, name))[row, kept]
                 )
 
 
@@ -167,7 +167,7 @@ def test_the_best_histories_are_those_whose_episodes_end_best(at, lived, share):
     config, t = dataclasses.replace(at.e.replay, best=share), lived.histories.transition
     ids = [lived.histories.task_ids[0]] * len(lived.streams)  # one large task: all are ranked together
     for names in (lived.histories.task_ids, ids):
-        kept = replay.select(replay.at_the_end(t.reward, t.terminated | t.truncated), names, config)
+        kept = replay.select(replay.final_return(t.reward, t.terminated | t.truncated), names, config)
         expected = audit_histories.best_rows(lived.streams, names, lived.store.manifest.steps, share)
         assert kept.tolist() == expected
 

@@ -78,7 +78,7 @@ def test_sources_of_real_actions_keep_the_contract(config):
 
 
 @pytest.mark.parametrize("name", ["q_learning", "dqn", "ucb", "noisy_oracle"])
-def test_sources_that_choose_among_actions_say_so_when_they_are_made(name):
+def test_sources_that_choose_among_actions_log_so_when_they_are_made(name):
     with pytest.raises(ConfigError, match=rf"source={name}: expected Discrete actions, received Box.*source=ppo"):
         sources.make_config(name, {}).make(PointMass())
 
@@ -91,7 +91,7 @@ def test_ppo_learns_to_reach_a_goal_that_it_is_not_shown():
     )
     tasks = family.sample_tasks(jax.random.key(0), 4)
 
-    def life(key, task):
+    def lifetime(key, task):
         key_init, key = jax.random.split(key)
 
         def step(state, key):
@@ -99,7 +99,7 @@ def test_ppo_learns_to_reach_a_goal_that_it_is_not_shown():
 
         return jax.lax.scan(step, source.init(key_init, task), jax.random.split(key, 60))[1]
 
-    lived = jax.jit(jax.vmap(life))(jax.random.split(jax.random.key(1), 4), tasks)
+    lived = jax.jit(jax.vmap(lifetime))(jax.random.split(jax.random.key(1), 4), tasks)
     earned = np.asarray(lived.reward).mean(axis=(2, 3))  # [tasks, updates], a step
     assert (earned[:, -10:].mean(1) > 2 * earned[:, :5].mean(1)).all(), earned[:, ::10]
     assert not np.asarray(no_action(spec_of(family).action, lived.action)).any()

@@ -16,7 +16,7 @@ from ad_jax.envs.watermaze import Watermaze
 from ad_jax.errors import ConfigError
 from ad_jax.sources import dqn
 from ad_jax.sources.returns import q_lambda
-from ad_jax.stage.collect import Learners
+from ad_jax.stage.collect import Collector
 from ad_jax.types import Discrete, Spec, Transition
 
 QUICK = {"actors": 4, "unroll": 8, "capacity": 400, "warmup": 16, "gradient_steps": 4, "sequence": 5, "hidden": (16,)}
@@ -142,9 +142,9 @@ def test_dqn_learns_from_pixels_to_go_to_a_hidden_platform():
     options = {"learning_rate": 1e-3, "discount": 0.9, "trace_decay": 0.9, "epsilon_spread": 2.0, "actors": 4}
     sizes = {"capacity": 1200, "gradient_steps": 8, "channels": [8, 16, 16], "hidden": [64]}
     source = sources.make_config("dqn", options | sizes).make(family)
-    learners = Learners(family, source, 24, mesh_of(), 2)
-    lives = learners.lives(jax.random.split(jax.random.key(0), 2), family.split(0, 2, 1).train).transition
-    reward, done = np.asarray(lives.reward, float), np.asarray(lives.terminated | lives.truncated)
+    collector = Collector(family, source, 24, mesh_of(), 2)
+    lifetimes = collector.lifetimes(jax.random.split(jax.random.key(0), 2), family.split(0, 2, 1).train).transition
+    reward, done = np.asarray(lifetimes.reward, float), np.asarray(lifetimes.terminated | lifetimes.truncated)
 
     def success(steps):
         return reward[..., steps].sum((1, 2)) / done[..., steps].sum((1, 2))

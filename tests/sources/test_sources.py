@@ -101,9 +101,9 @@ def make_broken(config: Broken, family) -> Source:
 
 
 TYPES = "update keeps the state's types and returns Transition [steps, actors]"
-REPLAY = "each actor's stream replays as one life of the environment"
+REPLAY = "each actor's stream replays as one lifetime of the environment"
 BROKEN = {
-    "ignores its key": "a life depends on its hyper-parameters, key and task alone",
+    "ignores its key": "a lifetime depends on its hyper-parameters, key and task alone",
     "forgets the state between updates": "streams are in the family's spaces and end their episodes as it does",
     "stores the next observation": REPLAY,
     "changes rewards": REPLAY,
@@ -215,7 +215,7 @@ def test_ucb_explores_as_much_as_it_is_told():
     assert abs(pulls[2, 0] - pulls[2, 1]) <= 2
 
 
-def test_sources_say_which_families_they_cannot_learn():
+def test_sources_log_which_families_they_cannot_learn():
     with pytest.raises(TypeError, match=r"episodes of 1 step; DarkRoom has 20. Try source=q_learning"):
         ucb.make(ucb.UCB(), envs.make("dark_room"))
     with pytest.raises(ConfigError, match="pulls_per_update must be at least 1; got 0"):
@@ -268,12 +268,15 @@ def test_q_learning_hyper_parameters_do_what_they_are_called():
 
 
 def test_novel_exploration_goes_where_the_episode_has_not_been_as_far_as_the_learner_knows():
-    """Every action of a life, against what a plain account of that life says may be novel."""
+    """Every action of a lifetime, against what a plain account of that lifetime says may be novel."""
     family = DarkRoom(size=4, steps=12, start="random")
     config = q_learning.QLearning(epsilon_end=1.0, explore="novel")
-    _, life = learn(q_learning.make, config, family, take(family.all_tasks(), 5), 60, jax.random.key(0))
-    places = [tuple(map(int, place)) for place in life.observation.reshape(-1, 2)]
-    actions, ends = life.action.reshape(-1).tolist(), (life.terminated | life.truncated).reshape(-1).tolist()
+    _, lifetime = learn(q_learning.make, config, family, take(family.all_tasks(), 5), 60, jax.random.key(0))
+    places = [tuple(map(int, place)) for place in lifetime.observation.reshape(-1, 2)]
+    actions, ends = (
+        lifetime.action.reshape(-1).tolist(),
+        (lifetime.terminated | lifetime.truncated).reshape(-1).tolist(),
+    )
     after, reached, chosen = {}, set(), 0
     for place, action, end in zip(places, actions, ends, strict=True):
         novel = {a for a in range(len(MOVES)) if after.get((place, a)) not in reached}

@@ -6,7 +6,7 @@ import chex
 import jax
 import numpy as np
 import pytest
-from collect_helpers import ACTORS, IDS, PARTS, SEED, SEEDS, TASKS, learners_of, run
+from collect_helpers import ACTORS, IDS, PARTS, SEED, SEEDS, TASKS, collector_of, run
 from helpers import mesh_of
 
 from ad_jax import sources
@@ -15,7 +15,7 @@ from ad_jax.errors import ConfigError
 from ad_jax.history import lifetimes
 from ad_jax.history.store import HistoryWriter
 from ad_jax.keys import named_key
-from ad_jax.stage.collect import Config, Learners, as_histories, learning_curve
+from ad_jax.stage.collect import Collector, Config, as_histories, learning_curve
 from ad_jax.types import Transition
 
 
@@ -32,7 +32,7 @@ def assert_equal(one, other):
 @pytest.fixture(scope="module")
 def collected(tmp_path_factory):
     """Chunks of 4 on one device: the last of three is smaller."""
-    return run(tmp_path_factory.mktemp("collect"), learners_of(mesh_of(), 4))
+    return run(tmp_path_factory.mktemp("collect"), collector_of(mesh_of(), 4))
 
 
 @pytest.fixture(scope="module")
@@ -43,26 +43,26 @@ def actor_critic():
 @pytest.fixture(scope="module")
 def collected_by_actors(actor_critic, tmp_path_factory):
     """Learners with three actors each, on two devices."""
-    learners = learners_of(mesh_of(2), 4, actor_critic)
-    return learners, run(tmp_path_factory.mktemp("actors"), learners)[1]
+    collector = collector_of(mesh_of(2), 4, actor_critic)
+    return collector, run(tmp_path_factory.mktemp("actors"), collector)[1]
 
 
 @pytest.mark.parametrize(("devices", "chunk"), [(1, 3), (1, 64), (8, 3)])
 def test_chunks_and_devices_do_not_change_a_history(collected, tmp_path, devices, chunk):
-    learners = learners_of(mesh_of(devices), chunk)
-    assert (learners.chunk, learners.padded) == (chunk, -(-chunk // devices) * devices)
-    assert_equal(run(tmp_path, learners)[1], collected[1])
+    collector = collector_of(mesh_of(devices), chunk)
+    assert (collector.chunk, collector.padded) == (chunk, -(-chunk // devices) * devices)
+    assert_equal(run(tmp_path, collector)[1], collected[1])
 
 
 @pytest.mark.parametrize("reached", [False, True], ids=["plain", "with next observations"])
 def test_a_collection_goes_on_with_another_number_of_devices_to_the_same_bytes(tmp_path, monkeypatch, reached):
-    def learners(devices):
-        return learners_of(mesh_of(devices), 3, next_observation=reached)
+    def collector(devices):
+        return collector_of(mesh_of(devices), 3, next_observation=reached)
 
     def files(folder):
         return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
-    run(tmp_path / "one", learners(1))
+    run(tmp_path / "one", collector(1))
     write, written = HistoryWriter.write, []
 
     def some(self, chunk, *arguments):
@@ -74,9 +74,9 @@ def test_a_collection_goes_on_with_another_number_of_devices_to_the_same_bytes(t
 
     monkeypatch.setattr(HistoryWriter, "write", some)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "two", learners(8))
+        run(tmp_path / "two", collector(8))
     monkeypatch.undo()
-    _, found = run(tmp_path / "two", learners(2))
+    _, found = run(tmp_path / "two", collector(2))
     assert (found.transition.next_observation is not None) == reached
     assert files(tmp_path / "two" / "h") == files(tmp_path / "one" / "h")
 
@@ -102,7 +102,7 @@ def test_a_history_is_what_a_plain_loop_over_the_source_gives(collected):
 def test_learners_of_one_task_differ_and_so_do_experiments_seeds(collected):
     action = collected[1].transition.action
     assert len({row.tobytes() for row in action}) == len(action) == len(IDS) * SEEDS
-    other = learners_of(mesh_of(), 10).run(SEED + 1, TASKS, IDS, SEEDS, 0)
+    other = collector_of(mesh_of(), 10).run(SEED + 1, TASKS, IDS, SEEDS, 0)
     assert np.any(np.asarray(other.transition.action)[:, 0] != action)
 
 
@@ -119,28 +119,28 @@ def test_histories_come_out_in_the_narrowest_dtypes_with_their_tasks(collected):
 
 
 def test_actors_of_a_learner_are_neighboring_rows(collected_by_actors):
-    learners, h = collected_by_actors
-    assert learners.steps == 24, "six episodes of four steps, in unrolls of three"
+    collector, h = collected_by_actors
+    assert collector.steps == 24, "six episodes of four steps, in unrolls of three"
     assert h.actor.tolist() == [0, 1, 2] * 10
     assert h.seed_index.tolist() == [0, 0, 0, 1, 1, 1] * 5
     assert h.task_ids == [name for name in IDS for _ in range(SEEDS * 3)]
-    life = learners.run(SEED, TASKS, IDS, SEEDS, 4)
+    lifetime = collector.run(SEED, TASKS, IDS, SEEDS, 4)
     for learner, actor in ((4, 0), (5, 2), (7, 1)):
         np.testing.assert_array_equal(
-            h.transition.action[learner * 3 + actor], life.transition.action[learner - 4, actor]
+            h.transition.action[learner * 3 + actor], lifetime.transition.action[learner - 4, actor]
         )
     assert len({row.tobytes() for row in h.transition.action}) > 20, "actors act differently"
 
 
 def test_as_histories_drops_the_padding_of_the_last_chunk():
-    life = learners_of(mesh_of(), 4).run(SEED, TASKS, IDS, SEEDS, 8)
-    h = as_histories(life, TASKS, IDS, SEEDS, first=8, count=2)
+    lifetime = collector_of(mesh_of(), 4).run(SEED, TASKS, IDS, SEEDS, 8)
+    h = as_histories(lifetime, TASKS, IDS, SEEDS, first=8, count=2)
     assert h.task_ids == [IDS[4], IDS[4]]
     assert len(h.transition.action) == len(h.tasks["goal"]) == 2
 
 
 def test_interrupted_collection_resumes_with_the_missing_chunks_only(collected, tmp_path, monkeypatch):
-    learners, written, original = learners_of(mesh_of(), 4), [], HistoryWriter.write
+    collector, written, original = collector_of(mesh_of(), 4), [], HistoryWriter.write
 
     def write(writer, chunk, *rest):
         if chunk == 2:
@@ -152,10 +152,10 @@ def test_interrupted_collection_resumes_with_the_missing_chunks_only(collected, 
 
     monkeypatch.setattr(HistoryWriter, "write", write)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, learners)
+        run(tmp_path, collector)
     assert written == [0, 1]
     monkeypatch.setattr(HistoryWriter, "write", lambda w, c, *rest: (written.append(c), original(w, c, *rest))[1])
-    result, histories = run(tmp_path, learners)
+    result, histories = run(tmp_path, collector)
     assert written == [0, 1, 1, 2]
     assert result.env_steps == 6 * 24, "of the six learners that were missing"
     assert_equal(histories, collected[1])
@@ -164,25 +164,25 @@ def test_interrupted_collection_resumes_with_the_missing_chunks_only(collected, 
 
 
 def test_a_finished_collection_computes_nothing(tmp_path, monkeypatch, capsys):
-    learners = learners_of(mesh_of(), 4)
-    _, first = run(tmp_path, learners)
-    monkeypatch.setattr(Learners, "run", None)
-    monkeypatch.setattr(Learners, "compile", None)
-    result, again = run(tmp_path, learners)
+    collector = collector_of(mesh_of(), 4)
+    _, first = run(tmp_path, collector)
+    monkeypatch.setattr(Collector, "run", None)
+    monkeypatch.setattr(Collector, "compile", None)
+    result, again = run(tmp_path, collector)
     assert result.env_steps == 0
     assert "10 of 10 learners are on disk already" in capsys.readouterr().out
     assert_equal(first, again)
 
 
 def test_learners_are_compiled_once_for_all_chunks():
-    learners = learners_of(mesh_of(), 4)
+    collector = collector_of(mesh_of(), 4)
     for first in (0, 4, 8):
-        learners.run(SEED, TASKS, IDS, SEEDS, first)
-    assert learners.jitted._cache_size() == 1
+        collector.run(SEED, TASKS, IDS, SEEDS, first)
+    assert collector.jitted._cache_size() == 1
 
 
 def test_the_learning_curve_is_the_returns_of_the_same_histories(collected):
-    found = learning_curve(learners_of(mesh_of(2), 3), TASKS, IDS, SEEDS, SEED)
+    found = learning_curve(collector_of(mesh_of(2), 3), TASKS, IDS, SEEDS, SEED)
     same_episodes(found, episodes_of(collected[1].transition))
     assert np.shape(found.returns) == (10, 6)
     assert found.returns[0].dtype == np.float32
@@ -190,9 +190,9 @@ def test_the_learning_curve_is_the_returns_of_the_same_histories(collected):
 
 
 def test_the_learning_curve_is_the_mean_over_actors(collected_by_actors):
-    learners, h = collected_by_actors
+    collector, h = collected_by_actors
     shown = []
-    found = learning_curve(learners, TASKS, IDS, SEEDS, SEED, lambda done, curve: shown.append((done, curve)))
+    found = learning_curve(collector, TASKS, IDS, SEEDS, SEED, lambda done, curve: shown.append((done, curve)))
     same_episodes(found, episodes_of(h.transition))
     np.testing.assert_allclose(
         np.concatenate([curve for _, curve in shown]), np.reshape(found.returns, (10, 3, 6)).mean(1), rtol=1e-6
@@ -205,7 +205,7 @@ def episodes_of(t: Transition) -> lifetimes.Episodes:
 
 
 def same_episodes(one: lifetimes.Episodes, other: lifetimes.Episodes) -> None:
-    assert one.life == other.life
+    assert one.lifetime == other.lifetime
     for found, expected in ((one.returns, other.returns), (one.steps, other.steps)):
         for a, b in zip(found, expected, strict=True):
             np.testing.assert_array_equal(a, b)

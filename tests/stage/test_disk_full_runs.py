@@ -56,7 +56,7 @@ class Training:
 
     def __call__(self, folder: pathlib.Path) -> None:
         log = metrics.MetricsLog(folder, metrics.Config())
-        meta = {"architecture": checkpoint.architecture_of(self.trainer.like.params)}
+        meta = {"architecture": checkpoint.architecture_of(self.trainer.abstract_state.params)}
         train(self.trainer, self.resident, SMALL, folder / "checkpoints", meta, log)
 
 

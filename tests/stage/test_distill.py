@@ -45,11 +45,11 @@ def load(mesh):
 
 def drawn(trainer, resident, step):
     """Numbers of the histories that the update after `step` learns from, `[B]`."""
-    return trainer.feed.drawn(resident, trainer.key(step))
+    return trainer.feed.sampled_history_ids(resident, trainer.key(step))
 
 
 def meta_of(trainer):
-    return {"architecture": checkpoint.architecture_of(trainer.like.params)}
+    return {"architecture": checkpoint.architecture_of(trainer.abstract_state.params)}
 
 
 def train(trainer, resident, folder, config=TINY, **options):
@@ -60,7 +60,7 @@ def train(trainer, resident, folder, config=TINY, **options):
 
 def final_state(trainer, folder):
     with checkpoint.Checkpoints(folder / "checkpoints") as checkpoints:
-        return jax.device_get(checkpoints.restore(trainer.like)[:2])
+        return jax.device_get(checkpoints.restore(trainer.abstract_state)[:2])
 
 
 @pytest.mark.parametrize("axes", [(8, 1, 1), (2, 2, 2), pytest.param((1, 4, 2), marks=pytest.mark.slow)])

@@ -33,7 +33,7 @@ from ad_jax.run.collection import make_manifest
 from ad_jax.run.origins import Origins
 from ad_jax.sources.q_learning import QLearning
 from ad_jax.stage import evaluate
-from ad_jax.stage.collect import Config, Learners, collect
+from ad_jax.stage.collect import Collector, Config, collect
 from ad_jax.stage.episodes import tasks_as_data
 from ad_jax.stage.feeds import TrainingTasks
 from ad_jax.stage.train import train
@@ -76,7 +76,7 @@ def test_over_100000_updates(size, tmp_path):
     config = Distillation(updates=updates, checkpoint_every=updates // 100, evaluate_every=updates // 50)
     trainer = trainer_of(model, GRID, config, sampling, mesh_of(), seed=1)
     resident = replay.load(numbered_histories(16, 24), GRID, sampling, mesh_of())
-    meta = {"architecture": checkpoint.architecture_of(trainer.like.params)}
+    meta = {"architecture": checkpoint.architecture_of(trainer.abstract_state.params)}
     log = metrics.MetricsLog(tmp_path, metrics.Config())
     result = train(trainer, resident, config, tmp_path / "checkpoints", meta, log, watch)
     assert result.step == updates
@@ -96,7 +96,7 @@ def test_over_10000_chunks(size, tmp_path, monkeypatch):
         replay=replay.Config(segment=8),
     )
     p = build(e)
-    learners = Learners(p.family, p.source, e.collect.episodes, mesh_of(), 1)
+    collector = Collector(p.family, p.source, e.collect.episodes, mesh_of(), 1)
     write = HistoryWriter.write
 
     def watched(self, chunk, *arguments):
@@ -110,7 +110,7 @@ def test_over_10000_chunks(size, tmp_path, monkeypatch):
     log = metrics.MetricsLog(tmp_path, metrics.Config())
     url = str(tmp_path / "histories")
     collect(
-        learners, p.split.train, ids, config, 0, url, make_manifest(dataclasses.replace(e, collect=config), p, {}), log
+        collector, p.split.train, ids, config, 0, url, make_manifest(dataclasses.replace(e, collect=config), p, {}), log
     )
     assert len(open_store(url).chunks) == chunks
     assert len(watch.memory) == 50
@@ -172,7 +172,7 @@ def test_over_10000_updates_of_rl2(size, tmp_path, monkeypatch):
             watch()
 
     monkeypatch.setattr(metrics.MetricsLog, "write", watched)
-    meta = {"architecture": checkpoint.architecture_of(trainer.like.params)}
+    meta = {"architecture": checkpoint.architecture_of(trainer.abstract_state.params)}
     log = metrics.MetricsLog(tmp_path, metrics.Config())
     assert train(trainer, feed, config, tmp_path / "checkpoints", meta, log).step == updates
     assert len(watch.memory) == 50

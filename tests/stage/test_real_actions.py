@@ -19,7 +19,7 @@ from ad_jax.history.info import info
 from ad_jax.history.store import HistoryWriter, Manifest, open_store, verify
 from ad_jax.history.streaming import Rotation
 from ad_jax.sources.base import Source, SourceConfig
-from ad_jax.stage.collect import Learners, as_histories, beyond
+from ad_jax.stage.collect import Collector, as_histories, beyond
 
 FAMILY, EPISODES, CHUNK = PointMass(steps=4), 4, 3
 SPEC, TASKS = spec_of(FAMILY), FAMILY.sample_tasks(jax.random.key(0), 6)
@@ -55,9 +55,9 @@ class Pushing(SourceConfig):
 
 def lived(config, first=0):
     """Histories of a chunk, and what cannot be of it."""
-    learners = Learners(FAMILY, config.make(FAMILY), EPISODES, mesh_of(), CHUNK)
-    life = learners.run(3, TASKS, IDS, 1, first)
-    return as_histories(life, TASKS, IDS, 1, first, CHUNK), beyond(learners, life, IDS, 1, first, CHUNK)
+    collector = Collector(FAMILY, config.make(FAMILY), EPISODES, mesh_of(), CHUNK)
+    lifetime = collector.run(3, TASKS, IDS, 1, first)
+    return as_histories(lifetime, TASKS, IDS, 1, first, CHUNK), beyond(collector, lifetime, IDS, 1, first, CHUNK)
 
 
 @pytest.fixture(scope="module")

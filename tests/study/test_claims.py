@@ -57,13 +57,13 @@ def first_at(curve, level):
         ("optimum", (), 10.0),
     ],
 )
-def test_statistics_are_what_their_words_say(name, arguments, expected):
+def test_statistics_are_what_their_words_log(name, arguments, expected):
     claim = Claim("", "", quantity(name, "A", *arguments), at_least(0))
     assert decide(claim, {"A": arm(LEARNER, SOURCE)}).value == pytest.approx(expected)
 
 
 def test_every_statistic_is_tested_here():
-    marks = test_statistics_are_what_their_words_say.pytestmark[0].args[1]
+    marks = test_statistics_are_what_their_words_log.pytestmark[0].args[1]
     assert {case[0] for case in marks} == set(STATISTICS)
 
 
@@ -143,8 +143,8 @@ def test_numbers_of_any_size_are_written_down():
 def test_steps_are_those_that_episodes_had():
     """Both learn to end their episodes early: 10 episodes of 20 steps then 10 of 4, against 40 pieces of 20."""
     lengths = [20] * 10 + [4] * 10
-    learner, life = np.array([lengths] * 2)[None] * -1.0, [20] * 30 + [5] * 80
-    one = made.grid_set(tasks=1, **lifetimes.as_data([[[(-np.array(life), np.array(life))] * 2]], 1000))
+    learner, lifetime = np.array([lengths] * 2)[None] * -1.0, [20] * 30 + [5] * 80
+    one = made.grid_set(tasks=1, **lifetimes.as_data([[[(-np.array(lifetime), np.array(lifetime))] * 2]], 1000))
     one |= {"returns": {"sampled": learner.tolist()}, "steps": {"sampled": (-learner).astype(int).tolist()}}
     one["tasks"][0]["random"] = -25.0
     arms = {"A": gather(made.results(one))}
@@ -157,7 +157,9 @@ def test_steps_are_those_that_episodes_had():
     assert value("source_steps_to", -5.0) == 31 * 20 * 2
     assert value("source_regret") == pytest.approx(20 * (10 + 20)), "of as many episodes"
     assert value("score") == pytest.approx((-12 + 25) / (-20 + 25))
-    with pytest.raises(ConfigError, match=r"over 200 episodes needs as many of the source; one of its lives has 110"):
+    with pytest.raises(
+        ConfigError, match=r"over 200 episodes needs as many of the source; one of its lifetimes has 110"
+    ):
         value("source_between", 1, 200)
 
 

@@ -1,4 +1,4 @@
-"""Thinning in place: the bits of the plain way, chunk by chunk, and not much more memory than what it makes."""
+"""Subsampling in place: the bits of the plain way, chunk by chunk, and not much more memory than what it makes."""
 
 import dataclasses
 import tracemalloc
@@ -37,7 +37,7 @@ def channels(found: Histories) -> dict[str, np.ndarray]:
 
 
 def kept_of(whole: Histories, config: replay.Config) -> np.ndarray:
-    return replay.select(replay.at_the_end(whole.transition.reward, whole.transition.done), whole.task_ids, config)
+    return replay.select(replay.final_return(whole.transition.reward, whole.transition.done), whole.task_ids, config)
 
 
 def plainly(whole: Histories, config: replay.Config, prepare: replay.Prepare | None = None) -> dict[str, np.ndarray]:

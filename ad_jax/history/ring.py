@@ -10,13 +10,13 @@ from ad_jax.history.store import HistoryStore
 from ad_jax.keys import named_key
 
 
-class Circle:
+class Ring:
     """The order in which histories take turns.
 
     Attributes:
-        pieces: in order, the chunk of each and which of its histories.
-        piece, row: of each place, the number of its piece and which of the piece's thinned rows, `[N]` each.
-        longest: steps of the longest thinned history.
+        shards: in order, the chunk of each and which of its histories.
+        shard, row: of each place, the number of its shard and which of the shard's subsampled rows, `[N]` each.
+        longest: steps of the longest subsampled history.
     """
 
     def __init__(self, store: HistoryStore, config: Config, seed: int):
@@ -29,12 +29,12 @@ class Circle:
             lengths.append(of_chunk[:, kept[chunk]].reshape(-1))
         length = np.concatenate(lengths)
         check_lengths(length, config)
-        self.longest, self.pieces = int(length.max()), []
+        self.longest, self.shards = int(length.max()), []
         spread = config.rotation.spread or -(-len(length) // config.rotation.resident)
         for lap in range(spread):
             order = np.asarray(jax.random.permutation(named_key(seed, "rotation", lap), len(store.chunks)))
             chunks = [store.chunks[place] for place in order]
-            self.pieces += [(chunk, kept[chunk][lap::spread]) for chunk in chunks if len(kept[chunk]) > lap]
-        size = [config.phases * len(rows) for _, rows in self.pieces]
-        self.piece = np.repeat(np.arange(len(size)), size)
+            self.shards += [(chunk, kept[chunk][lap::spread]) for chunk in chunks if len(kept[chunk]) > lap]
+        size = [config.phases * len(rows) for _, rows in self.shards]
+        self.shard = np.repeat(np.arange(len(size)), size)
         self.row = np.concatenate([np.arange(count) for count in size])
