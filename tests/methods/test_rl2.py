@@ -1,6 +1,4 @@
-"""RL²: acting is decoding, the state's lifetime is the trial's, gradients against plain formulas, eight devices are
-one.
-"""
+"""RL²: acting is decoding, a state lives as long as its trial, plain formulas' gradients, eight devices are one."""
 
 import copy
 import dataclasses
