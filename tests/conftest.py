@@ -5,6 +5,7 @@ time is compiling, and many tests compile the same program.
 """
 
 import gc
+import importlib.util
 import os
 import pathlib
 import shutil
@@ -29,9 +30,21 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
+import jaxtyping
 from jax._src import lru_cache
 
-from ad_jax.process import memory
+
+def shaped_modules() -> list[str]:
+    """Return the modules of ad_jax that state shapes and dtypes in their signatures."""
+    (root,) = map(pathlib.Path, importlib.util.find_spec("ad_jax").submodule_search_locations)
+    files = (path for path in root.rglob("*.py") if "from jaxtyping import" in path.read_text())
+    return [".".join(path.relative_to(root.parent).with_suffix("").parts) for path in files]
+
+
+# Every call of such a function is checked, while a program is traced or at once, in every test.
+jaxtyping.install_import_hook(shaped_modules(), "beartype.beartype")
+
+from ad_jax.process import memory  # noqa: E402
 
 # For examples/, behind the installed package: ad_jax itself is not taken from the source tree.
 sys.path.append(str(pathlib.Path(__file__).parents[1]))

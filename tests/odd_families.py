@@ -156,4 +156,4 @@ class Misspelled(Odd):
     """A NameError in the user's own code."""
 
     def step_env(self, key, state, action, params):
-        return super().step_env(key, state, acton, params)  # noqa: F821
+        return super().step_env(key, state, acton, params)

@@ -4,7 +4,7 @@ A step is n tokens. A token sees the tokens of the last W steps, its own include
 than W the attention is banded: each block of W steps looks at itself and the block before, so the cost grows with
 L * W.
 
-Letters: B batch, L steps, n tokens a step, K heads, h head width, W window.
+Letters: B batch, L steps, n tokens a step, T tokens, K heads, h head width, W window, S = W * n slots of a ring.
 """
 
 import dataclasses
@@ -16,8 +16,10 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Float32, Int, Int32
 
 from ad_jax.models.dropout import keep
+from ad_jax.types import Array
 
 MASKED = -1e30  # finite: a row that sees nothing would turn to NaN under -inf
 
@@ -58,30 +60,27 @@ class Band:
 
 
 def segment_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
+    q: Float[Array, "B T K h"],
+    k: Float[Array, "B T K h"],
+    v: Float[Array, "B T K h"],
     *,
     window: int,
     n: int,
     dropout: float = 0.0,
     key: jax.Array | None = None,
-    own: tuple[jax.Array, jax.Array] | None = None,
-) -> jax.Array:
-    """Attention over a whole segment.
+    own: tuple[Float[Array, "B T K h"], Float[Array, "B T K h"]] | None = None,
+) -> Float[Array, "B T K h"]:
+    """Attention over a whole segment of T = L * n tokens.
 
     Args:
-        q: `[B, L * n, K, h]`, queries.
-        k: `[B, L * n, K, h]`, keys.
-        v: `[B, L * n, K, h]`, values.
+        q: queries.
+        k: keys.
+        v: values.
         window: W, in steps.
         n: tokens per step.
         dropout: probability of dropping an attention weight; needs `key`, which is consumed.
         key: random key of the dropout; None drops nothing.
-        own: one more key and value `[B, L * n, K, h]` for each query, which it alone sees; not with dropout.
-
-    Returns:
-        `[B, L * n, K, h]`.
+        own: one more key and value for each query, which it alone sees; not with dropout.
     """
     batch, length, heads, width = q.shape
     band = Band(min(length, window * n), n, -(-length // (window * n)))
@@ -109,10 +108,16 @@ def segment_attention(
     return whole(out) if own is None else with_own(whole(out), whole(total), q, *own)
 
 
-def with_own(out: jax.Array, total: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Attention `out` of queries `q` to other keys, joined by each query's own key `k` and value `v`, all `[..., h]`.
+def with_own(
+    out: Float[Array, "*T h"],
+    total: Float32[Array, "*T 1"],
+    q: Float[Array, "*T h"],
+    k: Float[Array, "*T h"],
+    v: Float[Array, "*T h"],
+) -> Float[Array, "*T h"]:
+    """Attention `out` of queries `q` to other keys, joined by each query's own key `k` and value `v`.
 
-    `total [..., 1]` is the logarithm of the sum of the others' weights, before it is divided by.
+    `total` is the logarithm of the sum of the others' weights, before it is divided by.
     """
     score = (q * k).sum(-1, keepdims=True).astype(jnp.float32) * q.shape[-1] ** -0.5
     share = jax.nn.sigmoid(score - total)
@@ -181,26 +186,23 @@ def _drop(mask, x):
 
 
 def ring_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
+    q: Float[Array, "B n K h"],
+    k: Float[Array, "B K S h"],
+    v: Float[Array, "B K S h"],
     *,
-    slot: jax.Array,
-    filled: jax.Array,
-    own: tuple[jax.Array, jax.Array] | None = None,
-) -> jax.Array:
+    slot: Int32[Array, "#B 1"],
+    filled: Int32[Array, "#B 1"],
+    own: tuple[Float[Array, "B n K h"], Float[Array, "B n K h"]] | None = None,
+) -> Float[Array, "B n K h"]:
     """Attention of one new step to a ring of W past steps that already holds it.
 
     Args:
-        q: `[B, n, K, h]`, the new step's tokens.
-        k: `[B, K, W * n, h]`, keys of the ring; slots not yet written hold anything finite.
-        v: `[B, K, W * n, h]`, values of the ring, as `k`.
-        slot: `[1 or B, 1]` int32, the slot of the new step.
-        filled: `[1 or B, 1]` int32, slots written so far, at most W; slots are written in order. 0 only with an `own`.
-        own: as in `segment_attention`, `[B, n, K, h]`.
-
-    Returns:
-        `[B, n, K, h]`.
+        q: the new step's tokens.
+        k: keys of the ring; slots not yet written hold anything finite.
+        v: values of the ring, as `k`.
+        slot: the slot of the new step.
+        filled: slots written so far, at most W; slots are written in order. 0 only with an `own`.
+        own: as in `segment_attention`.
     """
     n, width = q.shape[1], q.shape[3]
     window = k.shape[2] // n
@@ -238,8 +240,8 @@ def rotary_table(period: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
 
 
-def rotate(x: jax.Array, position: jax.Array, period: int) -> jax.Array:
-    """Rotary positions on `x [B, T, K, h]` for tokens at `position [T]` (any integers; taken modulo the period)."""
+def rotate(x: Float[Array, "B T K h"], position: Int[Array, " T"], period: int) -> Float[Array, "B T K h"]:
+    """Rotary positions on `x` for tokens at `position` (any integers; taken modulo the period)."""
     half = x.shape[-1] // 2
     cos, sin = (
         jnp.asarray(table)[position % period][None, :, None].astype(x.dtype) for table in rotary_table(period, 2 * half)

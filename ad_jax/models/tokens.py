@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Float, Float32, Integer, Num, UInt8
 
 from ad_jax.models.heads.unit import to_unit
-from ad_jax.types import Box, Spec, Steps
+from ad_jax.types import Array, Box, Spec, Steps
 
 Layout = Literal["step", "triple"]
 
@@ -45,7 +46,7 @@ PARTITION = (
 
 
 class PixelEncoder(nnx.Module):
-    """Pictures `[N, height, width, C]` uint8 to `[N, config.width]` float32, each by itself.
+    """Pictures to `config.width` features, each by itself.
 
     Blocks of a convolution (kernel 5, stride 2 by default), a norm, ReLU, a maximum over 2 x 2 (stride 2, optional) and
     dropout; then one dense layer. The paper's block has BatchNorm, whose statistics would tie rows to one another and a
@@ -71,7 +72,9 @@ class PixelEncoder(nnx.Module):
             inputs = outputs
         self.dense = nnx.Linear(height * width * inputs, config.width, dtype=jnp.dtype(config.dtype), rngs=rngs)
 
-    def __call__(self, pictures: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, pictures: UInt8[Array, "N height width C"], key: jax.Array | None = None
+    ) -> Float32[Array, "N F"]:
         """With `key`, training mode; it is consumed."""
         rate, x = self.config.dropout, pictures.astype(jnp.float32) / 255 - 0.5
         for i in range(len(self.config.channels)):
@@ -87,8 +90,8 @@ class PixelEncoder(nnx.Module):
         return jax.nn.relu(self.dense(x.reshape(len(x), -1)).astype(jnp.float32))
 
 
-def patches(x: jax.Array, size: int) -> jax.Array:
-    """`[N, height, width, C]` in squares, `[N, height / size, width / size, size * size * C]`; the last are padded."""
+def patches(x: Float[Array, "N height width C"], size: int) -> Float[Array, "N rows columns _"]:
+    """Pictures in squares of `size` pixels; the last are padded."""
     n, height, width, channels = x.shape
     x = jnp.pad(x, ((0, 0), (0, -height % size), (0, -width % size), (0, 0)))
     rows, columns = x.shape[1] // size, x.shape[2] // size
@@ -97,7 +100,7 @@ def patches(x: jax.Array, size: int) -> jax.Array:
 
 
 class Tokenizer(nnx.Module):
-    """Embeds steps `[..., ]` as tokens `[..., n, D]`, n = `tokens_per_step(layout)`.
+    """Embeds steps as n = `tokens_per_step(layout)` tokens each.
 
     `pixels` is used where observations are pixels. With `numeric_observations`, whole observations enter as numbers, so
     that unseen ones lie between seen ones, and not each component by a table of its values.
@@ -137,8 +140,8 @@ class Tokenizer(nnx.Module):
         for name, shape in spec.extra:
             setattr(self, f"extra_{name}", dense(math.prod(shape)))
 
-    def __call__(self, steps: Steps, key: jax.Array | None = None) -> jax.Array:
-        """Tokens `[..., n, D]` float32 of steps `[...]`. With `key`, training mode; it is consumed."""
+    def __call__(self, steps: Steps, key: jax.Array | None = None) -> Float32[Array, "*B n D"]:
+        """Tokens of steps `[*B]`. With `key`, training mode; it is consumed."""
         observation = self.embed_observation(steps.observation, key)
         for name, shape in self.spec.extra:
             given = steps.extra[name]
@@ -150,13 +153,13 @@ class Tokenizer(nnx.Module):
             return (observation + action + reward)[..., None, :]
         return jnp.stack([action, reward, observation], axis=-2)
 
-    def embed_action(self, action: jax.Array) -> jax.Array:
-        """`[..., *S]` -> `[..., D]`. Zeros before the first action of a Box are clipped to its bounds."""
+    def embed_action(self, action: Num[Array, "..."]) -> Float32[Array, "*B D"]:
+        """Embed actions `[*B, *S]`. Zeros before the first action of a Box are clipped to its bounds."""
         box = self.spec.action
         return self.action(to_unit(box, action) if isinstance(box, Box) else action)
 
-    def embed_observation(self, observation: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """`[..., *O]` -> `[..., D]`."""
+    def embed_observation(self, observation: Num[Array, "..."], key: jax.Array | None = None) -> Float32[Array, "*B D"]:
+        """Embed observations `[*B, *O]`."""
         lead = observation.ndim - len(self.spec.shape)
         if self.spec.pixels:
             encoded = self.encoder(observation.reshape(-1, *self.spec.shape), key)
@@ -171,18 +174,20 @@ class Tokenizer(nnx.Module):
         return self.observation(rows).sum(axis=-2)
 
 
-def as_numbers(observation: jax.Array, values: tuple[int, ...]) -> jax.Array:
-    """Whole observations `[..., n]` as float32, each of the n components from -1 to 1 over its `values`."""
+def as_numbers(observation: Integer[Array, "*B n"], values: tuple[int, ...]) -> Float32[Array, "*B n"]:
+    """Whole observations, each of the n components from -1 to 1 over its `values`."""
     most = np.maximum(np.array(values, np.float32) - 1, 1)
     return 2 * observation.astype(jnp.float32) / jnp.broadcast_to(most, observation.shape) - 1
 
 
-def masked(key: jax.Array, rate: float, tokens: jax.Array, mask: jax.Array) -> jax.Array:
-    """`tokens [B, T, D]`, of which a share `rate` is replaced by `mask [D]`. The key is consumed."""
+def masked(
+    key: jax.Array, rate: float, tokens: Float[Array, "B T D"], mask: Float[Array, " D"]
+) -> Float[Array, "B T D"]:
+    """`tokens`, of which a share `rate` is replaced by `mask`. The key is consumed."""
     hidden = jax.random.bernoulli(key, jnp.float32(rate), tokens.shape[:2])
     return jnp.where(hidden[..., None], mask.reshape(1, 1, -1), tokens)
 
 
 def tokens_per_step(layout: Layout) -> int:
-    """N."""
+    """Return n, the tokens that a step is written as."""
     return 1 if layout == "step" else 3

@@ -11,9 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Float32, Num
 
 from ad_jax.sources.convolutions import convolved, init_convolutions, num_outputs
-from ad_jax.types import Spec
+from ad_jax.types import Array, Spec
 
 
 def num_features(spec: Spec, channels: Sequence[int] = ()) -> int:
@@ -23,8 +24,10 @@ def num_features(spec: Spec, channels: Sequence[int] = ()) -> int:
     return spec.size if spec.values is None else sum(spec.values)
 
 
-def features(spec: Spec, observation: jax.Array, convolutions: Sequence[dict[str, jax.Array]] = ()) -> jax.Array:
-    """`[B, *O]` observations as `[B, F]` float32: one-hot per component for integers, pixels through `convolutions`.
+def features(
+    spec: Spec, observation: Num[Array, "B *O"], convolutions: Sequence[dict[str, jax.Array]] = ()
+) -> Float32[Array, "B F"]:
+    """Observations as features: one-hot per component for integers, pixels through `convolutions`.
 
     Else flattened; pixels then go from -0.5 to 0.5.
     """
@@ -49,8 +52,10 @@ def init_policy(
     return network | {"convolutions": init_convolutions(jax.random.fold_in(key, 2**31), spec, channels)}
 
 
-def policy(params: dict[str, Any], spec: Spec, observation: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`[B, *O]` observations to what `actions.distribution` takes, `[B, outputs]`, and values `[B]`."""
+def policy(
+    params: dict[str, Any], spec: Spec, observation: Num[Array, "B *O"]
+) -> tuple[Float32[Array, "B outputs"], Float32[Array, " B"]]:
+    """Observations to what `actions.distribution` takes, and values."""
     return network(params, features(spec, observation, params["convolutions"]))
 
 
@@ -66,8 +71,10 @@ def init_network(key: jax.Array, inputs: int, hidden: tuple[int, ...], outputs: 
     }
 
 
-def network(params: dict[str, Any], x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`[B, F]` features to outputs of the policy (logits, of discrete actions) `[B, outputs]` and values `[B]`."""
+def network(
+    params: dict[str, Any], x: Float32[Array, "B F"]
+) -> tuple[Float32[Array, "B outputs"], Float32[Array, " B"]]:
+    """Features to outputs of the policy (logits, of discrete actions) and values."""
     x = through(params["hidden"], x)
     return linear(params["policy"], x), linear(params["value"], x)[:, 0]
 
@@ -78,8 +85,8 @@ def init_hidden(keys: list[jax.Array], inputs: int, hidden: tuple[int, ...]) -> 
     return [layer(key, n, m, math.sqrt(2)) for key, n, m in zip(keys, sizes, sizes[1:])]
 
 
-def through(hidden: list[dict[str, jax.Array]], x: jax.Array) -> jax.Array:
-    """`[B, F]` features to the last hidden layer, `[B, D]`."""
+def through(hidden: list[dict[str, jax.Array]], x: Float32[Array, "B F"]) -> Float32[Array, "B D"]:
+    """Features to the last hidden layer."""
     for layer in hidden:
         x = jax.nn.relu(linear(layer, x))
     return x
@@ -91,8 +98,8 @@ def layer(key: jax.Array, inputs: int, outputs: int, gain: float) -> dict[str, j
     return {"weight": weight, "bias": jnp.zeros(outputs, jnp.float32)}
 
 
-def linear(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-    """`[B, n]` to `[B, m]`."""
+def linear(layer: dict[str, jax.Array], x: Float32[Array, "B n"]) -> Float32[Array, "B m"]:
+    """Apply one layer."""
     return x @ layer["weight"] + layer["bias"][None]
 
 

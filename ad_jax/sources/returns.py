@@ -1,31 +1,34 @@
-"""Advantages and targets of streams in which episodes end and start: `[T, ...]`, time first."""
+"""Advantages and targets of streams in which episodes end and start: time first."""
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Float32
+
+from ad_jax.types import Array
 
 
 def gae(
-    reward: jax.Array,
-    value: jax.Array,
-    next_value: jax.Array,
-    terminated: jax.Array,
-    truncated: jax.Array,
-    discount: float | jax.Array,
-    trace_decay: float | jax.Array,
-) -> jax.Array:
-    """Generalized advantages `[T, ...]` float32 (Schulman et al. 2016, arXiv 1506.02438, equation 16).
+    reward: Float32[Array, "T *N"],
+    value: Float32[Array, "T *N"],
+    next_value: Float32[Array, "T *N"],
+    terminated: Bool[Array, "T *N"],
+    truncated: Bool[Array, "T *N"],
+    discount: float | Float[Array, ""],
+    trace_decay: float | Float[Array, ""],
+) -> Float32[Array, "T *N"]:
+    """Generalized advantages (Schulman et al. 2016, arXiv 1506.02438, equation 16).
 
     Args:
-        reward: `[T, ...]` float32.
-        value: `[T, ...]` float32, of the observation acted on.
-        next_value: `[T, ...]` float32, of the observation reached, before any reset.
-        terminated: `[T, ...]` bool; nothing is bootstrapped from such a step.
-        truncated: `[T, ...]` bool; the step bootstraps, and no later one counts.
+        reward: of each step.
+        value: of the observation acted on.
+        next_value: of the observation reached, before any reset.
+        terminated: nothing is bootstrapped from such a step.
+        truncated: the step bootstraps, and no later one counts.
         discount: per step.
         trace_decay: lambda.
     """
     error = reward + discount * jnp.where(terminated, 0.0, next_value) - value
-    decay = jnp.where(terminated | truncated, 0.0, discount * trace_decay)
+    decay = jnp.where(jnp.logical_or(terminated, truncated), 0.0, discount * trace_decay)
 
     def back(later, step):
         error, decay = step
@@ -36,27 +39,27 @@ def gae(
 
 
 def q_lambda(
-    reward: jax.Array,
-    ahead: jax.Array,
-    terminated: jax.Array,
-    truncated: jax.Array,
-    discount: float | jax.Array,
-    trace_decay: float | jax.Array,
-) -> jax.Array:
-    """Targets of Peng's Q(lambda), `[T, ...]` float32 (Peng and Williams 1996).
+    reward: Float32[Array, "T *N"],
+    ahead: Float32[Array, "T *N"],
+    terminated: Bool[Array, "T *N"],
+    truncated: Bool[Array, "T *N"],
+    discount: float | Float[Array, ""],
+    trace_decay: float | Float[Array, ""],
+) -> Float32[Array, "T *N"]:
+    """Targets of Peng's Q(lambda) (Peng and Williams 1996).
 
     At each step the reward and, discounted, (1 - lambda) times the value ahead and lambda times the next target; after
     the last step the value ahead alone.
 
     Args:
-        reward: `[T, ...]` float32.
-        ahead: `[T, ...]` float32, value of the best action in the observation reached, before any reset.
-        terminated: `[T, ...]` bool; nothing is bootstrapped from such a step.
-        truncated: `[T, ...]` bool; the step bootstraps, and no later one counts.
+        reward: of each step.
+        ahead: value of the best action in the observation reached, before any reset.
+        terminated: nothing is bootstrapped from such a step.
+        truncated: the step bootstraps, and no later one counts.
         discount: per step.
         trace_decay: lambda.
     """
-    keep = jnp.where(terminated | truncated, 0.0, trace_decay)
+    keep = jnp.where(jnp.logical_or(terminated, truncated), 0.0, trace_decay)
 
     def back(later, step):
         reward, ahead, terminated, keep = step

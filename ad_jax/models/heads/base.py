@@ -9,7 +9,9 @@ Letters: n components of an action, `*S` the shape of one: `()` for a Discrete a
 
 from typing import Protocol
 
-import jax
+from jaxtyping import Float32, Key, Num
+
+from ad_jax.types import Array
 
 
 class Head(Protocol):
@@ -20,32 +22,34 @@ class Head(Protocol):
         """Numbers of the network's output for one action."""
         ...
 
-    def log_prob(self, outputs: jax.Array, target: jax.Array, /) -> jax.Array:
+    def log_prob(self, outputs: Float32[Array, "*B size"], target: Num[Array, "..."], /) -> Float32[Array, "*B"]:
         """Return the logarithm of the probability of actions, in nats.
 
         Args:
-            outputs: `[..., size]` float32.
-            target: `[..., *S]`, int32 for Discrete actions; for those of a Box float32 in the environment's units.
+            outputs: what the network gives.
+            target: `[*B, *S]`, int32 for Discrete actions; for those of a Box float32 in the environment's units.
 
         Returns:
-            `[...]` float32: of a mass for Discrete actions, of a density in the environment's units for a Box.
+            Of a mass for Discrete actions, of a density in the environment's units for a Box.
         """
         ...
 
-    def sample(self, outputs: jax.Array, keys: jax.Array, temperature: float = 1.0, /) -> jax.Array:
-        """Draw an action for each row, `[B, *S]`, from its own outputs `[B, size]` and its own key, which is consumed.
+    def sample(
+        self, outputs: Float32[Array, "B size"], keys: Key[Array, " B"], temperature: float = 1.0, /
+    ) -> Num[Array, "B *S"]:
+        """Draw an action for each row from its own outputs and its own key, which is consumed.
 
         A temperature below 1 makes likely actions likelier. Actions of a Box are inside it.
         """
         ...
 
-    def mode(self, outputs: jax.Array, /) -> jax.Array:
-        """Return the likeliest action `[..., *S]` for outputs `[..., size]`, or for a Box of those that it names."""
+    def mode(self, outputs: Float32[Array, "*B size"], /) -> Num[Array, "..."]:
+        """Return the likeliest action `[*B, *S]` for each of the outputs, or for a Box of those that it names."""
         ...
 
-    def highest(self, outputs: jax.Array, /) -> jax.Array:
-        """Return a number for each of the outputs `[..., size]`, finite exactly where there is something to choose.
+    def highest(self, outputs: Float32[Array, "*B size"], /) -> Float32[Array, "*B"]:
+        """Return a number for each of the outputs, finite exactly where there is something to choose.
 
-        It is the largest logit, `[...]` float32: NaN or +inf where a number has no meaning, -inf where all are masked.
+        It is the largest logit: NaN or +inf where a number has no meaning, -inf where all are masked.
         """
         ...

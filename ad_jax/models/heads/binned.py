@@ -9,9 +9,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float32, Key
 
 from ad_jax.models.heads.unit import from_unit, log_volume, to_unit
-from ad_jax.types import Box
+from ad_jax.types import Array, Box
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Binned:
         """A logit for each bin of each component, the bins of a component side by side."""
         return self.box.size * self.bins
 
-    def log_prob(self, outputs: jax.Array, target: jax.Array) -> jax.Array:
+    def log_prob(self, outputs: Float32[Array, "*B size"], target: Float32[Array, "..."]) -> Float32[Array, "*B"]:
         """See `Head`: a density, the same everywhere in a bin."""
         place = (to_unit(self.box, target) + 1) * (self.bins / 2)
         index = jnp.clip(jnp.floor(place).astype(jnp.int32), 0, self.bins - 1)
@@ -34,7 +35,9 @@ class Binned:
         mass = jnp.take_along_axis(logs, index[..., None], axis=-1)[..., 0].sum(-1)
         return mass - (log_volume(self.box) + self.box.size * np.log(2 / self.bins).item())
 
-    def sample(self, outputs: jax.Array, keys: jax.Array, temperature: float = 1.0) -> jax.Array:
+    def sample(
+        self, outputs: Float32[Array, "B size"], keys: Key[Array, " B"], temperature: float = 1.0
+    ) -> Float32[Array, "B *S"]:
         """See `Head`: a bin from logits divided by the temperature, and a place in it, all as likely."""
 
         def draw(logits, key):
@@ -44,17 +47,17 @@ class Binned:
 
         return self._at(jax.vmap(draw)(self._logits(outputs), keys))
 
-    def mode(self, outputs: jax.Array) -> jax.Array:
+    def mode(self, outputs: Float32[Array, "*B size"]) -> Float32[Array, "..."]:
         """See `Head`: the middle of each component's likeliest bin."""
         return self._at(jnp.argmax(self._logits(outputs), axis=-1).astype(jnp.float32) + 0.5)
 
-    def highest(self, outputs: jax.Array) -> jax.Array:
+    def highest(self, outputs: Float32[Array, "*B size"]) -> Float32[Array, "*B"]:
         """See `Head`; the sum over components, which is finite where each of them is."""
         return self._logits(outputs).max(axis=-1).sum(axis=-1)
 
-    def _logits(self, outputs: jax.Array) -> jax.Array:
+    def _logits(self, outputs: Float32[Array, "*B size"]) -> Float32[Array, "*B n bins"]:
         return outputs.reshape(*outputs.shape[:-1], self.box.size, self.bins)
 
-    def _at(self, place: jax.Array) -> jax.Array:
-        """Return the action that lies at `place [..., n]`, in bins from the lower bound."""
+    def _at(self, place: Float32[Array, "*B n"]) -> Float32[Array, "..."]:
+        """Return the action that lies at `place`, in bins from the lower bound."""
         return from_unit(self.box, place * (2 / self.bins) - 1)

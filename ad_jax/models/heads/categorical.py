@@ -5,6 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Float32, Int32, Key
+
+from ad_jax.types import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,18 +16,20 @@ class Categorical:
 
     size: int
 
-    def log_prob(self, outputs: jax.Array, target: jax.Array) -> jax.Array:
+    def log_prob(self, outputs: Float32[Array, "*B size"], target: Int32[Array, "*B"]) -> Float32[Array, "*B"]:
         """See `Head`; the mass of an action."""
         return -optax.softmax_cross_entropy_with_integer_labels(outputs, target)
 
-    def sample(self, outputs: jax.Array, keys: jax.Array, temperature: float = 1.0) -> jax.Array:
+    def sample(
+        self, outputs: Float32[Array, "B size"], keys: Key[Array, " B"], temperature: float = 1.0
+    ) -> Int32[Array, " B"]:
         """See `Head`; logits are divided by the temperature."""
         return jax.vmap(jax.random.categorical)(keys, outputs / temperature).astype(jnp.int32)
 
-    def mode(self, outputs: jax.Array) -> jax.Array:
+    def mode(self, outputs: Float32[Array, "*B size"]) -> Int32[Array, "*B"]:
         """See `Head`; of equals the first."""
         return jnp.argmax(outputs, axis=-1).astype(jnp.int32)
 
-    def highest(self, outputs: jax.Array) -> jax.Array:
+    def highest(self, outputs: Float32[Array, "*B size"]) -> Float32[Array, "*B"]:
         """See `Head`."""
         return outputs.max(axis=-1)  # which keeps NaN

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import erf, logsumexp
+from jaxtyping import Float32, Key
 
 from ad_jax.models.heads.unit import from_unit, log_volume, to_unit
-from ad_jax.types import Box
+from ad_jax.types import Array, Box
 
 NARROWEST = 0.01  # width, of half the Box: what a heap of equal actions, as at a bound, is taken for
 
@@ -24,9 +25,9 @@ NARROWEST = 0.01  # width, of half the Box: what a heap of equal actions, as at 
 class Gaussians(NamedTuple):
     """The components, in a Box from -1 to 1."""
 
-    logits: jax.Array  # [..., K]
-    mean: jax.Array  # [..., K, n], from -1 to 1
-    width: jax.Array  # [..., K, n], the standard deviation before it is cut off
+    logits: Float32[Array, "*B K"]
+    mean: Float32[Array, "*B K n"]  # from -1 to 1
+    width: Float32[Array, "*B K n"]  # the standard deviation before it is cut off
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +42,13 @@ class Mixture:
         """The weights' logits, then the means, then the widths."""
         return self.components * (1 + 2 * self.box.size)
 
-    def log_prob(self, outputs: jax.Array, target: jax.Array) -> jax.Array:
+    def log_prob(self, outputs: Float32[Array, "*B size"], target: Float32[Array, "..."]) -> Float32[Array, "*B"]:
         """See `Head`: a density."""
         return self._density(self._gaussians(outputs), to_unit(self.box, target)) - log_volume(self.box)
 
-    def sample(self, outputs: jax.Array, keys: jax.Array, temperature: float = 1.0) -> jax.Array:
+    def sample(
+        self, outputs: Float32[Array, "B size"], keys: Key[Array, " B"], temperature: float = 1.0
+    ) -> Float32[Array, "B *S"]:
         """See `Head`: each component is raised to the power of 1 / temperature, and so are their weights."""
 
         def draw(g, key):
@@ -58,7 +61,7 @@ class Mixture:
 
         return from_unit(self.box, jax.vmap(draw)(self._gaussians(outputs), keys))
 
-    def mode(self, outputs: jax.Array) -> jax.Array:
+    def mode(self, outputs: Float32[Array, "*B size"]) -> Float32[Array, "..."]:
         """See `Head`: the mean of the component of largest weight, which is where a low temperature draws.
 
         Of all means the one of highest density would be that of a narrow component, however rare.
@@ -67,13 +70,13 @@ class Mixture:
         best = jnp.argmax(g.logits, axis=-1)
         return from_unit(self.box, jnp.take_along_axis(g.mean, best[..., None, None], axis=-2)[..., 0, :])
 
-    def highest(self, outputs: jax.Array) -> jax.Array:
+    def highest(self, outputs: Float32[Array, "*B size"]) -> Float32[Array, "*B"]:
         """See `Head`: NaN, too, where a mean or a width is no finite number."""
         logits, places = jnp.split(outputs, [self.components], axis=-1)
         return jnp.where(jnp.isfinite(places).all(axis=-1), logits.max(axis=-1), jnp.nan)
 
-    def _gaussians(self, outputs: jax.Array) -> Gaussians:
-        """Return the components that outputs `[..., size]` stand for."""
+    def _gaussians(self, outputs: Float32[Array, "*B size"]) -> Gaussians:
+        """Return the components that outputs stand for."""
         n = self.box.size
         split = [self.components, self.components * (1 + n)]
         logits, mean, width = jnp.split(outputs, split, axis=-1)
@@ -83,8 +86,8 @@ class Mixture:
 
         return Gaussians(logits, jnp.tanh(of_each(mean)), NARROWEST + jax.nn.softplus(of_each(width)))
 
-    def _density(self, g: Gaussians, unit: jax.Array) -> jax.Array:
-        """Return the logarithm of the density at `unit [..., n]`, `[...]`."""
+    def _density(self, g: Gaussians, unit: Float32[Array, "*B n"]) -> Float32[Array, "*B"]:
+        """Return the logarithm of the density at `unit`."""
         scaled = (unit[..., None, :] - g.mean) / g.width
         root = np.sqrt(0.5).item()
         inside = erf((1 - g.mean) / g.width * root) + erf((1 + g.mean) / g.width * root)  # twice the mass in the Box
