@@ -7,9 +7,13 @@ of the three is observed. An observation is where the body is and how fast it mo
     velocity' = (force * FORCE - friction * velocity) / mass        position' = velocity
 
 The table is -1..1 along each axis; who reaches its edge stays there, and loses the velocity across it. Every episode
-starts at rest, at a place drawn uniformly from a small square around the center, and has `steps` steps. The reward of
-a step is exp(-distance / `width`), of the distance to the goal after it: at most 1, above 0 everywhere. With
-`reward="near"` it is 1 within `width` of the goal and else 0, and the goal has to be found before it can be learned.
+starts at rest, at a place drawn uniformly from a square around the center, by default the whole table, and has `steps`
+steps. The reward of a step is exp(-distance / `width`), of the distance to the goal after it: at most 1, above 0
+everywhere. With `reward="near"` it is 1 within `width` of the goal and else 0, and the goal has to be found before it
+can be learned.
+
+Where episodes start matters to whoever learns in context. From one place, who takes the wrong way sees no reward there,
+sees itself take that way, and takes it again; from anywhere, one episode or another starts near the goal.
 
 `light` and `heavy`, or `slippery` and `rough`, that are equal leave every task with the same mass or friction.
 """
@@ -31,7 +35,6 @@ from ad_jax.types import Array
 STEP = 0.1  # seconds
 SUBSTEPS = 2
 FORCE = 6.0  # of an action of 1
-START = 0.1  # half the side of the square in which an episode starts
 PICTURE = 100  # units of a picture in a length of 1
 
 
@@ -57,12 +60,13 @@ class PointMass(TaskFamily[State, Params]):
     """Point mass: push a body of unknown mass and friction to a goal that is not shown.
 
     Raises:
-        ConfigError: for a range that is empty or not above 0, or fewer than one step.
+        ConfigError: for a range that is empty or not above 0, a start off the table, or fewer than one step.
     """
 
     steps: int = 20
     width: float = 0.3
     reward: Literal["distance", "near"] = "distance"
+    start: float = 1.0  # half the side of the square in which an episode starts
     nearest: float = 0.4  # of the ring that goals are drawn from
     farthest: float = 0.9
     light: float = 0.5  # the mass is between, log-uniform
@@ -76,6 +80,8 @@ class PointMass(TaskFamily[State, Params]):
             raise ConfigError(f"env.steps must be at least 1; got {self.steps}")
         if not self.width > 0:
             raise ConfigError(f"env.width must be above 0; got {self.width}")
+        if not 0 <= self.start <= 1:
+            raise ConfigError(f"env.start is from 0, the center, to 1, the whole table; got {self.start}")
         for low, high, most in (("nearest", "farthest", 1.0), ("light", "heavy", 10.0), ("slippery", "rough", 10.0)):
             ends = getattr(self, low), getattr(self, high)
             if not 0 < ends[0] <= ends[1] <= most:
@@ -96,7 +102,7 @@ class PointMass(TaskFamily[State, Params]):
         return spaces.Box(-np.inf, np.inf, (4,), jnp.float32)
 
     def reset_env(self, key: jax.Array, params: Params) -> tuple[jax.Array, State]:
-        position = jax.random.uniform(key, (2,), jnp.float32, minval=-START, maxval=START)
+        position = jax.random.uniform(key, (2,), jnp.float32, minval=-self.start, maxval=self.start)
         state = State(jnp.int32(0), position, jnp.zeros(2, jnp.float32))
         return self.observe(key, state, None, params), state
 

@@ -80,7 +80,7 @@ def from_model(model: Model, mode: Mode = "sampled", temperature: float = 1.0) -
 
     Args:
         model: a backbone; where it states no head, its outputs are a logit for each action.
-        mode: whether an action is sampled, or is the likeliest one.
+        mode: whether an action is sampled, or is the one that the head takes where none is.
         temperature: of sampled actions, above 0; below 1 the likelier ones gain.
 
     Raises:
@@ -113,4 +113,4 @@ def choose(logits: jax.Array, keys: jax.Array, mode: Mode, temperature: float = 
 
 def decide(head: Head, outputs: jax.Array, keys: jax.Array, mode: Mode, temperature: float = 1.0) -> jax.Array:
     """Actions `[B, *S]` for outputs `[B, head.size]`; one key a row, so that a row does not depend on its neighbors."""
-    return head.mode(outputs) if mode == "greedy" else head.sample(outputs, keys, temperature)
+    return head.greedy(outputs) if mode == "greedy" else head.sample(outputs, keys, temperature)

@@ -121,7 +121,7 @@ def evaluate(experiment: Experiment, learned: Learned, mode: Mode = "sampled", h
     Args:
         experiment: gives the held-out tasks, the options of evaluation, the mesh and the seed.
         learned: what `train` returned.
-        mode: whether actions are sampled or the likeliest ones.
+        mode: whether actions are sampled, or those that the head takes where none are.
         held_out: the name of one of the split's sets; the first, where there are several.
 
     Returns:

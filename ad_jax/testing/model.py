@@ -104,7 +104,7 @@ def _shapes(s: Sample) -> None:
     with promised(f"float32 outputs {expected}", "As many a step as the head takes: a logit per action; cast them."):
         chex.assert_shape(outputs, expected)
         chex.assert_type(outputs, jnp.float32)
-    one = jax.eval_shape(lambda x: heads.of(s.model, x).mode(x), outputs)
+    one = jax.eval_shape(lambda x: heads.of(s.model, x).greedy(x), outputs)
     found, stated = (one.shape[2:], one.dtype), (s.spec.action.shape, s.spec.action.compute_dtype)
     require(found == stated, f"a head of {s.spec.action}", s.model.head, "Give the Model the spec's own head.")
 

@@ -1,11 +1,12 @@
 """Point mass: real-valued actions; find a goal that is not shown with a body whose mass and friction are not either.
 
-Claim    frozen, on 16 held-out tasks, return rises in context from the first episode, and ends at 0.9 of what PPO earns
-         at its end at least. The second half is not shown yet: at `demo` scale, one seed, it rises from 3.0 to 8.6
-         (95 % interval 6.3 to 11.3, over tasks) of the 16.1 of PPO in the last 4 of 40 episodes.
-Command  ad-jax run point_mass --scale demo     (three minutes on two cores; `cpu`, thrice the training, was not run)
-Variant  20 steps; a goal in a ring around the start, mass 0.5 to 2 and friction 1 to 4, both log-uniform; two forces
-         between -1 and 1; reward exp(-distance / 0.3) on every step. Histories of PPO with a Gaussian policy.
+Claim    frozen, on 32 held-out tasks, return rises in context by at least 8 from the first episode to the last tenth of
+         60, and is there at least 0.9 of what PPO earns on these tasks at the end of its life (8 actors, 120 episodes
+         each). Where no action is drawn, but the median taken (greedy actions), it rises by at least 6.
+Command  ad-jax run point_mass seed=0     (1, 2; `--scale demo` has less training)
+Variant  20 steps from anywhere on the table; a goal in a ring around its center, mass 0.5 to 2 and friction 1 to 4,
+         both log-uniform; two forces between -1 and 1; reward exp(-distance / 0.3) on every step. Histories of PPO with
+         a Gaussian policy.
 Paper    training takes about 2.8 GB and 6.23 PFLOP (50,000 updates)
 """
 
@@ -38,7 +39,7 @@ LEARNER = PPO(
 
 
 def config(scale: str = "cpu") -> Experiment:
-    """`cpu`: the claim above. `demo`: fewer tasks, two layers and a third of the training.
+    """`cpu`: the claim above. `demo`: three fifths of its training, and shorter contexts.
 
     `smoke`: every part in seconds, learns nothing. `paper`: more tasks, a longer context and 50,000 updates; not run.
     """
@@ -46,19 +47,18 @@ def config(scale: str = "cpu") -> Experiment:
         name="point_mass",
         env=PointMass(),
         source=LEARNER,
-        model=Transformer(layers=3, width=64, heads=4, window=160),
-        tasks=TaskConfig(train=256, held_out=16),
+        model=Transformer(layers=2, width=64, heads=4, window=80),
+        tasks=TaskConfig(train=256, held_out=32),
         collect=CollectConfig(seeds=1, episodes=120, chunk_learners=64),
-        replay=ReplayConfig(keep_every=8, phases=8, segment=160, batch=32),
-        method=Distillation(updates=3000, learning_rate=5e-3, warmup_updates=50),
-        evaluate=EvaluateConfig(episodes=40, seeds=4, source_seeds=2),
+        replay=ReplayConfig(keep_every=8, phases=8, segment=80, batch=64),
+        # AdamW at 5e-3 is behind after as many updates: 0.92 of PPO's return, and not 0.97.
+        method=Distillation(updates=1000, optimizer="muon", learning_rate=0.02, warmup_updates=50),
+        evaluate=EvaluateConfig(episodes=60, seeds=4, source_seeds=2),
     )
     demo = dataclasses.replace(
         cpu,
-        model=Transformer(layers=2, width=64, heads=4, window=160),
-        tasks=TaskConfig(train=192, held_out=16),
-        method=dataclasses.replace(cpu.method, updates=900),
-        evaluate=EvaluateConfig(episodes=40, seeds=2, source_seeds=1, greedy=False),
+        method=dataclasses.replace(cpu.method, updates=600),
+        evaluate=EvaluateConfig(episodes=40, seeds=2, source_seeds=1),
     )
     little = dataclasses.replace(
         cpu,

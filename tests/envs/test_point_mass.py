@@ -70,7 +70,7 @@ def test_tasks_lie_in_their_ranges():
 
 
 def test_near_pays_within_the_width_alone_and_keeps_the_contract():
-    family = PointMass(steps=6, reward="near")
+    family = PointMass(steps=6, reward="near", start=0.1)
     check_env(family)
     task = dataclasses.replace(family.default_params, goal=jnp.array([0.5, 0.0], jnp.float32))
     _, (seen, reward, _) = played(family, task, np.tile(np.array([1.0, 0.0], np.float32), (6, 1)))
@@ -79,11 +79,25 @@ def test_near_pays_within_the_width_alone_and_keeps_the_contract():
     assert 0 < reward.sum() < 6
 
 
+@pytest.mark.parametrize("start", [0.0, 0.1, 1.0])
+def test_episodes_start_at_rest_anywhere_in_their_square(start):
+    family = PointMass(start=start)
+    began, _ = jax.vmap(lambda key: reset(family, key, family.default_params))(jax.random.split(jax.random.key(0), 500))
+    place, speed = np.split(np.asarray(began), 2, axis=1)
+    assert not speed.any() and np.abs(place).max() <= start
+    np.testing.assert_allclose(
+        np.quantile(place, [0.1, 0.5, 0.9], axis=0),
+        start * np.array([[-0.8], [0], [0.8]]) * np.ones(2),
+        atol=0.1 * start,
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"steps": 0}, "env.steps must be at least 1"),
         ({"width": 0.0}, "env.width must be above 0"),
+        ({"start": 1.5}, "env.start is from 0, the center, to 1, the whole table; got 1.5"),
         ({"light": 3.0}, "0 < env.light <= env.heavy <= 10; got 3.0 and 2.0"),
         ({"nearest": 0.0}, "0 < env.nearest <= env.farthest <= 1"),
         ({"farthest": 1.5}, "0 < env.nearest <= env.farthest <= 1"),

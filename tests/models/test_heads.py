@@ -1,4 +1,4 @@
-"""Heads: densities that integrate to one, samples that follow them, modes inside the Box, gradients at its bounds."""
+"""Heads: densities that integrate to one, samples that follow them, actions inside the Box, gradients at its bounds."""
 
 import jax
 import jax.numpy as jnp
@@ -77,26 +77,42 @@ def test_samples_of_two_components_have_the_density_s_moments(head):
 
 
 @CONTINUOUS
-def test_a_low_temperature_draws_near_the_mode(head):
+def test_a_low_temperature_draws_near_the_likeliest(head):
     """Within half a bin; of the mixture, far less than a component's width."""
     head, (low, high) = head(TWO), TWO.bounds
     outputs, keys = outputs_of(head, 256), jax.random.split(jax.random.key(2), 256)
+    if isinstance(head, Binned):
+        likeliest = from_unit(TWO, 2 / 7 * (outputs.reshape(256, 2, 7).argmax(-1).astype(jnp.float32) + 0.5) - 1)
+    else:
+        likeliest = head.greedy(outputs)  # the mean of the component of largest weight
 
     def away(temperature):
-        return np.abs(head.sample(outputs, keys, temperature) - head.mode(outputs)) / (high - low)[None]
+        return np.abs(head.sample(outputs, keys, temperature) - likeliest) / (high - low)[None]
 
     assert away(1e-4).max() <= 0.5 / 7 + 1e-6
     assert away(1.0).mean() > 0.15
 
 
+def test_the_greedy_action_of_bins_is_their_median():
+    """As many draws below its bin as half of them at most, as many up to its end as half of them at least."""
+    head = Binned(ONE, 7)
+    for seed in range(3):
+        outputs = outputs_of(head, seed=seed)
+        found, middle = draws(head, outputs), float(head.greedy(outputs))
+        half = 2 / 7  # of a bin's width, 4 / 7
+        assert (found < middle - half).mean() < 0.51 and (found < middle + half).mean() > 0.49
+    two_fifths_at_a_bound = jnp.log(jnp.array([0.4, *[0.1] * 6], jnp.float32))  # which is the likeliest bin by far
+    assert head.greedy(two_fifths_at_a_bound) == pytest.approx(-3 + 4 / 7 * 1.5)
+
+
 @CONTINUOUS
 @pytest.mark.parametrize("box", [ONE, TWO, Box((2, 1), -1e30, 3e38), Box((3,), 100.0, 100.001)], ids=str)
-def test_modes_and_samples_are_inside_the_box_whatever_the_outputs(head, box):
+def test_greedy_actions_and_samples_are_inside_the_box_whatever_the_outputs(head, box):
     head = head(box)
     low, high = box.bounds
     for scale in (0.1, 3.0, 300.0):
         outputs = outputs_of(head, 256, scale=scale)
-        for actions in (head.mode(outputs), head.sample(outputs, jax.random.split(jax.random.key(2), 256))):
+        for actions in (head.greedy(outputs), head.sample(outputs, jax.random.split(jax.random.key(2), 256))):
             assert actions.shape == (256, *box.shape)
             assert actions.dtype == jnp.float32
             assert ((actions >= low[None]) & (actions <= high[None])).all()
@@ -153,8 +169,8 @@ def test_a_categorical_head_is_softmax_argmax_and_the_usual_cross_entropy():
     head, outputs, labels = Categorical(5), outputs_of(Categorical(5), 8, 3), jnp.arange(24).reshape(8, 3) % 5
     expected = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
     np.testing.assert_array_equal(-head.log_prob(outputs, labels), expected)
-    np.testing.assert_array_equal(head.mode(outputs), np.argmax(outputs, -1))
-    assert head.mode(outputs).dtype == jnp.int32
+    np.testing.assert_array_equal(head.greedy(outputs), np.argmax(outputs, -1))
+    assert head.greedy(outputs).dtype == jnp.int32
     keys = jax.random.split(jax.random.key(0), 8)
     one_by_one = [jax.random.categorical(key, row / 0.5) for key, row in zip(keys, outputs[:, 0], strict=True)]
     np.testing.assert_array_equal(head.sample(outputs[:, 0], keys, 0.5), one_by_one)

@@ -1,8 +1,8 @@
 """The head contract: what the numbers that a network gives say of the action to take, as a distribution.
 
 A network computes `size` numbers a step. Only its head knows what they mean: how likely an action is, which is the loss
-of learning to act; how one is drawn; which is the likeliest. So a backbone, a method and a policy serve every kind of
-action, and another distribution is one file and one line in `heads`.
+of learning to act; how one is drawn; which one is taken where none is drawn. So a backbone, a method and a policy serve
+every kind of action, and another distribution is one file and one line in `heads`.
 
 Letters: n components of an action, `*S` the shape of one: `()` for a Discrete action.
 """
@@ -43,8 +43,11 @@ class Head(Protocol):
         """
         ...
 
-    def mode(self, outputs: Float32[Array, "*B size"], /) -> Num[Array, "..."]:
-        """Return the likeliest action `[*B, *S]` for each of the outputs, or for a Box of those that it names."""
+    def greedy(self, outputs: Float32[Array, "*B size"], /) -> Num[Array, "..."]:
+        """Return the action `[*B, *S]` that is taken where none is drawn, for each of the outputs.
+
+        It is the likeliest of Discrete actions, and for a Box what the head says.
+        """
         ...
 
     def highest(self, outputs: Float32[Array, "*B size"], /) -> Float32[Array, "*B"]:

@@ -47,9 +47,15 @@ class Binned:
 
         return self._at(jax.vmap(draw)(self._logits(outputs), keys))
 
-    def mode(self, outputs: Float32[Array, "*B size"]) -> Float32[Array, "..."]:
-        """See `Head`: the middle of each component's likeliest bin."""
-        return self._at(jnp.argmax(self._logits(outputs), axis=-1).astype(jnp.float32) + 0.5)
+    def greedy(self, outputs: Float32[Array, "*B size"]) -> Float32[Array, "..."]:
+        """See `Head`: the middle of the bin that holds each component's median.
+
+        Not that of the likeliest bin, which is often one at a bound while the model does not know which way to go: it
+        then goes one way by a hair, sees itself go there, and goes on for ever. The median is near the middle until
+        more than half says one way, and at a bound where the source's actions heap up there.
+        """
+        below = jnp.cumsum(jax.nn.softmax(self._logits(outputs)), axis=-1)
+        return self._at((below < 0.5).sum(axis=-1).astype(jnp.float32) + 0.5)
 
     def highest(self, outputs: Float32[Array, "*B size"]) -> Float32[Array, "*B"]:
         """See `Head`; the sum over components, which is finite where each of them is."""

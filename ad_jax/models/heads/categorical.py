@@ -26,7 +26,7 @@ class Categorical:
         """See `Head`; logits are divided by the temperature."""
         return jax.vmap(jax.random.categorical)(keys, outputs / temperature).astype(jnp.int32)
 
-    def mode(self, outputs: Float32[Array, "*B size"]) -> Int32[Array, "*B"]:
+    def greedy(self, outputs: Float32[Array, "*B size"]) -> Int32[Array, "*B"]:
         """See `Head`; of equals the first."""
         return jnp.argmax(outputs, axis=-1).astype(jnp.int32)
 

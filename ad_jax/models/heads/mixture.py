@@ -61,7 +61,7 @@ class Mixture:
 
         return from_unit(self.box, jax.vmap(draw)(self._gaussians(outputs), keys))
 
-    def mode(self, outputs: Float32[Array, "*B size"]) -> Float32[Array, "..."]:
+    def greedy(self, outputs: Float32[Array, "*B size"]) -> Float32[Array, "..."]:
         """See `Head`: the mean of the component of largest weight, which is where a low temperature draws.
 
         Of all means the one of highest density would be that of a narrow component, however rare.
