@@ -1,4 +1,4 @@
-"""The tables of results in README.md and docs, from `results.json`, `claims.json` and `experiments/speed` alone.
+"""The tables of results in README.md and docs, from `results.json.xz`, `claims.json` and `experiments/speed` alone.
 
     python experiments/tables.py all            prints one, as Markdown
     python experiments/tables.py --write        puts every one between its markers
@@ -60,7 +60,7 @@ SPEED = {
 
 
 def table(experiment: str) -> str:
-    """Markdown of `experiments/<experiment>/results.json`: a block for each set of tasks.
+    """Markdown of `experiments/<experiment>/results.json.xz`: a block for each set of tasks.
 
     Raises:
         ReportError: if the file is missing or damaged.
@@ -70,8 +70,8 @@ def table(experiment: str) -> str:
 
 
 def read(experiment: str) -> tuple[dict[str, Any], dict[str, int]]:
-    """Statistics of each set of tasks in an experiment's `results.json`, and its number of in-context episodes."""
-    results = report.load([FOLDER / experiment / "results.json"])
+    """Statistics of each set of tasks in an experiment's `results.json.xz`, and its number of in-context episodes."""
+    results = report.load([FOLDER / experiment])
     episodes = {s["name"]: len(s["returns"]["sampled"][0][0]) for s in results["runs"][0]["sets"]}
     return report.statistics(results)["sets"], episodes
 
@@ -140,7 +140,7 @@ def summary(folder: str) -> str:
         "| optimum | the other at the same steps |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name in sorted(path.parent.name for path in FOLDER.glob("*/results.json")):
+    for name in sorted(path.parent.name for path in FOLDER.glob("*/results.json.xz")):
         if (FOLDER / name / "config.py").is_file():
             sets, episodes = read(name)
             for of, stats in sets.items():

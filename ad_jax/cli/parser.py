@@ -106,7 +106,9 @@ def parser() -> argparse.ArgumentParser:
     )
     page.add_argument("results", nargs="+", type=_path, help="results.json files or run directories")
     page.add_argument("--out", type=_path, help="where the page goes (default: report/ beside the first results)")
-    page.add_argument("--pool", type=_path, metavar="FILE", help="also write the pooled results there, as results.json")
+    page.add_argument(
+        "--pool", type=_path, metavar="FILE", help="also write the pooled results there; packed if it ends in .xz"
+    )
 
     store = commands.add_parser(
         "histories", help="look at a collection of learning histories, or check every byte of it"

@@ -16,6 +16,7 @@ from ad_jax.files import write_whole
 from ad_jax.report import figures, page
 from ad_jax.report.bootstrap import bootstrap, final_of
 from ad_jax.report.drawings import figures_of
+from ad_jax.report.packed import pack
 from ad_jax.report.results import SCHEMA, ReportError, gather, load, validate
 from ad_jax.report.seal import seal
 from ad_jax.report.statistics import share_of_source, statistics
@@ -95,5 +96,5 @@ def write(results: dict[str, Any], folder: Path) -> Path:
 
 
 def pool(results: dict[str, Any], path: Path) -> None:
-    """Write what `load` gave, several seeds as one file that `load` reads again."""
-    write_whole(Path(path), json.dumps(seal(results), separators=(",", ":")).encode())
+    """Write what `load` gave, several seeds as one file that `load` reads again; packed if its name ends in .xz."""
+    write_whole(Path(path), pack(Path(path), json.dumps(seal(results), separators=(",", ":")).encode()))

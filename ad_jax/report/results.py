@@ -15,6 +15,7 @@ from ad_jax.errors import ReportError
 from ad_jax.files import parse
 from ad_jax.history import lifetimes
 from ad_jax.report.checks import MODES, ROLES, SCHEMA, check
+from ad_jax.report.packed import unpack
 from ad_jax.report.pool import check_alike, role_of
 from ad_jax.report.seal import FIELD, fits, seal
 
@@ -64,7 +65,7 @@ def load(paths: Sequence[Path]) -> dict[str, Any]:
     """Read, validate and merge results of one experiment.
 
     Args:
-        paths: files, or run directories that hold a `results.json`.
+        paths: files, packed ones (`results.json.xz`) too, or directories that hold one.
 
     Returns:
         Plain data of schema 2 that holds every run, in order of seed.
@@ -73,7 +74,7 @@ def load(paths: Sequence[Path]) -> dict[str, Any]:
         ReportError: an unreadable file, a field that is missing or wrong, a number that is not finite, experiments that
             differ, runs that were not evaluated alike, or a seed that comes twice.
     """
-    files = [path / "results.json" if path.is_dir() else path for path in map(Path, paths)]
+    files = [_in(path) if path.is_dir() else path for path in map(Path, paths)]
     if not files:
         raise ReportError("expected at least one results.json, received none")
     loaded = [(file, _read(file)) for file in files]
@@ -128,9 +129,15 @@ def validate(results: Any, where: str) -> None:
     check_alike([(f"{where}: runs[{i}]", run) for i, run in enumerate(results["runs"])])
 
 
+def _in(folder: Path) -> Path:
+    """Return the results of a run directory, or the packed ones of an experiment's folder."""
+    packed = folder / "results.json.xz"
+    return packed if packed.is_file() and not (folder / "results.json").exists() else folder / "results.json"
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
-        results = parse(file.read_text("utf-8"))
+        results = parse(unpack(file).decode())
     except (OSError, ValueError) as error:
         raise ReportError(f"{file}: expected a readable results.json, received {error!r}") from error
     _check_seal(results, str(file))

@@ -269,7 +269,7 @@ def test_an_end_of_the_environments_own_is_not_lost():
         ("Breakout-MinAtar", "has no parameter that is a number"),
     ],
 )
-def test_environments_of_which_nothing_can_be_made_log_why(env_id, words):
+def test_environments_of_which_nothing_can_be_made_say_why(env_id, words):
     with pytest.raises(ConfigError, match=rf"{env_id}.*{words}"):
         Gymnax(env_id)
 

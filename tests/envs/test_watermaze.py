@@ -229,7 +229,7 @@ def test_small_variants_keep_the_contract():
     assert len(check_source(config, family)) == 5
 
 
-def test_sources_that_cannot_use_pixels_log_so():
+def test_sources_that_cannot_use_pixels_say_so():
     for name, words in (("q_learning", "has pixels. Try source=actor_critic"), ("ucb", "episodes of 1 step")):
         with pytest.raises(TypeError, match=words):
             sources.make_config(name).make(TINY)

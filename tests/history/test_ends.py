@@ -195,7 +195,7 @@ def test_what_nobody_collected_cannot_be_asked_for(lived):
         build(dataclasses.replace(e, method=Odd(updates=4, warmup_updates=1)))
 
 
-def test_a_source_that_does_not_log_what_its_actions_led_to_is_refused():
+def test_a_source_that_does_not_say_what_its_actions_led_to_is_refused():
     source = sources.make_config("noisy_oracle").make(ROOM)
 
     def silent(key, state, task):
@@ -233,7 +233,7 @@ def test_a_value_that_only_a_next_observation_shows_is_found(tmp_path, lived):
     assert "chunk 1: next_observation component 0 200" in problem
 
 
-def test_collections_log_that_they_hold_it_and_the_others_are_as_they_were(tmp_path, lived):
+def test_collections_say_that_they_hold_it_and_the_others_are_as_they_were(tmp_path, lived):
     store = stored(tmp_path / "with", lived, 3, **NAMES)
     assert "next_observation, before any reset" in info(tmp_path / "with")
     np.testing.assert_array_equal(store.read().transition.next_observation, lived.transition.next_observation)

@@ -191,7 +191,7 @@ def test_writers_side_by_side_give_the_same_returns(tmp_path):
     assert open_store(path).returns == pool(chunks, [4, 4, 2])
 
 
-def test_collections_of_earlier_versions_open_and_log_that_nothing_was_recorded(tmp_path):
+def test_collections_of_earlier_versions_open_and_say_that_nothing_was_recorded(tmp_path):
     """Their ledger is what is written without returns: this is the digest of what the version before wrote."""
     history_helpers.collect(tmp_path / "old", manifest())
     ledger = b"".join(raw for name, raw in files(tmp_path / "old").items() if name.startswith("ledger"))

@@ -216,7 +216,7 @@ def test_labels_are_stored_narrow_and_only_where_they_are_asked_for():
     assert replay.load(histories, GRID, config, mesh_of()).steps.keys() == {"observation", "action", "reward", "ends"}
 
 
-def test_families_log_whether_what_is_stored_decides_the_optimal_action():
+def test_families_say_whether_what_is_stored_decides_the_optimal_action():
     found = {name for name in envs.FAMILIES if has_labels(envs.make(name))}
     assert found == {"bandit", "dark_room", "dark_room_hard", "dark_room_permuted", "watermaze"}
 

@@ -215,7 +215,7 @@ def test_ucb_explores_as_much_as_it_is_told():
     assert abs(pulls[2, 0] - pulls[2, 1]) <= 2
 
 
-def test_sources_log_which_families_they_cannot_learn():
+def test_sources_say_which_families_they_cannot_learn():
     with pytest.raises(TypeError, match=r"episodes of 1 step; DarkRoom has 20. Try source=q_learning"):
         ucb.make(ucb.UCB(), envs.make("dark_room"))
     with pytest.raises(ConfigError, match="pulls_per_update must be at least 1; got 0"):
