@@ -43,11 +43,11 @@ class Learned(NamedTuple):
 
     Attributes:
         params: of the model, on the devices.
-        policy: `mode -> Policy` that acts with them.
+        policy: `(mode, temperature) -> Policy` that acts with them.
     """
 
     params: Any
-    policy: Callable[[Mode], Policy]
+    policy: Callable[[Mode, float], Policy]
 
 
 @settings.pinned()
@@ -141,7 +141,9 @@ def evaluate(experiment: Experiment, learned: Learned, mode: Mode = "sampled", h
         prompt = Prompt(demonstrator.noise_for(family, tasks, c.prompt, e.seed), c.prompt_episodes)
     played = c.episodes + (prompt.episodes if prompt else 0)
     at_once = min(played, c.episodes_per_dispatch) * family.episode_length
-    evaluator = rollout.make_evaluator(learned.policy(mode), family, mesh, played, at_once, prompt)
+    evaluator = rollout.make_evaluator(
+        learned.policy(mode, c.temperature or 1.0), family, mesh, played, at_once, prompt
+    )
     ids = family.task_ids(tasks)
     curve = evaluating.evaluate(evaluator, learned.params, tasks, ids, c.seeds, played, family, mesh, e.seed)
     return after_prompt(curve, prompt)[0] if prompt else curve

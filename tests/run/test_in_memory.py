@@ -23,7 +23,7 @@ from ad_jax.run.pipeline import Run
 from ad_jax.stage.collect import Collector, learning_curve
 
 SMALL = ("tasks.used=8", "distill.evaluate_every=0", "evaluate.greedy=False", "evaluate.source_seeds=0")
-EXPERIMENT = override(load("dark_room", "smoke"), [*SMALL, "collect.chunk_learners=6"])
+EXPERIMENT = override(load("dark_room", "smoke"), [*SMALL, "collect.chunk_learners=6", "evaluate.temperature=0.5"])
 
 
 @struct.dataclass
