@@ -7,7 +7,7 @@ import numpy as np
 from ad_jax import envs
 from ad_jax.envs.base import spec_of, take
 from ad_jax.models.base import Model
-from ad_jax.models.transformer import Paper, Transformer, make
+from ad_jax.models.transformer import Paper, Transformer
 
 ROOM = envs.make("dark_room", {"size": 5, "steps": 6})
 SPEC = spec_of(ROOM)
@@ -15,8 +15,8 @@ TASKS = take(ROOM.all_tasks(), np.array([0, 7, 12, 24]))
 IDS = ROOM.task_ids(TASKS)
 SMALL = {"layers": 2, "width": 16, "heads": 2, "mlp_width": 32}
 MODELS = {
-    "streaming": make(Transformer(**SMALL, window=7), SPEC),
-    "paper": make(Paper(**SMALL, window=14, episode_length=6, embedding_scale=1.0), SPEC),
+    "streaming": Transformer(**SMALL, window=7).make(SPEC),
+    "paper": Paper(**SMALL, window=14, episode_length=6, embedding_scale=1.0).make(SPEC),
 }
 
 

@@ -20,10 +20,10 @@ def slow_gae(reward, value, next_value, terminated, truncated, discount, trace_d
     return advantage
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2, 4))
-def learn(make, config, family, task, updates, key):
+@functools.partial(jax.jit, static_argnums=(1, 3))
+def learn(config, family, task, updates, key):
     """Return the final state and all transitions `[updates, steps, actors, ...]` of one learner."""
-    source = make(config, family)
+    source = config.make(family)
     key_init, key_updates = jax.random.split(key)
 
     def update(state, key):

@@ -101,9 +101,7 @@ def random_policy(family: TaskFamily, tasks: Any, lanes: int, rounds: int, steps
 
 
 def random_source(family: TaskFamily, steps: int) -> Source:
-    """Return the random policy as a source, `steps` steps an update, so that it is recorded as a learner's lifetime
-    is.
-    """
+    """Return the random policy as a source, `steps` steps an update, so that it is recorded as learners are."""
 
     def update(key, state, task):
         key_action, key_env = jax.random.split(key)

@@ -110,8 +110,7 @@ def load(
     mesh: Mesh,
     prepare: Prepare | None = None,
 ) -> Replay:
-    """Subsample `histories` and put them on the devices of `mesh`; each process puts the groups of its own devices
-    there.
+    """Subsample histories and put them on the devices of `mesh`; each process puts the groups of its own there.
 
     Args:
         histories: the learning histories, `[H, T]`, in host memory.

@@ -72,8 +72,50 @@ class DPTModel(ModelConfig):
         dataclasses.replace(self.block, heads=1, width=2 * self.width).validate()
 
     def make(self, spec: Spec) -> Model:
-        """Make the model for observations and actions of `spec`."""
-        return make(self, spec)
+        """Return the DPT for observations and actions of `spec`.
+
+        Raises:
+            ConfigError: if the options contradict each other.
+        """
+        self.validate()
+        if not isinstance(spec.action, Discrete):
+            raise ConfigError(
+                f"model=dpt answers with one of a number of actions; these are {spec.action}. Use model=transformer or "
+                "model=lstm"
+            )
+        if spec.extra:
+            added = ", ".join(name for name, _ in spec.extra)
+            raise ConfigError(
+                f"model=dpt reads transitions and nothing else; the method adds {added} to the steps. Use "
+                "model=transformer or model=lstm"
+            )
+        init, network = functional(lambda key: Network(self, spec, rngs=nnx.Rngs(key)))
+        window = self.window
+
+        def apply(params, steps, key=None):
+            return network(params)(steps, Segment(window), key=key if self.shuffle else None)[0]
+
+        def init_cache(batch):
+            shape = (batch, self.heads, window, self.width // self.heads)
+
+            def empty():
+                return tuple(jnp.zeros(shape, self.compute_dtype) for _ in range(self.layers))
+
+            return Cache(empty(), empty(), jnp.zeros((batch, 1, self.width), jnp.float32), jnp.int32(0))
+
+        def decode(params, cache, steps):
+            ring = Ring(cache, window)
+            one = jax.tree.map(lambda x: x[:, None], steps)
+            logits, observed = network(params)(one, ring, before=cache.observed)
+            return logits[:, 0], Cache(tuple(ring.keys), tuple(ring.values), observed, cache.time + 1)
+
+        def context_start(prev_done):
+            # Each layer sees W - 1 transitions back, and the oldest of them began one step before.
+            return max(0, len(prev_done) - 1 - self.layers * (window - 1) - 1)
+
+        return Model(
+            init, apply, init_cache, decode, context_start, window, None, PARTITION, Categorical(spec.action.n)
+        )
 
 
 @struct.dataclass
@@ -185,51 +227,6 @@ class Network(nnx.Module):
             x = block(rows(x), attend(x, context.transitions), _keep).reshape(x.shape)
             asked = block(rows(asked), attend(asked, context.queries), _keep).reshape(asked.shape)
         return self.head(self.norm(asked)).astype(jnp.float32), last
-
-
-def make(config: DPTModel, spec: Spec) -> Model:
-    """Return the DPT of `config` for observations and actions of `spec`.
-
-    Raises:
-        ConfigError: if the options contradict each other.
-    """
-    config.validate()
-    if not isinstance(spec.action, Discrete):
-        raise ConfigError(
-            f"model=dpt answers with one of a number of actions; these are {spec.action}. Use model=transformer or "
-            "model=lstm"
-        )
-    if spec.extra:
-        added = ", ".join(name for name, _ in spec.extra)
-        raise ConfigError(
-            f"model=dpt reads transitions and nothing else; the method adds {added} to the steps. Use "
-            "model=transformer or model=lstm"
-        )
-    init, network = functional(lambda key: Network(config, spec, rngs=nnx.Rngs(key)))
-    window = config.window
-
-    def apply(params, steps, key=None):
-        return network(params)(steps, Segment(window), key=key if config.shuffle else None)[0]
-
-    def init_cache(batch):
-        shape = (batch, config.heads, window, config.width // config.heads)
-
-        def empty():
-            return tuple(jnp.zeros(shape, config.compute_dtype) for _ in range(config.layers))
-
-        return Cache(empty(), empty(), jnp.zeros((batch, 1, config.width), jnp.float32), jnp.int32(0))
-
-    def decode(params, cache, steps):
-        ring = Ring(cache, window)
-        one = jax.tree.map(lambda x: x[:, None], steps)
-        logits, observed = network(params)(one, ring, before=cache.observed)
-        return logits[:, 0], Cache(tuple(ring.keys), tuple(ring.values), observed, cache.time + 1)
-
-    def context_start(prev_done):
-        # Each layer sees W - 1 transitions back, and the oldest of them began one step before.
-        return max(0, len(prev_done) - 1 - config.layers * (window - 1) - 1)
-
-    return Model(init, apply, init_cache, decode, context_start, window, None, PARTITION, Categorical(spec.action.n))
 
 
 def _keep(x):

@@ -73,8 +73,22 @@ class LSTM(Options, ModelConfig):
             )
 
     def make(self, spec: Spec) -> Model:
-        """Make the model for observations and actions of `spec`."""
-        return make(self, spec)
+        """Return the LSTM for observations and actions of `spec`.
+
+        Raises:
+            ConfigError: if an option cannot be, or the head is one of other actions.
+        """
+        init, init_cache, network = parts(self, spec)
+        head = self.head(spec)
+
+        def apply(params, steps, key=None):
+            return network(params)(steps, init_cache(len(steps.prev_done)), key)[0]
+
+        def decode(params, cache, steps):
+            logits, cache = network(params)(jax.tree.map(lambda x: x[:, None], steps), cache)
+            return logits[:, 0], cache
+
+        return Model(init, apply, init_cache, decode, lambda prev_done: 0, SPAN, None, PARTITION, head)
 
 
 class Carry(NamedTuple):
@@ -164,25 +178,6 @@ class ActorCritic(NamedTuple):
     init_cache: Callable[[int], tuple[Carry, ...]]
     segment: Callable[[Params, tuple[Carry, ...], Steps], tuple[jax.Array, jax.Array, tuple[Carry, ...]]]
     partition: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
-
-
-def make(config: LSTM, spec: Spec) -> Model:
-    """Return the LSTM of `config` for observations and actions of `spec`.
-
-    Raises:
-        ConfigError: if an option cannot be, or the head is one of other actions.
-    """
-    init, init_cache, network = parts(config, spec)
-    head = config.head(spec)
-
-    def apply(params, steps, key=None):
-        return network(params)(steps, init_cache(len(steps.prev_done)), key)[0]
-
-    def decode(params, cache, steps):
-        logits, cache = network(params)(jax.tree.map(lambda x: x[:, None], steps), cache)
-        return logits[:, 0], cache
-
-    return Model(init, apply, init_cache, decode, lambda prev_done: 0, SPAN, None, PARTITION, head)
 
 
 def actor_critic(config: LSTM, spec: Spec) -> ActorCritic:

@@ -102,8 +102,43 @@ class Transformer(Options, ModelConfig):
         return dataclasses.replace(self, episode_length=family.episode_length if known is None else known)
 
     def make(self, spec: Spec) -> Model:
-        """Make the model for observations and actions of `spec`."""
-        return make(self, spec)
+        """Return the transformer for observations and actions of `spec`.
+
+        Raises:
+            ConfigError: if the options contradict each other, or the head is one of other actions.
+        """
+        self.validate()
+        head = self.head(spec)
+        init, module = functional(lambda key: Network(self, spec, head.size, rngs=nnx.Rngs(key)))
+        n, window = tokens_per_step(self.layout), self.window
+        period = rotary_period(window, n) if self.positions == "rotary" else None
+
+        def turn(x, position):
+            return x if period is None else rotate(x, position, period)
+
+        def network(params, steps, position, attend, key=None):
+            return module(params)(steps, position, attend, key)
+
+        def apply(params, steps, key=None):
+            length = steps.prev_done.shape[1]
+            if self.positions == "absolute" and length > window:
+                raise ConfigError(f"absolute positions reach {window} steps; got a segment of {length}")
+            position = jnp.arange(length * n, dtype=jnp.int32)
+
+            def attend(layer, q, k, v, key):
+                return segment_attention(
+                    turn(q, position), turn(k, position), v, window=window, n=n, dropout=self.attention_dropout, key=key
+                )
+
+            return network(params, steps, position, attend, key)
+
+        if self.exact_context:
+            return with_queue(apply, init, window, spec)._replace(partition=PARTITION, head=head)
+        rotary = self.positions == "rotary"
+        cached = ring_cache(self, n, network, turn) if rotary else episode_cache(self, spec, n, network)
+        init_cache, decode, context_start = cached
+        max_segment = window if self.positions == "absolute" else None
+        return Model(init, apply, init_cache, decode, context_start, window, max_segment, PARTITION, head)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,46 +256,6 @@ class Network(nnx.Module):
             x = jax.checkpoint(forward)(x) if again else forward(x)
         x = x if self.norm is None else self.norm(x)
         return self.head(x[self.n - 1 :: self.n]).astype(jnp.float32).reshape(batch, length, -1)
-
-
-def make(config: Transformer, spec: Spec) -> Model:
-    """Return the transformer of `config` for observations and actions of `spec`.
-
-    Raises:
-        ConfigError: if the options contradict each other, or the head is one of other actions.
-    """
-    config.validate()
-    head = config.head(spec)
-    init, module = functional(lambda key: Network(config, spec, head.size, rngs=nnx.Rngs(key)))
-    n, window = tokens_per_step(config.layout), config.window
-    period = rotary_period(window, n) if config.positions == "rotary" else None
-
-    def turn(x, position):
-        return x if period is None else rotate(x, position, period)
-
-    def network(params, steps, position, attend, key=None):
-        return module(params)(steps, position, attend, key)
-
-    def apply(params, steps, key=None):
-        length = steps.prev_done.shape[1]
-        if config.positions == "absolute" and length > window:
-            raise ConfigError(f"absolute positions reach {window} steps; got a segment of {length}")
-        position = jnp.arange(length * n, dtype=jnp.int32)
-
-        def attend(layer, q, k, v, key):
-            return segment_attention(
-                turn(q, position), turn(k, position), v, window=window, n=n, dropout=config.attention_dropout, key=key
-            )
-
-        return network(params, steps, position, attend, key)
-
-    if config.exact_context:
-        return with_queue(apply, init, window, spec)._replace(partition=PARTITION, head=head)
-    rotary = config.positions == "rotary"
-    cached = ring_cache(config, n, network, turn) if rotary else episode_cache(config, spec, n, network)
-    init_cache, decode, context_start = cached
-    max_segment = window if config.positions == "absolute" else None
-    return Model(init, apply, init_cache, decode, context_start, window, max_segment, PARTITION, head)
 
 
 def _dropout(key, x, rate):

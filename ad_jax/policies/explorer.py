@@ -43,8 +43,42 @@ class Explorer(PolicyConfig):
                 raise ConfigError(f"model.{name} must be at least 1; got {getattr(self, name)}")
 
     def make(self, family: TaskFamily, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
-        """Make the policy for worlds of a family."""
-        return make(self, family, mode, temperature)
+        """Return the explorer of `family`'s room, which draws nothing: mode and temperature change nothing.
+
+        Plans its walk: seconds, on the host.
+
+        Raises:
+            ConfigError: if the family is no room that it knows, or there is nothing to search with.
+        """
+        room = room_of(family)
+        self.validate()
+        planned = walk(room, self.episodes, self.beam)
+        # After the last planned episode: stay. A goal that can be reached has been found by then, or the horizon is
+        # over.
+        actions = jnp.asarray(np.append(planned, np.zeros((1, room.steps), np.int32), axis=0))
+        reached, table = jnp.asarray(room.reached, jnp.int32), jnp.asarray(cells(room.size))
+
+        def init(batch):
+            def at(value):
+                return jnp.full((batch,), value, jnp.int32)
+
+            return Lifetime(cell=at(0), goal=at(-1), episode=at(0), step=at(-1))
+
+        def act(params, lifetime, steps, keys):
+            # The cell that paid is the one that the action led to: at an episode's end, the observation is the next
+            # one's.
+            paid = (steps.prev_reward > 0) & (steps.prev_action < len(MOVES)) & (lifetime.goal < 0)
+            goal = jnp.where(
+                paid, reached[lifetime.cell, jnp.minimum(steps.prev_action, len(MOVES) - 1)], lifetime.goal
+            )
+            episode = jnp.minimum(lifetime.episode + steps.prev_done.astype(jnp.int32), len(planned))
+            step = jnp.where(steps.prev_done, 0, jnp.minimum(lifetime.step + 1, room.steps - 1))
+            position = jnp.asarray(steps.observation, jnp.int32)
+            home = jax.vmap(toward)(position, table[goal])
+            action = jnp.where(goal < 0, actions[episode, step], home)
+            return action, Lifetime(position[:, 0] * room.size + position[:, 1], goal, episode, step)
+
+        return Policy(init, act)
 
 
 class Lifetime(NamedTuple):
@@ -84,38 +118,3 @@ def room_of(family: TaskFamily) -> Room:
     if seen != expected:
         raise ConfigError(f"the explorer sees its cell in the room, {expected}; {family.name} shows {seen}")
     return Room(family.size, family.steps, family.start, family.reward)
-
-
-def make(config: Explorer, family: TaskFamily, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
-    """Return the explorer of `family`'s room, which draws nothing: mode and temperature change nothing.
-
-    Plans its walk: seconds, on the host.
-
-    Raises:
-        ConfigError: if the family is no room that it knows, or there is nothing to search with.
-    """
-    room = room_of(family)
-    config.validate()
-    planned = walk(room, config.episodes, config.beam)
-    # After the last planned episode: stay. A goal that can be reached has been found by then, or the horizon is over.
-    actions = jnp.asarray(np.append(planned, np.zeros((1, room.steps), np.int32), axis=0))
-    reached, table = jnp.asarray(room.reached, jnp.int32), jnp.asarray(cells(room.size))
-
-    def init(batch):
-        def at(value):
-            return jnp.full((batch,), value, jnp.int32)
-
-        return Lifetime(cell=at(0), goal=at(-1), episode=at(0), step=at(-1))
-
-    def act(params, lifetime, steps, keys):
-        # The cell that paid is the one that the action led to: at an episode's end, the observation is the next one's.
-        paid = (steps.prev_reward > 0) & (steps.prev_action < len(MOVES)) & (lifetime.goal < 0)
-        goal = jnp.where(paid, reached[lifetime.cell, jnp.minimum(steps.prev_action, len(MOVES) - 1)], lifetime.goal)
-        episode = jnp.minimum(lifetime.episode + steps.prev_done.astype(jnp.int32), len(planned))
-        step = jnp.where(steps.prev_done, 0, jnp.minimum(lifetime.step + 1, room.steps - 1))
-        position = jnp.asarray(steps.observation, jnp.int32)
-        home = jax.vmap(toward)(position, table[goal])
-        action = jnp.where(goal < 0, actions[episode, step], home)
-        return action, Lifetime(position[:, 0] * room.size + position[:, 1], goal, episode, step)
-
-    return Policy(init, act)

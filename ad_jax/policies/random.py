@@ -16,17 +16,12 @@ class Random(PolicyConfig):
     """Options of the random policy: none."""
 
     def make(self, family: TaskFamily, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
-        """Make the policy for worlds of a family."""
-        return make(self, family, mode, temperature)
+        """Return the random policy over `family`'s actions. At any temperature it is the same.
 
-
-def make(config: Random, family: TaskFamily, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
-    """Return the random policy over `family`'s actions. At any temperature it is the same.
-
-    Greedy, it takes the first of Discrete actions, and the middle of a Box.
-    """
-    action = family.action_spec
-    return uniform(action.n, mode, temperature) if isinstance(action, Discrete) else uniform_in(action, mode)
+        Greedy, it takes the first of Discrete actions, and the middle of a Box.
+        """
+        action = family.action_spec
+        return uniform(action.n, mode, temperature) if isinstance(action, Discrete) else uniform_in(action, mode)
 
 
 def uniform(num_actions: int, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:

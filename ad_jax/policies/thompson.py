@@ -36,8 +36,32 @@ class Thompson(PolicyConfig):
     points: int = 512  # intervals
 
     def make(self, family: TaskFamily, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
-        """Make the policy for worlds of a family."""
-        return make(self, family, mode, temperature)
+        """Return Thompson sampling over `family`'s arms; observations are ignored.
+
+        Raises:
+            ConfigError: if `family` is no bandit of ones and zeros, or for fewer than 2 points.
+        """
+        if not (isinstance(family, Bandit) and type(family).step_env is Bandit.step_env):
+            raise ConfigError(f"Thompson sampling is of bandits; got {family!r}. Use env=bandit, or another model")
+        if family.reward != "bernoulli":
+            raise ConfigError(
+                f"Thompson sampling counts ones and zeros; got env.reward={family.reward!r}. Use env.reward=bernoulli"
+            )
+        if self.points < 2:
+            raise ConfigError(f"model.points must be at least 2; got {self.points}")
+        arms = family.num_actions
+
+        def init(batch):
+            return Counts(*(jnp.zeros((batch, arms), jnp.float32) for _ in Counts._fields))
+
+        def act(params, counts, steps, keys):
+            pulled = jax.nn.one_hot(steps.prev_action, arms)  # the first step's "none" is no arm: all zero
+            reward = steps.prev_reward[:, None]
+            counts = Counts(counts.ones + pulled * reward, counts.zeros + pulled * (1 - reward))
+            likely = log_best(counts.ones, counts.zeros, self.points)
+            return choose(likely, keys, mode, temperature), counts
+
+        return Policy(init, act)
 
 
 class Counts(NamedTuple):
@@ -45,35 +69,6 @@ class Counts(NamedTuple):
 
     ones: jax.Array
     zeros: jax.Array
-
-
-def make(config: Thompson, family: TaskFamily, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
-    """Thompson sampling over `family`'s arms; observations are ignored.
-
-    Raises:
-        ConfigError: if `family` is no bandit of ones and zeros, or for fewer than 2 points.
-    """
-    if not (isinstance(family, Bandit) and type(family).step_env is Bandit.step_env):
-        raise ConfigError(f"Thompson sampling is of bandits; got {family!r}. Use env=bandit, or another model")
-    if family.reward != "bernoulli":
-        raise ConfigError(
-            f"Thompson sampling counts ones and zeros; got env.reward={family.reward!r}. Use env.reward=bernoulli"
-        )
-    if config.points < 2:
-        raise ConfigError(f"model.points must be at least 2; got {config.points}")
-    arms = family.num_actions
-
-    def init(batch):
-        return Counts(*(jnp.zeros((batch, arms), jnp.float32) for _ in Counts._fields))
-
-    def act(params, counts, steps, keys):
-        pulled = jax.nn.one_hot(steps.prev_action, arms)  # the first step's "none" is no arm: all zero
-        reward = steps.prev_reward[:, None]
-        counts = Counts(counts.ones + pulled * reward, counts.zeros + pulled * (1 - reward))
-        likely = log_best(counts.ones, counts.zeros, config.points)
-        return choose(likely, keys, mode, temperature), counts
-
-    return Policy(init, act)
 
 
 def log_best(ones: jax.Array, zeros: jax.Array, points: int) -> jax.Array:

@@ -47,8 +47,39 @@ class ActorCritic(SourceConfig):
     privileged: bool = struct.field(pytree_node=False, default=False)  # is given state that the observation hides
 
     def make(self, family: TaskFamily) -> Source:
-        """Make the source on a family."""
-        return make(self, family)
+        """Return actor-critic on `family`.
+
+        Raises:
+            ConfigError: for a size below 1, or if `privileged` on a family that hides nothing.
+        """
+        for name, size in (("actors", self.actors), ("unroll", self.unroll), *layer_sizes(self)):
+            if size < 1:
+                raise ConfigError(f"source.{name} must be at least 1; got {size}")
+        actors, unroll = self.actors, self.unroll
+        spec, view = source_view(family, self.privileged)
+        look, actions = jax.vmap(view), distribution(spec.action)
+
+        def init(key, task):
+            key_network, key_env = jax.random.split(key)
+            params = init_policy(key_network, spec, self.channels, self.hidden, actions.outputs) | actions.init()
+            observation, env_state = reset_actors(family, key_env, task, actors)
+            return State(params, optimizer(self).init(params), env_state, observation)
+
+        def update(key, state, task):
+            key_act, key_env = jax.random.split(key)
+            noise = actions.noise(key_act, (unroll, actors))
+            keys = jax.random.split(key_env, (unroll, actors))
+
+            def choose(env_state, observation, noise):
+                output, _ = policy(state.params, spec, look(env_state, observation))
+                return actions.draw(state.params, output, noise)
+
+            acted = act(family, task, choose, state.env_state, state.observation, noise, keys)
+            gradient = jax.grad(loss)(state.params, self, spec, *as_seen(view, acted))
+            params, opt_state = descend(optimizer(self), gradient, state.params, state.opt_state)
+            return State(params, opt_state, acted.env_state, acted.observation), acted.stream
+
+        return Source(init, update, steps_per_update=unroll, actors=actors)
 
 
 @struct.dataclass
@@ -59,42 +90,6 @@ class State:
     opt_state: optax.OptState
     env_state: struct.PyTreeNode  # [actors, ...]
     observation: jax.Array  # [actors, *O]
-
-
-def make(config: ActorCritic, family: TaskFamily) -> Source:
-    """Actor-critic on `family`.
-
-    Raises:
-        ConfigError: for a size below 1, or if `privileged` on a family that hides nothing.
-    """
-    for name, size in (("actors", config.actors), ("unroll", config.unroll), *layer_sizes(config)):
-        if size < 1:
-            raise ConfigError(f"source.{name} must be at least 1; got {size}")
-    actors, unroll = config.actors, config.unroll
-    spec, view = source_view(family, config.privileged)
-    look, actions = jax.vmap(view), distribution(spec.action)
-
-    def init(key, task):
-        key_network, key_env = jax.random.split(key)
-        params = init_policy(key_network, spec, config.channels, config.hidden, actions.outputs) | actions.init()
-        observation, env_state = reset_actors(family, key_env, task, actors)
-        return State(params, optimizer(config).init(params), env_state, observation)
-
-    def update(key, state, task):
-        key_act, key_env = jax.random.split(key)
-        noise = actions.noise(key_act, (unroll, actors))
-        keys = jax.random.split(key_env, (unroll, actors))
-
-        def choose(env_state, observation, noise):
-            output, _ = policy(state.params, spec, look(env_state, observation))
-            return actions.draw(state.params, output, noise)
-
-        acted = act(family, task, choose, state.env_state, state.observation, noise, keys)
-        gradient = jax.grad(loss)(state.params, config, spec, *as_seen(view, acted))
-        params, opt_state = descend(optimizer(config), gradient, state.params, state.opt_state)
-        return State(params, opt_state, acted.env_state, acted.observation), acted.stream
-
-    return Source(init, update, steps_per_update=unroll, actors=actors)
 
 
 def optimizer(config: ActorCritic) -> optax.GradientTransformation:

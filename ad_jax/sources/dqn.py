@@ -62,8 +62,57 @@ class DQN(SourceConfig):
     channels: tuple[int, ...] = struct.field(pytree_node=False, default=(16, 32, 32))  # of convolutions, for pixels
 
     def make(self, family: TaskFamily) -> Source:
-        """Make the source on a family."""
-        return make(self, family)
+        """Return DQN on `family`.
+
+        Raises:
+            ConfigError: for sizes that cannot be, or do not fit each other, or if actions are a Box.
+        """
+        discrete(family.action_spec, "source=dqn")
+        _validate(self)
+        actors, unroll = self.actors, self.unroll
+        spec, _ = source_view(family, privileged=False)
+        # The replay holds what is stored; pictures are made of it where the network looks.
+        see = jax.vmap(family.render)
+
+        def init(key, task):
+            key_network, key_env = jax.random.split(key)
+            params = init_q_values(key_network, spec, self.channels, self.hidden)
+            observation, env_state = reset_actors(family, key_env, task, actors)
+            replay = empty_replay(spec_of(family), self.capacity, actors)
+            target = jax.tree.map(jnp.copy, params)
+            return State(params, target, optimizer(self).init(params), env_state, observation, replay)
+
+        def update(key, state, task):
+            key_explore, key_which, key_env, key_learn = jax.random.split(key, 4)
+            epsilon = jnp.where(state.replay.written < self.warmup, 1.0, epsilons(self))
+            explore = jax.random.uniform(key_explore, (unroll, actors), jnp.float32) < epsilon[None]
+            which = jax.random.randint(key_which, (unroll, actors), 0, spec.num_actions, jnp.int32)
+
+            def choose(env_state, observation, noise):
+                explore, which = noise
+                return jnp.where(explore, which, jnp.argmax(q_values(state.params, spec, see(observation)), axis=1))
+
+            keys = jax.random.split(key_env, (unroll, actors))
+            acted = act(family, task, choose, state.env_state, state.observation, (explore, which), keys)
+            stream, reached = acted.stream.replace(next_observation=None), acted.outcomes.next_observation
+            replay = add(state.replay, stream, reached)
+
+            def learn(carry, key):
+                params, opt_state = carry
+                drawn, reached = sample(key, replay, self.batch, self.sequence)
+                seen = drawn.replace(observation=jax.vmap(see)(drawn.observation))
+                gradient = jax.grad(loss)(params, state.target, self, spec, seen, jax.vmap(see)(reached))
+                return descend(optimizer(self), gradient, params, opt_state), None
+
+            before = (state.params, state.opt_state)
+            after, _ = jax.lax.scan(learn, before, jax.random.split(key_learn, self.gradient_steps))
+            ready = replay.written >= max(self.warmup, self.sequence)
+            params, opt_state = select(ready, after, before)
+            copied = replay.written // unroll % self.target_updates == 0
+            target = select(copied, params, state.target)
+            return State(params, target, opt_state, acted.env_state, acted.observation, replay), acted.stream
+
+        return Source(init, update, steps_per_update=unroll, actors=actors)
 
 
 @struct.dataclass
@@ -85,59 +134,6 @@ class State:
     env_state: struct.PyTreeNode  # [actors, ...]
     observation: jax.Array  # [actors, *O]
     replay: Replay
-
-
-def make(config: DQN, family: TaskFamily) -> Source:
-    """DQN on `family`.
-
-    Raises:
-        ConfigError: for sizes that cannot be, or do not fit each other, or if actions are a Box.
-    """
-    discrete(family.action_spec, "source=dqn")
-    _validate(config)
-    actors, unroll = config.actors, config.unroll
-    spec, _ = source_view(family, privileged=False)
-    see = jax.vmap(family.render)  # the replay holds what is stored; pictures are made of it where the network looks
-
-    def init(key, task):
-        key_network, key_env = jax.random.split(key)
-        params = init_q_values(key_network, spec, config.channels, config.hidden)
-        observation, env_state = reset_actors(family, key_env, task, actors)
-        replay = empty_replay(spec_of(family), config.capacity, actors)
-        target = jax.tree.map(jnp.copy, params)
-        return State(params, target, optimizer(config).init(params), env_state, observation, replay)
-
-    def update(key, state, task):
-        key_explore, key_which, key_env, key_learn = jax.random.split(key, 4)
-        epsilon = jnp.where(state.replay.written < config.warmup, 1.0, epsilons(config))
-        explore = jax.random.uniform(key_explore, (unroll, actors), jnp.float32) < epsilon[None]
-        which = jax.random.randint(key_which, (unroll, actors), 0, spec.num_actions, jnp.int32)
-
-        def choose(env_state, observation, noise):
-            explore, which = noise
-            return jnp.where(explore, which, jnp.argmax(q_values(state.params, spec, see(observation)), axis=1))
-
-        keys = jax.random.split(key_env, (unroll, actors))
-        acted = act(family, task, choose, state.env_state, state.observation, (explore, which), keys)
-        stream, reached = acted.stream.replace(next_observation=None), acted.outcomes.next_observation
-        replay = add(state.replay, stream, reached)
-
-        def learn(carry, key):
-            params, opt_state = carry
-            drawn, reached = sample(key, replay, config.batch, config.sequence)
-            seen = drawn.replace(observation=jax.vmap(see)(drawn.observation))
-            gradient = jax.grad(loss)(params, state.target, config, spec, seen, jax.vmap(see)(reached))
-            return descend(optimizer(config), gradient, params, opt_state), None
-
-        before = (state.params, state.opt_state)
-        after, _ = jax.lax.scan(learn, before, jax.random.split(key_learn, config.gradient_steps))
-        ready = replay.written >= max(config.warmup, config.sequence)
-        params, opt_state = select(ready, after, before)
-        copied = replay.written // unroll % config.target_updates == 0
-        target = select(copied, params, state.target)
-        return State(params, target, opt_state, acted.env_state, acted.observation, replay), acted.stream
-
-    return Source(init, update, steps_per_update=unroll, actors=actors)
 
 
 def _validate(config: DQN) -> None:

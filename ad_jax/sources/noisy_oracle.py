@@ -38,8 +38,57 @@ class NoisyOracle(SourceConfig):
     optimality: float = 1.0  # share of the situations in which the demonstrator knows the optimal action
 
     def make(self, family: TaskFamily) -> Source:
-        """Make the source on a family."""
-        return make(self, family)
+        """Return a noisy oracle on `family`.
+
+        Raises:
+            TypeError: if the family does not know its optimal actions.
+            ConfigError: for a persistence below 1, or if actions are a Box.
+        """
+        discrete(family.action_spec, "source=noisy_oracle")
+        if self.persistence < 1:
+            raise ConfigError(f"source.persistence is a mean number of steps, at least 1; got {self.persistence}")
+        steps, actions = family.episode_length, family.num_actions
+        example = jax.eval_shape(lambda task: reset(family, a_key(0), task), family.default_params)[1]
+        if jax.eval_shape(family.optimal_action, example, family.default_params) is None:
+            raise TypeError(f"noisy_oracle needs an optimal_action; {family.name} has none. Try source=q_learning")
+
+        def init(key, task):
+            key_errors, key_env = jax.random.split(key)
+            observation, env_state = reset(family, key_env, task)
+            return State(jax.random.bits(key_errors, (), jnp.uint32), env_state, observation, jnp.int32(0))
+
+        def update(key, state, task):
+            place = jnp.arange(steps, dtype=jnp.float32)
+            episodes = state.updates.astype(jnp.float32) + place / steps  # of each step, since birth
+            fraction = jnp.minimum(episodes / jnp.maximum(self.noise_episodes, 1e-9), 1.0)
+            noise = self.noise_start + fraction * (self.noise_end - self.noise_start)
+            key_action, key = jax.random.split(key)
+            is_noise, random = halves(jax.random.bits(key_action, (steps,), jnp.uint32))
+            if self.persistence > 1:
+                renewed = jax.random.uniform(jax.random.fold_in(key, 0), (steps,), jnp.float32) * self.persistence < 1
+                # The step that decides.
+                decided = jax.lax.cummax(jnp.where(renewed, jnp.arange(steps, dtype=jnp.int32), 0))
+                is_noise, random = is_noise[decided], random[decided]
+            by_chance = (random * actions).astype(jnp.int32)
+
+            def step(carry, x):
+                env_state, observation = carry
+                is_noise, by_chance, key_env = x
+                situation = number_of(family.source_observation(env_state, observation), state.errors)
+                knows, habit = halves(situation)
+                best = cast(jax.Array, family.optimal_action(env_state, task))  # not None: asked above
+                own = jnp.where(knows < self.optimality, best, (habit * actions).astype(jnp.int32))
+                action = jnp.where(is_noise, by_chance, own)
+                next_observation, env_state, outcome = advance(family, key_env, env_state, action, task)
+                return (env_state, next_observation), outcome.transition(observation, action)
+
+            start = (state.env_state, state.observation)
+            random = (is_noise < noise, by_chance, jax.random.split(jax.random.fold_in(key, 1), steps))
+            (env_state, observation), stream = jax.lax.scan(step, start, random)
+            one_actor = jax.tree.map(lambda x: x[:, None], stream)
+            return State(state.errors, env_state, observation, state.updates + 1), one_actor
+
+        return Source(init, update, steps_per_update=steps, actors=1)
 
 
 @struct.dataclass
@@ -50,59 +99,6 @@ class State:
     env_state: struct.PyTreeNode
     observation: jax.Array
     updates: jax.Array  # [] int32
-
-
-def make(config: NoisyOracle, family: TaskFamily) -> Source:
-    """Return a noisy oracle on `family`.
-
-    Raises:
-        TypeError: if the family does not know its optimal actions.
-        ConfigError: for a persistence below 1, or if actions are a Box.
-    """
-    discrete(family.action_spec, "source=noisy_oracle")
-    if config.persistence < 1:
-        raise ConfigError(f"source.persistence is a mean number of steps, at least 1; got {config.persistence}")
-    steps, actions = family.episode_length, family.num_actions
-    example = jax.eval_shape(lambda task: reset(family, a_key(0), task), family.default_params)[1]
-    if jax.eval_shape(family.optimal_action, example, family.default_params) is None:
-        raise TypeError(f"noisy_oracle needs an optimal_action; {family.name} has none. Try source=q_learning")
-
-    def init(key, task):
-        key_errors, key_env = jax.random.split(key)
-        observation, env_state = reset(family, key_env, task)
-        return State(jax.random.bits(key_errors, (), jnp.uint32), env_state, observation, jnp.int32(0))
-
-    def update(key, state, task):
-        place = jnp.arange(steps, dtype=jnp.float32)
-        episodes = state.updates.astype(jnp.float32) + place / steps  # of each step, since birth
-        fraction = jnp.minimum(episodes / jnp.maximum(config.noise_episodes, 1e-9), 1.0)
-        noise = config.noise_start + fraction * (config.noise_end - config.noise_start)
-        key_action, key = jax.random.split(key)
-        is_noise, random = halves(jax.random.bits(key_action, (steps,), jnp.uint32))
-        if config.persistence > 1:
-            renewed = jax.random.uniform(jax.random.fold_in(key, 0), (steps,), jnp.float32) * config.persistence < 1
-            decided = jax.lax.cummax(jnp.where(renewed, jnp.arange(steps, dtype=jnp.int32), 0))  # the step that decides
-            is_noise, random = is_noise[decided], random[decided]
-        by_chance = (random * actions).astype(jnp.int32)
-
-        def step(carry, x):
-            env_state, observation = carry
-            is_noise, by_chance, key_env = x
-            situation = number_of(family.source_observation(env_state, observation), state.errors)
-            knows, habit = halves(situation)
-            best = cast(jax.Array, family.optimal_action(env_state, task))  # not None: asked above
-            own = jnp.where(knows < config.optimality, best, (habit * actions).astype(jnp.int32))
-            action = jnp.where(is_noise, by_chance, own)
-            next_observation, env_state, outcome = advance(family, key_env, env_state, action, task)
-            return (env_state, next_observation), outcome.transition(observation, action)
-
-        start = (state.env_state, state.observation)
-        random = (is_noise < noise, by_chance, jax.random.split(jax.random.fold_in(key, 1), steps))
-        (env_state, observation), stream = jax.lax.scan(step, start, random)
-        one_actor = jax.tree.map(lambda x: x[:, None], stream)
-        return State(state.errors, env_state, observation, state.updates + 1), one_actor
-
-    return Source(init, update, steps_per_update=steps, actors=1)
 
 
 def number_of(observation: jax.Array, seed: jax.Array) -> jax.Array:

@@ -52,8 +52,60 @@ class PPO(SourceConfig):
     privileged: bool = struct.field(pytree_node=False, default=False)  # is given state that the observation hides
 
     def make(self, family: TaskFamily) -> Source:
-        """Make the source on a family."""
-        return make(self, family)
+        """Return PPO on `family`.
+
+        Raises:
+            ConfigError: for a size below 1, minibatches that do not divide the steps of an update, or if `privileged`
+                on a family that hides nothing.
+        """
+        sizes = {name: getattr(self, name) for name in ("actors", "unroll", "epochs", "minibatches")}
+        for name, size in (*sizes.items(), *layer_sizes(self)):
+            if size < 1:
+                raise ConfigError(f"source.{name} must be at least 1; got {size}")
+        actors, unroll = self.actors, self.unroll
+        spec, view = source_view(family, self.privileged)
+        look, actions = jax.vmap(view), distribution(spec.action)
+        if actors * unroll % self.minibatches:
+            raise ConfigError(
+                f"source.minibatches={self.minibatches} must divide source.actors * source.unroll = {actors * unroll}"
+            )
+
+        def init(key, task):
+            key_network, key_env = jax.random.split(key)
+            params = init_policy(key_network, spec, self.channels, self.hidden, actions.outputs) | actions.init()
+            observation, env_state = reset_actors(family, key_env, task, actors)
+            return State(params, optimizer(self).init(params), env_state, observation)
+
+        def update(key, state, task):
+            key_act, key_env, key_learn = jax.random.split(key, 3)
+            noise = actions.noise(key_act, (unroll, actors))
+            keys = jax.random.split(key_env, (unroll, actors))
+
+            def choose(env_state, observation, noise):
+                output, _ = policy(state.params, spec, look(env_state, observation))
+                return actions.draw(state.params, output, noise)
+
+            acted = act(family, task, choose, state.env_state, state.observation, noise, keys)
+            samples = samples_of(state.params, self, spec, *as_seen(view, acted))
+
+            def minibatch(carry, samples):
+                params, opt_state = carry
+                gradient = jax.grad(loss)(params, self, spec, samples)
+                return descend(optimizer(self), gradient, params, opt_state), None
+
+            def epoch(carry, key):
+                order = jax.random.permutation(key, actors * unroll)
+
+                def deal(x):
+                    return x[order].reshape(self.minibatches, -1, *x.shape[1:])
+
+                return jax.lax.scan(minibatch, carry, jax.tree.map(deal, samples))[0], None
+
+            start = (state.params, state.opt_state)
+            (params, opt_state), _ = jax.lax.scan(epoch, start, jax.random.split(key_learn, self.epochs))
+            return State(params, opt_state, acted.env_state, acted.observation), acted.stream
+
+        return Source(init, update, steps_per_update=unroll, actors=actors)
 
 
 @struct.dataclass
@@ -75,63 +127,6 @@ class Samples:
     log_prob: jax.Array  # [n] float32, of the action
     advantage: jax.Array  # [n] float32
     target: jax.Array  # [n] float32, what the value should have been
-
-
-def make(config: PPO, family: TaskFamily) -> Source:
-    """PPO on `family`.
-
-    Raises:
-        ConfigError: for a size below 1, minibatches that do not divide the steps of an update, or if `privileged` on a
-            family that hides nothing.
-    """
-    sizes = {name: getattr(config, name) for name in ("actors", "unroll", "epochs", "minibatches")}
-    for name, size in (*sizes.items(), *layer_sizes(config)):
-        if size < 1:
-            raise ConfigError(f"source.{name} must be at least 1; got {size}")
-    actors, unroll = config.actors, config.unroll
-    spec, view = source_view(family, config.privileged)
-    look, actions = jax.vmap(view), distribution(spec.action)
-    if actors * unroll % config.minibatches:
-        raise ConfigError(
-            f"source.minibatches={config.minibatches} must divide source.actors * source.unroll = {actors * unroll}"
-        )
-
-    def init(key, task):
-        key_network, key_env = jax.random.split(key)
-        params = init_policy(key_network, spec, config.channels, config.hidden, actions.outputs) | actions.init()
-        observation, env_state = reset_actors(family, key_env, task, actors)
-        return State(params, optimizer(config).init(params), env_state, observation)
-
-    def update(key, state, task):
-        key_act, key_env, key_learn = jax.random.split(key, 3)
-        noise = actions.noise(key_act, (unroll, actors))
-        keys = jax.random.split(key_env, (unroll, actors))
-
-        def choose(env_state, observation, noise):
-            output, _ = policy(state.params, spec, look(env_state, observation))
-            return actions.draw(state.params, output, noise)
-
-        acted = act(family, task, choose, state.env_state, state.observation, noise, keys)
-        samples = samples_of(state.params, config, spec, *as_seen(view, acted))
-
-        def minibatch(carry, samples):
-            params, opt_state = carry
-            gradient = jax.grad(loss)(params, config, spec, samples)
-            return descend(optimizer(config), gradient, params, opt_state), None
-
-        def epoch(carry, key):
-            order = jax.random.permutation(key, actors * unroll)
-
-            def deal(x):
-                return x[order].reshape(config.minibatches, -1, *x.shape[1:])
-
-            return jax.lax.scan(minibatch, carry, jax.tree.map(deal, samples))[0], None
-
-        start = (state.params, state.opt_state)
-        (params, opt_state), _ = jax.lax.scan(epoch, start, jax.random.split(key_learn, config.epochs))
-        return State(params, opt_state, acted.env_state, acted.observation), acted.stream
-
-    return Source(init, update, steps_per_update=unroll, actors=actors)
 
 
 def optimizer(config: PPO) -> optax.GradientTransformation:

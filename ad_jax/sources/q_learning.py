@@ -41,8 +41,74 @@ class QLearning(SourceConfig):
     privileged: bool = struct.field(pytree_node=False, default=False)  # is given state that the observation hides
 
     def make(self, family: TaskFamily) -> Source:
-        """Make the source on a family."""
-        return make(self, family)
+        """Return Q-learning on `family`.
+
+        Raises:
+            TypeError: if observations are not integers.
+            ConfigError: if `privileged` on a family that hides nothing, or if actions are a Box.
+        """
+        discrete(family.action_spec, "source=q_learning")
+        spec, view = source_view(family, self.privileged)
+        if spec.values is None:
+            kind = "pixels" if spec.pixels else "real ones"
+            raise TypeError(f"q_learning needs integer observations; {family.name} has {kind}. Try source=actor_critic")
+        strides = [math.prod(spec.values[i + 1 :]) for i in range(len(spec.values))]
+        cells, steps = math.prod(spec.values), family.episode_length
+
+        def cell_of(env_state, observation):
+            observation = view(env_state, observation)
+            return jnp.sum(observation.reshape(-1).astype(jnp.int32) * jnp.array(strides, jnp.int32))
+
+        def init(key, task):
+            observation, env_state = reset(family, key, task)
+            table = jnp.full((cells, spec.num_actions), self.initial_value, jnp.float32)
+            memory = remember_nothing(cells, spec.num_actions) if self.explore == "novel" else None
+            return State(table, env_state, observation, jnp.int32(0), memory)
+
+        def update(key, state, task):
+            fraction = jnp.minimum(
+                state.updates.astype(jnp.float32) / jnp.maximum(self.exploration_episodes, 1e-9), 1.0
+            )
+            epsilon = self.epsilon_start + fraction * (self.epsilon_end - self.epsilon_start)
+
+            # One random word a step, all drawn at once: its upper half decides whether to explore, its lower which
+            # action. More words, or keys split step by step, would cost more than the learning.
+            key_action, key_env = jax.random.split(key)
+            chance, which = halves(jax.random.bits(key_action, (steps,), jnp.uint32))
+            explore = chance < epsilon
+            env_keys = jax.random.split(key_env, steps)
+
+            def step(carry, random):
+                table, env_state, observation, action, memory = carry
+                explore, which, key_env = random
+                cell = cell_of(env_state, observation)
+                next_observation, env_state, outcome = advance(family, key_env, env_state, action, task)
+                after = cell_of(outcome.next_state, outcome.next_observation)
+                ahead = best_of(table[after])
+                target = outcome.reward + self.discount * jnp.where(outcome.terminated, 0.0, ahead)
+                table = table.at[cell, action].add(self.learning_rate * (target - table[cell, action]))
+                transition = outcome.transition(observation, action)
+                cell_next = cell_of(env_state, next_observation)
+                if memory is not None:
+                    memory = remember(memory, cell, action, after, outcome.done)
+                next_action = choose(table[cell_next], explore, which, novelty(memory, cell_next))
+                return (table, env_state, next_observation, next_action, memory), transition
+
+            # A step ends by choosing the next action, because what the loop carries is computed once: chosen where it
+            # is used, XLA would choose it anew for each of its four uses (1.3 times the time of the whole update).
+            cell = cell_of(state.env_state, state.observation)
+            first = choose(state.table[cell], explore[0], which[0], novelty(state.memory, cell))
+
+            def later(x):
+                return jnp.roll(x, -1)
+
+            start = (state.table, state.env_state, state.observation, first, state.memory)
+            end, stream = jax.lax.scan(step, start, (later(explore), later(which), env_keys))
+            table, env_state, observation, _, memory = end
+            one_actor = jax.tree.map(lambda x: x[:, None], stream)
+            return State(table, env_state, observation, state.updates + 1, memory), one_actor
+
+        return Source(init, update, steps_per_update=steps, actors=1)
 
 
 class Memory(struct.PyTreeNode):
@@ -62,75 +128,6 @@ class State:
     observation: jax.Array
     updates: jax.Array  # [] int32
     memory: Memory | None  # only to explore what is novel
-
-
-def make(config: QLearning, family: TaskFamily) -> Source:
-    """Q-learning on `family`.
-
-    Raises:
-        TypeError: if observations are not integers.
-        ConfigError: if `privileged` on a family that hides nothing, or if actions are a Box.
-    """
-    discrete(family.action_spec, "source=q_learning")
-    spec, view = source_view(family, config.privileged)
-    if spec.values is None:
-        kind = "pixels" if spec.pixels else "real ones"
-        raise TypeError(f"q_learning needs integer observations; {family.name} has {kind}. Try source=actor_critic")
-    strides = [math.prod(spec.values[i + 1 :]) for i in range(len(spec.values))]
-    cells, steps = math.prod(spec.values), family.episode_length
-
-    def cell_of(env_state, observation):
-        observation = view(env_state, observation)
-        return jnp.sum(observation.reshape(-1).astype(jnp.int32) * jnp.array(strides, jnp.int32))
-
-    def init(key, task):
-        observation, env_state = reset(family, key, task)
-        table = jnp.full((cells, spec.num_actions), config.initial_value, jnp.float32)
-        memory = remember_nothing(cells, spec.num_actions) if config.explore == "novel" else None
-        return State(table, env_state, observation, jnp.int32(0), memory)
-
-    def update(key, state, task):
-        fraction = jnp.minimum(state.updates.astype(jnp.float32) / jnp.maximum(config.exploration_episodes, 1e-9), 1.0)
-        epsilon = config.epsilon_start + fraction * (config.epsilon_end - config.epsilon_start)
-
-        # One random word a step, all drawn at once: its upper half decides whether to explore, its lower which action.
-        # More words, or keys split step by step, would cost more than the learning.
-        key_action, key_env = jax.random.split(key)
-        chance, which = halves(jax.random.bits(key_action, (steps,), jnp.uint32))
-        explore = chance < epsilon
-        env_keys = jax.random.split(key_env, steps)
-
-        def step(carry, random):
-            table, env_state, observation, action, memory = carry
-            explore, which, key_env = random
-            cell = cell_of(env_state, observation)
-            next_observation, env_state, outcome = advance(family, key_env, env_state, action, task)
-            after = cell_of(outcome.next_state, outcome.next_observation)
-            ahead = best_of(table[after])
-            target = outcome.reward + config.discount * jnp.where(outcome.terminated, 0.0, ahead)
-            table = table.at[cell, action].add(config.learning_rate * (target - table[cell, action]))
-            transition = outcome.transition(observation, action)
-            cell_next = cell_of(env_state, next_observation)
-            if memory is not None:
-                memory = remember(memory, cell, action, after, outcome.done)
-            next_action = choose(table[cell_next], explore, which, novelty(memory, cell_next))
-            return (table, env_state, next_observation, next_action, memory), transition
-
-        # A step ends by choosing the next action, because what the loop carries is computed once: chosen where it is
-        # used, XLA would choose it anew for each of its four uses (1.3 times the time of the whole update).
-        cell = cell_of(state.env_state, state.observation)
-        first = choose(state.table[cell], explore[0], which[0], novelty(state.memory, cell))
-
-        def later(x):
-            return jnp.roll(x, -1)
-
-        start = (state.table, state.env_state, state.observation, first, state.memory)
-        end, stream = jax.lax.scan(step, start, (later(explore), later(which), env_keys))
-        table, env_state, observation, _, memory = end
-        one_actor = jax.tree.map(lambda x: x[:, None], stream)
-        return State(table, env_state, observation, state.updates + 1, memory), one_actor
-
-    return Source(init, update, steps_per_update=steps, actors=1)
 
 
 def best_of(values):

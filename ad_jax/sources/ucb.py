@@ -31,8 +31,42 @@ class UCB(SourceConfig):
     pulls_per_update: int = struct.field(pytree_node=False, default=10)
 
     def make(self, family: TaskFamily) -> Source:
-        """Make the source on a family."""
-        return make(self, family)
+        """Return UCB1 on `family`.
+
+        Raises:
+            TypeError: if an episode has more than one step.
+            ConfigError: if an update would have no pulls, or if actions are a Box.
+        """
+        discrete(family.action_spec, "source=ucb")
+        if family.episode_length != 1:
+            raise TypeError(
+                f"ucb needs episodes of 1 step; {family.name} has {family.episode_length}. Try source=q_learning"
+            )
+        if self.pulls_per_update < 1:
+            raise ConfigError(f"source.pulls_per_update must be at least 1; got {self.pulls_per_update}")
+        arms, steps = family.num_actions, self.pulls_per_update
+
+        def init(key, task):
+            observation, env_state = reset(family, key, task)
+            return State(jnp.zeros(arms, jnp.float32), jnp.zeros(arms, jnp.float32), env_state, observation)
+
+        def update(key, state, task):
+            key_noise, key_env = jax.random.split(key)
+            noise = jax.random.uniform(key_noise, (steps, arms), jnp.float32)
+
+            def step(state, random):
+                noise, key_env = random
+                bound = upper_bound(state.pulls, state.total, self.exploration)
+                action = jnp.argmax(jnp.where(bound >= bound.max() - TIE, noise, -1.0))
+                observation, env_state, outcome = advance(family, key_env, state.env_state, action, task)
+                pulls, total = state.pulls.at[action].add(1.0), state.total.at[action].add(outcome.reward)
+                transition = outcome.transition(state.observation, action.astype(jnp.int32))
+                return State(pulls, total, env_state, observation), transition
+
+            state, stream = jax.lax.scan(step, state, (noise, jax.random.split(key_env, steps)))
+            return state, jax.tree.map(lambda x: x[:, None], stream)
+
+        return Source(init, update, steps_per_update=steps, actors=1)
 
 
 @struct.dataclass
@@ -43,45 +77,6 @@ class State:
     total: jax.Array  # [A] float32, sum of each arm's rewards
     env_state: struct.PyTreeNode
     observation: jax.Array
-
-
-def make(config: UCB, family: TaskFamily) -> Source:
-    """UCB1 on `family`.
-
-    Raises:
-        TypeError: if an episode has more than one step.
-        ConfigError: if an update would have no pulls, or if actions are a Box.
-    """
-    discrete(family.action_spec, "source=ucb")
-    if family.episode_length != 1:
-        raise TypeError(
-            f"ucb needs episodes of 1 step; {family.name} has {family.episode_length}. Try source=q_learning"
-        )
-    if config.pulls_per_update < 1:
-        raise ConfigError(f"source.pulls_per_update must be at least 1; got {config.pulls_per_update}")
-    arms, steps = family.num_actions, config.pulls_per_update
-
-    def init(key, task):
-        observation, env_state = reset(family, key, task)
-        return State(jnp.zeros(arms, jnp.float32), jnp.zeros(arms, jnp.float32), env_state, observation)
-
-    def update(key, state, task):
-        key_noise, key_env = jax.random.split(key)
-        noise = jax.random.uniform(key_noise, (steps, arms), jnp.float32)
-
-        def step(state, random):
-            noise, key_env = random
-            bound = upper_bound(state.pulls, state.total, config.exploration)
-            action = jnp.argmax(jnp.where(bound >= bound.max() - TIE, noise, -1.0))
-            observation, env_state, outcome = advance(family, key_env, state.env_state, action, task)
-            pulls, total = state.pulls.at[action].add(1.0), state.total.at[action].add(outcome.reward)
-            transition = outcome.transition(state.observation, action.astype(jnp.int32))
-            return State(pulls, total, env_state, observation), transition
-
-        state, stream = jax.lax.scan(step, state, (noise, jax.random.split(key_env, steps)))
-        return state, jax.tree.map(lambda x: x[:, None], stream)
-
-    return Source(init, update, steps_per_update=steps, actors=1)
 
 
 def upper_bound(pulls: jax.Array, total: jax.Array, exploration: float | jax.Array) -> jax.Array:

@@ -78,9 +78,7 @@ class _Sample:
 
     @functools.cached_property
     def live(self) -> Callable[[Any], dict[str, Any]]:
-        """A lifetime on a task; the keys and actions are the same for all, so that lifetimes differ through the task
-        alone.
-        """
+        """A lifetime on a task; keys and actions are the same for all, so that they differ through the task alone."""
         keys = jax.random.split(a_key(1), self.steps + 1)
         actions = self.family.action_spec.sample(np.random.default_rng(1), (self.steps,))
         return lambda task: _lifetime(self.family, keys, actions, task)

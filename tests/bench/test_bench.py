@@ -130,9 +130,7 @@ def test_flop_of_actor_critic_against_the_compilers_count():
     family = envs.make("dark_room", {})
     config = sources.make_config("actor_critic", {"actors": 16, "unroll": 16})
     stream = jax.eval_shape(
-        lambda key, task: actor_critic.make(config, family).update(
-            key, actor_critic.make(config, family).init(key, task), task
-        ),
+        lambda key, task: config.make(family).update(key, config.make(family).init(key, task), task),
         jax.random.key(0),
         family.default_params,
     )[1]

@@ -84,7 +84,7 @@ def trained(histories, unit=None):
     """Parameters after a few updates on histories, and the loss of each."""
     config, sampling = Distillation(updates=6, warmup_updates=1), replay.Config(segment=8, batch=8)
     unit = unit or unit_of(histories.transition.reward)
-    model, mesh = reward_unit.applied(lstm.make(SMALL, GRID), unit), mesh_of()
+    model, mesh = reward_unit.applied(SMALL.make(GRID), unit), mesh_of()
     trainer = trainer_of(model, GRID, config, sampling, mesh, 3)
     resident = replay.load(histories, GRID, sampling, mesh)
     state, facts = trainer.run(trainer.init(), resident, jnp.int32(6))
@@ -99,7 +99,7 @@ def test_training_on_scaled_rewards_is_the_same_to_the_bit(kinds, scale):
 
 
 def test_a_unit_of_one_changes_no_program():
-    model = lstm.make(SMALL, GRID)
+    model = SMALL.make(GRID)
     assert reward_unit.applied(model, 1.0) is model
 
 

@@ -22,7 +22,7 @@ from ad_jax.history.replay import RotationConfig
 from ad_jax.history.store import HistoryStore
 from ad_jax.history.streaming import Rotation
 from ad_jax.methods.distillation import Distillation
-from ad_jax.models.transformer import Transformer, make
+from ad_jax.models.transformer import Transformer
 from ad_jax.process import metrics, settings
 from ad_jax.run.pipeline import Run
 from ad_jax.stage import train as train_lib
@@ -31,7 +31,7 @@ COUNT, STEPS, CHUNK = 52, 24, 5  # eleven chunks, the last one smaller
 TURNS = RotationConfig(resident=16, parts=2, every=3, spread=2)  # 8 come and go, of 52
 CONFIG = replay.Config(segment=8, batch=16, groups=4, rotation=TURNS)
 TINY = Distillation(updates=20, warmup_updates=2, learning_rate=1e-2, updates_per_dispatch=4, checkpoint_every=5)
-MODEL = make(Transformer(layers=1, width=8, heads=1, mlp_width=8, window=6), GRID)
+MODEL = Transformer(layers=1, width=8, heads=1, mlp_width=8, window=6).make(GRID)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from ad_jax.files import read_json
 from ad_jax.history import replay
 from ad_jax.methods.dpt import DPT
 from ad_jax.models import attention
-from ad_jax.models.dpt import DPTModel, Network, make
+from ad_jax.models.dpt import DPTModel, Network
 from ad_jax.run.pipeline import Run
 from ad_jax.testing import check_model
 from ad_jax.testing.model import random_steps
@@ -35,7 +35,7 @@ FLAT = dataclasses.replace(SMALL, layers=1)
 @functools.cache
 def built(config, spec):
     """Parameters, and `apply` with them."""
-    model = make(config, spec)
+    model = config.make(spec)
     params = jax.jit(model.init)(jax.random.key(0))
     apply = jax.jit(model.apply)
     return lambda *args: np.asarray(apply(params, *args))
@@ -43,11 +43,11 @@ def built(config, spec):
 
 def test_contract():
     """Causal, and decoding is applying: below, at and far past the window. On a grid: `test_models.py`."""
-    check_model(make(dataclasses.replace(SMALL, window=4, heads=16), ONE), ONE, episode_length=1)
+    check_model(dataclasses.replace(SMALL, window=4, heads=16).make(ONE), ONE, episode_length=1)
 
 
 def test_a_cell_can_go_in_as_numbers():
-    model = make(dataclasses.replace(SMALL, numeric_observations=True), GRID)
+    model = dataclasses.replace(SMALL, numeric_observations=True).make(GRID)
     params = jax.jit(model.init)(jax.random.key(0))
     assert params["tokens"]["observation"]["kernel"].shape == (2, 16)
     steps = random_steps(GRID, 1, 7, 5)
@@ -58,7 +58,7 @@ def test_a_cell_can_go_in_as_numbers():
 
 
 def test_pictures_go_in():
-    model = make(dataclasses.replace(SMALL, pixel_channels=(4,), pixel_width=8), PIXELS)
+    model = dataclasses.replace(SMALL, pixel_channels=(4,), pixel_width=8).make(PIXELS)
     params, steps = jax.eval_shape(model.init, jax.random.key(0)), random_steps(PIXELS, 2, 7, 3)
     assert jax.eval_shape(model.apply, params, steps, jax.random.key(0)).shape == (2, 7, 4)
     cache, one = model.init_cache(2), jax.tree.map(lambda x: x[:, 0], steps)
@@ -239,7 +239,7 @@ def test_labels_that_nobody_knows_are_refused():
 )
 def test_contradictions_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
-        make(dataclasses.replace(SMALL, **changes), GRID)
+        dataclasses.replace(SMALL, **changes).make(GRID)
 
 
 def test_dpt_runs_through_every_stage(tmp_path):

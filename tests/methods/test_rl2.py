@@ -34,7 +34,7 @@ from ad_jax.types import Steps
 ROOM = envs.make("dark_room", {"size": 3, "steps": 4, "start": "random"})
 TASKS = ROOM.split(0, 7, 2)
 MODEL = lstm.LSTM(width=8, hidden=12, mlp_width=8, value_head=True)
-NETWORK, DECODER = (f(MODEL, seen_spec_of(ROOM)) for f in (lstm.actor_critic, lstm.make))
+NETWORK, DECODER = (f(MODEL, seen_spec_of(ROOM)) for f in (lstm.actor_critic, lstm.LSTM.make))
 WHOLE = rl2.RL2(trial_episodes=3, trials=16, updates=5, minibatches=2, updates_per_dispatch=2, checkpoint_every=5)
 PARTS = dataclasses.replace(WHOLE, trial_episodes=2, unroll_episodes=1)
 
@@ -218,7 +218,7 @@ def test_the_end_of_an_episode_in_the_middle_of_a_trial_cuts_nothing():
     unroll = acted(params, config, family, family.all_tasks(), network)[0]
     assert unroll.reward.shape == (16, 8)
     assert {4, 8} >= set(np.asarray(unroll.done).sum(1).tolist()) > {8}
-    expected = trials.log_prob_of(decoded(params, unroll.steps, lstm.make(MODEL, seen_spec_of(family))), unroll.action)
+    expected = trials.log_prob_of(decoded(params, unroll.steps, MODEL.make(seen_spec_of(family))), unroll.action)
     np.testing.assert_allclose(unroll.log_prob, expected, atol=1e-5)
 
 
@@ -392,7 +392,7 @@ def test_it_learns_to_find_a_cell_and_to_go_there_at_once():
     )  # fmt: skip
     trainer = trainer_of(config, family=family, tasks=table, network=network)
     state, _ = trainer.run(trainer.init(table), trainer.tasks, jnp.int32(120))
-    decoder = lstm.make(model, seen_spec_of(family))
+    decoder = model.make(seen_spec_of(family))
     runner = make_evaluator(from_model(decoder), family, mesh_of(), 8, 40)
     ids, chance = family.task_ids(table), family.random_return(table).mean()
     returns = evaluate.evaluate(runner, state.params, table, ids, 8, 8, family, mesh_of(), 0).returns.mean((0, 1))

@@ -27,23 +27,23 @@ SMALL = {"layers": 1, "width": 16, "heads": 2, "mlp_width": 16}
 STREAMING = transformer.Transformer(**SMALL, window=5, action_head="mixture")
 LSTM = lstm.LSTM(width=8, hidden=12, mlp_width=16)
 CONFIGS = {
-    "streaming, mixture": (transformer, STREAMING, SPEC),
-    "streaming, binned": (transformer, dataclasses.replace(STREAMING, action_head="binned", action_bins=4), MATRIX),
-    "streaming, exact context": (transformer, dataclasses.replace(STREAMING, exact_context=True), MATRIX),
-    "paper": (transformer, transformer.Paper(**SMALL, window=10, episode_length=5, embedding_scale=1.0), MATRIX),
-    "lstm": (lstm, LSTM, MATRIX),
+    "streaming, mixture": (STREAMING, SPEC),
+    "streaming, binned": (dataclasses.replace(STREAMING, action_head="binned", action_bins=4), MATRIX),
+    "streaming, exact context": (dataclasses.replace(STREAMING, exact_context=True), MATRIX),
+    "paper": (transformer.Paper(**SMALL, window=10, episode_length=5, embedding_scale=1.0), MATRIX),
+    "lstm": (LSTM, MATRIX),
 }
 
 
 def with_parameters(config=STREAMING, spec=SPEC):
-    model = transformer.make(config, spec)
+    model = config.make(spec)
     return model, jax.jit(model.init)(jax.random.key(0))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_backbone_keeps_its_contract(name):
-    backbone, config, spec = CONFIGS[name]
-    model = backbone.make(config, spec)
+    config, spec = CONFIGS[name]
+    model = config.make(spec)
     assert isinstance(model.head, Mixture if config.action_head == "mixture" else Binned)
     assert len(check_model(model, spec, episode_length=5)) == 8
 

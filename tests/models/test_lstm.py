@@ -13,7 +13,7 @@ from ad_jax import Agent, models
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import build, load
 from ad_jax.files import read_json
-from ad_jax.models.lstm import LSTM, Carry, Layer, actor_critic, make
+from ad_jax.models.lstm import LSTM, Carry, Layer, actor_critic
 from ad_jax.models.tokens import as_numbers
 from ad_jax.policies.base import from_model
 from ad_jax.run.pipeline import Run
@@ -38,7 +38,7 @@ CONFIGS = {
 @pytest.mark.parametrize("name", CONFIGS)
 def test_contract(name):
     config, spec = CONFIGS[name]
-    assert len(check_model(make(config, spec), spec, episode_length=5)) == 8
+    assert len(check_model(config.make(spec), spec, episode_length=5)) == 8
 
 
 def test_a_layer_equals_flax_lstm_cell_step_by_step():
@@ -60,7 +60,7 @@ def test_a_layer_equals_flax_lstm_cell_step_by_step():
 
 
 def test_all_of_the_past_reaches_a_logit_and_a_segment_starts_empty():
-    model, steps = make(SMALL, GRID), random_steps(GRID, 1, 40, 5)
+    model, steps = SMALL.make(GRID), random_steps(GRID, 1, 40, 5)
     params = jax.jit(model.init)(jax.random.key(0))
     first = jax.grad(lambda reward: model.apply(params, steps.replace(prev_reward=reward))[0, -1].sum())
     assert np.all(np.asarray(first(jnp.asarray(steps.prev_reward))) != 0)
@@ -70,12 +70,12 @@ def test_all_of_the_past_reaches_a_logit_and_a_segment_starts_empty():
 
 def test_a_value_head_leaves_the_model_as_it_was():
     """Its parameters come beside the others, which are the same as without it, and logits do not see it."""
-    plain, valued = make(SMALL, GRID), dataclasses.replace(SMALL, value_head=True)
-    params, more = (jax.jit(make(c, GRID).init)(jax.random.key(0)) for c in (SMALL, valued))
+    plain, valued = SMALL.make(GRID), dataclasses.replace(SMALL, value_head=True)
+    params, more = (jax.jit(c.make(GRID).init)(jax.random.key(0)) for c in (SMALL, valued))
     assert more.keys() - params.keys() == {"value_head"}
     chex.assert_trees_all_equal(params, {name: more[name] for name in params})
     steps = random_steps(GRID, 3, 7, 5)
-    np.testing.assert_array_equal(make(valued, GRID).apply(more, steps), plain.apply(params, steps))
+    np.testing.assert_array_equal(valued.make(GRID).apply(more, steps), plain.apply(params, steps))
     network = actor_critic(valued, GRID)
     logits, value, cache = network.segment(more, network.init_cache(3), steps)
     np.testing.assert_array_equal(logits, plain.apply(params, steps))
@@ -92,7 +92,7 @@ def test_a_value_head_leaves_the_model_as_it_was():
 
 def test_an_agent_acts_with_it():
     """It donates the cache, in which each buffer may stand but once."""
-    model = make(dataclasses.replace(SMALL, layers=2), GRID)
+    model = dataclasses.replace(SMALL, layers=2).make(GRID)
     agent = Agent(from_model(model), jax.jit(model.init)(jax.random.key(0)), GRID)
     agent.act([[4, 4]])
     assert agent.act([[4, 5]], reward=[0], done=[False]).shape == (1,)
@@ -107,7 +107,7 @@ def test_observations_as_numbers_lie_between_minus_one_and_one():
     def middle(cell):
         return jnp.asarray([[[cell, 0]]])
 
-    model, steps = make(dataclasses.replace(SMALL, numeric_observations=True), GRID), random_steps(GRID, 1, 1, 5)
+    model, steps = dataclasses.replace(SMALL, numeric_observations=True).make(GRID), random_steps(GRID, 1, 1, 5)
     params = jax.jit(model.init)(jax.random.key(0))
     assert params["tokens"]["observation"]["kernel"].shape == (2, 8)
     seen = [model.apply(params, steps.replace(observation=middle(cell)))[0, 0] for cell in (0, 4, 8)]
@@ -115,9 +115,9 @@ def test_observations_as_numbers_lie_between_minus_one_and_one():
 
 
 def test_masked_tokens_change_training_alone():
-    model, steps = make(dataclasses.replace(SMALL, token_mask=0.5), GRID), random_steps(GRID, 4, 10, 5)
+    model, steps = dataclasses.replace(SMALL, token_mask=0.5).make(GRID), random_steps(GRID, 4, 10, 5)
     params = jax.jit(model.init)(jax.random.key(0))
-    plain = make(SMALL, GRID)
+    plain = SMALL.make(GRID)
     np.testing.assert_array_equal(model.apply(params, steps), plain.apply(params, steps))
     np.testing.assert_array_equal(plain.apply(params, steps, jax.random.key(1)), plain.apply(params, steps))
     assert not np.array_equal(model.apply(params, steps, jax.random.key(1)), model.apply(params, steps))

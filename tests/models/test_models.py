@@ -14,7 +14,7 @@ from ad_jax.models import attention
 from ad_jax.models.base import Model
 from ad_jax.models.dropout import keep
 from ad_jax.models.tokens import PixelConfig, PixelEncoder, Tokenizer, patches
-from ad_jax.models.transformer import Paper, Transformer, make
+from ad_jax.models.transformer import Paper, Transformer
 from ad_jax.testing import ContractError, check_model
 from ad_jax.testing.model import decode_all, random_steps
 from ad_jax.types import Discrete, Spec
@@ -50,7 +50,7 @@ SLOW = {name for name in CONFIGS if name.startswith("paper") or "p" in name.spli
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CONFIGS])
 def test_contract(name):
     config, spec = CONFIGS[name]
-    check_model(make(config, spec), spec, episode_length=1 if spec is ONE else 5)
+    check_model(config.make(spec), spec, episode_length=1 if spec is ONE else 5)
 
 
 @pytest.mark.parametrize("name", models.MODELS)
@@ -65,7 +65,7 @@ def test_an_exact_context_is_the_last_window_of_steps_and_the_usual_one_reaches_
     steps, changed = random_steps(GRID, 1, 12, 5), random_steps(GRID, 1, 12, 5)
     changed.prev_reward[:, 12 - 6 - 1] += 1  # one step before the window of the last one
     for exact, same in ((True, True), (False, False)):
-        model = make(dataclasses.replace(STREAMING, exact_context=exact), GRID)
+        model = dataclasses.replace(STREAMING, exact_context=exact).make(GRID)
         params = model.init(jax.random.key(0))
         one, other = (decode_all(model, params, x)[:, -1] for x in (steps, changed))
         assert np.array_equal(one, other) == same
@@ -119,7 +119,7 @@ def beside_the_cache(leaf):
 )
 def test_contract_checks_catch_a_broken_model(spoil, check):
     with pytest.raises(ContractError, match=check):
-        check_model(spoil(make(STREAMING, GRID)), GRID, episode_length=5)
+        check_model(spoil(STREAMING.make(GRID)), GRID, episode_length=5)
 
 
 def indifferent(spec):
@@ -145,12 +145,12 @@ def test_contract_checks_catch_a_model_without_parameters_that_sees_the_future()
 def test_bfloat16_is_close_to_float32(config):
     half = dataclasses.replace(config, compute_dtype="bfloat16")
     steps = random_steps(GRID, 2, 12, 5)
-    params = jax.jit(make(config, GRID).init)(jax.random.key(0))
-    full, low = (jax.jit(make(c, GRID).apply)(params, steps) for c in (config, half))
+    params = jax.jit(config.make(GRID).init)(jax.random.key(0))
+    full, low = (jax.jit(c.make(GRID).apply)(params, steps) for c in (config, half))
     assert low.dtype == jnp.float32
     assert not np.array_equal(full, low)
     np.testing.assert_allclose(full, low, atol=0.15)
-    decoded = decode_all(make(half, GRID), params, steps)
+    decoded = decode_all(half.make(GRID), params, steps)
     first = 10  # before the paper context moves
     np.testing.assert_allclose(decoded[:, :first], low[:, :first], atol=0.1)
 
@@ -253,16 +253,16 @@ def test_rotary_positions_repeat_exactly_and_keep_their_digits():
 def test_token_mask_hides_tokens_and_dropout_drops():
     """With everything masked the logits no longer depend on the input; without a key nothing is random."""
     config = dataclasses.replace(STREAMING, token_mask=0.999999)
-    model = make(config, GRID)
+    model = config.make(GRID)
     params = jax.jit(model.init)(jax.random.key(0))
     a, b = random_steps(GRID, 1, 6, 5, seed=0), random_steps(GRID, 1, 6, 5, seed=1)
     key = jax.random.key(3)
     np.testing.assert_allclose(model.apply(params, a, key), model.apply(params, b, key), atol=1e-6)
     assert not np.allclose(model.apply(params, a), model.apply(params, b))
     for option in ("dropout", "attention_dropout"):
-        noisy = make(dataclasses.replace(STREAMING, **{option: 0.5}), GRID)
+        noisy = dataclasses.replace(STREAMING, **{option: 0.5}).make(GRID)
         assert not np.allclose(noisy.apply(params, a, key), noisy.apply(params, a, jax.random.key(4)))
-        np.testing.assert_array_equal(noisy.apply(params, a), make(STREAMING, GRID).apply(params, a))
+        np.testing.assert_array_equal(noisy.apply(params, a), STREAMING.make(GRID).apply(params, a))
 
 
 @pytest.mark.slow
@@ -286,7 +286,7 @@ def test_the_encoder_sees_each_picture_by_itself_and_all_of_it():
 def test_an_encoder_fits_every_size_of_picture(shape):
     spec = Spec(Discrete(8), shape, None, pixels=True)
     for config in (PAPER, STREAMING):
-        model = make(config, spec)
+        model = config.make(spec)
         params = jax.eval_shape(model.init, jax.random.key(0))
         logits = jax.eval_shape(model.apply, params, random_steps(spec, 1, 3, 5))
         assert logits.shape == (1, 3, 8)
@@ -303,7 +303,7 @@ def test_dropout_keeps_the_mean():
 
 def test_the_paper_context_moves_by_whole_episodes():
     """Against a list that drops its oldest episodes: the cache holds what the rule says, step by step."""
-    model = make(PAPER, GRID)  # window 14, episodes of 5
+    model = PAPER.make(GRID)  # window 14, episodes of 5
     done = random_steps(GRID, 1, 40, 5).prev_done[0]
     starts = [model.context_start(done[: t + 1]) for t in range(40)]
     held, expected = [], []
@@ -319,7 +319,7 @@ def test_the_paper_context_moves_by_whole_episodes():
 
 def test_far_down_the_stream_the_streaming_cache_still_equals_apply():
     """The contract asks for 5 windows; 60 windows, past turns of the rotary period, must not differ either."""
-    model = make(dataclasses.replace(STREAMING, window=3), GRID)
+    model = dataclasses.replace(STREAMING, window=3).make(GRID)
     params = jax.jit(model.init)(jax.random.key(0))
     steps = random_steps(GRID, 1, 180, 5)
     decoded = decode_all(model, params, steps)
@@ -341,11 +341,11 @@ def test_far_down_the_stream_the_streaming_cache_still_equals_apply():
 )
 def test_contradictions_are_refused(config, words):
     with pytest.raises(ConfigError, match=words):
-        make(config, GRID)
+        config.make(GRID)
 
 
 def test_a_segment_past_absolute_positions_is_refused():
-    model = make(PAPER, GRID)
+    model = PAPER.make(GRID)
     with pytest.raises(ConfigError, match="absolute positions reach 14 steps"):
         model.apply(jax.jit(model.init)(jax.random.key(0)), random_steps(GRID, 1, 15, 5))
 

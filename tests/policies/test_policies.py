@@ -16,7 +16,7 @@ from ad_jax.errors import AdJaxError, ConfigError
 from ad_jax.experiment import Experiment, build, load, override
 from ad_jax.files import read_json
 from ad_jax.models.base import Model
-from ad_jax.models.transformer import Transformer, make
+from ad_jax.models.transformer import Transformer
 from ad_jax.policies import random
 from ad_jax.policies.base import Policy, from_model
 from ad_jax.run.pipeline import Run
@@ -37,7 +37,7 @@ def test_policies_keep_the_contract_sampled_and_greedy(name):
 
 
 def test_the_policy_of_a_model_keeps_the_contract():
-    model = make(Transformer(layers=1, width=16, heads=2, mlp_width=16, window=6), GRID)
+    model = Transformer(layers=1, width=16, heads=2, mlp_width=16, window=6).make(GRID)
     params = jax.jit(model.init)(jax.random.key(0))
     check_policy(from_model(model), GRID, episode_length=5, params=params)
     check_policy(from_model(model, "greedy"), GRID, episode_length=5, params=params, greedy=True)

@@ -229,12 +229,12 @@ def test_rounding_is_no_edit_and_of_another_device_it_is_only_said():
 
 
 def test_an_edited_source_is_named(copied, monkeypatch):
-    real = q_learning.make
+    real = q_learning.QLearning.make
 
     def edited(config: q_learning.QLearning, family):
         return real(dataclasses.replace(config, learning_rate=config.learning_rate / 2), family)
 
-    monkeypatch.setattr(q_learning, "make", edited)
+    monkeypatch.setattr(q_learning.QLearning, "make", edited)
     with pytest.raises(OtherHistoriesError, match=r"source q_learning behaves differently"):
         Run(tiny(*LIKE), copied).collect()
 
@@ -242,12 +242,12 @@ def test_an_edited_source_is_named(copied, monkeypatch):
 def test_an_edited_model_is_named(copied, tmp_path, monkeypatch):
     from ad_jax.models import transformer
 
-    real = transformer.make
+    real = transformer.Transformer.make
 
     def edited(config: transformer.Transformer, spec):
         return real(dataclasses.replace(config, activation="gelu"), spec)
 
-    monkeypatch.setattr(transformer, "make", edited)
+    monkeypatch.setattr(transformer.Transformer, "make", edited)
     with pytest.raises(OtherCheckpointError, match=r"model transformer behaves differently"):
         Run(tiny(*LIKE), copied).evaluate()
     with pytest.raises(CheckpointError, match=r"model transformer behaves differently.*Train it anew there"):

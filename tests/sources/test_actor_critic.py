@@ -85,7 +85,7 @@ def test_value_cost_scales_the_value_gradient_alone():
 def test_actions_follow_the_policy_and_learning_rate_zero_learns_nothing():
     family = Probes()
     config = actor_critic.ActorCritic(learning_rate=0.0, actors=500, unroll=8, hidden=(4,))
-    source, task = actor_critic.make(config, family), take(family.all_tasks(), 0)
+    source, task = config.make(family), take(family.all_tasks(), 0)
     state = jax.jit(source.init)(jax.random.key(0), task)
     state.params["policy"] = {"weight": jnp.zeros((4, 2)), "bias": jnp.log(jnp.array([0.8, 0.2]))}
     after, stream = jax.jit(source.update)(jax.random.key(1), state, task)

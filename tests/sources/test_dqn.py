@@ -25,7 +25,7 @@ QUICK = {"actors": 4, "unroll": 8, "capacity": 400, "warmup": 16, "gradient_step
 def test_dqn_solves_the_probes():
     family = Probes()
     config = dqn.DQN(learning_rate=0.01, discount=0.5, **QUICK)
-    solve = jax.vmap(lambda task, key: learn(dqn.make, config, family, task, 150, key))
+    solve = jax.vmap(lambda task, key: learn(config, family, task, 150, key))
     state, _ = solve(family.all_tasks(), jax.random.split(jax.random.key(0), len(NAMES)))
     got = jax.vmap(lambda params: dqn.q_values(params, spec_of(family), jnp.arange(2)))(state.params)
     got = dict(zip(NAMES, np.asarray(got)))
@@ -96,7 +96,7 @@ def test_actors_explore_each_at_its_own_rate_and_at_random_before_learning():
     config = dqn.DQN(epsilon=0.5, epsilon_spread=2.0, learning_rate=0.0, **{**QUICK, "actors": 3})
     np.testing.assert_allclose(dqn.epsilons(config), [0.5, 0.25, 0.125], rtol=1e-6)
     np.testing.assert_allclose(dqn.epsilons(dqn.DQN(actors=1, epsilon=0.3)), [0.3], rtol=1e-6)
-    source, task = dqn.make(config, family), take(family.all_tasks(), 0)
+    source, task = config.make(family), take(family.all_tasks(), 0)
 
     def run(key):
         state = source.init(key, task)
@@ -113,7 +113,7 @@ def test_actors_explore_each_at_its_own_rate_and_at_random_before_learning():
 
 def test_learning_waits_for_the_warmup_and_the_target_network_for_its_turn():
     family = Probes()
-    source = dqn.make(dqn.DQN(target_updates=3, **{**QUICK, "warmup": 24}), family)
+    source = dqn.DQN(target_updates=3, **{**QUICK, "warmup": 24}).make(family)
     task, update = take(family.all_tasks(), 4), jax.jit(source.update)
     state = source.init(jax.random.key(0), task)
     start = head = target = np.asarray(state.params["head"]["weight"])
@@ -130,9 +130,9 @@ def test_sizes_that_cannot_be_are_refused():
     with pytest.raises(
         ConfigError, match=r"capacity must be a multiple of source.unroll=8 and at least source.sequence=5; got 401"
     ):
-        dqn.make(dqn.DQN(**{**QUICK, "capacity": 401}), Probes())
+        dqn.DQN(**{**QUICK, "capacity": 401}).make(Probes())
     with pytest.raises(ConfigError, match=r"source.batch must be at least 1; got 0"):
-        dqn.make(dqn.DQN(batch=0), Probes())
+        dqn.DQN(batch=0).make(Probes())
 
 
 @pytest.mark.slow

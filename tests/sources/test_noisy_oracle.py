@@ -94,7 +94,7 @@ def test_decisions_last_as_long_as_persistence_says_and_are_as_often_noise():
 
 def test_a_decision_that_lasts_less_than_a_step_is_refused():
     with pytest.raises(ConfigError, match=r"persistence is a mean number of steps, at least 1; got 0\.5"):
-        noisy_oracle.make(noisy_oracle.NoisyOracle(persistence=0.5), DarkRoom())
+        noisy_oracle.NoisyOracle(persistence=0.5).make(DarkRoom())
 
 
 def test_noise_0_from_the_second_step_on():
@@ -172,7 +172,7 @@ def test_the_number_of_an_observation_is_uniform_and_depends_on_all_of_it(dtype)
 
 def test_a_family_without_optimal_actions_is_refused():
     with pytest.raises(TypeError, match="noisy_oracle needs an optimal_action; Probes has none"):
-        noisy_oracle.make(noisy_oracle.NoisyOracle(), Probes())
+        noisy_oracle.NoisyOracle().make(Probes())
 
 
 # --- Hidden state for sources ---

@@ -21,7 +21,7 @@ QUICK = {"actors": 8, "unroll": 8, "epochs": 4, "minibatches": 2, "hidden": (16,
 def test_ppo_solves_the_probes():
     family = Probes()
     config = ppo.PPO(learning_rate=0.01, discount=0.5, max_grad_norm=None, **QUICK)
-    solve = jax.vmap(lambda task, key: learn(ppo.make, config, family, task, 150, key))
+    solve = jax.vmap(lambda task, key: learn(config, family, task, 150, key))
     state, _ = solve(family.all_tasks(), jax.random.split(jax.random.key(0), len(NAMES)))
     x = networks.features(spec_of(family), jnp.arange(2))
     logits, value = jax.vmap(lambda params: networks.network(params, x))(state.params)
@@ -142,7 +142,7 @@ def test_each_epoch_uses_every_sample_once(monkeypatch):
 
     monkeypatch.setattr(ppo, "loss", spy)
     family = Probes()
-    source = ppo.make(ppo.PPO(**QUICK), family)
+    source = ppo.PPO(**QUICK).make(family)
     task = take(family.all_tasks(), 4)
     state = source.init(jax.random.key(0), task)
     jax.block_until_ready(jax.jit(source.update)(jax.random.key(1), state, task))
@@ -155,6 +155,6 @@ def test_each_epoch_uses_every_sample_once(monkeypatch):
 
 def test_sizes_that_cannot_be_are_refused():
     with pytest.raises(ConfigError, match=r"source.minibatches=3 must divide source.actors \* source.unroll = 64"):
-        ppo.make(ppo.PPO(**{**QUICK, "minibatches": 3}), Probes())
+        ppo.PPO(**{**QUICK, "minibatches": 3}).make(Probes())
     with pytest.raises(ConfigError, match=r"source.epochs must be at least 1; got 0"):
-        ppo.make(ppo.PPO(epochs=0), Probes())
+        ppo.PPO(epochs=0).make(Probes())

@@ -130,7 +130,7 @@ def test_check_source_names_what_is_broken(fault):
 
 def test_q_learning_solves_the_probes_exactly():
     config = q_learning.QLearning(learning_rate=0.5, discount=0.5, exploration_episodes=1e9)
-    solve = jax.vmap(lambda task, key: learn(q_learning.make, config, Probes(), task, 300, key))
+    solve = jax.vmap(lambda task, key: learn(config, Probes(), task, 300, key))
     state, _ = solve(Probes().all_tasks(), jax.random.split(jax.random.key(0), len(NAMES)))
     expected = {
         "constant": [[1, 1], [0, 0]],
@@ -160,7 +160,7 @@ def test_actor_critic_solves_the_probes():
     family = Probes()
     quick = {"actors": 8, "unroll": 8, "hidden": (16,)}
     config = actor_critic.ActorCritic(learning_rate=0.01, discount=0.5, entropy_cost=0.0, **quick)
-    solve = jax.vmap(lambda task, key: learn(actor_critic.make, config, family, task, 400, key))
+    solve = jax.vmap(lambda task, key: learn(config, family, task, 400, key))
     state, _ = solve(family.all_tasks(), jax.random.split(jax.random.key(0), len(NAMES)))
     x = networks.features(spec_of(family), jnp.arange(2))
     logits, value = jax.vmap(lambda params: networks.network(params, x))(state.params)
@@ -179,7 +179,7 @@ def test_actor_critic_solves_the_probes():
 def test_ucb_regret_is_below_its_bound(means):
     family, pulls, seeds = Bandit(arms=len(means)), 1000, 128
     task = BanditParams(jnp.int32(1), jnp.array(means, jnp.float32))
-    run = jax.vmap(lambda key: learn(ucb.make, ucb.UCB(), family, task, pulls // 10, key)[1].action)
+    run = jax.vmap(lambda key: learn(ucb.UCB(), family, task, pulls // 10, key)[1].action)
     action = np.asarray(run(jax.random.split(jax.random.key(0), seeds))).reshape(seeds, pulls)
     gaps = max(means) - np.array(means)
     regret = gaps[action].cumsum(axis=1).mean(axis=0)
@@ -202,14 +202,14 @@ def test_ucb_bound_is_ucb1():
 def test_ucb_breaks_ties_by_noise():
     family = Bandit(arms=3)
     task = BanditParams(jnp.int32(1), jnp.ones(3))  # every pull pays 1, so after 3 pulls all bounds are equal
-    run = jax.vmap(lambda key: learn(ucb.make, ucb.UCB(), family, task, 1, key)[1].action)
+    run = jax.vmap(lambda key: learn(ucb.UCB(), family, task, 1, key)[1].action)
     fourth = np.asarray(run(jax.random.split(jax.random.key(0), 600)))[:, 0, 3, 0]
     assert np.all(np.abs(np.bincount(fourth, minlength=3) - 200) < 60)
 
 
 def test_ucb_explores_as_much_as_it_is_told():
     task = BanditParams(jnp.int32(1), jnp.array([0.2, 0.8], jnp.float32))
-    run = jax.vmap(lambda c: learn(ucb.make, ucb.UCB(exploration=c), Bandit(arms=2), task, 50, jax.random.key(0))[0])
+    run = jax.vmap(lambda c: learn(ucb.UCB(exploration=c), Bandit(arms=2), task, 50, jax.random.key(0))[0])
     pulls = np.asarray(run(jnp.array([0.0, 1.0, 1000.0])).pulls)
     assert pulls[0].min() < pulls[1].min() < pulls[2].min()
     assert abs(pulls[2, 0] - pulls[2, 1]) <= 2
@@ -217,11 +217,11 @@ def test_ucb_explores_as_much_as_it_is_told():
 
 def test_sources_say_which_families_they_cannot_learn():
     with pytest.raises(TypeError, match=r"episodes of 1 step; DarkRoom has 20. Try source=q_learning"):
-        ucb.make(ucb.UCB(), envs.make("dark_room"))
+        ucb.UCB().make(envs.make("dark_room"))
     with pytest.raises(ConfigError, match="pulls_per_update must be at least 1; got 0"):
-        ucb.make(ucb.UCB(pulls_per_update=0), Bandit())
+        ucb.UCB(pulls_per_update=0).make(Bandit())
     with pytest.raises(ConfigError, match="hidden must be at least 1; got 0"):
-        actor_critic.make(actor_critic.ActorCritic(hidden=(8, 0)), Bandit())
+        actor_critic.ActorCritic(hidden=(8, 0)).make(Bandit())
 
 
 # --- Q-learning: each hyper-parameter ---
@@ -240,7 +240,7 @@ def test_q_learning_hyper_parameters_do_what_they_are_called():
     )
 
     def run(config):
-        source = q_learning.make(config, family)
+        source = config.make(family)
         state = source.init(jax.random.key(0), task)
         greedy = jnp.zeros_like(state.table).at[:, 3].set(1.0)  # prefers action 3
         state = state.replace(table=jnp.where(config.learning_rate == 0, greedy, state.table))
@@ -271,7 +271,7 @@ def test_novel_exploration_goes_where_the_episode_has_not_been_as_far_as_the_lea
     """Every action of a lifetime, against what a plain account of that lifetime says may be novel."""
     family = DarkRoom(size=4, steps=12, start="random")
     config = q_learning.QLearning(epsilon_end=1.0, explore="novel")
-    _, lifetime = learn(q_learning.make, config, family, take(family.all_tasks(), 5), 60, jax.random.key(0))
+    _, lifetime = learn(config, family, take(family.all_tasks(), 5), 60, jax.random.key(0))
     places = [tuple(map(int, place)) for place in lifetime.observation.reshape(-1, 2)]
     actions, ends = (
         lifetime.action.reshape(-1).tolist(),
@@ -298,7 +298,7 @@ def test_an_optimistic_table_leads_q_learning_to_a_goal_that_chance_does_not_fin
         exploration_episodes=jnp.full(3, 500.0),
         initial_value=jnp.array([0.0, 1.0, 0.25]),
     )
-    run = jax.vmap(lambda config: learn(q_learning.make, config, family, task, 1000, jax.random.key(0)))
+    run = jax.vmap(lambda config: learn(config, family, task, 1000, jax.random.key(0)))
     state, stream = run(configs)
     assert np.asarray(stream.reward[1]).sum() > 100 > 10 > np.asarray(stream.reward[0]).sum()
     assert set(np.unique(state.table[2]).tolist()) == {0.25}

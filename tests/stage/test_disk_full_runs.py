@@ -19,7 +19,7 @@ from ad_jax.checkpoint import checkpoint
 from ad_jax.errors import AdJaxError
 from ad_jax.history import replay
 from ad_jax.methods.distillation import Distillation
-from ad_jax.models.transformer import Transformer, make
+from ad_jax.models.transformer import Transformer
 from ad_jax.process import metrics
 from ad_jax.stage import evaluate
 from ad_jax.stage.train import train
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning"
 )
 
-MODEL = make(Transformer(layers=1, width=8, heads=1, mlp_width=8, window=6), GRID)
+MODEL = Transformer(layers=1, width=8, heads=1, mlp_width=8, window=6).make(GRID)
 SAMPLING = replay.Config(segment=8, batch=8, groups=8)
 SMALL = Distillation(updates=6, warmup_updates=2, updates_per_dispatch=3, checkpoint_every=2)
 

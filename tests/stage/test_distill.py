@@ -18,12 +18,12 @@ from ad_jax.errors import CheckpointError, ConfigError, TrainingDivergedError
 from ad_jax.history import replay
 from ad_jax.methods.distillation import Distillation
 from ad_jax.methods.supervised import cross_entropy, gradient
-from ad_jax.models.transformer import Transformer, make
+from ad_jax.models.transformer import Transformer
 from ad_jax.process import metrics
 from ad_jax.stage import train as train_lib
 from ad_jax.types import Batch, Steps
 
-MODEL = make(Transformer(layers=2, width=16, heads=4, mlp_width=32, window=6, token_mask=0.2, dropout=0.1), GRID)
+MODEL = Transformer(layers=2, width=16, heads=4, mlp_width=32, window=6, token_mask=0.2, dropout=0.1).make(GRID)
 SAMPLING = replay.Config(segment=8, batch=16, groups=8)
 TINY = Distillation(updates=6, warmup_updates=2, learning_rate=1e-2, updates_per_dispatch=3, checkpoint_every=2)
 
@@ -142,7 +142,7 @@ def test_a_checkpoint_restores_onto_another_mesh(trained, tmp_path):
 def test_another_architecture_is_refused_and_named(trained, tmp_path):
     trainer, resident = trained
     train(trainer, resident, tmp_path)
-    wider = make(Transformer(layers=2, width=16, heads=4, mlp_width=64, window=6), GRID)
+    wider = Transformer(layers=2, width=16, heads=4, mlp_width=64, window=6).make(GRID)
     other = trainer_of(wider, GRID, TINY, SAMPLING, mesh_of(), seed=1)
     with pytest.raises(
         CheckpointError, match=r"another architecture.*block_0.down.kernel \(\[32, 16\] there, \[64, 16\] here\)"
@@ -306,7 +306,7 @@ def test_weight_decay_shrinks_matrices_and_leaves_vectors(optimizer):
 
 
 def test_accumulated_gradients_equal_the_whole_batch():
-    model = make(Transformer(layers=1, width=8, heads=2, mlp_width=16, window=6), GRID)  # nothing random in it
+    model = Transformer(layers=1, width=8, heads=2, mlp_width=16, window=6).make(GRID)  # nothing random in it
     params = jax.jit(model.init)(jax.random.key(0))
     batch = replay.sample(load(mesh_of()), jax.random.key(1), GRID, SAMPLING, mesh_of())
     whole, parts = (

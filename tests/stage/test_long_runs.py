@@ -25,7 +25,7 @@ from ad_jax.history.store import HistoryWriter, open_store
 from ad_jax.methods import rl2
 from ad_jax.methods.distillation import Distillation
 from ad_jax.models import lstm
-from ad_jax.models.transformer import Transformer, make
+from ad_jax.models.transformer import Transformer
 from ad_jax.policies.base import from_model
 from ad_jax.process import metrics
 from ad_jax.run import curves
@@ -71,7 +71,7 @@ class Watch:
 @pytest.mark.parametrize("size", SIZES)
 def test_over_100000_updates(size, tmp_path):
     updates, watch = int(100_000 * size), Watch()
-    model = make(Transformer(layers=1, width=8, heads=1, mlp_width=8, window=6), GRID)
+    model = Transformer(layers=1, width=8, heads=1, mlp_width=8, window=6).make(GRID)
     sampling = replay.Config(segment=8, batch=8, groups=8)
     config = Distillation(updates=updates, checkpoint_every=updates // 100, evaluate_every=updates // 50)
     trainer = trainer_of(model, GRID, config, sampling, mesh_of(), seed=1)
