@@ -57,7 +57,7 @@ class Agent:
         """
         _, state, meta = checkpoint.load(Path(path), which)
         spec = Spec.from_json(meta["spec"])
-        config = models.make_config(meta["model"]["name"], meta["model"]["options"])
+        config = models.make(meta["model"]["name"], meta["model"]["options"])
         model = config.make(spec)
         checkpoint.check_architecture(meta, checkpoint.architecture_of(jax.eval_shape(model.init, a_key(0))), path)
         found, here = meta.get("behavior"), {"model": behavior.of_model(model, spec)}

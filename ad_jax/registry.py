@@ -91,6 +91,11 @@ def find(kind: str, name: str, registry: Mapping[str, str], *bases: type) -> typ
     return found
 
 
+def make(kind: str, name: str, options: Mapping[str, Any] | None, registry: Mapping[str, str], *bases: type) -> Any:
+    """Return the plug-in that `name` and `options` say: `build` of what is found by `find`; raises as they do."""
+    return build(f"{kind} {name}", find(kind, name, registry, *bases), options or {})
+
+
 def name_of(cls: type, *registries: Mapping[str, str]) -> str:
     """Return the name by which `find` finds a class: its own in a registry, or `"module:Class"`."""
     where = f"{cls.__module__}:{cls.__qualname__}"

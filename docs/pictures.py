@@ -86,7 +86,7 @@ def live(
     """Return the training tasks of split 0, `count` of them (0: every task), one learner each."""
     family = envs.make(env, options)
     tasks = family.all_tasks() if count == 0 else family.split(0, count, 1).train
-    made = sources.make_config(source, config).make(family)
+    made = sources.make(source, config).make(family)
     collector = collect.Collector(family, made, episodes, make_mesh(MeshConfig()), num_tasks(tasks))
     ids = family.task_ids(tasks)
     histories = collect.as_histories(collector.run(SEED, tasks, ids, 1, 0), tasks, ids, 1, 0, len(ids))

@@ -63,7 +63,7 @@ def lived(
     family: str, options: dict[str, Any], source: str, hyper: dict[str, Any], episodes: int, chunks: tuple = (1, 2)
 ) -> dict[str, str]:
     """Which tasks are held out, and two lifetimes of the source: one at a time, and together, with the same bits."""
-    e = Experiment("x", envs.make(family, options), sources.make_config(source, hyper), tasks=TaskConfig(4, 3))
+    e = Experiment("x", envs.make(family, options), sources.make(source, hyper), tasks=TaskConfig(4, 3))
     p = build(e)
     ids = p.family.task_ids(p.split.train)
     lifetimes = []
@@ -87,7 +87,7 @@ def split(family: str, options: dict[str, Any]) -> str:
 @pinned()
 def learned(name: str) -> dict[str, str]:
     """Return a model after two updates, and what it does on a held-out task."""
-    e = Experiment("x", DarkRoom(**ROOM), QLearning(), models.make_config(name, SIZES[name]))
+    e = Experiment("x", DarkRoom(**ROOM), QLearning(), models.make(name, SIZES[name]))
     mesh = make_mesh(MeshConfig(1, 1, 1))
     replay = ReplayConfig(segment=8, batch=4, groups=1)
     e = dataclasses.replace(e, replay=replay, collect=collect.Config(2, 8, 8), tasks=TaskConfig(4, 3))

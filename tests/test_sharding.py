@@ -163,7 +163,7 @@ BACKBONES = {
 def test_every_backbone_says_where_each_of_its_parameters_lies(backbone, spec):
     """What is split is most of the numbers; what is copied, a table's or a matrix's worth of them at most."""
     name, options = BACKBONES[backbone]
-    model = models.make_config(name, options).make(SPECS[spec])
+    model = models.make(name, options).make(SPECS[spec])
     assert hash(model) is not None, "a model may be a static argument"
     params = jax.eval_shape(model.init, jax.random.key(0))
     placed = param_shardings(params, mesh_of(2, 2, 2), model.partition)

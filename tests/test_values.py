@@ -78,7 +78,7 @@ def test_a_demonstration_names_a_reward_that_is_no_number(monkeypatch):
 
 
 def collector_of(family, source="noisy_oracle", devices=1, chunk=4):
-    made = sources.make_config(source).make(family)
+    made = sources.make(source).make(family)
     return Collector(family, made, 4, mesh_of(devices), chunk)
 
 

@@ -68,7 +68,7 @@ def rows(sizes: Sizes) -> Iterator[Row]:
 
 def setting(source: str, env: str, count: int, env_steps: int) -> Setting:
     """`count` learners whose lifetimes make about `env_steps` steps in all."""
-    family, config = envs.make(env, {}), sources.make_config(source)
+    family, config = envs.make(env, {}), sources.make(source)
     made = config.make(family)
     count = max(TASKS, count) if source != "actor_critic" else count
     longest = LONGEST * made.steps_per_update // family.episode_length if source == "ucb" else LONGEST

@@ -58,7 +58,7 @@ def setting(case: Case, mesh: Any = None) -> Trained:
     """Return the trainer of `case` on Dark Room's spec, on all devices by default."""
     family = envs.make("dark_room", {})
     spec, mesh = spec_of(family), mesh if mesh is not None else make_mesh(MeshConfig())
-    config = models.make_config(case.model, case.options).bind(family)
+    config = models.make(case.model, case.options).bind(family)
     sampling = replay.Config(segment=case.segment, batch=case.batch)
     resident = replay.load(random_histories(HISTORIES, WINDOWS * case.segment, spec), spec, sampling, mesh)
     training, model = Distillation(updates=10**6, accumulate=case.accumulate), config.make(spec)

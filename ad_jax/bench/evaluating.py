@@ -46,7 +46,7 @@ class Setting(NamedTuple):
 def setting(sizes: Sizes) -> Setting:
     """Return the first model that is distilled with, freshly initialized."""
     case, family = sizes.cases[0], envs.make("dark_room", {})
-    config = models.make_config(case.model, case.options).bind(family)
+    config = models.make(case.model, case.options).bind(family)
     model = config.make(spec_of(family))
     return Setting(model, config, jax.jit(model.init)(a_key(0)), family, make_mesh(MeshConfig()))
 

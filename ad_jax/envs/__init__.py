@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ad_jax import registry
 from ad_jax.envs import undrawn as undrawn  # before whatever imports gymnax
 from ad_jax.envs.base import TaskFamily
-from ad_jax.registry import build, find
 
 FAMILIES = {
     "bandit": "ad_jax.envs.bandit:Bandit",
@@ -25,4 +25,4 @@ def make(name: str, options: Mapping[str, Any] | None = None) -> TaskFamily:
     Raises:
         ConfigError: for an unknown family or option, with near matches.
     """
-    return build(f"env {name}", find("env", name, FAMILIES, TaskFamily), options or {})
+    return registry.make("env", name, options, FAMILIES, TaskFamily)

@@ -105,8 +105,6 @@ def plugin_from(kind: str, data: Any, where: str) -> Any:
     if isinstance(data, Mapping) and "config" in data:
         data = {name: value for name, value in data.items() if name != "config"} | {"options": data["config"]}
     plugin = from_data(Plugin, data, where)
-    if kind == "method":
-        return from_data(methods.find(plugin.name), plugin.options, where)
     return plugins.read(kind, plugin.name, plugin.options)
 
 

@@ -64,9 +64,9 @@ def _of_before(e: Experiment, name: str, value: Any) -> Experiment | None:
     if head in methods.BEFORE:
         if not rest:
             raise ConfigError(f"{name}={value}: a method is named by method=..., e.g. method={methods.BEFORE[head]}")
-        return dataclasses.replace(e, method=_replace(methods.of_before(e.method, head), rest, value, name))
+        return dataclasses.replace(e, method=_replace(_before(e.method, head), rest, value, name))
     if name == "replay.labels":
-        return dataclasses.replace(e, method=methods.labeled(e.method, value))
+        return dataclasses.replace(e, method=_labeled(e.method, value))
     return None
 
 
@@ -89,7 +89,7 @@ def _replace(config: Any, path: list[str], value: Any, dotted: str) -> Any:
             raise ConfigError(f"{dotted}: {head} is {what}; it has no field {rest[0]!r}")
         return dataclasses.replace(config, **{head: _replace(inner, rest, value, dotted)})
     if kind == "method":
-        return dataclasses.replace(config, method=methods.instead(config.method, str(value)))
+        return dataclasses.replace(config, method=_instead(config.method, str(value)))
     return dataclasses.replace(config, **{head: conform(dotted, value, hints[head])})
 
 
@@ -105,6 +105,41 @@ def _draft(inner: Any, path: list[str], value: Any, dotted: str) -> _Draft:
     if inside and isinstance(held, Mapping):  # env.vary.length=(0.5, 1.0)
         return _Draft(draft.of, {**draft.options, name: {**held, ".".join(inside): value}})
     return _Draft(draft.of, {**draft.options, ".".join((name, *inside)): value})
+
+
+def _instead(method: Any, name: str) -> Any:
+    """Return the method `name` in the place of `method`, with its own defaults.
+
+    Where both are fed histories, it keeps the options that they share: how long and how fast to train.
+    """
+    other = plugins.read("method", name)
+    shared = {} if not method.feed == other.feed == "histories" else vars(method)
+    kept = {field.name: shared[field.name] for field in dataclasses.fields(other) if field.name in shared}
+    return dataclasses.replace(other, **kept)
+
+
+def _before(method: Any, field: str) -> Any:
+    """Return the method whose options the field `field` held before there was a `method`: this one where it is that.
+
+    `distill` held those of every method that is fed histories.
+    """
+    name = methods.BEFORE[field]
+    kept = plugins.name_of(method) == name or (name == methods.DEFAULT and method.feed == "histories")
+    return method if kept else _instead(method, name)
+
+
+def _labeled(method: Any, labels: Any) -> Any:
+    """Return what `replay.labels` said before: distillation of the source's actions, or DPT of optimal ones.
+
+    Raises:
+        ConfigError: for other labels, near matches listed, or a method that is neither.
+    """
+    kinds = {"source": "distillation", "optimal": "dpt"}
+    if labels not in kinds:
+        raise unknown("value of replay.labels", str(labels), kinds)
+    if plugins.name_of(method) not in kinds.values():
+        raise ConfigError(f"replay.labels={labels} is of distillation and DPT; got method {plugins.name_of(method)}")
+    return _instead(method, kinds[labels])
 
 
 def _required(cls: type) -> set[str]:
@@ -125,5 +160,5 @@ def _fields(config: Any, prefix: str) -> list[str]:
             names += _fields(nested, f"{prefix}{field}.")
     if isinstance(config, Experiment):
         for field, name in methods.BEFORE.items():
-            names += [field, *_fields(methods.find(name), f"{field}.")]
+            names += [field, *_fields(plugins.read("method", name), f"{field}.")]
     return names

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ad_jax import registry
 from ad_jax.models.base import ModelConfig
-from ad_jax.registry import build, find
 
 MODELS = {
     "dpt": "ad_jax.models.dpt:DPTModel",
@@ -14,10 +14,10 @@ MODELS = {
 }
 
 
-def make_config(name: str, options: Mapping[str, Any] | None = None) -> ModelConfig:
+def make(name: str, options: Mapping[str, Any] | None = None) -> ModelConfig:
     """Return the backbone `name` with its options; `.bind(family).make(spec)` gives its `Model`.
 
     Raises:
         ConfigError: for an unknown model or option, with near matches.
     """
-    return build(f"model {name}", find("model", name, MODELS, ModelConfig), options or {})
+    return registry.make("model", name, options, MODELS, ModelConfig)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ad_jax.registry import build, find
+from ad_jax import registry
 from ad_jax.sources.base import SourceConfig
 
 SOURCES = {
@@ -16,10 +16,10 @@ SOURCES = {
 }
 
 
-def make_config(name: str, options: Mapping[str, Any] | None = None) -> SourceConfig:
+def make(name: str, options: Mapping[str, Any] | None = None) -> SourceConfig:
     """Return the source `name` with its options; `.make(family)` gives its `Source`.
 
     Raises:
         ConfigError: for an unknown source or option, with near matches.
     """
-    return build(f"source {name}", find("source", name, SOURCES, SourceConfig), options or {})
+    return registry.make("source", name, options, SOURCES, SourceConfig)

@@ -96,7 +96,7 @@ def _backbone(config: MethodConfig, spec: Any) -> tuple[Any, Any]:
     """Return the first of the small backbones that the method takes."""
     refused: list[str] = []
     for name, options in SMALL.items():
-        model_config = models.make_config(name, options)
+        model_config = models.make(name, options)
         try:
             config.check_model(name, model_config)
         except ConfigError as error:
@@ -111,7 +111,7 @@ def _histories(family: TaskFamily, tasks: Any, mesh: Any, next_observation: bool
     ids, source = family.task_ids(tasks), None
     for name in ("q_learning", "ucb", "noisy_oracle", "actor_critic"):
         with contextlib.suppress(TypeError, ConfigError):  # how a source says that a family does not suit it
-            source = source or sources.make_config(name).make(family)
+            source = source or sources.make(name).make(family)
     if source is None:
         raise ConfigError(f"no source of this package takes {family.name}; give check_method another family")
     collector = collect.Collector(family, source, EPISODES, mesh, 2 * len(ids), next_observation)

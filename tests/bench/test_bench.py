@@ -53,7 +53,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 def built(name, options):
     """Return the config, the model and shapes of its parameters."""
-    config = models.make_config(name, options).bind(envs.make("dark_room", {}))
+    config = models.make(name, options).bind(envs.make("dark_room", {}))
     model = config.make(GRID)
     return config, model, jax.eval_shape(model.init, jax.random.key(0))
 
@@ -128,7 +128,7 @@ def test_flop_of_actor_critic_against_the_compilers_count():
     by_hand = 10 * (18 * 128 + 2 * 128 * 128 + 128 * 6) - 2 * 18 * 128
     assert count.actor_critic_flops(18, (128, 128, 128), 5) == by_hand
     family = envs.make("dark_room", {})
-    config = sources.make_config("actor_critic", {"actors": 16, "unroll": 16})
+    config = sources.make("actor_critic", {"actors": 16, "unroll": 16})
     stream = jax.eval_shape(
         lambda key, task: config.make(family).update(key, config.make(family).init(key, task), task),
         jax.random.key(0),
@@ -166,7 +166,7 @@ def test_data_parallel_training_reduces_every_gradient_once():
 def test_the_uncached_evaluator_is_the_cached_one(context):
     """Within a window whatever its context; far past it with the steps that layers see through one another."""
     family, (_, model, _) = envs.make("dark_room", {"size": 5, "steps": 6}), built("transformer", MODEL)
-    model = models.make_config("transformer", MODEL).make(spec_of(family))
+    model = models.make("transformer", MODEL).make(spec_of(family))
     params = model.init(jax.random.key(1))
     steps = 8 if context is None else 40
     keys, tasks = jax.random.split(jax.random.key(2), 5), jax.tree.map(lambda x: x[:5], family.all_tasks())
@@ -183,7 +183,7 @@ def test_the_uncached_evaluator_is_the_cached_one(context):
 @pytest.mark.slow
 def test_an_uncached_context_of_one_window_is_another_function_past_it():
     """Or the test above could not fail."""
-    spec, config = GRID, models.make_config("transformer", MODEL)
+    spec, config = GRID, models.make("transformer", MODEL)
     model = config.make(spec)
     params = model.init(jax.random.key(1))
     full, short = uncached(model, spec, 15), uncached(model, spec)

@@ -225,14 +225,14 @@ def test_a_picture_tells_the_pose(height, width):
 def test_small_variants_keep_the_contract():
     check_env(dataclasses.replace(TINY, heading="fixed", reward="terminate"))
     family = dataclasses.replace(TINY, heading="fixed")
-    config = sources.make_config("actor_critic", {"actors": 2, "unroll": 6, "hidden": [8], "channels": [4, 4]})
+    config = sources.make("actor_critic", {"actors": 2, "unroll": 6, "hidden": [8], "channels": [4, 4]})
     assert len(check_source(config, family)) == 5
 
 
 def test_sources_that_cannot_use_pixels_say_so():
     for name, words in (("q_learning", "has pixels. Try source=actor_critic"), ("ucb", "episodes of 1 step")):
         with pytest.raises(TypeError, match=words):
-            sources.make_config(name).make(TINY)
+            sources.make(name).make(TINY)
 
 
 def test_the_stored_spec_is_the_pose_and_the_seen_one_the_picture():

@@ -110,7 +110,7 @@ def test_the_way_to_the_platform_is_nearly_the_shortest():
 
 
 def test_a_noisy_oracle_shows_the_way_to_the_platform():
-    config = sources.make_config("noisy_oracle", {"noise_episodes": 8.0})
+    config = sources.make("noisy_oracle", {"noise_episodes": 8.0})
     assert len(check_source(config, dataclasses.replace(TINY, heading="fixed"))) == 5
     source = config.make(Watermaze())
     learners = Collector(Watermaze(), source, 20, mesh_of(), 64)

@@ -58,7 +58,7 @@ def changed(*changes: str, base: Experiment = PLAIN) -> Experiment:
         ("source.name=ucb", {"source": UCB()}),
         ("env=bandit", {"env": Bandit()}),
         ("env=ad_jax.envs.bandit:Bandit", {"env": Bandit()}),
-        ("source=ad_jax.sources.ucb:make", {"source": UCB()}),
+        ("source=source_helpers:named_by_a_function", {"source": UCB()}),
         ("model.pixel_channels=(8, 8)", {"model": Transformer(pixel_channels=(8, 8))}),
     ],
 )
@@ -186,7 +186,7 @@ def test_a_plug_in_from_python_is_checked_like_one_from_a_file():
 
 def test_data_with_unknown_names_or_wrong_types_is_refused():
     data = PLAIN.to_json()
-    with pytest.raises(ConfigError, match=r"unknown field of method 'update'. Did you mean 'updates'"):
+    with pytest.raises(ConfigError, match=r"unknown option of method distillation 'update'. Did you mean 'updates'"):
         Experiment.from_json(data | {"method": {"name": "distillation", "options": {"update": 3}}})
     with pytest.raises(ConfigError, match=r"unknown method 'distilation'. Did you mean 'distillation'"):
         Experiment.from_json(data | {"method": {"name": "distilation"}})

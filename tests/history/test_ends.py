@@ -59,7 +59,7 @@ class Valued(Supervised):
 def lived() -> Histories:
     """Return what Q-learning did in a room whose goal ends the episode."""
     tasks = ROOM.split(0, 4, 2).train
-    source = sources.make_config("q_learning", {"exploration_episodes": 4.0}).make(ROOM)
+    source = sources.make("q_learning", {"exploration_episodes": 4.0}).make(ROOM)
     learners = Collector(ROOM, source, 8, mesh_of(), 8, next_observation=True)
     ids = ROOM.task_ids(tasks)
     return as_histories(learners.run(0, tasks, ids, 2, 0), tasks, ids, 2, 0, 8)
@@ -95,7 +95,7 @@ def test_what_is_collected_is_an_independent_simulation_to_the_last_step_of_each
 
 @pytest.mark.parametrize("name", ["actor_critic", "ppo", "dqn", "noisy_oracle"])
 def test_every_source_says_what_its_actions_led_to(name):
-    config = sources.make_config(name, {} if name == "noisy_oracle" else {"actors": 2, "hidden": (4,)})
+    config = sources.make(name, {} if name == "noisy_oracle" else {"actors": 2, "hidden": (4,)})
     learners = Collector(ROOM, config.make(ROOM), 8, mesh_of(), 1, next_observation=True)
     tasks = ROOM.split(0, 1, 2).train
     ids = ROOM.task_ids(tasks)
@@ -196,7 +196,7 @@ def test_what_nobody_collected_cannot_be_asked_for(lived):
 
 
 def test_a_source_that_does_not_say_what_its_actions_led_to_is_refused():
-    source = sources.make_config("noisy_oracle").make(ROOM)
+    source = sources.make("noisy_oracle").make(ROOM)
 
     def silent(key, state, task):
         state, stream = source.update(key, state, task)
@@ -218,7 +218,7 @@ def test_a_value_that_only_a_next_observation_shows_is_found(tmp_path, lived):
     family = Leaves(size=3, steps=5, reward="terminate", start="corner")
     tasks = family.split(0, 2, 2).train
     for asked in (False, True):
-        source = sources.make_config("noisy_oracle").make(family)
+        source = sources.make("noisy_oracle").make(family)
         learners, ids = Collector(family, source, 4, mesh_of(), 2, next_observation=asked), family.task_ids(tasks)
         where = beyond(learners, learners.run(0, tasks, ids, 1, 0), ids, 1, 0, 2)
         assert (where is not None) == asked

@@ -131,7 +131,7 @@ def collector(request):
     """Of one actor, and of three whose unrolls do not divide an episode."""
     if request.param == "q_learning":
         return collect_helpers.collector_of(mesh_of(), 4)
-    config = sources.make_config("actor_critic", collect_helpers.ACTORS)
+    config = sources.make("actor_critic", collect_helpers.ACTORS)
     return collect_helpers.collector_of(mesh_of(), 4, config.make(FAMILY))
 
 

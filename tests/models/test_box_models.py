@@ -127,4 +127,4 @@ def test_an_agent_names_outputs_that_leave_nothing_to_choose():
 )
 def test_what_cannot_be_is_refused(name, options, spec, words):
     with pytest.raises(ConfigError, match=words):
-        models.make_config(name, options).make(spec)
+        models.make(name, options).make(spec)

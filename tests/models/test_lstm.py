@@ -134,7 +134,7 @@ def test_masked_tokens_change_training_alone():
 )
 def test_options_that_cannot_be_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
-        models.make_config("lstm", options).make(GRID)
+        models.make("lstm", options).make(GRID)
 
 
 @pytest.mark.slow

@@ -57,7 +57,7 @@ def test_contract(name):
 def test_every_registered_model_keeps_the_contract(name):
     options = SMALL | {"window": 12} | ({"episode_length": 5} if name == "paper" else {})
     options = {"width": 16, "hidden": 16, "mlp_width": 32} if name == "lstm" else options
-    model = models.make_config(name, options).make(GRID)
+    model = models.make(name, options).make(GRID)
     assert len(check_model(model, GRID, episode_length=5)) == 8
 
 

@@ -109,7 +109,7 @@ def test_state_batch_and_cache_are_as_many_bytes_as_were_counted(smoke, accumula
 def built(name, options, env, env_options):
     """Return the family, the config, the model and shapes of its parameters."""
     family = envs.make(env, env_options)
-    config = models.make_config(name, options).bind(family)
+    config = models.make(name, options).bind(family)
     model = config.make(seen_spec_of(family))
     return family, config, model, jax.eval_shape(model.init, jax.random.key(0))
 

@@ -19,9 +19,9 @@ from ad_jax.experiment import (
     TaskConfig,
     build,
     override,
+    plugins,
 )
 from ad_jax.files import read_json
-from ad_jax.methods import find
 from ad_jax.methods.distillation import Distillation
 from ad_jax.models.heads.binned import Binned
 from ad_jax.models.transformer import Transformer
@@ -111,9 +111,11 @@ def test_other_heads_and_backbones_train_and_act(histories, changes):
 
 
 def test_a_decision_transformer_trains_and_acts(histories):
-    method = find("examples.decision_transformer:DecisionTransformer")
     options = {name: getattr(EXPERIMENT.method, name) for name in ("updates", "updates_per_dispatch", "warmup_updates")}
-    e = dataclasses.replace(EXPERIMENT, method=method(**options, target=3.0, scale=1.0))
+    options |= {"target": 3.0, "scale": 1.0}
+    e = dataclasses.replace(
+        EXPERIMENT, method=plugins.read("method", "examples.decision_transformer:DecisionTransformer", options)
+    )
     curve = in_memory.evaluate(e, in_memory.train(e, histories))
     assert np.isfinite(curve.returns).all()
 
@@ -122,7 +124,7 @@ def test_a_decision_transformer_trains_and_acts(histories):
     "name", ["distillation", pytest.param("examples.decision_transformer:DecisionTransformer", marks=pytest.mark.slow)]
 )
 def test_methods_keep_their_contract(name):
-    assert len(check_method(find(name)(), Reach())) == 8
+    assert len(check_method(plugins.read("method", name), Reach())) == 8
 
 
 @pytest.mark.parametrize("mode", ["sampled", "greedy"])

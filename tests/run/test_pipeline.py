@@ -196,7 +196,7 @@ def test_a_reference_learns_beside_the_frozen_model(copied, capsys):
     (one,) = read_json(copied / "results.json")["runs"][0]["sets"]
     p = build(e)
     (tasks,) = p.split.held_out.values()
-    algorithm = sources.make_config("actor_critic", {"actors": 2}).make(p.family)
+    algorithm = sources.make("actor_critic", {"actors": 2}).make(p.family)
     collector = Collector(p.family, algorithm, 5, make_mesh(e.mesh), 1)
     found = learning_curve(collector, tasks, p.family.task_ids(tasks), e.evaluate.source_seeds, e.seed)
     curve = np.reshape(found.returns, (len(one["tasks"]), e.evaluate.source_seeds, 2, -1)).mean(2)

@@ -80,7 +80,7 @@ def test_sources_of_real_actions_keep_the_contract(config):
 @pytest.mark.parametrize("name", ["q_learning", "dqn", "ucb", "noisy_oracle"])
 def test_sources_that_choose_among_actions_say_so_when_they_are_made(name):
     with pytest.raises(ConfigError, match=rf"source={name}: expected Discrete actions, received Box.*source=ppo"):
-        sources.make_config(name, {}).make(PointMass())
+        sources.make(name, {}).make(PointMass())
 
 
 def test_ppo_learns_to_reach_a_goal_that_it_is_not_shown():

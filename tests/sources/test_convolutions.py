@@ -103,12 +103,12 @@ def test_only_pixels_get_convolutions_and_none_where_no_channels_are_asked_for()
 def test_dqn_on_pixels_keeps_the_contract():
     """So does actor-critic: tests/envs/test_watermaze.py."""
     sizes = {"actors": 2, "unroll": 5, "capacity": 10, "warmup": 5, "gradient_steps": 1, "batch": 2, "sequence": 3}
-    config = sources.make_config("dqn", sizes | {"hidden": [8], "channels": [4, 4]})
+    config = sources.make("dqn", sizes | {"hidden": [8], "channels": [4, 4]})
     assert len(check_source(config, TINY)) == 5
 
 
 @pytest.mark.parametrize("name", ["actor_critic", "dqn", "ppo"])
 def test_layers_without_channels_are_refused(name):
-    config = sources.make_config(name, {"channels": [4, 0]})
+    config = sources.make(name, {"channels": [4, 0]})
     with pytest.raises(ConfigError, match=r"source\.channels must be at least 1; got 0"):
         config.make(DarkRoom())

@@ -141,7 +141,7 @@ def test_dqn_learns_from_pixels_to_go_to_a_hidden_platform():
     family = Watermaze(height=24, width=32, heading="fixed", reward="terminate")
     options = {"learning_rate": 1e-3, "discount": 0.9, "trace_decay": 0.9, "epsilon_spread": 2.0, "actors": 4}
     sizes = {"capacity": 1200, "gradient_steps": 8, "channels": [8, 16, 16], "hidden": [64]}
-    source = sources.make_config("dqn", options | sizes).make(family)
+    source = sources.make("dqn", options | sizes).make(family)
     collector = Collector(family, source, 24, mesh_of(), 2)
     lifetimes = collector.lifetimes(jax.random.split(jax.random.key(0), 2), family.split(0, 2, 1).train).transition
     reward, done = np.asarray(lifetimes.reward, float), np.asarray(lifetimes.terminated | lifetimes.truncated)

@@ -194,13 +194,13 @@ PRIVILEGED = {
 )
 def test_privileged_sources_keep_the_contract(name, family):
     """Among it: observations of the plain space, from which the plain environment leads to the next."""
-    assert len(check_source(sources.make_config(name, PRIVILEGED[name]), family)) == 5
+    assert len(check_source(sources.make(name, PRIVILEGED[name]), family)) == 5
 
 
 @pytest.mark.parametrize("name", PRIVILEGED)
 def test_a_source_cannot_be_given_what_is_not_hidden(name):
     with pytest.raises(ConfigError, match=r"DarkRoom.*hides no state"):
-        sources.make_config(name, PRIVILEGED[name]).make(DarkRoom())
+        sources.make(name, PRIVILEGED[name]).make(DarkRoom())
 
 
 def test_privileged_q_learning_learns_the_way_to_the_key_and_from_it_to_the_door():
@@ -226,7 +226,7 @@ def test_privileged_q_learning_learns_the_way_to_the_key_and_from_it_to_the_door
 
 
 def test_privileged_actor_critic_sees_what_q_learning_sees():
-    config = sources.make_config("actor_critic", PRIVILEGED["actor_critic"])
+    config = sources.make("actor_critic", PRIVILEGED["actor_critic"])
     state, stream = learn("actor_critic", config, ROOM, take(ROOM.all_tasks(), 0), 2, jax.random.key(0))
     assert state.params["hidden"][0]["weight"].shape == (3 + 3 + 3, 8)
     assert stream.observation.shape == (2, 6, 3, 2)

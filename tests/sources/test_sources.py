@@ -39,13 +39,13 @@ SUITED = {  # registered source: a family on which nearly everything can be chec
 def test_registered_sources_keep_the_contract(name):
     if name in SUITED:
         family, options = SUITED[name]
-        assert len(check_source(sources.make_config(name, options), family)) == 5
+        assert len(check_source(sources.make(name, options), family)) == 5
     else:
         assert check_plugin(name)
 
 
 def test_check_plugin_runs_a_source_on_the_families_it_accepts():
-    passed = check_plugin("ad_jax.sources.ucb:make")
+    passed = check_plugin("ad_jax.sources.ucb:UCB")
     assert len(passed) == 5
     assert all(check.endswith("(Bandit)") for check in passed)
 

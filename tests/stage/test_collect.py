@@ -37,7 +37,7 @@ def collected(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def actor_critic():
-    return sources.make_config("actor_critic", ACTORS).make(PARTS.family)
+    return sources.make("actor_critic", ACTORS).make(PARTS.family)
 
 
 @pytest.fixture(scope="module")
