@@ -36,9 +36,9 @@ class Learner(NamedTuple):
     Attributes:
         name: of the random numbers, of the records in metrics.jsonl and of the progress lines.
         feed: what an update learns from: windows drawn from learning histories, the training tasks, or nothing.
-        init: `(seed, tasks) -> state`. Every random number is keyed by the seed and a name. `tasks` is None unless the
-            learner is fed tasks. The state has the fields `step`, `[]` int32, the number of updates done, and `params`,
-            which a checkpoint is evaluated by.
+        init: `(seed, tasks) -> state`. Every random number is keyed by the seed, `[]` uint32 and traced, and a name.
+            `tasks` is None unless the learner is fed tasks. The state has the fields `step`, `[]` int32, the number of
+            updates done, and `params`, which a checkpoint is evaluated by.
         update: `(state, batch or tasks, key) -> (state, metrics)`: one update, pure; the key is consumed.
         params: `state -> params`, what is evaluated.
         shardings: `shapes of the state -> shardings`, how it lies on the mesh from its birth.

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from ad_jax.checkpoint.fingerprint import without_elements
@@ -53,31 +54,29 @@ class Trainer:
         self.learner, self.feed, self.seed = learner, feed, seed
         self.size = schedule.updates_per_dispatch
 
-        def start(tasks):
-            return learner.init(seed, tasks)
-
-        shapes, one = jax.eval_shape(start, feed.tasks), replicated(mesh)
+        # An argument, not a constant: programs do not differ by seed, so that a cache of programs serves all of them.
+        self.number = np.uint32(seed)
+        shapes, one = jax.eval_shape(learner.init, self.number, feed.tasks), replicated(mesh)
         self.shardings = learner.shardings(shapes)
         self.abstract_state = abstract_state(shapes, self.shardings)
-        born = jax.jit(start, out_shardings=self.shardings)
-        self.init = lambda: born(feed.tasks)
+        born = jax.jit(learner.init, out_shardings=self.shardings)
+        self.init = lambda: born(self.number, feed.tasks)
         self.run = jax.jit(self._run, donate_argnums=0, out_shardings=(self.shardings, one))
         self._programs: dict[str, Any] = {}
 
-    def key(self, step: Any) -> jax.Array:
-        """Return the key of the update after `step`."""
-        # Built from Python numbers inside the jit, so that a resumed run has the same keys.
-        return jax.random.fold_in(named_key(self.seed, self.learner.name), step)
+    def key(self, step: Any, seed: Any = None) -> jax.Array:
+        """Return the key of the update after `step`; of this seed, or of another as a uint32."""
+        return jax.random.fold_in(named_key(self.seed if seed is None else seed, self.learner.name), step)
 
-    def update(self, state: Any, resident: Any) -> tuple[Any, dict[str, Any]]:
-        """One update, on what the feed draws for it."""
-        batch, key = self.feed.draw(resident, self.key(state.step))
+    def update(self, state: Any, resident: Any, seed: Any = None) -> tuple[Any, dict[str, Any]]:
+        """One update, on what the feed draws for it with the `key` of the step."""
+        batch, key = self.feed.draw(resident, self.key(state.step, seed))
         return self.learner.update(state, batch, key)
 
-    def _run(self, state: Any, resident: Any, count: Any) -> tuple[Any, dict[str, Any]]:
+    def _run(self, state: Any, resident: Any, count: Any, seed: Any = None) -> tuple[Any, dict[str, Any]]:
         def body(i, carry):
             state, metrics = carry
-            state, new = self.update(state, resident)
+            state, new = self.update(state, resident, seed)
             return state, jax.tree.map(lambda all_of, value: all_of.at[i].set(value), metrics, new)
 
         shapes = jax.eval_shape(self.update, state, resident)[1]
@@ -89,8 +88,10 @@ class Trainer:
         """`run`, compiled for residents of this kind when it is first asked for."""
         kind = str(jax.tree.map(jax.typeof, resident))
         if kind not in self._programs:
-            self._programs[kind] = self.run.lower(self.abstract_state, resident, jnp.int32(1)).compile()
-        return self._programs[kind]
+            lowered = self.run.lower(self.abstract_state, resident, jnp.int32(1), self.number)
+            self._programs[kind] = lowered.compile()
+        program = self._programs[kind]
+        return lambda state, resident, count: program(state, resident, count, self.number)
 
 
 def abstract_state(shapes: Any, shardings: Any) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from helpers import GRID, mesh_of, numbered_histories, trainer_of
+from jax import stages
 
 from ad_jax.checkpoint import checkpoint
 from ad_jax.errors import CheckpointError, ConfigError, TrainingDivergedError
@@ -84,6 +85,23 @@ def test_parameters_and_optimizer_state_are_really_split():
         kernel = tree["block_0"]["up"]["kernel"]
         assert kernel.shape == (16, 32)
         assert kernel.addressable_shards[0].data.shape == (8, 16), "fsdp x tensor"
+
+
+def test_seeds_share_their_programs_and_nothing_else(trained, monkeypatch):
+    trainer, resident = trained
+    texts, losses, original = [], [], stages.Lowered.compile
+
+    def compile_and_keep(lowered, *args, **options):
+        texts.append(lowered.as_text())
+        return original(lowered, *args, **options)
+
+    monkeypatch.setattr(stages.Lowered, "compile", compile_and_keep)
+    for seed in (1, 2):
+        one = trainer_of(MODEL, GRID, TINY, SAMPLING, mesh_of(), seed=seed)
+        losses.append(np.asarray(one.compiled(resident)(one.init(), resident, jnp.int32(3))[1]["loss"]))
+    assert texts[0] == texts[1]
+    assert (losses[0] != losses[1]).all()
+    np.testing.assert_array_equal(losses[0], trainer.run(trainer.init(), resident, jnp.int32(3))[1]["loss"])
 
 
 def test_the_step_is_compiled_once_and_its_count_is_dynamic(trained):
