@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ad_jax.envs.stepping import is_key, narrow
@@ -90,7 +89,7 @@ def same(a: Any, b: Any) -> bool:
 
 def bits(x: Any) -> np.ndarray:
     """Return a leaf as NumPy has it: of random keys, their data."""
-    return np.asarray(jax.random.key_data(x) if is_key(jnp.asarray(x)) else x)
+    return np.asarray(jax.random.key_data(x) if isinstance(x, jax.Array) and is_key(x) else x)
 
 
 def types_of(tree: Any, weak: bool = False) -> list[str]:

@@ -5,6 +5,7 @@ It collects a few short histories of Dark Room, trains a small model on them by 
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +48,11 @@ class Sample:
     prepare: replay.Prepare | None
     trainer: Trainer
     resident: Any
+
+    @functools.cached_property
+    def played(self) -> tuple[np.ndarray, np.ndarray, int]:
+        """Actions of the policy before any update, the same with rows turned round, and how often it was traced."""
+        return _played(self)
 
 
 def check_method(config: MethodConfig, family: TaskFamily | None = None) -> list[str]:
@@ -178,7 +184,7 @@ def _dispatches(s: Sample) -> None:
 
 
 def _acting(s: Sample) -> None:
-    actions, _ = _played(s, lambda x: x)
+    actions, _, _ = s.played
     spec, kind = s.setting.spec, f"{actions.dtype}{list(actions.shape[1:])}"
     stated = f"{spec.action.compute_dtype}{[ROWS, *spec.action.shape]}"
     require(kind == stated, f"actions {stated}", kind, "One action a row.")
@@ -186,7 +192,7 @@ def _acting(s: Sample) -> None:
 
 
 def _rows(s: Sample) -> None:
-    (actions, _), (turned, _) = _played(s, lambda x: x), _played(s, lambda x: x[::-1])
+    actions, turned, _ = s.played
     require(
         np.array_equal(actions[:, ::-1], turned),
         "each row's actions to follow from its own steps and keys",
@@ -196,27 +202,31 @@ def _rows(s: Sample) -> None:
 
 
 def _carry(s: Sample) -> None:
-    _, traces = _played(s, lambda x: x)
+    _, _, traces = s.played
     require(traces == 1, "1 trace", traces, "The carry must come out with the shapes and dtypes it had.")
 
 
-def _played(s: Sample, order: Callable[[Any], Any]) -> tuple[np.ndarray, int]:
-    """Actions `[T, B]` in a stream of steps of several episodes, rows in an order; and how often `act` was traced."""
-    policy = s.config.policy(s.setting.model)
+def _played(s: Sample) -> tuple[np.ndarray, np.ndarray, int]:
+    """Actions `[T, B]` in a stream of steps of several episodes, rows in both orders, by one program."""
+    policy, traces = s.config.policy(s.setting.model), []
     steps = random_steps(dataclasses.replace(s.setting.seen_spec, extra=()), ROWS, 3 * 4, 4)
-    params, carry, traces, actions = s.method.learner.params(s.trainer.init()), policy.init(ROWS), [], []
+    params = jax.device_get(s.method.learner.params(s.trainer.init()))  # else the carry would be where they are
 
     @jax.jit
-    def act(carry, step, keys):
+    def act(params, carry, step, keys):
         traces.append(1)
         return policy.act(params, carry, step, keys)
 
-    for t in range(steps.prev_done.shape[1]):
-        keys = jax.random.split(a_key(t), ROWS)
-        step = jax.tree.map(lambda x: order(jnp.asarray(x[:, t])), steps)  # noqa: B023
-        action, carry = act(carry, step, order(keys))
-        actions.append(np.asarray(action))
-    return np.stack(actions), len(traces)
+    def stream(order: Callable[[Any], Any]) -> np.ndarray:
+        carry, actions = policy.init(ROWS), []
+        for t in range(steps.prev_done.shape[1]):
+            keys = jax.random.split(a_key(t), ROWS)
+            step = jax.tree.map(lambda x: order(jnp.asarray(x[:, t])), steps)  # noqa: B023
+            action, carry = act(params, carry, step, order(keys))
+            actions.append(np.asarray(action))
+        return np.stack(actions)
+
+    return stream(lambda x: x), stream(lambda x: x[::-1]), len(traces)
 
 
 CHECKS: dict[str, Callable[[Sample], None]] = {

@@ -1,6 +1,7 @@
 """The contract of a backbone: causal, the same function by segment and by cache, at any distance from the start."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import chex
@@ -27,7 +28,20 @@ class Sample:
     episode_length: int
     tolerance: float
     apply: Any  # jitted
-    decode: Any  # jitted
+    decode: Any  # jitted, and it may be traced once
+
+    @functools.cached_property
+    def firsts(self) -> list[int]:
+        """The first step of the context of each of `_moments`."""
+        moments = _moments(self.model.window)
+        done = random_done(1, moments[-1] + 1, self.episode_length)[0]
+        return [self.model.context_start(done[: t + 1]) for t in moments]
+
+    @functools.cached_property
+    def length(self) -> int:
+        """Of most segments, as one length is one program: each context fits, and more than a window where it may."""
+        window, longest = self.model.window, max(t + 1 - x for t, x in zip(_moments(self.model.window), self.firsts))
+        return longest if self.model.max_segment is not None else max(longest, 3 * window + 1)
 
 
 def check_model(model: Model, spec: Spec, *, episode_length: int, tolerance: float = 1e-4) -> list[str]:
@@ -46,15 +60,22 @@ def check_model(model: Model, spec: Spec, *, episode_length: int, tolerance: flo
         ContractError: for the first check that fails.
     """
     params = jax.jit(model.init)(a_key(0))
-    sample = Sample(model, spec, params, episode_length, tolerance, jax.jit(model.apply), jax.jit(model.decode))
+    chex.clear_trace_counter()  # it takes the function of another call of ours for this one
+
+    @chex.assert_max_traces(n=1)
+    def counted(params, cache, steps):
+        return model.decode(params, cache, steps)
+
+    apply, decode = jax.jit(model.apply), jax.jit(counted)
+    sample = Sample(model, spec, params, episode_length, tolerance, apply, decode)
     checks = {
         "apply gives outputs [B, L, head.size] in float32": _shapes,
         "an output does not see the future": _causal,
         "cache leaves are finite and lead with the batch": _cache,
+        "decode is compiled once": _retrace,
         "decode equals apply from the first step to five windows": _decode,
         "apply on a long segment equals decode": _long_segment,
         "rows of a batch do not affect one another": _rows,
-        "decode is compiled once": _retrace,
         "a key makes training mode, reproducibly": _training,
     }
     return run_checks(f"model {type(params).__name__}", checks, sample)
@@ -72,13 +93,18 @@ def random_steps(spec: Spec, batch: int, length: int, episode_length: int, seed:
         observation = flat.reshape(batch, length, *spec.shape).astype(np.int32)
     action = spec.action.sample(rng, (batch, length))
     action[:, 0] = spec.action.none
-    time = np.arange(length)
-    done = np.tile((time % episode_length == 0) & (time > 0), (batch, 1))
-    reward = rng.random((batch, length), np.float32) * (time > 0)
+    done = random_done(batch, length, episode_length)
+    reward = rng.random((batch, length), np.float32) * (np.arange(length) > 0)
     extra = {name: rng.normal(size=(batch, length, *shape)).astype(np.float32) for name, shape in spec.extra}
     return Steps(
         observation=observation, prev_action=action, prev_reward=reward.astype(np.float32), prev_done=done, extra=extra
     )
+
+
+def random_done(batch: int, length: int, episode_length: int) -> np.ndarray:
+    """Return where the streams of `random_steps` begin an episode anew, `[B, L]` bool."""
+    time = np.arange(length)
+    return np.tile((time % episode_length == 0) & (time > 0), (batch, 1))
 
 
 def decode_all(model: Model, params: Any, steps: Steps, decode: Any = None) -> np.ndarray:
@@ -88,6 +114,12 @@ def decode_all(model: Model, params: Any, steps: Steps, decode: Any = None) -> n
         out, cache = decode(params, cache, jax.tree.map(lambda x: x[:, t], steps))  # noqa: B023
         logits.append(np.asarray(out))
     return np.stack(logits, axis=1)
+
+
+def _moments(window: int) -> list[int]:
+    """Return the steps at which a decoded output is held against an applied one."""
+    last = 5 * window + 1
+    return sorted({0, 1, max(window - 2, 0), window - 1, window, window + 1, 2 * window, 3 * window + 1, last})
 
 
 def _stream(s: Sample, length: int, seed: int = 0) -> Steps:
@@ -113,7 +145,7 @@ def _causal(s: Sample) -> None:
     steps = _stream(s, s.model.window)
     middle = s.model.window // 2
     if not has_parameters(s.model):  # written rather than trained: it may count, and has no gradient
-        _causal_by_change(s, steps, _stream(s, s.model.window, seed=1), middle)
+        _causal_by_change(s, _stream(s, s.length), _stream(s, s.length, seed=1), middle)
         return
 
     outputs = jax.eval_shape(s.model.apply, s.params, steps).shape[-1]
@@ -153,17 +185,13 @@ def _cache(s: Sample) -> None:
 
 
 def _decode(s: Sample) -> None:
-    window = s.model.window
-    length = 5 * window + 2
-    steps = _stream(s, length)
+    window, moments = s.model.window, _moments(s.model.window)
+    steps = _stream(s, moments[-1] + 1)
     decoded = decode_all(s.model, s.params, steps, s.decode)
-    moments = sorted({0, 1, max(window - 2, 0), window - 1, window, window + 1, 2 * window, 3 * window + 1, length - 1})
-    firsts = [s.model.context_start(steps.prev_done[0, : t + 1]) for t in moments]
-    longest = max(t + 1 - first for t, first in zip(moments, firsts))
-    # One length for all, so one program: what comes after step t cannot matter.
-    padded = jax.tree.map(lambda x: np.concatenate([x, np.zeros_like(x[:, :longest])], axis=1), steps)
-    for t, first in zip(moments, firsts):
-        cut = jax.tree.map(lambda x: x[:, first : first + longest], padded)  # noqa: B023
+    # What comes after step t cannot matter.
+    padded = jax.tree.map(lambda x: np.pad(x, [(0, 0), (0, s.length), *[(0, 0)] * (x.ndim - 2)]), steps)
+    for t, first in zip(moments, s.firsts):
+        cut = jax.tree.map(lambda x: x[:, first : first + s.length], padded)  # noqa: B023
         error = np.abs(decoded[:, t] - np.asarray(s.apply(s.params, cut))[:, t - first]).max()
         require(
             error <= s.tolerance,
@@ -176,34 +204,27 @@ def _decode(s: Sample) -> None:
 def _long_segment(s: Sample) -> None:
     if s.model.max_segment is not None:
         return
-    steps = _stream(s, 3 * s.model.window + 1)
+    steps = _stream(s, s.length)
     error = np.abs(np.asarray(s.apply(s.params, steps)) - decode_all(s.model, s.params, steps, s.decode)).max()
     require(error <= s.tolerance, f"|decode - apply| <= {s.tolerance}", f"{error:.2e}", "Slide the window by one step.")
 
 
 def _rows(s: Sample) -> None:
-    steps, other = _stream(s, s.model.window), _stream(s, s.model.window, seed=1)
+    steps, other = _stream(s, s.length), _stream(s, s.length, seed=1)
     mixed = jax.tree.map(lambda x, y: np.stack([x[0], y[1]]), steps, other)
     error = np.abs(np.asarray(s.apply(s.params, steps) - s.apply(s.params, mixed)))[0].max()
     require(error <= 1e-5, "row 0 unchanged when row 1 changes", f"{error:.2e}", "Nothing may mix rows.")
 
 
 def _retrace(s: Sample) -> None:
-    steps = jax.tree.map(lambda x: x[:, 0], _stream(s, 1))
-
-    @chex.assert_max_traces(n=1)
-    def counted(params, cache, steps):
-        return s.model.decode(params, cache, steps)
-
-    chex.clear_trace_counter()  # it takes the function of another call of ours for this one
-    decode, cache = jax.jit(counted), s.model.init_cache(ROWS)
+    steps, cache = jax.tree.map(lambda x: x[:, 0], _stream(s, 1)), s.model.init_cache(ROWS)
     with promised("1 trace", "The cache must come out with the shapes and dtypes it had."):
         for _ in range(3):
-            _, cache = decode(s.params, cache, steps)
+            _, cache = s.decode(s.params, cache, steps)
 
 
 def _training(s: Sample) -> None:
-    steps, apply = _stream(s, s.model.window), s.apply
+    steps, apply = _stream(s, s.length), s.apply
     same = np.array_equal(apply(s.params, steps, a_key(1)), apply(s.params, steps, a_key(1)))
     require(same, "the same logits for the same key", "different ones", "Draw everything from the key.")
     require(np.array_equal(apply(s.params, steps), apply(s.params, steps)), "no randomness without a key", "some", "")
