@@ -19,12 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 from gymnax.environments import environment, spaces
 from gymnax.environments.environment import TEnvParams, TEnvState
+from jax.core import Tracer
 
 from ad_jax.envs import distinct
 from ad_jax.envs.leaves import tasks_of
 from ad_jax.envs.spaces import action_from, spec_from
 from ad_jax.envs.stepping import Outcome as Outcome
 from ad_jax.envs.stepping import advance as advance
+from ad_jax.envs.stepping import is_key
 from ad_jax.envs.stepping import reset as reset
 from ad_jax.errors import ConfigError
 from ad_jax.keys import a_key
@@ -324,8 +326,18 @@ def seen_spec_of(family: TaskFamily) -> Spec:
 
 
 def take(tasks: Any, index: Any) -> Any:
-    """Rows `index` of batched tasks."""
-    return jax.tree.map(lambda leaf: leaf[index], tasks)
+    """Rows `index` of batched tasks.
+
+    On the host where tasks and index are numbers: JAX would compile programs for each of their shapes.
+    """
+    traced = any(isinstance(i, Tracer) for i in jax.tree.leaves(index))
+    at = np.asarray(index) if isinstance(index, jax.Array) and not traced else index
+
+    def rows(leaf: Any) -> Any:
+        here = isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer) and leaf.is_fully_addressable
+        return leaf[index] if traced or not here or is_key(leaf) else jax.device_put(np.array(np.asarray(leaf)[at]))
+
+    return jax.tree.map(rows, tasks)
 
 
 def num_tasks(tasks: Any) -> int:
