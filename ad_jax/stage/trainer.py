@@ -74,12 +74,14 @@ class Trainer:
         return self.learner.update(state, batch, key)
 
     def _run(self, state: Any, resident: Any, count: Any, seed: Any = None) -> tuple[Any, dict[str, Any]]:
+        update = jax.jit(self.update, inline=True)  # traced once, for its shapes and for the loop
+
         def body(i, carry):
             state, metrics = carry
-            state, new = self.update(state, resident, seed)
+            state, new = update(state, resident, seed)
             return state, jax.tree.map(lambda all_of, value: all_of.at[i].set(value), metrics, new)
 
-        shapes = jax.eval_shape(self.update, state, resident)[1]
+        shapes = jax.eval_shape(update, state, resident, seed)[1]
         empty = jax.tree.map(lambda x: jnp.zeros((self.size, *x.shape), x.dtype), shapes)
         # A dynamic count: one program for every length, so where a run was cut cannot change its bits.
         return jax.lax.fori_loop(0, count, body, (state, empty))
