@@ -24,7 +24,7 @@ from ad_jax.stage.evaluate import evaluate
 from ad_jax.stage.rollout import make_evaluator
 
 SEED, LEARNERS, LIFETIME, EPISODES = 0, 8, 400, 40  # learners a task, episodes they live, episodes in context
-UPDATES, BATCH, WINDOW = 1000, 64, 80
+UPDATES, BATCH, WINDOW, LAYERS = 1000, 64, 80, 4
 STRIDE, PHASES = 40, 8  # of every 40 episodes one is kept, so that a window sees progress, in 8 ways
 
 
@@ -56,7 +56,7 @@ def train(model, spec, histories, mesh):
         changes, moments = optimizer.update(grads, moments, params)
         return (optax.apply_updates(params, changes), moments), value
 
-    params = model.init(jax.random.key(SEED))
+    params = jax.jit(model.init)(jax.random.key(SEED))
     state = params, optimizer.init(params)
     for start in range(0, UPDATES, 100):
         state, losses = jax.lax.scan(update, state, jnp.arange(start, start + 100, dtype=jnp.int32))
@@ -75,7 +75,7 @@ def main():
     histories = collect(family, source, split.train, mesh)
     print(f"{len(histories.task_ids)} lifetimes of {histories.transition.reward.shape[1]} steps")
 
-    model = Transformer(layers=4, width=64, heads=2, window=WINDOW, token_mask=0.3).make(spec)
+    model = Transformer(layers=LAYERS, width=64, heads=2, window=WINDOW, token_mask=0.3).make(spec)
     params = train(model, spec, histories, mesh)
 
     evaluator = make_evaluator(from_model(model), family, mesh, EPISODES, EPISODES * family.episode_length)

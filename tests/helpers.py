@@ -17,6 +17,14 @@ from ad_jax.stage.trainer import Trainer
 from ad_jax.types import Discrete, Histories, Spec, Transition
 
 GRID = Spec(Discrete(5), (2,), (9, 9))
+# Of the scale `smoke`: every stage, one program of each kind, on one device. Most of such a run is compiling.
+LITTLE = (
+    "mesh.data=1",
+    "model.layers=1",
+    "method.evaluate_every=0",
+    "evaluate.greedy=False",
+    "evaluate.source_seeds=0",
+)
 
 
 def mesh_of(data: int = 1, fsdp: int = 1, tensor: int = 1):
@@ -24,8 +32,12 @@ def mesh_of(data: int = 1, fsdp: int = 1, tensor: int = 1):
     return make_mesh(MeshConfig(data, fsdp, tensor), jax.devices()[: data * fsdp * tensor])
 
 
+@functools.lru_cache(maxsize=4)
 def trainer_of(model, spec, config, sampling, mesh, seed, render=lambda observation: observation) -> Trainer:
-    """Return the compiled parts of a method that is fed histories, of a family that it need not know."""
+    """Return the compiled parts of a method that is fed histories, of a family that it need not know.
+
+    They hold no state, so the same ones serve all trainings alike, and are traced once.
+    """
     family: Any = None
     learner = config.make(Setting(family, model, None, spec, spec, None, sampling, mesh)).learner
     return Trainer(learner, Windows(spec, sampling, mesh, render), config, mesh, seed)

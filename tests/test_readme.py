@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from helpers import LITTLE
 
 import ad_jax
 from ad_jax import Run, envs, load_experiment, methods, models, override, sources
@@ -82,7 +83,7 @@ def test_the_readmes_python_runs(elsewhere):
     experiment, call = written.split("\nRun(")
     exec(experiment, names)
     assert names["experiment"] == load_experiment("dark_room")
-    names["experiment"] = load_experiment("dark_room", scale="smoke")
+    names["experiment"] = override(load_experiment("dark_room", scale="smoke"), LITTLE)
     exec(f"Run({call}\n{acting}", names)
     assert (elsewhere / "runs/dark_room/mine/report/index.html").is_file()
     assert names["action"].shape == (2,)
@@ -102,9 +103,8 @@ def example():
 
 def test_the_example_runs_in_an_experiment(elsewhere):
     """With a training that learns nothing."""
-    less = ["model.layers=1", "model.width=16", "replay.batch=8", "distill.updates=4", "distill.warmup_updates=1"]
+    less = [*LITTLE, "model.width=16", "replay.batch=8", "distill.updates=4", "distill.warmup_updates=1"]
     less += ["collect.seeds=1", "collect.chunk_learners=39", "evaluate.episodes=2", "evaluate.seeds=1"]
-    less += ["distill.evaluate_every=0", "evaluate.greedy=False", "evaluate.source_seeds=0"]
     page = Run(override(example(), less)).all()
     assert page.is_file()
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import numbered_histories
+from helpers import LITTLE, numbered_histories
 
 from ad_jax import methods
 from ad_jax.__main__ import main
@@ -244,7 +244,8 @@ def test_online_and_stored_returns_to_go_are_equal_on_stored_episodes():
 
 
 def test_a_method_of_ones_own_runs_through_every_stage_and_goes_on_after_a_kill(tmp_path, monkeypatch, capsys):
-    arguments = ["run", "dark_room", "--scale", "smoke", f"method={OURS}"]
+    changes = [f"method={OURS}", *LITTLE]
+    arguments = ["run", "dark_room", "--scale", "smoke", *changes]
     assert main([*arguments, "--dir", str(tmp_path / "whole")]) == 0
     assert "held-out return" in capsys.readouterr().out
     _, whole, meta = checkpoint.load(tmp_path / "whole")
@@ -261,7 +262,7 @@ def test_a_method_of_ones_own_runs_through_every_stage_and_goes_on_after_a_kill(
             raise KilledError
         return read(learner, unread, past, log)
 
-    e = override(SMOKE, [f"method={OURS}"])
+    e = override(SMOKE, changes)
     run = Run(e, tmp_path / "killed", str(tmp_path / "whole/histories"))
     monkeypatch.setattr(train_lib, "_read", kill)
     with pytest.raises(KilledError):

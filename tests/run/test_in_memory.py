@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import struct
-from helpers import mesh_of
+from helpers import LITTLE, mesh_of
 
 from ad_jax import Agent, open_store
 from ad_jax.envs import leaves
@@ -22,8 +22,8 @@ from ad_jax.run import in_memory
 from ad_jax.run.pipeline import Run
 from ad_jax.stage.collect import Collector, learning_curve
 
-SMALL = ("tasks.used=8", "distill.evaluate_every=0", "evaluate.greedy=False", "evaluate.source_seeds=0")
-EXPERIMENT = override(load("dark_room", "smoke"), [*SMALL, "collect.chunk_learners=6", "evaluate.temperature=0.5"])
+SMALL = (*LITTLE, "mesh.data=8", "tasks.used=8", "collect.chunk_learners=6", "evaluate.temperature=0.5")
+EXPERIMENT = override(load("dark_room", "smoke"), SMALL)
 
 
 @struct.dataclass
@@ -104,6 +104,7 @@ def test_the_smallest_example_runs(monkeypatch, capsys):
         "WINDOW": 20,
         "STRIDE": 2,
         "PHASES": 1,
+        "LAYERS": 1,
     }.items():
         monkeypatch.setattr(minimal, name, value)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
