@@ -150,7 +150,8 @@ def test_a_swap_is_compiled_once_and_in_place(store):
 
 def train(folder, residents, config=TINY, updates=None, **options):
     """Return `updates` in one go, with the sizes of `config`'s schedule; the trained parameters and the log."""
-    trainer = trainer_of(MODEL, GRID, config, CONFIG, mesh_of(), seed=1)
+    compiled = dataclasses.replace(TINY, updates_per_dispatch=config.updates_per_dispatch)  # all that a program knows
+    trainer = trainer_of(MODEL, GRID, compiled, CONFIG, mesh_of(), seed=1)
     log = metrics.MetricsLog(folder, metrics.Config())
     meta = {"architecture": checkpoint.architecture_of(trainer.abstract_state.params)}
     result = train_lib.train(trainer, residents, config, folder / "checkpoints", meta, log, **options)
@@ -273,9 +274,7 @@ def test_versions_labels_tails_and_the_best_take_turns_too(tmp_path):
     def prepare(h):
         return {"label": (h.transition.action + h.transition.observation[..., 0]) % 5}
 
-    whole = replay.load(
-        histories, GRID, dataclasses.replace(config, rotation=None), mesh_of(), prepare=prepare
-    )  # fmt: skip
+    whole = replay.load(histories, GRID, dataclasses.replace(config, rotation=None), mesh_of(), prepare=prepare)
 
     def version(r, g, m):
         return (int(r.history[g, m]), *np.asarray(r.steps["reward"][g, m]).tolist())
