@@ -1,9 +1,9 @@
 """Point mass: real-valued actions; find a goal that is not shown with a body whose mass and friction are not either.
 
 Claim    frozen, on 32 held-out tasks, return rises in context by at least 8 from the first episode to the last tenth of
-         60, and is there at least 0.9 of what PPO, of 8 actors and 120 episodes each, earns on these tasks at its end. Where no action is drawn, but the median taken (greedy actions), it rises by at least 6. Measured: from
-         2.4 to 13.9, 0.971 of PPO's (95 % interval 0.964 to 0.979, over tasks and 3 training seeds); greedy from 2.2 to
-         13.8.
+         60, and is there at least 0.9 of what PPO, of 8 actors and 120 episodes each, earns on these tasks at its end.
+         Where no action is drawn, but the median taken (greedy actions), it rises by at least 6. Measured: from 2.4 to
+         13.9, 0.971 of PPO's (95 % interval 0.964 to 0.979, over tasks and 3 training seeds); greedy from 2.2 to 13.8.
 Command  ad-jax run point_mass seed=0     (1, 2; 5 to 10 minutes each on two shared cores; all three, and the rules:
          `ad-jax reproduce point_mass`)
 Variant  20 steps from anywhere on the table; a goal in a ring around its center, mass 0.5 to 2 and friction 1 to 4,
