@@ -10,7 +10,7 @@ import dataclasses
 import io
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,8 +40,8 @@ FOLLOWED = "random policy, same width"
 class Compiled(collect.Collector):
     """Learners that compile once, however often they are collected from."""
 
-    def compile(self, *arguments: Any) -> float:
-        return super().compile(*arguments) if self.lifetimes is self.jitted else 0.0
+    def compile(self, seed: int, tasks: Any, task_ids: Sequence[str], seeds: int) -> float:
+        return super().compile(seed, tasks, task_ids, seeds) if self.lifetimes is self.jitted else 0.0
 
 
 class Setting(NamedTuple):

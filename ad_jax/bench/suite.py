@@ -98,12 +98,15 @@ def run(
 
 def measured(only: str | None, sizes: Sizes, quick: bool, demo: Path | None, torch: bool) -> Iterator[Row]:
     """Rows of the stages asked for."""
+    reference = None
     if torch:
-        from ad_jax.bench import torch_reference  # first, so that its absence is said before minutes of measuring
+        from ad_jax.bench import (
+            torch_reference as reference,  # first, so that its absence is said before minutes of measuring
+        )
     for stage in STAGES if only is None else (only,):
         yield from stage_rows(stage, sizes, quick, demo)
-    if torch:
-        yield from torch_reference.rows(sizes)
+    if reference:
+        yield from reference.rows(sizes)
 
 
 def main(args: Any) -> int:

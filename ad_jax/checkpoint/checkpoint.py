@@ -143,7 +143,7 @@ class Checkpoints:
         (self.folder / "steps" / str(step)).rename(aside)
 
 
-def load(folder: Path, which: str = "last", abstract_state: Any = None) -> tuple[int, Any, dict[str, Any]]:
+def load(folder: str | Path, which: str = "last", abstract_state: Any = None) -> tuple[int, Any, dict[str, Any]]:
     """Read one checkpoint of a finished or running training.
 
     Args:

@@ -12,7 +12,7 @@ import functools
 import hashlib
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, Literal
 
 import jax
 import jax.numpy as jnp
@@ -59,10 +59,36 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
         for field in dataclasses.fields(self):
             conform(f"{self.name}.{field.name}", getattr(self, field.name), hints[field.name])
 
-    @property
-    def episode_length(self) -> int:
-        """Most steps that one episode can have (static)."""
+    if TYPE_CHECKING:  # a property to override or a field of the dataclass; a declaration would forbid one or the other
+
+        def __getattr__(self, name: Literal["episode_length"]) -> int: ...
+
+    else:
+
+        @property
+        def episode_length(self) -> int:
+            """Most steps that one episode can have (static)."""
+            raise NotImplementedError
+
+    # The types that a family's own methods have; gymnax's base class also takes Python's numbers for actions.
+    def reset_env(self, key: jax.Array, params: TEnvParams) -> tuple[Array, TEnvState]:
+        """Begin an episode of the task `params`: its first observation `[*O]`, and its state. The key is consumed."""
         raise NotImplementedError
+
+    def step_env(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, key: jax.Array, state: TEnvState, action: jax.Array, params: TEnvParams
+    ) -> tuple[Array, TEnvState, Array, Array, dict[str, Any]]:
+        """Take one step: observation `[*O]`, state, reward `[]`, terminated `[]`, and whatever else is to be told.
+
+        The key is consumed. `action` is `[]` int32, or `[*shape]` float32 of a `Box`; the time limit is not looked at.
+        """
+        raise NotImplementedError
+
+    def observe(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, key: jax.Array, state: TEnvState, action: jax.Array | None, params: TEnvParams
+    ) -> Array:
+        """Return the observation `[*O]` of `state`, to which `action` led; None where an episode begins."""
+        return super().observe(key, state, action, params)
 
     @property
     def reward_dtype(self) -> np.dtype:

@@ -89,7 +89,7 @@ def drawn(name: str, draw: Callable[[int], Any], wanted: int) -> Any:
     Raises:
         ConfigError: if there are not that many different ones in `1 + AGAIN` draws.
     """
-    tasks = draw(0)
+    tasks, first = draw(0), []
     for again in range(1, AGAIN + 2):
         every = len(jax.tree.leaves(tasks)[0])
         first = [group[0] for group in _groups(_contents(tasks, every))]

@@ -17,10 +17,10 @@ from ad_jax.types import Spec, Steps
 
 
 class Queue(NamedTuple):
-    """The last steps of every row, oldest first; slots from `count` on are empty."""
+    """The last steps of every row, oldest first; slots from `seen` on are empty."""
 
     steps: Steps  # [B, W]
-    count: jax.Array  # [] int32, steps ever seen
+    seen: jax.Array  # [] int32, steps ever seen
 
 
 def with_queue(apply: Callable[..., jax.Array], init: Callable, window: int, spec: Spec) -> Model:
@@ -37,16 +37,16 @@ def with_queue(apply: Callable[..., jax.Array], init: Callable, window: int, spe
         return Queue(empty_steps(spec, batch, window), jnp.int32(0))
 
     def decode(params, cache, steps):
-        last = jnp.minimum(cache.count, window - 1)
+        last = jnp.minimum(cache.seen, window - 1)
 
         def put(old, new):
-            moved = jnp.where(cache.count >= window, jnp.roll(old, -1, axis=1), old)
+            moved = jnp.where(cache.seen >= window, jnp.roll(old, -1, axis=1), old)
             return jax.lax.dynamic_update_index_in_dim(moved, new, last, 1)
 
         queue = jax.tree.map(put, cache.steps, steps)
         # What stands in the empty slots comes later than `last`, and a causal model does not look there.
         logits = jax.lax.dynamic_index_in_dim(apply(params, queue), last, 1, keepdims=False)
-        return logits, Queue(queue, cache.count + 1)
+        return logits, Queue(queue, cache.seen + 1)
 
     def start(prev_done):
         return max(0, len(prev_done) - window)

@@ -103,7 +103,7 @@ def evaluate(
     row = np.minimum(np.arange(padded), batch - 1)  # padding repeats the last rollout
     keys = task_keys(seed, "evaluate", task_ids, row, seeds)
     keys, tasks = put((keys, take(tasks, row // seeds)), on_batch(mesh))
-    rollouts, traces = evaluator.start(keys, tasks), []
+    rollouts, traces, finished = evaluator.start(keys, tasks), [], 0
     total = episodes * family.episode_length
     for done in range(evaluator.steps_per_run, total + evaluator.steps_per_run, evaluator.steps_per_run):
         rollouts, trace = evaluator.run(params, rollouts, keys, tasks)

@@ -173,7 +173,7 @@ class Sent(NamedTuple):
     """A dispatch that was sent: the updates done before it, how many it does, and their metrics on the device."""
 
     first: int
-    count: int
+    updates: int
     metrics: dict[str, Any]
 
 
