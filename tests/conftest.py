@@ -36,7 +36,7 @@ from jax._src import lru_cache
 
 def shaped_modules() -> list[str]:
     """Return the modules of ad_jax that state shapes and dtypes in their signatures."""
-    (root,) = map(pathlib.Path, importlib.util.find_spec("ad_jax").submodule_search_locations)
+    (root,) = map(pathlib.Path, importlib.util.find_spec("ad_jax").submodule_search_locations or ())
     files = (path for path in root.rglob("*.py") if "from jaxtyping import" in path.read_text())
     return [".".join(path.relative_to(root.parent).with_suffix("").parts) for path in files]
 
@@ -55,11 +55,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
-def put_whole(cache: lru_cache.LRUCache, key: str, value: bytes) -> None:
+def put_whole(self: lru_cache.LRUCache, key: str, value: bytes) -> None:
     """Add a compiled program to the cache, or nothing: JAX writes in place, and workers that import the same modules
     side by side have read halves.
     """
-    entry = cache.path / f"{key}-cache"
+    entry = self.path / f"{key}-cache"
     if not entry.exists():
         begun = entry.with_name(f"{entry.name}.{os.getpid()}")
         begun.write_bytes(value)

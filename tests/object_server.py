@@ -76,7 +76,7 @@ class Relay(http.server.BaseHTTPRequestHandler):
     """One connection of the proxy; one request each."""
 
     protocol_version = "HTTP/1.1"
-    server: Proxy
+    server: Proxy  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def relay(self) -> None:
         self.close_connection = True

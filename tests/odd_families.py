@@ -47,10 +47,10 @@ class Odd(TaskFamily):
     def observation_space(self, params) -> spaces.Discrete:
         return spaces.Discrete(5)
 
-    def reset_env(self, key, params):
+    def reset_env(self, key, params) -> Any:
         return 0, State(0, 0, key)
 
-    def step_env(self, key, state, action, params):
+    def step_env(self, key, state, action, params) -> Any:
         own, _ = jax.random.split(state.key)
         pays = (action == params.good[0]) | (action == params.good[1]["too"])
         return state.time + 1, State(state.time + 1, state.place + 1, own), self.reward(pays, params), False, {}
@@ -67,17 +67,17 @@ class Odd(TaskFamily):
     def sample_tasks(self, key, n):
         good = jax.random.randint(key, (n,), 0, 3, jnp.int32)
         pay = jax.random.uniform(jax.random.fold_in(key, 1), (n,), jnp.float32).astype(jnp.bfloat16)
-        return Params(jnp.full(n, 4, jnp.int32), (good, {"too": (good + 1) % 3}), pay)
+        return Params(jnp.full(n, 4, jnp.int32), (good, {"too": (good + 1) % 3}), pay)  # pyright: ignore[reportArgumentType]
 
 
 @dataclasses.dataclass(frozen=True)
 class NumPyNumbers(Odd):
     """As `Odd`, with NumPy's numbers."""
 
-    def reset_env(self, key, params):
-        return np.int64(0), State(np.int32(0), np.float32(0), key)
+    def reset_env(self, key, params) -> Any:
+        return np.int64(0), State(np.int32(0), np.float32(0), key)  # pyright: ignore[reportArgumentType]
 
-    def step_env(self, key, state, action, params):
+    def step_env(self, key, state, action, params) -> Any:
         _, state, reward, *_ = super().step_env(key, state, action, params)
         return state.time.astype(jnp.int32), state, reward, np.False_, {}
 
@@ -86,7 +86,7 @@ class NumPyNumbers(Odd):
 class NarrowsItsState(Odd):
     """A whole number becomes a fraction."""
 
-    def step_env(self, key, state, action, params):
+    def step_env(self, key, state, action, params) -> Any:
         observation, after, *rest = super().step_env(key, state, action, params)
         return observation, after.replace(place=jnp.float32(0.5)), *rest
 
@@ -95,7 +95,7 @@ class NarrowsItsState(Odd):
 class ForgetsInfo(Odd):
     """As in older interfaces."""
 
-    def step_env(self, key, state, action, params):
+    def step_env(self, key, state, action, params) -> Any:
         return super().step_env(key, state, action, params)[:4]
 
 
@@ -103,7 +103,7 @@ class ForgetsInfo(Odd):
 class SaysOneForTrue(Odd):
     """Terminated is a number."""
 
-    def step_env(self, key, state, action, params):
+    def step_env(self, key, state, action, params) -> Any:
         observation, state, reward, *_ = super().step_env(key, state, action, params)
         return observation, state, reward, jnp.float32(0), {}
 
@@ -120,7 +120,7 @@ class PaysInARow(Odd):
 class SeesFractions(Odd):
     """A whole number is stated."""
 
-    def step_env(self, key, state, action, params):
+    def step_env(self, key, state, action, params) -> Any:
         return jnp.float32(1.5), *super().step_env(key, state, action, params)[1:]
 
 
@@ -128,7 +128,7 @@ class SeesFractions(Odd):
 class GrowsItsState(Odd):
     """Another structure after a step."""
 
-    def step_env(self, key, state, action, params):
+    def step_env(self, key, state, action, params) -> Any:
         observation, after, *rest = super().step_env(key, state, action, params)
         return observation, after.replace(parts=(after.time,)), *rest
 
@@ -139,7 +139,7 @@ class KeyInATask(Odd):
 
     @property
     def default_params(self) -> Params:
-        return super().default_params.replace(pay=jax.random.key(0))
+        return dataclasses.replace(super().default_params, pay=jax.random.key(0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,12 +148,12 @@ class WordInATask(Odd):
 
     @property
     def default_params(self) -> Params:
-        return super().default_params.replace(pay="much")
+        return dataclasses.replace(super().default_params, pay="much")
 
 
 @dataclasses.dataclass(frozen=True)
 class Misspelled(Odd):
     """A NameError in the user's own code."""
 
-    def step_env(self, key, state, action, params):
-        return super().step_env(key, state, acton, params)
+    def step_env(self, key, state, action, params) -> Any:
+        return super().step_env(key, state, acton, params)  # pyright: ignore[reportUndefinedVariable]

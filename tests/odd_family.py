@@ -99,7 +99,7 @@ class Odd(TaskFamily[State, Params]):
         return (params.number % 2 == 1) & (state.time == AT)
 
     def all_tasks(self) -> Params:
-        return Params(jnp.full(40, 5, jnp.int32), jnp.arange(40, dtype=jnp.int32))
+        return Params(jnp.full(40, 5, jnp.int32), jnp.arange(40, dtype=jnp.int32))  # pyright: ignore[reportArgumentType]
 
     def task_ids(self, tasks) -> list[str]:
         return [f"number {n}" for n in np.asarray(tasks.number)]

@@ -12,6 +12,7 @@ from flax import struct
 from gymnax.environments import environment, spaces
 
 from ad_jax.envs.base import TaskFamily, take
+from ad_jax.types import Array
 
 NEVER = 9
 TABLE = {  # name: (start: 0, 1 or -1 for either; next observation; reward [observation][action]; terminates after)
@@ -36,10 +37,10 @@ class State(environment.EnvState):
 class Params(environment.EnvParams):
     """One row of `TABLE`."""
 
-    start: jax.Array | None = None  # [] int32
-    then: jax.Array | None = None  # [] int32
-    reward: jax.Array | None = None  # [2, 2] float32
-    length: jax.Array | None = None  # [] int32
+    start: Array = None  # [] int32
+    then: Array = None  # [] int32
+    reward: Array = None  # [2, 2] float32
+    length: Array = None  # [] int32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Probes(TaskFamily[State, Params]):
         start, then, reward, length = (np.array(column) for column in zip(*TABLE.values()))
         ints = [jnp.asarray(x, jnp.int32) for x in (start, then, length)]
         limit = jnp.full(len(TABLE), 2, jnp.int32)
-        return Params(limit, ints[0], ints[1], jnp.asarray(reward, jnp.float32), ints[2])
+        return Params(limit, ints[0], ints[1], jnp.asarray(reward, jnp.float32), ints[2])  # pyright: ignore[reportArgumentType]
 
     def sample_tasks(self, key: jax.Array, n: int) -> Params:
         return take(self.all_tasks(), jax.random.randint(key, (n,), 0, len(TABLE)))

@@ -45,7 +45,7 @@ def when_logged(stage: str, call, line: int = 1) -> None:
             if len(calls) == line:
                 call()
 
-    metrics.MetricsLog.write = logged
+    metrics.MetricsLog.write = logged  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def stop_after_go() -> None:
@@ -141,7 +141,7 @@ def only_one_cannot_read(folder: pathlib.Path, index: int) -> dict[str, str]:
         "loaded whole": outcome("loaded", restore),
     }
     if index == 1:
-        ocp.CheckpointManager.restore = failing(2)
+        ocp.CheckpointManager.restore = failing(2)  # pyright: ignore[reportAttributeAccessIssue]
     seen["loaded"] = failure(lambda: checkpoint.load(folder / "loaded"))
     ocp.CheckpointManager.restore = restore
     usage = shutil.disk_usage

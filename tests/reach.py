@@ -13,7 +13,8 @@ from ad_jax.envs.base import TaskFamily, advance, reset
 from ad_jax.sources.base import Source, SourceConfig
 from ad_jax.types import Transition
 
-LOW, HIGH = np.array([-0.5, -0.25], np.float32), np.array([0.5, 0.75], np.float32)
+LOW: Any = np.array([-0.5, -0.25], np.float32)
+HIGH: Any = np.array([0.5, 0.75], np.float32)
 
 
 @struct.dataclass
@@ -47,7 +48,7 @@ class Reach(TaskFamily[State, Params]):
         return spaces.Box(-jnp.inf, jnp.inf, (2,), jnp.float32)
 
     def sample_tasks(self, key, n):
-        return Params(jnp.full(n, self.steps, jnp.int32), jax.random.uniform(key, (n, 2), jnp.float32, -0.9, 0.9))
+        return Params(jnp.full(n, self.steps, jnp.int32), jax.random.uniform(key, (n, 2), jnp.float32, -0.9, 0.9))  # pyright: ignore[reportArgumentType]
 
     def reset_env(self, key, params):
         state = State(jnp.int32(0), jnp.zeros(2, jnp.float32))
@@ -76,7 +77,7 @@ class NearlyOptimal(SourceConfig):
 
     updates: float = 10.0
 
-    def make(self, family) -> Source:
+    def make(self, family: Any) -> Source:
         """Make a source that need not learn."""
 
         def init(key, task):

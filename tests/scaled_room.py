@@ -1,6 +1,7 @@
 """Dark Room in which every reward is so many times as large: the same world in another currency."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,8 +25,8 @@ class ScaledRoom(DarkRoom):
         scaled = jnp.float32(self.pay) * (reward - jnp.float32(self.cost) * (1 - reward))
         return observation, state, scaled, terminated, info
 
-    def optimal_return(self, tasks):
+    def optimal_return(self, tasks) -> Any:
         return None
 
-    def random_return(self, tasks):
+    def random_return(self, tasks) -> Any:
         return None

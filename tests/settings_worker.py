@@ -28,7 +28,7 @@ from ad_jax.stage.feeds import TrainingTasks, Windows
 from ad_jax.stage.rollout import make_evaluator
 from ad_jax.stage.trainer import Trainer
 
-ROOM = {"size": 5, "steps": 4}
+ROOM: dict[str, Any] = {"size": 5, "steps": 4}
 WORLDS = {  # every family with a source, every source with a family
     "bandit, ucb": ("bandit", {"arms": 4}, "ucb", {}, 20),
     "gaussian bandit, ucb": ("bandit", {"arms": 4, "tasks": "uniform", "reward": "gaussian"}, "ucb", {}, 20),

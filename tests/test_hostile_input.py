@@ -363,7 +363,7 @@ def test_only_documented_errors_come_out(store, tmp_path, reader, count):
         deadline=None,
         database=None,
         derandomize=True,
-        suppress_health_check=list(hypothesis.HealthCheck),
+        suppress_health_check=list(hypothesis.HealthCheck),  # pyright: ignore[reportArgumentType]  # their class iterates by a metaclass
     )
     @hypothesis.given(data=st.data())
     def run(data):

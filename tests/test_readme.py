@@ -136,6 +136,7 @@ def test_commands_parse_and_their_overrides_are_accepted(command, elsewhere):
 
 def test_every_subcommand_is_shown_and_every_one_shown_exists():
     commands = next(a.choices for a in parser()._actions if a.dest == "command")
+    assert commands
     shown = {shlex.split(line)[1] for line in COMMANDS}
     assert shown == set(commands)
 

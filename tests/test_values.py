@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import GRID, mesh_of, numbered_histories
+from helpers import GRID, mesh_of, numbered_histories, unused
 from history_helpers import stored
 from msgspec import structs
 from odd_family import AT, TOLD, Odd
@@ -66,7 +66,7 @@ def test_evaluating_names_logits_that_are_no_numbers():
         bad = (time >= 12) & (jnp.arange(spec.num_actions) == 1)
         return jnp.broadcast_to(jnp.where(bad, jnp.nan, 0.0), (len(steps.prev_action), spec.num_actions)), time + 1
 
-    model = Model(None, None, lambda batch: jnp.int32(0), decode, None, 1, None)
+    model = Model(unused, unused, lambda batch: jnp.int32(0), decode, unused, 1, None)
     with pytest.raises(AdJaxError, match=r"highest logit is nan, .* at step 12 \(episode 3\) of task number 2, seed 0"):
         rolled(Odd(), tasks_of(2, 4), model, per_run=10)
 
@@ -237,7 +237,7 @@ def test_an_agent_says_that_its_model_gives_no_numbers():
     def decode(params, cache, steps):
         return (jnp.full((len(steps.prev_action), 5), jnp.nan), cache)
 
-    model = Model(None, None, lambda batch: jnp.int32(0), decode, None, 1, None)
+    model = Model(unused, unused, lambda batch: jnp.int32(0), decode, unused, 1, None)
     agent = Agent(from_model(model), {}, GRID)
     with pytest.raises(AdJaxError, match=r"highest logit is nan, no finite number; row 0, at step 0"):
         agent.act([[0, 0]])
@@ -250,7 +250,7 @@ def masking(*masked):
     def decode(_, time, steps):
         return (jnp.broadcast_to(logits, (len(steps.prev_action), 3)), time + 1)
 
-    return Model(None, None, lambda batch: jnp.int32(0), decode, None, 1, None)
+    return Model(unused, unused, lambda batch: jnp.int32(0), decode, unused, 1, None)
 
 
 def test_a_model_may_mask_actions_but_not_all():
@@ -261,9 +261,9 @@ def test_a_model_may_mask_actions_but_not_all():
     with pytest.raises(AdJaxError, match=r"logits are -inf for every action: none can be chosen; row 0, at step 0"):
         Agent(from_model(masking(0, 1, 2)), {}, spec_of(Odd())).act([[0, 0]])
     logits = jnp.array([[-np.inf, 0, 1], [-np.inf] * 3, [np.inf, 0, -np.inf], [0, np.nan, 0]], jnp.float32)
-    constant = Model(None, None, lambda batch: (), lambda *_: (logits, ()), None, 1, None)
+    constant = Model(unused, unused, lambda batch: (), lambda *_: (logits, ()), unused, 1, None)
     _, carry = from_model(constant).act(
-        None, from_model(constant).init(4), None, jax.random.split(jax.random.key(0), 4)
+        None, from_model(constant).init(4), unused, jax.random.split(jax.random.key(0), 4)
     )
     assert np.isfinite(carry.highest).tolist() == [True, False, False, False]
     first = values.First(*(np.int32(x) for x in (4, 0, 0, np.float32(-np.inf).view(np.int32))))

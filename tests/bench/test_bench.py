@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +54,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 def built(name, options):
     """Return the config, the model and shapes of its parameters."""
-    config = models.make(name, options).bind(envs.make("dark_room", {}))
+    config: Any = models.make(name, options).bind(envs.make("dark_room", {}))
     model = config.make(GRID)
     return config, model, jax.eval_shape(model.init, jax.random.key(0))
 
@@ -128,7 +129,7 @@ def test_flop_of_actor_critic_against_the_compilers_count():
     by_hand = 10 * (18 * 128 + 2 * 128 * 128 + 128 * 6) - 2 * 18 * 128
     assert count.actor_critic_flops(18, (128, 128, 128), 5) == by_hand
     family = envs.make("dark_room", {})
-    config = sources.make("actor_critic", {"actors": 16, "unroll": 16})
+    config: Any = sources.make("actor_critic", {"actors": 16, "unroll": 16})
     stream = jax.eval_shape(
         lambda key, task: config.make(family).update(key, config.make(family).init(key, task), task),
         jax.random.key(0),
@@ -174,7 +175,8 @@ def test_the_uncached_evaluator_is_the_cached_one(context):
     for one in (model, uncached(model, spec_of(family), context)):
         evaluator = make_evaluator(from_model(one), family, mesh_of(), 3, steps)
         rollouts, trace = evaluator.run(params, evaluator.start(keys, tasks), keys, tasks)
-        traces.append(np.asarray(trace)), returns.append(np.asarray(rollouts.returns))
+        traces.append(np.asarray(trace))
+        returns.append(np.asarray(rollouts.returns))
     np.testing.assert_array_equal(*traces)
     np.testing.assert_array_equal(*returns)
     assert len(np.unique(traces[0])) > 2

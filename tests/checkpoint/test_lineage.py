@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import types
+from typing import Any
 
 import pytest
 
@@ -92,8 +93,9 @@ def test_the_reference_is_named_where_it_behaves_differently(tmp_path, capsys):
     e = dataclasses.replace(load("dark_room", "smoke"), reference=reference)
     computed = []
     for behaves in (LIKE, EDITED):
-        origins = types.SimpleNamespace(family=LIKE, source=LIKE, reference=behaves)
-        curves = Curves(e, None, None, tmp_path, None, origins)
+        unread: Any = None
+        origins: Any = types.SimpleNamespace(family=LIKE, source=LIKE, reference=behaves)
+        curves = Curves(e, unread, unread, tmp_path, unread, origins)
         curves.part("held_out-source", {"tasks": []}, lambda: computed.append(1))
     assert len(computed) == 2
     assert "source actor_critic behaves differently" in capsys.readouterr().out
@@ -109,8 +111,9 @@ def test_processes_that_were_started_differently_hear_of_it_before_anything_else
     monkeypatch.setattr(distributed, "check_equal", asked)
     monkeypatch.setattr(distributed, "on_first", lambda call: pytest.fail("another collective came first"))
     e = load("dark_room", "smoke")
+    changes: Any = {"redo": True}, {"trained": "other"}, {"histories": f"{tmp_path}/run/histories"}
     told = []
-    for options in ({}, {"redo": True}, {"trained": "other"}, {"histories": f"{tmp_path}/run/histories"}):
+    for options in ({}, *changes):
         with pytest.raises(AskedError) as caught:
             Run(e, tmp_path / "run", **options)
         told.append(str(caught.value))

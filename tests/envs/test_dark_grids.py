@@ -15,12 +15,15 @@ from ad_jax.envs.dark_key_to_door import DarkKeyToDoor
 from ad_jax.envs.dark_room import DarkRoom
 from ad_jax.envs.dark_room_hard import DarkRoomHard
 from ad_jax.envs.dark_room_permuted import DarkRoomPermuted
+from ad_jax.envs.grid import Start
 from ad_jax.errors import ConfigError
 from ad_jax.testing import check_env
 
-STARTS, REWARDS = ("random", "center", "corner"), ("once", "terminate", "every_step")
+STARTS: tuple[Start, ...] = ("random", "center", "corner")
 KEY_TO_DOORS = [
-    DarkKeyToDoor(size=3, steps=9, start=start, reward=reward) for start, reward in itertools.product(STARTS, REWARDS)
+    DarkKeyToDoor(size=3, steps=9, start=start, reward=reward)
+    for start in STARTS
+    for reward in ("once", "terminate", "every_step")
 ]
 PERMUTED = [
     DarkRoomPermuted(size=3, steps=5, start="random"),
@@ -51,7 +54,7 @@ def walk(row, column, move, size):
     return row, column
 
 
-def key_to_door_step(family, cell, stage, move, key, door):
+def key_to_door_step(family, cell: tuple[int, int], stage, move, key, door):
     """One step, written out: cell, stage (0 no key, 1 key, 2 door opened), reward, terminated."""
     cell = walk(*cell, move, family.size)
     if stage == 0:
@@ -62,7 +65,7 @@ def key_to_door_step(family, cell, stage, move, key, door):
     return cell, 2, 1.0 if pays else 0.0, family.reward == "terminate"
 
 
-def permuted_step(family, cell, found, action, goal, moves):
+def permuted_step(family, cell: tuple[int, int], found, action, goal, moves):
     """One step, written out: cell, found, reward, terminated."""
     cell = walk(*cell, moves[action], family.size)
     here = cell == goal
@@ -85,7 +88,7 @@ def simulate(family, step, tasks):
     seen = np.asarray(view(outcome.next_state, outcome.next_observation))
     starts = set()
     for n in range(count):
-        task, cell = leaves(take(tasks, n)), None
+        task, cell, memory, time = leaves(take(tasks, n)), None, 0, 0
         for t in range(steps):
             if cell is None:
                 cell, memory, time = tuple(observed[n, t].tolist()), 0, 0
@@ -163,10 +166,7 @@ def test_permuting_actions_changes_no_return():
 # --- The optimal policy ---
 
 GRIDS = [
-    *(
-        DarkRoom(5, 6, start, reward)
-        for start, reward in itertools.product(STARTS, ("every_step", "once", "terminate"))
-    ),
+    *(DarkRoom(5, 6, start, reward) for start in STARTS for reward in ("every_step", "once", "terminate")),
     DarkRoomHard(),
     *PERMUTED,
     *KEY_TO_DOORS,
@@ -255,6 +255,7 @@ def test_only_hidden_state_makes_a_source_privileged():
     assert source_view(DarkRoomHard(), privileged=True)[0].values == (17, 17, 2)
     spec, view = source_view(DarkKeyToDoor(), privileged=False)
     assert spec.values == (9, 9)
-    assert view("any state", "what is seen") == "what is seen"
+    observation = jnp.int32(3)
+    assert view("any state", observation) is observation
     with pytest.raises(ConfigError, match=r"source.privileged=True: DarkRoom\(.*hides no state"):
         source_view(DarkRoom(), privileged=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +71,7 @@ def test_dark_room_equals_a_plain_simulator(family):
     observed, outcome = jax.tree.map(np.asarray, lifetimes(jax.random.split(jax.random.key(0), 25), tasks, actions))
     starts = []
     for n in range(25):
-        goal, position = tuple(np.asarray(tasks.goal[n]).tolist()), None
+        goal, position, found, time = tuple(np.asarray(tasks.goal[n]).tolist()), None, False, 0
         for t in range(steps):
             if position is None:  # where a lifetime begins is checked below, not simulated
                 position, found, time = tuple(observed[n, t].tolist()), False, 0
@@ -194,7 +195,7 @@ class CopiesTheGoal(DarkRoom):
         observation, state = super().reset_env(key, params)
         return observation, WithGoal(state.time, state.position, state.found, params.goal)
 
-    def step_env(self, key, state, action, params):
+    def step_env(self, key, state: Any, action, params) -> Any:
         observation, after, *rest = super().step_env(key, state, action, params)
         return observation, WithGoal(after.time, after.position, after.found, state.goal), *rest
 
@@ -216,9 +217,9 @@ class StatesAnotherLength(DarkRoom):
 class CountsTwice(DarkRoom):
     """Episodes are half as long as stated."""
 
-    def step_env(self, key, state, action, params):
+    def step_env(self, key, state, action, params) -> Any:
         observation, state, *rest = super().step_env(key, state, action, params)
-        return observation, state.replace(time=state.time + 1), *rest
+        return observation, dataclasses.replace(state, time=state.time + 1), *rest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,8 +232,8 @@ class DrawsItsGoal(DarkRoom):
             state.time, state.position, state.found, jax.random.randint(key, (2,), 0, self.size)
         )
 
-    def step_env(self, key, state, action, params):
-        observation, after, *rest = super().step_env(key, state, action, params.replace(goal=state.goal))
+    def step_env(self, key, state: Any, action, params) -> Any:
+        observation, after, *rest = super().step_env(key, state, action, dataclasses.replace(params, goal=state.goal))
         return observation, WithGoal(after.time, after.position, after.found, state.goal), *rest
 
 
@@ -256,7 +257,7 @@ class NamesRowsOnly(DarkRoom):
 class RoundsRewards(Bandit):
     """Gaussian rewards, stored as bytes."""
 
-    reward: str = "gaussian"
+    reward: Literal["gaussian"] = "gaussian"
 
     @property
     def reward_dtype(self):
@@ -293,7 +294,7 @@ class GoesTheWrongWay(DarkRoom):
 class AvoidsAGoalOfUnknownWorth(DarkRoom):
     """Its optimal policy goes the other way, and what it would earn is not stated."""
 
-    def optimal_return(self, tasks):
+    def optimal_return(self, tasks) -> Any:
         return None
 
     def optimal_action(self, state, task):
@@ -308,7 +309,7 @@ class LabelsAnotherGoal(DarkRoom):
         return super().optimal_label(state.position, task)
 
     def optimal_label(self, observation, task):
-        return super().optimal_label(observation, task.replace(goal=task.goal + jnp.array([1, 0])))
+        return super().optimal_label(observation, dataclasses.replace(task, goal=task.goal + jnp.array([1, 0])))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -323,7 +324,7 @@ class LabelsWhatItHides(DarkKeyToDoor):
 class HidesMoreThanItSays(DarkRoom):
     """What it gives a privileged source is outside of the space stated for that."""
 
-    reward: str = "once"
+    reward: Literal["once"] = "once"
 
     def source_observation(self, state, observation):
         return jnp.append(observation, 2 * state.found.astype(jnp.int32))
@@ -333,7 +334,7 @@ class HidesMoreThanItSays(DarkRoom):
 class SaysItHidesNothing(DarkRoom):
     """Gives a privileged source something, and states no space for it."""
 
-    reward: str = "once"
+    reward: Literal["once"] = "once"
 
     def source_observation_space(self, params):
         return None

@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+from typing import Any
 
 import gymnax
 import jax
@@ -18,6 +19,7 @@ from ad_jax.errors import ConfigError
 from ad_jax.testing import check_env
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
+Box: Any = spaces.Box  # its annotations know no dtypes of NumPy
 
 
 @struct.dataclass
@@ -42,11 +44,13 @@ class State(environment.EnvState):
 class Line(environment.Environment):
     """Go up and down a line; `see` and `space` are what differs."""
 
-    default_params = property(lambda self: Params())
-    num_actions = 2
     space = spaces.Box(-np.inf, np.inf, (), jnp.float32)
 
-    def see(self, place):
+    @property
+    def default_params(self):
+        return Params()
+
+    def see(self, place) -> Any:
         return jnp.asarray(place, jnp.float32)
 
     def action_space(self, params=None):
@@ -163,8 +167,8 @@ class StopsAtThree(Line):
         return super().is_truncated(state, params) | (state.place == 3)
 
 
-def of(kind: type, **options) -> Gymnax:
-    return Gymnax(f"{__name__}:{kind.__name__}", **({"vary": {"high": (1.0, 2.0)}} | options))
+def of(kind: type, **options: Any) -> Gymnax:
+    return Gymnax(f"{__name__}:{kind.__name__}", **{"vary": {"high": (1.0, 2.0)}, **options})
 
 
 @pytest.mark.parametrize("kind", [Pictures, PicturesStatedAsFloats])
@@ -220,13 +224,13 @@ def test_spaces_that_cannot_be_meant_are_refused_when_the_family_is_made(kind, w
 @pytest.mark.parametrize(
     ("space", "words"),
     [
-        (spaces.Box(0, 255, (84, 84), np.uint8), "need 1.80634e"),
-        (spaces.Box(0, np.iinfo(np.int32).max, (), np.int32), "need 2.14748e"),
-        (spaces.Box(0, np.inf, (2,), np.int32), "need inf rows"),
+        (Box(0, 255, (84, 84), np.uint8), "need 1.80634e"),
+        (Box(0, np.iinfo(np.int32).max, (), np.int32), "need 2.14748e"),
+        (Box(0, np.inf, (2,), np.int32), "need inf rows"),
         (spaces.Discrete(ROWS + 1), "need 65537 rows"),
-        (spaces.Box(-1, 1, (2,), np.int8), "must start at 0"),
-        (spaces.Box(0, 1, (2,), np.float16), "got float16. Cast"),
-        (spaces.Box(0, 1, (2, 0), np.float32), "no components"),
+        (Box(-1, 1, (2,), np.int8), "must start at 0"),
+        (Box(0, 1, (2,), np.float16), "got float16. Cast"),
+        (Box(0, 1, (2, 0), np.float32), "no components"),
         (spaces.Dict({}), "observations must be Discrete or Box; got Dict"),
     ],
 )
@@ -237,10 +241,10 @@ def test_no_family_has_a_space_that_no_table_holds(space, words):
 
 def test_the_largest_table_is_allowed():
     assert spec_from("mine", spaces.Discrete(2), spaces.Discrete(ROWS)).values == (ROWS,)
-    assert spec_from("mine", spaces.Discrete(2), spaces.Box(0, 255, (84, 84, 1), np.uint8)).pixels
-    poses = spaces.Box(0, 40_000, (2,), np.int32)
+    assert spec_from("mine", spaces.Discrete(2), Box(0, 255, (84, 84, 1), np.uint8)).pixels
+    poses = Box(0, 40_000, (2,), np.int32)
     assert spec_from("mine", spaces.Discrete(2), poses, embedded=False).values == (40_001,) * 2
-    assert not spec_from("mine", spaces.Discrete(2), spaces.Box(0, 12, (7, 7, 2), np.uint8)).pixels
+    assert not spec_from("mine", spaces.Discrete(2), Box(0, 12, (7, 7, 2), np.uint8)).pixels
 
 
 def test_parameters_that_make_no_tasks_are_refused_with_the_reason():
@@ -325,6 +329,7 @@ def test_an_observation_is_that_of_the_state_that_was_reached():
 def test_every_environment_of_gymnax_stands_in_the_page():
     path = DOCS / "gymnax_table.py"
     spec = importlib.util.spec_from_file_location("gymnax_table", path)
+    assert spec is not None and spec.loader is not None
     table = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(table)
     page = (DOCS / "envs" / "gymnax.md").read_text()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +69,7 @@ class DrawsNumbers(DarkRoom):
 
     many: int = 64
 
-    def all_tasks(self):
+    def all_tasks(self) -> Any:
         return None
 
     def sample_tasks(self, key, n):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import mesh_of
+from helpers import mesh_of, unused
 from pools import TINY, poses
 
 from ad_jax import envs, sources
@@ -300,7 +300,7 @@ def looking(policy) -> Model:
         assert steps.observation.dtype == jnp.uint8
         return 1e4 * jax.nn.one_hot(policy(steps.observation), 8), cache
 
-    return Model(None, None, lambda batch: jnp.int32(0), decode, None, 1, None)
+    return Model(unused, unused, lambda batch: jnp.int32(0), decode, unused, 1, None)
 
 
 def test_the_evaluator_and_an_agent_look_at_pictures():

@@ -1,6 +1,7 @@
 """Watermaze's optimal policy: what it earns, from anywhere, against the fewest steps, and under noise."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +63,8 @@ def test_the_platform_is_reached_from_any_pose_and_then_kept():
     family, count = Watermaze(), 2000
     tasks, at = family.sample_tasks(jax.random.key(2), count), poses(count, seed=3)
     at[:, :2] -= RADIUS
-    start = State(jnp.zeros(count, jnp.int32), jnp.asarray(at), jnp.zeros(count, bool))
+    time: Any = jnp.zeros(count, jnp.int32)
+    start = State(time, jnp.asarray(at), jnp.zeros(count, bool))
     live = jax.vmap(lambda key, state, task: optimal_lifetime(family, key, state, task, 50))
     pose, action, reward = map(np.asarray, jax.jit(live)(jax.random.split(jax.random.key(4), count), start, tasks))
     assert np.all(reward.sum(1) == 1)

@@ -18,6 +18,7 @@ from ad_jax.experiment import Experiment, Plugin, ReferenceConfig, TaskConfig, b
 from ad_jax.experiment.plugins import KINDS
 from ad_jax.files import write_json
 from ad_jax.history.replay import RotationConfig
+from ad_jax.methods.distillation import Distillation
 from ad_jax.models.transformer import Transformer
 from ad_jax.run.directory import default, digest
 from ad_jax.sources.q_learning import QLearning
@@ -72,13 +73,16 @@ def test_an_override_changes_what_it_names_and_nothing_else(change, expected):
     [("true", True), ("False", False), ("none", None), ("TRUE", True), ("abc", "abc"), ("", ""), ("[1,2]", [1, 2])],
 )
 def test_values_are_literals_or_else_strings(text, value):
-    found = changed(f"env.vary.length={text}", base=dataclasses.replace(PLAIN, env=Loose())).env.vary["length"]
+    env: Any = changed(f"env.vary.length={text}", base=dataclasses.replace(PLAIN, env=Loose())).env
+    found = env.vary["length"]
     assert found == value
     assert type(found) is type(value)
 
 
 def test_an_int_is_taken_for_a_float_and_the_other_way_is_refused():
-    rate = changed("distill.learning_rate=1").method.learning_rate
+    method = changed("distill.learning_rate=1").method
+    assert isinstance(method, Distillation)
+    rate = method.learning_rate
     assert (rate, type(rate)) == (1.0, float)
     with pytest.raises(ConfigError, match=r"distill.updates expects int; got 10.0 \(float\)"):
         changed("distill.updates=1e1")

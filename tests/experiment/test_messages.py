@@ -58,7 +58,7 @@ def said(tree: ast.AST) -> list[tuple[int, str]]:
         if (isinstance(node, ast.Raise) and node.exc is not None) or makes:
             for part in ast.walk(node):
                 if isinstance(part, ast.JoinedStr):
-                    text = "".join(x.value if isinstance(x, ast.Constant) else "\0" for x in part.values)
+                    text = "".join(str(x.value) if isinstance(x, ast.Constant) else "\0" for x in part.values)
                     found.append((part.lineno, text))
                 elif isinstance(part, ast.Constant) and isinstance(part.value, str):
                     found.append((part.lineno, part.value))

@@ -74,7 +74,7 @@ def test_an_old_checkpoint_is_of_the_same_run(old):
     e = of_today(old)
     mine = {
         "experiment": e.to_json(),
-        "model": {"name": "m", "options": dataclasses.asdict(e.model)},
+        "model": {"name": "m", "options": dataclasses.asdict(e.model)},  # pyright: ignore[reportArgumentType]
         "spec": {},
     }
     there = json.loads(json.dumps(under_first_names(mine)))

@@ -145,7 +145,7 @@ def steps(streams: Any) -> Any:
     return streams.steps if isinstance(streams, Episode) else [steps(s) for s in streams]
 
 
-def last_tenth(values: np.ndarray) -> np.ndarray:
+def last_tenth(values: np.ndarray) -> Any:
     """Mean of the last tenth along the last axis, at least of one."""
     count = max(1, values.shape[-1] // 10)
     return sum(values[..., -i] for i in range(1, count + 1)) / count

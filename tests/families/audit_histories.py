@@ -66,7 +66,7 @@ def check_info(text: str, returns: Any, streams: list[Stream], lifetime: int, ac
         assert returns.best_actor is None
         assert "best actor" not in line
         return
-    number = int(np.argmax(by_actor))
+    number = int(np.argmax(np.array(by_actor, float)))
     assert returns.best_actor[0] == number
     close(returns.best_actor[1], by_actor[number])
     told = re.match(r"(\S+?)(?: \(-?\d+ %\))?, actor (\d+) of 0 to (\d+)", line["best actor"])

@@ -197,6 +197,7 @@ def check_claims(value: Any, runs: list[SetTruth], known: Known) -> None:
     n, piece = numbers(runs, "sampled"), known.longest * known.actors
     level = (n.first + n.final) / 2 if n.final > n.first else n.final
     at = audit.first_at(n.curve, level)
+    assert at is not None
     close(float(value("final")[0]), n.final)
     close(float(value("first")[0]), n.first)
     last = min(4, len(n.curve))

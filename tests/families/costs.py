@@ -70,7 +70,7 @@ class Errands(TaskFamily[State, Params]):
     def all_tasks(self) -> Params:
         number = np.arange(self.size**2)
         crossings = np.stack([number // self.size, number % self.size], axis=1)
-        return Params(jnp.full(len(number), self.steps, jnp.int32), jnp.asarray(crossings, jnp.int32))
+        return Params(jnp.full(len(number), self.steps, jnp.int32), jnp.asarray(crossings, jnp.int32))  # pyright: ignore[reportArgumentType]
 
     def observe(self, key: jax.Array, state: State, action: jax.Array | None, params: Params) -> jax.Array:
         return state.place

@@ -73,7 +73,7 @@ class WayOut(TaskFamily[State, Params]):
 
     def all_tasks(self) -> Params:
         cells = np.argwhere(np.add.outer(np.arange(self.size), np.arange(self.size)) >= self.nearest)
-        return Params(jnp.full(len(cells), self.steps, jnp.int32), jnp.asarray(cells, jnp.int32))
+        return Params(jnp.full(len(cells), self.steps, jnp.int32), jnp.asarray(cells, jnp.int32))  # pyright: ignore[reportArgumentType]
 
     def observe(self, key: jax.Array, state: State, action: jax.Array | None, params: Params) -> jax.Array:
         return state.cell

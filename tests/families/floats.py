@@ -69,7 +69,7 @@ class Balance(TaskFamily[State, Params]):
         key_size, key_sign = jax.random.split(key)
         size = jax.random.uniform(key_size, (n,), jnp.float32, self.weakest, self.strongest)
         sign = jnp.where(jax.random.bernoulli(key_sign, 0.5, (n,)), 1.0, -1.0).astype(jnp.float32)
-        return Params(jnp.full(n, self.steps, jnp.int32), size * sign)
+        return Params(jnp.full(n, self.steps, jnp.int32), size * sign)  # pyright: ignore[reportArgumentType]
 
     def observe(self, key: jax.Array, state: State, action: jax.Array | None, params: Params) -> jax.Array:
         return jnp.stack([state.position, 5.0 * state.velocity])

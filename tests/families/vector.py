@@ -74,12 +74,13 @@ class Courier(TaskFamily[State, Params]):
         return spaces.Discrete(3)  # back, stay, forth
 
     def observation_space(self, params: Params) -> spaces.Box:
-        return spaces.Box(0, np.array([2, self.places - 1, self.most]), (3,), jnp.int32)
+        high: Any = np.array([2, self.places - 1, self.most])
+        return spaces.Box(0, high, (3,), jnp.int32)
 
     def all_tasks(self) -> Params:
         pairs = [(i, j) for i in range(self.places) for j in range(self.places) if i != j]
         parcel, shelf = jnp.asarray(pairs, jnp.int32).T
-        return Params(jnp.full(len(pairs), self.most, jnp.int32), parcel, shelf)
+        return Params(jnp.full(len(pairs), self.most, jnp.int32), parcel, shelf)  # pyright: ignore[reportArgumentType]
 
     def observe(self, key: jax.Array, state: State, action: jax.Array | None, params: Params) -> jax.Array:
         return jnp.stack([state.parcel, state.place, state.battery])

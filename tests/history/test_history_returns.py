@@ -2,6 +2,7 @@
 
 import hashlib
 import pathlib
+from typing import Any
 
 import collect_helpers
 import history_helpers
@@ -79,7 +80,7 @@ def test_pooled_chunks_are_the_whole():
     def part(a, b):
         return of_chunk(jax.tree.map(lambda x: x[a:b], t), 3, 9, optimal[a:b], random[a:b])
 
-    whole = pool([part(0, 12)], [12])
+    whole: Any = pool([part(0, 12)], [12])
     assert pool([part(0, 6), part(6, 9), part(9, 12)], [6, 3, 3]) == whole
     last = [sum(tenth == 9 for tenth, _ in plain(t, row)) for row in range(12)]
     assert whole.optimal == pytest.approx(np.average(optimal, weights=last)), "of the episodes that `final` is of"
@@ -94,7 +95,7 @@ def test_what_is_not_known_or_has_no_share_is_left_out():
     assert (unknown.optimal, unknown.random, unknown.share(3.0), unknown.best_actor) == (None,) * 4
     assert unknown.facts() == {"source_return": unknown.final}
     assert "optimum not known" in dict(unknown.lines())["at the end"]
-    costs = pool([of_chunk(t, 1, 9, np.full(12, -100.0), np.full(12, -200.0))], [12])
+    costs: Any = pool([of_chunk(t, 1, 9, np.full(12, -100.0), np.full(12, -200.0))], [12])
     assert costs.facts()["share_of_optimal"] == (costs.final + 200) / 100
     assert "% of the way from random" in dict(costs.lines())["at the end"]
     equal = pool([of_chunk(t, 1, 9, np.full(12, 2.0), np.full(12, 2.0))], [12])
@@ -122,7 +123,7 @@ def direct(h, actors: int) -> tuple:
         plain_by_tenth(h.transition, everyone),
         known(FAMILY.optimal_return(TASKS)),
         known(FAMILY.random_return(TASKS)),
-        None if actors == 1 else max(last),
+        None if actors == 1 else max(last),  # pyright: ignore[reportArgumentType]  # None raises
     )
 
 
@@ -239,7 +240,8 @@ def test_returns_of_another_form_are_refused(tmp_path):
 
 def test_info_says_how_far_the_source_came(collector, collected, capsys):
     assert main(["histories", "info", str(collected)]) == 0
-    shown, found = capsys.readouterr().out, open_store(collected).returns
+    shown = capsys.readouterr().out
+    found: Any = open_store(collected).returns
     percent = f"{100 * (found.final - found.random) / (found.optimal - found.random):.0f} % of the way from random"
     wanted = (
         f"at the end    mean return per episode {number(found.final)} of {number(found.optimal)} possible ({percent})"

@@ -27,8 +27,7 @@ def ragged(seed: int, histories=7, steps=53, most=20) -> Transition:
 def plain(t: Transition, row: int) -> list[tuple[float, int, int]]:
     """Return, length and last step of the finished episodes of one history, the plain way."""
     found, total, began = [], 0.0, 0
-    ends = t.terminated[row] | t.truncated[row]
-    for time, (reward, end) in enumerate(zip(t.reward[row].tolist(), ends, strict=True)):
+    for time, (reward, end) in enumerate(zip(t.reward[row].tolist(), t.done[row], strict=True)):
         total += reward
         if end:
             found.append((total, time + 1 - began, time))
@@ -37,7 +36,7 @@ def plain(t: Transition, row: int) -> list[tuple[float, int, int]]:
 
 
 def episodes_of(t: Transition) -> lifetimes.Episodes:
-    return lifetimes.episodes_of(t.reward, t.terminated | t.truncated)
+    return lifetimes.episodes_of(t.reward, t.done)
 
 
 @pytest.mark.parametrize("seed", range(4))

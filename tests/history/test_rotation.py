@@ -388,8 +388,8 @@ def test_histories_that_no_device_holds_are_refused_with_how_many_fit(tmp_path, 
 def test_the_reader_has_the_switches_of_the_package(store, monkeypatch):
     """JAX's are each thread's: what is set around the training does not reach the one that reads."""
     seen, put = [], streaming.put
-    monkeypatch.setattr(streaming, "put", lambda *args: [seen.append(jax.config.jax_enable_x64), put(*args)][1])
-    before = jax.config.jax_enable_x64
+    monkeypatch.setattr(streaming, "put", lambda *args: [seen.append(jax.config.jax_enable_x64), put(*args)][1])  # pyright: ignore[reportAttributeAccessIssue]
+    before = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
     jax.config.update("jax_enable_x64", True)
     try:
         with settings.pinned(), rotating(store) as residents:

@@ -45,7 +45,7 @@ def plainly(whole: Histories, config: replay.Config, prepare: replay.Prepare | N
     kept = kept_of(whole, config)
     whole = replay.take(whole, kept)
     t = whole.transition
-    done = t.terminated | t.truncated
+    done = t.done
     ends = (t.terminated + 2 * t.truncated).astype(np.uint8)
     fields = {"observation": t.observation, "action": t.action.astype(narrowest(5)), "reward": t.reward, "ends": ends}
     fields |= {} if prepare is None else prepare(whole)

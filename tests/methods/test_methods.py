@@ -185,7 +185,7 @@ def test_the_names_of_before_are_taken_on_the_command_line():
     assert changed("distill.updates=9") == changed("method.updates=9") == dataclasses.replace(SMOKE.method, updates=9)
     assert changed("rl2.trials=8", "rl2.updates=3") == RL2(trials=8, updates=3)
     assert changed("rl2.trials=8", "distill.updates=9") == Distillation(updates=9)
-    assert changed("method=dpt", "distill.updates=9") == DPT(**vars(SMOKE.method) | {"updates": 9})
+    assert changed("method=dpt", "distill.updates=9") == DPT(**{**vars(SMOKE.method), "updates": 9})
     assert changed("replay.labels=optimal") == changed("method=dpt")
     assert changed("replay.labels=optimal", "replay.labels=source") == SMOKE.method
     with pytest.raises(ConfigError, match=r"rl2=none: a method is named by method=..., e.g. method=rl2|rl2=None"):

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import functools
 import json
+from typing import Any
 
 import chex
 import jax
@@ -34,7 +35,7 @@ from ad_jax.types import Steps
 ROOM = envs.make("dark_room", {"size": 3, "steps": 4, "start": "random"})
 TASKS = ROOM.split(0, 7, 2)
 MODEL = lstm.LSTM(width=8, hidden=12, mlp_width=8, value_head=True)
-NETWORK, DECODER = (f(MODEL, seen_spec_of(ROOM)) for f in (lstm.actor_critic, lstm.LSTM.make))
+NETWORK, DECODER = lstm.actor_critic(MODEL, seen_spec_of(ROOM)), MODEL.make(seen_spec_of(ROOM))
 WHOLE = rl2.RL2(trial_episodes=3, trials=16, updates=5, minibatches=2, updates_per_dispatch=2, checkpoint_every=5)
 PARTS = dataclasses.replace(WHOLE, trial_episodes=2, unroll_episodes=1)
 
@@ -47,7 +48,7 @@ def trainer_of(config=PARTS, mesh=None, family=ROOM, tasks=TASKS.train, network=
 @pytest.fixture(scope="module")
 def trained():
     """One trainer of trials in parts, on one device, for every test that needs no other; it compiles once."""
-    trainer = trainer_of()
+    trainer: Any = trainer_of()
     trainer.compiled = lambda _: trainer.run
     return trainer
 
@@ -139,7 +140,7 @@ def test_advantages_are_the_sources_without_an_end_of_episodes():
     np.testing.assert_allclose(found.T, gae(reward.T, value.T, following.T, never, never, 0.9, 0.7), rtol=1e-5)
     for t in range(8):  # lambda = 1: what came, and the value after it
         worth = sum(0.9 ** (k - t) * reward[:, k] for k in range(t, 8)) + 0.9 ** (8 - t) * ahead
-        one = trials.advantages(reward, value, ahead, dataclasses.replace(config, trace_decay=1.0))
+        one = trials.advantages(reward, value, jnp.asarray(ahead), dataclasses.replace(config, trace_decay=1.0))
         np.testing.assert_allclose(one[:, t], worth - value[:, t], rtol=1e-4)
 
 
@@ -330,7 +331,7 @@ def test_rl2_leaves_out_as_many_updates_as_it_may(trained, tmp_path, skip):
 
 
 def test_the_learning_rate_and_the_entropys_weight_fall_to_the_last_update():
-    rule = dataclasses.replace(WHOLE, learning_rate=0.1, clip_norm=1e9).make_optimizer()
+    rule: Any = dataclasses.replace(WHOLE, learning_rate=0.1, clip_norm=1e9).make_optimizer()
     params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
     state, moved = rule.init(params), []
     for _ in range(WHOLE.updates * WHOLE.epochs * WHOLE.minibatches):
@@ -362,11 +363,7 @@ def test_numbers_that_cannot_be_meant_are_refused(change, words):
 def test_what_training_takes_is_counted(rolled):
     _, (unroll, _, _) = rolled
     e = dataclasses.replace(
-        load("dark_room", "smoke"),
-        model=MODEL,
-        method=WHOLE,
-        env=ROOM,
-        tasks=TaskConfig(train=7, held_out=2),
+        load("dark_room", "smoke"), model=MODEL, method=WHOLE, env=ROOM, tasks=TaskConfig(train=7, held_out=2)
     )
     parts = build(e)
     counted = cost.count(e, parts)
@@ -374,7 +371,7 @@ def test_what_training_takes_is_counted(rolled):
     assert counted.trial_steps == 5 * 16 * 3 * 4
     assert counted.updates == 5
     assert counted.batch_bytes == residents.tree_bytes(unroll) + 2 * unroll.reward.nbytes
-    state = trainer_of(WHOLE).like
+    state = trainer_of(WHOLE).abstract_state
     assert counted.state_bytes == residents.tree_bytes((state.params, state.opt_state, state.params))
     assert "RL² takes 960 environment steps in 5 updates" in counted.lines()[0]
 
@@ -391,7 +388,7 @@ def test_it_learns_to_find_a_cell_and_to_go_there_at_once():
         discount=0.95, reward_scale=0.2,
     )  # fmt: skip
     trainer = trainer_of(config, family=family, tasks=table, network=network)
-    state, _ = trainer.run(trainer.init(table), trainer.tasks, jnp.int32(120))
+    state, _ = trainer.run(trainer.init(), trainer.feed.tasks, jnp.int32(120))
     decoder = model.make(seen_spec_of(family))
     runner = make_evaluator(from_model(decoder), family, mesh_of(), 8, 40)
     ids, chance = family.task_ids(table), family.random_return(table).mean()

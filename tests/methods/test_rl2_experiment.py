@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from ad_jax.models.transformer import Transformer
 from ad_jax.run.directory import identity
 from ad_jax.run.pipeline import Run
 
-MODEL = {"width": 8, "hidden": 12, "mlp_width": 8, "value_head": True}
+MODEL: dict[str, Any] = {"width": 8, "hidden": 12, "mlp_width": 8, "value_head": True}
 PARTS = rl2.RL2(
     trial_episodes=2, unroll_episodes=1, trials=16, updates=5, minibatches=2, updates_per_dispatch=2, checkpoint_every=5
 )
@@ -47,7 +48,7 @@ def test_other_models_are_refused_with_the_remedy():
         with pytest.raises(ConfigError, match=r"set model=lstm and model.value_head=True.*got model " + name_of(model)):
             build(experiment(model=model))
     with pytest.raises(ConfigError, match=r"needs model.value_head=True"):
-        lstm.actor_critic(lstm.LSTM(**MODEL | {"value_head": False}), seen_spec_of(envs.make("dark_room")))
+        lstm.actor_critic(lstm.LSTM(**{**MODEL, "value_head": False}), seen_spec_of(envs.make("dark_room")))
     with pytest.raises(ConfigError, match=r"method.updates must be at least 1"):
         build(experiment(method=dataclasses.replace(PARTS, updates=0)))
     build(experiment(replay=dataclasses.replace(experiment().replay, segment=10**6)))  # there is nothing to replay

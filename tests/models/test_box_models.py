@@ -1,6 +1,7 @@
 """Real-valued actions from backbone to agent: each backbone's contract, what it sees of an action, and refusals."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +22,9 @@ from ad_jax.testing.model import random_steps
 from ad_jax.types import Box, Discrete, Spec
 
 REACH = Reach()
-SPEC = spec_of(REACH)
+SPEC: Any = spec_of(REACH)  # its action is a Box
 MATRIX = Spec(Box((2, 1), (-1, 5), (1, 6)), (4,), (3, 3, 3, 3))  # an action of two axes, away from zero
-SMALL = {"layers": 1, "width": 16, "heads": 2, "mlp_width": 16}
+SMALL: dict[str, Any] = {"layers": 1, "width": 16, "heads": 2, "mlp_width": 16}
 STREAMING = transformer.Transformer(**SMALL, window=5, action_head="mixture")
 LSTM = lstm.LSTM(width=8, hidden=12, mlp_width=16)
 CONFIGS = {
@@ -50,6 +51,7 @@ def test_every_backbone_keeps_its_contract(name):
 
 def test_a_model_without_the_head_of_its_actions_is_caught():
     model, _ = with_parameters()
+    assert isinstance(model.head, Mixture)
     with pytest.raises(ContractError, match="expected a head for Box"):
         check_model(model._replace(head=None), SPEC, episode_length=5)
     with pytest.raises(ContractError, match="expected a head of Box"):

@@ -1,5 +1,7 @@
 """Heads: densities that integrate to one, samples that follow them, actions inside the Box, gradients at its bounds."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -218,9 +220,11 @@ def test_the_options_of_a_model_name_its_head():
     assert heads.Options(action_head="binned", action_bins=16).head(box) == Binned(TWO, 16)
     assert heads.Options(action_head="mixture", action_components=2).head(box) == Mixture(TWO, 2)
     assert heads.Options().head(box) == Binned(TWO, 32)
-    assert len({Mixture(TWO, 2), Mixture(Box((2,), [-2, 5], [2, 6]), 2)}) == 1
+    lists: Any = [-2, 5], [2, 6]
+    assert len({Mixture(TWO, 2), Mixture(Box((2,), *lists), 2)}) == 1
     with pytest.raises(ConfigError, match="is for actions in a Box; these are"):
         heads.Options(action_head="binned").head(counted)
-    for changes in ({"action_bins": 1}, {"action_components": 0}):
+    wrong: Any = {"action_bins": 1}, {"action_components": 0}
+    for changes in wrong:
         with pytest.raises(ConfigError, match=f"model.{next(iter(changes))} must be at least"):
             heads.Options(**changes).head(box)

@@ -1,6 +1,7 @@
 """The LSTM backbone: the contract, a library's LSTM as reference, its options, and the whole pipeline on it."""
 
 import dataclasses
+from typing import Any
 
 import chex
 import jax
@@ -51,7 +52,7 @@ def test_a_layer_equals_flax_lstm_cell_step_by_step():
     cell.dense_h.bias[...] = layer.inputs.bias[...]
     start = Carry(*jnp.asarray(rng.normal(size=(2, batch, hidden)).astype(np.float32)))
     outputs, end = layer(jnp.asarray(x), start)
-    state = tuple(start)
+    state: Any = tuple(start)
     for t in range(length):
         state, out = cell(state, jnp.asarray(x[:, t]))
         np.testing.assert_allclose(outputs[:, t], out, atol=1e-6)

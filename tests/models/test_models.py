@@ -1,6 +1,7 @@
 """Backbones: the public contract for every configuration, and each option does what it is called."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from ad_jax.types import Discrete, Spec
 
 GRID, REAL, ONE = Spec(Discrete(5), (2,), (9, 9)), Spec(Discrete(3), (4,), None), Spec(Discrete(10), (), (1,))
 PIXELS = Spec(Discrete(4), (9, 12, 3), None, pixels=True)
-SMALL = {"layers": 2, "width": 16, "heads": 2, "mlp_width": 32}
+SMALL: dict[str, Any] = {"layers": 2, "width": 16, "heads": 2, "mlp_width": 32}
 STREAMING = Transformer(**SMALL, window=6)
 PAPER = Paper(**SMALL, window=14, episode_length=5, embedding_scale=1.0)
 
@@ -169,7 +170,7 @@ def test_attention_against_a_plain_loop():
             np.testing.assert_allclose(out[0, token, head], expected, atol=1e-5)
 
 
-def plain_attention(q, k, v, window, n, scale=1.0):
+def plain_attention(q, k, v, window, n, scale: Any = 1.0):
     """Softmax attention in one piece, `[B, T, K, h]`, its gradient left to JAX."""
     token = np.arange(q.shape[1])
     steps_back = token[:, None] // n - token[None] // n

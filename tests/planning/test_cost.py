@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -109,7 +110,7 @@ def test_state_batch_and_cache_are_as_many_bytes_as_were_counted(smoke, accumula
 def built(name, options, env, env_options):
     """Return the family, the config, the model and shapes of its parameters."""
     family = envs.make(env, env_options)
-    config = models.make(name, options).bind(family)
+    config: Any = models.make(name, options).bind(family)
     model = config.make(seen_spec_of(family))
     return family, config, model, jax.eval_shape(model.init, jax.random.key(0))
 
@@ -117,7 +118,8 @@ def built(name, options, env, env_options):
 @pytest.mark.parametrize("model", [PICTURES[:2], ("transformer", PATCHES)], ids=["convolutions", "patches"])
 def test_flop_of_pictures_against_the_compilers_count(model):
     """The compiler also counts what is no product, and leaves out what a convolution multiplies with its padding."""
-    family, config, model, params = built(*model, "watermaze", POOL)
+    name, options = model
+    family, config, model, params = built(name, options, "watermaze", POOL)
     seen = seen_spec_of(family)
     layers = transformer.picture_layers(config, seen)
     assert params["tokens"]["encoder"]["dense"]["kernel"].shape[0] == layers[-1].pooled

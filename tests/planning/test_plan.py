@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 import sys
+from typing import Any
 
 import chex
 import jax
@@ -138,7 +139,7 @@ def test_recomputing_accumulating_and_sharding_show_in_the_plan(planned):
 
 def test_alternatives_are_the_other_settings():
     e = small("replay.batch=64", "distill.accumulate=2")
-    others = plan.alternatives(e, MeshConfig(2, 4, 1))
+    others: Any = plan.alternatives(e, MeshConfig(2, 4, 1))
     assert list(others) == ["remat=True", "accumulate=8", "fsdp=1, data=8"]
     assert others["remat=True"][0].model.remat
     assert others["accumulate=8"][0].method.accumulate == 8
@@ -178,10 +179,10 @@ def test_a_model_that_recomputes_is_the_same_function(name):
     ],
 )
 def test_sizes_are_what_they_are_called(size, count):
-    e = plan.sized(load("dark_room"), size)
+    e: Any = plan.sized(load("dark_room"), size)
     parameters = cost.count(e, build(e)).parameters
     assert parameters == pytest.approx(count, rel=1e-3)
-    fewer = plan.sized(load("dark_room"), size, ["model.layers=3", "seed=2"])
+    fewer: Any = plan.sized(load("dark_room"), size, ["model.layers=3", "seed=2"])
     assert (fewer.model.layers, fewer.seed) == (3, 2)
     assert fewer.model.width == e.model.width
     with pytest.raises(ConfigError, match=r"unknown size '8B'. Did you mean '8b'"):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import mesh_of
+from helpers import mesh_of, unused
 
 from ad_jax import envs
 from ad_jax.envs.dark_room import DarkRoom
@@ -44,7 +44,7 @@ def rolled_out(room, episodes):
     runner = make_evaluator(policy, family, mesh_of(), episodes, episodes * room.steps)
     ids = family.task_ids(tasks)
     curve = evaluate(runner, {}, tasks, ids, 1, episodes, family, mesh_of(), seed=3)
-    return curve.returns[:, 0].T, family.optimal_return(tasks)
+    return curve.returns[:, 0].T, np.asarray(family.optimal_return(tasks))
 
 
 def nearest_unseen(room, episodes, ties=0):
@@ -181,7 +181,7 @@ def test_a_goal_that_pays_with_the_last_step_of_an_episode_is_remembered():
     _, lifetime = functools.reduce(
         lambda carry, t: policy.act({}, carry[1], jax.tree.map(lambda x: x[:, t], steps), jax.random.split(KEY, 1)),
         range(7),
-        (None, policy.init(1)),
+        (unused, policy.init(1)),
     )
     assert int(lifetime.goal[0]) == cell
     assert (int(lifetime.episode[0]), int(lifetime.step[0])) == (1, 0)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import GRID
+from helpers import GRID, unused
 from odd_policies import InTurn
 
 from ad_jax import policies
@@ -154,9 +154,9 @@ def test_a_models_policy_says_what_left_it_nothing_to_choose():
     def decode(params, cache, steps):
         return (logits, cache)
 
-    policy = from_model(Model(None, None, lambda batch: (), decode, None, 1, None))
+    policy = from_model(Model(unused, unused, lambda batch: (), decode, unused, 1, None))
     carry = policy.init(3)
-    assert np.isfinite(policy.highest(carry)).all()
+    assert np.isfinite(np.asarray(policy.highest(carry))).all()
     action, carry = policy.act({}, carry, jax.tree.map(lambda x: x[:, 0], random_steps(GRID, 3, 1, 5)), KEYS)
     np.testing.assert_array_equal(policy.highest(carry), [0, np.nan, -np.inf])
     assert action[0] in (1, 2)
@@ -165,7 +165,7 @@ def test_a_models_policy_says_what_left_it_nothing_to_choose():
 @pytest.mark.parametrize(("how", "words"), [(("best",), "mode.*'best'"), (("sampled", 0.0), "must be above 0; got 0")])
 def test_how_actions_are_chosen_is_checked(how, words):
     with pytest.raises(AdJaxError, match=words):
-        from_model(Model(None, None, None, None, None, 1, None), *how)
+        from_model(Model(unused, unused, unused, unused, unused, 1, None), *how)
     with pytest.raises(AdJaxError, match=words):
         build(override(load("dark_room", "smoke"), ["model=random"])).policy(*how)
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import types
+from typing import Any
 
 import pytest
 
@@ -124,7 +125,7 @@ def test_tensorboard_gets_every_number_at_once(tensorboard, tmp_path):
 
 def test_tensorboard_itself_can_read_what_was_written(tmp_path):
     pytest.importorskip("tensorboard", reason="the extra ad_jax[tensorboard] is not installed")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # pyright: ignore[reportMissingImports]
 
     MetricsLog(tmp_path, Config(tensorboard=True)).write("distill", 7, {"loss": 2})
     found = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("distill/loss")
@@ -133,7 +134,7 @@ def test_tensorboard_itself_can_read_what_was_written(tmp_path):
 
 def test_wandb_gets_every_number_under_an_id_that_resumes(monkeypatch, tmp_path):
     started, logged = [], []
-    fake = types.ModuleType("wandb")
+    fake: Any = types.ModuleType("wandb")
     fake.init = lambda **options: started.append(options) or types.SimpleNamespace(log=logged.append)
     monkeypatch.setitem(sys.modules, "wandb", fake)
     for experiment in ("dark_room", "dark_room", "bandit"):
@@ -207,11 +208,13 @@ def test_a_run_records_versions_device_and_commit(tmp_path, monkeypatch):
         )
 
     (tmp_path / "file").write_text("1")
-    git("init"), git("add", "file"), git("commit", "-m", "first")
+    for words in (["init"], ["add", "file"], ["commit", "-m", "first"]):
+        git(*words)
     assert provenance.commit() is None, "somebody else's repository"
     (tmp_path / "ad_jax/process").mkdir(parents=True)
     (tmp_path / "ad_jax/process/provenance.py").write_text("")
-    git("add", "ad_jax"), git("commit", "-m", "second")
+    git("add", "ad_jax")
+    git("commit", "-m", "second")
     head = git("rev-parse", "--short=12", "HEAD").stdout.strip()
     assert provenance.commit() == head
     (tmp_path / "file").write_text("2")

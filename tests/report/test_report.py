@@ -5,9 +5,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.patches import Circle
 from report_helpers import HOSTILE, arms_set, curve, grid_set, pool_set, results
 
 from ad_jax.errors import ConfigError
@@ -54,7 +56,7 @@ def test_bootstrap_narrows_as_one_over_root_n_and_repeats():
 
 
 def test_summary():
-    one = grid_set() | {"returns": {"sampled": curve(low=0.84, high=8.06)}}
+    one: dict[str, Any] = grid_set() | {"returns": {"sampled": curve(low=0.84, high=8.06)}}
     assert report.summary(results(one)) == "held-out return 0.8 → 8.1 of 10.0 over 20 in-context episodes"
     for task in one["tasks"]:
         task["optimal"] = None
@@ -333,13 +335,13 @@ def test_pool_report(tmp_path):
     picture = pool_set()["tasks"][0]["picture"]
     figure = ways.grid_paths(picture, pool_set()["paths"]["episodes"])
     assert len(figure.axes) == 3
-    pool, platform = figure.axes[0].patches
+    pool, platform = (patch for patch in figure.axes[0].patches if isinstance(patch, Circle))
     assert (pool.center, pool.radius) == ((100, 100), 100)
     assert (tuple(platform.center), platform.radius) == ((60, 90), 15)
     start = next(line for line in figure.axes[0].lines if line.get_label() == "start")
-    assert (start.get_xdata()[0], start.get_ydata()[0]) == (100, 100)
+    assert np.asarray(start.get_xydata())[0].tolist() == [100, 100]
     end = next(line for line in figure.axes[0].lines if line.get_label() == "end")
-    assert (end.get_xdata()[0], end.get_ydata()[0]) == (70, 91), "x to the right, y up"
+    assert np.asarray(end.get_xydata())[0].tolist() == [70, 91], "x to the right, y up"
     bottom, top = figure.axes[0].get_ylim()
     assert bottom < top
 

@@ -27,11 +27,12 @@ from ad_jax.report.results import gather
 from ad_jax.study import reproduce
 from ad_jax.study import text as study_text
 from ad_jax.study.claims import Claim, at_least, decide, quantity
+from ad_jax.types import Array
 
 RANDOM, OPTIMAL = -20.0, -4.0
 
 
-def costs(low=-20.0, high=-6.0, optimal=OPTIMAL, random=RANDOM):
+def costs(low=-20.0, high=-6.0, optimal: float | None = OPTIMAL, random: float | None = RANDOM):
     """Results of a world of costs: `low` in the first 5 episodes, `high` in the other 15."""
     one = made.grid_set()
     one["returns"] = {"sampled": made.curve(low=low, high=high), "greedy": made.curve(low=low, high=high + 1.5)}
@@ -175,7 +176,7 @@ class State(environment.EnvState):
 
 @struct.dataclass
 class Params(environment.EnvParams):
-    side: jax.Array | None = None  # [] int32, 0 or 1: where it costs less
+    side: Array = None  # [] int32, 0 or 1: where it costs less
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +195,7 @@ class Tolls(TaskFamily[State, Params]):
         return Params(self.episode_length, jnp.int32(0))
 
     def all_tasks(self):
-        return Params(jnp.full(2, self.episode_length), jnp.arange(2))
+        return Params(jnp.full(2, self.episode_length), jnp.arange(2))  # pyright: ignore[reportArgumentType]
 
     def action_space(self, params=None):
         return spaces.Discrete(2)
@@ -244,6 +245,7 @@ def test_the_prompted_study_asks_what_the_paper_shows():
     held_out = p.split.held_out["held_out"]
     random, optimal = (f(held_out).mean() for f in (p.family.random_return, p.family.optimal_return))
     for name, arm in arms.items():
+        assert arm.experiment.evaluate.prompt is not None
         asked = normalized.level(arm.experiment.evaluate.prompt, random, optimal)
         assert asked == pytest.approx(arm.x * optimal), name
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,7 +22,7 @@ class SplitsOnly(Odd):
     def sample_tasks(self, key, n):
         raise NotImplementedError("this family has a fixed split")
 
-    def all_tasks(self):
+    def all_tasks(self) -> Any:
         return None
 
     def split(self, seed, train, held_out):

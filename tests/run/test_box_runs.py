@@ -6,6 +6,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from helpers import unused
 from reach import HIGH, LOW, NearlyOptimal, Reach
 
 from ad_jax import Agent, Run, open_store
@@ -29,6 +30,7 @@ from ad_jax.planning import cost
 from ad_jax.policies import demonstrator, random
 from ad_jax.run import in_memory
 from ad_jax.testing import check_method, check_policy
+from ad_jax.types import Box
 
 EXPERIMENT = Experiment(
     name="reach",
@@ -133,7 +135,8 @@ def test_the_random_policy_fills_the_box(mode):
     parts = build(e)
     check_policy(parts.policy(mode), parts.spec, episode_length=3, greedy=mode == "greedy")
     keys = jax.random.split(jax.random.key(0), 4000)
-    action = np.asarray(random.uniform_in(family.action_spec, mode).act({}, (), None, keys)[0])
+    assert isinstance(family.action_spec, Box)
+    action = np.asarray(random.uniform_in(family.action_spec, mode).act({}, (), unused, keys)[0])
     np.testing.assert_allclose(action.mean(0), (LOW + HIGH) / 2, atol=0.02)
     spread = (HIGH - LOW) / 12**0.5 if mode == "sampled" else 0
     np.testing.assert_allclose(action.std(0), spread, atol=0.02)

@@ -93,6 +93,7 @@ def test_the_smallest_example_runs(monkeypatch, capsys):
     path = pathlib.Path(__file__).parents[2] / "examples" / "minimal.py"
     assert len(path.read_text().splitlines()) <= 120
     spec = importlib.util.spec_from_file_location("minimal", path)
+    assert spec is not None and spec.loader is not None
     minimal = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(minimal)
     for name, value in {

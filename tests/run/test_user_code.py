@@ -129,7 +129,7 @@ def test_traceback_shows_all_of_it(capsys):
 
 
 def test_check_names_the_place(capsys):
-    import my_family
+    import my_family  # pyright: ignore[reportMissingImports]  # written by the fixture
 
     with pytest.raises(
         ContractError, match=r"NameError: name 'undefined_in_step' .*my_family.py:\d+, in step_env"

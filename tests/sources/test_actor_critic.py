@@ -20,7 +20,7 @@ def test_gae_equals_its_definition_however_episodes_end():
     rng = np.random.default_rng(0)
     reward, value, next_value = rng.normal(size=(3, len(ends), 5)).astype(np.float32)
     arrays = (reward, value, next_value, ends[..., 0], ends[..., 1])
-    got = actor_critic.gae(*(jnp.asarray(x.T) for x in arrays), 0.9, 0.8)
+    got = actor_critic.gae(*(jnp.asarray(x.T) for x in arrays), discount=0.9, trace_decay=0.8)
     expected = np.stack([slow_gae(*row, 0.9, 0.8) for row in zip(*arrays)], axis=1)
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 

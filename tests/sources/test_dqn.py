@@ -60,7 +60,7 @@ def test_targets_are_averages_of_n_step_returns_however_episodes_end():
     ends = np.array(list(itertools.product(KINDS, repeat=5)))  # [243, T, 2]
     reward, ahead = np.random.default_rng(0).normal(size=(2, len(ends), 5)).astype(np.float32)
     arrays = (reward, ahead, ends[..., 0], ends[..., 1])
-    got = q_lambda(*(jnp.asarray(x.T) for x in arrays), 0.9, 0.7)
+    got = q_lambda(*(jnp.asarray(x.T) for x in arrays), discount=0.9, trace_decay=0.7)
     expected = np.stack([slow_q_lambda(*row, 0.9, 0.7) for row in zip(*arrays)], axis=1)
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 

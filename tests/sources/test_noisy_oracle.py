@@ -1,5 +1,6 @@
 """The noisy oracle by its options, and sources that are given hidden state."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -221,7 +222,7 @@ def test_privileged_q_learning_learns_the_way_to_the_key_and_from_it_to_the_door
     np.testing.assert_allclose(value[:, 2], 0, atol=1e-6)
     first = 1 + 0.5 * value[3, 1]  # the key, and what the door is worth from there
     np.testing.assert_allclose(value[:, 0], [first * 0.5 ** (away(n, 3) - 1) for n in range(9)], atol=1e-3)
-    plain = learn("q_learning", config.replace(privileged=False), ROOM, task, 2, jax.random.key(0))[0]
+    plain = learn("q_learning", dataclasses.replace(config, privileged=False), ROOM, task, 2, jax.random.key(0))[0]
     assert plain.table.shape == (9, 5)
 
 

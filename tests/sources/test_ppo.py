@@ -1,6 +1,7 @@
 """PPO: the probes, and each part against its definition."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -99,7 +100,7 @@ def test_normalized_advantages_have_mean_zero_and_deviation_one():
     config = ppo.PPO(value_cost=0.0)
     samples = ppo.samples_of(params, config, SPEC, stream, reached)
     advantage = np.asarray(samples.advantage)
-    by_hand = samples.replace(advantage=jnp.asarray((advantage - advantage.mean()) / advantage.std()))
+    by_hand = dataclasses.replace(samples, advantage=jnp.asarray((advantage - advantage.mean()) / advantage.std()))
     moved = jax.tree.map(lambda x: 1.3 * x, params)
     plain = dataclasses.replace(config, normalize=False)
     assert float(ppo.loss(moved, config, SPEC, samples)) == pytest.approx(
@@ -115,14 +116,17 @@ def test_a_ratio_outside_the_clip_has_no_gradient_where_it_would_gain():
     config = ppo.PPO(value_cost=0.0, normalize=False, clip=0.2)
     samples = ppo.samples_of(params, config, SPEC, stream, reached)
     for shift, sign, silent in ((0.5, 1, True), (0.5, -1, False), (-0.5, -1, True), (-0.5, 1, False), (0.1, 1, False)):
-        moved = samples.replace(log_prob=samples.log_prob - shift, advantage=jnp.full(35, sign, jnp.float32))
+        moved = dataclasses.replace(
+            samples, log_prob=samples.log_prob - shift, advantage=jnp.full(35, sign, jnp.float32)
+        )
         slope = jax.grad(lambda p, s=moved: ppo.loss(p, config, SPEC, s))(params)["policy"]["weight"]
         assert (np.abs(slope).max() < 1e-7) == silent, (shift, sign)
 
 
 def test_the_learning_rate_falls_linearly_to_zero():
     config = ppo.PPO(learning_rate=1.0, decay_updates=2.0, adam_epsilon=1e6, max_grad_norm=None, **QUICK)
-    optimizer, gradient = ppo.optimizer(config), {"a": jnp.ones(1)}
+    optimizer: Any = ppo.optimizer(config)
+    gradient = {"a": jnp.ones(1)}
     state, rates = optimizer.init(gradient), []
     for _ in range(18):  # of 2 updates with 4 epochs of 2 minibatches, and 2 more
         with jax.numpy_dtype_promotion("standard"):

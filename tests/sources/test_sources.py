@@ -1,5 +1,7 @@
 """Sources: the contract, problems with known answers, and each hyper-parameter by what it is called."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -230,7 +232,8 @@ def test_sources_say_which_families_they_cannot_learn():
 def test_q_learning_hyper_parameters_do_what_they_are_called():
     family = DarkRoom(size=3, steps=50)
     task = take(family.all_tasks(), 0)
-    configs = q_learning.QLearning(
+    learner: Any = q_learning.QLearning  # a vector of learners: its floats are leaves
+    configs = learner(
         learning_rate=jnp.array([0.0, 0.0, 0.0, 0.5]),
         discount=jnp.array([0.9, 0.9, 0.9, 0.0]),
         epsilon_start=jnp.array([1.0, 0.0, 0.8, 1.0]),
@@ -290,7 +293,8 @@ def test_novel_exploration_goes_where_the_episode_has_not_been_as_far_as_the_lea
 def test_an_optimistic_table_leads_q_learning_to_a_goal_that_chance_does_not_find():
     family = DarkRoom(size=11, steps=12, reward="terminate")
     task = take(family.all_tasks(), 0)  # a corner, 10 steps away
-    configs = q_learning.QLearning(
+    learner: Any = q_learning.QLearning  # a vector of learners: its floats are leaves
+    configs = learner(
         epsilon_start=jnp.array([1.0, 0.0, 0.0]),
         learning_rate=jnp.array([0.5, 0.5, 0.0]),
         discount=jnp.full(3, 0.95),

@@ -1,6 +1,7 @@
 """Collecting: chunks, devices and interruptions do not change a history, and vmapped learners are a plain loop."""
 
 import json
+from typing import Any
 
 import chex
 import jax
@@ -178,7 +179,7 @@ def test_learners_are_compiled_once_for_all_chunks():
     collector = collector_of(mesh_of(), 4)
     for first in (0, 4, 8):
         collector.run(SEED, TASKS, IDS, SEEDS, first)
-    assert collector.jitted._cache_size() == 1
+    assert collector.jitted._cache_size() == 1  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_the_learning_curve_is_the_returns_of_the_same_histories(collected):
@@ -201,7 +202,7 @@ def test_the_learning_curve_is_the_mean_over_actors(collected_by_actors):
 
 
 def episodes_of(t: Transition) -> lifetimes.Episodes:
-    return lifetimes.episodes_of(t.reward, t.terminated | t.truncated)
+    return lifetimes.episodes_of(t.reward, t.done)
 
 
 def same_episodes(one: lifetimes.Episodes, other: lifetimes.Episodes) -> None:
@@ -212,6 +213,7 @@ def same_episodes(one: lifetimes.Episodes, other: lifetimes.Episodes) -> None:
 
 
 def test_configs_that_cannot_be_meant_are_refused():
-    for change in ({"seeds": 0}, {"episodes": -1}, {"chunk_learners": 0}):
+    changes: Any = {"seeds": 0}, {"episodes": -1}, {"chunk_learners": 0}
+    for change in changes:
         with pytest.raises(ConfigError, match=f"collect.{next(iter(change))} must be at least 1; got"):
             Config(**change).validate()

@@ -8,6 +8,7 @@ import gc
 import json
 import pathlib
 import threading
+from typing import Any
 
 import chex
 import pytest
@@ -44,7 +45,7 @@ class Training:
     """One training, compiled once; each folder gets the same."""
 
     def __init__(self):
-        self.trainer = trainer_of(MODEL, GRID, SMALL, SAMPLING, mesh_of(), seed=1)
+        self.trainer: Any = trainer_of(MODEL, GRID, SMALL, SAMPLING, mesh_of(), seed=1)
         self.resident = replay.load(numbered_histories(16, 24), GRID, SAMPLING, mesh_of())
         self.run, self.trainer.run = self.trainer.run, self
 
@@ -104,7 +105,7 @@ def test_training_on_a_disk_that_is_full_at_any_point_loses_one_checkpoint(
     tmp_path, training, whole, kind, first_every
 ):
     """Room for so many files, folders or pages more in every try, until all fit."""
-    kept = []
+    kept, n = [], 0
     for n in range(first_every[0], 200, first_every[1]):
         with disk(tmp_path / f"{kind}{n}", **room_for(n, kind)) as small:
             kept.append(fill(training, small.path, small, whole))
@@ -147,7 +148,7 @@ def evaluated(folder: pathlib.Path) -> dict[str, object]:
 @pytest.mark.parametrize("kind", ["files", "pages"])
 def test_evaluating_on_a_disk_that_is_full_at_any_point_goes_on_with_room(tmp_path, capsys, kind):
     assert main([*RANDOM, "--dir", str(tmp_path / "whole")]) == 0
-    whole, named = evaluated(tmp_path / "whole"), set()
+    whole, named, n = evaluated(tmp_path / "whole"), set(), 0
     for n in range(1, 100):
         capsys.readouterr()
         with disk(tmp_path / f"{kind}{n}", **room_for(n, kind)) as small:

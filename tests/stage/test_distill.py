@@ -317,7 +317,7 @@ def test_clipping_is_by_the_global_norm():
 def test_weight_decay_shrinks_matrices_and_leaves_vectors(optimizer):
     config = dataclasses.replace(TINY, weight_decay=0.5, optimizer=optimizer, warmup_updates=0)
     params = {"kernel": jnp.ones((4, 4)), "scale": jnp.ones(4)}
-    rule = config.make_optimizer()
+    rule: Any = config.make_optimizer()
     updates, _ = rule.update(jax.tree.map(jnp.zeros_like, params), rule.init(params), params)
     assert float(updates["kernel"].max()) < 0
     np.testing.assert_array_equal(updates["scale"], 0)

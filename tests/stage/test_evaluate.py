@@ -3,12 +3,13 @@
 import dataclasses
 import functools
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import mesh_of
+from helpers import mesh_of, unused
 from small_room import IDS, MODELS, ROOM, SPEC, TASKS, scripted
 
 from ad_jax import envs
@@ -19,12 +20,14 @@ from ad_jax.envs.grid import MOVES
 from ad_jax.errors import AdJaxError, ConfigError
 from ad_jax.keys import named_key, number_of
 from ad_jax.models.base import Model, first_steps, follow
-from ad_jax.policies.base import choose, from_model
+from ad_jax.policies.base import Mode, choose, from_model
 from ad_jax.stage import episodes, evaluate
 from ad_jax.stage.rollout import make_evaluator
 
 
-def curve(model, params=None, family=ROOM, tasks=TASKS, mode="sampled", seeds=3, episodes=4, per_run=None, mesh=None):
+def curve(
+    model, params=None, family=ROOM, tasks=TASKS, mode: Mode = "sampled", seeds=3, episodes=4, per_run=None, mesh=None
+):
     mesh, policy = mesh or mesh_of(), from_model(model, mode)
     runner = make_evaluator(policy, family, mesh, episodes, per_run or episodes * family.episode_length)
     return evaluate.evaluate(runner, params, tasks, family.task_ids(tasks), seeds, episodes, family, mesh, seed=5)
@@ -136,10 +139,13 @@ def test_an_evaluator_and_an_agent_sample_at_their_temperature():
     found = evaluate.evaluate(cold, params, TASKS, IDS, 3, 2, ROOM, mesh_of(), seed=5)
     np.testing.assert_array_equal(found.trace, curve(model, params, mode="greedy", episodes=2).trace)
     assert not np.array_equal(found.trace, curve(model, params, episodes=2).trace)
-    agents = [Agent(from_model(model, *how), params, SPEC) for how in (("sampled", 1e-4), ("greedy",))]
+    agents = [
+        Agent(policy, params, SPEC) for policy in (from_model(model, "sampled", 1e-4), from_model(model, "greedy"))
+    ]
     for agent in agents:
         agent.reset(batch=64)
-    np.testing.assert_array_equal(*(agent.act(np.full((64, 2), 2)) for agent in agents))
+    one, other = (agent.act(np.full((64, 2), 2)) for agent in agents)
+    np.testing.assert_array_equal(one, other)
     with pytest.raises(ConfigError, match=r"evaluate\.temperature must be above 0; got 0"):
         evaluate.Config(temperature=0.0).validate()
     with pytest.raises(AdJaxError, match=r"temperature must be above 0; got -1"):
@@ -149,7 +155,7 @@ def test_an_evaluator_and_an_agent_sample_at_their_temperature():
 def test_rollouts_are_compiled_once():
     model, mesh = MODELS["streaming"], mesh_of()
     params = jax.jit(model.init)(jax.random.key(0))
-    runner = make_evaluator(from_model(model), ROOM, mesh, 4, 6)
+    runner: Any = make_evaluator(from_model(model), ROOM, mesh, 4, 6)
     for seed in (1, 2):
         evaluate.evaluate(runner, params, TASKS, IDS, 2, 4, ROOM, mesh, seed)
     assert runner.run._cache_size() == 1
@@ -171,7 +177,7 @@ def test_traces_show_where_the_first_rollout_was():
 class OneShort(DarkRoom):
     """Every episode ends a step before its time limit: 19 of 20 in all, which no count of episodes tells soon."""
 
-    def step_env(self, key, state, action, params):
+    def step_env(self, key, state, action, params) -> Any:
         observation, state, reward, _, info = super().step_env(key, state, action, params)
         return observation, state, reward, state.time >= self.episode_length - 1, info
 
@@ -183,7 +189,7 @@ def counting():
         cache = cache + steps.prev_done.astype(jnp.int32)
         return 1e4 * jax.nn.one_hot(1 + cache % 4, SPEC.num_actions), cache
 
-    return Model(None, None, lambda batch: jnp.zeros((batch,), jnp.int32), decode, None, 1, None)
+    return Model(unused, unused, lambda batch: jnp.zeros((batch,), jnp.int32), decode, unused, 1, None)
 
 
 def test_paths_are_those_of_their_episodes_where_all_end_a_step_early():
@@ -274,7 +280,7 @@ def test_config_numbers_are_checked():
 def test_a_step_copies_no_ring():
     """In the compiled rollout the ring is updated where it lies: a copy of it would cost more than the step."""
     model, batch = MODELS["streaming"], 3
-    runner = make_evaluator(from_model(model), ROOM, mesh_of(1), 2, 5)
+    runner: Any = make_evaluator(from_model(model), ROOM, mesh_of(1), 2, 5)
     params = jax.jit(model.init)(jax.random.key(0))
     keys, tasks = jax.random.split(jax.random.key(0), batch), take(TASKS, slice(batch))
     rollouts = runner.start(keys, tasks)

@@ -1,6 +1,7 @@
 """Claims: every statistic against a plain one, intervals that are paired, rules that ask for the whole interval."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_statistics_are_what_their_words_log(name, arguments, expected):
 
 
 def test_every_statistic_is_tested_here():
-    marks = test_statistics_are_what_their_words_log.pytestmark[0].args[1]
+    marks = test_statistics_are_what_their_words_log.pytestmark[0].args[1]  # pyright: ignore[reportFunctionMemberAccess]
     assert {case[0] for case in marks} == set(STATISTICS)
 
 
@@ -84,7 +85,7 @@ def test_arms_on_the_same_tasks_are_resampled_together():
     def final(name):
         return quantity("final", name)
 
-    alone = decide(Claim("", "", final("high"), at_least(0)), arms)
+    alone: Any = decide(Claim("", "", final("high"), at_least(0)), arms)
     apart = decide(Claim("", "", final("high") - final("low"), at_least(0.4)), arms)
     assert alone.high - alone.low > 2
     assert (apart.low, apart.high) == pytest.approx((0.5, 0.5))
@@ -106,7 +107,7 @@ def test_a_claim_holds_where_the_whole_interval_obeys_its_rule():
         "from 1 to 2",
     ]
     arms = {"A": arm(RNG.uniform(0, 9, (5, 2, 20)))}
-    found = decide(Claim("it is", "so they say", quantity("final", "A"), at_most(4.5)), arms)
+    found: Any = decide(Claim("it is", "so they say", quantity("final", "A"), at_most(4.5)), arms)
     assert found.low < 4.5 < found.high
     assert not found.holds
     assert found.to_json()["holds"] is False

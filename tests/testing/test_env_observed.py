@@ -1,6 +1,7 @@
 """Families whose `observe` and steps disagree, or that have nothing to store, are named by `check_env`."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from ad_jax.testing.env_observed import observed
 class LooksBack(DarkRoom):
     """A step shows where it began."""
 
-    def step_env(self, key, state, action, params):
+    def step_env(self, key, state, action, params) -> Any:
         _, after, *rest = super().step_env(key, state, action, params)
         return state.position, after, *rest
 
@@ -44,7 +45,7 @@ class HasAnEmptyLeaf(DarkRoom):
 
     @property
     def default_params(self):
-        return super().default_params.replace(goal=jnp.zeros((0,), jnp.int32))
+        return dataclasses.replace(super().default_params, goal=jnp.zeros((0,), jnp.int32))
 
 
 @pytest.mark.parametrize(
