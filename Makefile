@@ -41,7 +41,7 @@ bench: .venv/installed
 	$(BIN)/ad-jax bench
 
 # Files side by side, one process a core: most of a test's time is compiling, which uses one.
-PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test: .venv/installed
 	$(PYTEST)

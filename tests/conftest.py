@@ -28,9 +28,12 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("JAX_COMPILATION_CACHE_
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# Nobody reads from which line an operation of a program came; to write that down is an eighth of lowering it.
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 
 import jax
 import jaxtyping
+import pytest
 from jax._src import lru_cache
 
 
@@ -69,7 +72,7 @@ def put_whole(self: lru_cache.LRUCache, key: str, value: bytes) -> None:
 lru_cache.LRUCache.put = put_whole
 
 
-ENOUGH = 1 << 30  # bytes that a worker may take before it forgets what it has compiled
+ENOUGH = 3 << 29  # bytes that a worker may take before it forgets what it has compiled; no test adds half a GB
 allowed = ENOUGH
 
 
@@ -85,6 +88,36 @@ def pytest_runtest_logfinish() -> None:
         jax.clear_caches()
         memory.give_back()
         allowed = max(ENOUGH, resident() + ENOUGH // 2)
+
+
+# Files that take longest, which workers begin with, so that they end together (see `--dist loadfile` in the Makefile).
+LONGEST = (
+    "process/test_processes.py",
+    "models/test_models.py",
+    "study/test_study.py",
+    "run/test_pipeline.py",
+    "methods/test_methods.py",
+    "methods/test_rl2.py",
+    "envs/test_envs.py",
+    "test_readme.py",
+    "stage/test_distill.py",
+    "stage/test_evaluate.py",
+    "run/test_worlds.py",
+    "run/test_keys.py",
+    "run/test_in_memory.py",
+    "planning/test_cost.py",
+    "planning/test_plan.py",
+    "bench/test_bench.py",
+    "test_values.py",
+    "process/test_settings.py",
+    "sources/test_sources.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of long files first."""
+    place = {pathlib.Path(__file__).parent / name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 def pytest_collection_finish() -> None:
