@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import json
 import re
+import threading
 import time
 
 import chex
@@ -167,18 +168,31 @@ def undisturbed(store, tmp_path_factory):
 
 
 class Slow:
-    """A collection whose chunks are late, and not always by as much."""
+    """A collection whose chunks come a while after training waits for them, however slow training is."""
 
     def __init__(self, store: HistoryStore):
-        self.store, self.reads = store, 0
+        self.store, self.awaited = store, threading.Event()
+        self.awaited.set()
 
     def __getattr__(self, name):
         return getattr(self.store, name)
 
     def read(self, chunks):
-        self.reads += 1
-        time.sleep(0.05 * (self.reads % 3))
+        assert self.awaited.wait(60)
         return self.store.read(chunks)
+
+    def between(self, residents, monkeypatch):
+        """Let chunks come only 0.06 s after `residents` are asked for others than before."""
+        get = residents.at
+
+        def at(step):
+            if step and step % TURNS.every == 0:
+                threading.Timer(0.06, self.awaited.set).start()
+            found = get(step)
+            self.awaited.clear()
+            return found
+
+        monkeypatch.setattr(residents, "at", at)
 
 
 def same(trained, other) -> None:
@@ -186,10 +200,13 @@ def same(trained, other) -> None:
     assert trained[1] == other[1], "the log"
 
 
-def test_a_slow_disk_changes_no_bit_and_the_waiting_is_counted(store, undisturbed, tmp_path):
-    with rotating(Slow(store)) as residents:
+def test_a_slow_disk_changes_no_bit_and_the_waiting_is_counted(store, undisturbed, tmp_path, monkeypatch):
+    slow = Slow(store)
+    with rotating(slow) as residents:
+        slow.between(residents, monkeypatch)
         same(undisturbed, train(tmp_path, residents))
         facts = residents.facts()
+        slow.awaited.set()  # for what is read ahead and never used
     assert 0 < facts["swaps_waited"] <= facts["swaps"] == 6
     assert facts["waited_seconds"] > 0.05
     told = streaming.summary(facts, TINY.updates, 100.0)
