@@ -1,16 +1,19 @@
 """Strict JAX for every test: 8 virtual CPU devices, rank promotion raises, dtype promotion is strict.
 
-One cache of compiled programs serves the whole run, its workers and the processes that tests start: most of a test's
-time is compiling, and many tests compile the same program.
+One cache of compiled programs serves the whole run, its workers and the processes that tests start, and the runs after
+it: most of a test's time is compiling, and many tests compile the same program.
 """
 
+import contextlib
 import gc
+import hashlib
 import importlib.util
 import os
 import pathlib
 import shutil
 import sys
 import tempfile
+import time
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Most of a test's time is compiling; without LLVM's optimization that takes a quarter less, and fusion stays as it is.
@@ -22,19 +25,36 @@ os.environ["XLA_FLAGS"] = (
     # And a third less: a program in one piece instead of 32, which are compiled side by side on other cores.
     + " --xla_cpu_parallel_codegen_split_count=1"
 )
-# Workers and other processes inherit the folder from the one that starts them, which removes it at its end.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("JAX_COMPILATION_CACHE_DIR") or tempfile.mkdtemp(
-    "", "ad_jax_tests_"
-)
+
+
+def kept_programs() -> pathlib.Path:
+    """Return the folder of compiled programs that this run shares with those before; a new one where none can be kept.
+
+    Compiled code fits the features of one processor, so each kind of processor has its own.
+    """
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        kind = "".join(sorted({line for line in lines if line.startswith(("model name", "flags"))}))
+        base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        folder = base / "ad_jax" / "tests" / hashlib.sha256(kind.encode()).hexdigest()[:12]
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (OSError, RuntimeError):  # no such file, no home, not ours to write
+        return pathlib.Path(tempfile.mkdtemp("", "ad_jax_tests_"))
+
+
+# Workers and other processes inherit the folder from the one that starts them.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(kept_programs())
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # Nobody reads from which line an operation of a program came; to write that down is an eighth of lowering it.
 os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 
-import jax
-import jaxtyping
-import pytest
-from jax._src import lru_cache
+import jax  # noqa: E402
+import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
+from jax._src import lru_cache  # noqa: E402
 
 
 def shaped_modules() -> list[str]:
@@ -126,8 +146,18 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+MONTH = 30 * 24 * 3600  # seconds after which a program is compiled again: those of before are not kept for ever
+
+
 def pytest_unconfigure() -> None:
-    """Remove the cache, unless this is a worker or the user named a folder."""
+    """Remove a cache that cannot be kept, and from one that is what is old; a worker leaves that to the first."""
     folder = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
-    if "PYTEST_XDIST_WORKER" not in os.environ and folder.name.startswith("ad_jax_tests_"):
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    if folder.name.startswith("ad_jax_tests_"):
         shutil.rmtree(folder, ignore_errors=True)
+    elif folder.parts[-3:-1] == ("ad_jax", "tests"):
+        for entry in folder.iterdir():
+            with contextlib.suppress(OSError):  # another run may be at it
+                if entry.stat().st_mtime < time.time() - MONTH:
+                    entry.unlink()
