@@ -5,7 +5,7 @@ touches no device. Editors and type checkers, which run nothing, read the import
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # `as`: these are public
     from ad_jax.agent import Agent as Agent
@@ -97,7 +97,7 @@ _PUBLIC = {
 __all__ = [*_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "__version__":
         from ad_jax.process.provenance import version
 

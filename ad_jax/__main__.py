@@ -10,9 +10,12 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ad_jax.cli.parser import parse
+
+if TYPE_CHECKING:
+    from ad_jax.experiment import Experiment
 
 NEEDED = ("jax", "flax", "gymnax", "matplotlib", "numpy", "optax", "orbax", "tensorstore")
 
@@ -26,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from ad_jax.errors import AdJaxError
     from ad_jax.process import preemption
 
-    handler: Callable[[Any], int] = {
+    handler: Callable[[argparse.Namespace], int] = {
         "histories": _histories,
         "list": _list,
         "report": _report,
@@ -70,7 +73,7 @@ def _told(args: argparse.Namespace, error: Exception, text: str) -> int:
     return 2
 
 
-def _experiment(args: argparse.Namespace) -> Any:
+def _experiment(args: argparse.Namespace) -> "Experiment":
     from ad_jax import experiment
     from ad_jax.process import provenance
 

@@ -6,11 +6,11 @@ the model and its options come from the checkpoint, so nothing else needs to be 
 
 import functools
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ad_jax import models, values
 from ad_jax.checkpoint import checkpoint, lineage
@@ -23,7 +23,7 @@ from ad_jax.methods.distillation import Distillation
 from ad_jax.policies.base import Carry, Mode, Policy
 from ad_jax.process import settings
 from ad_jax.run import behavior
-from ad_jax.types import Box, Spec, Steps
+from ad_jax.types import Box, PyTree, Spec, Steps
 
 
 class Agent:
@@ -35,7 +35,7 @@ class Agent:
         spec: of what it sees and does.
     """
 
-    def __init__(self, policy: Policy, params: Any, spec: Spec):
+    def __init__(self, policy: Policy, params: PyTree, spec: Spec):
         self.policy, self.params, self.spec = policy, params, spec
         self._act = jax.jit(self._decide, donate_argnums=1)
         self.reset()
@@ -82,7 +82,7 @@ class Agent:
         self._keys = jax.vmap(functools.partial(jax.random.fold_in, named_key(seed, "agent")))(rows)
 
     @settings.pinned()
-    def act(self, observation: Any, reward: Any = None, done: Any = None) -> np.ndarray:
+    def act(self, observation: ArrayLike, reward: ArrayLike | None = None, done: ArrayLike | None = None) -> np.ndarray:
         """Actions for the current observations.
 
         Args:
@@ -119,7 +119,9 @@ class Agent:
         self._action, self._time = action, self._time + 1
         return action
 
-    def _decide(self, params: Any, carry: Carry, steps: Steps, keys: jax.Array) -> Any:
+    def _decide(
+        self, params: PyTree, carry: Carry, steps: Steps, keys: jax.Array
+    ) -> tuple[jax.Array, Carry, jax.Array | None]:
         action, carry = self.policy.act(params, carry, steps, keys)
         return action, carry, self.policy.highest(carry)
 
@@ -142,7 +144,7 @@ class Agent:
                     f"{box}. {values.REMEDY['action']}"
                 )
 
-    def _checked(self, observation: Any) -> np.ndarray:
+    def _checked(self, observation: ArrayLike) -> np.ndarray:
         """Return the observations as the spec has them, or an AdJaxError that says how they are not."""
         given, expected = np.asarray(observation), (len(self._action), *self.spec.shape)
         if given.shape != expected:
@@ -176,7 +178,7 @@ class Agent:
             )
         return numbers
 
-    def _per_row(self, name: str, value: Any) -> np.ndarray:
+    def _per_row(self, name: str, value: ArrayLike | None) -> np.ndarray:
         """`[batch]` float32; None and single numbers are for every row."""
         given = np.asarray(0 if value is None else value)
         shape = (len(self._action),)

@@ -8,7 +8,6 @@ import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 OURS = str(Path(__file__).parent)
 
@@ -57,7 +56,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     return ConfigError(f"unknown {kind} {name!r}. {hint}")
 
 
-def cannot_write(path: Any, error: OSError) -> ConfigError:
+def cannot_write(path: object, error: OSError) -> ConfigError:
     """Return the error for a small file of a run that cannot be written."""
     return ConfigError(
         f"{path} cannot be written ({error.strerror or error}). What was finished before is kept: make room, or "
@@ -65,7 +64,7 @@ def cannot_write(path: Any, error: OSError) -> ConfigError:
     )
 
 
-def differences(old: Any, new: Any, where: str = "") -> list[str]:
+def differences(old: object, new: object, where: str = "") -> list[str]:
     """Dotted names whose values differ, with both values."""
     if isinstance(old, dict) and isinstance(new, dict):
 

@@ -23,6 +23,9 @@ import msgspec
 from ad_jax.errors import AdJaxError, ConfigError, cannot_write
 
 T = TypeVar("T")
+Json = Any  # plain data: what JSON can hold. What it holds is checked where it is read
+JsonObject = dict[str, Json]
+Kind = Any  # a type, or what stands for one in an annotation
 Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
 Whole = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 REFUSED = (msgspec.ValidationError, UnicodeEncodeError)  # the latter for a name that is no text in UTF-8
@@ -70,7 +73,7 @@ def _remove_left_behind(path: Path) -> None:
                 continue  # it is somebody else's, and at work
 
 
-def write_json(path: Path, data: Any, indent: int | None = None) -> None:
+def write_json(path: Path, data: Json, indent: int | None = None) -> None:
     """Write data as JSON, whole or not at all.
 
     Raises:
@@ -81,10 +84,10 @@ def write_json(path: Path, data: Any, indent: int | None = None) -> None:
 
 def read_json(
     path: Path,
-    kind: Any = dict[str, Any],
+    kind: Kind = JsonObject,
     error: type[AdJaxError] = ConfigError,
     remedy: str = "restore it, or delete the run directory",
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the object in a file, which must be of a `kind`, as for `wrong`.
 
     Raises:
@@ -99,7 +102,7 @@ def read_json(
     return data
 
 
-def parse(text: str | bytes) -> Any:
+def parse(text: str | bytes) -> Json:
     """Return the data of a JSON text.
 
     Raises:
@@ -117,7 +120,7 @@ def parse(text: str | bytes) -> Any:
     raise ValueError(f"nested more than {DEEPEST} deep")
 
 
-def check(data: Any, kind: type[T], where: str, error: type[AdJaxError] = ConfigError) -> T:
+def check(data: Json, kind: type[T], where: str, error: type[AdJaxError] = ConfigError) -> T:
     """Return plain data as the struct `kind`, or whatever else `wrong` takes; `where` says what the data is.
 
     Raises:
@@ -129,7 +132,7 @@ def check(data: Any, kind: type[T], where: str, error: type[AdJaxError] = Config
         raise error(f"{where}: {_told(found, data, kind).lstrip(' .:')}") from found
 
 
-def wrong(data: Any, kind: Any) -> str:
+def wrong(data: Json, kind: Kind) -> str:
     """Say where and why plain data is not of a `kind`: ".size: expected int, received 'x'"; nothing where it is.
 
     Args:
@@ -145,7 +148,7 @@ def wrong(data: Any, kind: Any) -> str:
     return ""
 
 
-def _told(found: Exception, data: Any, kind: Any) -> str:
+def _told(found: Exception, data: Json, kind: Kind) -> str:
     """Return the place of a refusal and its sentence, with the value that was refused, which msgspec leaves out."""
     if isinstance(found, UnicodeEncodeError):
         return f": expected names in UTF-8, received {reprlib.repr(found.object)}"
@@ -172,7 +175,7 @@ def _told(found: Exception, data: Any, kind: Any) -> str:
     return f"{place}: expected {expected}, received {reprlib.repr(value)}"
 
 
-def _key(found: Exception, data: Any, kind: Any, mapping: dict[str, Any]) -> str:
+def _key(found: Exception, data: Json, kind: Kind, mapping: JsonObject) -> str:
     """Which entry of a mapping inside `data` was refused: the last of the fewest that are refused alike."""
     items = list(mapping.items())
 
@@ -186,7 +189,7 @@ def _key(found: Exception, data: Any, kind: Any, mapping: dict[str, Any]) -> str
     return items[bisect.bisect_left(range(1, len(items)), True, key=refused)][0]
 
 
-def _inside(outer: Any) -> Any:
+def _inside(outer: Kind) -> Kind:
     return outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ()
 
 

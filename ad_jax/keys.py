@@ -6,11 +6,12 @@ a batch depends on its step alone, and a resumed run draws what the uninterrupte
 
 import zlib
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from ad_jax.types import PyTree
 
 IMPLEMENTATION = "threefry2x32"  # named with every key, so that jax_default_prng_impl changes no number
 
@@ -52,7 +53,7 @@ def number_of(part: int | str) -> int:
     return zlib.crc32(part.encode()) if isinstance(part, str) else int(part) % 2**32
 
 
-def mixed(x: Any) -> Any:
+def mixed(x: PyTree) -> PyTree:
     """Each uint32 of a NumPy or JAX array as another: the finalizer of MurmurHash3, in which every bit moves all."""
     x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
     x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
@@ -68,10 +69,10 @@ def halves(word: jax.Array) -> tuple[jax.Array, jax.Array]:
     return half(word >> 16), half(word & 0xFFFF)
 
 
-def as_data(tree: Any) -> Any:
+def as_data(tree: PyTree) -> PyTree:
     """Arrays, or shapes with shardings, with the data of random keys in their place: what a file can hold."""
 
-    def data_of(x: Any) -> Any:
+    def data_of(x: PyTree) -> PyTree:
         if not _is_key(x):
             return x
         if isinstance(x, jax.Array):
@@ -82,7 +83,7 @@ def as_data(tree: Any) -> Any:
     return jax.tree.map(data_of, tree)
 
 
-def as_keys(tree: Any, like: Any) -> Any:
+def as_keys(tree: PyTree, like: PyTree) -> PyTree:
     """Inverse of `as_data`; the keys are of the kind that `like` has there."""
 
     def kind(like):
@@ -94,5 +95,5 @@ def as_keys(tree: Any, like: Any) -> Any:
     return jax.tree.map(wrap, tree, like)
 
 
-def _is_key(x: Any) -> bool:
+def _is_key(x: PyTree) -> bool:
     return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+Number = Any  # a number, or an array of them
+
 ROUNDING = 1e-9  # optimal and random nearer than this, relative to their size, are equal
 
 
-def comparable(random: Any, optimal: Any) -> bool:
+def comparable(random: Number, optimal: Number) -> bool:
     """Whether shares between `random` and `optimal` mean anything: both known and finite, the optimal one better.
 
     Args:
@@ -25,7 +27,7 @@ def comparable(random: Any, optimal: Any) -> bool:
     return bool(np.isfinite(low).all() and np.isfinite(high).all() and (high - low > apart).all())
 
 
-def share(x: Any, random: Any, optimal: Any) -> Any:
+def share(x: Number, random: Number, optimal: Number) -> Number:
     """`x` as a share of the way from `random` to `optimal`; None where that means nothing (see `comparable`).
 
     Args:
@@ -36,6 +38,6 @@ def share(x: Any, random: Any, optimal: Any) -> Any:
     return (x - random) / (optimal - random) if x is not None and comparable(random, optimal) else None
 
 
-def level(part: float, random: Any, optimal: Any) -> Any:
+def level(part: float, random: Number, optimal: Number) -> Number:
     """Return the return at `part` of the way from `random` to `optimal`: what `share` undoes. None as there."""
     return random + part * (optimal - random) if comparable(random, optimal) else None

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from ad_jax.errors import ConfigError, told, unknown
+from ad_jax.files import Json
 
 # Options of plug-ins, and values of them, by the names that earlier versions gave them, in files and on command lines.
 RENAMED = {
@@ -41,7 +42,7 @@ def resolve(kind: str, name: str, registry: Mapping[str, str]) -> Any:
         raise ConfigError(f"cannot load {kind} {name!r}: {told(error)}. Expected 'package.module:attribute'") from error
 
 
-def build(kind: str, cls: type, options: Mapping[str, Any]) -> Any:
+def build(kind: str, cls: type, options: Mapping[str, Json]) -> Any:
     """`cls(**options)` for a dataclass, after checking every name and type.
 
     Raises:
@@ -62,7 +63,7 @@ def renamed(name: str, known: Collection[str]) -> str:
     return today if name not in known and today in known else name
 
 
-def under_first_names(data: Any) -> Any:
+def under_first_names(data: Json) -> Json:
     """Return plain nested data with the first name of everything in `RENAMED`: digests of it stay what they were."""
     first = {today: name for name, today in RENAMED.items()}
     if isinstance(data, Mapping):
@@ -91,7 +92,7 @@ def find(kind: str, name: str, registry: Mapping[str, str], *bases: type) -> typ
     return found
 
 
-def make(kind: str, name: str, options: Mapping[str, Any] | None, registry: Mapping[str, str], *bases: type) -> Any:
+def make(kind: str, name: str, options: Mapping[str, Json] | None, registry: Mapping[str, str], *bases: type) -> Any:
     """Return the plug-in that `name` and `options` say: `build` of what is found by `find`; raises as they do."""
     return build(f"{kind} {name}", find(kind, name, registry, *bases), options or {})
 
@@ -102,7 +103,7 @@ def name_of(cls: type, *registries: Mapping[str, str]) -> str:
     return next((name for names in registries for name, known in names.items() if known == where), where)
 
 
-def conform(where: str, value: Any, hint: Any) -> Any:
+def conform(where: str, value: object, hint: Any) -> Any:
     """`value` as the annotated type `hint`: ints pass as floats, lists as tuples; anything else must match.
 
     Raises:

@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ad_jax.errors import ConfigError, unknown
+from ad_jax.types import PyTree
 
 BATCH = ("data", "fsdp")  # the axes that split batches and histories
 
@@ -140,7 +141,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def put(tree: Any, sharding: NamedSharding) -> Any:
+def put(tree: PyTree, sharding: NamedSharding) -> PyTree:
     """Host arrays, or arrays of one device, that every process has in full; each puts its own devices' part there."""
     if sharding.is_fully_addressable:
         return jax.tree.map(lambda x: jax.device_put(x, sharding), tree)
@@ -154,7 +155,7 @@ def to_host(x: jax.Array) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(x, tiled=True))
 
 
-def param_shardings(params: Any, mesh: Mesh, partition: Partition) -> Any:
+def param_shardings(params: PyTree, mesh: Mesh, partition: Partition) -> PyTree:
     """Return a sharding for every leaf of `params` (arrays or shapes); an axis that does not divide is dropped.
 
     Args:
@@ -192,7 +193,7 @@ def _axis(dimension: str, name: str) -> str:
     return DIMENSIONS[dimension]
 
 
-def optimizer_shardings(optimizer: optax.GradientTransformation, params: Any, placed: Any, mesh: Mesh) -> Any:
+def optimizer_shardings(optimizer: optax.GradientTransformation, params: PyTree, placed: PyTree, mesh: Mesh) -> PyTree:
     """Return shardings of `optimizer.init(params)`: what mirrors a parameter lies as it does, the rest is replicated.
 
     Args:

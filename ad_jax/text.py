@@ -41,7 +41,7 @@ def short(value: float | str) -> str:
     return f"{value:.3g}"
 
 
-def grouped(value: Any) -> str:
+def grouped(value: object) -> str:
     """Return a value as it was recorded, for reading: thousands apart, four digits of a fraction, None as "none"."""
     if isinstance(value, float):
         return f"{value:,.4g}" if 1e-3 <= abs(value) < 1e4 else f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:g}"
@@ -53,7 +53,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-def some(items: Iterable[Any], most: int = 12) -> str:
+def some(items: Iterable[object], most: int = 12) -> str:
     """Return the first of a list, which may be long: `0, 1, 2, … (30 in all)`."""
     shown = [str(item) for item in items]
     return ", ".join(shown[:most]) + (f", … ({len(shown)} in all)" if len(shown) > most else "")

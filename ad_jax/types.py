@@ -10,15 +10,18 @@ Units: a *step* is one environment step; an *episode* ends when the environment 
 import dataclasses
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from flax import struct
 
 from ad_jax.errors import ConfigError
+from ad_jax.files import JsonObject
 
 Array = Any  # a `jax.Array` in a program, a NumPy array on the host
+Tree = TypeVar("Tree")  # the same kind of tree in and out
+PyTree = Any  # a tree of arrays, or of what stands for them: parameters, tasks, states, shapes, shardings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +116,7 @@ class Box:
     def _bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         return self.low, self.high  # pyright: ignore[reportReturnType]  # tuples since `__post_init__`
 
-    def _each(self, name: str, given: Any) -> tuple[float, ...]:
+    def _each(self, name: str, given: Array) -> tuple[float, ...]:
         """Return a bound for each component."""
         numbers = [given] * self.size if np.ndim(given) == 0 else list(given)
         with np.errstate(over="ignore"):
@@ -166,17 +169,17 @@ class Steps:
     prev_done: Array  # [B, L] bool
     extra: dict[str, Array] = dataclasses.field(default_factory=dict)  # each [B, L, *shape] float32
 
-    def replace(self, **changes: Any) -> "Steps":
+    def replace(self, **changes: PyTree) -> "Steps":
         """Return the steps with other fields."""
         return dataclasses.replace(self, **changes)
 
-    def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], tuple[str, ...]]:
+    def tree_flatten_with_keys(self) -> tuple[list[tuple[PyTree, PyTree]], tuple[str, ...]]:
         """Flatten for JAX: without `extra` where it is empty, so that checkpoints of before there was one fit."""
         names = tuple(name for name, value in vars(self).items() if name != "extra" or value)
         return [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in names], names
 
     @classmethod
-    def tree_unflatten(cls, names: tuple[str, ...], fields: Iterable[Any]) -> "Steps":
+    def tree_unflatten(cls, names: tuple[str, ...], fields: Iterable[PyTree]) -> "Steps":
         """Rebuild for JAX."""
         return cls(**dict(zip(names, fields, strict=True)))
 
@@ -238,9 +241,9 @@ class Spec:
         """The narrowest dtype that holds an action; float32 of a `Box`."""
         return self.action.dtype
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Plain data. What is new stands there only where it holds: manifests of schema 1 keep their bytes."""
-        data: dict[str, Any] = {"shape": list(self.shape), "values": None if self.values is None else list(self.values)}
+        data: JsonObject = {"shape": list(self.shape), "values": None if self.values is None else list(self.values)}
         if isinstance(self.action, Discrete):
             data = {"num_actions": self.action.n} | data
         else:
@@ -249,7 +252,7 @@ class Spec:
         return data | {"pixels": True} if self.pixels else data
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Spec":
+    def from_json(cls, data: JsonObject) -> "Spec":
         """Inverse of `to_json`."""
         values = data["values"]
         values = None if values is None else tuple(values)

@@ -15,15 +15,15 @@ inside their `Box`, to rounding, and what was done is what is stored.
 
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from numpy.typing import DTypeLike
 
 from ad_jax.errors import ConfigError
-from ad_jax.types import Array, Box, Discrete, Histories, Spec
+from ad_jax.types import Array, Box, Discrete, Histories, PyTree, Spec
 
 NOTHING = -1
 ROUNDING = 1e-6  # of a bound of an action, relative: a few roundings in float32
@@ -70,7 +70,7 @@ def check_form(spec: Spec, observation: Array, action: Array, lead: int) -> None
 
 
 def bad(
-    spec: Spec, reward_dtype: Any, observation: Array, action: Array, reward: Array
+    spec: Spec, reward_dtype: DTypeLike, observation: Array, action: Array, reward: Array
 ) -> tuple[list[Array], list[Array]]:
     """Of steps `[...]`: whether each of their values cannot be, and its bits, in parts `[..., n]`, in order of place.
 
@@ -111,7 +111,7 @@ def no_action(stated: Discrete | Box, action: Array) -> Array:
     return ~((action >= each(low - slack)) & (action <= each(high + slack)))  # NaN is on neither side
 
 
-def holds(dtype: Any, reward: Array) -> Array:
+def holds(dtype: DTypeLike, reward: Array) -> Array:
     """Whether `dtype` holds each reward exactly; NaN and infinity it never does."""
     dtype = np.dtype(dtype)
     if dtype.kind == "b":
@@ -126,7 +126,7 @@ def holds(dtype: Any, reward: Array) -> Array:
 
 def look(
     spec: Spec,
-    reward_dtype: Any,
+    reward_dtype: DTypeLike,
     first: First,
     step: Array,
     episode: Array,
@@ -159,7 +159,7 @@ def look(
 
 
 def impossible(
-    spec: Spec, reward_dtype: Any, observation: Array, action: Array, reward: Array, highest: Array | None = None
+    spec: Spec, reward_dtype: DTypeLike, observation: Array, action: Array, reward: Array, highest: Array | None = None
 ) -> Array:
     """Whether anything of steps `[...]` cannot be, `[...]` bool; arguments are as of `look`."""
     wrong, _ = bad(spec, reward_dtype, observation, action, reward)
@@ -167,7 +167,7 @@ def impossible(
     return found if highest is None else found | ~jnp.isfinite(highest)
 
 
-def look_through(spec: Spec, reward_dtype: Any, first: First, step: Array, transitions: Any) -> First:
+def look_through(spec: Spec, reward_dtype: DTypeLike, first: First, step: Array, transitions: PyTree) -> First:
     """Return the same for transitions `[U, actors, ...]` of which the first is step `step` of `first [actors]`."""
     t = transitions
     hit = impossible(spec, reward_dtype, t.observation, t.action, t.reward)  # [U, actors]
@@ -181,7 +181,7 @@ def look_through(spec: Spec, reward_dtype: Any, first: First, step: Array, trans
     return look(spec, reward_dtype, first, step, jnp.zeros_like(first.episode), observation, action, reward)
 
 
-def told(spec: Spec, reward_dtype: Any, first: First) -> tuple[str, str]:
+def told(spec: Spec, reward_dtype: DTypeLike, first: First) -> tuple[str, str]:
     """Return what was found, one row, in words, and which field of `REMEDY` it is. Numbers of `first` are NumPy's."""
     place, bits = int(first.place), np.asarray(first.bits, np.int32)
     size = 0 if spec.pixels else spec.size

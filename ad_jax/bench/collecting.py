@@ -22,7 +22,7 @@ from ad_jax.bench.limits import large, matmul, random_policy, random_source
 from ad_jax.bench.rows import Row, rate
 from ad_jax.bench.sizes import Sizes
 from ad_jax.bench.timing import Work, measure, paired
-from ad_jax.envs.base import spec_of, take
+from ad_jax.envs.base import TaskFamily, spec_of, take
 from ad_jax.envs.leaves import task_leaves
 from ad_jax.history import store
 from ad_jax.history.manifest import Leaf
@@ -30,6 +30,7 @@ from ad_jax.keys import a_key
 from ad_jax.process import metrics
 from ad_jax.sharding import MeshConfig, make_mesh
 from ad_jax.stage import collect
+from ad_jax.types import PyTree
 
 TASKS = 64  # tasks that learners are spread over
 CHUNKS = 3  # chunks of learners in a call that writes, so that writing and computing overlap as they do in a long run
@@ -40,7 +41,7 @@ FOLLOWED = "random policy, same width"
 class Compiled(collect.Collector):
     """Learners that compile once, however often they are collected from."""
 
-    def compile(self, seed: int, tasks: Any, task_ids: Sequence[str], seeds: int) -> float:
+    def compile(self, seed: int, tasks: PyTree, task_ids: Sequence[str], seeds: int) -> float:
         return super().compile(seed, tasks, task_ids, seeds) if self.lifetimes is self.jitted else 0.0
 
 
@@ -48,9 +49,9 @@ class Setting(NamedTuple):
     """A source on a family, at one width."""
 
     collector: Compiled
-    family: Any
-    config: Any
-    tasks: Any
+    family: TaskFamily
+    config: Any  # of the source
+    tasks: PyTree
     ids: list[str]
     env: str
     source: str

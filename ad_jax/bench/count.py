@@ -5,15 +5,16 @@ Those of a training step are in `ad_jax/cost.py`.
 
 import itertools
 import math
-from typing import Any
 
 import jax
 
 from ad_jax.models.tokens import tokens_per_step
+from ad_jax.models.transformer import Transformer
 from ad_jax.planning.transformer import matmul_params
+from ad_jax.types import PyTree
 
 
-def decode_cost(params: Any, config: Any, rollouts: int) -> tuple[float, float]:
+def decode_cost(params: PyTree, config: Transformer, rollouts: int) -> tuple[float, float]:
     """FLOP and bytes of one decoded step of `rollouts` at a full window.
 
     FLOP: 2 P + 4 S D layers a token, 2 H a position. Bytes: the whole cache read once, and the weights once, in the
@@ -40,7 +41,7 @@ def actor_critic_flops(inputs: int, hidden: tuple[int, ...], actions: int) -> fl
     return float(10 * params - 2 * sizes[0] * sizes[1])
 
 
-def rl2_flops(params: Any, epochs: int) -> float:
+def rl2_flops(params: PyTree, epochs: int) -> float:
     """FLOP per environment step of RL² on an LSTM, products with weights only.
 
     (2 + 6 epochs) P, P the weights of LSTM, MLP and heads: 2 P to act, and forward and backward in each epoch.

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import Mesh
 
 from ad_jax import envs, models
 from ad_jax.bench.limits import large
@@ -50,11 +51,11 @@ class Trained(NamedTuple):
     resident: replay.Replay
     sampling: replay.Config
     spec: Spec
-    model_config: Any
-    mesh: Any
+    model_config: Any  # of the backbone
+    mesh: Mesh
 
 
-def setting(case: Case, mesh: Any = None) -> Trained:
+def setting(case: Case, mesh: Mesh | None = None) -> Trained:
     """Return the trainer of `case` on Dark Room's spec, on all devices by default."""
     family = envs.make("dark_room", {})
     spec, mesh = spec_of(family), mesh if mesh is not None else make_mesh(MeshConfig())
@@ -83,7 +84,7 @@ def random_histories(count: int, steps: int, spec: Spec, episode: int = 20) -> H
     return Histories(transition, {}, [""] * count, zeros, zeros)
 
 
-def compiled(s: Trained) -> Any:
+def compiled(s: Trained) -> jax.stages.Compiled:
     """Return the training loop as a program."""
     return s.trainer.run.lower(s.trainer.abstract_state, s.resident, jnp.int32(1)).compile()
 
@@ -91,7 +92,7 @@ def compiled(s: Trained) -> Any:
 class Training:
     """A state that goes on from call to call. A call runs updates and fetches their losses, as stage 2 does."""
 
-    def __init__(self, s: Trained, program: Any):
+    def __init__(self, s: Trained, program: jax.stages.Compiled):
         self.state, self.resident, self.program = s.trainer.init(), s.resident, program
 
     def __call__(self, updates: int) -> None:
@@ -162,15 +163,15 @@ def row(case: Case, sizes: Sizes) -> Row:
     )  # fmt: skip
 
 
-def peak_bytes(program: Any) -> float:
+def peak_bytes(program: jax.stages.Compiled) -> float:
     """Most memory that a compiled program needs at once, by its own account; NaN where it gives none."""
     try:
         m = program.memory_analysis()
-        return float(
-            m.argument_size_in_bytes + m.output_size_in_bytes + m.temp_size_in_bytes - m.alias_size_in_bytes
-        )  # fmt: skip
-    except (AttributeError, NotImplementedError):
+    except NotImplementedError:
+        m = None
+    if m is None:
         return float("nan")
+    return float(m.argument_size_in_bytes + m.output_size_in_bytes + m.temp_size_in_bytes - m.alias_size_in_bytes)
 
 
 def compile_seconds(case: Case) -> tuple[float, float]:

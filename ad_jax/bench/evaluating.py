@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from ad_jax import envs, models
 from ad_jax.bench.count import decode_cost
@@ -24,11 +25,13 @@ from ad_jax.bench.rows import Row
 from ad_jax.bench.sizes import Sizes
 from ad_jax.bench.timing import Work, measure, paired
 from ad_jax.bench.uncached import uncached
-from ad_jax.envs.base import spec_of, take
+from ad_jax.envs.base import TaskFamily, spec_of, take
 from ad_jax.keys import a_key
+from ad_jax.models.base import Model
 from ad_jax.policies.base import from_model
 from ad_jax.sharding import MeshConfig, make_mesh
 from ad_jax.stage.rollout import Evaluator, make_evaluator
+from ad_jax.types import PyTree
 
 EPISODES = 4  # whose returns are kept; what comes after counts in the last column
 
@@ -36,11 +39,11 @@ EPISODES = 4  # whose returns are kept; what comes after counts in the last colu
 class Setting(NamedTuple):
     """A model with parameters on a family; the model is the first case's of `Sizes`."""
 
-    model: Any
-    config: Any
-    params: Any
-    family: Any
-    mesh: Any
+    model: Model
+    config: Any  # of the backbone
+    params: PyTree
+    family: TaskFamily
+    mesh: Mesh
 
 
 def setting(sizes: Sizes) -> Setting:

@@ -21,7 +21,7 @@ from ad_jax.bench.timing import Work, measure
 from ad_jax.envs.base import TaskFamily, advance, reset, take
 from ad_jax.keys import a_key
 from ad_jax.sources.base import Source
-from ad_jax.types import Transition
+from ad_jax.types import PyTree, Transition
 
 SMALL = ((5120, 64, 192), (5120, 64, 256), (5120, 256, 64))  # the products of a small model's blocks, 64 x 80 positions
 
@@ -71,7 +71,7 @@ def triad(elements: int, loops: int = 4) -> Work:
     return Work(call, 3.0 * 4 * elements * loops)
 
 
-def random_policy(family: TaskFamily, tasks: Any, lanes: int, rounds: int, steps: int) -> Work:
+def random_policy(family: TaskFamily, tasks: PyTree, lanes: int, rounds: int, steps: int) -> Work:
     """`lanes` lifetimes of uniformly random actions through the same `advance`, `rounds` x `steps` steps each.
 
     Random numbers are drawn as a source draws them, for `steps` steps at once. Nothing is recorded but the return.

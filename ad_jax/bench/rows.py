@@ -5,12 +5,12 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
 from ad_jax.bench.timing import paired
-from ad_jax.files import read_json
+from ad_jax.files import JsonObject, read_json
 from ad_jax.text import aligned, percent, si
 
 SCHEMA = 1  # of the results file
@@ -79,11 +79,11 @@ class Results(Struct):
     sizes: str
     seconds: float
     load: Annotated[list[float], Meta(min_length=1)]
-    provenance: dict[str, Any]
+    provenance: JsonObject
     rows: list[Row]
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path) -> JsonObject:
     """Return a results file.
 
     Raises:

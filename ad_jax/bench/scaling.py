@@ -49,7 +49,7 @@ def row(shape: tuple[int, int, int], sizes: Sizes) -> Row:
     """
     mesh = make_mesh(MeshConfig(*shape), jax.devices()[:DEVICES])
     s = setting(sizes.cases[0], mesh)
-    found = hlo.read(compiled(s).as_text()).collectives
+    found = hlo.read(compiled(s).as_text() or "").collectives
     total = float(sum(found.bytes.values()))
     gradient = 4.0 * sum(leaf.size for leaf in jax.tree.leaves(s.trainer.abstract_state.params))
     counted = {"count": float(sum(found.count.values()))}

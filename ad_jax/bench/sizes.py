@@ -2,7 +2,8 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+
+from ad_jax.files import Json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Case:
 
     name: str
     model: str
-    options: Mapping[str, Any]
+    options: Mapping[str, Json]
     batch: int
     segment: int
     updates: int

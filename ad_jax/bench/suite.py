@@ -3,12 +3,12 @@
 {"kind": "bench", "schema", "sizes", "seconds", "load", "provenance", "rows": [...]}
 """
 
+import argparse
 import dataclasses
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -26,7 +26,7 @@ from ad_jax.bench import (
 from ad_jax.bench.rows import SCHEMA, Row, compare, listed, load, table
 from ad_jax.bench.sizes import ACCELERATOR, FULL, QUICK, Sizes
 from ad_jax.errors import ConfigError
-from ad_jax.files import write_json
+from ad_jax.files import JsonObject, write_json
 from ad_jax.process import provenance
 from ad_jax.process.metrics import log
 from ad_jax.text import percent, si
@@ -65,7 +65,7 @@ def run(
     demo: Path | None = None,
     torch: bool = False,
     sizes: Sizes | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Measure and write `out`; every finished row is kept there, whatever happens after it.
 
     Args:
@@ -77,7 +77,7 @@ def run(
         sizes: instead of the machine's own.
     """
     name, default = chosen(quick)
-    results: dict[str, Any] = {
+    results: JsonObject = {
         "kind": "bench",
         "schema": SCHEMA,
         "sizes": name,
@@ -109,7 +109,7 @@ def measured(only: str | None, sizes: Sizes, quick: bool, demo: Path | None, tor
         yield from reference.rows(sizes)
 
 
-def main(args: Any) -> int:
+def main(args: argparse.Namespace) -> int:
     """`ad-jax bench`."""
     old = load(args.compare) if args.compare else None  # before minutes of measuring
     if args.show:
@@ -125,7 +125,7 @@ def main(args: Any) -> int:
     return 0
 
 
-def origin(results: dict[str, Any]) -> str:
+def origin(results: JsonObject) -> str:
     """Where and how a results file was measured, in one line."""
     p = results["provenance"]
     return (

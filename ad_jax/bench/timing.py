@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -16,7 +16,7 @@ class Work(NamedTuple):
         amount: what one call does, in the caller's unit (FLOP, bytes, environment steps, positions).
     """
 
-    call: Callable[[], Any]
+    call: Callable[[], object]
     amount: float
 
 

@@ -10,7 +10,7 @@ Imported only when asked for: `pip install 'ad_jax[torch]'`.
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -125,7 +125,7 @@ class Training:
         return loss.item()
 
 
-def faster(make: Any, updates: int) -> tuple[Training, bool]:
+def faster(make: Callable[[], Training], updates: int) -> tuple[Training, bool]:
     """Return the training that is faster, compiled or not, and whether it is the compiled one."""
     plain = make()
     try:

@@ -4,14 +4,12 @@ A `Model` whose "cache" holds nothing but the raw last steps, for the same evalu
 For backbones whose positions slide (a context of absolute positions moves by whole episodes; this does not follow it).
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from ad_jax.models.base import Model, empty_steps
-from ad_jax.types import Spec, Steps
+from ad_jax.types import PyTree, Spec, Steps
 
 
 @struct.dataclass
@@ -36,7 +34,7 @@ def uncached(model: Model, spec: Spec, context: int | None = None) -> Model:
     def init_cache(batch: int) -> Held:
         return Held(empty_steps(spec, batch, size), jnp.int32(0))
 
-    def decode(params: Any, cache: Held, steps: Steps) -> tuple[jax.Array, Held]:
+    def decode(params: PyTree, cache: Held, steps: Steps) -> tuple[jax.Array, Held]:
         full, slot = cache.count >= size, jnp.minimum(cache.count, size - 1)
 
         def push(held, new):

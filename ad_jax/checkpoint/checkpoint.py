@@ -18,7 +18,6 @@ import contextlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import orbax.checkpoint as ocp
 
@@ -27,8 +26,10 @@ from ad_jax.checkpoint import orbax_threads, saved
 from ad_jax.checkpoint.lineage import architecture_of, check_architecture
 from ad_jax.checkpoint.saved import Accept
 from ad_jax.errors import CheckpointError, DamagedCheckpointError
+from ad_jax.files import JsonObject
 from ad_jax.process import distributed
 from ad_jax.process.metrics import log
+from ad_jax.types import PyTree
 
 __all__ = ["Checkpoints", "architecture_of", "check_architecture", "has", "load", "saved_meta"]
 
@@ -56,7 +57,7 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, kind: Any, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # What made us leave matters more than whether the last write, too, failed.
         try:
             with saved.writing(self.folder) if kind is None else contextlib.suppress(Exception):
@@ -81,7 +82,7 @@ class Checkpoints:
         """Return the newest complete step, as the first process sees it, or None."""
         return _latest(self.manager)
 
-    def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
+    def save(self, step: int, state: PyTree, meta: JsonObject) -> None:
         """Start an asynchronous save. The caller may donate `state` at once: a copy is written."""
         with saved.writing(self.folder, state):
             self.manager.wait_until_finished()  # Orbax would now
@@ -89,7 +90,7 @@ class Checkpoints:
             self.manager.save(step, args=saved.arguments(state, meta), force=True)
             self.unread = step
 
-    def save_best(self, step: int, state: Any, meta: dict[str, Any]) -> None:
+    def save_best(self, step: int, state: PyTree, meta: JsonObject) -> None:
         """Replace the best checkpoint, also one of this step or a later one that a training gone back has left."""
         folder = self.folder / "best"
         # Orbax would keep by number: it deletes none.
@@ -107,7 +108,7 @@ class Checkpoints:
             for old in (old for old in held if old != step):
                 best.delete(old)
 
-    def restore(self, abstract_state: Any, accept: Accept = lambda meta: None) -> tuple[int, Any, dict[str, Any]]:
+    def restore(self, abstract_state: PyTree, accept: Accept = lambda meta: None) -> tuple[int, PyTree, JsonObject]:
         """Return the latest checkpoint that is whole. Damaged ones are put aside, and that is said.
 
         Args:
@@ -135,7 +136,7 @@ class Checkpoints:
                 self.manager = self._open()  # its own `reload` reads Orbax's notes
                 log(f"warning  {error}. It was moved to {self.folder / 'damaged'}; going on from the one before")
 
-    def _put_aside(self, step: Any) -> None:
+    def _put_aside(self, step: object) -> None:
         aside = self.folder / "damaged" / str(step)
         aside.parent.mkdir(exist_ok=True)
         if aside.exists():
@@ -143,7 +144,7 @@ class Checkpoints:
         (self.folder / "steps" / str(step)).rename(aside)
 
 
-def load(folder: str | Path, which: str = "last", abstract_state: Any = None) -> tuple[int, Any, dict[str, Any]]:
+def load(folder: str | Path, which: str = "last", abstract_state: PyTree = None) -> tuple[int, PyTree, JsonObject]:
     """Read one checkpoint of a finished or running training.
 
     Args:
@@ -170,7 +171,7 @@ def has(folder: Path, step: int) -> bool:
     return distributed.on_first(lambda: (folder / "steps" / str(step)).is_dir())
 
 
-def saved_meta(folder: Path) -> dict[str, Any] | None:
+def saved_meta(folder: Path) -> JsonObject | None:
     """Return what the newest checkpoint of a training in `folder` says that can be read; None where there is none.
 
     Of this process alone; no array is read.

@@ -8,13 +8,13 @@ goes unseen with a probability of 2^-32. Host work: about four passes over the b
 
 import functools
 import math
-from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from ad_jax.keys import mixed
+from ad_jax.types import PyTree
 
 BLOCK = 1 << 20  # elements hashed at once
 UNLIKE = -1  # the number of no leaf
@@ -22,7 +22,7 @@ UNLIKE = -1  # the number of no leaf
 path_of = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
 
 
-def fingerprint(tree: Any, every_copy: bool = False) -> dict[str, int]:
+def fingerprint(tree: PyTree, every_copy: bool = False) -> dict[str, int]:
     """Path of each leaf -> its number. All processes over which an array is split have to call it.
 
     Args:
@@ -42,7 +42,7 @@ def fingerprint(tree: Any, every_copy: bool = False) -> dict[str, int]:
     return {path: n if same or not every_copy else UNLIKE for path, n, same in zip(leaves, first, alike, strict=True)}
 
 
-def without_elements(state: Any) -> str | None:
+def without_elements(state: PyTree) -> str | None:
     """Return what cannot be saved, in words: an array without elements, on which Orbax fails, and then hangs. Else
     None.
     """
@@ -71,7 +71,7 @@ def hash_of(values: np.ndarray, place: np.ndarray) -> int:
     return total % 2**32
 
 
-def _numbers(leaf: Any, every_copy: bool) -> tuple[int, int]:
+def _numbers(leaf: PyTree, every_copy: bool) -> tuple[int, int]:
     """Return what this process counts of a leaf: its parts that are first copies, and all of its parts where that is
     asked.
     """
@@ -89,7 +89,7 @@ def _numbers(leaf: Any, every_copy: bool) -> tuple[int, int]:
     return first % 2**32, every % 2**32
 
 
-def _copies(leaf: Any) -> int:
+def _copies(leaf: PyTree) -> int:
     """On how many devices each part of a leaf lies."""
     if not isinstance(leaf, jax.Array):
         return 1

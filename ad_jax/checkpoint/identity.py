@@ -5,11 +5,12 @@ parts that matter, dotted names of what differs with both values, and the first 
 """
 
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ad_jax.errors import differences
+from ad_jax.files import Json, JsonObject
 from ad_jax.methods import modern
 from ad_jax.registry import RENAMED
 
@@ -40,7 +41,7 @@ class Difference(NamedTuple):
     sure: bool  # False where another device, or precision of its products, and its rounding may be why
 
 
-def of_training(experiment: Mapping[str, Any]) -> dict[str, Any]:
+def of_training(experiment: Mapping[str, Json]) -> JsonObject:
     """Return what of an experiment shapes its trained model.
 
     A field that is None says nothing, so that those that came later leave what was made before theirs.
@@ -48,7 +49,7 @@ def of_training(experiment: Mapping[str, Any]) -> dict[str, Any]:
     return _said({name: value for name, value in _current(experiment).items() if name not in NOT_OF_TRAINING})
 
 
-def changed(there: Any, here: Any, apart: Collection[str] = ()) -> list[str]:
+def changed(there: Json, here: Json, apart: Collection[str] = ()) -> list[str]:
     """Where two experiments differ, as dotted names with both values.
 
     A field that only one of them has is one that the other's version did not know. An option of a plug-in that only one
@@ -64,18 +65,18 @@ def changed(there: Any, here: Any, apart: Collection[str] = ()) -> list[str]:
     return differences(*_both(_current(there, whole), _current(here, whole), frozenset(apart), ""))
 
 
-def _parts(experiment: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _parts(experiment: Mapping[str, Json]) -> list[JsonObject]:
     """Return what in an experiment's plain data holds plug-ins: itself, and the reference where there is one."""
     return [part for part in (experiment, experiment.get("reference")) if isinstance(part, dict)]
 
 
-def _plugins(experiment: Any) -> list[dict[str, Any]]:
+def _plugins(experiment: Json) -> list[JsonObject]:
     """Return the plain data of an experiment's plug-ins."""
     parts = _parts(experiment) if isinstance(experiment, Mapping) else []
     return [part[kind] for part in parts for kind in PLUGINS if isinstance(part.get(kind), dict)]
 
 
-def _current(experiment: Any, whole: bool = True) -> Any:
+def _current(experiment: Json, whole: bool = True) -> Json:
     """Return an experiment's plain data as this version says it, with the options of its plug-ins, if `whole`, beside
     names.
 
@@ -89,13 +90,13 @@ def _current(experiment: Any, whole: bool = True) -> Any:
     return data
 
 
-def _beside(plugin: Any, whole: bool) -> Any:
+def _beside(plugin: Json, whole: bool) -> Json:
     """Return a plug-in's plain data with its options, if `whole`, beside its name."""
     options = plugin.get("config", plugin.get("options")) if isinstance(plugin, dict) else None
     return {"name": plugin.get("name"), **options} if whole and isinstance(options, dict) else plugin
 
 
-def canonical(value: Any) -> Any:
+def canonical(value: Json) -> Json:
     """Nested data in which equal numbers look the same, 1 for 1.0, and so do old and new names of options."""
     if isinstance(value, Mapping):
         return {RENAMED.get(name, name): canonical(inner) for name, inner in value.items()}
@@ -106,14 +107,14 @@ def canonical(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _said(data: Any) -> Any:
+def _said(data: Json) -> Json:
     """Nested data without what is None."""
     if not isinstance(data, dict):
         return data
     return {name: _said(value) for name, value in data.items() if value is not None}
 
 
-def _both(there: Any, here: Any, apart: frozenset[str], where: str) -> tuple[Any, Any]:
+def _both(there: Json, here: Json, apart: frozenset[str], where: str) -> tuple[Json, Json]:
     """Return the two without what is apart, and without the fields that one of them lacks."""
     if not (isinstance(there, dict) and isinstance(here, dict)) or where.endswith("options"):
         return there, here
@@ -126,7 +127,7 @@ def _both(there: Any, here: Any, apart: frozenset[str], where: str) -> tuple[Any
     return {name: pair[0] for name, pair in pairs.items()}, {name: pair[1] for name, pair in pairs.items()}
 
 
-def difference(there: Any, here: Any) -> Difference | None:
+def difference(there: Json, here: Json) -> Difference | None:
     """How `here` behaves otherwise than `there` did; None where it does not, or where nobody can know."""
     if not (isinstance(there, Mapping) and isinstance(here, Mapping)) or there.get("format") != here.get("format"):
         return None
@@ -136,7 +137,7 @@ def difference(there: Any, here: Any) -> Difference | None:
         return None
 
 
-def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> Difference | None:
+def _difference(there: Mapping[str, Json], here: Mapping[str, Json]) -> Difference | None:
     alike = there["platform"] == here["platform"]
     found = []
     for kind in ("shown", "sums"):

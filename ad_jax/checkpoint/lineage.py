@@ -6,13 +6,14 @@ names what differs and what to do. What earlier versions did not say cannot be c
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from ad_jax.checkpoint.identity import NOT_OF_TRAINING, changed, difference
 from ad_jax.errors import CheckpointError, OtherCheckpointError, differences
+from ad_jax.files import Json, JsonObject
 from ad_jax.process.metrics import log
+from ad_jax.types import PyTree
 
 # Options of a model that change neither what its parameters mean nor how it was trained.
 EVALUATION_ONLY = ("exact_context", "remat")
@@ -21,13 +22,13 @@ TRAIN_ANEW = "Use another directory (--dir), or train anew here: ad-jax distill 
 PLUGINS = {"family": ("task family", "env"), "source": ("source", "source"), "model": ("model", "model")}
 
 
-def architecture_of(params: Any) -> dict[str, list[int]]:
+def architecture_of(params: PyTree) -> dict[str, list[int]]:
     """Shape of every parameter by its dotted path: what two checkpoints must share to be exchangeable."""
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     return {jax.tree_util.keystr(path, simple=True, separator="."): list(leaf.shape) for path, leaf in leaves}
 
 
-def check_architecture(meta: dict[str, Any], expected: dict[str, list[int]], folder: str | Path) -> None:
+def check_architecture(meta: JsonObject, expected: dict[str, list[int]], folder: str | Path) -> None:
     """Raise CheckpointError if a checkpoint's parameters are not the expected ones; names what differs."""
     changed = differences(meta["architecture"], expected)
     if changed:
@@ -37,7 +38,7 @@ def check_architecture(meta: dict[str, Any], expected: dict[str, list[int]], fol
         )
 
 
-def check_own(found: Mapping[str, Any], mine: Mapping[str, Any], where: Any) -> None:
+def check_own(found: Mapping[str, Json], mine: Mapping[str, Json], where: object) -> None:
     """Raise OtherCheckpointError unless a checkpoint is of this very run.
 
     Args:
@@ -61,7 +62,7 @@ def check_own(found: Mapping[str, Any], mine: Mapping[str, Any], where: Any) -> 
         raise OtherCheckpointError(f"{told} from when the checkpoint in {where} was trained. {TRAIN_ANEW}")
 
 
-def check_trained(found: Mapping[str, Any], mine: Mapping[str, Any], where: Any) -> None:
+def check_trained(found: Mapping[str, Json], mine: Mapping[str, Json], where: object) -> None:
     """Raise CheckpointError unless a checkpoint of another run, which was named, is of the model that is evaluated."""
     there, here = found["model"]["name"], mine["model"]["name"]
     odd = [f"model ({there!r} there, {here!r} here)"] if there != here else _options(found, mine, EVALUATION_ONLY)
@@ -79,7 +80,7 @@ def check_trained(found: Mapping[str, Any], mine: Mapping[str, Any], where: Any)
 
 
 def behaves_otherwise(
-    there: Any, here: Any, experiment: Mapping[str, Any], kinds: tuple[str, ...] = tuple(PLUGINS)
+    there: Json, here: Json, experiment: Mapping[str, Json], kinds: tuple[str, ...] = tuple(PLUGINS)
 ) -> str | None:
     """Which plug-in behaves otherwise than it did, and how, in words; None where none does, or nobody knows.
 
@@ -97,7 +98,7 @@ def behaves_otherwise(
     return None
 
 
-def _options(found: Mapping[str, Any], mine: Mapping[str, Any], apart: tuple[str, ...] = ()) -> list[str]:
+def _options(found: Mapping[str, Json], mine: Mapping[str, Json], apart: tuple[str, ...] = ()) -> list[str]:
     """Options of the model in which two checkpoints differ."""
     there, here = ({"model": data.get("model", {}).get("options", {})} for data in (found, mine))
     return changed(there, here, [f"model.{name}" for name in apart])

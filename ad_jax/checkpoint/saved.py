@@ -18,8 +18,10 @@ import orbax.checkpoint as ocp
 
 from ad_jax.checkpoint.fingerprint import fingerprint, path_of, without_elements
 from ad_jax.errors import CheckpointError, DamagedCheckpointError, differences
+from ad_jax.files import JsonObject
 from ad_jax.keys import as_data, as_keys
 from ad_jax.process import distributed
+from ad_jax.types import PyTree, Tree
 
 SCHEMA = 2  # 1 had neither checksum nor fingerprint
 
@@ -27,10 +29,10 @@ SCHEMA = 2  # 1 had neither checksum nor fingerprint
 OWN = ("schema", "fingerprint", "crc32")  # of the plain data, what is not the caller's
 
 
-Accept = Callable[[dict[str, Any]], None]
+Accept = Callable[[JsonObject], None]
 
 
-def copy(state: Any) -> Any:
+def copy(state: Tree) -> Tree:
     """Return the state in fresh buffers, so that a save can go on while the originals are donated.
 
     Without a program for each leaf's shape, which JAX's own `copy` compiles, where this process holds all of a leaf.
@@ -57,7 +59,7 @@ def open_alone(folder: Path) -> ocp.CheckpointManager:
     return open_steps(folder, create=False, multiprocessing_options=alone)
 
 
-def arguments(state: Any, meta: dict[str, Any]) -> ocp.args.Composite:
+def arguments(state: PyTree, meta: JsonObject) -> ocp.args.Composite:
     """Return what Orbax saves of a state and the caller's plain data: a copy, with fingerprint and checksum."""
     state = copy(as_data(state))
     plain = meta | {"schema": SCHEMA, "fingerprint": fingerprint(state)}
@@ -66,14 +68,14 @@ def arguments(state: Any, meta: dict[str, Any]) -> ocp.args.Composite:
     )
 
 
-def _crc(plain: dict[str, Any]) -> int:
+def _crc(plain: JsonObject) -> int:
     """Checksum of plain data that may have been JSON meanwhile."""
     return zlib.crc32(json.dumps(json.loads(json.dumps(plain)), sort_keys=True).encode())
 
 
 def restore(
-    manager: ocp.CheckpointManager, step: int | None, abstract_state: Any, accept: Accept = lambda meta: None
-) -> tuple[int, Any, dict[str, Any]]:
+    manager: ocp.CheckpointManager, step: int | None, abstract_state: PyTree, accept: Accept = lambda meta: None
+) -> tuple[int, PyTree, JsonObject]:
     """On every process, or the same error on every process: nobody goes on to a collective that others never reach."""
     meta, expected, state = distributed.together(lambda: _read(manager, step, abstract_state, accept))
     assert step is not None
@@ -89,8 +91,8 @@ def restore(
 
 
 def _read(
-    manager: ocp.CheckpointManager, step: int | None, abstract_state: Any, accept: Accept
-) -> tuple[dict[str, Any], dict[str, int] | None, Any]:
+    manager: ocp.CheckpointManager, step: int | None, abstract_state: PyTree, accept: Accept
+) -> tuple[JsonObject, dict[str, int] | None, PyTree]:
     """Return the caller's plain data, the fingerprint, and this process's part of the state; no collective."""
     meta, expected = restore_meta(manager, step)
     assert step is not None
@@ -108,7 +110,7 @@ def _read(
         raise _damaged(manager, step, error) from error
 
 
-def restore_meta(manager: ocp.CheckpointManager, step: int | None) -> tuple[dict[str, Any], dict[str, int] | None]:
+def restore_meta(manager: ocp.CheckpointManager, step: int | None) -> tuple[JsonObject, dict[str, int] | None]:
     """Return the caller's plain data, and the fingerprint of the arrays; None in checkpoints of schema 1."""
     if step is None:
         raise CheckpointError(f"no checkpoint in {manager.directory}")
@@ -158,14 +160,14 @@ def read_back(manager: ocp.CheckpointManager, step: int, keep: int | None = None
         manager.delete(old)
 
 
-def _damaged(manager: ocp.CheckpointManager, step: int, what: Any) -> DamagedCheckpointError:
+def _damaged(manager: ocp.CheckpointManager, step: int, what: object) -> DamagedCheckpointError:
     return DamagedCheckpointError(
         f"cannot read checkpoint {manager.directory}/{step}: {what}. If it is damaged, run the same command that "
         "trained again: it goes on from the one before"
     )
 
 
-def _on_first_device(manager: ocp.CheckpointManager, step: int) -> Any:
+def _on_first_device(manager: ocp.CheckpointManager, step: int) -> PyTree:
     """Shapes of what was saved, to be put on one device, wherever it was saved from."""
     # Of the arrays' folder itself: the manager would ask Orbax's notes on the step, too, which may be damaged.
     saved = ocp.StandardCheckpointHandler().metadata(manager.directory / str(step) / "state").tree
@@ -174,7 +176,7 @@ def _on_first_device(manager: ocp.CheckpointManager, step: int) -> Any:
 
 
 @contextlib.contextmanager
-def writing(folder: Path, state: Any = None) -> Iterator[None]:
+def writing(folder: Path, state: PyTree = None) -> Iterator[None]:
     """Errors of writing, of this save or of the one under way, as a CheckpointError that says how to go on."""
 
     def check_room() -> None:
@@ -195,7 +197,7 @@ def writing(folder: Path, state: Any = None) -> Iterator[None]:
         raise CheckpointError(cannot_write(folder, error)) from error
 
 
-def cannot_write(folder: Path, what: Any) -> str:
+def cannot_write(folder: Path, what: object) -> str:
     """Say that a checkpoint could not be written, why, and how to go on."""
     full = "the disk is full, " if "No space left" in str(what) else ""
     return (

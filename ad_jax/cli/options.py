@@ -11,7 +11,6 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from ad_jax.errors import AdJaxError
 
@@ -108,7 +107,7 @@ def show(command: str, name: str, scale: str, changes: Sequence[str]) -> None:
     print(*_absent(e), sep="\n")
 
 
-def _absent(config: Any, where: str = "") -> Iterator[str]:
+def _absent(config: object, where: str = "") -> Iterator[str]:
     """Lines about what is None in an experiment and would have options of its own, which tyro does not list."""
     from ad_jax.experiment.config import dataclass_of, hints_of
     from ad_jax.experiment.plugins import kind_of

@@ -4,11 +4,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ad_jax import files
 from ad_jax.cli.options import Help, as_overrides, show_help
 from ad_jax.errors import ConfigError
+from ad_jax.files import JsonObject
 
 KINDS = ("experiments", "families", "sources", "models", "methods", "policies")
 
@@ -162,7 +162,7 @@ def parser() -> argparse.ArgumentParser:
     )
     check.add_argument("plugin", help="a registered name, or my_pkg.my_env:MyEnv")
     top.add_argument("--version", action=_Version)
-    told: dict[str, Any] = {"action": "store_true", "help": "when something fails, also print where, in full"}
+    told: JsonObject = {"action": "store_true", "help": "when something fails, also print where, in full"}
     for command in commands.choices.values():
         command.add_argument("--traceback", **told)
     for command in actions.choices.values():  # given before it, the flag must not be lost

@@ -1,11 +1,11 @@
 """Task families, by name. To add one: a file like `dark_room.py`, and a line here (or none: `"my_pkg.env:MyEnv"`)."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from ad_jax import registry
 from ad_jax.envs import undrawn as undrawn  # before whatever imports gymnax
 from ad_jax.envs.base import TaskFamily
+from ad_jax.files import Json
 
 FAMILIES = {
     "bandit": "ad_jax.envs.bandit:Bandit",
@@ -19,7 +19,7 @@ FAMILIES = {
 }
 
 
-def make(name: str, options: Mapping[str, Any] | None = None) -> TaskFamily:
+def make(name: str, options: Mapping[str, Json] | None = None) -> TaskFamily:
     """Return the task family `name` with its static `options`.
 
     Raises:

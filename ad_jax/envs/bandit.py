@@ -16,7 +16,7 @@ changes places with the mean of the arm drawn to be good, so all kinds of task a
 
 import dataclasses
 import functools
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,9 @@ from gymnax.environments import environment, spaces
 
 from ad_jax.envs.base import TaskFamily, TaskSplit, check_split
 from ad_jax.errors import ConfigError
+from ad_jax.files import JsonObject
 from ad_jax.keys import a_key
-from ad_jax.types import Array
+from ad_jax.types import Array, PyTree
 
 
 @struct.dataclass
@@ -89,7 +90,7 @@ class Bandit(TaskFamily[State, Params]):
 
     def step_env(
         self, key: jax.Array, state: State, action: jax.Array, params: Params
-    ) -> tuple[jax.Array, State, jax.Array, jax.Array, dict[str, Any]]:
+    ) -> tuple[jax.Array, State, jax.Array, jax.Array, dict[str, PyTree]]:
         mean = params.means[action]
         if self.reward == "bernoulli":
             reward = jax.random.bernoulli(key, mean).astype(jnp.float32)
@@ -139,7 +140,7 @@ class Bandit(TaskFamily[State, Params]):
     def optimal_label(self, observation: jax.Array, task: Params) -> jax.Array:
         return jnp.argmax(task.means).astype(jnp.int32)
 
-    def picture(self, task: Params) -> dict[str, Any]:
+    def picture(self, task: Params) -> JsonObject:
         return {"kind": "arms", "means": np.asarray(task.means).tolist()}
 
     @functools.partial(jax.jit, static_argnums=(0, 2, 3))  # one program in the place of twenty

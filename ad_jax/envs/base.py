@@ -12,7 +12,7 @@ import functools
 import hashlib
 import typing
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, Literal
+from typing import TYPE_CHECKING, Generic, Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +29,10 @@ from ad_jax.envs.stepping import advance as advance
 from ad_jax.envs.stepping import is_key
 from ad_jax.envs.stepping import reset as reset
 from ad_jax.errors import ConfigError
+from ad_jax.files import JsonObject
 from ad_jax.keys import a_key
 from ad_jax.registry import conform
-from ad_jax.types import Array, Box, Discrete, Spec, discrete
+from ad_jax.types import Array, Box, Discrete, PyTree, Spec, Tree, discrete
 from ad_jax.values import no_action
 
 
@@ -39,8 +40,8 @@ from ad_jax.values import no_action
 class TaskSplit:
     """Disjoint tasks. `held_out` maps the name of each evaluation set to its tasks; the first is the main one."""
 
-    train: Any
-    held_out: Mapping[str, Any]
+    train: PyTree
+    held_out: Mapping[str, PyTree]
     kind: str  # what is unseen: "by row" of the task table, "by seed" of the task distribution, "by factor"
 
 
@@ -77,7 +78,7 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
 
     def step_env(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, key: jax.Array, state: TEnvState, action: jax.Array, params: TEnvParams
-    ) -> tuple[Array, TEnvState, Array, Array, dict[str, Any]]:
+    ) -> tuple[Array, TEnvState, Array, Array, dict[str, PyTree]]:
         """Take one step: observation `[*O]`, state, reward `[]`, terminated `[]`, and whatever else is to be told.
 
         The key is consumed. `action` is `[]` int32, or `[*shape]` float32 of a `Box`; the time limit is not looked at.
@@ -216,7 +217,7 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
         low, high = stated.bounds
         return jnp.clip(jnp.floor(10 * (action - low) / (high - low)), 0, 9).astype(jnp.int32).reshape(-1)
 
-    def picture(self, task: TEnvParams) -> dict[str, Any]:
+    def picture(self, task: TEnvParams) -> JsonObject:
         """How to draw `trace`, as plain data: `{"kind": "grid", "size", "goal"}`, `{"kind": "arms", "means"}`, or
         `{"kind": "pool", "size", "goal", "radius"}`, a disc of that diameter in whole units, traced as (x, y).
         A grid may add `"key"`; its goal is then drawn as a door. Of another kind nothing is drawn: `"none"` is the
@@ -245,7 +246,7 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
             return action_from(self.name, space)
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> JsonObject:
         """The static options, for provenance: `type(family)(**options)` is the same family."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
@@ -290,7 +291,7 @@ def optimal_labels(family: TaskFamily, observation: Array, leaves: Mapping[str, 
 
 
 @functools.lru_cache(maxsize=16)
-def _labeler(family: TaskFamily) -> Callable[[Any, Any], Any]:
+def _labeler(family: TaskFamily) -> Callable[[Array, PyTree], PyTree]:
     """Compiled once for chunks of one size, however many there are."""
     spec = spec_of(family)
 
@@ -314,7 +315,7 @@ def spec_of(family: TaskFamily) -> Spec:
     return _spec(family, family.observation_space(family.default_params), embedded)
 
 
-def source_view(family: TaskFamily, privileged: bool) -> tuple[Spec, Callable[[Any, jax.Array], jax.Array]]:
+def source_view(family: TaskFamily, privileged: bool) -> tuple[Spec, Callable[[PyTree, jax.Array], jax.Array]]:
     """Return what a source acts on: its `Spec`, and `view(state, observation)`, which gives it.
 
     That is `source_observation` for a `privileged` source, and else what `render` shows of the observation.
@@ -332,7 +333,7 @@ def source_view(family: TaskFamily, privileged: bool) -> tuple[Spec, Callable[[A
     return _spec(family, space), family.source_observation
 
 
-def _spec(family: TaskFamily, space: Any, embedded: bool = True) -> Spec:
+def _spec(family: TaskFamily, space: object, embedded: bool = True) -> Spec:
     return spec_from(family.name, family.action_spec, space, embedded)
 
 
@@ -351,7 +352,7 @@ def seen_spec_of(family: TaskFamily) -> Spec:
     return Spec(stored.action, seen.shape, None, pixels=True)
 
 
-def take(tasks: Any, index: Any) -> Any:
+def take(tasks: Tree, index: PyTree) -> Tree:
     """Rows `index` of batched tasks.
 
     On the host where tasks and index are numbers: JAX would compile programs for each of their shapes.
@@ -359,13 +360,13 @@ def take(tasks: Any, index: Any) -> Any:
     traced = any(isinstance(i, Tracer) for i in jax.tree.leaves(index))
     at = np.asarray(index) if isinstance(index, jax.Array) and not traced else index
 
-    def rows(leaf: Any) -> Any:
+    def rows(leaf: Array) -> Array:
         here = isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer) and leaf.is_fully_addressable
         return leaf[index] if traced or not here or is_key(leaf) else jax.device_put(np.array(np.asarray(leaf)[at]))
 
     return jax.tree.map(rows, tasks)
 
 
-def num_tasks(tasks: Any) -> int:
+def num_tasks(tasks: PyTree) -> int:
     """N of batched tasks."""
     return len(jax.tree.leaves(tasks)[0])

@@ -18,7 +18,7 @@ Source: Laskin et al. 2022 (arXiv 2210.14215), section 4.
 """
 
 import dataclasses
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,8 @@ from ad_jax.envs.grid import (
     toward,
     with_stage,
 )
-from ad_jax.types import Array
+from ad_jax.files import JsonObject
+from ad_jax.types import Array, PyTree
 
 
 @struct.dataclass
@@ -80,7 +81,7 @@ class DarkKeyToDoor(Grid[State, Params]):
 
     def step_env(
         self, key: jax.Array, state: State, action: jax.Array, params: Params
-    ) -> tuple[jax.Array, State, jax.Array, jax.Array, dict[str, Any]]:
+    ) -> tuple[jax.Array, State, jax.Array, jax.Array, dict[str, PyTree]]:
         position = moved(state.position, action, self.size)
         takes = jnp.all(position == params.key) & ~state.has_key
         at_door = jnp.all(position == params.door) & state.has_key  # held before this step
@@ -135,7 +136,7 @@ class DarkKeyToDoor(Grid[State, Params]):
     def optimal_action(self, state: State, task: Params) -> jax.Array:
         return toward(state.position, jnp.where(state.has_key, task.door, task.key))
 
-    def picture(self, task: Params) -> dict[str, Any]:
+    def picture(self, task: Params) -> JsonObject:
         def cell(leaf):
             return np.asarray(leaf).tolist()
 

@@ -13,7 +13,7 @@ Source: Laskin et al. 2022 (arXiv 2210.14215), section 4.
 """
 
 import dataclasses
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,8 @@ from ad_jax.envs.grid import (
     toward,
     with_stage,
 )
-from ad_jax.types import Array
+from ad_jax.files import JsonObject
+from ad_jax.types import Array, PyTree
 
 
 @struct.dataclass
@@ -66,7 +67,7 @@ class DarkRoom(Grid[State, Params]):
 
     def step_env(
         self, key: jax.Array, state: State, action: jax.Array, params: Params
-    ) -> tuple[jax.Array, State, jax.Array, jax.Array, dict[str, Any]]:
+    ) -> tuple[jax.Array, State, jax.Array, jax.Array, dict[str, PyTree]]:
         position = moved(state.position, action, self.size)
         at_goal = jnp.all(position == params.goal)
         rewarded = at_goal & ~state.found if self.reward == "once" else at_goal
@@ -119,7 +120,7 @@ class DarkRoom(Grid[State, Params]):
     def optimal_label(self, observation: jax.Array, task: Params) -> jax.Array:
         return toward(observation, task.goal)
 
-    def picture(self, task: Params) -> dict[str, Any]:
+    def picture(self, task: Params) -> JsonObject:
         return {"kind": "grid", "size": self.size, "goal": np.asarray(task.goal).tolist()}
 
     def _tasks(self, goals: jax.Array) -> Params:

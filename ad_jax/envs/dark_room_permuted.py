@@ -11,7 +11,7 @@ is right in one is wrong in another. Everything else is as in `dark_room.py`, al
 
 import dataclasses
 import itertools
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from flax import struct
 from ad_jax.envs import dark_room
 from ad_jax.envs.dark_room import DarkRoom, State
 from ad_jax.envs.grid import MOVES, cells
-from ad_jax.types import Array
+from ad_jax.types import Array, PyTree
 
 NAMES = ("stay", "down", "up", "right", "left")  # of MOVES
 
@@ -46,7 +46,7 @@ class DarkRoomPermuted(DarkRoom):
 
     def step_env(
         self, key: jax.Array, state: State, action: jax.Array, params: dark_room.Params
-    ) -> tuple[jax.Array, State, jax.Array, jax.Array, dict[str, Any]]:
+    ) -> tuple[jax.Array, State, jax.Array, jax.Array, dict[str, PyTree]]:
         return super().step_env(key, state, cast(Params, params).moves[action], params)
 
     def all_tasks(self) -> Params:

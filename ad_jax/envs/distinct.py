@@ -4,20 +4,20 @@ In: batched tasks and their ids. Copies are tasks whose leaves are equal to the 
 different tasks share are refused as well, because what was trained on is remembered by id.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ad_jax.errors import ConfigError
+from ad_jax.types import Array, PyTree, Tree
 
 SHOWN = 4  # places, and groups of them, that a message names
 AGAIN = 8  # draws beyond the first, to fill the places of tasks that came twice
 
 
-def check_table(name: str, ids: Sequence[str], table: Any) -> None:
+def check_table(name: str, ids: Sequence[str], table: PyTree) -> None:
     """Look at all rows of a family's `all_tasks`.
 
     Args:
@@ -45,7 +45,9 @@ def check_table(name: str, ids: Sequence[str], table: Any) -> None:
         )
 
 
-def check_sets(name: str, train: tuple[Sequence[str], Any], held_out: Mapping[str, tuple[Sequence[str], Any]]) -> None:
+def check_sets(
+    name: str, train: tuple[Sequence[str], PyTree], held_out: Mapping[str, tuple[Sequence[str], PyTree]]
+) -> None:
     """Look at a split: the training tasks, and each held-out set beside them. Held-out sets may share tasks.
 
     Args:
@@ -78,7 +80,7 @@ def check_sets(name: str, train: tuple[Sequence[str], Any], held_out: Mapping[st
             )
 
 
-def drawn(name: str, draw: Callable[[int], Any], wanted: int) -> Any:
+def drawn(name: str, draw: Callable[[int], Tree], wanted: int) -> Tree:
     """Different tasks that a family draws, leading axis `[wanted]`, in the order in which they first came.
 
     Args:
@@ -103,17 +105,17 @@ def drawn(name: str, draw: Callable[[int], Any], wanted: int) -> Any:
     )
 
 
-def _rows(tasks: Any, numbers: list[int]) -> Any:
+def _rows(tasks: Tree, numbers: list[int]) -> Tree:
     """Return these rows of batched tasks."""
     return jax.tree.map(lambda x: x[np.array(numbers)], tasks)
 
 
-def _joined(a: Any, b: Any) -> Any:
+def _joined(a: Array, b: Array) -> Array:
     """Rows of both."""
     return (jnp if isinstance(a, jax.Array) else np).concatenate([a, b])
 
 
-def _repeated(ids: Sequence[str], tasks: Any) -> tuple[list[list[int]], list[list[int]]]:
+def _repeated(ids: Sequence[str], tasks: PyTree) -> tuple[list[list[int]], list[list[int]]]:
     """Rows whose tasks are equal, in groups; and rows of different tasks that share an id."""
     contents = _contents(tasks, len(ids))
     copies = [group for group in _groups(contents) if len(group) > 1]
@@ -123,7 +125,7 @@ def _repeated(ids: Sequence[str], tasks: Any) -> tuple[list[list[int]], list[lis
     return copies, shared
 
 
-def _contents(tasks: Any, count: int) -> list[bytes]:
+def _contents(tasks: PyTree, count: int) -> list[bytes]:
     """Return the bytes of all leaves of each task."""
     arrays = [np.ascontiguousarray(np.asarray(leaf)) for leaf in jax.tree.leaves(tasks)]
     leaves = [array.reshape(count, -1) for array in arrays if array.size]
@@ -131,15 +133,15 @@ def _contents(tasks: Any, count: int) -> list[bytes]:
     return [row.tobytes() for row in rows]
 
 
-def _groups(values: Sequence[Any]) -> list[list[int]]:
+def _groups(values: Sequence[Hashable]) -> list[list[int]]:
     """Return indices of equal values, in order of first appearance."""
-    found: dict[Any, list[int]] = {}
+    found: dict[Hashable, list[int]] = {}
     for i, value in enumerate(values):
         found.setdefault(value, []).append(i)
     return list(found.values())
 
 
-def _listed(parts: Any, between: str = ", ") -> str:
+def _listed(parts: Iterable[str], between: str = ", ") -> str:
     """Return the first few of them, and how many there are beyond."""
     every = list(parts)
     more = f"{between}{len(every) - SHOWN} more" if len(every) > SHOWN else ""

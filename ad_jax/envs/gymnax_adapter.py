@@ -36,14 +36,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from gymnax.environments import environment
+from jax.typing import DTypeLike
 
 from ad_jax.envs.base import TaskFamily, spec_of
 from ad_jax.envs.gymnax_facts import DERIVED, REFUSED, Acting, acting
-from ad_jax.envs.spaces import action_from, uniform_space
+from ad_jax.envs.spaces import Space, action_from, uniform_space
 from ad_jax.errors import ConfigError, unknown
+from ad_jax.files import Json
 from ad_jax.keys import a_key, number_of
 from ad_jax.registry import resolve
-from ad_jax.types import Array
+from ad_jax.types import Array, PyTree
 
 OUT_OF_REACH = 2**30  # steps
 COUNTABLE = 100_000  # tasks that fit in a table
@@ -69,7 +71,7 @@ class Gymnax(TaskFamily[State, Params]):
     """Options of the gymnax adapter."""
 
     env_id: str = "CartPole-v1"
-    vary: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"length": (0.25, 1.0)})
+    vary: Mapping[str, Json] = dataclasses.field(default_factory=lambda: {"length": (0.25, 1.0)})
     steps: int | None = None
     scale: tuple[float, ...] | None = None
 
@@ -107,7 +109,7 @@ class Gymnax(TaskFamily[State, Params]):
                 raise ConfigError(f"env.env_id={self.env_id!r}: {REFUSED[self.env_id]}")
             return gymnax.make(self.env_id)[0]
 
-    def inner_params(self, params: Params, limit: int) -> Any:
+    def inner_params(self, params: Params, limit: int) -> PyTree:
         """Return the gymnax parameters of a task, with the time limit `limit`."""
         default = self.inner.default_params
         kind = type(default.max_steps_in_episode)
@@ -124,11 +126,11 @@ class Gymnax(TaskFamily[State, Params]):
         values = {name: jnp.asarray(getattr(default, name), _kind(default, name)) for name in self.vary}
         return Params(cast(int, jnp.int32(self.episode_length)), values)
 
-    def action_space(self, params: Params) -> Any:
+    def action_space(self, params: Params) -> Space:
         """One space for all tasks: actions keep the bounds that they have under gymnax's default parameters."""
         return self.inner.action_space(self.inner.default_params)
 
-    def observation_space(self, params: Params) -> Any:
+    def observation_space(self, params: Params) -> Space:
         """One space for all tasks. Real observations have no bounds: those of several gymnax environments are wrong."""
         return self._space
 
@@ -139,7 +141,7 @@ class Gymnax(TaskFamily[State, Params]):
 
     def step_env(
         self, key: jax.Array, state: State, action: jax.Array, params: Params
-    ) -> tuple[jax.Array, State, jax.Array, jax.Array, dict[str, Any]]:
+    ) -> tuple[jax.Array, State, jax.Array, jax.Array, dict[str, PyTree]]:
         with _lenient():
 
             def under(limit):
@@ -197,7 +199,7 @@ class Gymnax(TaskFamily[State, Params]):
             return jnp.copysign(jnp.clip(low + (high - low) * jnp.abs(drawn), low, high), drawn)
         return jax.random.uniform(key, (n,), jnp.float32, minval=low, maxval=high)
 
-    def _distribution(self, name: str, given: Any) -> tuple[Any, ...]:
+    def _distribution(self, name: str, given: object) -> tuple[Json, ...]:
         """`given` as `(low, high)`, or `(low, high, how)` of `HOW`, checked."""
         default, where = self.inner.default_params, f"env.vary[{name!r}]"
         if name not in vars(default):
@@ -216,7 +218,7 @@ class Gymnax(TaskFamily[State, Params]):
             raise ConfigError(f"{where} cannot vary in {self.env_id}: {objection}. {self._known()}")
         whole = _kind(default, name) == jnp.int32
         kind, what = (int, "whole numbers") if whole else (int | float, "numbers")
-        parts: tuple[Any, ...] = tuple(given) if isinstance(given, list | tuple) else ()
+        parts: tuple[Json, ...] = tuple(given) if isinstance(given, list | tuple) else ()
         bounds, rest = parts[:2], parts[2:]
 
         def number(x):
@@ -232,7 +234,7 @@ class Gymnax(TaskFamily[State, Params]):
         return (*bounds, *rest) if whole else (float(bounds[0]), float(bounds[1]), *rest)
 
     @functools.cached_property
-    def _derived(self) -> dict[str, Callable[[Any], Any]]:
+    def _derived(self) -> dict[str, Callable[[PyTree], PyTree]]:
         return DERIVED.get(self.inner.name, {})
 
     @functools.cached_property
@@ -287,7 +289,7 @@ class Gymnax(TaskFamily[State, Params]):
         _ = self._action, self._space  # what is refused of it
 
     @functools.cached_property
-    def _space(self) -> Any:
+    def _space(self) -> Space:
         """Of what `observe` gives: by its real shape and dtype, and by the bounds that the environment states."""
 
         def start(key):
@@ -306,7 +308,7 @@ class Gymnax(TaskFamily[State, Params]):
         with jax.ensure_compile_time_eval(), _lenient():
             return uniform_space(self.inner.observation_space(self.inner.default_params), real, self.env_id)
 
-    def _uniform(self, observation: Any) -> jax.Array:
+    def _uniform(self, observation: PyTree) -> jax.Array:
         """Return an observation in the dtype of its space, scaled."""
         x = jnp.asarray(observation, self._space.dtype)
         if self.scale is None:
@@ -315,7 +317,7 @@ class Gymnax(TaskFamily[State, Params]):
         return x / np.broadcast_to(scale if len(scale) == 1 else scale.reshape(x.shape), x.shape)
 
     @functools.cached_property
-    def _types(self) -> Any:
+    def _types(self) -> PyTree:
         """The dtype of each leaf of the environment's state, wide enough for `reset_env` and `step_env`."""
 
         def both(key, action):
@@ -339,7 +341,7 @@ class Gymnax(TaskFamily[State, Params]):
         stated = action_from(f"env.env_id={self.env_id!r}", space)
         return jax.ShapeDtypeStruct(stated.shape, stated.compute_dtype)
 
-    def _typed(self, inner: Any) -> Any:
+    def _typed(self, inner: PyTree) -> PyTree:
         return jax.tree.map(jax.lax.convert_element_type, inner, self._types)
 
 
@@ -350,6 +352,6 @@ def _lenient():
         yield
 
 
-def _kind(params: Any, name: str) -> Any:
+def _kind(params: PyTree, name: str) -> DTypeLike:
     """Int32 or float32, as the parameter's default."""
     return jnp.int32 if np.asarray(getattr(params, name)).dtype.kind == "i" else jnp.float32

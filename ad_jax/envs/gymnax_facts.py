@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from ad_jax.keys import a_key
+from ad_jax.types import PyTree
 
 REFUSED = {  # environment's name: why no task family can be made of it
     "MetaMaze-misc": "its goal is drawn anew in each episode, and whoever reaches it is put on a random cell and ends "
@@ -21,7 +22,7 @@ REFUSED = {  # environment's name: why no task family can be made of it
     "MNISTBandit-bsuite": "it downloads its pictures, and draws another one for each episode of one step",
 }
 
-DERIVED: dict[str, dict[str, Callable[[Any], Any]]] = {  # environment's name: parameter: computed from the others
+DERIVED: dict[str, dict[str, Callable[[PyTree], PyTree]]] = {  # environment's name: parameter: computed from the others
     "CartPole-v1": {
         "total_mass": lambda p: p.masscart + p.masspole,
         "polemass_length": lambda p: p.masspole * p.length,
@@ -53,7 +54,9 @@ class Acting:
         return None
 
 
-def acting(reset: Callable[..., Any], step: Callable[..., Any], action: Any, values: Mapping[str, Any]) -> Acting:
+def acting(
+    reset: Callable[..., PyTree], step: Callable[..., PyTree], action: PyTree, values: Mapping[str, PyTree]
+) -> Acting:
     """Return what parameters `values` do in an environment.
 
     Args:
@@ -91,7 +94,7 @@ def acting(reset: Callable[..., Any], step: Callable[..., Any], action: Any, val
     )
 
 
-def _trace(call: Callable[..., Any], *args: Any) -> list[tuple[frozenset[int], int | None]]:
+def _trace(call: Callable[..., PyTree], *args: PyTree) -> list[tuple[frozenset[int], int | None]]:
     """Of each output of `call`: the inputs that it depends on, and the one that it is a plain copy of, if any."""
     closed = jax.make_jaxpr(call)(*args)
     inputs = [(frozenset({i}), i) for i in range(len(closed.jaxpr.invars))]

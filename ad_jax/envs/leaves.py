@@ -2,22 +2,27 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
 from ad_jax.envs.stepping import as_task, path_name, stored
 from ad_jax.errors import ConfigError
+from ad_jax.files import Json, JsonObject
+from ad_jax.types import PyTree
+
+if TYPE_CHECKING:
+    from ad_jax.envs.base import TaskFamily
 
 
-def task_leaves(tasks: Any) -> dict[str, np.ndarray]:
+def task_leaves(tasks: PyTree) -> dict[str, np.ndarray]:
     """Return the leaves of batched `EnvParams` by dotted path, as histories hold them, e.g. `{"goal": [N, 2]}`."""
     paths = jax.tree_util.tree_flatten_with_path(tasks)[0]
     return {path_name(path): stored(leaf) for path, leaf in paths}
 
 
-def tasks_of(family: Any, leaves: Mapping[str, Any]) -> Any:
+def tasks_of(family: "TaskFamily", leaves: Mapping[str, PyTree]) -> PyTree:
     """Return batched `EnvParams [N]` of leaves `[N, ...]` by dotted path. Inverse of `task_leaves`.
 
     Raises:
@@ -29,34 +34,34 @@ def tasks_of(family: Any, leaves: Mapping[str, Any]) -> Any:
     return jax.tree_util.tree_unflatten(structure, [as_task(leaves[path_name(path)], x) for path, x in paths])
 
 
-def as_data(tasks: Any) -> list[dict[str, Any]]:
+def as_data(tasks: PyTree) -> list[JsonObject]:
     """Return each task's leaves as plain data, `{"goal": [3, 4]}`; what JSON has no number for, as `"inf"`, `"nan"`."""
     leaves = {name: _plain(leaf.tolist()) for name, leaf in task_leaves(tasks).items()}
     return [dict(zip(leaves, each, strict=True)) for each in zip(*leaves.values(), strict=True)]
 
 
-def from_data(family: Any, data: Sequence[Mapping[str, Any]]) -> Any:
+def from_data(family: "TaskFamily", data: Sequence[Mapping[str, Json]]) -> PyTree:
     """Return batched `EnvParams [N]` of what `as_data` gave.
 
     Raises:
         ConfigError: if the family's tasks have other leaves.
     """
-    like = task_leaves(family.default_params)
+    template = task_leaves(family.default_params)
     names = {name for task in data for name in task}
 
     def told(name):
-        return np.array([_number(task.get(name)) for task in data], getattr(like.get(name), "dtype", None))
+        return np.array([_number(task.get(name)) for task in data], getattr(template.get(name), "dtype", None))
 
     return tasks_of(family, {name: told(name) for name in names})
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Json) -> Json:
     if isinstance(value, list):
         return [_plain(inner) for inner in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _number(value: Any) -> Any:
+def _number(value: Json) -> Json:
     if isinstance(value, list):
         return [_number(inner) for inner in value]
     return float(value) if isinstance(value, str) else value

@@ -20,7 +20,7 @@ sees itself take that way, and takes it again; from anywhere, one episode or ano
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,8 @@ from gymnax.environments import environment, spaces
 
 from ad_jax.envs.base import TaskFamily
 from ad_jax.errors import ConfigError
-from ad_jax.types import Array
+from ad_jax.files import JsonObject
+from ad_jax.types import Array, PyTree
 
 STEP = 0.1  # seconds
 SUBSTEPS = 2
@@ -108,7 +109,7 @@ class PointMass(TaskFamily[State, Params]):
 
     def step_env(
         self, key: jax.Array, state: State, action: jax.Array, params: Params
-    ) -> tuple[jax.Array, State, jax.Array, jax.Array, dict[str, Any]]:
+    ) -> tuple[jax.Array, State, jax.Array, jax.Array, dict[str, PyTree]]:
         position, velocity = state.position, state.velocity
         for _ in range(SUBSTEPS):
             force = FORCE * action - params.friction * velocity
@@ -148,6 +149,6 @@ class PointMass(TaskFamily[State, Params]):
     def trace(self, state: State, action: jax.Array) -> jax.Array:
         return jnp.round(PICTURE * (1 + state.position)).astype(jnp.int32)
 
-    def picture(self, task: Params) -> dict[str, Any]:
+    def picture(self, task: Params) -> JsonObject:
         goal = np.round(PICTURE * (1 + np.asarray(task.goal))).astype(int)
         return {"kind": "pool", "size": 2 * PICTURE + 1, "goal": goal.tolist(), "radius": round(PICTURE * self.width)}

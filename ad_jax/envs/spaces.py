@@ -6,18 +6,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnax.environments import spaces
+from numpy.typing import ArrayLike, DTypeLike
 
 from ad_jax.errors import ConfigError
-from ad_jax.types import Box, Discrete, Spec
+from ad_jax.types import Box, Discrete, PyTree, Spec
 
 ROWS = 65_536  # of the embedding tables of one observation, over its components
+Space = spaces.Box | spaces.Discrete
+
 INSTEAD = (
     "Make the observation float32 (numbers), uint8 [height, width, channels] in 0..255 (a picture), or Discrete with "
     "fewer values"
 )
 
 
-def spec_from(name: str, actions: Any, space: Any, embedded: bool = True) -> Spec:
+def spec_from(name: str, actions: object, space: object, embedded: bool = True) -> Spec:
     """Return the `Spec` of a family called `name` with these gymnax spaces.
 
     Args:
@@ -49,7 +52,7 @@ def spec_from(name: str, actions: Any, space: Any, embedded: bool = True) -> Spe
     return Spec(action, shape, _counted(name, values, embedded))
 
 
-def action_from(name: str, space: Any) -> Discrete | Box:
+def action_from(name: str, space: object) -> Discrete | Box:
     """Return what the actions of a family called `name` are, from their gymnax space.
 
     Raises:
@@ -75,7 +78,7 @@ def action_from(name: str, space: Any) -> Discrete | Box:
         raise ConfigError(f"{name}: {error}") from error
 
 
-def is_picture(dtype: Any, shape: tuple[int, ...], high: Any) -> bool:
+def is_picture(dtype: DTypeLike, shape: tuple[int, ...], high: ArrayLike) -> bool:
     """Whether a Box is of pictures: uint8 `[height, width, channels]` up to 255."""
     return np.dtype(dtype) == np.uint8 and len(shape) == 3 and bool(np.all(np.asarray(high) == 255))
 
@@ -94,7 +97,7 @@ def _counted(name: str, values: np.ndarray, embedded: bool) -> tuple[int, ...]:
     return tuple(int(v) for v in values.reshape(-1))
 
 
-def uniform_space(stated: Any, real: Any, name: str) -> Any:
+def uniform_space(stated: object, real: PyTree, name: str) -> Space:
     """Return the space that an adapter states for observations that are `real`ly so: Discrete, or a Box.
 
     Whole numbers stay whole where the space says so, too; pictures stay uint8; all else is float32 without bounds,

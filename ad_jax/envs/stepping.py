@@ -4,17 +4,18 @@ A family may return Python's numbers, a weakly typed state or whole rewards; her
 that a loop can carry them and nothing is compiled twice. What would be changed by a cast is refused, and named.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.typing import DTypeLike
 
 from ad_jax.envs.spaces import is_picture
 from ad_jax.errors import ConfigError, user_code
 from ad_jax.keys import a_key
-from ad_jax.types import Transition
+from ad_jax.types import PyTree, Transition
 
 if TYPE_CHECKING:
     from ad_jax.envs.base import TaskFamily
@@ -27,7 +28,7 @@ class Outcome:
     """What one environment step gave, before any reset."""
 
     next_observation: jax.Array  # of the same episode, also when it has just ended
-    next_state: Any  # likewise; for sources that are given more than the observation
+    next_state: PyTree  # likewise; for sources that are given more than the observation
     reward: jax.Array  # [] float32
     terminated: jax.Array  # [] bool
     truncated: jax.Array  # [] bool
@@ -43,7 +44,7 @@ class Outcome:
         return Transition(observation, action, self.reward, *ends, self.next_observation)
 
 
-def reset(family: "TaskFamily", key: jax.Array, task: Any) -> tuple[jax.Array, Any]:
+def reset(family: "TaskFamily", key: jax.Array, task: PyTree) -> tuple[jax.Array, PyTree]:
     """Return the first observation and the state of a new episode. The key is consumed.
 
     Raises:
@@ -58,7 +59,7 @@ def reset(family: "TaskFamily", key: jax.Array, task: Any) -> tuple[jax.Array, A
     return _observation(family, "reset_env", observation), jax.tree.unflatten(structure, typed)
 
 
-def step(family: "TaskFamily", key: jax.Array, state: Any, action: jax.Array, task: Any) -> Outcome:
+def step(family: "TaskFamily", key: jax.Array, state: PyTree, action: jax.Array, task: PyTree) -> Outcome:
     """One step, without what follows the end of an episode. The key is consumed.
 
     Raises:
@@ -83,8 +84,8 @@ def step(family: "TaskFamily", key: jax.Array, state: Any, action: jax.Array, ta
 
 
 def advance(
-    family: "TaskFamily", key: jax.Array, state: Any, action: jax.Array, task: Any
-) -> tuple[jax.Array, Any, Outcome]:
+    family: "TaskFamily", key: jax.Array, state: PyTree, action: jax.Array, task: PyTree
+) -> tuple[jax.Array, PyTree, Outcome]:
     """One environment step, and the start of the next episode where this one ended.
 
     The task stays; the start is drawn afresh. The key is consumed.
@@ -117,7 +118,7 @@ def check_types(family: "TaskFamily") -> None:
         jax.eval_shape(lambda *args: advance(family, *args), key, state, action, task)
 
 
-def check_task(family: "TaskFamily", task: Any) -> None:
+def check_task(family: "TaskFamily", task: PyTree) -> None:
     """Raise ConfigError for a leaf of a task that histories could not hold, or two of one name."""
     names = set()
     for path, leaf in jax.tree_util.tree_leaves_with_path(task):
@@ -129,34 +130,34 @@ def check_task(family: "TaskFamily", task: Any) -> None:
             raise _wrong(family, f"task leaf {name} is {x.dtype}; expected numbers. Random keys belong in the state")
 
 
-def path_name(path: Any) -> str:
+def path_name(path: tuple[PyTree, ...]) -> str:
     """Return the dotted path of a task's leaf, by which stores name it: `goal`, `goals.0`."""
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
-def stored(leaf: Any) -> np.ndarray:
+def stored(leaf: PyTree) -> np.ndarray:
     """Return a task leaf as histories hold it: floats that NumPy itself does not know, such as bfloat16, as float32."""
     x = np.asarray(leaf)
     return x.astype(np.float32) if x.dtype.kind == "V" else x
 
 
-def as_task(leaf: Any, default: Any) -> jax.Array:
+def as_task(leaf: PyTree, default: PyTree) -> jax.Array:
     """Inverse of `stored`, `default` being that leaf of the family's `default_params`."""
-    x, like = jnp.asarray(leaf), jnp.asarray(default)
-    return x.astype(like.dtype) if like.dtype.kind == "V" else x
+    x, dtype = jnp.asarray(leaf), jnp.asarray(default).dtype
+    return x.astype(dtype) if dtype.kind == "V" else x
 
 
-def narrow(dtype: Any) -> np.dtype:
+def narrow(dtype: DTypeLike) -> np.dtype:
     """Return a dtype of at most 32 bits, which is what programs here use, whether or not JAX may use 64."""
     return np.dtype(NARROW.get(np.dtype(dtype).name, dtype))
 
 
-def is_key(x: Any) -> bool:
+def is_key(x: PyTree) -> bool:
     """Whether an array, or the shape of one, holds typed random keys."""
     return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
-def _observation(family: "TaskFamily", where: str, observation: Any) -> jax.Array:
+def _observation(family: "TaskFamily", where: str, observation: PyTree) -> jax.Array:
     space = family.observation_space(family.default_params)
     dtype, shape = narrow(space.dtype), tuple(space.shape)
     # Whole numbers keep 32 bits until they have been looked at: 300 in a space of uint8 must not become 44 here.
@@ -165,7 +166,7 @@ def _observation(family: "TaskFamily", where: str, observation: Any) -> jax.Arra
     return _cast(family, f"{where}'s observation", observation, dtype, shape)
 
 
-def _as_before(family: "TaskFamily", before: Any, after: Any) -> Any:
+def _as_before(family: "TaskFamily", before: PyTree, after: PyTree) -> PyTree:
     """Return the state after a step, with the types of the one before it."""
     (old, structure), (new, other) = (jax.tree_util.tree_flatten_with_path(tree) for tree in (before, after))
     if structure != other:
@@ -177,27 +178,27 @@ def _as_before(family: "TaskFamily", before: Any, after: Any) -> Any:
     return jax.tree.unflatten(structure, cast)
 
 
-def _array(family: "TaskFamily", what: str, value: Any) -> jax.Array:
+def _array(family: "TaskFamily", what: str, value: PyTree) -> jax.Array:
     try:
         return jnp.asarray(value)
     except (TypeError, ValueError) as error:
         raise _wrong(family, f"{what} is {type(value).__name__}; expected an array or a number") from error
 
 
-def _strong(family: "TaskFamily", what: str, value: Any) -> jax.Array:
+def _strong(family: "TaskFamily", what: str, value: PyTree) -> jax.Array:
     """Return an array of a type that does not change with what it is computed with; Python's numbers get 32 bits."""
     x = _array(family, what, value)
     return x if is_key(x) else x.astype(narrow(x.dtype) if getattr(x, "weak_type", False) else x.dtype)
 
 
-def _cast(family: "TaskFamily", what: str, value: Any, dtype: Any, shape: tuple[int, ...]) -> jax.Array:
+def _cast(family: "TaskFamily", what: str, value: PyTree, dtype: DTypeLike, shape: tuple[int, ...]) -> jax.Array:
     x = _array(family, what, value)
     if x.shape != shape or not _keeps(x, dtype):
         raise _wrong(family, f"{what} is {x.dtype}{list(x.shape)}; expected {dtype}{list(shape)}. Cast it there")
     return x if is_key(x) else x.astype(dtype)
 
 
-def _keeps(x: Any, dtype: Any) -> bool:
+def _keeps(x: PyTree, dtype: DTypeLike) -> bool:
     """Whether a cast to `dtype` keeps every value of x's type, or x is Python's, or 64 bits become 32."""
     if x.dtype == dtype or is_key(x) or jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return x.dtype == dtype

@@ -26,7 +26,7 @@ published curve runs to 160 episodes in 8000 steps, so episodes there have the f
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,8 @@ from ad_jax.envs import raycast
 from ad_jax.envs.base import TaskFamily
 from ad_jax.envs.raycast import RADIUS, TURN
 from ad_jax.errors import ConfigError
-from ad_jax.types import Array
+from ad_jax.files import JsonObject
+from ad_jax.types import Array, PyTree
 
 MOVES = ((1, 0), (-1, 0), (0, 1), (0, -1), (0, 0), (0, 0), (1, 0), (1, 0))  # strides (ahead, to the left)
 TURNS = (0, 0, 0, 0, 1, -1, 1, -1)  # turns to the left, before the move
@@ -119,7 +120,7 @@ class Watermaze(TaskFamily[State, Params]):
 
     def step_env(
         self, key: jax.Array, state: State, action: jax.Array, params: Params
-    ) -> tuple[jax.Array, State, jax.Array, jax.Array, dict[str, Any]]:
+    ) -> tuple[jax.Array, State, jax.Array, jax.Array, dict[str, PyTree]]:
         pose = self._moved(state.pose, action)
         at_platform = self._away(pose, params) <= self._platform**2
         rewarded = at_platform & ~state.found
@@ -187,7 +188,7 @@ class Watermaze(TaskFamily[State, Params]):
     def trace(self, state: State, action: jax.Array) -> jax.Array:
         return state.pose[:2] + RADIUS
 
-    def picture(self, task: Params) -> dict[str, Any]:
+    def picture(self, task: Params) -> JsonObject:
         goal = np.asarray(task.platform) + RADIUS
         return {"kind": "pool", "size": 2 * RADIUS + 1, "goal": goal.tolist(), "radius": self._platform}
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from ad_jax.envs.base import TaskFamily, TaskSplit
 from ad_jax.errors import AdJaxError, ConfigError, is_ours, place_of, told
 from ad_jax.experiment import plugins
 from ad_jax.experiment.config import Experiment
@@ -17,21 +18,23 @@ from ad_jax.models.base import has_parameters
 from ad_jax.policies import demonstrator
 from ad_jax.policies.base import Mode, Policy, PolicyConfig, check_sampling
 from ad_jax.process import settings
+from ad_jax.sources.base import Source
+from ad_jax.types import PyTree, Spec
 
 
 @dataclasses.dataclass(frozen=True)
 class Components:
     """The plug-ins of an experiment, built and checked against each other. Building them compiles nothing."""
 
-    family: Any
-    source_config: Any
-    source: Any
+    family: TaskFamily
+    source_config: Any  # a dataclass, with its options
+    source: Source
     model_config: Any  # of the model, with what it needs of the family; or of the scripted policy in its place
     model: Any  # None where there is a scripted policy in its place
-    spec: Any  # of what is stored
-    seen_spec: Any  # of what the model sees
-    split: Any
-    reference: Any  # what learns beside the frozen model: the experiment's reference, or its source
+    spec: Spec  # of what is stored
+    seen_spec: Spec  # of what the model sees
+    split: TaskSplit
+    reference: Source  # what learns beside the frozen model: the experiment's reference, or its source
     method: MethodConfig  # the experiment's, or `Untrained` where there are no parameters
 
     @property
@@ -40,7 +43,7 @@ class Components:
         return self.method.feed != "nothing"
 
     @property
-    def params(self) -> Any:
+    def params(self) -> PyTree:
         """Shapes of what is trained: an empty tree for a scripted policy."""
         return {} if self.model is None else jax.eval_shape(lambda: self.model.init(a_key(0)))
 

@@ -4,13 +4,13 @@ import dataclasses
 import reprlib
 import typing
 from collections.abc import Mapping
-from typing import Any
 
 from ad_jax import methods
 from ad_jax.envs.base import TaskFamily
 from ad_jax.errors import ConfigError, unknown
 from ad_jax.experiment import plugins
-from ad_jax.experiment.plugins import KINDS, Plugin
+from ad_jax.experiment.plugins import KINDS, Config, Plugin
+from ad_jax.files import Json, JsonObject
 from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.methods.base import MethodConfig
 from ad_jax.methods.distillation import Distillation
@@ -79,7 +79,7 @@ class Experiment:
     def __post_init__(self) -> None:
         _read_named(self)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain nested data; a plug-in as its name and all of its options."""
         data = dataclasses.asdict(self) | {kind: plugins.said(getattr(self, kind)) for kind in KINDS}
         if self.reference is not None:
@@ -87,7 +87,7 @@ class Experiment:
         return data
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Experiment":
+    def from_json(cls, data: Mapping[str, Json]) -> "Experiment":
         """Read what `to_json` gives, of this version or an earlier one.
 
         Raises:
@@ -96,7 +96,7 @@ class Experiment:
         return from_data(cls, methods.modern(data) if isinstance(data, Mapping) else data, "")
 
 
-def plugin_from(kind: str, data: Any, where: str) -> Any:
+def plugin_from(kind: str, data: Json, where: str) -> Config:
     """Read a plug-in from its name and its options.
 
     Raises:
@@ -108,7 +108,7 @@ def plugin_from(kind: str, data: Any, where: str) -> Any:
     return plugins.read(kind, plugin.name, plugin.options)
 
 
-def _read_named(config: Any) -> None:
+def _read_named(config: Config) -> None:
     """Put plug-ins in the place of their names, which files of before say."""
     for field in dataclasses.fields(config):
         plugin = getattr(config, field.name)
@@ -116,7 +116,7 @@ def _read_named(config: Any) -> None:
             object.__setattr__(config, field.name, plugins.read(field.name, plugin.name, plugin.options))
 
 
-def from_data(cls: type, data: Mapping[str, Any], where: str) -> Any:
+def from_data(cls: type, data: Mapping[str, Json], where: str) -> Config:
     """Return a nested dataclass from plain nested data, every name and type checked."""
     hints = hints_of(cls)
     if not isinstance(data, Mapping):
@@ -140,13 +140,13 @@ def from_data(cls: type, data: Mapping[str, Any], where: str) -> Any:
         raise ConfigError(f"{where or cls.__name__.lower()}: {error}") from error
 
 
-def hints_of(cls: type) -> dict[str, Any]:
+def hints_of(cls: type) -> JsonObject:
     """Return the annotated type of every field of a dataclass."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
-def dataclass_of(hint: Any) -> type | None:
+def dataclass_of(hint: object) -> type | None:
     """Return the dataclass of a field that is one, or may be None instead."""
     parts = (hint, *typing.get_args(hint))
     return next((part for part in parts if isinstance(part, type) and dataclasses.is_dataclass(part)), None)

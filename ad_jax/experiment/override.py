@@ -3,12 +3,13 @@
 import ast
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ad_jax import methods
 from ad_jax.errors import ConfigError, unknown
 from ad_jax.experiment import plugins
 from ad_jax.experiment.config import Experiment, dataclass_of, from_data, hints_of
+from ad_jax.experiment.plugins import Config
+from ad_jax.files import Json
 from ad_jax.registry import conform, renamed
 
 
@@ -39,17 +40,17 @@ def override(experiment: Experiment, changes: Sequence[str]) -> Experiment:
 class _Draft:
     """A plug-in to be: built when all changes are known, because one option may suit only with another."""
 
-    of: Any  # the plug-in that is changed, or the name of another one
-    options: Mapping[str, Any]
+    of: Config | str  # the plug-in that is changed, or the name of another one
+    options: Mapping[str, Json]
 
-    def built(self, kind: str) -> Any:
+    def built(self, kind: str) -> Config:
         """Return the plug-in."""
         if isinstance(self.of, str):
             return plugins.read(kind, self.of, self.options)
         return plugins.changed(kind, self.of, self.options)
 
 
-def _built(config: Any) -> Any:
+def _built(config: Config) -> Config:
     """`config` with plug-ins in the place of drafts."""
     found = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     made = {name: draft.built(name) for name, draft in found.items() if isinstance(draft, _Draft)}
@@ -58,7 +59,7 @@ def _built(config: Any) -> Any:
     return dataclasses.replace(config, **made)
 
 
-def _of_before(e: Experiment, name: str, value: Any) -> Experiment | None:
+def _of_before(e: Experiment, name: str, value: Json) -> Experiment | None:
     """Return the experiment changed by a name of before there was a `method`; None where it is none of those."""
     head, *rest = name.split(".")
     if head in methods.BEFORE:
@@ -70,7 +71,7 @@ def _of_before(e: Experiment, name: str, value: Any) -> Experiment | None:
     return None
 
 
-def _replace(config: Any, path: list[str], value: Any, dotted: str) -> Any:
+def _replace(config: Config, path: list[str], value: Json, dotted: str) -> Config:
     """`config` with the field at `path` set to `value`."""
     hints = hints_of(type(config))
     head, rest = renamed(path[0], hints), path[1:]
@@ -93,7 +94,7 @@ def _replace(config: Any, path: list[str], value: Any, dotted: str) -> Any:
     return dataclasses.replace(config, **{head: conform(dotted, value, hints[head])})
 
 
-def _draft(inner: Any, path: list[str], value: Any, dotted: str) -> _Draft:
+def _draft(inner: Config, path: list[str], value: Json, dotted: str) -> _Draft:
     """Return the plug-in `inner` with an option changed; or another one (`env=bandit`), with its own defaults."""
     draft = inner if isinstance(inner, _Draft) else _Draft(inner, {})
     if path in ([], ["name"]):
@@ -107,7 +108,7 @@ def _draft(inner: Any, path: list[str], value: Any, dotted: str) -> _Draft:
     return _Draft(draft.of, {**draft.options, ".".join((name, *inside)): value})
 
 
-def _instead(method: Any, name: str) -> Any:
+def _instead(method: Config, name: str) -> Config:
     """Return the method `name` in the place of `method`, with its own defaults.
 
     Where both are fed histories, it keeps the options that they share: how long and how fast to train.
@@ -118,7 +119,7 @@ def _instead(method: Any, name: str) -> Any:
     return dataclasses.replace(other, **kept)
 
 
-def _before(method: Any, field: str) -> Any:
+def _before(method: Config, field: str) -> Config:
     """Return the method whose options the field `field` held before there was a `method`: this one where it is that.
 
     `distill` held those of every method that is fed histories.
@@ -128,7 +129,7 @@ def _before(method: Any, field: str) -> Any:
     return method if kept else _instead(method, name)
 
 
-def _labeled(method: Any, labels: Any) -> Any:
+def _labeled(method: Config, labels: Json) -> Config:
     """Return what `replay.labels` said before: distillation of the source's actions, or DPT of optimal ones.
 
     Raises:
@@ -147,7 +148,7 @@ def _required(cls: type) -> set[str]:
     return {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING}
 
 
-def _fields(config: Any, prefix: str) -> list[str]:
+def _fields(config: Config, prefix: str) -> list[str]:
     """Dotted names of all fields of an instance, or of a dataclass, for near matches."""
     names = []
     for field, hint in hints_of(config if isinstance(config, type) else type(config)).items():

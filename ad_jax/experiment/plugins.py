@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from ad_jax.envs import FAMILIES
 from ad_jax.envs.base import TaskFamily
 from ad_jax.errors import ConfigError
+from ad_jax.files import Json, JsonObject
 from ad_jax.methods import METHODS
 from ad_jax.methods.base import MethodConfig
 from ad_jax.models import MODELS
@@ -18,6 +19,8 @@ from ad_jax.registry import build, find, renamed
 from ad_jax.registry import name_of as _name_of
 from ad_jax.sources import SOURCES
 from ad_jax.sources.base import SourceConfig
+
+Config = Any  # a frozen dataclass: an experiment, a part of one, or a plug-in
 
 
 class Kind(NamedTuple):
@@ -40,21 +43,21 @@ class Plugin:
     """A plug-in by its name, as experiments' files said it before plug-ins were classes; an `Experiment` reads it."""
 
     name: str
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, Json] = dataclasses.field(default_factory=dict)
 
 
-def kind_of(hint: Any) -> str | None:
+def kind_of(hint: object) -> str | None:
     """Return the kind of plug-in that a field with this type holds; None for other fields."""
     found = {hint, *typing.get_args(hint)}
     return next((kind for kind, (_, bases) in KINDS.items() if found.intersection(bases)), None)
 
 
-def name_of(plugin: Any) -> str:
+def name_of(plugin: Config) -> str:
     """Return the name by which JSON and the command line know the class of a plug-in."""
     return _name_of(type(plugin), *(kind.names for kind in KINDS.values()))
 
 
-def read(kind: str, name: str, options: Mapping[str, Any] | None = None) -> Any:
+def read(kind: str, name: str, options: Mapping[str, Json] | None = None) -> Config:
     """Return the plug-in that a name, registered or `"my_package.my_module:MyClass"`, and options say.
 
     Raises:
@@ -63,7 +66,7 @@ def read(kind: str, name: str, options: Mapping[str, Any] | None = None) -> Any:
     return _made(kind, name, find(kind, name, KINDS[kind].names, *KINDS[kind].bases), options or {})
 
 
-def changed(kind: str, plugin: Any, options: Mapping[str, Any]) -> Any:
+def changed(kind: str, plugin: Config, options: Mapping[str, Json]) -> Config:
     """Return a plug-in with changed options; with none, one from Python in which every type is checked.
 
     Raises:
@@ -79,10 +82,10 @@ def changed(kind: str, plugin: Any, options: Mapping[str, Any]) -> Any:
     return _made(kind, name_of(plugin), type(plugin), held | options)
 
 
-def said(plugin: Any) -> dict[str, Any]:
+def said(plugin: Config) -> JsonObject:
     """Return a plug-in as plain data: its name and all of its options."""
     return {"name": name_of(plugin), "config": dataclasses.asdict(plugin)}
 
 
-def _made(kind: str, name: str, cls: type, options: Mapping[str, Any]) -> Any:
+def _made(kind: str, name: str, cls: type, options: Mapping[str, Json]) -> Config:
     return build(f"{'policy' if issubclass(cls, PolicyConfig) else kind} {name}", cls, options)

@@ -14,12 +14,12 @@ for 30 seconds. So whatever happens there, a request ends within 6 minutes: in a
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any
 
 import tensorstore as ts
 
 from ad_jax import files
 from ad_jax.errors import AdJaxError, HistoryError
+from ad_jax.files import Json, JsonObject
 
 RETRIES = {
     "max_retries": 8,
@@ -52,7 +52,7 @@ def named(what: str, remedy: str = "") -> Iterator[None]:
 def connect(url: str | os.PathLike) -> ts.KvStore:
     """Return the key-value store of a directory, or of a `file://`, `gs://`, `s3://` or `memory://` URL."""
     url = os.fspath(url)
-    spec: Any = url if url.endswith("/") else url + "/"
+    spec: Json = url if url.endswith("/") else url + "/"
     with named(f"opening {url!r}", "Expected a directory, or a gs:// or s3:// URL."):
         if "://" not in url:
             path = os.path.abspath(os.path.expanduser(url))
@@ -67,13 +67,13 @@ def connect(url: str | os.PathLike) -> ts.KvStore:
         return ts.KvStore.open(spec, context=CONTEXT).result()
 
 
-def _s3() -> dict[str, Any]:
+def _s3() -> JsonObject:
     """Return what the environment says of the S3 server, as members of TensorStore's spec."""
 
     def read(*names):
         return next((os.environ[name] for name in names if os.environ.get(name)), None)
 
-    spec: dict[str, Any] = {"s3_request_retries": RETRIES}
+    spec: JsonObject = {"s3_request_retries": RETRIES}
     if endpoint := read("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
         spec["endpoint"] = endpoint.rstrip("/")
         spec["aws_region"] = read("AWS_REGION", "AWS_DEFAULT_REGION") or "us-east-1"

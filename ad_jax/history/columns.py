@@ -10,11 +10,11 @@ end an episode share a byte, so that both reach the devices in the room of one.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ad_jax.errors import ConfigError, unknown
 from ad_jax.types import Array, Batch, Histories, Spec, Steps, Transition
@@ -43,7 +43,7 @@ def check_needs(needs: Collection[str], next_observation: bool) -> None:
         )
 
 
-def of(transition: Transition, action_dtype: Any) -> dict[str, np.ndarray]:
+def of(transition: Transition, action_dtype: DTypeLike) -> dict[str, np.ndarray]:
     """Return what lies on the devices of every step, `[H, T, ...]` by name, whatever the method is.
 
     Args:
@@ -72,9 +72,9 @@ def none(spec: Spec) -> dict[str, float]:
     return {"action": spec.action.none}
 
 
-def shapes(spec: Spec, reward_dtype: Any, needs: Collection[str] = ()) -> dict[str, jax.ShapeDtypeStruct]:
+def shapes(spec: Spec, reward_dtype: DTypeLike, needs: Collection[str] = ()) -> dict[str, jax.ShapeDtypeStruct]:
     """Return shape and dtype of one step in each column, without a method's channels."""
-    found: dict[str, tuple[tuple[int, ...], Any]] = {
+    found: dict[str, tuple[tuple[int, ...], DTypeLike]] = {
         "observation": (spec.shape, spec.observation_dtype),
         "action": (spec.action.shape, spec.action.dtype_with_none),
         "reward": ((), reward_dtype),

@@ -16,13 +16,12 @@ import dataclasses
 import json
 import re
 import reprlib
-from typing import Any
 
 import tensorstore as ts
 from msgspec import UNSET, Struct, UnsetType, to_builtins
 
 from ad_jax.errors import HistoryError
-from ad_jax.files import Whole, check
+from ad_jax.files import Json, JsonObject, Whole, check
 from ad_jax.history import returns as history_returns
 from ad_jax.history.access import CONTEXT, list_keys, named, place
 from ad_jax.history.manifest import MANIFEST, Manifest
@@ -44,7 +43,7 @@ def array_key(manifest: Manifest, field: str, chunk: int | None = None) -> str:
     return f"arrays/{field}/c/{chunk}" + "/0" * len(manifest.fields[field][0])
 
 
-def array_metadata(manifest: Manifest, field: str) -> dict[str, Any]:
+def array_metadata(manifest: Manifest, field: str) -> JsonObject:
     """Return the Zarr v3 metadata of one array: a chunk is `chunk_histories` rows with everything in them."""
     shape, dtype = manifest.fields[field]
     return {
@@ -108,11 +107,11 @@ class Entry(Struct, forbid_unknown_fields=True):
     returns: history_returns.Chunk | UnsetType = UNSET
 
     @classmethod
-    def of(cls, manifest: Manifest, chunk: int, *rest: Any) -> "Entry":
+    def of(cls, manifest: Manifest, chunk: int, *rest: Json) -> "Entry":
         """Return the entry of a chunk; `rest` are the fields from `task_ids` on."""
         return cls(chunk, manifest.checksum, *manifest.rows(chunk), *rest)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Plain data, for `seal`."""
         return to_builtins(self)
 
@@ -176,7 +175,7 @@ def _read_entry(raw: bytes, manifest: Manifest, chunk: int) -> Entry:
     return entry
 
 
-def word(name: Any) -> str:
+def word(name: object) -> str:
     """Return a name as it is, unless a terminal would obey it or could not print it."""
     return name if isinstance(name, str) and name.isprintable() else json.dumps(name)
 

@@ -10,11 +10,13 @@ Imports no JAX.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
+from ad_jax.files import Json, JsonObject
 from ad_jax.text import plain
+
+Stream = tuple[np.ndarray, np.ndarray]  # returns and steps of the finished episodes of a stream, `[E]` each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,7 @@ def over_time(returns: np.ndarray, steps: np.ndarray, longest: int, lifetime: in
     return of_learner([(returns, steps)], longest, lifetime)
 
 
-def of_learner(streams: Sequence[tuple[Any, Any]], longest: int, lifetime: int) -> np.ndarray:
+def of_learner(streams: Sequence[Stream], longest: int, lifetime: int) -> np.ndarray:
     """Return a learner's curve `[lifetime // longest]` float64: the mean return of the episodes ending in each piece of
     its lifetime.
 
@@ -78,7 +80,7 @@ def of_learner(streams: Sequence[tuple[Any, Any]], longest: int, lifetime: int) 
     return np.bincount(piece[inside], earned[inside], pieces) / np.bincount(piece[inside], minlength=pieces)
 
 
-def as_data(by_task: Sequence[Sequence[Sequence[tuple[Any, Any]]]], lifetime: int) -> dict[str, Any]:
+def as_data(by_task: Sequence[Sequence[Sequence[Stream]]], lifetime: int) -> JsonObject:
     """Plain data of every episode, for `results.json`.
 
     Args:
@@ -90,7 +92,7 @@ def as_data(by_task: Sequence[Sequence[Sequence[tuple[Any, Any]]]], lifetime: in
         one length, `steps` is that, and `returns` `[N][S][E]` the mean over actors, whose episodes end together.
     """
 
-    def column(i: int) -> list[list[list[Any]]]:
+    def column(i: int) -> list[list[list[Json]]]:
         return _mapped(by_task, lambda stream: stream[i])
 
     facts = {"actors": len(by_task[0][0]), "life": lifetime}
@@ -102,7 +104,7 @@ def as_data(by_task: Sequence[Sequence[Sequence[tuple[Any, Any]]]], lifetime: in
     return facts | {"returns": returns, "steps": _mapped(by_task, lambda stream: np.asarray(stream[1]).tolist())}
 
 
-def curves(source: dict[str, Any], longest: int) -> np.ndarray:
+def curves(source: JsonObject, longest: int) -> np.ndarray:
     """`[N, S, lifetime // longest]` float64: learning curves over time of what `as_data` gives, actors together."""
     returns, steps, lifetime = source["returns"], source["steps"], source["life"]
     if steps == longest:
@@ -118,7 +120,7 @@ def curves(source: dict[str, Any], longest: int) -> np.ndarray:
     )
 
 
-def by_episode(source: dict[str, Any]) -> np.ndarray:
+def by_episode(source: JsonObject) -> np.ndarray:
     """`[N, S, E]` float64: return by number of the episode, mean over actors, of the episodes that every stream has."""
     returns = source["returns"]
     if isinstance(source["steps"], int):
@@ -127,7 +129,7 @@ def by_episode(source: dict[str, Any]) -> np.ndarray:
     return np.array([[np.mean([r[:shortest] for r in actors], axis=0) for actors in of_task] for of_task in returns])
 
 
-def common(steps: Any) -> int | None:
+def common(steps: Json) -> int | None:
     """Return the one length that all episodes of nested lists or of an array have, or None."""
     if isinstance(steps, list) and steps and isinstance(steps[0], list | np.ndarray):
         found = {common(part) for part in steps}
@@ -136,5 +138,7 @@ def common(steps: Any) -> int | None:
     return int(values.flat[0]) if values.size and values.min() == values.max() else None
 
 
-def _mapped(by_task: Any, of_stream: Callable[[Any], Any]) -> list[list[list[Any]]]:
+def _mapped(
+    by_task: Sequence[Sequence[Sequence[Stream]]], of_stream: Callable[[Stream], Json]
+) -> list[list[list[Json]]]:
     return [[[of_stream(stream) for stream in actors] for actors in of_task] for of_task in by_task]

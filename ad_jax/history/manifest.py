@@ -3,13 +3,14 @@
 import functools
 import math
 import reprlib
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import numpy as np
 from msgspec import Meta, Struct, structs
+from numpy.typing import DTypeLike
 
 from ad_jax.errors import HistoryError
-from ad_jax.files import check, wrong
+from ad_jax.files import Json, JsonObject, check, wrong
 from ad_jax.history.sealed import checksum
 from ad_jax.types import Box, Discrete, Spec
 
@@ -32,7 +33,7 @@ LeafName = Annotated[
 if TYPE_CHECKING:
     ReadSpec = Spec
 else:  # is checked apart, by `_Spec`: msgspec takes no union of two dataclasses
-    ReadSpec = Any
+    ReadSpec = Json
 
 
 class Leaf(TypedDict):
@@ -68,7 +69,9 @@ class _Spec(Struct):
             raise ValueError(f".values: expected {math.prod(self.shape)} as in 'shape', received {len(self.values)}")
 
 
-def step_fields(spec: Spec, reward_dtype: Any, next_observation: bool) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+def step_fields(
+    spec: Spec, reward_dtype: DTypeLike, next_observation: bool
+) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Return shape and dtype of everything that is stored of one step, by name."""
     fields = {
         "observation": (spec.shape, spec.observation_dtype),
@@ -97,8 +100,8 @@ class Manifest(Struct, frozen=True, kw_only=True, dict=True, forbid_unknown_fiel
         next_observation: whether what each action led to is stored, too.
     """
 
-    family: dict[str, Any]
-    source: dict[str, Any]
+    family: JsonObject
+    source: JsonObject
     spec: ReadSpec
     task_leaves: dict[LeafName, Leaf]
     reward_dtype: Dtype
@@ -106,7 +109,7 @@ class Manifest(Struct, frozen=True, kw_only=True, dict=True, forbid_unknown_fiel
     steps: Size
     episode_length: Size
     chunk_histories: Size
-    provenance: dict[str, Any]
+    provenance: JsonObject
     next_observation: bool = False
 
     @property
@@ -135,14 +138,14 @@ class Manifest(Struct, frozen=True, kw_only=True, dict=True, forbid_unknown_fiel
         """Checksum of the manifest, which every ledger entry repeats."""
         return checksum(self.to_json())
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Plain data, with the schema version; what came later is there only where it holds, so bytes are kept."""
         schema = 1 if isinstance(self.spec.action, Discrete) else SCHEMA
         data = structs.asdict(self) | {"spec": self.spec.to_json(), "schema": schema}
         return {name: value for name, value in data.items() if name != "next_observation" or value}
 
     @classmethod
-    def from_json(cls, data: Any) -> "Manifest":
+    def from_json(cls, data: Json) -> "Manifest":
         """Inverse of `to_json`.
 
         Raises:

@@ -17,7 +17,7 @@ What lies there of a step are columns by name (`columns`): what every method see
 """
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ from ad_jax.history.options import Config, RotationConfig
 from ad_jax.history.select import Prepare, check_lengths, check_values, final_return, select, take
 from ad_jax.history.subsample import Whole, lengths, subsample
 from ad_jax.sharding import BATCH, batch_devices, on_batch, put, replicated
-from ad_jax.types import Array, Batch, Histories, Spec
+from ad_jax.types import Array, Batch, Histories, PyTree, Spec
 
 __all__ = [  # the options and the selection of histories, too, go by this name
     "Config",
@@ -80,7 +80,7 @@ class Replay(struct.PyTreeNode):
         return {name: value for name, value in vars(self).items() if name != "steps"} | self.steps
 
     @classmethod
-    def of(cls, fields: Mapping[str, Any]) -> "Replay":
+    def of(cls, fields: Mapping[str, PyTree]) -> "Replay":
         """Inverse of `fields`."""
         steps = {name: value for name, value in fields.items() if name not in OWN}
         return cls(steps, **{name: value for name, value in fields.items() if name in OWN})
@@ -94,7 +94,7 @@ class Residents(Protocol):
         """Updates for which the residents stay the same, from one multiple of it to the next; 0 is always."""
         ...
 
-    def at(self, step: int, /) -> Any:
+    def at(self, step: int, /) -> PyTree:
         """Return the residents of the update after `step`; what was returned before is gone."""
         ...
 

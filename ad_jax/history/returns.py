@@ -9,20 +9,20 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ad_jax import files, normalized
 from ad_jax.errors import HistoryError
-from ad_jax.files import Finite, Whole
+from ad_jax.files import Finite, Json, JsonObject, Whole
 from ad_jax.history import reward_unit
 from ad_jax.text import number
 from ad_jax.types import Transition
 
 TENTHS = 10  # a history's learning curve is reported in this many parts of its time
-Chunk = dict[str, Any]  # plain data for a ledger entry
+Chunk = JsonObject  # plain data for a ledger entry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +181,7 @@ class _Form(Struct, forbid_unknown_fields=True):
     rewards: reward_unit.Form | UnsetType = UNSET
 
 
-def check(chunk: Any, actors: Any, where: str) -> None:
+def check(chunk: Json, actors: Json, where: str) -> None:
     """Raise HistoryError unless `chunk` is of the form that `of_chunk` gives for so many actors."""
     last = files.check(chunk, _Form, where, HistoryError).last_by_actor
     if [len(last.episodes), len(last.earned)] != [actors] * 2:

@@ -16,18 +16,22 @@ common is then exactly 1.
 import math
 import sys
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import jax.numpy as jnp
 import numpy as np
 from msgspec import Meta, Struct
 
 from ad_jax.errors import ConfigError, HistoryError
-from ad_jax.files import Whole
+from ad_jax.files import JsonObject, Whole
+
+if TYPE_CHECKING:
+    from ad_jax.history.store import HistoryStore
+
 
 BLOCK = 2**20  # rewards that are squared at once
 NONE = 1.0  # the unit of rewards as they are
-Sums = dict[str, Any]  # plain data: `nonzero`, how many rewards are not 0, and `squares`, the sum of their squares
+Sums = JsonObject  # plain data: `nonzero`, how many rewards are not 0, and `squares`, the sum of their squares
 
 
 def check_unit(where: str, unit: float | None) -> None:
@@ -79,7 +83,7 @@ def pool(chunks: Iterable[Sums]) -> float:
     return unit if unit >= np.finfo(np.float32).tiny else NONE  # what is smaller is 0 to a compiled program
 
 
-def of_store(store: Any) -> float:
+def of_store(store: "HistoryStore") -> float:
     """Return the unit of a collection, from its ledger; where an early version wrote that, from the rewards themselves.
 
     Raises:

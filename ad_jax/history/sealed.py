@@ -3,27 +3,27 @@
 import hashlib
 import json
 import reprlib
-from typing import Any
 
 from ad_jax.errors import HistoryError
+from ad_jax.files import Json, JsonObject
 
 
-def canonical(content: Any) -> bytes:
+def canonical(content: Json) -> bytes:
     """Return the one JSON text of plain data. Raises ValueError for NaN and infinity."""
     return json.dumps(content, sort_keys=True, indent=1, allow_nan=False).encode() + b"\n"
 
 
-def checksum(content: dict[str, Any]) -> str:
+def checksum(content: JsonObject) -> str:
     """SHA-256 of the canonical JSON text of `content`."""
     return "sha256:" + hashlib.sha256(canonical(content)).hexdigest()
 
 
-def seal(content: dict[str, Any]) -> bytes:
+def seal(content: JsonObject) -> bytes:
     """Return the bytes of a JSON file that carries its own checksum."""
     return canonical({"checksum": checksum(content), "content": content})
 
 
-def unseal(raw: bytes, name: str, remedy: str) -> dict[str, Any]:
+def unseal(raw: bytes, name: str, remedy: str) -> JsonObject:
     """Inverse of `seal`.
 
     Raises:

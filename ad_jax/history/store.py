@@ -15,13 +15,13 @@ import os
 import reprlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import numpy as np
 import tensorstore as ts
 
 from ad_jax import values
 from ad_jax.errors import HistoryError, differences
+from ad_jax.files import JsonObject
 from ad_jax.history import ledger as format_
 from ad_jax.history import returns as history_returns
 from ad_jax.history.access import connect, list_keys, named, place
@@ -162,7 +162,7 @@ class HistoryWriter:
     def __enter__(self) -> "HistoryWriter":
         return self
 
-    def __exit__(self, kind: Any, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.flush()
 
@@ -258,7 +258,7 @@ class HistoryStore:
         remedy = f"Mend whatever made it; then delete {ledger_key(chunk)} and collect only this chunk anew."
         return [f"chunk {chunk}: {where}. {remedy}"] if where else []
 
-    def _allocate(self, chunks: list[int], names: Iterable[str]) -> dict[str, Any]:
+    def _allocate(self, chunks: list[int], names: Iterable[str]) -> JsonObject:
         """Uninitialized arrays for some chunks; only as many rows as the ledger vouches for."""
         count = sum(len(self._entries[chunk].task_ids) for chunk in chunks)
         with named(f"allocating {count} histories", "Read fewer chunks at a time."):
@@ -340,7 +340,7 @@ def returns_in(entries: dict[int, Entry]) -> history_returns.Returns | None:
     return history_returns.pool([e.returns or None for e in chunks], [e.end - e.first for e in chunks])
 
 
-def _arrays(histories: Histories) -> dict[str, Any]:
+def _arrays(histories: Histories) -> JsonObject:
     """Return the arrays of `histories` by field name, as in `Manifest.fields`."""
     known = {name: getattr(histories.transition, name) for name in TRANSITION}
     arrays = {name: array for name, array in known.items() if array is not None}

@@ -21,15 +21,15 @@ the part is not there yet, it waits, and that is counted.
 import collections
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from ad_jax.files import JsonObject
 from ad_jax.history.replay import (
     Config,
     Prepare,
@@ -87,7 +87,7 @@ class Rotation:
         self._ahead: collections.deque[Future] = collections.deque()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="rotation")
         self._shard: tuple[int, dict[str, np.ndarray]] = (-1, {})  # the reader's: the last shard, subsampled
-        self._insert: Any = jax.jit(_insert, donate_argnums=0, out_shardings=on_batch(mesh))
+        self._insert: Callable[..., Replay] = jax.jit(_insert, donate_argnums=0, out_shardings=on_batch(mesh))
         self._swaps, self._waits, self._waited, self._reading = 0, 0, 0.0, 0.0
 
     def at(self, step: int) -> Replay:
@@ -241,7 +241,7 @@ def _fit(name: str, x: np.ndarray, steps: int) -> np.ndarray:
     return np.pad(x[:, :steps], [(0, 0), (0, max(0, steps - x.shape[1])), *[(0, 0)] * (x.ndim - 2)])
 
 
-def summary(facts: dict[str, Any], updates: int, seconds: float) -> str:
+def summary(facts: JsonObject, updates: int, seconds: float) -> str:
     """Return what rotating came to, for people."""
     waits, waited = facts["swaps_waited"], facts["waited_seconds"]
     return (

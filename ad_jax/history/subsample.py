@@ -6,10 +6,11 @@ memory once. Nothing here is as large as what comes in or goes out, but those tw
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from ad_jax.history import columns
 from ad_jax.types import Histories
@@ -41,7 +42,7 @@ class Collected(Protocol):
     @property
     def task_ids(self) -> list[str]: ...
 
-    def fields(self, chunks: list[int], names: Any, /) -> dict[str, np.ndarray]: ...
+    def fields(self, chunks: list[int], names: Iterable[str], /) -> dict[str, np.ndarray]: ...
 
     def read(self, chunks: list[int], /) -> Histories: ...
 
@@ -57,7 +58,7 @@ class Whole:
     def task_ids(self) -> list[str]:
         return self.histories.task_ids
 
-    def fields(self, _: list[int], names: Any) -> dict[str, np.ndarray]:
+    def fields(self, _: list[int], names: Iterable[str]) -> dict[str, np.ndarray]:
         return {name: np.asarray(getattr(self.histories.transition, name)) for name in names}
 
     def read(self, _: list[int]) -> Histories:
@@ -113,13 +114,13 @@ class Subsampled:
                     for name, x in fields.items():
                         self.arrays[name][group, place, 1:] = x[start + i][order]
 
-    def _room(self, name: str, dtype: Any, *shape: int) -> np.ndarray:
+    def _room(self, name: str, dtype: DTypeLike, *shape: int) -> np.ndarray:
         """Return the array `name`, made where it is not there yet."""
         if name not in self.arrays:
             self.arrays[name] = np.zeros((self._groups, self._each, *shape), dtype)  # touched where it is written
         return self.arrays[name]
 
-    def _at(self, array: np.ndarray, rows: np.ndarray, values: Any) -> None:
+    def _at(self, array: np.ndarray, rows: np.ndarray, values: ArrayLike) -> None:
         array[rows % self._groups, rows // self._groups] = values
 
 

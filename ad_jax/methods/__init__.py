@@ -5,9 +5,9 @@ goes on taking their names (`BEFORE`).
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from ad_jax import registry
+from ad_jax.files import Json, JsonObject
 
 METHODS = {
     "distillation": "ad_jax.methods.distillation:Distillation",
@@ -18,12 +18,12 @@ DEFAULT = "distillation"
 BEFORE = {"distill": "distillation", "rl2": "rl2"}  # field of an experiment -> the method whose options it held
 
 
-def name_of(method: Any) -> str:
+def name_of(method: object) -> str:
     """Return the name by which JSON and the command line know the class of a method."""
     return registry.name_of(type(method), METHODS)
 
 
-def as_before(method: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+def as_before(method: object, options: Mapping[str, Json]) -> JsonObject:
     """Return the changed `options` of a method in the fields that held them before there was a `method`."""
     name = name_of(method)
     field = next((field for field, known in BEFORE.items() if known == name), None)
@@ -32,7 +32,7 @@ def as_before(method: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     return {field: dict(options)} if options or name != DEFAULT else {}
 
 
-def modern(experiment: Mapping[str, Any]) -> dict[str, Any]:
+def modern(experiment: Mapping[str, Json]) -> JsonObject:
     """Return an experiment's plain data with `method` as `{"name", "options"}`, whatever version wrote it."""
     data = dict(experiment)
     said = {BEFORE[field]: options for field in BEFORE if (options := data.pop(field, None)) is not None}

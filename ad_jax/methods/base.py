@@ -8,7 +8,7 @@ going back, updates left out, stopping, progress) is the loop's, in `ad_jax.stag
 import dataclasses
 import math
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -19,15 +19,15 @@ from ad_jax.errors import ConfigError
 from ad_jax.history import columns, reward_unit
 from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.history.replay import Prepare
-from ad_jax.models.base import Model
+from ad_jax.models.base import Model, ModelConfig
 from ad_jax.policies.base import Mode, Policy, from_model
-from ad_jax.types import Histories, Spec
+from ad_jax.types import Histories, PyTree, Spec
 
 if TYPE_CHECKING:
     from ad_jax.envs.base import TaskFamily
 
 Feed = Literal["histories", "tasks", "nothing"]
-Metrics = dict[str, Any]  # float32 scalars by name, `loss` and `grad_norm` among them
+Metrics = dict[str, PyTree]  # float32 scalars by name, `loss` and `grad_norm` among them
 
 
 class Learner(NamedTuple):
@@ -50,10 +50,10 @@ class Learner(NamedTuple):
 
     name: str
     feed: Feed
-    init: Callable[[int, Any], Any]
-    update: Callable[[Any, Any, jax.Array], tuple[Any, Metrics]]
-    params: Callable[[Any], Any]
-    shardings: Callable[[Any], Any]
+    init: Callable[[int, PyTree], PyTree]
+    update: Callable[[PyTree, PyTree, jax.Array], tuple[PyTree, Metrics]]
+    params: Callable[[PyTree], PyTree]
+    shardings: Callable[[PyTree], PyTree]
     steps: int
     check: Callable[[Metrics, int], Metrics] | None = None
     shown: Mapping[str, str] = {"loss": "loss"}
@@ -109,10 +109,10 @@ class Setting:
 
     family: "TaskFamily"
     model: Model  # counts rewards in `unit`
-    model_config: Any
+    model_config: ModelConfig
     spec: Spec  # of what is stored
     seen_spec: Spec  # of what the model sees
-    tasks: Any  # the training tasks [N]
+    tasks: PyTree  # the training tasks [N]
     sampling: ReplayConfig
     mesh: Mesh
     unit: float = reward_unit.NONE  # what rewards are divided by where the model sees them
@@ -158,7 +158,7 @@ class MethodConfig:
         """Return what the method prepares of histories, by name; `spec` is of what is stored."""
         return {}
 
-    def check_model(self, name: str, model_config: Any) -> None:
+    def check_model(self, name: str, model_config: object) -> None:
         """Raise ConfigError where a model, by its name and its options, cannot be trained so."""
 
     def check_family(self, family: "TaskFamily") -> None:
@@ -196,7 +196,7 @@ class MethodConfig:
         """Return what the options say that rewards are divided by; None leaves it to what is found."""
         return sampling.reward_unit
 
-    def reward_unit_found(self, family: "TaskFamily", tasks: Any, seed: int) -> float:
+    def reward_unit_found(self, family: "TaskFamily", tasks: PyTree, seed: int) -> float:
         """Return the size of the rewards that a method meets which is fed no histories."""
         return reward_unit.NONE
 

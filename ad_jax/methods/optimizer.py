@@ -1,14 +1,16 @@
 """Optimizers of the methods: AdamW or Muon after clipping by the global norm, and which parameters decay."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import optax
 
+from ad_jax.types import PyTree
+
 Rule = Literal["adamw", "muon"]
 
 
-def matrices(params: Any) -> Any:
+def matrices(params: PyTree) -> PyTree:
     """Say which parameters decay: matrices and tables do, norms and biases do not. A tree of bools like `params`."""
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
@@ -17,7 +19,7 @@ def clipped(rule: optax.GradientTransformation, clip_norm: float) -> optax.Gradi
     """Return `rule` after clipping by the global norm; it also runs under strict dtype promotion."""
     chain = optax.chain(optax.clip_by_global_norm(clip_norm), rule)
 
-    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, Any]:
+    def update(updates: PyTree, state: PyTree, params: PyTree = None, **_: object) -> tuple[PyTree, PyTree]:
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an int32 power, which strict JAX refuses
             return chain.update(updates, state, params)
 

@@ -16,7 +16,7 @@ Letters: B trials side by side, L steps of each in an update.
 
 import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ from ad_jax.methods.optimizer import clipped, matrices
 from ad_jax.methods.trials import Config, Trials, Unroll, advantages, begin, episodes, loss, roll
 from ad_jax.models.lstm import LSTM, ActorCritic, actor_critic
 from ad_jax.sharding import batch_devices, on_batch, optimizer_shardings, param_shardings, replicated
-from ad_jax.types import Array, Box, Transition
+from ad_jax.types import Array, Box, PyTree, Transition
 
 FACTS = ("loss", "grad_norm", "entropy", "first_return", "last_return")  # of an update
 
@@ -44,8 +44,8 @@ FACTS = ("loss", "grad_norm", "entropy", "first_return", "last_return")  # of an
 class TrainState:
     """Everything that training carries from one update to the next."""
 
-    params: Any
-    opt_state: Any
+    params: PyTree
+    opt_state: PyTree
     step: Array  # [] int32, updates done
     trials: Trials
 
@@ -57,7 +57,7 @@ class RL2(Config):
     feed: ClassVar[Feed] = "tasks"
     title: ClassVar[str] = "RL²"
 
-    def check_model(self, name: str, model_config: Any) -> None:
+    def check_model(self, name: str, model_config: object) -> None:
         """Raise ConfigError unless the model is an LSTM with a value."""
         if not (isinstance(model_config, LSTM) and model_config.value_head):
             raise ConfigError(
@@ -74,7 +74,7 @@ class RL2(Config):
                 "method=distillation"
             )
 
-    def reward_unit_found(self, family: TaskFamily, tasks: Any, seed: int) -> float:
+    def reward_unit_found(self, family: TaskFamily, tasks: PyTree, seed: int) -> float:
         """Return the size of the rewards that random actions meet."""
         return unit_by_chance(family, tasks, self, seed)
 
@@ -86,14 +86,14 @@ class RL2(Config):
 
     def make(self, setting: Setting) -> Method:
         """Make the method for a setting."""
-        s, network = setting, actor_critic(setting.model_config, setting.seen_spec)
+        s, network = setting, actor_critic(cast(LSTM, setting.model_config), setting.seen_spec)
         return Method(make(network, s.family, s.tasks, self, s.mesh, s.unit))
 
 
 def make(
     network: ActorCritic,
     family: TaskFamily,
-    tasks: Any,
+    tasks: PyTree,
     config: Config,
     mesh: Mesh,
     unit: float = reward_unit.NONE,
@@ -115,7 +115,7 @@ def make(
     config.check_devices(batch_devices(mesh))
     network, optimizer = reward_unit.applied(network, unit), config.make_optimizer()
 
-    def init(seed: int, tasks: Any) -> TrainState:
+    def init(seed: int, tasks: PyTree) -> TrainState:
         params = network.init(named_key(seed, "params"))
         trials = begin(network, family, config, named_key(seed, "rl2-start"), tasks)
         # Parts of trials: their ends are spread over the updates, and over the trials of each minibatch.
@@ -132,7 +132,7 @@ def make(
             jax.tree.map(lambda _: on_batch(mesh), shapes.trials),
         )
 
-    def check(metrics: dict[str, Any], step: int) -> dict[str, Any]:
+    def check(metrics: dict[str, PyTree], step: int) -> dict[str, PyTree]:
         check_values(metrics.pop("cannot be"), tasks, family, step)
         return metrics
 
@@ -149,7 +149,7 @@ def make(
     )
 
 
-def unit_by_chance(family: TaskFamily, tasks: Any, config: Config, seed: int) -> float:
+def unit_by_chance(family: TaskFamily, tasks: PyTree, config: Config, seed: int) -> float:
     """Return the unit of the rewards that random actions meet in as many steps as an update has; 1 where they meet
     none.
 
@@ -167,7 +167,7 @@ def unit_by_chance(family: TaskFamily, tasks: Any, config: Config, seed: int) ->
     return reward_unit.pool([reward_unit.of_chunk(np.asarray(reward))])
 
 
-def by_chance(family: TaskFamily, config: Config, seed: int, tasks: Any) -> tuple[Unroll, jax.Array]:
+def by_chance(family: TaskFamily, config: Config, seed: int, tasks: PyTree) -> tuple[Unroll, jax.Array]:
     """As many steps as an update has, of random actions in new trials, and the row of each trial's task, `[B]`."""
 
     def segment(params, cache, steps):
@@ -188,9 +188,9 @@ def update(
     mesh: Mesh,
     unit: float,
     state: TrainState,
-    tasks: Any,
+    tasks: PyTree,
     key: jax.Array,
-) -> tuple[TrainState, dict[str, Any]]:
+) -> tuple[TrainState, dict[str, PyTree]]:
     """Return some steps of every trial, the gradient steps on them, and new trials where some are over. The key is
     consumed.
 
@@ -235,7 +235,7 @@ def update(
 
     trials = jax.tree.map(choose, fresh, trials.replace(age=state.trials.age + 1))
     first, last = episodes(unroll, state.trials.age == 0, over)
-    told: dict[str, Any] = dict(zip(FACTS, (*map(jnp.mean, facts), first, last)))
+    told: dict[str, PyTree] = dict(zip(FACTS, (*map(jnp.mean, facts), first, last)))
     told["cannot be"] = cannot_be(family, unroll, state.trials.task)
     return TrainState(params, opt_state, state.step + 1, trials), told
 
@@ -252,7 +252,7 @@ def cannot_be(family: TaskFamily, unroll: Unroll, task: jax.Array) -> tuple[valu
     return jax.tree.map(lambda x: x[row], (found, task))
 
 
-def check_values(found: tuple[values.First, Any], tasks: Any, family: TaskFamily, step: int) -> None:
+def check_values(found: tuple[values.First, PyTree], tasks: PyTree, family: TaskFamily, step: int) -> None:
     """Raise AdJaxError, in words, for what cannot be in the updates after `step`, `[P]` each."""
     first, task = found
     bad = np.flatnonzero(first.place != values.NOTHING)
@@ -262,7 +262,7 @@ def check_values(found: tuple[values.First, Any], tasks: Any, family: TaskFamily
         raise _refused(first, task, tasks, family, where, "The last good checkpoint is kept.")
 
 
-def _refused(first: values.First, task: Any, tasks: Any, family: TaskFamily, where: str, kept: str) -> AdJaxError:
+def _refused(first: values.First, task: PyTree, tasks: PyTree, family: TaskFamily, where: str, kept: str) -> AdJaxError:
     """Return the error for what cannot be of one trial, whose task is row `task` of `tasks`."""
     what, field = values.told(spec_of(family), family.reward_dtype, first)
     name = family.task_ids(take(tasks, np.array([task])))[0]

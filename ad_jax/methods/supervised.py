@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,12 @@ from ad_jax.methods.optimizer import Rule, warmed_up
 from ad_jax.models import heads
 from ad_jax.models.base import Model
 from ad_jax.sharding import Partition, optimizer_shardings, param_shardings, replicated
-from ad_jax.types import Array, Batch, Box
+from ad_jax.types import Array, Batch, Box, PyTree
 
 if TYPE_CHECKING:
     from ad_jax.envs.base import TaskFamily
 
-Loss = Callable[[Any, Batch, jax.Array], jax.Array]
+Loss = Callable[[PyTree, Batch, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,14 +128,14 @@ def cross_entropy(model: Model, target: str = "action", label_smoothing: float =
 class TrainState:
     """Everything that supervised training carries from one update to the next."""
 
-    params: Any
-    opt_state: Any
+    params: PyTree
+    opt_state: PyTree
     step: Array  # [] int32, updates done; with the seed, the whole state of the batch sampler
 
 
 def supervised(
     loss: Loss,
-    init: Callable[[jax.Array], Any],
+    init: Callable[[jax.Array], PyTree],
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     *,
@@ -159,7 +159,7 @@ def supervised(
         name: as of the `Learner`.
     """
 
-    def start(seed: int, _: Any) -> TrainState:
+    def start(seed: int, _: PyTree) -> TrainState:
         params = init(named_key(seed, "params"))
         return TrainState(params, optimizer.init(params), jnp.int32(0))
 
@@ -178,8 +178,8 @@ def supervised(
 
 
 def gradient(
-    loss: Loss, params: Any, batch: Batch, key: jax.Array, accumulate: int = 1, groups: int = 1
-) -> tuple[jax.Array, Any]:
+    loss: Loss, params: PyTree, batch: Batch, key: jax.Array, accumulate: int = 1, groups: int = 1
+) -> tuple[jax.Array, PyTree]:
     """Return loss and gradient of a batch, in `accumulate` parts. The key is consumed."""
     value_and_grad = jax.value_and_grad(loss)
     if accumulate == 1:

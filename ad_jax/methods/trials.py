@@ -15,11 +15,12 @@ from flax import struct
 
 from ad_jax.envs.base import TaskFamily, advance, num_tasks, reset, take
 from ad_jax.errors import ConfigError
+from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.history.reward_unit import check_unit
 from ad_jax.methods.base import MethodConfig
 from ad_jax.models.base import first_steps, follow
 from ad_jax.models.lstm import ActorCritic
-from ad_jax.types import Array, Spec, Steps
+from ad_jax.types import Array, PyTree, Spec, Steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Config(MethodConfig):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"method.{name} is in [0, 1]; got {getattr(self, name)}")
 
-    def check_devices(self, split: int, sampling: Any = None) -> None:
+    def check_devices(self, split: int, sampling: ReplayConfig | None = None) -> None:
         """Raise ConfigError unless every minibatch has as many trials on each of the mesh's batch devices."""
         if self.trials % (self.minibatches * split):
             raise ConfigError(
@@ -82,15 +83,15 @@ class Config(MethodConfig):
         """Return the environment steps of an update."""
         return self.trials * self.unroll * family.episode_length
 
-    def positions(self, family: TaskFamily, sampling: Any = None) -> int:
+    def positions(self, family: TaskFamily, sampling: ReplayConfig | None = None) -> int:
         """Return the steps that the gradients of an update go over."""
         return self.epochs * self.env_steps(family)
 
-    def batch_bytes(self, family: TaskFamily, spec: Spec, sampling: Any = None) -> int:
+    def batch_bytes(self, family: TaskFamily, spec: Spec, sampling: ReplayConfig | None = None) -> int:
         """Return the bytes of an update's `Unroll` with its advantages and targets."""
         return self.env_steps(family) * (spec.size * spec.compute_dtype.itemsize + 8 * 4 + 3)
 
-    def reward_unit_asked(self, sampling: Any = None) -> float | None:
+    def reward_unit_asked(self, sampling: ReplayConfig | None = None) -> float | None:
         """Return `reward_unit`."""
         return self.reward_unit
 
@@ -100,9 +101,9 @@ class Trials(struct.PyTreeNode):
 
     age: Array  # [B] int32, updates that the trial has had
     task: Array  # [B] int32, row of the training tasks
-    cache: Any  # the network's state
+    cache: PyTree  # the network's state
     steps: Steps  # [B], what the network sees next, its observation as yet unrendered
-    env_state: Any
+    env_state: PyTree
     forced: Array  # [B] int32, random actions still to come in this episode
 
 
@@ -118,7 +119,7 @@ class Unroll(struct.PyTreeNode):
     free: Array  # bool, the policy chose the action
 
 
-def begin(network: ActorCritic, family: TaskFamily, config: Config, key: jax.Array, tasks: Any) -> Trials:
+def begin(network: ActorCritic, family: TaskFamily, config: Config, key: jax.Array, tasks: PyTree) -> Trials:
     """B new trials of tasks drawn from `tasks [N]`. The key is consumed."""
     key_task, key_reset, key_forced = jax.random.split(key, 3)
     task = jax.random.randint(key_task, (config.trials,), 0, num_tasks(tasks), jnp.int32)
@@ -137,7 +138,13 @@ def random_steps(config: Config, key: jax.Array, shape: tuple[int, ...]) -> jax.
 
 
 def roll(
-    network: ActorCritic, family: TaskFamily, config: Config, params: Any, trials: Trials, tasks: Any, key: jax.Array
+    network: ActorCritic,
+    family: TaskFamily,
+    config: Config,
+    params: PyTree,
+    trials: Trials,
+    tasks: PyTree,
+    key: jax.Array,
 ) -> tuple[Unroll, Trials, jax.Array]:
     """L steps of every trial, sampled actions: what was done, the trials after it, and their value `[B]` then.
 
@@ -202,12 +209,12 @@ def log_prob_of(logits: jax.Array, action: jax.Array) -> jax.Array:
 
 
 def loss(
-    params: Any,
+    params: PyTree,
     network: ActorCritic,
     family: TaskFamily,
     config: Config,
     entropy_cost: jax.Array,
-    cache: Any,
+    cache: PyTree,
     unroll: Unroll,
     advantage: jax.Array,
     target: jax.Array,

@@ -1,9 +1,9 @@
 """Sequence backbones, by name. To add one: a file with a `ModelConfig`, and a line here (or none)."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from ad_jax import registry
+from ad_jax.files import Json
 from ad_jax.models.base import ModelConfig
 
 MODELS = {
@@ -14,7 +14,7 @@ MODELS = {
 }
 
 
-def make(name: str, options: Mapping[str, Any] | None = None) -> ModelConfig:
+def make(name: str, options: Mapping[str, Json] | None = None) -> ModelConfig:
     """Return the backbone `name` with its options; `.bind(family).make(spec)` gives its `Model`.
 
     Raises:

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from typing import Any, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +100,7 @@ def segment_attention(
         return x.reshape(-1, *x.shape[2:]).swapaxes(1, 2)  # [B * blocks, K, tokens, h]
 
     banded = by_head(fold(q * width**-0.5)), by_head(both(fold(k))), by_head(both(fold(v)))
-    out, total = cast(Any, _banded(band, dropout if key is not None else 0.0, *banded, key))
+    out, total = cast(tuple[jax.Array, jax.Array], _banded(band, dropout if key is not None else 0.0, *banded, key))
 
     def whole(x):
         return x.swapaxes(1, 2).reshape(batch, -1, heads, x.shape[-1])[:, :length]

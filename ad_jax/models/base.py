@@ -10,13 +10,14 @@ from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ad_jax.keys import a_key
 from ad_jax.models.heads.base import Head
-from ad_jax.types import Box, Discrete, Spec, Steps
+from ad_jax.types import Box, Discrete, PyTree, Spec, Steps
 
-Params = Any  # nested dict of float32 arrays
-Cache = Any  # pytree of arrays; its batch axis is the backbone's business
+Params = PyTree  # nested dict of float32 arrays
+Cache = PyTree  # pytree of arrays; its batch axis is the backbone's business
 
 
 class Model(NamedTuple):
@@ -43,7 +44,7 @@ class Model(NamedTuple):
     apply: Callable[..., jax.Array]
     init_cache: Callable[[int], Cache]
     decode: Callable[[Params, Cache, Steps], tuple[jax.Array, Cache]]
-    context_start: Callable[[Any], int]
+    context_start: Callable[[np.ndarray], int]
     window: int
     max_segment: int | None
     partition: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
@@ -89,7 +90,7 @@ def first_steps(observation: jax.Array, action: Discrete | Box) -> Steps:
     )
 
 
-def follow(observation: jax.Array, action: jax.Array, outcome: Any) -> Steps:
+def follow(observation: jax.Array, action: jax.Array, outcome: PyTree) -> Steps:
     """Return the model's next input: the observation `[B, *O]` after `action [B, ...]`, and its `Outcome`."""
     return Steps(observation=observation, prev_action=action, prev_reward=outcome.reward, prev_done=outcome.done)
 

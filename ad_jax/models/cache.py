@@ -8,7 +8,7 @@ Both give exactly what `apply` gives on the context that `context_start` names. 
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,9 @@ from flax import struct
 from ad_jax.models.attention import ring_attention, segment_attention
 from ad_jax.models.base import empty_steps
 from ad_jax.types import Spec, Steps
+
+if TYPE_CHECKING:
+    from ad_jax.models.transformer import Transformer
 
 Network = Callable[..., jax.Array]  # (params, steps [B, L], position, attend) -> logits [B, L, A]
 
@@ -41,7 +44,7 @@ class Episodes:
     count: jax.Array  # [B] int32, steps held
 
 
-def ring_cache(config: Any, n: int, network: Network, turn: Callable) -> tuple[Callable, Callable, Callable]:
+def ring_cache(config: "Transformer", n: int, network: Network, turn: Callable) -> tuple[Callable, Callable, Callable]:
     """`init_cache`, `decode` and `context_start` of a ring of W steps. `turn` puts rotary positions on q and k."""
     window = config.window
 

@@ -15,7 +15,7 @@ Letters: B batch, L steps, D token width, H hidden, A actions.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -196,7 +196,9 @@ def actor_critic(config: LSTM, spec: Spec) -> ActorCritic:
     return ActorCritic(init, init_cache, segment, PARTITION)
 
 
-def parts(config: LSTM, spec: Spec) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Recurrent]]:
+def parts(
+    config: LSTM, spec: Spec
+) -> tuple[Callable[..., Params], Callable[[int], tuple[Carry, ...]], Callable[[Params], Recurrent]]:
     """`init` and `init_cache` of the model, and the network of given parameters.
 
     Raises:

@@ -30,6 +30,7 @@ from ad_jax.sharding import MeshConfig, batch_devices, make_mesh, on_batch, repl
 from ad_jax.stage.feeds import feed_of
 from ad_jax.stage.trainer import Trainer, abstract_state
 from ad_jax.text import aligned, si
+from ad_jax.types import PyTree
 
 # Width, and heads of width 64 or 128, of Brown et al. 2020 (arXiv 2005.14165, table 2.1); an MLP of 4 widths. As many
 # layers as make the number of parameters: tables of tokens as large as theirs do not exist here.
@@ -168,7 +169,7 @@ def fitted(replay: ReplayConfig, split: int) -> ReplayConfig:
     return dataclasses.replace(replay, groups=split, batch=replay.batch // replay.groups * split, rotation=turns)
 
 
-def on_device(tree: Any) -> int:
+def on_device(tree: PyTree) -> int:
     """Bytes on one device of arrays, or shapes with shardings."""
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -12,6 +11,7 @@ from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.history.replay import Replay, lengths
 from ad_jax.history.streaming import AHEAD
 from ad_jax.stage.collect import lifetime_updates
+from ad_jax.types import PyTree
 
 
 def versions(e: Experiment, p: Components) -> int:
@@ -35,12 +35,12 @@ def resident_bytes(e: Experiment, p: Components) -> int:
     return shapes + (1 + AHEAD) * shapes // turns.parts
 
 
-def tree_bytes(tree: Any) -> int:
+def tree_bytes(tree: PyTree) -> int:
     """Bytes of all arrays, or shapes, of a tree."""
     return sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(tree))
 
 
-def subsampled(one: Mapping[str, Any], rows: int, steps: int, episode: int, config: ReplayConfig) -> Replay:
+def subsampled(one: Mapping[str, PyTree], rows: int, steps: int, episode: int, config: ReplayConfig) -> Replay:
     """Shapes of the `replay.Replay` of `rows` subsampled histories whose episodes all have full length.
 
     Rows of 1 + T' steps, T' those of the kept episodes of the longest phase; the shapes of one step are `one`, by name.

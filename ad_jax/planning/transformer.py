@@ -7,7 +7,7 @@ Letters: B batch, L segment, W window, n tokens a step, D width, M the MLP's wid
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from ad_jax.models.attention import Band
 from ad_jax.models.tokens import tokens_per_step
 from ad_jax.models.transformer import Transformer
-from ad_jax.types import Spec
+from ad_jax.types import PyTree, Spec
 
 FLOAT = 4  # bytes of a float32, and of an int32
 
@@ -43,7 +43,7 @@ def picture_layers(config: Transformer, seen: Spec) -> list[PictureLayer]:
     return layers
 
 
-def matmul_params(params: Any) -> tuple[int, int]:
+def matmul_params(params: PyTree) -> tuple[int, int]:
     """Weights that multiply every token (matrices of the blocks) and every position (the head).
 
     Not counted: embedding tables (a lookup), the 1 x D reward map, norms, biases.
@@ -58,7 +58,7 @@ def matmul_params(params: Any) -> tuple[int, int]:
     return per_token, per_position
 
 
-def train_flops(params: Any, config: Transformer, seen: Spec, batch: int, segment: int) -> float:
+def train_flops(params: PyTree, config: Transformer, seen: Spec, batch: int, segment: int) -> float:
     """FLOP of one update, by the model and not by the program.
 
         6 P tokens + 6 H positions + 12 S D layers tokens + (6 C - 2 C1) pictures

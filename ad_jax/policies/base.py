@@ -6,7 +6,7 @@ computes logits on the way, is the policy's own business.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +17,13 @@ from ad_jax.models.base import Cache, Model, Params
 from ad_jax.models.heads.base import Head
 from ad_jax.models.heads.categorical import Categorical
 from ad_jax.registry import conform
-from ad_jax.types import Steps
+from ad_jax.types import PyTree, Steps
 
 if TYPE_CHECKING:
     from ad_jax.envs.base import TaskFamily
 
 Mode = Literal["sampled", "greedy"]
-Carry = Any  # pytree of arrays, each a scalar or [B, ...]
+Carry = PyTree  # pytree of arrays, each a scalar or [B, ...]
 
 
 def _always(carry: Carry) -> None:

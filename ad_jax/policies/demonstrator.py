@@ -10,7 +10,7 @@ Source: Laskin et al. 2022 (arXiv 2210.14215), section 4 and figure 5, where dem
 
 import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from ad_jax.envs.base import TaskFamily, advance, num_tasks, reset
 from ad_jax.errors import AdJaxError, ConfigError
 from ad_jax.keys import a_key, named_key
 from ad_jax.policies.random import by_chance
+from ad_jax.types import PyTree
 
 LEVELS, EPISODES = 41, 64  # noises tried, and episodes of each task at each of them
 
@@ -32,7 +33,7 @@ class Prompt(NamedTuple):
     episodes: int
 
 
-def demonstrate(family: TaskFamily, noise: float | jax.Array, key: jax.Array, state: Any, task: Any) -> jax.Array:
+def demonstrate(family: TaskFamily, noise: float | jax.Array, key: jax.Array, state: PyTree, task: PyTree) -> jax.Array:
     """Return the demonstrator's action in `state`, `[]` int32 or of a Box `[*S]` float32. The key is consumed."""
     key_noise, key_action = jax.random.split(key)
     best = cast(jax.Array, family.optimal_action(state, task))
@@ -40,7 +41,7 @@ def demonstrate(family: TaskFamily, noise: float | jax.Array, key: jax.Array, st
     return jnp.where(chance < noise, by_chance(action, key_action), best).astype(action.compute_dtype)
 
 
-def check(family: TaskFamily, held_out: Mapping[str, Any]) -> None:
+def check(family: TaskFamily, held_out: Mapping[str, PyTree]) -> None:
     """Raise ConfigError where nothing can be demonstrated.
 
     Args:
@@ -62,7 +63,7 @@ def check(family: TaskFamily, held_out: Mapping[str, Any]) -> None:
             _check_apart(family, name, float(random.mean()), float(optimal.mean()))
 
 
-def noise_for(family: TaskFamily, tasks: Any, share: float, seed: int) -> float:
+def noise_for(family: TaskFamily, tasks: PyTree, share: float, seed: int) -> float:
     """Return the noise with which the demonstrator is at `share` of the way from random to optimal, over all `tasks`.
 
     What the random policy earns is simulated, as noise 1, where the family does not know it.
@@ -99,7 +100,7 @@ def _check_apart(family: TaskFamily, where: str, random: float, optimal: float) 
         )
 
 
-def _returns(family: TaskFamily, tasks: Any, levels: np.ndarray, seed: int) -> np.ndarray:
+def _returns(family: TaskFamily, tasks: PyTree, levels: np.ndarray, seed: int) -> np.ndarray:
     """Mean return of an episode at each noise, `[levels, N]`. The same random numbers serve every level."""
     keys = jax.random.split(named_key(seed, "prompt"), (num_tasks(tasks), EPISODES))
 

@@ -15,10 +15,11 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ad_jax import errors
 from ad_jax.errors import AdJaxError, ConfigError
+from ad_jax.files import Json, JsonObject
 
 JOIN_SECONDS = 300  # to wait for the others at the start
 LOST_SECONDS = 100  # a process that was silent for so long is taken for dead, and the others stop
@@ -92,7 +93,7 @@ def coordinator() -> tuple[Any, int, int] | None:
     return state.client, state.process_id, state.num_processes
 
 
-def everywhere(call: Callable[[], Any]) -> list[Any]:
+def everywhere(call: Callable[[], T]) -> list[T]:
     """`call()` of every process, in their order, on every process. No collectives inside `call`.
 
     Args:
@@ -115,9 +116,9 @@ def everywhere(call: Callable[[], Any]) -> list[Any]:
     return [answer["value"] for answer in answers]
 
 
-def on_first(call: Callable[[], Any]) -> Any:
+def on_first(call: Callable[[], T]) -> T:
     """`call()` of the first process alone, as plain data, on every process; raises on all as `everywhere` does."""
-    return everywhere(call if is_first() else lambda: None)[0]
+    return everywhere(call if is_first() else cast(Callable[[], T], lambda: None))[0]
 
 
 def together(call: Callable[[], T]) -> T:
@@ -127,7 +128,7 @@ def together(call: Callable[[], T]) -> T:
     return kept[0]
 
 
-def check_equal(what: str, value: Any) -> None:
+def check_equal(what: str, value: Json) -> None:
     """Raise ConfigError unless every process has the same `value`, plain data."""
     for number, other in enumerate(everywhere(lambda: value)):
         if changed := errors.differences(other, json.loads(json.dumps(value))) if count() > 1 else []:
@@ -148,7 +149,7 @@ def _started() -> bool:
     return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
 
 
-def _address(option: str) -> dict[str, Any]:
+def _address(option: str) -> JsonObject:
     """Return the arguments of `jax.distributed.initialize`."""
     found = ADDRESS.fullmatch(option)
     port, rank, number = map(int, found.groups()[1:]) if found else (0, 0, 0)
@@ -178,7 +179,7 @@ def _wait_for(address: str) -> None:
             return
 
 
-def _exchange(mine: Any) -> list[Any]:
+def _exchange(mine: Json) -> list[Json]:
     """Everybody's plain data, by process."""
     import numpy as np
     from jax.experimental import multihost_utils

@@ -12,10 +12,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from ad_jax.errors import ConfigError, cannot_write
-from ad_jax.files import write_whole
+from ad_jax.files import Json, write_whole
 from ad_jax.process import distributed, terminal
 from ad_jax.text import short
 
@@ -142,7 +141,7 @@ def _line(stage: str, step: int, values: Mapping[str, float]) -> str:
     return json.dumps({"stage": stage, "step": step, **{name: float(value) for name, value in values.items()}})
 
 
-def _where(line: str) -> tuple[Any, int] | None:
+def _where(line: str) -> tuple[Json, int] | None:
     """Stage and step of a line; None for one that a kill cut, or that is none of ours."""
     try:
         record = json.loads(line)

@@ -8,7 +8,6 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 STATUS = 75  # of a command that was stopped and can go on
 
@@ -23,7 +22,7 @@ class _Signal:
     def __init__(self) -> None:
         self.came, self.deferred, self.agreed = False, 0, False
 
-    def __call__(self, number: int, frame: Any) -> None:
+    def __call__(self, number: int, frame: object) -> None:
         self.came = True
         if not self.deferred:
             raise Preempted

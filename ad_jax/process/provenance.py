@@ -7,7 +7,8 @@ import platform
 import subprocess
 import tomllib
 from pathlib import Path
-from typing import Any
+
+from ad_jax.files import JsonObject
 
 
 def version() -> str:
@@ -24,7 +25,7 @@ def version() -> str:
             return "unknown"
 
 
-def collect() -> dict[str, Any]:
+def collect() -> JsonObject:
     """Plain data for `environment.json` and `results.json`."""
     import jax
 

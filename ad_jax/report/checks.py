@@ -9,14 +9,15 @@ import math
 import re
 import reprlib
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from msgspec import Meta, Struct, field
+from numpy.typing import DTypeLike
 
 from ad_jax import files
 from ad_jax.errors import ReportError
-from ad_jax.files import Finite
+from ad_jax.files import Finite, Json, JsonObject
 
 SCHEMA = 2
 MODES = ("sampled", "greedy")
@@ -26,7 +27,7 @@ ANY = (-math.inf, math.inf, "")  # bounds of a number, and why they are these
 Cell = Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=2, max_length=2)]
 
 
-def check(results: Any, where: str) -> None:
+def check(results: Json, where: str) -> None:
     """Raise `ReportError`, naming the field, unless every run can be reported. `where` begins the message."""
     schema = results.get("schema") if isinstance(results, dict) else None
     if schema != SCHEMA:
@@ -70,8 +71,8 @@ class Task(Struct):
     description: str
     optimal: Finite | None
     random: Finite | None
-    picture: dict[str, Any] | None
-    params: dict[str, Any] = {}  # missing in results of before
+    picture: JsonObject | None
+    params: JsonObject = {}  # missing in results of before
 
     def __post_init__(self):
         low, high = self.random, self.optimal
@@ -85,7 +86,7 @@ class Task(Struct):
 
 class Episode(Struct):
     episode: int
-    points: Annotated[list[Any], Meta(min_length=1)]  # what a point is depends on the task's picture
+    points: Annotated[list[Json], Meta(min_length=1)]  # what a point is depends on the task's picture
     earned: Finite = field(name="return")
 
 
@@ -157,7 +158,7 @@ class TaskSet(Struct):
     source: Source | None
     paths: Paths | None
 
-    def check(self, where: str, longest: int, reward_dtype: Any) -> None:
+    def check(self, where: str, longest: int, reward_dtype: DTypeLike) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}", self.name):  # it becomes part of a file's name
             raise ValueError(f"{where}.name: expected letters, digits, '_' and '-', received {self.name!r}")
         if not self.returns or not self.returns.keys() <= set(MODES):
@@ -191,13 +192,13 @@ class Checkpoint(Struct):
 
 class Run(Struct):
     seed: int
-    config: dict[str, Any]
-    provenance: dict[str, Any]
+    config: JsonObject
+    provenance: JsonObject
     stages: dict[str, Stage]
     checkpoint: Checkpoint
     episode_length: Annotated[int, Meta(ge=1, le=2**31)]
     sets: Annotated[list[TaskSet], Meta(min_length=1)]
-    reward_dtype: Any = None
+    reward_dtype: Json = None
 
     def __post_init__(self):
         for i, one in enumerate(self.sets):
@@ -211,7 +212,7 @@ class Results(Struct):
     runs: Annotated[list[Run], Meta(min_length=1)]
 
 
-def _sums(longest: int, reward_dtype: Any) -> tuple[float, float, str]:
+def _sums(longest: int, reward_dtype: DTypeLike) -> tuple[float, float, str]:
     """Bounds of the sum of an episode's rewards, each of which the stated dtype holds exactly."""
     if reward_dtype not in ("bool", "int8", "uint8", "int16", "uint16"):
         return ANY
@@ -221,7 +222,7 @@ def _sums(longest: int, reward_dtype: Any) -> tuple[float, float, str]:
 
 
 def _array(
-    values: Any, where: str, shape: Mapping[str, int | None], bounds: tuple[float, float, str] = ANY
+    values: Json, where: str, shape: Mapping[str, int | None], bounds: tuple[float, float, str] = ANY
 ) -> np.ndarray:
     """Numbers in nested lists of a shape, by axis, None for any size but 0, and within bounds."""
     try:
@@ -240,7 +241,7 @@ def _array(
     return array
 
 
-def _counts(values: Any) -> list[list[list[int]]]:
+def _counts(values: Json) -> list[list[list[int]]]:
     """Episodes of each stream, [tasks][learners][actors]; 0 where there is no list."""
 
     def length(stream):

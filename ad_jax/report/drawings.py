@@ -1,11 +1,10 @@
 """Which figures a set of results has, each with the sentence under it. Imports no JAX."""
 
-from typing import Any
-
 import numpy as np
 from matplotlib.figure import Figure
 
 from ad_jax import normalized
+from ad_jax.files import JsonObject
 from ad_jax.report import figures, page, ways
 from ad_jax.report.bootstrap import bootstrap, final_of
 from ad_jax.report.figures import TIMES, Band
@@ -18,7 +17,7 @@ def as_episodes(s: Set, steps: np.ndarray) -> np.ndarray:
     return np.interp(steps, taken, np.arange(len(taken)))
 
 
-def figures_of(s: Set, stats: dict[str, Any]) -> dict[str, tuple[Figure | None, str]]:
+def figures_of(s: Set, stats: JsonObject) -> dict[str, tuple[Figure | None, str]]:
     """By file stem, the figure (None where the results do not hold what it takes) and the sentence under it."""
     learner = {mode: Band(s.time(mode), *bootstrap(values)) for mode, values in s.returns.items()}
     source = None if s.source is None else _subsampled(s.source, s.source_steps)
@@ -30,7 +29,7 @@ def figures_of(s: Set, stats: dict[str, Any]) -> dict[str, tuple[Figure | None, 
     }
 
 
-def _curve(s: Set, stats: dict[str, Any], learner: dict[str, Band], source: Band | None) -> tuple[Figure, str]:
+def _curve(s: Set, stats: JsonObject, learner: dict[str, Band], source: Band | None) -> tuple[Figure, str]:
     episode = np.arange(1, s.returns[s.mode].shape[-1] + 1)
     rollouts = " and ".join(f"{_n(k, f'{mode} rollout')}" for mode, k in s.rollouts.items())
     caption = (
@@ -54,7 +53,7 @@ def _curve(s: Set, stats: dict[str, Any], learner: dict[str, Band], source: Band
     return figures.curve(drawn, stats["optimal"], stats["random"], cut, s.source_label), caption
 
 
-def _efficiency(s: Set, stats: dict[str, Any], learner: Band, source: Band | None) -> tuple[Figure | None, str]:
+def _efficiency(s: Set, stats: JsonObject, learner: Band, source: Band | None) -> tuple[Figure | None, str]:
     if source is None:
         return None, "Data efficiency: no learning curve of the source was recorded on these tasks."
     levels = [{**level, "text": page.ratio(level)} for level in stats["source"]["levels"] if level["ad_steps"]]

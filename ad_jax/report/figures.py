@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from ad_jax.files import JsonObject
 from ad_jax.text import si
 
 DPI = 150
@@ -97,7 +98,7 @@ def efficiency(
     learner: Band,
     source: Band,
     label: str,
-    levels: Sequence[dict[str, Any]],
+    levels: Sequence[JsonObject],
     optimal: float | None,
     random: float | None,
 ) -> Figure:
@@ -192,7 +193,15 @@ def one_axes(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _draw(axes: Axes, band: Band, label: str, color: str, dash: Any, width: float, alpha: float) -> None:
+def _draw(
+    axes: Axes,
+    band: Band,
+    label: str,
+    color: str,
+    dash: str | tuple[float, tuple[float, ...]],
+    width: float,
+    alpha: float,
+) -> None:
     marker = "o" if len(band.x) == 1 else None  # a line of one point is invisible
     axes.fill_between(band.x, band.low, band.high, color=color, alpha=alpha, lw=0, zorder=2)
     axes.plot(band.x, band.mean, color=color, ls=dash, lw=width, label=label, marker=marker, ms=4, zorder=3)

@@ -9,10 +9,10 @@ import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
+from ad_jax.files import Json, JsonObject
 from ad_jax.report.figures import TIMES
 from ad_jax.text import grouped, number, si
 
@@ -33,12 +33,12 @@ def _templates() -> jinja2.Environment:
     )
 
 
-def fill(template: str, **values: Any) -> bytes:
+def fill(template: str, **values: object) -> bytes:
     """Return the page that a file of `templates/` makes of `values`, UTF-8."""
     return _templates().get_template(template).render(**values).encode("utf-8", "replace")  # JSON has lone surrogates
 
 
-def ratio(level: dict[str, Any]) -> str:
+def ratio(level: JsonObject) -> str:
     """Return the data-efficiency ratio of a level in words: "7.0×", "> 20×", or "-" where the learner does not get
     there.
     """
@@ -52,7 +52,7 @@ def ratio(level: dict[str, Any]) -> str:
     return f"{'' if level['reached'] else '> '}{text}{TIMES}"
 
 
-def scale(stats: dict[str, Any]) -> float:
+def scale(stats: JsonObject) -> float:
     """Return the size of a set's returns, which decides the decimals of all of them: a column does not mix 9.95 and
     10.1.
     """
@@ -63,7 +63,7 @@ def scale(stats: dict[str, Any]) -> float:
     return max(map(abs, [*returns, stats["optimal"] or 0.0]))
 
 
-def interval(one: dict[str, Any], size: float) -> str:
+def interval(one: JsonObject, size: float) -> str:
     """Return the 95 % interval of the final return, such as `15.8 to 16.4`, with the decimals that returns of `size`
     have.
 
@@ -74,7 +74,7 @@ def interval(one: dict[str, Any], size: float) -> str:
     return f"{number(one['low'], size)} to {number(one['high'], size)}"
 
 
-def share(one: dict[str, Any]) -> str:
+def share(one: JsonObject) -> str:
     """Return the share of the source's gain with its interval, such as `0.97 (0.95 to 0.99)`, or "-" where it is
     unknown.
     """
@@ -84,7 +84,7 @@ def share(one: dict[str, Any]) -> str:
     return f"{known['mean']:.3f}" + ("" if known["low"] is None else f" ({known['low']:.3f} to {known['high']:.3f})")
 
 
-def section(name: str, stats: dict[str, Any], shown: Sequence[tuple[str, bytes | None, str]]) -> dict[str, Any]:
+def section(name: str, stats: JsonObject, shown: Sequence[tuple[str, bytes | None, str]]) -> JsonObject:
     """Return what the page says of one set.
 
     Args:
@@ -108,7 +108,7 @@ def section(name: str, stats: dict[str, Any], shown: Sequence[tuple[str, bytes |
     }
 
 
-def _checkpoint(which: dict[str, Any]) -> str:
+def _checkpoint(which: JsonObject) -> str:
     """Which one was evaluated, and of whose training where that is another run's."""
     told, trained = f"{which.get('which', '?')}, step {which.get('step', '?')}", which.get("trained_as")
     if not isinstance(trained, dict):
@@ -116,7 +116,7 @@ def _checkpoint(which: dict[str, Any]) -> str:
     return f"{told}, trained as {trained.get('experiment', '?')} with seed {trained.get('seed', '?')}"
 
 
-def render(results: dict[str, Any], summary: str, sections: Sequence[dict[str, Any]]) -> bytes:
+def render(results: JsonObject, summary: str, sections: Sequence[JsonObject]) -> bytes:
     """Return the whole page, UTF-8."""
     runs = results["runs"]
     checkpoints = sorted({_checkpoint(run["checkpoint"]) for run in runs})
@@ -135,7 +135,7 @@ def render(results: dict[str, Any], summary: str, sections: Sequence[dict[str, A
     )
 
 
-def _figure(stem: str, image: bytes | None, caption: str) -> dict[str, Any]:
+def _figure(stem: str, image: bytes | None, caption: str) -> JsonObject:
     figure = {"title": TITLES[stem], "caption": caption, "image": None}
     if image is None:
         return figure
@@ -144,7 +144,7 @@ def _figure(stem: str, image: bytes | None, caption: str) -> dict[str, Any]:
     return figure | {"image": base64.b64encode(image).decode(), "width": width}
 
 
-def _returns(row: dict[str, Any], modes: Sequence[str], size: float) -> list[str]:
+def _returns(row: JsonObject, modes: Sequence[str], size: float) -> list[str]:
     """Return of one training seed, three columns for each mode."""
     columns = [
         [number(row[mode]["first"], size), number(row[mode]["final"], size), interval(row[mode], size)]
@@ -153,7 +153,7 @@ def _returns(row: dict[str, Any], modes: Sequence[str], size: float) -> list[str
     return [str(row["seed"]), *(cell for column in columns for cell in column)]
 
 
-def _returns_note(stats: dict[str, Any], modes: Sequence[str], size: float) -> str:
+def _returns_note(stats: JsonObject, modes: Sequence[str], size: float) -> str:
     """Return what the optimum and the random policy earn, and what the columns are."""
     known = [f"{name} policy {number(stats[name], size)}" for name in ("optimal", "random") if stats[name] is not None]
     told = f"For comparison, mean return: {', '.join(known)}. " if known else ""
@@ -163,7 +163,7 @@ def _returns_note(stats: dict[str, Any], modes: Sequence[str], size: float) -> s
     return told + note
 
 
-def _ways(everything: dict[str, Any], modes: Sequence[str], source: dict[str, Any] | None) -> list[list[str]]:
+def _ways(everything: JsonObject, modes: Sequence[str], source: JsonObject | None) -> list[list[str]]:
     """How fast: episodes to a share of the way to final or optimal, by mode."""
     levels = dict.fromkeys(level for mode in modes for level in everything[mode]["episodes_to"])
 
@@ -180,14 +180,14 @@ def _ways(everything: dict[str, Any], modes: Sequence[str], source: dict[str, An
     return rows
 
 
-def _level(level: dict[str, Any], size: float) -> list[str]:
+def _level(level: JsonObject, size: float) -> list[str]:
     """Environment steps to a return, AD's and the source's."""
     ad = "never" if level["ad_steps"] is None else f"{round(level['ad_steps']):,}"
     steps = f"{level['source_steps']:,}" if level["reached"] else f"not in {level['source_end']:,}"
     return [level["level"], number(level["return"], size), ad, steps, ratio(level)]
 
 
-def _levels_note(source: dict[str, Any], size: float) -> str:
+def _levels_note(source: JsonObject, size: float) -> str:
     early = f"not known, its curve has its first value after {source['piece']:,}"
     same = early if source["same_steps"] is None else number(source["same_steps"], size)
     return (
@@ -198,7 +198,7 @@ def _levels_note(source: dict[str, Any], size: float) -> str:
     )
 
 
-def _stages(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
+def _stages(runs: Sequence[JsonObject]) -> list[list[str]]:
     """Seconds and throughput of every stage of every run, and whatever else the stage recorded."""
     rows = []
     for name in dict.fromkeys(name for run in runs for name in run["stages"]):
@@ -217,7 +217,7 @@ def _stages(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
     return rows
 
 
-def _merged(values: Sequence[Any]) -> Any:
+def _merged(values: Sequence[Json]) -> Json:
     """One tree for all runs: a leaf that differs becomes the list of its values, in order."""
     if all(isinstance(value, dict) for value in values):
         names = dict.fromkeys(name for value in values for name in value)
@@ -225,5 +225,5 @@ def _merged(values: Sequence[Any]) -> Any:
     return values[0] if all(value == values[0] for value in values) else " | ".join(map(_leaf, values))
 
 
-def _leaf(value: Any) -> str:
+def _leaf(value: Json) -> str:
     return "none" if value is None else str(value)

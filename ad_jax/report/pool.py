@@ -4,15 +4,15 @@ In: validated runs, each with the words that say where it stands. Out: nothing, 
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from ad_jax.checkpoint.identity import NO_NUMBER, changed, difference
 from ad_jax.errors import ReportError
+from ad_jax.files import Json, JsonObject
 
 
-def check_alike(runs: Sequence[tuple[str, dict[str, Any]]]) -> None:
+def check_alike(runs: Sequence[tuple[str, JsonObject]]) -> None:
     """Raise ReportError for runs that share a seed, or differ in more than it; `runs` are (where, run)."""
     seen: dict[int, str] = {}
     for where, run in runs:
@@ -23,7 +23,7 @@ def check_alike(runs: Sequence[tuple[str, dict[str, Any]]]) -> None:
             )
         seen[run["seed"]] = where
     first_where, first = runs[0][0], _form(runs[0][1])
-    played: dict[str, tuple[str, Any]] = {}  # the first of each kind: a run of an early version has none
+    played: dict[str, tuple[str, Json]] = {}  # the first of each kind: a run of an early version has none
     for where, run in runs:
         for kind, now in (run.get("behavior") or {}).items():
             known_where, known = played.setdefault(kind, (where, now))
@@ -48,9 +48,9 @@ def check_alike(runs: Sequence[tuple[str, dict[str, Any]]]) -> None:
                 )
 
 
-def _form(run: dict[str, Any]) -> dict[str, Any]:
+def _form(run: JsonObject) -> JsonObject:
     """Return what must agree between runs that are averaged, by name."""
-    form: dict[str, Any] = {"episode_length": run["episode_length"], "sets": [one["name"] for one in run["sets"]]}
+    form: JsonObject = {"episode_length": run["episode_length"], "sets": [one["name"] for one in run["sets"]]}
     if run["checkpoint"].get("which") == "last":  # the best may be that of another update
         form["checkpoint.step"] = run["checkpoint"].get("step")
     for one in run["sets"]:
@@ -66,6 +66,6 @@ def _form(run: dict[str, Any]) -> dict[str, Any]:
     return form
 
 
-def role_of(source: dict[str, Any]) -> Any:
+def role_of(source: JsonObject) -> str:
     """Whether the learner that is compared with made the histories. Results of before there were others do not say."""
     return source.get("role", "source")

@@ -10,9 +10,8 @@ What is reported stands in `statistics`, what is drawn in `drawings`.
 
 import json
 from pathlib import Path
-from typing import Any
 
-from ad_jax.files import write_whole
+from ad_jax.files import JsonObject, write_whole
 from ad_jax.report import figures, page
 from ad_jax.report.bootstrap import bootstrap, final_of
 from ad_jax.report.drawings import figures_of
@@ -25,7 +24,7 @@ from ad_jax.text import aligned, number
 __all__ = ["SCHEMA", "ReportError", "bootstrap", "load", "share_of_source", "statistics", "summary", "table", "write"]
 
 
-def summary(results: dict[str, Any]) -> str:
+def summary(results: JsonObject) -> str:
     """One line: return of the first episode → final, of the optimum where known, on the first set."""
     first = gather(results)[0]
     values = first.returns[first.mode]
@@ -38,7 +37,7 @@ def summary(results: dict[str, Any]) -> str:
     return f"{name} return {number(start, scale)} → {number(end, scale)}{of} over {episodes}"
 
 
-def table(results: dict[str, Any]) -> str:
+def table(results: JsonObject) -> str:
     """Plain text for a terminal: a row per training seed and one for all (seconds are then means), for each set."""
     blocks = []
     for name, stats in statistics(results)["sets"].items():
@@ -67,7 +66,7 @@ def table(results: dict[str, Any]) -> str:
     return "\n\n".join(blocks)
 
 
-def write(results: dict[str, Any], folder: Path) -> Path:
+def write(results: JsonObject, folder: Path) -> Path:
     """Draw every figure and the page into `folder`; each file appears whole or not at all, the page last.
 
     Figures are `curve`, `goals`, `efficiency` and `paths`, with the suffix `-<set>` from the second set on; one that
@@ -95,6 +94,6 @@ def write(results: dict[str, Any], folder: Path) -> Path:
     return folder / "index.html"
 
 
-def pool(results: dict[str, Any], path: Path) -> None:
+def pool(results: JsonObject, path: Path) -> None:
     """Write what `load` gave, several seeds as one file that `load` reads again; packed if its name ends in .xz."""
     write_whole(Path(path), pack(Path(path), json.dumps(seal(results), separators=(",", ":")).encode()))

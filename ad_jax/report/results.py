@@ -7,12 +7,11 @@ plain data of the same schema, and `Set`s of arrays. Imports no JAX.
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ad_jax.errors import ReportError
-from ad_jax.files import parse
+from ad_jax.files import Json, JsonObject, parse
 from ad_jax.history import lifetimes
 from ad_jax.report.checks import MODES, ROLES, SCHEMA, check
 from ad_jax.report.packed import unpack
@@ -30,7 +29,7 @@ class Set:
     kind: str  # of split, in words
     seeds: list[int]  # [R]
     episode_length: int  # environment steps
-    tasks: list[list[dict[str, Any]]]  # [R][N]
+    tasks: list[list[JsonObject]]  # [R][N]
     returns: dict[str, np.ndarray]  # by mode, the main one first: [R, N, E], rollouts averaged
     steps: dict[str, np.ndarray]  # by mode: [R, N, E], environment steps of each episode, rollouts averaged
     rollouts: dict[str, int]  # by mode, S
@@ -44,7 +43,7 @@ class Set:
     source_role: str  # "source" of the histories, or "reference": it made none of them
     source_steps: int  # environment steps of one piece, over all actors
     source_seeds: int
-    paths: dict[str, Any] | None  # of the first run that has them, its task in `tasks[paths["run"]][paths["task"]]`
+    paths: JsonObject | None  # of the first run that has them, its task in `tasks[paths["run"]][paths["task"]]`
 
     @property
     def source_label(self) -> str:
@@ -61,7 +60,7 @@ class Set:
         return np.cumsum(self.steps[mode].mean((0, 1)))
 
 
-def load(paths: Sequence[Path]) -> dict[str, Any]:
+def load(paths: Sequence[Path]) -> JsonObject:
     """Read, validate and merge results of one experiment.
 
     Args:
@@ -91,7 +90,7 @@ def load(paths: Sequence[Path]) -> dict[str, Any]:
     return {"schema": SCHEMA, "experiment": first["experiment"], "runs": merged}
 
 
-def gather(results: dict[str, Any]) -> list[Set]:
+def gather(results: JsonObject) -> list[Set]:
     """Return the sets of validated results as arrays, in order."""
     runs = results["runs"]
     sets = []
@@ -123,7 +122,7 @@ def gather(results: dict[str, Any]) -> list[Set]:
     return sets
 
 
-def validate(results: Any, where: str) -> None:
+def validate(results: Json, where: str) -> None:
     """Raise `ReportError`, naming the field, unless `results` can be reported. `where` begins the message."""
     check(results, where)
     check_alike([(f"{where}: runs[{i}]", run) for i, run in enumerate(results["runs"])])
@@ -135,7 +134,7 @@ def _in(folder: Path) -> Path:
     return packed if packed.is_file() and not (folder / "results.json").exists() else folder / "results.json"
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> JsonObject:
     try:
         results = parse(unpack(file).decode())
     except (OSError, ValueError) as error:
@@ -145,7 +144,7 @@ def _read(file: Path) -> dict[str, Any]:
     return results
 
 
-def _check_seal(results: Any, where: str) -> None:
+def _check_seal(results: Json, where: str) -> None:
     """Refuse a file that is not what was written; those of other schemas are refused for that."""
     if isinstance(results, dict) and results.get("schema") == SCHEMA and not fits(results):
         found = f"{results[FIELD]!r}" if FIELD in results else "none"
@@ -155,20 +154,20 @@ def _check_seal(results: Any, where: str) -> None:
         )
 
 
-def _known(every: list[dict[str, Any]], field: str) -> np.ndarray | None:
+def _known(every: list[JsonObject], field: str) -> np.ndarray | None:
     """`[R, N]`, or None unless every task has the field."""
     values = [[task[field] for task in s["tasks"]] for s in every]
     return None if any(value is None for row in values for value in row) else np.array(values, float)
 
 
-def _steps(one: dict[str, Any], mode: str) -> np.ndarray:
+def _steps(one: JsonObject, mode: str) -> np.ndarray:
     """`[N, E]` environment steps of each episode, rollouts averaged."""
     steps = one["steps"][mode]
     shape = np.shape(one["returns"][mode])
     return np.full((shape[0], shape[2]), float(steps)) if isinstance(steps, int) else np.mean(steps, axis=1)
 
 
-def _sources(every: list[dict[str, Any]], longest: int) -> tuple[np.ndarray, np.ndarray]:
+def _sources(every: list[JsonObject], longest: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the source's curves over time `[R, N, P]` and by episode `[R, N, E2]`, its seeds averaged."""
     over_time = np.stack([lifetimes.curves(s["source"], longest).mean(1) for s in every])
     by_episode = [lifetimes.by_episode(s["source"]).mean(1) for s in every]

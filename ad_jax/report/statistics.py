@@ -7,11 +7,10 @@ time (`lifetimes`), in pieces of as many steps as the longest possible episode. 
 3) compares what both earn above a random policy in as many episodes. Imports no JAX.
 """
 
-from typing import Any
-
 import numpy as np
 
 from ad_jax import normalized
+from ad_jax.files import JsonObject
 from ad_jax.report.bootstrap import bootstrap, final_of, resampled
 from ad_jax.report.results import Set, gather
 
@@ -44,7 +43,7 @@ def share_of_source(s: Set, mode: str, runs: slice = slice(None)) -> dict[str, f
     return {"mean": float(learner / source), "low": low, "high": high}
 
 
-def statistics(results: dict[str, Any]) -> dict[str, Any]:
+def statistics(results: JsonObject) -> JsonObject:
     """Every number of the page, as plain data.
 
     Returns:
@@ -58,7 +57,7 @@ def statistics(results: dict[str, Any]) -> dict[str, Any]:
         actors in which its curve has one value, `same_steps_by` is by mode. A level is
         `{"level", "return", "ad_steps", "source_steps", "source_end", "ratio", "reached"}`.
     """
-    stats: dict[str, Any] = {"experiment": results["experiment"], "sets": {}}
+    stats: JsonObject = {"experiment": results["experiment"], "sets": {}}
     seconds = [{name: stage.get("seconds") for name, stage in run["stages"].items()} for run in results["runs"]]
     names = list(dict.fromkeys(name for run in seconds for name in run))
     for s in gather(results):
@@ -92,7 +91,7 @@ def _reached(curve: np.ndarray, level: float) -> int | None:
     return int(np.argmax(there)) + 1 if there.any() else None
 
 
-def _row(s: Set, runs: slice) -> dict[str, Any]:
+def _row(s: Set, runs: slice) -> JsonObject:
     """By mode, the numbers of these runs."""
     row = {}
 
@@ -122,7 +121,7 @@ def _row(s: Set, runs: slice) -> dict[str, Any]:
     return row
 
 
-def _against_source(s: Set) -> dict[str, Any] | None:
+def _against_source(s: Set) -> JsonObject | None:
     """Return data efficiency. Wherever noise must favor one side it favors the source, so a ratio is a cautious one.
 
     At the learner's final return all the steps it took are counted, though it may have got there earlier, against the

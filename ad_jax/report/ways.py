@@ -1,7 +1,6 @@
 """Figures of what was done on tasks: goals and what they earned, ways through a grid or pool, arms that were pulled."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from ad_jax.files import JsonObject
 from ad_jax.report.figures import BLUE, STYLE, YELLOW, episode_ticks, one_axes
 from ad_jax.text import number
 
@@ -62,7 +62,7 @@ def goals(size: int, cells: np.ndarray, returns: np.ndarray, shares: np.ndarray 
         return figure
 
 
-def grid_paths(picture: dict[str, Any], episodes: Sequence[dict[str, Any]]) -> Figure:
+def grid_paths(picture: JsonObject, episodes: Sequence[JsonObject]) -> Figure:
     """One panel per episode: the agent's way through the grid or pool, from dark to light as time passes.
 
     Args:
@@ -87,7 +87,7 @@ def grid_paths(picture: dict[str, Any], episodes: Sequence[dict[str, Any]]) -> F
         return figure
 
 
-def arm_paths(means: Sequence[float] | None, episodes: Sequence[dict[str, Any]]) -> Figure:
+def arm_paths(means: Sequence[float] | None, episodes: Sequence[JsonObject]) -> Figure:
     """Which arm was pulled at each step, best arm on top, colored by the arm's mean.
 
     Args:
@@ -136,7 +136,7 @@ def _block_ticks(numbers: Sequence[int], pulls: Sequence[np.ndarray], at: int) -
     return [float(centers[tick - numbers[0]]) for tick in ticks], [str(tick) for tick in ticks]
 
 
-def panel(axes: Axes, picture: dict[str, Any], episode: dict[str, Any]) -> None:
+def panel(axes: Axes, picture: JsonObject, episode: JsonObject) -> None:
     """Draw the way of one episode in a panel; `picture` and `episode` as of `grid_paths`."""
     size, points, goal = picture["size"], np.asarray(episode["points"], float), picture["goal"]
     pool = picture["kind"] == "pool"

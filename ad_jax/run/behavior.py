@@ -8,7 +8,6 @@ What fails here in a plug-in's own code is a `ConfigError`.
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +15,12 @@ import numpy as np
 
 from ad_jax.envs.base import TaskFamily, advance, num_tasks, spec_of, take
 from ad_jax.errors import user_code
+from ad_jax.files import JsonObject
 from ad_jax.keys import a_key, named_key
 from ad_jax.models.base import Model
 from ad_jax.policies.base import Policy
 from ad_jax.sources.base import Source
-from ad_jax.types import Discrete, Spec, Steps
+from ad_jax.types import Discrete, PyTree, Spec, Steps
 
 FORMAT = 1  # of this data; others are not compared
 FORMAT_OF_POLICY = 2  # of a policy's, which holds its actions; 1 held logits of those that were models
@@ -34,7 +34,7 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 
 
 @user_code("a look at how the task family behaves")
-def of_family(family: TaskFamily) -> dict[str, Any]:
+def of_family(family: TaskFamily) -> JsonObject:
     """Return what happens in a family's worlds: under random, held and constant actions, and under optimal ones."""
     tasks = _tasks(family)
     whole = spec_of(family).values is not None
@@ -64,7 +64,7 @@ def of_family(family: TaskFamily) -> dict[str, Any]:
             seen = observation if pictures else None
             return (after, state), ({"reward": outcome.reward, **flags, **happened}, seen)
 
-        lived: Any = jax.lax.scan(step, start, (jnp.arange(steps, dtype=jnp.int32), actions))[1]
+        lived: PyTree = jax.lax.scan(step, start, (jnp.arange(steps, dtype=jnp.int32), actions))[1]
         happened, seen = lived
         shown = jax.vmap(lambda o: _number(family.render(o)))(seen[:2]) if pictures else jnp.zeros(0)
         return happened, shown
@@ -76,7 +76,7 @@ def of_family(family: TaskFamily) -> dict[str, Any]:
 
 
 @user_code("a look at how the source behaves")
-def of_source(source: Source, family: TaskFamily) -> dict[str, Any]:
+def of_source(source: Source, family: TaskFamily) -> JsonObject:
     """Return what the first updates of a source's learners do, and what they know after them."""
     tasks = take(_tasks(family), slice(SOURCE_TASKS))
     pixels = spec_of(family).pixels or type(family).render is not TaskFamily.render
@@ -99,7 +99,7 @@ def of_source(source: Source, family: TaskFamily) -> dict[str, Any]:
 
 
 @user_code("a look at how the model behaves")
-def of_model(model: Model, spec: Spec) -> dict[str, Any] | None:
+def of_model(model: Model, spec: Spec) -> JsonObject | None:
     """Return a model's logits for a short stream, with parameters that are filled in; None where the model is large."""
     shapes = jax.eval_shape(model.init, a_key(0))
     if sum(x.size for x in jax.tree.leaves(shapes)) > LARGEST:
@@ -116,7 +116,7 @@ def of_model(model: Model, spec: Spec) -> dict[str, Any] | None:
 
 
 @user_code("a look at how the policy behaves")
-def of_policy(policy: Policy, spec: Spec) -> dict[str, Any]:
+def of_policy(policy: Policy, spec: Spec) -> JsonObject:
     """Return what a policy without parameters does in a few short streams."""
     lifetimes, length = SHOWN
     time_first = jax.tree.map(lambda x: x.swapaxes(0, 1), _stream(spec, lifetimes, length))
@@ -148,14 +148,14 @@ def _stream(spec: Spec, batch: int, length: int) -> Steps:
     )
 
 
-def _in_one(action: Any, lead: int) -> jax.Array:
+def _in_one(action: PyTree, lead: int) -> jax.Array:
     """Return a number for each action `[..., *A]`, after `lead` axes; a Discrete action is its own."""
     flat = action.reshape(*action.shape[:lead], -1).astype(jnp.float32)
     of_components = jnp.arange(1, flat.shape[-1] + 1, dtype=jnp.float32)  # told apart; one is itself
     return jnp.sum(flat * of_components.reshape(*(1,) * lead, -1), axis=-1)
 
 
-def _recorded(happened: Mapping[str, Any], sums: Mapping[str, Any]) -> dict[str, Any]:
+def _recorded(happened: Mapping[str, PyTree], sums: Mapping[str, PyTree]) -> JsonObject:
     """Plain data: of `happened`, arrays `[lifetimes, T]`, the first steps and the sums over time; and other sums."""
     lifetimes, steps = SHOWN
     happened = {name: np.asarray(x, np.float64) for name, x in happened.items()}
@@ -184,7 +184,7 @@ def _short(x: float) -> float | int | str:
     return int(rounded) if rounded.is_integer() and abs(rounded) < 2**53 else rounded
 
 
-def _number(x: Any) -> jax.Array:
+def _number(x: PyTree) -> jax.Array:
     """Return a number that tells one array from another, `[]` float32."""
     flat = jnp.asarray(x).astype(jnp.float32).reshape(-1)
     return (flat * jnp.asarray(_weights(flat.size))).sum()
@@ -195,7 +195,7 @@ def _weights(size: int) -> np.ndarray:
     return (1 + np.arange(size) * 0.6180339887 % 1).astype(np.float32)
 
 
-def _number_of_task(task: Any) -> float:
+def _number_of_task(task: PyTree) -> float:
     """Return the same of the leaves of one task, in host memory."""
 
     def plain(x):
@@ -206,22 +206,22 @@ def _number_of_task(task: Any) -> float:
     return float((flat * _weights(flat.size)).sum())
 
 
-def _learned(tree: Any) -> dict[str, Any]:
+def _learned(tree: PyTree) -> JsonObject:
     """Of all numbers in a tree that are floats: their sum, and the sum of their sizes."""
     leaves = [x.astype(jnp.float32) for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
 
-    def total(xs: Any) -> Any:
+    def total(xs: PyTree) -> PyTree:
         return sum((x.sum() for x in xs), jnp.float32(0))
 
     return {"what is learned": total(leaves), "the size of what is learned": total([jnp.abs(x) for x in leaves])}
 
 
-def _tasks(family: TaskFamily) -> Any:
+def _tasks(family: TaskFamily) -> PyTree:
     """`ROWS` tasks, whatever the experiment's split is.
 
     A family may draw none, or not so many: then those of a small split of its own, or its default task, are repeated.
     """
-    giving: tuple[Callable[[], Any], ...] = (
+    giving: tuple[Callable[[], PyTree], ...] = (
         lambda: family.sample_tasks(named_key(0, "tasks for a look at behavior"), ROWS),
         lambda: family.split(0, ROWS // 2, ROWS // 2).train,
     )
@@ -232,7 +232,7 @@ def _tasks(family: TaskFamily) -> Any:
     return jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], ROWS, axis=0), family.default_params)
 
 
-def _has_optimal(family: TaskFamily, tasks: Any) -> bool:
+def _has_optimal(family: TaskFamily, tasks: PyTree) -> bool:
     """Whether the family knows its optimal actions. Nothing is computed."""
     state = jax.eval_shape(lambda key, task: family.reset_env(key, task)[1], a_key(0), take(tasks, 0))
     try:

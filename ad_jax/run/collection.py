@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-from typing import Any
 
 import numpy as np
 from msgspec import structs
@@ -12,6 +11,7 @@ from ad_jax.checkpoint.identity import canonical
 from ad_jax.envs.leaves import task_leaves
 from ad_jax.errors import ConfigError, HistoryError, OtherHistoriesError, differences
 from ad_jax.experiment import Components, Experiment, name_of
+from ad_jax.files import JsonObject
 from ad_jax.history import store as history_store
 from ad_jax.history.columns import NEXT
 from ad_jax.history.manifest import Leaf
@@ -26,7 +26,7 @@ KEPT = ("behavior", "ad_jax")
 OTHERS = "Name another collection, or leave --histories out"  # where they were named: those are never made anew
 
 
-def make_manifest(e: Experiment, p: Components, behavior: dict[str, Any]) -> Manifest:
+def make_manifest(e: Experiment, p: Components, behavior: JsonObject) -> Manifest:
     """Return the manifest of the collection that `e` asks for.
 
     Args:
@@ -60,7 +60,7 @@ def make_manifest(e: Experiment, p: Components, behavior: dict[str, Any]) -> Man
     )
 
 
-def origin(e: Experiment, p: Components) -> dict[str, dict[str, Any]]:
+def origin(e: Experiment, p: Components) -> dict[str, JsonObject]:
     """Family and source of the experiment's histories, as a manifest holds them."""
     return {
         "family": {"name": name_of(e.env), "options": p.family.options},
@@ -68,15 +68,13 @@ def origin(e: Experiment, p: Components) -> dict[str, dict[str, Any]]:
     }
 
 
-def there(url: str) -> dict[str, Any] | None:
+def there(url: str) -> JsonObject | None:
     """Return the manifest of the collection at a place, as plain data; None where there is none."""
     found = history_store.manifest_at(url)
     return None if found is None else found.to_json()
 
 
-def continued(
-    manifest: Manifest, found: dict[str, Any] | None, e: Experiment, url: str, given: bool = False
-) -> Manifest:
+def continued(manifest: Manifest, found: JsonObject | None, e: Experiment, url: str, given: bool = False) -> Manifest:
     """Return the manifest to collect with where the collection `found` was begun: the same, to rounding.
 
     Args:
@@ -103,13 +101,13 @@ def continued(
     return structs.replace(manifest, **{kind: found[kind] for kind in kinds}, provenance=rest | known)
 
 
-def differing(found: dict[str, Any], ours: Manifest) -> list[str]:
+def differing(found: JsonObject, ours: Manifest) -> list[str]:
     """Where the manifest of a collection, as it was read, differs from ours: dotted names with both values."""
     return differences(canonical(found), canonical(ours.to_json()))
 
 
 def check_histories(
-    manifest: Manifest, e: Experiment, p: Components, behavior: dict[str, Any], url: str, given: bool
+    manifest: Manifest, e: Experiment, p: Components, behavior: JsonObject, url: str, given: bool
 ) -> None:
     """Raise HistoryError unless a collection can be learned from by the experiment.
 
@@ -152,7 +150,7 @@ def check_histories(
         )
 
 
-def facts_if_complete(url: str, e: Experiment, p: Components, behavior: dict[str, Any]) -> dict[str, float] | None:
+def facts_if_complete(url: str, e: Experiment, p: Components, behavior: JsonObject) -> dict[str, float] | None:
     """Facts of given histories that are complete; None of others, which the writer resumes or refuses."""
     with contextlib.suppress(HistoryError):
         found = history_store.open_store(url)

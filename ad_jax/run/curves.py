@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from jax.sharding import Mesh
 
@@ -19,7 +18,7 @@ from ad_jax.checkpoint.identity import canonical, changed
 from ad_jax.envs.base import take
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import Components, Experiment, name_of
-from ad_jax.files import read_json, write_json
+from ad_jax.files import Json, JsonObject, read_json, write_json
 from ad_jax.history import lifetimes
 from ad_jax.policies import demonstrator
 from ad_jax.policies.base import Mode, Policy
@@ -31,6 +30,7 @@ from ad_jax.run.origins import Origins
 from ad_jax.sharding import own_mesh
 from ad_jax.stage import collect, episodes, evaluate, rollout
 from ad_jax.text import number, plain
+from ad_jax.types import PyTree
 
 SCHEMA = 2  # of a part; 1 did not say how long episodes were. Another one is computed anew
 IN_LOOP_SEEDS = 2  # rollouts per task of the in-context evaluation during training
@@ -51,7 +51,7 @@ class Curves:
         self.experiment, self.components, self.mesh, self.folder, self.log = experiment, components, mesh, folder, log
         self.origins = origins
 
-    def part(self, name: str, asked: dict[str, Any], compute: Callable[[], Any]) -> tuple[Any, float]:
+    def part(self, name: str, asked: JsonObject, compute: Callable[[], Json]) -> tuple[Json, float]:
         """`compute()` and its seconds, now or before an interruption, where all that it follows from is the same.
 
         Args:
@@ -74,7 +74,7 @@ class Curves:
         distributed.on_first(lambda: write_json(path, seal(data)))
         return value, seconds
 
-    def _key(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _key(self, asked: JsonObject) -> JsonObject:
         """Everything that decides a part and is compared to the letter."""
         data = canonical(self.experiment.to_json())
         of = ("env", "seed", "tasks", "evaluate")
@@ -83,19 +83,19 @@ class Curves:
         key = {"schema": SCHEMA, **{name: data[name] for name in of}, **model, **asked}
         return json.loads(json.dumps(canonical(key)))  # as it will be read
 
-    def _behavior(self, of_model: bool) -> dict[str, Any]:
+    def _behavior(self, of_model: bool) -> JsonObject:
         """How what is evaluated behaves: the family, and the model or the algorithm beside it."""
         if of_model:
             return {"family": self.origins.family, "model": self.origins.model}
         sourced = self.experiment.evaluate.source_seeds
         return {"family": self.origins.family, "source": self.origins.reference if sourced else None}
 
-    def _named(self) -> dict[str, Any]:
+    def _named(self) -> JsonObject:
         """Return the experiment, its source being what is evaluated beside the model: the reference, if any."""
         data = self.experiment.to_json()
         return data if data["reference"] is None else data | {"source": data["reference"]["source"]}
 
-    def in_context(self, data: dict[str, Any], tasks: Any, policy: Policy, params: Any, mode: Mode) -> dict[str, Any]:
+    def in_context(self, data: JsonObject, tasks: PyTree, policy: Policy, params: PyTree, mode: Mode) -> JsonObject:
         """Every episode of `policy` on a held-out set, as plain data; `mode` is what these actions are called."""
         c, family = self.experiment.evaluate, self.components.family
         name, ids = data["name"], [task["id"] for task in data["tasks"]]
@@ -141,7 +141,7 @@ class Curves:
             **shown,
         }
 
-    def of_source(self, tasks: Any, ids: list[str]) -> dict[str, Any] | None:
+    def of_source(self, tasks: PyTree, ids: list[str]) -> JsonObject | None:
         e, p = self.experiment, self.components
         if not e.evaluate.source_seeds:
             return None
@@ -176,7 +176,7 @@ class Curves:
         )
         return {"name": name, "role": role, **found}
 
-    def in_loop(self, policy: Policy) -> Callable[[Any], float]:
+    def in_loop(self, policy: Policy) -> Callable[[PyTree], float]:
         """In-context return on training tasks, for choosing a checkpoint: the held-out tasks must not choose it."""
         e, family = self.experiment, self.components.family
         count = min(16, e.tasks.trained)
@@ -192,7 +192,7 @@ class Curves:
         return mean_return
 
 
-def _read_part(path: Path) -> dict[str, Any] | None:
+def _read_part(path: Path) -> JsonObject | None:
     """Return the part that was computed before; None where there is none, or one that is old or damaged."""
     if not path.exists():
         return None
@@ -217,7 +217,7 @@ def _show(bar: metrics.Progress, done: int, total: int, value: float) -> None:
         bar.update(done, **{"return": value})
 
 
-def _by_task(found: lifetimes.Episodes, tasks: int, actors: int) -> list[Any]:
+def _by_task(found: lifetimes.Episodes, tasks: int, actors: int) -> list[Json]:
     """`[N][S][actors]` of (returns, steps), lists of numbers, of streams in that order."""
     streams = [(r.tolist(), s.tolist()) for r, s in zip(found.returns, found.steps, strict=True)]
     by_task = [streams[i : i + actors] for i in range(0, len(streams), actors)]

@@ -4,17 +4,16 @@ import contextlib
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 from ad_jax.checkpoint.identity import of_training
 from ad_jax.errors import AdJaxError, ConfigError, differences
 from ad_jax.experiment import Experiment
-from ad_jax.files import read_json, write_json
+from ad_jax.files import JsonObject, read_json, write_json
 from ad_jax.registry import under_first_names
 from ad_jax.text import significant
 
 
-def identity(experiment: Experiment) -> dict[str, Any]:
+def identity(experiment: Experiment) -> JsonObject:
     """Return what a run directory is held to: all that shapes the trained model.
 
     Not the mesh (the same to rounding), not logging, and not how the model is evaluated, so that a trained model can
@@ -90,7 +89,7 @@ def forget(folder: Path, stage: str) -> None:
         write_json(folder / "stages.json", known, indent=1)
 
 
-def stages(folder: Path, trained: Path) -> dict[str, Any]:
+def stages(folder: Path, trained: Path) -> JsonObject:
     """Return the facts of every stage; those of collecting and training are of the directory that trained."""
     return {
         stage: facts
@@ -100,6 +99,6 @@ def stages(folder: Path, trained: Path) -> dict[str, Any]:
     }
 
 
-def _stages_in(folder: Path) -> dict[str, Any]:
+def _stages_in(folder: Path) -> JsonObject:
     path = folder / "stages.json"
     return read_json(path) if path.exists() else {}

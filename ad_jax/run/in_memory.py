@@ -11,7 +11,7 @@ from, a log, results to report.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ from ad_jax.stage.episodes import Curve, after_prompt
 from ad_jax.stage.feeds import feed_of
 from ad_jax.stage.train import fetched, not_finite
 from ad_jax.stage.trainer import Trainer
-from ad_jax.types import Histories
+from ad_jax.types import Histories, PyTree
 
 Show = Callable[[int, dict[str, float]], None]
 
@@ -46,7 +46,7 @@ class Learned(NamedTuple):
         policy: `(mode, temperature) -> Policy` that acts with them.
     """
 
-    params: Any
+    params: PyTree
     policy: Callable[[Mode, float], Policy]
 
 
@@ -98,7 +98,7 @@ def train(
     setting = p.setting(e, mesh, _unit(e, p, histories))
     method = config.make(setting)
     feed = feed_of(config, setting)
-    resident: Any = feed.tasks
+    resident: PyTree = feed.tasks
     if config.feed == "histories" and histories is not None:
         prepare = checked(method, config.channels(p.family, p.spec), config.needs)
         resident = replay.load(histories, p.spec, e.replay, mesh, prepare)

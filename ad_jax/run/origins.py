@@ -7,13 +7,14 @@ import dataclasses
 import functools
 import hashlib
 import json
-from typing import Any
 
 from ad_jax.checkpoint import checkpoint
 from ad_jax.checkpoint.fingerprint import fingerprint
 from ad_jax.experiment import Components, Experiment, name_of
+from ad_jax.files import Json, JsonObject
 from ad_jax.process import distributed
 from ad_jax.run import behavior
+from ad_jax.types import PyTree
 
 
 class Origins:
@@ -23,24 +24,24 @@ class Origins:
         self.experiment, self.components = experiment, components
 
     @functools.cached_property
-    def family(self) -> Any:
+    def family(self) -> Json:
         """How the task family behaves."""
         return distributed.on_first(lambda: behavior.of_family(self.components.family))
 
     @functools.cached_property
-    def source(self) -> Any:
+    def source(self) -> Json:
         """How the source of the histories does."""
         return distributed.on_first(lambda: behavior.of_source(self.components.source, self.components.family))
 
     @functools.cached_property
-    def reference(self) -> Any:
+    def reference(self) -> Json:
         """How the algorithm does that the model is compared with."""
         if self.components.reference is self.components.source:
             return self.source
         return distributed.on_first(lambda: behavior.of_source(self.components.reference, self.components.family))
 
     @functools.cached_property
-    def model(self) -> Any:
+    def model(self) -> Json:
         """How the model does, or the policy in its place; None where it is large."""
         p = self.components
         if p.model is None:
@@ -48,17 +49,17 @@ class Origins:
         return distributed.on_first(lambda: behavior.of_model(p.model, p.seen_spec))
 
     @property
-    def of_histories(self) -> dict[str, Any]:
+    def of_histories(self) -> JsonObject:
         """What made the histories."""
         return {"family": self.family, "source": self.source}
 
     @property
-    def of_evaluation(self) -> dict[str, Any]:
+    def of_evaluation(self) -> JsonObject:
         """What made results."""
         sourced = {"source": self.reference} if self.experiment.evaluate.source_seeds else {}
         return {"family": self.family, "model": self.model, **sourced}
 
-    def of_run(self) -> dict[str, Any]:
+    def of_run(self) -> JsonObject:
         """Return what every checkpoint says of the run that it belongs to."""
         e, p = self.experiment, self.components
         source = {} if p.method.feed == "tasks" else {"source": self.source}
@@ -70,7 +71,7 @@ class Origins:
             "behavior": {"family": self.family, "model": self.model, **source},
         }
 
-    def of_training(self, params: Any, train_task_ids: list[str], reward_unit: float) -> dict[str, Any]:
+    def of_training(self, params: PyTree, train_task_ids: list[str], reward_unit: float) -> JsonObject:
         """Return what it says beside that.
 
         Args:
@@ -85,6 +86,6 @@ class Origins:
         }
 
 
-def digest_of(params: Any) -> str:
+def digest_of(params: PyTree) -> str:
     """Sixteen hex digits of the bits of parameters, wherever they lie."""
     return hashlib.sha256(json.dumps(fingerprint(params), sort_keys=True).encode()).hexdigest()[:16]

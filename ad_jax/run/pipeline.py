@@ -18,13 +18,13 @@ import functools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ad_jax import files
 from ad_jax.checkpoint import checkpoint, lineage
 from ad_jax.errors import ConfigError, OtherCheckpointError, OtherHistoriesError
 from ad_jax.experiment import Experiment, build, name_of
-from ad_jax.files import read_json, write_json
+from ad_jax.files import JsonObject, read_json, write_json
 from ad_jax.history import reward_unit
 from ad_jax.history import store as history_store
 from ad_jax.process import distributed, locks, metrics, provenance, settings
@@ -37,6 +37,7 @@ from ad_jax.run.directory import check, claim
 from ad_jax.run.origins import Origins, digest_of
 from ad_jax.sharding import batch_devices, make_mesh, own_mesh, put, replicated, rows_mesh
 from ad_jax.stage import collect, episodes, evaluate
+from ad_jax.types import PyTree
 
 T = TypeVar("T")
 
@@ -49,11 +50,11 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def _alone(stage: Callable[["Run"], Any]) -> Callable[["Run"], Any]:
+def _alone(stage: Callable[["Run"], T]) -> Callable[["Run"], T]:
     """Return a stage during which no other run may work in the directory, and JAX's switches are ours."""
 
     @functools.wraps(stage)
-    def alone(self: "Run") -> Any:
+    def alone(self: "Run") -> T:
         with _alone_in(self.folder), settings.pinned():
             return stage(self)
 
@@ -96,7 +97,7 @@ class Run:
         self.trained, self.redo = files.local(trained or self.folder).absolute(), redo
         self.origins = Origins(experiment, self.components)
         # Before anything that several processes do together: they may have been started differently.
-        same: dict[str, Any] = {name: str(getattr(self, name)) for name in ("folder", "histories", "given", "trained")}
+        same: JsonObject = {name: str(getattr(self, name)) for name in ("folder", "histories", "given", "trained")}
         same |= {"version": provenance.version(), "redo": redo, "trains": trains}
         distributed.check_equal("run", same | {"experiment": experiment.to_json()})
         self.mesh = rows_mesh(experiment.mesh)
@@ -242,7 +243,7 @@ class Run:
             return False
         return True
 
-    def _checkpoints(self, made_of: dict[str, Any]) -> Path:
+    def _checkpoints(self, made_of: JsonObject) -> Path:
         """Where they lie; those that are there are of this run. Where none is, the facts of a training before go."""
         folder = self.folder / "checkpoints"
         saved = distributed.on_first(lambda: checkpoint.saved_meta(folder))
@@ -256,10 +257,10 @@ class Run:
     def evaluate(self) -> None:
         """Stage 3."""
         e, p = self.experiment, self.components
-        untrained: tuple[int, Any, dict[str, Any]] = 0, {}, {"train_task_ids": []}
+        untrained: tuple[int, PyTree, JsonObject] = 0, {}, {"train_task_ids": []}
         step, params, meta = self._trained() if p.trained else untrained
-        unit: Any = meta.get("reward_unit", reward_unit.NONE)  # an earlier version divided nothing
-        which: dict[str, Any] = {"step": step, "which": e.evaluate.checkpoint}
+        unit: float = meta.get("reward_unit", reward_unit.NONE)  # an earlier version divided nothing
+        which: JsonObject = {"step": step, "which": e.evaluate.checkpoint}
         if p.trained:
             which["fingerprint"] = digest_of(params)
         if self.trained != self.folder and p.trained:
@@ -299,7 +300,7 @@ class Run:
         log(f"\n{report.summary(results)}\n\n{report.table(results)}\n\nreport   {page}")
         return str(page)
 
-    def _trained(self) -> tuple[int, Any, dict[str, Any]]:
+    def _trained(self) -> tuple[int, PyTree, JsonObject]:
         """Step, parameters and metadata of the checkpoint that is evaluated."""
         step, state, meta = checkpoint.load(self.trained, self.experiment.evaluate.checkpoint)
         expected = checkpoint.architecture_of(self.components.params)
@@ -308,7 +309,7 @@ class Run:
         (lineage.check_own if of_this else lineage.check_trained)(meta, self.origins.of_run(), self.trained)
         return step, put(state["params"], replicated(self.mesh)), meta
 
-    def _write_results(self, sets: list[Any], which: dict[str, Any], behavior: dict[str, Any]) -> None:
+    def _write_results(self, sets: list[JsonObject], which: JsonObject, behavior: JsonObject) -> None:
         e = self.experiment
         run = {
             "seed": e.seed,

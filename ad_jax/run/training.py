@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ad_jax.checkpoint import checkpoint
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import Components, Experiment
+from ad_jax.files import JsonObject
 from ad_jax.history import replay, reward_unit, streaming
 from ad_jax.history.store import HistoryStore
 from ad_jax.methods.base import MethodConfig, Setting, checked
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from ad_jax.run.pipeline import Run
 
 
-def run(run: "Run", folder: Path, made_of: dict[str, Any], store: HistoryStore | None) -> dict[str, Any]:
+def run(run: "Run", folder: Path, made_of: JsonObject, store: HistoryStore | None) -> JsonObject:
     """Train to the method's last update, from the latest checkpoint in `folder` if there is one.
 
     Args:

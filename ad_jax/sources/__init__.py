@@ -1,9 +1,9 @@
 """Source algorithms, by name. To add one: a file with a `SourceConfig`, and a line here (or none)."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from ad_jax import registry
+from ad_jax.files import Json
 from ad_jax.sources.base import SourceConfig
 
 SOURCES = {
@@ -16,7 +16,7 @@ SOURCES = {
 }
 
 
-def make(name: str, options: Mapping[str, Any] | None = None) -> SourceConfig:
+def make(name: str, options: Mapping[str, Json] | None = None) -> SourceConfig:
     """Return the source `name` with its options; `.make(family)` gives its `Source`.
 
     Raises:

@@ -8,16 +8,16 @@ drawn (Fujita and Maeda 2018, arXiv 1802.07564): the stored action alone says ho
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ad_jax.types import Box, Discrete
+from ad_jax.types import Box, Discrete, PyTree
 
 FIRST_DEVIATION = 0.6  # of the Gaussian, before anything is learned; half the width of the box is 1
 
-Params = dict[str, Any]
+Params = dict[str, PyTree]
 
 
 class Distribution(NamedTuple):

@@ -12,8 +12,6 @@ episode bootstraps from the observation it was cut at, a terminated one does not
 the family's `source_observation`s; histories hold the plain observations all the same.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -26,7 +24,7 @@ from ad_jax.sources.actors import act, as_seen, reset_actors
 from ad_jax.sources.base import Source, SourceConfig
 from ad_jax.sources.networks import clipped_adam, descend, init_policy, layer_sizes, policy
 from ad_jax.sources.returns import gae
-from ad_jax.types import Spec, Transition
+from ad_jax.types import PyTree, Spec, Transition
 
 
 @struct.dataclass
@@ -86,7 +84,7 @@ class ActorCritic(SourceConfig):
 class State:
     """A learner between two updates."""
 
-    params: Any
+    params: PyTree
     opt_state: optax.OptState
     env_state: struct.PyTreeNode  # [actors, ...]
     observation: jax.Array  # [actors, *O]
@@ -97,7 +95,7 @@ def optimizer(config: ActorCritic) -> optax.GradientTransformation:
     return clipped_adam(config.learning_rate, config.adam_epsilon, config.max_grad_norm)
 
 
-def loss(params: Any, config: ActorCritic, spec: Spec, stream: Transition, reached: jax.Array) -> jax.Array:
+def loss(params: PyTree, config: ActorCritic, spec: Spec, stream: Transition, reached: jax.Array) -> jax.Array:
     """Return the actor-critic loss of one unroll, a scalar.
 
     Args:

@@ -1,16 +1,16 @@
 """What sources with several actors share: starting them, and letting all of them act side by side."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from flax import struct
 
 from ad_jax.envs.base import Outcome, TaskFamily, advance, reset
-from ad_jax.types import Transition
+from ad_jax.types import PyTree, Transition
 
 
-def reset_actors(family: TaskFamily, key: jax.Array, task: Any, actors: int) -> tuple[jax.Array, struct.PyTreeNode]:
+def reset_actors(family: TaskFamily, key: jax.Array, task: PyTree, actors: int) -> tuple[jax.Array, struct.PyTreeNode]:
     """Observations `[actors, *O]` and states `[actors, ...]` of new episodes. The key is consumed."""
     return jax.vmap(lambda key: reset(family, key, task))(jax.random.split(key, actors))
 
@@ -35,11 +35,11 @@ class Acted(NamedTuple):
 
 def act(
     family: TaskFamily,
-    task: Any,
-    choose: Callable[[struct.PyTreeNode, jax.Array, Any], jax.Array],
+    task: PyTree,
+    choose: Callable[[struct.PyTreeNode, jax.Array, PyTree], jax.Array],
     env_state: struct.PyTreeNode,
     observation: jax.Array,
-    noise: Any,
+    noise: PyTree,
     keys: jax.Array,
 ) -> Acted:
     """Let every actor take some steps.
@@ -68,7 +68,7 @@ def act(
     return Acted(env_state, observation, outcomes.transition(before, action), states, outcomes)
 
 
-def as_seen(view: Callable[[Any, jax.Array], jax.Array], acted: Acted) -> tuple[Transition, jax.Array]:
+def as_seen(view: Callable[[PyTree, jax.Array], jax.Array], acted: Acted) -> tuple[Transition, jax.Array]:
     """Return what a network learns from: the transitions with observations as `view` shows them, and what they led to.
 
     That stands beside the transitions, not in them.

@@ -6,11 +6,11 @@ leaves (a sweep is a `vmap` over configs), sizes are static (`struct.field(pytre
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 
-from ad_jax.types import Transition
+from ad_jax.types import PyTree, Transition
 
 if TYPE_CHECKING:
     from ad_jax.envs.base import TaskFamily
@@ -27,8 +27,8 @@ class Source(NamedTuple):
         actors: parallel actors of one learner (static); each one's stream is a history.
     """
 
-    init: Callable[[jax.Array, Any], Any]
-    update: Callable[[jax.Array, Any, Any], tuple[Any, Transition]]
+    init: Callable[[jax.Array, PyTree], PyTree]
+    update: Callable[[jax.Array, PyTree, PyTree], tuple[PyTree, Transition]]
     steps_per_update: int
     actors: int
 

@@ -12,8 +12,6 @@ are not cut at exploring actions (Peng, not Watkins); a truncated episode bootst
 for which the replay holds both ends of every step. `q_values` is the one place that knows how observations are encoded.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -36,7 +34,7 @@ from ad_jax.sources.networks import (
     through,
 )
 from ad_jax.sources.returns import q_lambda
-from ad_jax.types import Spec, Transition, discrete
+from ad_jax.types import PyTree, Spec, Transition, Tree, discrete
 
 
 @struct.dataclass
@@ -128,8 +126,8 @@ class Replay:
 class State:
     """A learner between two updates."""
 
-    params: Any
-    target: Any
+    params: PyTree
+    target: PyTree
     opt_state: optax.OptState
     env_state: struct.PyTreeNode  # [actors, ...]
     observation: jax.Array  # [actors, *O]
@@ -160,7 +158,7 @@ def epsilons(config: DQN) -> jax.Array:
     return jnp.asarray(config.epsilon, jnp.float32) ** (1.0 + config.epsilon_spread * place)
 
 
-def init_q_values(key: jax.Array, spec: Spec, channels: tuple[int, ...], hidden: tuple[int, ...]) -> dict[str, Any]:
+def init_q_values(key: jax.Array, spec: Spec, channels: tuple[int, ...], hidden: tuple[int, ...]) -> dict[str, PyTree]:
     """Parameters of `q_values`. The key is consumed."""
     *key_hidden, key_head = jax.random.split(key, len(hidden) + 1)
     inputs = num_features(spec, channels)
@@ -169,12 +167,12 @@ def init_q_values(key: jax.Array, spec: Spec, channels: tuple[int, ...], hidden:
     return {"convolutions": convolutions, "hidden": init_hidden(key_hidden, inputs, hidden), "head": head}
 
 
-def q_values(params: dict[str, Any], spec: Spec, observation: jax.Array) -> jax.Array:
+def q_values(params: dict[str, PyTree], spec: Spec, observation: jax.Array) -> jax.Array:
     """`[B, *O]` observations to action values `[B, A]`."""
     return linear(params["head"], through(params["hidden"], features(spec, observation, params["convolutions"])))
 
 
-def loss(params: Any, target: Any, config: DQN, spec: Spec, stream: Transition, reached: jax.Array) -> jax.Array:
+def loss(params: PyTree, target: PyTree, config: DQN, spec: Spec, stream: Transition, reached: jax.Array) -> jax.Array:
     """Half the mean squared error of the values of what was done, a scalar.
 
     Args:
@@ -241,6 +239,6 @@ def sample(key: jax.Array, replay: Replay, batch: int, length: int) -> tuple[Tra
     return stream, reached
 
 
-def select(condition: jax.Array, yes: Any, no: Any) -> Any:
+def select(condition: jax.Array, yes: Tree, no: Tree) -> Tree:
     """One of two trees."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

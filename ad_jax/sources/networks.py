@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Float32, Num
 
 from ad_jax.sources.convolutions import convolved, init_convolutions, num_outputs
-from ad_jax.types import Array, Spec
+from ad_jax.types import Array, PyTree, Spec
 
 
 def num_features(spec: Spec, channels: Sequence[int] = ()) -> int:
@@ -46,20 +46,20 @@ def layer_sizes(config: Any) -> list[tuple[str, int]]:
 
 def init_policy(
     key: jax.Array, spec: Spec, channels: tuple[int, ...], hidden: tuple[int, ...], outputs: int
-) -> dict[str, Any]:
+) -> dict[str, PyTree]:
     """Parameters of `policy`. The key is consumed."""
     network = init_network(key, num_features(spec, channels), hidden, outputs)
     return network | {"convolutions": init_convolutions(jax.random.fold_in(key, 2**31), spec, channels)}
 
 
 def policy(
-    params: dict[str, Any], spec: Spec, observation: Num[Array, "B *O"]
+    params: dict[str, PyTree], spec: Spec, observation: Num[Array, "B *O"]
 ) -> tuple[Float32[Array, "B outputs"], Float32[Array, " B"]]:
     """Observations to what `actions.distribution` takes, and values."""
     return network(params, features(spec, observation, params["convolutions"]))
 
 
-def init_network(key: jax.Array, inputs: int, hidden: tuple[int, ...], outputs: int) -> dict[str, Any]:
+def init_network(key: jax.Array, inputs: int, hidden: tuple[int, ...], outputs: int) -> dict[str, PyTree]:
     """Parameters of `network`: a list of hidden layers and two heads. The key is consumed."""
     *key_hidden, key_policy, key_value = jax.random.split(key, len(hidden) + 2)
     width = (inputs, *hidden)[-1]
@@ -72,7 +72,7 @@ def init_network(key: jax.Array, inputs: int, hidden: tuple[int, ...], outputs: 
 
 
 def network(
-    params: dict[str, Any], x: Float32[Array, "B F"]
+    params: dict[str, PyTree], x: Float32[Array, "B F"]
 ) -> tuple[Float32[Array, "B outputs"], Float32[Array, " B"]]:
     """Features to outputs of the policy (logits, of discrete actions) and values."""
     x = through(params["hidden"], x)
@@ -103,13 +103,17 @@ def linear(layer: dict[str, jax.Array], x: Float32[Array, "B n"]) -> Float32[Arr
     return x @ layer["weight"] + layer["bias"][None]
 
 
-def clipped_adam(rate: Any, epsilon: Any, max_grad_norm: Any) -> optax.GradientTransformation:
+def clipped_adam(
+    rate: Any, epsilon: jax.typing.ArrayLike, max_grad_norm: jax.typing.ArrayLike | None
+) -> optax.GradientTransformation:
     """Adam at learning rate `rate`, after clipping the whole gradient by its global norm unless that is None."""
     adam = optax.adam(rate, eps=epsilon)
     return adam if max_grad_norm is None else optax.chain(optax.clip_by_global_norm(max_grad_norm), adam)
 
 
-def descend(optimizer: optax.GradientTransformation, gradient: Any, params: Any, opt_state: Any) -> tuple[Any, Any]:
+def descend(
+    optimizer: optax.GradientTransformation, gradient: PyTree, params: PyTree, opt_state: PyTree
+) -> tuple[PyTree, PyTree]:
     """One step: the next parameters and optimizer state."""
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes its int32 count with floats
         change, opt_state = optimizer.update(gradient, opt_state, params)

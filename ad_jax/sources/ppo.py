@@ -12,8 +12,6 @@ terminated one does not.
 Actions in a `Box` are drawn from a Gaussian and moved to the bounds (`actions.py`); all else is the same.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -26,7 +24,7 @@ from ad_jax.sources.actors import act, as_seen, reset_actors
 from ad_jax.sources.base import Source, SourceConfig
 from ad_jax.sources.networks import clipped_adam, descend, init_policy, layer_sizes, policy
 from ad_jax.sources.returns import gae
-from ad_jax.types import Spec, Transition
+from ad_jax.types import PyTree, Spec, Transition
 
 
 @struct.dataclass
@@ -112,7 +110,7 @@ class PPO(SourceConfig):
 class State:
     """A learner between two updates."""
 
-    params: Any
+    params: PyTree
     opt_state: optax.OptState
     env_state: struct.PyTreeNode  # [actors, ...]
     observation: jax.Array  # [actors, *O]
@@ -141,7 +139,7 @@ def optimizer(config: PPO) -> optax.GradientTransformation:
     return clipped_adam(rate, config.adam_epsilon, config.max_grad_norm)
 
 
-def samples_of(params: Any, config: PPO, spec: Spec, stream: Transition, reached: jax.Array) -> Samples:
+def samples_of(params: PyTree, config: PPO, spec: Spec, stream: Transition, reached: jax.Array) -> Samples:
     """Return the samples of one unroll, `[unroll * actors]`, under the policy that acted.
 
     Args:
@@ -174,7 +172,7 @@ def samples_of(params: Any, config: PPO, spec: Spec, stream: Transition, reached
     return Samples(observation, action, log_prob, advantage, advantage + value)
 
 
-def loss(params: Any, config: PPO, spec: Spec, samples: Samples) -> jax.Array:
+def loss(params: PyTree, config: PPO, spec: Spec, samples: Samples) -> jax.Array:
     """Return the clipped loss of a minibatch, a scalar: equation 9 with its sign turned."""
     actions = distribution(spec.action)
     output, value = policy(params, spec, samples.observation)

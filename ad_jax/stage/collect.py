@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ from ad_jax.process import distributed
 from ad_jax.process.metrics import MetricsLog, Progress
 from ad_jax.sharding import batch_devices, on_batch
 from ad_jax.sources.base import Source
-from ad_jax.types import Histories, Transition
+from ad_jax.types import Histories, PyTree, Transition
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +100,9 @@ class Collector:
         self.chunk, self.padded = chunk, -(-chunk // split) * split
         rows = on_batch(mesh)
         self.jitted = jax.jit(jax.vmap(self._lifetime), in_shardings=(rows, rows), out_shardings=rows)
-        self.lifetimes: Callable[[Any, Any], Lifetimes] = self.jitted
+        self.lifetimes: Callable[[jax.Array, PyTree], Lifetimes] = self.jitted
 
-    def _lifetime(self, key: jax.Array, task: Any) -> Lifetimes:
+    def _lifetime(self, key: jax.Array, task: PyTree) -> Lifetimes:
         """One learner from birth to end: `[actors, T, ...]`."""
         family, spec = self.family, spec_of(self.family)
         state = self.source.init(jax.random.fold_in(key, 2**31), task)
@@ -135,13 +135,13 @@ class Collector:
             jax.tree.map(lambda x: jnp.moveaxis(x.reshape(self.steps, *x.shape[2:]), 1, 0), lifetime), first
         )
 
-    def run(self, seed: int, tasks: Any, task_ids: Sequence[str], seeds: int, first: int) -> Lifetimes:
+    def run(self, seed: int, tasks: PyTree, task_ids: Sequence[str], seeds: int, first: int) -> Lifetimes:
         """Dispatch a chunk's learners, from `first` of tasks x seeds (task-major) on; the last one's copies pad it."""
         last = min(first + self.chunk, len(task_ids) * seeds) - 1
         learner = np.minimum(np.arange(first, first + self.padded), last)
         return self.lifetimes(*self._inputs(seed, tasks, task_ids, seeds, learner))
 
-    def compile(self, seed: int, tasks: Any, task_ids: Sequence[str], seeds: int) -> float:
+    def compile(self, seed: int, tasks: PyTree, task_ids: Sequence[str], seeds: int) -> float:
         """Compile now; returns the seconds it took."""
         started = time.monotonic()
         inputs = self._inputs(seed, tasks, task_ids, seeds, np.zeros(self.padded, int))
@@ -149,8 +149,8 @@ class Collector:
         return time.monotonic() - started
 
     def _inputs(
-        self, seed: int, tasks: Any, task_ids: Sequence[str], seeds: int, learner: np.ndarray
-    ) -> tuple[Any, Any]:
+        self, seed: int, tasks: PyTree, task_ids: Sequence[str], seeds: int, learner: np.ndarray
+    ) -> tuple[jax.Array, PyTree]:
         """Keys and tasks of `learner [C]`, on the devices."""
         inputs = task_keys(seed, "collect", task_ids, learner, seeds), take(tasks, learner // seeds)
         return jax.tree.map(lambda x: jax.device_put(x, on_batch(self.mesh)), inputs)
@@ -164,7 +164,7 @@ def lifetime_updates(source: Source, family: TaskFamily, episodes: int) -> int:
 def _check_gives_next(source: Source, family: TaskFamily) -> None:
     """Raise ConfigError unless the source's transitions hold what each action led to."""
 
-    def stream(key: jax.Array, task: Any) -> Transition:
+    def stream(key: jax.Array, task: PyTree) -> Transition:
         return source.update(key, source.init(key, task), task)[1]
 
     if jax.eval_shape(stream, jax.eval_shape(lambda: a_key(0)), family.default_params).next_observation is None:
@@ -176,7 +176,7 @@ def _check_gives_next(source: Source, family: TaskFamily) -> None:
 
 def collect(
     collector: Collector,
-    tasks: Any,
+    tasks: PyTree,
     task_ids: Sequence[str],
     config: Config,
     seed: int,
@@ -220,7 +220,7 @@ def collect(
 
 def _share(
     collector: Collector,
-    tasks: Any,
+    tasks: PyTree,
     task_ids: Sequence[str],
     config: Config,
     seed: int,
@@ -317,7 +317,7 @@ def beyond(
 
 
 def as_histories(
-    lifetime: Lifetimes, tasks: Any, task_ids: Sequence[str], seeds: int, first: int, count: int
+    lifetime: Lifetimes, tasks: PyTree, task_ids: Sequence[str], seeds: int, first: int, count: int
 ) -> Histories:
     """Return the first `count` learners of a chunk that starts at learner `first`, in host memory, one row an actor."""
     actors = lifetime.transition.action.shape[1]
@@ -335,7 +335,7 @@ def as_histories(
 
 def learning_curve(
     collector: Collector,
-    tasks: Any,
+    tasks: PyTree,
     task_ids: Sequence[str],
     seeds: int,
     seed: int,

@@ -1,14 +1,15 @@
 """What an evaluation found: the episodes of every rollout, and the plain data that results are made of."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
 from ad_jax.envs import leaves
 from ad_jax.envs.base import TaskFamily, take
+from ad_jax.files import JsonObject
 from ad_jax.policies.base import Mode
 from ad_jax.policies.demonstrator import Prompt
+from ad_jax.types import PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Curve:
     env_steps: int  # of all rollouts
 
 
-def after_prompt(curve: Curve, prompt: Prompt) -> tuple[Curve, dict[str, Any]]:
+def after_prompt(curve: Curve, prompt: Prompt) -> tuple[Curve, JsonObject]:
     """Return the curve of the episodes in which the model acts, and what it was shown before, as plain data."""
     shown, returns = np.split(curve.returns, [prompt.episodes], axis=-1)
     before, steps = np.split(curve.steps, [prompt.episodes], axis=-1)
@@ -32,7 +33,7 @@ def after_prompt(curve: Curve, prompt: Prompt) -> tuple[Curve, dict[str, Any]]:
     return dataclasses.replace(curve, returns=returns, steps=steps, trace=trace), data
 
 
-def tasks_as_data(family: TaskFamily, tasks: Any) -> list[dict[str, Any]]:
+def tasks_as_data(family: TaskFamily, tasks: PyTree) -> list[JsonObject]:
     """Each task as plain data for `results.json`: id, parameters, description, optimal and random return, picture."""
     optimal, random, ids = family.optimal_return(tasks), family.random_return(tasks), family.task_ids(tasks)
 
@@ -53,7 +54,7 @@ def tasks_as_data(family: TaskFamily, tasks: Any) -> list[dict[str, Any]]:
     ]
 
 
-def paths_as_data(curve: Curve, tasks: list[dict[str, Any]], mode: Mode) -> dict[str, Any]:
+def paths_as_data(curve: Curve, tasks: list[JsonObject], mode: Mode) -> JsonObject:
     """Return the first rollout on the hardest task (lowest optimal return), in early and late episodes, to draw."""
     hardest = min(range(len(tasks)), key=lambda i: tasks[i]["optimal"] if tasks[i]["optimal"] is not None else i)
     returns, steps = curve.returns[hardest, 0], curve.steps[hardest, 0]

@@ -9,7 +9,7 @@ Source: Laskin et al. 2022, section 4 (sampled actions); greedy actions are repo
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
@@ -22,6 +22,7 @@ from ad_jax.keys import task_keys
 from ad_jax.sharding import batch_devices, on_batch, put, to_host
 from ad_jax.stage.episodes import Curve
 from ad_jax.stage.rollout import Evaluator, Rollouts
+from ad_jax.types import PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +70,8 @@ def check_unseen(task_ids: Sequence[str], trained_ids: Sequence[str]) -> None:
 
 def evaluate(
     evaluator: Evaluator,
-    params: Any,
-    tasks: Any,
+    params: PyTree,
+    tasks: PyTree,
     task_ids: Sequence[str],
     seeds: int,
     episodes: int,
@@ -134,10 +135,10 @@ KEPT = "Nothing of this evaluation is kept."
 
 def impossible(
     evaluator: Evaluator,
-    params: Any,
+    params: PyTree,
     rollouts: Rollouts,
     keys: jax.Array,
-    tasks: Any,
+    tasks: PyTree,
     task_ids: Sequence[str],
     seeds: int,
     family: TaskFamily,

@@ -5,7 +5,7 @@ given, and the rest of the key; on the host: the words that tell whose numbers a
 """
 
 from collections.abc import Callable, Collection
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -15,22 +15,22 @@ from ad_jax.history import replay as replay_lib
 from ad_jax.history.replay import Replay
 from ad_jax.methods.base import MethodConfig, Setting
 from ad_jax.sharding import put, replicated
-from ad_jax.types import Array, Batch, Spec
+from ad_jax.types import Array, Batch, PyTree, Spec
 
 
 class Feed(Protocol):
     """What stands between residents and `Learner.update`."""
 
     @property
-    def tasks(self) -> Any:
+    def tasks(self) -> PyTree:
         """The training tasks on every device, where those are fed; else None."""
         ...
 
-    def draw(self, resident: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+    def draw(self, resident: PyTree, key: jax.Array) -> tuple[PyTree, jax.Array]:
         """Return what an update learns from, and its own key. The key is consumed."""
         ...
 
-    def told(self, resident: Any, key: jax.Array) -> str:
+    def told(self, resident: PyTree, key: jax.Array) -> str:
         """Return what the update with that key learned from, in words that follow its name."""
         ...
 
@@ -81,18 +81,18 @@ class TrainingTasks:
 
     period = 0  # always the same
 
-    def __init__(self, tasks: Any, mesh: Mesh):
+    def __init__(self, tasks: PyTree, mesh: Mesh):
         self.tasks = put(tasks, replicated(mesh))
 
-    def draw(self, resident: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+    def draw(self, resident: PyTree, key: jax.Array) -> tuple[PyTree, jax.Array]:
         """All of them, and the whole key."""
         return resident, key
 
-    def told(self, resident: Any, key: jax.Array) -> str:
+    def told(self, resident: PyTree, key: jax.Array) -> str:
         """Nothing: which tasks an update drew is the learner's business."""
         return ""
 
-    def at(self, _: int) -> Any:
+    def at(self, _: int) -> PyTree:
         """Return the tasks, whatever the step."""
         return self.tasks
 

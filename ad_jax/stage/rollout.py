@@ -5,7 +5,7 @@ The only thing that grows is what the policy carries. Rollouts are split over th
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from ad_jax.models.base import first_steps, follow
 from ad_jax.policies.base import Carry, Policy
 from ad_jax.policies.demonstrator import Prompt, demonstrate
 from ad_jax.sharding import on_batch, replicated
-from ad_jax.types import Steps
+from ad_jax.types import PyTree, Steps
 
 
 @struct.dataclass
@@ -27,7 +27,7 @@ class Rollouts:
 
     carry: Carry  # of the policy
     steps: Steps  # [B], what the policy sees next, its observation as yet unrendered
-    env_state: Any
+    env_state: PyTree
     episode: jax.Array  # [B] int32, episodes finished
     returns: jax.Array  # [B, E + 1] float32; the last column takes what comes after episode E
     lengths: jax.Array  # [B, E + 1] int32, environment steps of each episode so far; the last column likewise

@@ -12,7 +12,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,13 @@ import numpy as np
 from ad_jax.checkpoint import lineage
 from ad_jax.checkpoint.checkpoint import Checkpoints
 from ad_jax.errors import TrainingDivergedError
+from ad_jax.files import JsonObject
 from ad_jax.history.replay import Residents
 from ad_jax.methods.base import Learner
 from ad_jax.process import distributed, memory, preemption
 from ad_jax.process.metrics import MetricsLog, Progress
 from ad_jax.stage.trainer import Schedule, Trainer
+from ad_jax.types import PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Result:
 
     step: int
     resumed_from: int
-    params: Any
+    params: PyTree
     seconds: float
     compile_seconds: float
     facts: dict[str, float]  # means over the last dispatch
@@ -49,7 +51,7 @@ class Past:
     skipped: list[int] = dataclasses.field(default_factory=list)  # updates that are left out, from 1
 
     @classmethod
-    def of(cls, saved: dict[str, Any]) -> "Past":
+    def of(cls, saved: JsonObject) -> "Past":
         """Read the metadata of a checkpoint, of this version or an earlier one."""
         facts = {"loss": saved["loss"]} if "loss" in saved else {}  # an earlier version said no more
         return cls(saved.get("best"), saved.get("facts", facts), saved.get("skipped", []))
@@ -60,9 +62,9 @@ def train(
     residents: Residents,
     schedule: Schedule,
     folder: Path,
-    meta: dict[str, Any],
+    meta: JsonObject,
     log: MetricsLog,
-    evaluate: Callable[[Any], float] | None = None,
+    evaluate: Callable[[PyTree], float] | None = None,
     progress_seconds: float = 5.0,
 ) -> Result:
     """Train to `schedule.updates`, from the latest checkpoint in `folder` if there is one.
@@ -135,7 +137,7 @@ def train(
         return Result(step, first, learner.params(state), seconds, compile_seconds, past.facts)
 
 
-def _begin(trainer: Trainer, checkpoints: Checkpoints, meta: dict[str, Any], log: MetricsLog) -> tuple[int, Any, Past]:
+def _begin(trainer: Trainer, checkpoints: Checkpoints, meta: JsonObject, log: MetricsLog) -> tuple[int, PyTree, Past]:
     """Return step, state and past of the latest checkpoint, or new ones; the log forgets what came later.
 
     Raises:
@@ -143,7 +145,7 @@ def _begin(trainer: Trainer, checkpoints: Checkpoints, meta: dict[str, Any], log
             damaged.
     """
 
-    def accept(found: dict[str, Any]) -> None:
+    def accept(found: JsonObject) -> None:
         lineage.check_architecture(found, meta["architecture"], checkpoints.folder)
         lineage.check_own(found, meta, checkpoints.folder)
 
@@ -174,7 +176,7 @@ class Sent(NamedTuple):
 
     first: int
     updates: int
-    metrics: dict[str, Any]
+    metrics: dict[str, PyTree]
 
 
 def _read(learner: Learner, unread: Sequence[Sent], past: Past, log: MetricsLog) -> Bad | None:
@@ -191,7 +193,7 @@ def _read(learner: Learner, unread: Sequence[Sent], past: Past, log: MetricsLog)
     return None
 
 
-def fetched(learner: Learner, metrics: dict[str, Any], count: int, step: int) -> dict[str, np.ndarray]:
+def fetched(learner: Learner, metrics: dict[str, PyTree], count: int, step: int) -> dict[str, np.ndarray]:
     """Return the metrics of the `count` updates after `step` on the host, `[count]` each, as the learner logs them."""
     found = jax.tree.map(lambda x: np.asarray(x)[:count], metrics)
     return found if learner.check is None else learner.check(found, step)

@@ -5,7 +5,7 @@ time.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from ad_jax.keys import named_key
 from ad_jax.methods.base import Learner
 from ad_jax.sharding import replicated
 from ad_jax.stage.feeds import Feed
+from ad_jax.types import PyTree
 
 
 class Schedule(Protocol):
@@ -62,18 +63,20 @@ class Trainer:
         born = jax.jit(learner.init, out_shardings=self.shardings)
         self.init = lambda: born(self.number, feed.tasks)
         self.run = jax.jit(self._run, donate_argnums=0, out_shardings=(self.shardings, one))
-        self._programs: dict[str, Any] = {}
+        self._programs: dict[str, PyTree] = {}
 
-    def key(self, step: Any, seed: Any = None) -> jax.Array:
+    def key(self, step: int | jax.Array, seed: PyTree = None) -> jax.Array:
         """Return the key of the update after `step`; of this seed, or of another as a uint32."""
         return jax.random.fold_in(named_key(self.seed if seed is None else seed, self.learner.name), step)
 
-    def update(self, state: Any, resident: Any, seed: Any = None) -> tuple[Any, dict[str, Any]]:
+    def update(self, state: PyTree, resident: PyTree, seed: PyTree = None) -> tuple[PyTree, dict[str, PyTree]]:
         """One update, on what the feed draws for it with the `key` of the step."""
         batch, key = self.feed.draw(resident, self.key(state.step, seed))
         return self.learner.update(state, batch, key)
 
-    def _run(self, state: Any, resident: Any, count: Any, seed: Any = None) -> tuple[Any, dict[str, Any]]:
+    def _run(
+        self, state: PyTree, resident: PyTree, count: jax.Array, seed: PyTree = None
+    ) -> tuple[PyTree, dict[str, PyTree]]:
         update = jax.jit(self.update, inline=True)  # traced once, for its shapes and for the loop
 
         def body(i, carry):
@@ -86,7 +89,7 @@ class Trainer:
         # A dynamic count: one program for every length, so where a run was cut cannot change its bits.
         return jax.lax.fori_loop(0, count, body, (state, empty))
 
-    def compiled(self, resident: Any) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    def compiled(self, resident: PyTree) -> Callable[..., tuple[PyTree, dict[str, PyTree]]]:
         """`run`, compiled for residents of this kind when it is first asked for."""
         kind = str(jax.tree.map(jax.typeof, resident))
         if kind not in self._programs:
@@ -96,7 +99,7 @@ class Trainer:
         return lambda state, resident, count: program(state, resident, count, self.number)
 
 
-def abstract_state(shapes: Any, shardings: Any) -> Any:
+def abstract_state(shapes: PyTree, shardings: PyTree) -> PyTree:
     """Return shapes with their shardings: what to compile for, and to restore into.
 
     Raises:

@@ -9,11 +9,12 @@ above 0. Rules are written before the runs that they decide. Imports no JAX.
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from ad_jax.errors import ConfigError, unknown
+from ad_jax.files import JsonObject
 from ad_jax.normalized import comparable
 from ad_jax.report.results import Set
 from ad_jax.study.statistics import NEEDS, STATISTICS, Curves, curves_of, episodes_to, first_of_source
@@ -153,7 +154,9 @@ def statistics_of(quantity: Quantity) -> list[Statistic]:
     return [quantity] if isinstance(quantity, Statistic) else []
 
 
-def quantity(name: str, arm: str, *arguments: float, set: str | None = None, mode: Any = "sampled") -> Statistic:
+def quantity(
+    name: str, arm: str, *arguments: float, set: str | None = None, mode: Literal["sampled", "greedy"] = "sampled"
+) -> Statistic:
     """`quantity("steps_to", "AD", 12.7)`: the statistic `name` of `arm`. See `STATISTICS` for names."""
     return Statistic(name, arm, arguments, set, mode)
 
@@ -216,7 +219,7 @@ class Verdict:
         """Whether the claim holds; without an interval nothing is shown."""
         return self.low is not None and self.high is not None and self.claim.rule.holds(self.low, self.high)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Plain data: the claim in words, its number and interval, and whether it holds."""
         c = self.claim
         words = {"text": c.text, "paper": c.paper, "statistic": str(c.quantity), "rule": str(c.rule)}

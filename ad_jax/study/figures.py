@@ -1,7 +1,7 @@
 """The figure of a study: learning curves of its arms side by side, or a sweep. Knows no files; see `figures`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -80,7 +80,7 @@ def sweep(arms: Mapping[str, Drawn], axis: str, log: bool) -> Figure:
         return figure
 
 
-def _shades(arms: Mapping[str, Drawn], groups: Sequence[str]) -> list[Any]:
+def _shades(arms: Mapping[str, Drawn], groups: Sequence[str]) -> list[tuple[float, ...]]:
     """Return a color for each arm: by x from dark to light, in the color of its group where there are several."""
     place = {name: i for i, name in enumerate(sorted(arms, key=lambda name: arms[name].x or 0))}
     shares = {name: place[name] / max(len(arms) - 1, 1) for name in arms}

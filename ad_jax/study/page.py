@@ -10,12 +10,11 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ad_jax.errors import AdJaxError
-from ad_jax.files import read_json, write_whole
+from ad_jax.files import Json, JsonObject, read_json, write_whole
 from ad_jax.report import drawings, figures, report
 from ad_jax.report.figures import Band
 from ad_jax.report.page import fill
@@ -31,7 +30,7 @@ POINTS = 50  # most points of a curve that is written down
 
 def write_study(
     folder: Path,
-    data: dict[str, Any],
+    data: JsonObject,
     kind: str,
     sets: Mapping[str, Sequence[Set]],
     axis: str = "",
@@ -62,7 +61,7 @@ def write_study(
     write_whole(folder / "claims.json", json.dumps(data, separators=(",", ":")).encode())
 
 
-def load(out: Path, order: Sequence[str]) -> dict[str, dict[str, Any]]:
+def load(out: Path, order: Sequence[str]) -> dict[str, JsonObject]:
     """Return the studies that `out` holds, by name, in `order`.
 
     Raises:
@@ -89,7 +88,7 @@ def write(out: Path, order: Sequence[str]) -> Path:
     return out / "claims.html"
 
 
-def _shown(study: Mapping[str, Any], image: bytes) -> dict[str, Any]:
+def _shown(study: Mapping[str, Json], image: bytes) -> JsonObject:
     """Return what the page says of one study."""
     return {
         "title": study["title"],
@@ -100,11 +99,11 @@ def _shown(study: Mapping[str, Any], image: bytes) -> dict[str, Any]:
     }
 
 
-def _subsampled(s: Set) -> dict[str, Any]:
+def _subsampled(s: Set) -> JsonObject:
     """Return the curves of a set, at no more than `POINTS` episodes, as plain data."""
     episodes = s.returns[s.mode].shape[-1]
     at = np.unique(np.geomspace(1, episodes, min(POINTS, episodes)).round().astype(int)) - 1
-    data: dict[str, Any] = {"episodes": (at + 1).tolist()}
+    data: JsonObject = {"episodes": (at + 1).tolist()}
     for mode, values in s.returns.items():
         curve = report.bootstrap(values[..., at])
         data[mode] = {name: [_number(x) for x in y] for name, y in zip(("mean", "low", "high"), curve)}
@@ -115,7 +114,7 @@ def _number(x: float) -> float | None:
     return None if np.isnan(x) else significant(float(x), 4)
 
 
-def _drawn(s: Set, arm: Mapping[str, Any]) -> Drawn:
+def _drawn(s: Set, arm: Mapping[str, Json]) -> Drawn:
     values = s.returns[s.mode]
     episodes = np.arange(1, values.shape[-1] + 1)
     row = arm["statistics"][s.name]["rows"][-1][s.mode]

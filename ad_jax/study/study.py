@@ -7,11 +7,12 @@ stand in the file before anything is run.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from ad_jax import experiment as experiments
 from ad_jax.errors import ConfigError, unknown
 from ad_jax.experiment import Experiment
+from ad_jax.files import Json
 from ad_jax.study.claims import Claim, Quantity, statistics_of
 
 # The paper's figures, then its appendix, then what is not its own.
@@ -88,7 +89,7 @@ def load(name_or_path: str, scale: str = "cpu") -> Study:
         ConfigError: if there is no such file, or it has no study.
     """
     path = experiments.find(name_or_path)
-    found: Any = experiments.call(path, "study", scale)
+    found: Json = experiments.call(path, "study", scale)
     if not isinstance(found, Study):
         raise ConfigError(f"{path}: study() must return a Study; got {type(found).__name__}")
     return found

@@ -1,9 +1,9 @@
 """Claims with verdicts in words: sentences, tables, and the Markdown of one study or of all. Imports no JAX."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from ad_jax import normalized
+from ad_jax.files import Json
 from ad_jax.report.page import interval, ratio
 from ad_jax.text import number
 
@@ -24,7 +24,7 @@ COLUMNS = (
 )
 
 
-def pages(studies: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def pages(studies: Mapping[str, Mapping[str, Json]]) -> dict[str, str]:
     """Markdown by path: `claims.md` with the claims of all studies, and each one's own page, `NAME/README.md`."""
     parts = ["# Claims and verdicts", "", counted(studies), "", preface()]
     for name, study in studies.items():
@@ -33,7 +33,7 @@ def pages(studies: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     return {"claims.md": "\n".join(parts) + "\n"} | own
 
 
-def _own_page(name: str, study: Mapping[str, Any]) -> str:
+def _own_page(name: str, study: Mapping[str, Json]) -> str:
     """Return what was claimed, run and found: the claims of a study, and every curve behind them."""
     rule = "|" + "---|" * len(COLUMNS)
 
@@ -44,25 +44,25 @@ def _own_page(name: str, study: Mapping[str, Any]) -> str:
     return "\n".join([f"# {study['title']}", "", preface(), "", *_section(name, study, ""), "", *curves]) + "\n"
 
 
-def _section(name: str, study: Mapping[str, Any], folder: str) -> list[str]:
+def _section(name: str, study: Mapping[str, Json], folder: str) -> list[str]:
     """Claims, notes on those that do not hold, and the figure; `folder` is where links begin."""
     lines = [f"[{name}]({folder}config.py), `ad-jax reproduce {name}`, scale {study['scale']}.", "", *table(study)]
     lines += [f"\n*{c['text']}* does not hold: {c['note']}" for c in study["claims"] if c["note"] and not c["holds"]]
     return [*lines, "", f"![{study['title']}]({folder}claims.png)"]
 
 
-def sentence(claim: Mapping[str, Any]) -> str:
+def sentence(claim: Mapping[str, Json]) -> str:
     """Return a claim with its number: what decided it, in one line."""
     return f"{claim['text']}: {told(claim)}, {ruled(claim)}"
 
 
-def ruled(claim: Mapping[str, Any]) -> str:
+def ruled(claim: Mapping[str, Json]) -> str:
     """Return the rule of a claim, and what of the claim was changed after the run."""
     changed = claim.get("changed", "")  # early studies have none
     return f"{claim['rule']} ({changed})" if changed else claim["rule"]
 
 
-def told(claim: Mapping[str, Any]) -> str:
+def told(claim: Mapping[str, Json]) -> str:
     """Return the number of a claim, with its interval."""
     size = max(abs(claim[name] or 0) for name in ("value", "low", "high"))
     value = number(claim["value"], size)
@@ -76,13 +76,13 @@ def told(claim: Mapping[str, Any]) -> str:
     return f"{sign(value, claim['value'])} ({sign(low, claim['low'])} to {sign(high, claim['high'])})"
 
 
-def counted(studies: Mapping[str, Mapping[str, Any]]) -> str:
+def counted(studies: Mapping[str, Mapping[str, Json]]) -> str:
     """How many claims hold."""
     claims = [claim for study in studies.values() for claim in study["claims"]]
     return f"{sum(c['holds'] for c in claims)} of {len(claims)} claims hold, in {len(studies)} studies."
 
 
-def table(study: Mapping[str, Any]) -> list[str]:
+def table(study: Mapping[str, Json]) -> list[str]:
     """Return a study's claims as rows of a Markdown table."""
     rows = ["| claim | the paper | here (95 % interval) | rule | verdict |", "|---|---|---|---|---|"]
     for claim in study["claims"]:
@@ -99,14 +99,14 @@ def preface() -> str:
     )
 
 
-def columns(study: Mapping[str, Any]) -> list[str]:
+def columns(study: Mapping[str, Json]) -> list[str]:
     """Return the heads of `curve_rows`."""
     every = [stats["rows"][-1] for arm in study["arms"].values() for stats in arm["statistics"].values()]
     old = any(RATIO in row[mode]["episodes_to"] for row in every for mode in row if mode in ("sampled", "greedy"))
     return [name.replace(WAY, RATIO) if old else name for name in COLUMNS]
 
 
-def curve_rows(study: Mapping[str, Any]) -> list[list[str]]:
+def curve_rows(study: Mapping[str, Json]) -> list[list[str]]:
     """Every curve of a study under `COLUMNS`."""
     rows = []
     for name, arm in study["arms"].items():
@@ -116,14 +116,14 @@ def curve_rows(study: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _area(one: Mapping[str, Any], stats: Mapping[str, Any]) -> float | None:
+def _area(one: Mapping[str, Json], stats: Mapping[str, Json]) -> float | None:
     """Mean of all episodes between random and optimal; studies from before `WAY` hold it divided by the optimum."""
     if RATIO not in one["episodes_to"] or one["area"] is None:
         return one["area"]
     return normalized.share(one["area"] * stats["optimal"], stats["random"], stats["optimal"])
 
 
-def _numbers(stats: Mapping[str, Any], mode: str) -> list[str]:
+def _numbers(stats: Mapping[str, Json], mode: str) -> list[str]:
     """One curve: what `report.statistics` says of it."""
     one, source = stats["rows"][-1][mode], stats["source"]
     size = max(abs(one["final"]), abs(stats["optimal"] or 0))

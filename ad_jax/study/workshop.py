@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 from ad_jax import methods
 from ad_jax.checkpoint import lineage
@@ -19,7 +18,7 @@ from ad_jax.checkpoint.identity import canonical
 from ad_jax.envs.base import TaskFamily
 from ad_jax.errors import AdJaxError
 from ad_jax.experiment import Experiment, build, name_of
-from ad_jax.files import read_json, write_json
+from ad_jax.files import Json, JsonObject, read_json, write_json
 from ad_jax.models.base import ModelConfig
 from ad_jax.policies.base import PolicyConfig
 from ad_jax.process import locks
@@ -29,7 +28,7 @@ from ad_jax.run.pipeline import Run
 from ad_jax.sources.base import SourceConfig
 
 
-def changes(value: Any) -> Any:
+def changes(value: object) -> Json:
     """Return a config as plain data, without what is at its default: a new option with a default changes no key."""
     if isinstance(value, Experiment):  # keys of before there was a `method` stay what they were
         return _changed(value, apart=("method",)) | methods.as_before(value.method, _changed(value.method))
@@ -38,7 +37,7 @@ def changes(value: Any) -> Any:
     return _changed(value)
 
 
-def _changed(value: Any, apart: tuple[str, ...] = ()) -> Any:
+def _changed(value: object, apart: tuple[str, ...] = ()) -> Json:
     if not dataclasses.is_dataclass(value):
         return canonical(json.loads(json.dumps(value)))
     fields = {field.name: field for field in dataclasses.fields(value)}
@@ -54,7 +53,7 @@ def key(experiment: Experiment) -> str:
     return _digest(changes(experiment))
 
 
-def _digest(data: Any) -> str:
+def _digest(data: Json) -> str:
     return hashlib.sha256(json.dumps(under_first_names(data), sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -74,7 +73,7 @@ class Workshop:
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
-        self._families: dict[str, Any] = {}  # how each behaves now, by name and options
+        self._families: JsonObject = {}  # how each behaves now, by name and options
         self._before = dict(_named_before(self.folder))
 
     def curve(self, e: Experiment) -> Path:
@@ -96,7 +95,7 @@ class Workshop:
         """Whether the evaluation is there, in full."""
         return (self.curve(e) / "results.json").exists()
 
-    def check(self, e: Experiment, behavior: Any) -> None:
+    def check(self, e: Experiment, behavior: Json) -> None:
         """Raise AdJaxError where the task family was edited since that piece, which behaved so, was made."""
         kind = json.dumps(changes(e.env), sort_keys=True)
         if kind not in self._families:

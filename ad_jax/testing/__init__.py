@@ -5,7 +5,6 @@ Each `check_*` runs every check of its contract in order, returns the names of t
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from ad_jax import envs, methods, models, policies, sources
 from ad_jax.envs.base import TaskFamily, seen_spec_of, spec_of
@@ -44,7 +43,7 @@ def check_plugin(name: str) -> list[str]:
     """
     # `dpt` is a method and a backbone of the same paper: the backbone is what goes by the name here.
     registry = methods.METHODS | envs.FAMILIES | sources.SOURCES | models.MODELS | policies.POLICIES
-    plugin: Any = find("plug-in", name, registry, *CHECKS)()
+    plugin = find("plug-in", name, registry, *CHECKS)()
     return next(check for base, check in CHECKS.items() if isinstance(plugin, base))(plugin)
 
 
@@ -87,7 +86,7 @@ def _check_policy(plugin: PolicyConfig) -> list[str]:
     raise ConfigError(f"{plugin!r} accepts neither DarkRoom nor Bandit; call check_policy on a family of its own")
 
 
-CHECKS: dict[type, Callable[[Any], list[str]]] = {
+CHECKS: dict[type, Callable[..., list[str]]] = {
     TaskFamily: check_env,
     MethodConfig: check_method,
     SourceConfig: _check_source,

@@ -6,16 +6,20 @@ A check is a function that raises: `require` inside it, `run_checks` around it.
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TypeVar
 
 import jax
 import numpy as np
+from gymnax.environments import spaces
 
+from ad_jax.envs.spaces import Space
 from ad_jax.envs.stepping import is_key, narrow
 from ad_jax.errors import AdJaxError, told
 from ad_jax.process import settings
-from ad_jax.types import Discrete, Spec
+from ad_jax.types import Discrete, PyTree, Spec
 from ad_jax.values import no_action
+
+S = TypeVar("S")
 
 TOLERANCE = 1e-5  # two orders of summation may differ by this much, relatively or absolutely
 
@@ -34,7 +38,7 @@ class BrokenError(Exception):
     """Expected, received, remedy."""
 
 
-def require(holds: Any, expected: str, received: Any, remedy: str) -> None:
+def require(holds: object, expected: str, received: object, remedy: str) -> None:
     """Raise unless `holds`; the words complete "expected ...; received .... remedy"."""
     if not holds:
         raise BrokenError(expected, str(received), remedy)
@@ -54,7 +58,7 @@ def promised(expected: str, remedy: str) -> Iterator[None]:
 
 
 @settings.pinned()
-def run_checks(subject: str, checks: Mapping[str, Callable[[Any], None]], sample: Any) -> list[str]:
+def run_checks(subject: str, checks: Mapping[str, Callable[[S], None]], sample: S) -> list[str]:
     """Run `checks` by name on `sample`.
 
     Returns:
@@ -76,7 +80,7 @@ def run_checks(subject: str, checks: Mapping[str, Callable[[Any], None]], sample
     return list(checks)
 
 
-def same(a: Any, b: Any) -> bool:
+def same(a: PyTree, b: PyTree) -> bool:
     """Equal structure, shapes and integers; reals to rounding."""
     if jax.tree.structure(a) != jax.tree.structure(b):
         return False
@@ -87,12 +91,12 @@ def same(a: Any, b: Any) -> bool:
     return True
 
 
-def bits(x: Any) -> np.ndarray:
+def bits(x: PyTree) -> np.ndarray:
     """Return a leaf as NumPy has it: of random keys, their data."""
     return np.asarray(jax.random.key_data(x) if isinstance(x, jax.Array) and is_key(x) else x)
 
 
-def types_of(tree: Any, weak: bool = False) -> list[str]:
+def types_of(tree: PyTree, weak: bool = False) -> list[str]:
     """Dtype and shape of every leaf, by path; with `weak`, also whether the dtype is weak."""
     leaves = jax.tree_util.tree_leaves_with_path(jax.eval_shape(lambda: tree) if _concrete(tree) else tree)
 
@@ -102,11 +106,11 @@ def types_of(tree: Any, weak: bool = False) -> list[str]:
     return [f"{jax.tree_util.keystr(path)} {mark(leaf)}{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves]
 
 
-def _concrete(tree: Any) -> bool:
+def _concrete(tree: PyTree) -> bool:
     return not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree))
 
 
-def check_space(space: Any, x: np.ndarray, what: str) -> None:
+def check_space(space: Space, x: np.ndarray, what: str) -> None:
     """Every row of `x` is in the gymnax `space`, with its shape and kind of dtype."""
     require(
         x.shape[1:] == tuple(space.shape), f"{what} of shape {tuple(space.shape)}", x.shape[1:], "Correct the space."
@@ -117,7 +121,7 @@ def check_space(space: Any, x: np.ndarray, what: str) -> None:
     def bound(given):
         return np.asarray(given, both[0])  # 0.1 is another number in 32 bits
 
-    low, high = (0, space.n - 1) if hasattr(space, "n") else (bound(space.low), bound(space.high))
+    low, high = (0, space.n - 1) if isinstance(space, spaces.Discrete) else (bound(space.low), bound(space.high))
     inside = np.all((x >= low) & (x <= high))
     require(inside, f"{what} in {space}", f"values from {x.min()} to {x.max()}", "Correct the space.")
 

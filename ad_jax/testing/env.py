@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable
-from typing import Any
 
 import chex
 import jax
@@ -18,12 +17,13 @@ from ad_jax.registry import build
 from ad_jax.testing.base import bits, check_episodes, check_space, promised, require, run_checks, same, types_of
 from ad_jax.testing.env_observed import observed
 from ad_jax.testing.env_returns import episode_return, optimal_actions, random_returns
+from ad_jax.types import PyTree
 
 SMALL = 64  # observations with more components than this are sampled sparingly
 RENDERED = 64  # observations that are rendered in several ways
 
 
-def check_env(family: Any) -> list[str]:
+def check_env(family: TaskFamily) -> list[str]:
     """Check a task family. Takes seconds.
 
     Returns:
@@ -35,7 +35,7 @@ def check_env(family: Any) -> list[str]:
     return run_checks(repr(family), CHECKS, _Sample(family))
 
 
-def _lifetime(family: TaskFamily, keys: jax.Array, actions: np.ndarray, task: Any) -> dict[str, Any]:
+def _lifetime(family: TaskFamily, keys: jax.Array, actions: np.ndarray, task: PyTree) -> dict[str, PyTree]:
     """Return a lifetime of given actions `[T]`, from keys `[T + 1]`: arrays `[T, ...]`."""
 
     def step(carry, x):
@@ -58,7 +58,7 @@ class _Sample:
         return spec_of(self.family).size <= SMALL
 
     @functools.cached_property
-    def tasks(self) -> Any:
+    def tasks(self) -> PyTree:
         return self.family.sample_tasks(a_key(0), 64 if self.small else 8)
 
     @functools.cached_property
@@ -77,14 +77,14 @@ class _Sample:
         return jax.jit(jax.vmap(jax.vmap(lambda *args: episode_return(self.family, *args), (0, 0, None))))
 
     @functools.cached_property
-    def live(self) -> Callable[[Any], dict[str, Any]]:
+    def live(self) -> Callable[[PyTree], dict[str, PyTree]]:
         """A lifetime on a task; keys and actions are the same for all, so that they differ through the task alone."""
         keys = jax.random.split(a_key(1), self.steps + 1)
         actions = self.family.action_spec.sample(np.random.default_rng(1), (self.steps,))
         return lambda task: _lifetime(self.family, keys, actions, task)
 
     @functools.cached_property
-    def lifetimes(self) -> dict[str, Any]:
+    def lifetimes(self) -> dict[str, PyTree]:
         """`[N, steps, ...]`."""
         lifetimes = jax.jit(jax.vmap(self.live))(self.tasks)
         return jax.tree.map(lambda x: x if is_key(x) else np.asarray(x), lifetimes)

@@ -1,6 +1,6 @@
 """Whether the observations that a family returns are those that its `observe` gives."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,13 @@ from ad_jax.envs.base import advance, take
 from ad_jax.keys import a_key
 from ad_jax.testing.base import require, same, types_of
 
+if TYPE_CHECKING:
+    from ad_jax.testing.env import _Sample
+
 OBSERVED = 64  # steps whose observation is compared
 
 
-def observed(s: Any) -> None:
+def observed(s: "_Sample") -> None:
     """Check that what was returned is `observe` of its state, where there is one that draws nothing."""
     family, task = s.family, take(s.tasks, 0)
     keys = jax.random.split(a_key(2), OBSERVED)

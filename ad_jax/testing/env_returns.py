@@ -1,6 +1,6 @@
 """The returns that a task family states, held against simulated ones. `s` is the sample of `env.py`."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +10,16 @@ from ad_jax.envs.base import TaskFamily, num_tasks, reset, take
 from ad_jax.envs.stepping import step as step_once
 from ad_jax.keys import a_key
 from ad_jax.testing.base import TOLERANCE, require, types_of
-from ad_jax.types import Discrete
+from ad_jax.types import Discrete, PyTree
+
+if TYPE_CHECKING:
+    from ad_jax.testing.env import _Sample
 
 STANDARD_ERRORS = 5  # how far a Monte-Carlo mean may lie from the stated one
 FEW = 256  # episodes of each task, where no number is stated
 
 
-def episode_return(family: TaskFamily, keys: jax.Array, actions: jax.Array, task: Any) -> jax.Array:
+def episode_return(family: TaskFamily, keys: jax.Array, actions: jax.Array, task: PyTree) -> jax.Array:
     """Return the return of one episode from keys `[T + 1]`, without `advance`.
 
     `actions [T, *A]` are what is done; where one is negative, or in a Box NaN, the optimal action is.
@@ -36,7 +39,7 @@ def episode_return(family: TaskFamily, keys: jax.Array, actions: jax.Array, task
     return jax.lax.scan(step, start, (actions, keys[1:]))[0][2]
 
 
-def random_returns(s: Any) -> None:
+def random_returns(s: "_Sample") -> None:
     best, chance = s.family.optimal_return(s.tasks), s.family.random_return(s.tasks)
     wanted = (np.dtype(np.float64), (num_tasks(s.tasks),))
     for name, value in (("optimal_return", best), ("random_return", chance)):
@@ -51,7 +54,7 @@ def random_returns(s: Any) -> None:
     _compare(s, actions, "random_return", chance, chance if best is None else best)
 
 
-def optimal_actions(s: Any) -> None:
+def optimal_actions(s: "_Sample") -> None:
     """Check that `optimal_action` earns `optimal_return`; where that is unknown, no less than chance."""
     best, state = s.family.optimal_return(s.tasks), take(s.lifetimes["state"], (0, 0))
     action = jax.eval_shape(s.family.optimal_action, state, take(s.tasks, 0))
@@ -80,14 +83,14 @@ def optimal_actions(s: Any) -> None:
     )
 
 
-def _returns(s: Any, actions: np.ndarray) -> np.ndarray:
+def _returns(s: "_Sample", actions: np.ndarray) -> np.ndarray:
     """Of episodes of `actions [n, E, T, *A]` on the first n tasks: `[n, E]` float64."""
     n, episodes, steps = actions.shape[:3]
     keys = jax.random.split(a_key(2), (n, episodes, steps + 1))
     return np.asarray(s.play(keys, actions, take(s.tasks, slice(n))), np.float64)
 
 
-def _compare(s: Any, actions: np.ndarray, name: str, stated: np.ndarray, best: np.ndarray) -> None:
+def _compare(s: "_Sample", actions: np.ndarray, name: str, stated: np.ndarray, best: np.ndarray) -> None:
     """Hold what the family states of its first tasks against the mean return of episodes of `actions [n, E, T]`."""
     n, episodes = actions.shape[:2]
     got = _returns(s, actions)

@@ -7,30 +7,32 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from ad_jax import envs, models, sources
 from ad_jax.envs.base import TaskFamily, check_split, seen_spec_of, spec_of
 from ad_jax.errors import ConfigError
+from ad_jax.files import JsonObject
 from ad_jax.history import replay
 from ad_jax.history.columns import NEXT, check_needs
 from ad_jax.keys import a_key
 from ad_jax.methods.base import Channel, Method, MethodConfig, Setting, checked
+from ad_jax.models.base import Model, ModelConfig
 from ad_jax.sharding import MeshConfig, make_mesh
 from ad_jax.stage import collect
 from ad_jax.stage.feeds import feed_of
 from ad_jax.stage.trainer import Trainer
 from ad_jax.testing.base import check_actions, promised, require, run_checks, same
 from ad_jax.testing.model import random_steps
-from ad_jax.types import Histories
+from ad_jax.types import Histories, PyTree, Spec
 
 ROWS, EPISODES = 4, 8  # of a policy's batch; of each history
-SMALL: dict[str, dict[str, Any]] = {  # backbones to try, in this order
+SMALL: dict[str, JsonObject] = {  # backbones to try, in this order
     "transformer": {"layers": 1, "width": 8, "heads": 1, "mlp_width": 8, "window": 8},
     "lstm": {"width": 8, "hidden": 8, "mlp_width": 8, "value_head": True},
 }
@@ -47,7 +49,7 @@ class Sample:
     method: Method
     prepare: replay.Prepare | None
     trainer: Trainer
-    resident: Any
+    resident: PyTree
 
     @functools.cached_property
     def played(self) -> tuple[np.ndarray, np.ndarray, int]:
@@ -98,7 +100,7 @@ def _sample(config: MethodConfig, family: TaskFamily) -> Sample:
     return Sample(config, setting, channels, histories, method, prepare, trainer, resident)
 
 
-def _backbone(config: MethodConfig, spec: Any) -> tuple[Any, Any]:
+def _backbone(config: MethodConfig, spec: Spec) -> tuple[ModelConfig, Model]:
     """Return the first of the small backbones that the method takes."""
     refused: list[str] = []
     for name, options in SMALL.items():
@@ -112,7 +114,7 @@ def _backbone(config: MethodConfig, spec: Any) -> tuple[Any, Any]:
     raise ConfigError(f"the method takes none of {', '.join(SMALL)}: {'; '.join(refused)}")
 
 
-def _histories(family: TaskFamily, tasks: Any, mesh: Any, next_observation: bool) -> Histories:
+def _histories(family: TaskFamily, tasks: PyTree, mesh: Mesh, next_observation: bool) -> Histories:
     """Two learners' histories on each task, by the first source that takes the family."""
     ids, source = family.task_ids(tasks), None
     for name in ("q_learning", "ucb", "noisy_oracle", "actor_critic"):
@@ -217,7 +219,7 @@ def _played(s: Sample) -> tuple[np.ndarray, np.ndarray, int]:
         traces.append(1)
         return policy.act(params, carry, step, keys)
 
-    def stream(order: Callable[[Any], Any]) -> np.ndarray:
+    def stream(order: Callable[[PyTree], PyTree]) -> np.ndarray:
         carry, actions = policy.init(ROWS), []
         for t in range(steps.prev_done.shape[1]):
             keys = jax.random.split(a_key(t), ROWS)

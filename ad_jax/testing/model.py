@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Callable
 
 import chex
 import jax
@@ -11,9 +11,11 @@ import numpy as np
 
 from ad_jax.keys import a_key
 from ad_jax.models import heads
-from ad_jax.models.base import Model, has_parameters
+from ad_jax.models.base import Cache, Model, Params, has_parameters
 from ad_jax.testing.base import promised, require, run_checks
-from ad_jax.types import Discrete, Spec, Steps
+from ad_jax.types import Discrete, PyTree, Spec, Steps
+
+Decode = Callable[[Params, Cache, Steps], tuple[jax.Array, Cache]]
 
 ROWS = 2  # streams side by side in every check
 
@@ -24,11 +26,11 @@ class Sample:
 
     model: Model
     spec: Spec
-    params: Any
+    params: PyTree
     episode_length: int
     tolerance: float
-    apply: Any  # jitted
-    decode: Any  # jitted, and it may be traced once
+    apply: Callable[..., jax.Array]  # jitted
+    decode: Decode  # jitted, and it may be traced once
 
     @functools.cached_property
     def firsts(self) -> list[int]:
@@ -107,7 +109,7 @@ def random_done(batch: int, length: int, episode_length: int) -> np.ndarray:
     return np.tile((time % episode_length == 0) & (time > 0), (batch, 1))
 
 
-def decode_all(model: Model, params: Any, steps: Steps, decode: Any = None) -> np.ndarray:
+def decode_all(model: Model, params: PyTree, steps: Steps, decode: Decode | None = None) -> np.ndarray:
     """Return outputs `[B, L, head.size]` of a stream, one decoded step at a time."""
     decode, cache, logits = decode or jax.jit(model.decode), model.init_cache(len(steps.prev_done)), []
     for t in range(steps.prev_done.shape[1]):

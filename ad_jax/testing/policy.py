@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from ad_jax.keys import a_key
 from ad_jax.policies.base import Policy
 from ad_jax.testing.base import check_actions, require, run_checks, types_of
 from ad_jax.testing.model import random_steps
-from ad_jax.types import Spec, Steps
+from ad_jax.types import PyTree, Spec, Steps
 
 ROWS = 3  # lifetimes side by side in every check
 EPISODES = 3  # of each
@@ -25,7 +24,7 @@ class Sample:
 
     policy: Policy
     spec: Spec
-    params: Any
+    params: PyTree
     steps: Steps  # [ROWS, T], a random stream
     others: Steps  # another one
     keys: jax.Array  # [ROWS, T]
@@ -57,7 +56,7 @@ def check_policy(
     spec: Spec,
     *,
     episode_length: int,
-    params: Any = None,
+    params: PyTree = None,
     greedy: bool = False,
     episodic: bool = False,
 ) -> list[str]:
@@ -170,5 +169,5 @@ def _episodic(s: Sample) -> None:
     require(same, "what an empty context does", "other actions", "Where prev_done, put the carry of init back.")
 
 
-def _where(mine: np.ndarray, own: Any, other: Any) -> np.ndarray:
+def _where(mine: np.ndarray, own: PyTree, other: PyTree) -> np.ndarray:
     return np.where(mine.reshape(-1, *(1,) * (own.ndim - 1)), own, other)

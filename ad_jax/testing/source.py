@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from ad_jax.envs.stepping import step as step_once
 from ad_jax.keys import a_key
 from ad_jax.sources.base import Source, SourceConfig
 from ad_jax.testing.base import check_episodes, check_space, require, run_checks, same, types_of
-from ad_jax.types import Transition
+from ad_jax.types import PyTree, Transition
 
 TASKS = 3  # learners side by side
 ACTORS = 4  # of each learner, whose streams are replayed
@@ -50,7 +49,7 @@ class _Sample:
         return self.config.make(self.family)
 
     @functools.cached_property
-    def tasks(self) -> Any:
+    def tasks(self) -> PyTree:
         return self.family.sample_tasks(a_key(0), TASKS)
 
     @functools.cached_property
@@ -62,7 +61,7 @@ class _Sample:
         """Enough for two episodes and two updates."""
         return 2 + 2 * self.family.episode_length // self.source.steps_per_update
 
-    def lifetime(self, config: Any, key: jax.Array, task: Any) -> Transition:
+    def lifetime(self, config: PyTree, key: jax.Array, task: PyTree) -> Transition:
         """Return the streams of one learner, `[T, actors, ...]`."""
         source = config.make(self.family)
         key_init, key_updates = jax.random.split(key)
@@ -102,7 +101,7 @@ def _types(s: _Sample) -> None:
         ((), np.bool_),
         ((), np.bool_),
     )
-    leaves: list[Any] = [jax.ShapeDtypeStruct((*sizes, *shape), dtype) for shape, dtype in kinds]
+    leaves: list[PyTree] = [jax.ShapeDtypeStruct((*sizes, *shape), dtype) for shape, dtype in kinds]
     given = isinstance(stream, Transition) and stream.next_observation is not None
     rows = Transition(*leaves).replace(next_observation=leaves[0] if given else None)
     require(
@@ -141,7 +140,7 @@ def _replays(s: _Sample) -> None:
         table, states = listed
         for actor in range(min(s.source.actors, ACTORS)):
             stream = take(s.lifetimes, (i, slice(None), actor))
-            begin = np.append(True, (stream.terminated | stream.truncated)[:-1])
+            begin = np.append(True, np.asarray(stream.terminated | stream.truncated)[:-1])
             start = [table.get(x.tobytes(), -1) if b else 0 for x, b in zip(stream.observation, begin)]
             where = f"actor {actor} of learner {i}"
             require(
@@ -155,7 +154,7 @@ def _replays(s: _Sample) -> None:
             _compare(stream, tuple(map(np.asarray, got)), where)
 
 
-def _list_starts(observation: np.ndarray, state: Any) -> tuple[dict[bytes, int], Any] | None:
+def _list_starts(observation: np.ndarray, state: PyTree) -> tuple[dict[bytes, int], PyTree] | None:
     """Rows of the states that a task can start from, by observation; None where an observation leaves it open."""
     _, first, which = np.unique(
         observation.reshape(len(observation), -1), axis=0, return_index=True, return_inverse=True

@@ -1,7 +1,7 @@
 """What a model's outputs say of actions. To add a head: a file with a `Head`, and its name in `Options`."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import jax
 
@@ -11,6 +11,9 @@ from ad_jax.models.heads.binned import Binned
 from ad_jax.models.heads.categorical import Categorical
 from ad_jax.models.heads.mixture import Mixture
 from ad_jax.types import Box, Spec
+
+if TYPE_CHECKING:
+    from ad_jax.models.base import Model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,6 @@ class Options:
         return Categorical(spec.action.n)
 
 
-def of(model: Any, outputs: jax.Array) -> Head:
+def of(model: "Model", outputs: jax.Array) -> Head:
     """Return a model's head; one that states none gives a logit for each Discrete action."""
     return Categorical(outputs.shape[-1]) if model.head is None else model.head
