@@ -21,8 +21,9 @@ the part is not there yet, it waits, and that is counted.
 import collections
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +88,7 @@ class Rotation:
         self._ahead: collections.deque[Future] = collections.deque()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="rotation")
         self._shard: tuple[int, dict[str, np.ndarray]] = (-1, {})  # the reader's: the last shard, subsampled
-        self._insert: Callable[..., Replay] = jax.jit(_insert, donate_argnums=0, out_shardings=on_batch(mesh))
+        self._insert: Any = jax.jit(_insert, donate_argnums=0, out_shardings=on_batch(mesh))
         self._swaps, self._waits, self._waited, self._reading = 0, 0, 0.0, 0.0
 
     def at(self, step: int) -> Replay:

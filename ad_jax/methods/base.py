@@ -109,7 +109,7 @@ class Setting:
 
     family: "TaskFamily"
     model: Model  # counts rewards in `unit`
-    model_config: ModelConfig
+    model_config: ModelConfig | None  # None where nothing asks for its options
     spec: Spec  # of what is stored
     seen_spec: Spec  # of what the model sees
     tasks: PyTree  # the training tasks [N]

@@ -75,7 +75,8 @@ class DrawsNumbers(DarkRoom):
     def sample_tasks(self, key, n):
         goal = np.asarray(jax.random.bits(key, (n,))) % self.many
         goals = np.stack([goal // 8, goal % 8], 1).astype(np.int32)
-        return take(super().all_tasks(), np.zeros(n, int)).replace(goal=goals)
+        tasks: Any = take(super().all_tasks(), np.zeros(n, int))
+        return tasks.replace(goal=goals)
 
 
 def experiment(family, **options):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import cast
 
 import jax
 import numpy as np
@@ -166,7 +167,7 @@ def test_what_a_run_costs_counts_the_head_and_the_actions():
     assert plain.parameters == sum(x.size for x in jax.tree.leaves(parts.params))
     assert plain.disk_bytes == 8 * 48 * (2 * 4 + 2 * 4 + 4 + 2)
     assert plain.batch_bytes == 8 * 8 * (2 * 4 + 2 * (2 * 4) + 4 + 1)
-    assert parts.model.head == Binned(parts.spec.action, 32)
+    assert parts.model.head == Binned(cast(Box, parts.spec.action), 32)
 
 
 @pytest.mark.parametrize(

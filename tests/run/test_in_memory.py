@@ -4,6 +4,7 @@ import importlib.util
 import json
 import pathlib
 import types
+from typing import Any
 
 import chex
 import jax
@@ -135,7 +136,7 @@ def test_parameters_that_json_has_no_number_for_come_back():
     tasks = Cell(
         jnp.array([[1, 2], [3, 4]], jnp.int32), jnp.array([np.inf, 0.1], jnp.float32), jnp.array([True, False])
     )
-    family = types.SimpleNamespace(name="cell", default_params=jax.tree.map(lambda x: x[0], tasks))
+    family: Any = types.SimpleNamespace(name="cell", default_params=jax.tree.map(lambda x: x[0], tasks))
     data = json.loads(json.dumps(leaves.as_data(tasks), allow_nan=False))
     again = leaves.from_data(family, data)
     chex.assert_trees_all_equal(again, tasks)
