@@ -31,7 +31,7 @@ class Config:
 
     episodes: int = 100  # in-context episodes of each rollout
     seeds: int = 8  # rollouts per task
-    greedy: bool = True  # also with the most likely action instead of a sampled one
+    greedy: bool = True  # also where no action is drawn: the likeliest, or of a Box what the head says
     episodes_per_dispatch: int = 10
     checkpoint: Literal["last", "best"] = "last"
     source_seeds: int = 8  # learners per held-out task for the source's reference curve; 0 for none

@@ -213,7 +213,7 @@ def test_histories_take_turns_from_a_bucket_as_from_a_directory(url, proxy, tmp_
     with Rotation(near, GRID, config, mesh_of(), 0) as here, Rotation(far, GRID, config, mesh_of(), 0) as there:
         for step in (0, 1, 2, 3, 4, 2):
             chex.assert_trees_all_equal(*map(jax.device_get, (here.at(step), there.at(step))))
-        assert there.facts()["exchanges_waited"] > 0
+        assert there.facts()["swaps_waited"] > 0
     assert max(proxy.met.values()) == 2
 
 

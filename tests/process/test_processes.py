@@ -90,7 +90,7 @@ def test_histories_take_turns_in_two_processes_as_in_one(one):
     place, told = one.parent, {}
     for folder, count, devices in (("turns-one", 1, 2), ("turns-two", 2, 1)):
         told[folder] = run(place, count, *command, "--dir", folder, devices=devices)[0].stdout
-        assert "3 exchanges; " in told[folder]
+        assert "3 swaps; " in told[folder]
     assert_equal_parameters(place / "turns-one", place / "turns-two", 0)
     assert metrics(place / "turns-one", "distill") == metrics(place / "turns-two", "distill")
 
