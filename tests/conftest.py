@@ -25,6 +25,8 @@ os.environ["XLA_FLAGS"] = (
     # And a third less: a program in one piece instead of 32, which are compiled side by side on other cores.
     + " --xla_cpu_parallel_codegen_split_count=1"
 )
+# Each once, though a worker inherits them: programs are kept by what the flags say, and by how often.
+os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys(os.environ["XLA_FLAGS"].split()))
 
 
 def kept_programs() -> pathlib.Path:
