@@ -58,7 +58,9 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
         # Built by hand or by name, a misspelled variant must not quietly mean another one.
         hints = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
-            conform(f"{self.name}.{field.name}", getattr(self, field.name), hints[field.name])
+            value = conform(f"{self.name}.{field.name}", getattr(self, field.name), hints[field.name])
+            if isinstance(value, str):  # by its name of today, where that of an earlier version was given
+                object.__setattr__(self, field.name, value)
 
     if TYPE_CHECKING:  # a property to override or a field of the dataclass; a declaration would forbid one or the other
 

@@ -103,7 +103,7 @@ def check_sampling(mode: Mode, temperature: float) -> None:
     """Raise AdJaxError where actions cannot be chosen so."""
     conform("mode", mode, Mode)
     if not temperature > 0:
-        raise AdJaxError(f"temperature must be above 0; got {temperature}. For the likeliest action: mode='greedy'")
+        raise AdJaxError(f"temperature must be above 0; got {temperature}. To draw none: mode='greedy'")
 
 
 def choose(logits: jax.Array, keys: jax.Array, mode: Mode, temperature: float = 1.0) -> jax.Array:

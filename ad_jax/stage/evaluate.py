@@ -50,7 +50,7 @@ class Config:
             )
         if self.temperature is not None and not self.temperature > 0:
             raise ConfigError(
-                f"evaluate.temperature must be above 0; got {self.temperature}. For the likeliest action, see "
+                f"evaluate.temperature must be above 0; got {self.temperature}. Where no action is drawn, see "
                 "evaluate.greedy"
             )
 

@@ -54,6 +54,12 @@ def test_an_old_name_means_the_same_on_the_command_line(old):
     assert override(PLAIN, [*before, change]) == of_today(old) != override(PLAIN, before)
 
 
+def test_a_family_made_in_python_holds_the_name_of_today():
+    """Or it would be neither: whoever compares it with `"center"` would take it for another start."""
+    old: Any = "centre"  # codespell:ignore
+    assert DarkKeyToDoor(start=old) == DarkKeyToDoor(start="center") != DarkKeyToDoor(start="corner")
+
+
 def test_an_old_config_is_the_same_experiment(old, tmp_path, monkeypatch):
     e = of_today(old)
     written = as_written(e)
