@@ -21,11 +21,11 @@ def a_key(seed: int | jax.Array) -> jax.Array:
     return jax.random.key(seed, impl=IMPLEMENTATION)
 
 
-def named_key(seed: int, purpose: str, *ids: int | str) -> jax.Array:
+def named_key(seed: int | jax.Array, purpose: str, *ids: int | str) -> jax.Array:
     """Key for `purpose` and `ids`; strings enter by their CRC-32.
 
     Args:
-        seed: the experiment's seed, 0 <= seed < 2**32.
+        seed: the experiment's seed, 0 <= seed < 2**32; in a compiled program a `[]` uint32.
         purpose: name of the stream, e.g. `"collect"`.
         ids: what distinguishes keys of one purpose: a task id, a seed index, a step.
 

@@ -50,7 +50,7 @@ class Learner(NamedTuple):
 
     name: str
     feed: Feed
-    init: Callable[[int, PyTree], PyTree]
+    init: Callable[[jax.Array, PyTree], PyTree]
     update: Callable[[PyTree, PyTree, jax.Array], tuple[PyTree, Metrics]]
     params: Callable[[PyTree], PyTree]
     shardings: Callable[[PyTree], PyTree]

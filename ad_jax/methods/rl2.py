@@ -115,7 +115,7 @@ def make(
     config.check_devices(batch_devices(mesh))
     network, optimizer = reward_unit.applied(network, unit), config.make_optimizer()
 
-    def init(seed: int, tasks: PyTree) -> TrainState:
+    def init(seed: jax.Array, tasks: PyTree) -> TrainState:
         params = network.init(named_key(seed, "params"))
         trials = begin(network, family, config, named_key(seed, "rl2-start"), tasks)
         # Parts of trials: their ends are spread over the updates, and over the trials of each minibatch.

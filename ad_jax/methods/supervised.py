@@ -159,7 +159,7 @@ def supervised(
         name: as of the `Learner`.
     """
 
-    def start(seed: int, _: PyTree) -> TrainState:
+    def start(seed: jax.Array, _: PyTree) -> TrainState:
         params = init(named_key(seed, "params"))
         return TrainState(params, optimizer.init(params), jnp.int32(0))
 
