@@ -88,7 +88,7 @@ def put_whole(self: lru_cache.LRUCache, key: str, value: bytes) -> None:
     if not entry.exists():
         begun = entry.with_name(f"{entry.name}.{os.getpid()}")
         begun.write_bytes(value)
-        begun.rename(entry)
+        os.replace(begun, entry)  # whoever else has written it meanwhile
 
 
 lru_cache.LRUCache.put = put_whole
