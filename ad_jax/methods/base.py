@@ -136,6 +136,12 @@ class MethodConfig:
     # "next_observation". The last is stored on request (`collect.next_observation`).
     needs: ClassVar[tuple[str, ...]] = ()
 
+    def __init_subclass__(cls) -> None:
+        """Refuse what nobody would call: `optimizer` is an option, and what makes one has another name."""
+        super().__init_subclass__()
+        if callable(vars(cls).get("optimizer")):
+            raise ConfigError(f"{cls.__name__}.optimizer: a method's optimizer is made by `make_optimizer`. Rename it")
+
     @property
     def parts(self) -> int:
         """Parts that a batch is split into, one after another."""

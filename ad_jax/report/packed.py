@@ -29,6 +29,8 @@ def unpack(path: Path) -> bytes:
         whole = reader.decompress(content, LARGEST)
     except lzma.LZMAError as error:
         raise ValueError(f"packed data is damaged: {error}") from error
-    if not reader.eof or reader.unused_data:
-        raise ValueError(f"expected one whole packed file of at most {LARGEST:,} bytes")
+    if reader.unused_data or (not reader.eof and len(whole) >= LARGEST):
+        raise ValueError(f"expected one packed file of at most {LARGEST:,} bytes")
+    if not reader.eof:
+        raise ValueError("packed data is cut")
     return whole

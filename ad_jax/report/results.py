@@ -36,9 +36,7 @@ class Set:
     optimal: np.ndarray | None  # [R, N]
     random: np.ndarray | None  # [R, N]
     source: np.ndarray | None  # [R, N, P], mean return in each piece of its lifetime, its seeds averaged (`lifetimes`)
-    source_episodes: (
-        np.ndarray | None
-    )  # [R, N, E2], the same by episode, of the E2 episodes that all of its lifetimes have
+    source_episodes: np.ndarray | None  # [R, N, E2], the same by episode, of the E2 that all of its lifetimes have
     source_name: str
     source_role: str  # "source" of the histories, or "reference": it made none of them
     source_steps: int  # environment steps of one piece, over all actors
@@ -138,7 +136,9 @@ def _read(file: Path) -> JsonObject:
     try:
         results = parse(unpack(file).decode())
     except (OSError, ValueError) as error:
-        raise ReportError(f"{file}: expected a readable results.json, received {error!r}") from error
+        # Not its representation, in which bytes that are no text would stand whole.
+        told = f"{type(error).__name__}: {error}"
+        raise ReportError(f"{file}: expected a readable results.json, received {told}") from error
     _check_seal(results, str(file))
     validate(results, str(file))
     return results

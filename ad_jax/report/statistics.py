@@ -157,9 +157,7 @@ def _against_source(s: Set) -> JsonObject | None:
         )
 
     def same(mode: str) -> float | None:
-        done = int(
-            s.time(mode)[-1] / s.source_steps + 1e-9
-        )  # pieces of its lifetime in as many steps as the learner takes
+        done = int(s.time(mode)[-1] / s.source_steps + 1e-9)  # pieces of its lifetime, in the steps the learner takes
         return float(source[min(done, len(source)) - 1]) if done else None
 
     return {

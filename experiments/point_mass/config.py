@@ -43,7 +43,7 @@ LEARNER = PPO(
 
 
 def config(scale: str = "cpu") -> Experiment:
-    """`cpu`: the claim above. `demo`: three fifths of its training, and shorter contexts.
+    """`cpu`: the claim above. `demo`: three fifths of its training, and fewer episodes.
 
     `smoke`: every part in seconds, learns nothing. `paper`: more tasks, a longer context and 50,000 updates; not run.
     """

@@ -146,6 +146,11 @@ def test_what_is_no_method_is_refused():
             override(SMOKE, [f"method={name}"])
 
 
+def test_a_method_that_makes_its_optimizer_under_the_old_name_is_refused():
+    with pytest.raises(ConfigError, match=r"Mine\.optimizer: .* `make_optimizer`"):
+        type("Mine", (Distillation,), {"optimizer": lambda self: None})
+
+
 def before(e: Experiment) -> dict[str, Any]:
     """Return the plain data of an experiment as it was before there was a `method`."""
     data = e.to_json()

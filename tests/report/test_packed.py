@@ -36,10 +36,22 @@ def test_no_flipped_bit_and_no_cut_goes_unseen(plain_and_packed):
     _, small, _ = plain_and_packed
     content = small.read_bytes()
     bad = [content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :] for place in range(0, len(content), 9)]
-    for damaged in (*bad, content[:-1], content[: len(content) // 2], b"", content + b"more", content + content):
+    for damaged in (*bad, content + b"more", content + content):
         small.write_bytes(damaged)
         with pytest.raises(ReportError, match=r"results\.json\.xz: expected a readable"):
             report.load([small])
+    for cut in (content[:-1], content[: len(content) // 2], b""):
+        small.write_bytes(cut)
+        with pytest.raises(ReportError, match="packed data is cut"):
+            report.load([small])
+
+
+def test_packed_data_under_a_plain_name_is_told_in_one_line(plain_and_packed):
+    plain, small, _ = plain_and_packed
+    plain.write_bytes(small.read_bytes())
+    with pytest.raises(ReportError, match=r"results\.json: expected a readable results\.json") as told:
+        report.load([plain])
+    assert len(str(told.value)) < 400
 
 
 def test_a_small_file_that_holds_a_very_long_one_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
