@@ -97,7 +97,7 @@ def test_one_command_goes_from_nothing_to_a_report(whole):
     results = json.loads((folder / "results.json").read_text())
     (run,) = results["runs"]
     assert np.shape(run["sets"][0]["returns"]["sampled"]) == (16, 2, 4)
-    assert run["config"]["method"]["options"]["updates"] == run["stages"]["distill"]["updates"] == 8
+    assert run["config"]["method"]["config"]["updates"] == run["stages"]["distill"]["updates"] == 8
     assert run["stages"]["collect"]["env_steps"] == 65 * 2 * 20 * 20
     assert run["stages"]["evaluate"]["env_steps"] == 2 * 16 * 2 * 4 * 20
     assert {record["stage"] for record in records(folder)} >= {"collect", "distill", "evaluate/held_out/greedy"}
