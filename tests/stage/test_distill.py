@@ -64,7 +64,9 @@ def final_state(trainer, folder):
         return jax.device_get(checkpoints.restore(trainer.abstract_state)[:2])
 
 
-@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 2, 2), pytest.param((1, 4, 2), marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "axes", [(2, 2, 2), *(pytest.param(axes, marks=pytest.mark.slow) for axes in ((8, 1, 1), (1, 4, 2)))]
+)
 def test_eight_devices_train_like_one(trained, axes):
     trainer, resident = trained
     count = jnp.int32(3)
@@ -351,7 +353,7 @@ def test_label_smoothing_against_its_formula():
     np.testing.assert_allclose(cross_entropy(model)({}, batch, jax.random.key(0)), -np.log(0.7), rtol=1e-5)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
 def test_the_loss_falls(trained, tmp_path, optimizer):
     """Actions here follow from time, which the context shows: a few updates must learn some of it."""
     resident = rewarded(trained[1], jnp.zeros_like)  # numbers in the thousands drown the rest
