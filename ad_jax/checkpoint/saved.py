@@ -99,13 +99,8 @@ def _read(
     accept(meta)
     try:
         abstract_state = _on_first_device(manager, step) if abstract_state is None else abstract_state
-        return (
-            meta,
-            expected,
-            manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(as_data(abstract_state))))[
-                "state"
-            ],
-        )
+        onto = ocp.args.Composite(state=ocp.args.StandardRestore(as_data(abstract_state)))
+        return meta, expected, manager.restore(step, args=onto)["state"]
     except Exception as error:
         raise _damaged(manager, step, error) from error
 

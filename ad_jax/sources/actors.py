@@ -4,10 +4,21 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import optax
 from flax import struct
 
 from ad_jax.envs.base import Outcome, TaskFamily, advance, reset
 from ad_jax.types import PyTree, Transition
+
+
+@struct.dataclass
+class State:
+    """An on-policy learner between two updates, with all of its actors."""
+
+    params: PyTree
+    opt_state: optax.OptState
+    env_state: struct.PyTreeNode  # [actors, ...]
+    observation: jax.Array  # [actors, *O]
 
 
 def reset_actors(family: TaskFamily, key: jax.Array, task: PyTree, actors: int) -> tuple[jax.Array, struct.PyTreeNode]:

@@ -20,7 +20,7 @@ from flax import struct
 from ad_jax.envs.base import TaskFamily, source_view
 from ad_jax.errors import ConfigError
 from ad_jax.sources.actions import distribution
-from ad_jax.sources.actors import act, as_seen, reset_actors
+from ad_jax.sources.actors import State, act, as_seen, reset_actors
 from ad_jax.sources.base import Source, SourceConfig
 from ad_jax.sources.networks import clipped_adam, descend, init_policy, layer_sizes, policy
 from ad_jax.sources.returns import gae
@@ -104,16 +104,6 @@ class PPO(SourceConfig):
             return State(params, opt_state, acted.env_state, acted.observation), acted.stream
 
         return Source(init, update, steps_per_update=unroll, actors=actors)
-
-
-@struct.dataclass
-class State:
-    """A learner between two updates."""
-
-    params: PyTree
-    opt_state: optax.OptState
-    env_state: struct.PyTreeNode  # [actors, ...]
-    observation: jax.Array  # [actors, *O]
 
 
 @struct.dataclass
