@@ -16,7 +16,7 @@ from ad_jax.process.metrics import log
 from ad_jax.types import PyTree
 
 # Options of a model that change neither what its parameters mean nor how it was trained.
-EVALUATION_ONLY = ("exact_context", "remat")
+EVALUATION_ONLY = ("exact_context", "remat", "attention")
 ANEW = "Use another directory (--dir), or make anew here what no longer fits (--redo)"
 TRAIN_ANEW = "Use another directory (--dir), or train anew here: ad-jax distill ... --redo"
 PLUGINS = {"family": ("task family", "env"), "source": ("source", "source"), "model": ("model", "model")}

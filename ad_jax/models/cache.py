@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from ad_jax.models.attention import ring_attention, segment_attention
+from ad_jax.models.attention import ring_attention
 from ad_jax.models.base import empty_steps
+from ad_jax.models.fused import chosen_attention
 from ad_jax.types import Spec, Steps
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def episode_cache(config: Any, spec: Spec, n: int, network: Network) -> tuple[Ca
         def attend(layer, q, k, v, key):
             for store, new in ((keys, k), (values, v)):
                 store.append(_by_head(new))
-            return segment_attention(q, k, v, window=window, n=n)
+            return chosen_attention(q, k, v, window=window, n=n, kind=config.attention)
 
         network(params, moved, jnp.arange(window * n, dtype=jnp.int32), attend)
 

@@ -20,11 +20,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ad_jax.errors import ConfigError
-from ad_jax.models.attention import rotary_period, rotate, segment_attention
+from ad_jax.models.attention import rotary_period, rotate
 from ad_jax.models.base import Model, ModelConfig
 from ad_jax.models.cache import episode_cache, ring_cache
 from ad_jax.models.dropout import keep
 from ad_jax.models.functional import functional
+from ad_jax.models.fused import chosen_attention
 from ad_jax.models.heads import Options
 from ad_jax.models.queue import with_queue
 from ad_jax.models.tokens import PARTITION as TOKENS
@@ -71,6 +72,9 @@ class Transformer(Options, ModelConfig):
     remat: bool = False  # in training, keep only what enters each block and compute its inside again going backward
     exact_context: bool = False  # the context is the last `window` steps exactly, encoded anew at each step: `queue`
     episode_length: int | None = None  # absolute positions only: most steps of an episode, to know when to refill
+    # Over segments: ours ("banded") or JAX's ("fused"), the same function to rounding. None: as `models.fused` decides,
+    # JAX's on a CUDA GPU and ours elsewhere. None says nothing, so directories keep their digests.
+    attention: Literal["banded", "fused"] | None = None
 
     def validate(self) -> None:
         """Raise ConfigError where options contradict each other."""
@@ -126,9 +130,9 @@ class Transformer(Options, ModelConfig):
             position = jnp.arange(length * n, dtype=jnp.int32)
 
             def attend(layer, q, k, v, key):
-                return segment_attention(
-                    turn(q, position), turn(k, position), v, window=window, n=n, dropout=self.attention_dropout, key=key
-                )
+                q, k = turn(q, position), turn(k, position)
+                dropout = self.attention_dropout
+                return chosen_attention(q, k, v, window=window, n=n, kind=self.attention, dropout=dropout, key=key)
 
             return network(params, steps, position, attend, key)
 

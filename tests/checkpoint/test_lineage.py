@@ -77,6 +77,19 @@ def test_a_field_that_only_one_of_two_trainings_sets_is_a_difference(change):
     lineage.check_own({"experiment": plain}, {"experiment": apart}, "there")
 
 
+def test_a_model_may_be_evaluated_with_another_attention_than_it_was_trained_with():
+    """And what a version without the option trained goes on as it is, whatever attention is asked for now."""
+    plain, fused, older = ({"model": {"name": "transformer", "options": o}, "spec": {}, "experiment": {}} for o in (
+        {"layers": 4, "attention": None}, {"layers": 4, "attention": "fused"}, {"layers": 4}
+    ))  # fmt: skip
+    lineage.check_trained(plain, fused, "there")
+    lineage.check_own(older, fused, "there")
+    with pytest.raises(OtherCheckpointError, match="attention"):
+        lineage.check_own(plain, fused, "there")
+    with pytest.raises(CheckpointError, match=r"layers \(4 there, 5 here\)"):
+        lineage.check_trained(plain, {**fused, "model": {"name": "transformer", "options": {"layers": 5}}}, "there")
+
+
 def test_a_checkpoint_is_trained_anew_by_the_stage_that_trains():
     plain = load("dark_room", "smoke").to_json()
     data = {"experiment": plain, "model": {"name": "transformer", "options": {}}, "spec": {}}
