@@ -95,8 +95,9 @@ class Trainer:
         if kind not in self._programs:
             lowered = self.run.lower(self.abstract_state, resident, jnp.int32(1), self.number)
             self._programs[kind] = lowered.compile()
-        program = self._programs[kind]
-        return lambda state, resident, count: program(state, resident, count, self.number)
+        # Sent once: a number of the host's would be sent anew with every dispatch.
+        program, number = self._programs[kind], jnp.asarray(self.number)
+        return lambda state, resident, count: program(state, resident, count, number)
 
 
 def abstract_state(shapes: PyTree, shardings: PyTree) -> PyTree:
