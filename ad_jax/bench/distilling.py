@@ -86,18 +86,19 @@ def random_histories(count: int, steps: int, spec: Spec, episode: int = 20) -> H
 
 def compiled(s: Trained) -> jax.stages.Compiled:
     """Return the training loop as a program."""
-    return s.trainer.run.lower(s.trainer.abstract_state, s.resident, jnp.int32(1)).compile()
+    return s.trainer.lower(s.resident).compile()
 
 
 class Training:
     """A state that goes on from call to call. A call runs updates and fetches their losses, as stage 2 does."""
 
     def __init__(self, s: Trained, program: jax.stages.Compiled):
-        self.state, self.resident, self.program = s.trainer.init(), s.resident, program
+        self.state, self.resident, self.seed = s.trainer.init(), s.resident, s.trainer.seed
+        self.program = program
 
     def __call__(self, updates: int) -> None:
         """Run `updates` updates, at most `UPDATES_PER_DISPATCH`."""
-        self.state, metrics = self.program(self.state, self.resident, jnp.int32(updates))
+        self.state, metrics = self.program(self.state, self.resident, jnp.int32(updates), self.seed)
         jax.device_get(metrics)
 
 

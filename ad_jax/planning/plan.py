@@ -144,9 +144,9 @@ def plan(experiment: Experiment, mesh_config: MeshConfig) -> Plan:
 
 
 def compile_update(e: Experiment, p: Components, mesh: Mesh) -> tuple[TrainState, Replay, Any]:
-    """Shapes of the state and of the histories, with shardings, and the compiled `(state, replay) -> ...` of an update.
+    """Shapes of the state and of the histories, with shardings, and an update, compiled.
 
-    The program is that of `Trainer.update`; the state is donated.
+    It takes `(state, replay, seed)`. The program is that of `Trainer.update`; the state is donated.
     """
     setting = p.setting(e, mesh)
     trainer = Trainer(p.method.make(setting).learner, feed_of(p.method, setting), p.method, mesh, e.seed)
@@ -157,7 +157,7 @@ def compile_update(e: Experiment, p: Components, mesh: Mesh) -> tuple[TrainState
     return (
         trainer.abstract_state,
         replay,
-        update.lower(trainer.abstract_state, replay).compile(compiler_options=dict(OPTIONS)),
+        update.lower(trainer.abstract_state, replay, trainer.seed).compile(compiler_options=dict(OPTIONS)),
     )
 
 

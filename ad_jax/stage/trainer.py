@@ -44,38 +44,35 @@ class Trainer:
     """The compiled parts of training for one learner, feed, schedule and mesh.
 
     Attributes:
+        seed: the experiment's, uint32. Programs take it as an argument, not as a constant, so that seeds share them.
         init: `() -> state`, born sharded.
-        update: `(state, resident) -> (state, metrics)`: one update, not yet compiled.
-        run: `(state, resident, count) -> (state, metrics)`: `count` updates, at most P = `updates_per_dispatch`, and
-            their metrics, `[P, ...]` each; entries past `count` are 0. The state is donated.
+        loop: `(state, resident, count, seed) -> (state, metrics)`, jitted; see `run`. The state is donated.
         shardings, abstract_state: how the state lies on the mesh; its shapes with that.
     """
 
     def __init__(self, learner: Learner, feed: Feed, schedule: Schedule, mesh: Mesh, seed: int):
-        self.learner, self.feed, self.seed = learner, feed, seed
+        self.learner, self.feed, self.seed = learner, feed, np.uint32(seed)
         self.size = schedule.updates_per_dispatch
 
-        # An argument, not a constant: programs do not differ by seed, so that a cache of programs serves all of them.
-        self.number = np.uint32(seed)
-        shapes, one = jax.eval_shape(learner.init, self.number, feed.tasks), replicated(mesh)
+        shapes, one = jax.eval_shape(learner.init, self.seed, feed.tasks), replicated(mesh)
         self.shardings = learner.shardings(shapes)
         self.abstract_state = abstract_state(shapes, self.shardings)
         born = jax.jit(learner.init, out_shardings=self.shardings)
-        self.init = lambda: born(self.number, feed.tasks)
-        self.run = jax.jit(self._run, donate_argnums=0, out_shardings=(self.shardings, one))
-        self._programs: dict[str, PyTree] = {}
+        self.init = lambda: born(self.seed, feed.tasks)
+        self.loop = jax.jit(self._loop, donate_argnums=0, out_shardings=(self.shardings, one))
+        self._programs: dict[str, jax.stages.Compiled] = {}
 
-    def key(self, step: int | jax.Array, seed: PyTree = None) -> jax.Array:
-        """Return the key of the update after `step`; of this seed, or of another as a uint32."""
+    def key(self, step: int | jax.Array, seed: jax.Array | None = None) -> jax.Array:
+        """Return the key of the update after `step`; in a program, of the seed that it was given."""
         return jax.random.fold_in(named_key(self.seed if seed is None else seed, self.learner.name), step)
 
-    def update(self, state: PyTree, resident: PyTree, seed: PyTree = None) -> tuple[PyTree, dict[str, PyTree]]:
-        """One update, on what the feed draws for it with the `key` of the step."""
+    def update(self, state: PyTree, resident: PyTree, seed: jax.Array) -> tuple[PyTree, dict[str, PyTree]]:
+        """One update, not yet compiled, on what the feed draws for it with the `key` of the step."""
         batch, key = self.feed.draw(resident, self.key(state.step, seed))
         return self.learner.update(state, batch, key)
 
-    def _run(
-        self, state: PyTree, resident: PyTree, count: jax.Array, seed: PyTree = None
+    def _loop(
+        self, state: PyTree, resident: PyTree, count: jax.Array, seed: jax.Array
     ) -> tuple[PyTree, dict[str, PyTree]]:
         update = jax.jit(self.update, inline=True)  # traced once, for its shapes and for the loop
 
@@ -89,15 +86,31 @@ class Trainer:
         # A dynamic count: one program for every length, so where a run was cut cannot change its bits.
         return jax.lax.fori_loop(0, count, body, (state, empty))
 
+    def run(self, state: PyTree, resident: PyTree, count: int | jax.Array) -> tuple[PyTree, dict[str, PyTree]]:
+        """Run `count` updates, at most P = `updates_per_dispatch`.
+
+        Args:
+            state: donated.
+            resident: what the feed draws from.
+            count: of updates, int32 where it is an array.
+
+        Returns:
+            The state, and the metrics of the updates, `[P, ...]` each; entries past `count` are 0.
+        """
+        return self.loop(state, resident, count, self.seed)
+
+    def lower(self, resident: PyTree) -> jax.stages.Lowered:
+        """Return the program of `run` for residents of this kind, not yet compiled."""
+        return self.loop.lower(self.abstract_state, resident, jnp.int32(1), self.seed)
+
     def compiled(self, resident: PyTree) -> Callable[..., tuple[PyTree, dict[str, PyTree]]]:
         """`run`, compiled for residents of this kind when it is first asked for."""
         kind = str(jax.tree.map(jax.typeof, resident))
         if kind not in self._programs:
-            lowered = self.run.lower(self.abstract_state, resident, jnp.int32(1), self.number)
-            self._programs[kind] = lowered.compile()
+            self._programs[kind] = self.lower(resident).compile()
         # Sent once: a number of the host's would be sent anew with every dispatch.
-        program, number = self._programs[kind], jnp.asarray(self.number)
-        return lambda state, resident, count: program(state, resident, count, number)
+        program, seed = self._programs[kind], jnp.asarray(self.seed)
+        return lambda state, resident, count: program(state, resident, count, seed)
 
 
 def abstract_state(shapes: PyTree, shardings: PyTree) -> PyTree:

@@ -161,7 +161,7 @@ def _state(s: Sample) -> None:
 
 
 def _metrics(s: Sample) -> None:
-    _, metrics = jax.eval_shape(s.trainer.update, s.trainer.abstract_state, s.resident)
+    _, metrics = jax.eval_shape(s.trainer.update, s.trainer.abstract_state, s.resident, s.trainer.seed)
     remedy = "Return both with every update: the loop looks whether they are finite."
     for name in ("loss", "grad_norm"):
         require(name in metrics, f"a metric {name!r}", sorted(metrics), remedy)

@@ -129,11 +129,11 @@ def distilling_a_dispatch() -> None:
     tree = SimpleNamespace(**vars(optax.tree) | {"norm": lambda grads: 0.0})  # not of clipping, which keeps its own
 
     def program():
-        return s.trainer.run.lower(s.trainer.abstract_state, s.resident, jnp.int32(1))
+        return s.trainer.lower(s.resident)
 
     whole = program().compile()
     with mock.patch.object(base, "optax", SimpleNamespace(**vars(optax) | {"tree": tree})):
-        s.trainer.run.clear_cache()
+        s.trainer.loop.clear_cache()
         less = program().compile()
     for what in ("flops", "bytes accessed"):
         more = whole.cost_analysis()[what] / less.cost_analysis()[what] - 1
@@ -141,7 +141,7 @@ def distilling_a_dispatch() -> None:
     held = {"state": s.trainer.init()}
 
     def dispatch():
-        held["state"], *rest = whole(held["state"], s.resident, jnp.int32(10))
+        held["state"], *rest = whole(held["state"], s.resident, jnp.int32(10), s.trainer.seed)
         return rest
 
     values = np.ones(distillation.Distillation().updates_per_dispatch, np.float32)

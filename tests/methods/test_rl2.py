@@ -223,6 +223,7 @@ def test_the_end_of_an_episode_in_the_middle_of_a_trial_cuts_nothing():
     np.testing.assert_allclose(unroll.log_prob, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_eight_devices_train_like_one(trained):
     one, facts = trained.run(trained.init(), trained.feed.tasks, jnp.int32(2))
     other = trainer_of(mesh=mesh_of(4, 2, 1))
@@ -239,7 +240,7 @@ def test_updates_are_compiled_once_and_their_count_is_dynamic(trained):
     state = trained.init()
     for count in (1, 2, 2):
         state, _ = trained.run(state, trained.feed.tasks, jnp.int32(count))
-    assert trained.run._cache_size() == 1
+    assert trained.loop._cache_size() == 1
     assert int(state.step) == 5
 
 

@@ -28,8 +28,6 @@ from ad_jax.text import si
 H100 = accelerators.find("h100-sxm")
 ONE = MeshConfig(1, 1, 1)
 
-SLOW = pytest.mark.slow
-
 
 def small(*changes: str) -> Experiment:
     """Dark Room with a model of one layer, every matrix of which can be split."""
@@ -64,7 +62,7 @@ def real(e: Experiment, mesh):
     return trainer.init(), replay.load(h, p.spec, e.replay, mesh)
 
 
-@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 1, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 2, 2), pytest.param((1, 1, 1), marks=pytest.mark.slow)], ids=str)
 def test_state_histories_and_cache_are_the_bytes_of_real_shards(planned, shape):
     found = planned(MeshConfig(*shape))
     mesh = mesh_of(*shape)
@@ -75,7 +73,9 @@ def test_state_histories_and_cache_are_the_bytes_of_real_shards(planned, shape):
         assert held((state.opt_state, state.step), device) == found.optimizer
         assert held(histories, device) == found.replay
     names = held(histories.history, mesh.devices.flat[0])  # for errors alone: no update reads them
-    assert found.arguments == found.params + found.optimizer + found.replay - names, "nothing else goes in"
+    assert found.arguments == found.params + found.optimizer + found.replay - names + 4, (
+        "nothing else goes in but the seed"
+    )
     assert found.gradients == found.params
     cache = build(found.experiment).model.init_cache(32 // (shape[0] * shape[1]))  # 16 tasks, 2 seeds
     assert found.cache == sum(x.nbytes for x in jax.tree.leaves(cache))
@@ -91,14 +91,17 @@ def test_a_real_update_takes_the_memory_that_was_planned():
     """The process grows by the temporary memory while an update runs, and by what a first run loads."""
     e = small("replay.batch=128", "model.width=64", "replay.segment=80", "model.layers=2")
     state, histories = real(e, mesh_of())
+    seed = np.uint32(e.seed)
     like, _, program = plan.compile_update(e, build(e), mesh_of())
     chex.assert_trees_all_equal_shapes(state, like)
     memory = program.memory_analysis()
-    assert memory.argument_size_in_bytes == held((state, histories.replace(history=None)), jax.devices()[0])
+    assert (
+        memory.argument_size_in_bytes == held((state, histories.replace(history=None)), jax.devices()[0]) + seed.nbytes
+    )
     jax.block_until_ready((state, histories))
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # the most so far is what is there now
     before = resident("VmRSS")
-    _, metrics = jax.block_until_ready(program(state, histories))
+    _, metrics = jax.block_until_ready(program(state, histories, seed))
     grown = resident("VmHWM") - before
     assert 1.2 < float(metrics["loss"]) < 2.5, "about log 5: it was an update"
     assert memory.temp_size_in_bytes > 5e7
@@ -148,7 +151,8 @@ def test_alternatives_are_the_other_settings():
     assert list(plan.alternatives(override(e, ["model=dpt"]), ONE)) == ["accumulate=8"], "dpt cannot recompute"
 
 
-@pytest.mark.parametrize("name", ["transformer", pytest.param("paper", marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["transformer", "paper"])
 def test_a_model_that_recomputes_is_the_same_function(name):
     """With all its random parts: masks and dropout are drawn from the same keys the second time."""
     drops = ["model.token_mask=0.3", "model.dropout=0.1", "model.attention_dropout=0.2"]

@@ -111,7 +111,7 @@ def test_the_step_is_compiled_once_and_its_count_is_dynamic(trained):
     state = trainer.init()
     for count in (1, 3, 2):
         state, _ = trainer.run(state, resident, jnp.int32(count))
-    assert trainer.run._cache_size() == 1
+    assert trainer.loop._cache_size() == 1
     assert int(state.step) == 6
 
 
@@ -261,6 +261,7 @@ def test_training_goes_back_and_leaves_an_update_out(trained, poisoned, tmp_path
     assert checkpoint.load(tmp_path)[2]["skipped"] == [update]
 
 
+@pytest.mark.slow
 def test_a_killed_run_remembers_what_it_leaves_out(trained, poisoned, tmp_path):
     trainer, (resident, _, update) = trained[0], poisoned
     config = dataclasses.replace(TINY, skip_updates=1, checkpoint_every=1)
