@@ -148,6 +148,11 @@ def _required(cls: type) -> set[str]:
     return {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING}
 
 
+def _options(held: object) -> tuple[dataclasses.Field, ...]:
+    """Return the fields of a plug-in; none of one that is yet to be made."""
+    return dataclasses.fields(held) if dataclasses.is_dataclass(held) else ()
+
+
 def _fields(config: Config, prefix: str) -> list[str]:
     """Dotted names of all fields of an instance, or of a dataclass, for near matches."""
     names = []
@@ -155,6 +160,8 @@ def _fields(config: Config, prefix: str) -> list[str]:
         names.append(f"{prefix}{field}")
         inner = getattr(config, field, None)
         if plugins.kind_of(hint) not in (None, "method"):
+            held = inner.of if isinstance(inner, _Draft) else inner
+            names += [f"{prefix}{field}.{option.name}" for option in _options(held)]
             continue
         nested = type(inner) if dataclasses.is_dataclass(inner) else dataclass_of(hint)
         if nested is not None:

@@ -37,6 +37,8 @@ BAD = [
     (["source.learning_rat=1"], "unknown option of source q_learning 'learning_rat'. Did you mean 'learning_rate'?"),
     (["model.widht=8"], "unknown option of model transformer 'widht'. Did you mean 'width'"),
     (["distill.update=2"], "unknown field 'distill.update'. Did you mean 'distill.updates'"),
+    (["modle.layers=2"], "unknown field 'modle.layers'. Did you mean 'model.layers'"),
+    (["env=ad_jax.envs.dark_room:DarkRom"], "cannot load env", "class of ad_jax.envs.dark_room", "'DarkRoom'"),
     (["distil.updates=2"], "unknown field 'distil.updates'. Did you mean 'distill.updates'"),
     (["seed.first=2"], "seed.first: seed is a single value"),
     (["seed"], "an override reads field=value, e.g. method.updates=2000; got 'seed'"),
