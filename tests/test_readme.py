@@ -101,6 +101,7 @@ def example():
     return override(load_experiment(str(ROOT / args.experiment), args.scale), args.overrides)
 
 
+@pytest.mark.slow
 def test_the_example_runs_in_an_experiment(elsewhere):
     """With a training that learns nothing."""
     less = [*LITTLE, "model.width=16", "replay.batch=8", "distill.updates=4", "distill.warmup_updates=1"]

@@ -90,6 +90,7 @@ def test_tuples_and_half_precision_in_tasks_come_back_from_a_store(tmp_path):
     np.testing.assert_array_equal(labels, np.broadcast_to(expected[:, None], labels.shape))
 
 
+@pytest.mark.slow
 def test_a_family_of_odd_types_goes_through_every_stage(tmp_path, capsys):
     command = ["run", *SMOKE, "env=odd_families:Odd", "replay.labels=optimal", "--dir", str(tmp_path / "run")]
     assert main(command) == 0

@@ -168,7 +168,7 @@ def test_pictures_equal_a_plain_ray_tracer():
 LARGE = pytest.param(72, 96, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("height", "width"), [LARGE, (24, 32), (7, 9)])
+@pytest.mark.parametrize(("height", "width"), [LARGE, pytest.param(24, 32, marks=pytest.mark.slow), (7, 9)])
 def test_pictures_are_the_same_bits_in_any_batch_and_context(height, width):
     family, stored = Watermaze(height=height, width=width), poses(2520)
     render = family.render
@@ -199,7 +199,7 @@ def test_isqrt_and_angles_are_exact():
     assert np.abs((error + TURN / 2) % TURN - TURN / 2).max() < 1
 
 
-@pytest.mark.parametrize(("height", "width"), [(72, 96), (24, 32)])
+@pytest.mark.parametrize(("height", "width"), [LARGE, (24, 32)])
 def test_a_picture_tells_the_pose(height, width):
     """The nearest of 6000 pictures is from a pose nearby."""
     family = Watermaze(height=height, width=width)

@@ -156,6 +156,7 @@ def test_a_rotation_holds_the_same(lived, tmp_path):
     assert seen == set(range(8))
 
 
+@pytest.mark.slow
 def test_a_method_learns_from_what_it_asks_for():
     e = override(load_experiment("dark_room", "smoke"), [*SMALL, "collect.next_observation=true"])
     histories = in_memory.collect(e)

@@ -183,7 +183,7 @@ PASSING = {
 }
 
 
-@pytest.mark.parametrize("kind", PASSING)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow) if k == "late" else k for k in PASSING])
 def test_faults_that_pass_change_nothing(url, proxy, master, kind):
     proxy.fault, proxy.times = PASSING[kind]
     in_time(lambda: collect(url, manifest()))
@@ -202,6 +202,7 @@ def test_a_server_that_stalls_is_asked_again(finished, proxy):
     assert sum(proxy.met.values()) == 1
 
 
+@pytest.mark.slow
 def test_histories_take_turns_from_a_bucket_as_from_a_directory(url, proxy, tmp_path):
     """Every object is late once, and cut once: residents are the same, and what was late is counted as waited for."""
     whole = numbered_histories(20, 12)

@@ -145,6 +145,7 @@ def test_a_run_in_another_currency_is_the_same_run(tmp_path):
     assert 0.25 < metas[0][1] < 1
 
 
+@pytest.mark.slow
 def test_the_unit_can_be_set_and_a_training_keeps_the_one_that_it_began_with(tmp_path, monkeypatch, capsys):
     fixed = run(tmp_path / "fixed", 8.0, reward_unit=1.0)
     assert checkpoint.load(fixed.folder)[2]["reward_unit"] == 1.0

@@ -221,7 +221,7 @@ def test_what_is_read_in_time_is_not_waited_for(store):
     assert facts == {"swaps": 9, "swaps_waited": 0, "waited_seconds": 0.0}
 
 
-@pytest.mark.parametrize("dispatch", [1, 3, 50])
+@pytest.mark.parametrize("dispatch", [1, pytest.param(3, marks=pytest.mark.slow), 50])
 def test_dispatches_of_any_length_end_alike(store, undisturbed, tmp_path, dispatch):
     config = dataclasses.replace(TINY, updates_per_dispatch=dispatch)
     with rotating(store) as residents:

@@ -41,11 +41,13 @@ def built(config, spec):
     return lambda *args: np.asarray(apply(params, *args))
 
 
+@pytest.mark.slow
 def test_contract():
     """Causal, and decoding is applying: below, at and far past the window. On a grid: `test_models.py`."""
     check_model(dataclasses.replace(SMALL, window=4, heads=16).make(ONE), ONE, episode_length=1)
 
 
+@pytest.mark.slow
 def test_a_cell_can_go_in_as_numbers():
     model = dataclasses.replace(SMALL, numeric_observations=True).make(GRID)
     params = jax.jit(model.init)(jax.random.key(0))
@@ -242,6 +244,7 @@ def test_contradictions_are_refused(changes, message):
         dataclasses.replace(SMALL, **changes).make(GRID)
 
 
+@pytest.mark.slow
 def test_dpt_runs_through_every_stage(tmp_path):
     e = load("dark_room", "smoke")
     model = DPTModel(layers=1, width=16, heads=2, mlp_width=16, window=20)

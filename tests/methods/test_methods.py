@@ -36,7 +36,7 @@ SMOKE = load("dark_room", "smoke")
 OURS = "examples.decision_transformer:DecisionTransformer"
 
 
-@pytest.mark.parametrize("name", [*methods.METHODS, OURS])
+@pytest.mark.parametrize("name", [*methods.METHODS, pytest.param(OURS, marks=pytest.mark.slow)])
 def test_every_registered_method_keeps_the_contract(name):
     assert "rows act independently" in check_method(plugins.read("method", name))
 

@@ -41,7 +41,7 @@ def with_parameters(config=STREAMING, spec=SPEC):
     return model, jax.jit(model.init)(jax.random.key(0))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "paper" else n for n in CONFIGS])
 def test_every_backbone_keeps_its_contract(name):
     config, spec = CONFIGS[name]
     model = config.make(spec)

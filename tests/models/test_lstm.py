@@ -36,7 +36,10 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+SLOW = ("two layers, masked", "pixels")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CONFIGS])
 def test_contract(name):
     config, spec = CONFIGS[name]
     assert len(check_model(config.make(spec), spec, episode_length=5)) == 8

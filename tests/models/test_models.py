@@ -45,7 +45,8 @@ CONFIGS = {
 
 
 # What the default suite leaves to the slow one: these differ from the others in one choice at a time.
-SLOW = {name for name in CONFIGS if name.startswith("paper") or "p" in name.split(", ")[1][:2]} - {"paper, one token"}
+SLOW = {"streaming, one-step episodes", "streaming, three tokens", "streaming, pixels", "streaming, patches"}
+SLOW |= {name for name in CONFIGS if name.startswith("paper")}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CONFIGS])
@@ -142,7 +143,9 @@ def test_contract_checks_catch_a_model_without_parameters_that_sees_the_future()
         check_model(leaky_apply(indifferent(GRID)), GRID, episode_length=5)
 
 
-@pytest.mark.parametrize("config", [STREAMING, PAPER], ids=["streaming", "paper"])
+@pytest.mark.parametrize(
+    "config", [pytest.param(STREAMING, id="streaming"), pytest.param(PAPER, id="paper", marks=pytest.mark.slow)]
+)
 def test_bfloat16_is_close_to_float32(config):
     half = dataclasses.replace(config, compute_dtype="bfloat16")
     steps = random_steps(GRID, 2, 12, 5)

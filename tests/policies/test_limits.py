@@ -221,6 +221,7 @@ def smoke(env, tmp_path, model, *changes):
     return run, page, read_json(tmp_path / "run/results.json")["runs"][0]
 
 
+@pytest.mark.slow
 def test_thompson_sampling_earns_more_than_ucb1_on_the_bandits_of_its_prior(tmp_path):
     """Through every stage of a run, beside the source on the same tasks: 10 arms, 100 pulls."""
     changes = ["env.tasks=uniform", "source.exploration=1.41421356", "tasks.held_out=64", "collect.episodes=100"]

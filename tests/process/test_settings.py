@@ -37,9 +37,7 @@ def usual() -> dict:
     return quick()
 
 
-@pytest.mark.parametrize(
-    "switch", [s if s in ("rbg keys", "64 bits") else pytest.param(s, marks=pytest.mark.slow) for s in SWITCHES]
-)
+@pytest.mark.parametrize("switch", [s if s == "64 bits" else pytest.param(s, marks=pytest.mark.slow) for s in SWITCHES])
 def test_a_switch_changes_no_history_no_model_and_no_return(switch, usual):
     with SWITCHES[switch]():
         assert quick() == usual

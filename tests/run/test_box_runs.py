@@ -102,7 +102,7 @@ def test_the_loss_is_a_density_s_and_falls(histories):
 @pytest.mark.parametrize(
     "changes",
     [
-        ["model.action_head=mixture", "model.action_components=2"],
+        pytest.param(["model.action_head=mixture", "model.action_components=2"], marks=pytest.mark.slow),
         ["model=lstm", "model.width=8", "model.hidden=12", "model.mlp_width=16"],
     ],
 )

@@ -74,7 +74,7 @@ def test_the_model_that_is_named_is_the_model_that_is_evaluated(trained, tmp_pat
     assert seen[0] == seen[2] != seen[1]
 
 
-@pytest.mark.parametrize("command", ["evaluate", "distill"])
+@pytest.mark.parametrize("command", [pytest.param("evaluate", marks=pytest.mark.slow), "distill"])
 def test_a_checkpoint_that_was_copied_from_another_run_is_named(copied, trained, command):
     """Of the same shapes, and of the same step."""
     shutil.rmtree(copied / "checkpoints/steps/3")

@@ -188,6 +188,7 @@ def test_interrupted_in_every_stage_the_results_and_metrics_are_equal(whole, int
     assert (interrupted[0] / "report/index.html").exists()
 
 
+@pytest.mark.slow
 def test_a_reference_learns_beside_the_frozen_model(copied, capsys):
     """Its curve is that of the algorithm itself on the held-out tasks, and the trained model is used as it is."""
     reference = ReferenceConfig(ActorCritic(actors=2), episodes=5, chunk_learners=3)

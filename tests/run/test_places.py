@@ -33,6 +33,7 @@ def _own_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "here")
 
 
+@pytest.mark.slow
 def test_an_odd_name_works_everywhere_and_a_tilde_is_the_home_directory(tmp_path):
     run, histories, page = (f"~/{ODD}/{what}" for what in ("run", "histories", "page"))
     whole = tmp_path / "home" / ODD

@@ -31,7 +31,9 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=pytest.mark.slow) if name in ("floats", "vector") else name for name in WORLDS],
+    params=[
+        pytest.param(name, marks=pytest.mark.slow) if name in ("costs", "floats", "vector") else name for name in WORLDS
+    ],
 )
 def at(request, runs):
     return runs(request.param)

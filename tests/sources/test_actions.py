@@ -72,7 +72,9 @@ def test_categories_are_those_of_the_softmax():
     np.testing.assert_allclose(three.entropy({}, logits), [-(softmax * np.log(softmax)).sum()] * 2, rtol=1e-6)
 
 
-@pytest.mark.parametrize("config", [PPO(epochs=2, minibatches=2, **SMALL), ActorCritic(**SMALL)], ids=repr)
+@pytest.mark.parametrize(
+    "config", [PPO(epochs=2, minibatches=2, **SMALL), pytest.param(ActorCritic(**SMALL), marks=pytest.mark.slow)]
+)
 def test_sources_of_real_actions_keep_the_contract(config):
     assert len(check_source(config, PointMass(steps=8))) == 5
 

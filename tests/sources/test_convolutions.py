@@ -40,7 +40,9 @@ def plain(layers, x):
     return x.reshape(len(x), -1)
 
 
-@pytest.mark.parametrize("shape", [(24, 32, 3), (12, 16, 3), (7, 9, 2), (1, 1, 1)])
+@pytest.mark.parametrize(
+    "shape", [pytest.param((24, 32, 3), marks=pytest.mark.slow), (12, 16, 3), (7, 9, 2), (1, 1, 1)]
+)
 def test_convolutions_equal_those_of_xla(shape):
     spec, channels = Spec(Discrete(8), shape, None, pixels=True), (4, 6, 5)
     layers = convolutions.init_convolutions(jax.random.key(0), spec, channels)
@@ -60,7 +62,7 @@ def test_the_scale_of_what_comes_out_is_that_of_what_goes_in():
     assert all(0.5 < b / a < 2 for a, b in itertools.pairwise(means))
 
 
-@pytest.mark.parametrize("which", BOTH)
+@pytest.mark.parametrize("which", [pytest.param("policy", marks=pytest.mark.slow), "action values"])
 def test_learners_side_by_side_equal_one_at_a_time_in_value_and_gradient(which):
     init, total = BOTH[which]
     spec, x = seen_spec_of(TINY), pictures(seen_spec_of(TINY), 5, 6)

@@ -22,6 +22,7 @@ from ad_jax.types import Discrete, Spec, Transition
 QUICK = {"actors": 4, "unroll": 8, "capacity": 400, "warmup": 16, "gradient_steps": 4, "sequence": 5, "hidden": (16,)}
 
 
+@pytest.mark.slow
 def test_dqn_solves_the_probes():
     family = Probes()
     config = dqn.DQN(learning_rate=0.01, discount=0.5, **QUICK)

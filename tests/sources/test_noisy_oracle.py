@@ -190,7 +190,7 @@ PRIVILEGED = {
     [
         ("actor_critic", ROOM),
         ("q_learning", ROOM),
-        ("q_learning", DarkRoom(size=3, steps=4, start="random", reward="once")),
+        pytest.param("q_learning", DarkRoom(size=3, steps=4, start="random", reward="once"), marks=pytest.mark.slow),
     ],
 )
 def test_privileged_sources_keep_the_contract(name, family):

@@ -55,7 +55,10 @@ def test_chunks_and_devices_do_not_change_a_history(collected, tmp_path, devices
     assert_equal(run(tmp_path, collector)[1], collected[1])
 
 
-@pytest.mark.parametrize("reached", [False, True], ids=["plain", "with next observations"])
+@pytest.mark.parametrize(
+    "reached",
+    [pytest.param(False, id="plain"), pytest.param(True, id="with next observations", marks=pytest.mark.slow)],
+)
 def test_a_collection_goes_on_with_another_number_of_devices_to_the_same_bytes(tmp_path, monkeypatch, reached):
     def collector(devices):
         return collector_of(mesh_of(devices), 3, next_observation=reached)

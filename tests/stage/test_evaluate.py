@@ -68,7 +68,7 @@ def test_episodes_of_any_length_are_counted_apart(reward):
     assert result.env_steps == 2 * 3 * 4 * 6
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "paper" else n for n in MODELS])
 def test_cached_rollout_equals_uncached_action_for_action(name):
     model = MODELS[name]
     params = jax.jit(model.init)(jax.random.key(0))

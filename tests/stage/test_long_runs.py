@@ -39,7 +39,8 @@ from ad_jax.stage.feeds import TrainingTasks
 from ad_jax.stage.train import train
 from ad_jax.stage.trainer import Trainer
 
-SIZES = [pytest.param(0.01, id="quick"), pytest.param(1.0, marks=pytest.mark.slow, id="whole")]
+pytestmark = pytest.mark.slow
+SIZES = [pytest.param(0.01, id="quick"), pytest.param(1.0, id="whole")]
 MIB = 1 << 20
 SLACK = 24 * MIB  # what allocators keep back; a leak of 300 bytes an update would be more, over 100,000
 
@@ -67,7 +68,6 @@ class Watch:
         assert fewest <= most + 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_over_100000_updates(size, tmp_path):
     updates, watch = int(100_000 * size), Watch()
@@ -151,7 +151,6 @@ def test_over_100000_episodes_in_context(size, tmp_path, monkeypatch):
     watch.check(f"{episodes} episodes in {len(done)} dispatches")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_over_10000_updates_of_rl2(size, tmp_path, monkeypatch):
     updates, watch = int(10_000 * size), Watch()
