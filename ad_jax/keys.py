@@ -16,12 +16,12 @@ from ad_jax.types import PyTree
 IMPLEMENTATION = "threefry2x32"  # named with every key, so that jax_default_prng_impl changes no number
 
 
-def a_key(seed: int | jax.Array) -> jax.Array:
+def a_key(seed: int | np.integer | jax.Array) -> jax.Array:
     """Return a typed key, shape `()`, of the implementation that is ours."""
     return jax.random.key(seed, impl=IMPLEMENTATION)
 
 
-def named_key(seed: int | jax.Array, purpose: str, *ids: int | str) -> jax.Array:
+def named_key(seed: int | np.integer | jax.Array, purpose: str, *ids: int | str) -> jax.Array:
     """Key for `purpose` and `ids`; strings enter by their CRC-32.
 
     Args:
