@@ -108,7 +108,7 @@ def training(method: MethodConfig, model: ModelConfig, family: TaskFamily = ROOM
     """Return the loop over the updates of a dispatch."""
     trainer = trainer_of(method, model, family)
     fed = trainer.feed.tasks if method.feed == "tasks" else resident(method, family)
-    return Program(trainer.run, (trainer.abstract_state, fed, jax.ShapeDtypeStruct((), jnp.int32), trainer.number))
+    return Program(trainer.loop, (trainer.abstract_state, fed, jax.ShapeDtypeStruct((), jnp.int32), trainer.seed))
 
 
 def evaluating(model: ModelConfig, family: TaskFamily = ROOM, mode: Any = "sampled", part: str = "run") -> Program:
@@ -142,7 +142,7 @@ def sampling(family: TaskFamily) -> Program:
 def born(method: MethodConfig, model: ModelConfig) -> Program:
     """Return what training starts from."""
     trainer = trainer_of(method, model, ROOM)
-    return Program(jax.jit(trainer.learner.init), (trainer.number, trainer.feed.tasks))
+    return Program(jax.jit(trainer.learner.init), (trainer.seed, trainer.feed.tasks))
 
 
 COLLECTING = {
