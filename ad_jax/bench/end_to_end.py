@@ -39,7 +39,7 @@ def rows(folder: Path | None, quick: bool = False) -> Iterator[Row]:
     """
     with tempfile.TemporaryDirectory() as made:
         if not quick:
-            yield from compile_rows(Path(made), ("dark_room", *SHORT))
+            yield from compile_rows(Path(made), ("dark_room", "--scale", "demo", *SHORT))
         if folder is not None:
             yield from read(folder)
         else:

@@ -23,7 +23,7 @@ from ad_jax.study.claims import Claim, at_least, quantity
 
 def config(scale: str = "cpu") -> Experiment:
     """`cpu`: the claim above. `smoke`: every part in seconds, learns nothing. `paper`: the paper's own model."""
-    base = dataclasses.replace(load("dark_room", "demo" if scale == "cpu" else scale), name="noise_distillation")
+    base = dataclasses.replace(load("dark_room", scale), name="noise_distillation")
     if scale == "paper":  # noise falls over nine tenths of a history, as in Zisman et al.
         source = NoisyOracle(noise_episodes=900.0)
         return dataclasses.replace(base, source=source, collect=dataclasses.replace(base.collect, seeds=32))

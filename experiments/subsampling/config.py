@@ -18,7 +18,7 @@ from ad_jax.study.claims import Claim, at_least, quantity
 
 def config(scale: str = "cpu") -> Experiment:
     """`cpu`: the claim above. `smoke`: every part in seconds, learns nothing. `paper`: the paper's own model."""
-    base = dataclasses.replace(load("dark_room", "demo" if scale == "cpu" else scale), name="subsampling")
+    base = dataclasses.replace(load("dark_room", scale), name="subsampling")
     return override(base, ["method.updates=800"]) if scale == "cpu" else base
 
 

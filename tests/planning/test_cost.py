@@ -265,7 +265,7 @@ MEASURED = {  # peak of `ad-jax distill dark_room --scale demo` with overrides, 
 
 @pytest.mark.parametrize("overrides", MEASURED, ids=len)
 def test_the_memory_of_the_process_is_stated_as_it_was_measured(overrides):
-    e = override(load("dark_room", "demo"), list(overrides))
+    e = override(load("dark_room"), list(overrides))
     counted = cost.count(e, build(e))
     assert 1 / 1.5 < counted.process_bytes["distill"] / (1e9 * MEASURED[overrides]) < 1.5
     assert f"the whole process about {cost.estimate(counted.process_bytes['distill'])}" in counted.lines()[1]
