@@ -1,25 +1,28 @@
 """Attention forward and backward by head width: ours, and what JAX brings, on equal work.
 
 FLOP are counted as in `planning.transformer`: 12 S D a token, the causal mask does not halve. cuDNN's kernel is there
-on GPUs and for 16-bit numbers only; where an implementation cannot run, its row is left out.
+on GPUs and for 16-bit numbers only; where an implementation cannot run, its row is left out. After them, training steps
+of whole models with each attention (`ad_jax.models.fused`).
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
 
+from ad_jax.bench import distilling
 from ad_jax.bench.limits import large
 from ad_jax.bench.rows import Row, rate
-from ad_jax.bench.sizes import Sizes
+from ad_jax.bench.sizes import Case, Sizes
 from ad_jax.bench.timing import Work, measure, paired
 from ad_jax.keys import a_key
 from ad_jax.models.attention import segment_attention
 
 
 def rows(sizes: Sizes) -> Iterator[Row]:
-    """One row a head width and implementation; keys in sight are all of the segment."""
+    """One row a head width and implementation; keys in sight are all of the segment. And one a model and attention."""
     batch, length, width, dtype = sizes.attention
     dtype = jnp.dtype(dtype)
     for head in sizes.head_widths:
@@ -35,6 +38,14 @@ def rows(sizes: Sizes) -> Iterator[Row]:
                 seconds[name], f"limits/matmul {dtype} {sizes.matmul}", works["peak"].amount, seconds["peak"],
                 seconds_over_ours=over,
             )  # fmt: skip
+    yield from distilling.rows(dataclasses.replace(sizes, cases=tuple(variants(sizes.variants))))
+
+
+def variants(cases: Iterable[Case]) -> Iterator[Case]:
+    """Each case with each attention."""
+    for case in cases:
+        for kind in ("banded", "fused"):
+            yield dataclasses.replace(case, name=f"{case.name}, {kind}", options={**case.options, "attention": kind})
 
 
 def implementations(length: int, dtype: jnp.dtype) -> Iterator[tuple[str, Callable]]:

@@ -32,19 +32,19 @@ sys.exit(failed)
 """
 
 
-def rows(folder: Path | None, quick: bool = False) -> Iterator[Row]:
-    """One row a stage and one for the whole; without `folder`, runs the demo, which takes minutes.
+def rows(folder: Path | None, scale: str = "demo", compiling: bool = True) -> Iterator[Row]:
+    """One row a stage and one for the whole; without `folder`, runs `scale` of Dark Room, which may take minutes.
 
-    Not `quick`: also what compiling takes, two short runs.
+    With `compiling` also what that takes, two short runs.
     """
     with tempfile.TemporaryDirectory() as made:
-        if not quick:
+        if compiling:
             yield from compile_rows(Path(made), ("dark_room", "--scale", "demo", *SHORT))
         if folder is not None:
             yield from read(folder)
         else:
             run = Path(made) / "run"
-            yield from read(run, run_demo(run, Path(made) / "cache"))
+            yield from read(run, run_demo(run, Path(made) / "cache", scale))
 
 
 def compile_rows(made: Path, arguments: Sequence[str]) -> Iterator[Row]:
@@ -57,10 +57,10 @@ def compile_rows(made: Path, arguments: Sequence[str]) -> Iterator[Row]:
         yield Row(f"end to end/compiling, {name}", seconds, seconds, "s", seconds / cold, "compiling, cold", 1, {})
 
 
-def run_demo(folder: Path, cache: Path) -> float:
-    """`ad-jax run dark_room --scale demo` from nothing; returns wall-clock seconds, starting Python included."""
+def run_demo(folder: Path, cache: Path, scale: str) -> float:
+    """`ad-jax run dark_room --scale SCALE` from nothing; returns wall-clock seconds, starting Python included."""
     started = time.perf_counter()
-    said([sys.executable, "-m", "ad_jax", "run", "dark_room", "--scale", "demo", "--dir", str(folder)], cache)
+    said([sys.executable, "-m", "ad_jax", "run", "dark_room", "--scale", scale, "--dir", str(folder)], cache)
     return time.perf_counter() - started
 
 

@@ -37,7 +37,7 @@ EPISODES = 4  # whose returns are kept; what comes after counts in the last colu
 
 
 class Setting(NamedTuple):
-    """A model with parameters on a family; the model is the first case's of `Sizes`."""
+    """A model with parameters on a family; the model is that of `Sizes.acting`."""
 
     model: Model
     config: Any  # of the backbone
@@ -47,8 +47,8 @@ class Setting(NamedTuple):
 
 
 def setting(sizes: Sizes) -> Setting:
-    """Return the first model that is distilled with, freshly initialized."""
-    case, family = sizes.cases[0], envs.make("dark_room", {})
+    """Return the model that acts, freshly initialized."""
+    case, family = sizes.acting or sizes.cases[0], envs.make("dark_room", {})
     config = models.make(case.model, case.options).bind(family)
     model = config.make(spec_of(family))
     return Setting(model, config, jax.jit(model.init)(a_key(0)), family, make_mesh(MeshConfig()))

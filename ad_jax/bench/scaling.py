@@ -30,7 +30,9 @@ def rows(sizes: Sizes) -> Iterator[Row]:
             yield row(mesh, sizes)
         return
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES}".strip()
-    name = next(name for name in ("QUICK", "FULL", "ACCELERATOR") if getattr(sizes_lib, name) == sizes)
+    name = next(
+        name for name in ("QUICK", "FULL", "ACCELERATOR", "BRIEF", "TRIAL") if getattr(sizes_lib, name) == sizes
+    )
     done = subprocess.run(
         [sys.executable, "-m", "ad_jax.bench.scaling", name.lower()],
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},

@@ -53,6 +53,11 @@ class Sizes:
     attention: tuple[int, int, int, str]  # batch, steps, width, dtype
     head_widths: tuple[int, ...]
     tiny: bool = False  # only the first of the limits' small products
+    acting: Case | None = None  # the model that is evaluated; None: the first of the cases
+    variants: tuple[Case, ...] = ()  # transformers that are trained with each attention
+    beside: tuple[Case, ...] | None = None  # those that PyTorch trains, too; None: the cases
+    demo: str | None = "demo"  # scale of Dark Room that is run from nothing; None: none, unless a finished one is named
+    compiling: bool = True  # whether the demo's compiling is measured by itself, in two more runs
 
 
 SMALL = {"layers": 4, "width": 64, "heads": 4, "window": 100}
@@ -81,6 +86,8 @@ QUICK = Sizes(
     attention=(4, 40, 64, "float32"),
     head_widths=(16,),
     tiny=True,
+    demo=None,
+    compiling=False,
 )
 
 FULL = Sizes(
@@ -132,4 +139,53 @@ ACCELERATOR = dataclasses.replace(
     rollout_steps=1_000_000,
     attention=(16, 1024, 1024, "bfloat16"),
     head_widths=(16, 32, 64, 128),
+)
+
+SMALL_CASE = Case("small", "transformer", SMALL, 64, 100, 50)
+M100_CASE = Case("100M, 1024 steps, bfloat16", "transformer", M100, 16, 1024, 10)
+
+# What is asked first of an accelerator that is there for minutes: most of the time goes to compiling.
+BRIEF = dataclasses.replace(
+    ACCELERATOR,
+    rounds=3,
+    budget=2.0,
+    q_learners=(65_536,),
+    ucb_learners=(),
+    actor_critic_learners=(),
+    cases=(M100_CASE,),
+    rollouts=(1024, 16_384),
+    positions=(1, 100),
+    head_widths=(64, 128),
+    acting=SMALL_CASE,
+    variants=(M100_CASE,),
+    beside=(SMALL_CASE, Case("25M", "transformer", M25, 64, 100, 20)),
+    compiling=False,
+)
+
+TINY_CASE = Case("tiny", "transformer", {**SMALL, "layers": 1, "width": 16, "heads": 2, "window": 8}, 8, 8, 2)
+
+# The same rows, to try the commands where there is none: the figures say nothing.
+TRIAL = dataclasses.replace(
+    BRIEF,
+    rounds=1,
+    budget=0.0,
+    matmul=32,
+    small_flops=1e5,
+    triad=2**10,
+    lanes=64,
+    env_steps=64 * 40,
+    q_learners=(64,),
+    trials=(8,),
+    cases=(TINY_CASE,),
+    rollouts=(8,),
+    rollout_steps=100,
+    positions=(1, 4),
+    meshes=((8, 1, 1),),
+    attention=(2, 8, 16, "float32"),
+    head_widths=(8,),
+    acting=TINY_CASE,
+    variants=(TINY_CASE,),
+    beside=(TINY_CASE,),
+    tiny=True,
+    demo="smoke",
 )

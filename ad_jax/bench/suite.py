@@ -7,7 +7,7 @@ import argparse
 import dataclasses
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -24,7 +24,7 @@ from ad_jax.bench import (
     scaling,
 )
 from ad_jax.bench.rows import SCHEMA, Row, compare, listed, load, table
-from ad_jax.bench.sizes import ACCELERATOR, FULL, QUICK, Sizes
+from ad_jax.bench.sizes import ACCELERATOR, BRIEF, FULL, QUICK, TRIAL, Sizes
 from ad_jax.errors import ConfigError
 from ad_jax.files import JsonObject, write_json
 from ad_jax.process import provenance
@@ -34,17 +34,22 @@ from ad_jax.text import percent, si
 STAGES = ("limits", "collect", "distill", "rotation", "rl2", "evaluate", "attention", "scaling", "demo")
 
 
-def chosen(quick: bool) -> tuple[str, Sizes]:
+def chosen(quick: bool, brief: bool = False) -> tuple[str, Sizes]:
     """Sizes for this machine, with their name."""
     if quick:
         return "quick", QUICK
-    return ("full", FULL) if jax.default_backend() == "cpu" else ("accelerator", ACCELERATOR)
+    cpu = jax.default_backend() == "cpu"
+    if brief:
+        return ("trial", TRIAL) if cpu else ("brief", BRIEF)
+    return ("full", FULL) if cpu else ("accelerator", ACCELERATOR)
 
 
-def stage_rows(stage: str, sizes: Sizes, quick: bool, demo: Path | None) -> Iterator[Row]:
+def stage_rows(stage: str, sizes: Sizes, demo: Path | None) -> Iterator[Row]:
     """Rows of one stage."""
     if stage == "demo":
-        return iter(()) if quick and demo is None else end_to_end.rows(demo, quick)
+        if demo is None and sizes.demo is None:
+            return iter(())
+        return end_to_end.rows(demo, sizes.demo or "", sizes.compiling)
     modules = {
         "limits": limits,
         "collect": collecting,
@@ -61,22 +66,24 @@ def stage_rows(stage: str, sizes: Sizes, quick: bool, demo: Path | None) -> Iter
 def run(
     out: Path,
     quick: bool = False,
-    only: str | None = None,
+    only: Sequence[str] = STAGES,
     demo: Path | None = None,
     torch: bool = False,
     sizes: Sizes | None = None,
+    brief: bool = False,
 ) -> JsonObject:
     """Measure and write `out`; every finished row is kept there, whatever happens after it.
 
     Args:
         out: the results file.
         quick: small sizes, a few minutes with compiling.
-        only: one of `STAGES`.
+        only: some of `STAGES` and "torch", in the order in which they are measured.
         demo: a finished run directory of Dark Room; without it, the full suite runs the demo.
         torch: also the same model and step in PyTorch, which must be installed.
         sizes: instead of the machine's own.
+        brief: what is asked first of an accelerator, in minutes; on a CPU the same rows at sizes that say nothing.
     """
-    name, default = chosen(quick)
+    name, default = chosen(quick, brief)
     results: JsonObject = {
         "kind": "bench",
         "schema": SCHEMA,
@@ -87,7 +94,7 @@ def run(
         "rows": [],
     }
     started = time.perf_counter()
-    for row in measured(only, sizes or default, quick, demo, torch):
+    for row in measured(only, sizes or default, demo, torch):
         log(f"{row.key:56} {si(row.value):>8} {row.unit:12} {percent(row.share):>8} of {row.limit}")
         log(f"{'':56} {listed(row.facts)}") if row.facts else None
         results["rows"].append(dataclasses.asdict(row))
@@ -96,17 +103,15 @@ def run(
     return results
 
 
-def measured(only: str | None, sizes: Sizes, quick: bool, demo: Path | None, torch: bool) -> Iterator[Row]:
+def measured(only: Sequence[str], sizes: Sizes, demo: Path | None, torch: bool) -> Iterator[Row]:
     """Rows of the stages asked for."""
-    reference = None
-    if torch:
+    stages, reference = (*only, *(("torch",) if torch else ())), None
+    if "torch" in stages:
         from ad_jax.bench import (
             torch_reference as reference,  # first, so that its absence is said before minutes of measuring
         )
-    for stage in STAGES if only is None else (only,):
-        yield from stage_rows(stage, sizes, quick, demo)
-    if reference:
-        yield from reference.rows(sizes)
+    for stage in stages:
+        yield from reference.rows(sizes) if reference and stage == "torch" else stage_rows(stage, sizes, demo)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -115,9 +120,9 @@ def main(args: argparse.Namespace) -> int:
     if args.show:
         results = load(args.show)
     else:
-        if args.only == "demo" and args.quick and args.demo is None:
+        if args.only == ["demo"] and args.quick and args.demo is None:
             raise ConfigError("bench --quick does not run the demo; name a finished run with --demo DIR")
-        run(args.out, args.quick, args.only, args.demo, args.torch)
+        run(args.out, args.quick, args.only or STAGES, args.demo, args.torch, brief=args.brief)
         results = load(args.out)
     print(f"\n{table(results['rows'])}\n\n{origin(results)}")
     if old is not None:

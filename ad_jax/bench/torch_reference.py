@@ -149,7 +149,7 @@ def rows(sizes: Sizes) -> Iterator[Row]:
     Figure: positions/s in PyTorch; share: of ours in the same rounds.
     """
     device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
-    for case in (case for case in sizes.cases if case.torch):
+    for case in (case for case in (sizes.cases if sizes.beside is None else sizes.beside) if case.torch):
         s = distilling.setting(case)
         config = s.model_config
         if case.model != "transformer" or config.compute_dtype != "float32" or case.segment > config.window:

@@ -124,9 +124,15 @@ def parser() -> argparse.ArgumentParser:
         description="Measure every stage as an absolute figure and as a share of a limit that is measured in the same "
         "run. Minutes on two CPU cores; experiments/speed/README.md says how to read it.",
     )
-    bench.add_argument("--quick", action="store_true", help="small sizes, a few minutes")
-    stages = ("limits", "collect", "distill", "rotation", "rl2", "evaluate", "attention", "scaling", "demo")
-    bench.add_argument("--only", choices=stages, help="one stage")
+    size = bench.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="small sizes, a few minutes")
+    size.add_argument(
+        "--brief",
+        action="store_true",
+        help="what is asked first of a GPU or TPU, in minutes; on a CPU the same rows at sizes that say nothing",
+    )
+    stages = ("limits", "collect", "distill", "rotation", "rl2", "evaluate", "attention", "scaling", "demo", "torch")
+    bench.add_argument("--only", choices=stages, nargs="+", metavar="STAGE", help=f"in this order: {', '.join(stages)}")
     bench.add_argument(
         "--out", type=_path, default=Path("runs/bench/results.json"), help="results (default %(default)s)"
     )

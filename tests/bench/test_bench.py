@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import math
+import os
+import pathlib
+import subprocess
 import sys
 from typing import Any
 
@@ -14,9 +17,9 @@ from helpers import GRID, mesh_of
 
 from ad_jax import envs, models, sources
 from ad_jax.__main__ import main
-from ad_jax.bench import collecting, count, distilling, end_to_end, limits, rows, scaling, suite, timing
+from ad_jax.bench import attending, collecting, count, distilling, end_to_end, limits, rows, scaling, suite, timing
 from ad_jax.bench.rows import Row
-from ad_jax.bench.sizes import QUICK, Case
+from ad_jax.bench.sizes import BRIEF, QUICK, TRIAL, Case
 from ad_jax.bench.uncached import uncached
 from ad_jax.envs.base import spec_of
 from ad_jax.errors import ConfigError
@@ -322,3 +325,43 @@ def test_without_pytorch_it_is_said_at_once(tmp_path, capsys, monkeypatch):
     assert main(["bench", "--torch", "--out", str(tmp_path / "out.json")]) == 2
     assert "pip install 'ad_jax[torch]'" in capsys.readouterr().err
     assert not (tmp_path / "out.json").exists()
+
+
+def test_what_a_gpu_is_asked_first_is_tried_at_sizes_of_its_own():
+    """Each field of the trial is set where it would take an accelerator; the rows are those of the same stages."""
+    left = {f.name for f in dataclasses.fields(TRIAL) if getattr(TRIAL, f.name) == getattr(BRIEF, f.name)}
+    assert left == {"ucb_learners", "actor_critic_learners", "compiling"}
+    assert suite.chosen(False, brief=True) == ("trial", TRIAL)
+    assert max(case.batch * case.segment for case in (*TRIAL.cases, *TRIAL.variants)) <= 64
+
+
+def test_each_model_is_trained_with_each_attention():
+    names = [(case.name, case.options["attention"]) for case in attending.variants(BRIEF.variants)]
+    (case,) = BRIEF.variants
+    assert names == [(f"{case.name}, {kind}", kind) for kind in ("banded", "fused")]
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_runs_from_its_first_row_to_its_last(tmp_path):
+    """On a CPU, at sizes that say nothing; and one that is cut off has what it measured until then."""
+    script = pathlib.Path(__file__).parents[2] / "experiments/speed/gpu.sh"
+    known = {"PYTHON": sys.executable, "PACKAGES": str(tmp_path / "none"), "TRIAL": "1"}
+
+    def run(folder, *options, **more):
+        command = [str(script), str(tmp_path / folder), *options]
+        environment = {**os.environ, **known, **more}
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    done = run("whole")
+    assert done.returncode == 0, done.stderr
+    written = sorted((tmp_path / "whole").iterdir(), key=lambda path: path.stat().st_mtime)
+    assert [path.stem for path in written][:5] == ["demo", "distill", "collect", "evaluate", "attention"]
+    keys = {path.stem: [row.key for row in rows.load(path)["rows"]] for path in written}
+    assert keys["demo"][-1] == "end to end/whole" and keys["distill"] == ["distill/tiny/8x8"]
+    assert keys["attention"][-2:] == ["distill/tiny, banded/8x8", "distill/tiny, fused/8x8"]
+    none = run("late", LIMIT="0")
+    assert none.returncode == 124 and "no time is left for" in none.stderr
+    assert not (tmp_path / "late").exists()
+    one = run("one", "--quick", "--only", "scaling")
+    assert one.returncode == 0, one.stderr
+    assert [row.key for row in rows.load(tmp_path / "one/bench.json")["rows"]] == ["scaling/mesh 8 x 1 x 1"]
