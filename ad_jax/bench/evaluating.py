@@ -23,7 +23,7 @@ from ad_jax.bench.count import decode_cost
 from ad_jax.bench.limits import large, triad
 from ad_jax.bench.rows import Row
 from ad_jax.bench.sizes import Sizes
-from ad_jax.bench.timing import Work, measure, paired
+from ad_jax.bench.timing import Work, measure, paired, share
 from ad_jax.bench.uncached import uncached
 from ad_jax.envs.base import TaskFamily, spec_of, take
 from ad_jax.keys import a_key
@@ -120,6 +120,6 @@ def at_width(s: Setting, rollouts: int, sizes: Sizes) -> Iterator[Row]:
         yield Row(
             f"evaluate/{rollouts} rollouts/{'' if name == 'uncached' else 'at '}{name}",
             amount / statistics.median(took), amount / min(took), "env steps/s",
-            paired(floors, took), "roofline of a cached step", len(took),
+            share(floors, took, seconds["peak"]), "roofline of a cached step", len(took),
             {"cost_over_cached_at_1W": slower, "microseconds_per_step": each},
         )  # fmt: skip

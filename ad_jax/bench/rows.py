@@ -9,7 +9,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from ad_jax.bench.timing import paired
+from ad_jax.bench.timing import share as share_of
 from ad_jax.files import JsonObject, read_json
 from ad_jax.text import aligned, percent, si
 
@@ -25,7 +25,8 @@ class Row:
         value: the figure in `unit`, from the median round.
         best: the same from the fastest round.
         unit: e.g. `env steps/s`.
-        share: how much of `limit` was reached, by the median of the rounds' ratios; 1 is the limit itself.
+        share: how much of `limit` was reached, by the median of the quiet rounds' ratios; 1 is the limit itself. None
+            where too few rounds were quiet, or where it came out above 1: disturbed.
         limit: what `share` is a share of, in words or as the key of a row.
         rounds: timed repetitions; 0 for what is counted and not timed.
         facts: further numbers, by name with unit, e.g. `compile_cold_seconds`.
@@ -35,7 +36,7 @@ class Row:
     value: float
     best: float
     unit: str
-    share: float
+    share: float | None
     limit: str
     rounds: int
     facts: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -66,7 +67,9 @@ def rate(
         facts: further numbers.
     """
     counted = amount if limited_amount is None else limited_amount
-    share = counted / limit_amount * paired(limit_seconds, seconds)
+    share = share_of(limit_seconds, seconds, limit_seconds, counted / limit_amount)
+    if share is not None and share > 1 and limit.startswith("limits/"):  # of the hardware: nothing is faster
+        share = None
     value, best = amount / statistics.median(seconds), amount / min(seconds)
     return Row(key, value, best, unit, share, limit, len(seconds), facts)
 
@@ -98,8 +101,7 @@ def table(rows: Sequence[Row]) -> str:
     """Return a Markdown table; reads as plain text too."""
     cells = [("what", "figure", "best", "unit", "share", "of", "beside it")]
     cells += [
-        (row.key, si(row.value), si(row.best), row.unit, percent(row.share), row.limit, listed(row.facts))
-        for row in rows
+        (row.key, si(row.value), si(row.best), row.unit, reached(row), row.limit, listed(row.facts)) for row in rows
     ]
     head, *lines = ["| " + " | ".join(line) + " |" for line in aligned(cells)]
     return "\n".join([head, re.sub("[^|]", "-", head), *lines])
@@ -120,9 +122,14 @@ def compare(new: Sequence[Row], old: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def over(new: float, old: float) -> str:
+def over(new: float | None, old: float | None) -> str:
     """Return the ratio as text; `-` where there is none."""
-    return f"{new / old:.3f}" if old else "-"
+    return f"{new / old:.3f}" if old and new is not None else "-"
+
+
+def reached(row: Row) -> str:
+    """Return the share of a row as text."""
+    return "disturbed" if row.share is None else percent(row.share)
 
 
 def listed(facts: Mapping[str, float]) -> str:

@@ -23,13 +23,13 @@ from ad_jax.bench import (
     rotating,
     scaling,
 )
-from ad_jax.bench.rows import SCHEMA, Row, compare, listed, load, table
+from ad_jax.bench.rows import SCHEMA, Row, compare, listed, load, reached, table
 from ad_jax.bench.sizes import ACCELERATOR, BRIEF, FULL, QUICK, TRIAL, Sizes
 from ad_jax.errors import ConfigError
 from ad_jax.files import JsonObject, write_json
 from ad_jax.process import provenance
 from ad_jax.process.metrics import log
-from ad_jax.text import percent, si
+from ad_jax.text import si
 
 STAGES = ("limits", "collect", "distill", "rotation", "rl2", "evaluate", "attention", "scaling", "demo")
 
@@ -95,7 +95,7 @@ def run(
     }
     started = time.perf_counter()
     for row in measured(only, sizes or default, demo, torch):
-        log(f"{row.key:56} {si(row.value):>8} {row.unit:12} {percent(row.share):>8} of {row.limit}")
+        log(f"{row.key:56} {si(row.value):>8} {row.unit:12} {reached(row):>9} of {row.limit}")
         log(f"{'':56} {listed(row.facts)}") if row.facts else None
         results["rows"].append(dataclasses.asdict(row))
         results["seconds"] = time.perf_counter() - started

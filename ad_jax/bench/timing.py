@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import jax
 
+DISTURBED = 1.1  # times its fastest round: what a limit takes at most in a quiet one
+
 
 class Work(NamedTuple):
     """Something to time.
@@ -50,3 +52,21 @@ def measure(
 def paired(over: list[float], under: list[float]) -> float:
     """Median over rounds of `over / under`: a ratio in which what slows a whole round cancels."""
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
+
+
+def share(over: list[float], under: list[float], limit: list[float], times: float = 1.0) -> float | None:
+    """Return the median of `times * over / under` over the quiet rounds; None where there are too few of them.
+
+    A round in which `limit` took a tenth longer than in its fastest was disturbed, by whatever else the machine did,
+    and the limit perhaps more than what it limits: its ratio says nothing.
+
+    Args:
+        over: seconds of each round.
+        under: the same of what it is compared with.
+        limit: seconds that the limit took in the same rounds.
+        times: what the ratio is multiplied by.
+    """
+    quiet = [i for i, seconds in enumerate(limit) if seconds <= DISTURBED * min(limit)]
+    if len(quiet) < min(2, len(limit)):
+        return None
+    return times * paired([over[i] for i in quiet], [under[i] for i in quiet])

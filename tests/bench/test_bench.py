@@ -75,9 +75,9 @@ def test_every_row_has_a_figure_and_a_share_of_a_limit(tmp_path, capsys):
     assert len(set(keys)) == len(keys)
     assert {key.split("/")[0] for key in keys} == set(suite.STAGES) - {"demo"}
     for row in read["rows"]:
-        numbers = [row.value, row.best, row.share, *row.facts.values()]
+        numbers = [row.value, row.best, row.share or 1.0, *row.facts.values()]
         assert all(math.isfinite(number) for number in numbers), row
-        assert row.value > 0 and row.share > 0 and row.unit and row.limit, row
+        assert row.value > 0 and row.share != 0 and row.unit and row.limit, row
         assert row.key in printed
     assert main(["bench", "--show", str(tmp_path / "results.json")]) == 0
     shown = capsys.readouterr().out
@@ -221,10 +221,23 @@ def test_everything_is_timed_once_a_round_and_in_turn():
 
 
 def test_a_rate_and_its_share():
-    row = rows.rate("a/b", "steps/s", 10.0, [2.0, 1.0, 4.0], "c", 30.0, [1.0, 0.5, 3.0], peak_bytes=7.0)
+    row = rows.rate("a/b", "steps/s", 10.0, [2.0, 1.0, 4.0], "c", 30.0, [1.0, 1.0, 1.05], peak_bytes=7.0)
     assert (row.value, row.best, row.rounds, row.facts) == (5.0, 10.0, 3, {"peak_bytes": 7.0})
     assert row.share == pytest.approx(10 / 30 * 0.5)
-    assert rows.rate("a", "x/s", 1.0, [1.0], "c", 30.0, [1.0], 60.0).share == 2.0
+    assert rows.rate("a", "x/s", 1.0, [1.0], "ours", 30.0, [1.0], 60.0).share == 2.0
+    above = rows.rate("a", "x/s", 1.0, [1.0], "limits/matmul", 30.0, [1.0], 60.0)
+    assert above.share is None, "nothing is faster than the hardware: its limit was not measured beside it"
+
+
+def test_rounds_that_were_disturbed_say_nothing():
+    """Those in which the limit took a tenth longer than in its fastest; where too few are left, the row says so."""
+    limit, taken = [1.0, 1.09, 1.3, 1.0, 2.0], [2.0, 2.18, 1.3, 2.0, 2.0]
+    assert timing.share(limit, taken, limit) == pytest.approx(0.5)
+    assert rows.rate("a", "x/s", 1.0, taken, "c", 1.0, limit).share == pytest.approx(0.5)
+    lost = rows.rate("a", "x/s", 1.0, [2.0, 2.0, 2.0], "c", 1.0, [1.0, 1.2, 1.2])
+    assert lost.share is None
+    assert "| disturbed |" in rows.table([lost])
+    assert "| 1.000 | - |" in rows.compare([lost], [lost])
 
 
 def test_comparing_prints_ratios_and_what_is_missing(tmp_path, capsys):
