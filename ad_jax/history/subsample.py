@@ -147,13 +147,13 @@ def lengths(done: np.ndarray, config: Subsampling) -> np.ndarray:
 
 def kept_steps(done: np.ndarray, config: Subsampling) -> list[np.ndarray]:
     """Which steps subsampling keeps, `[H, T]` bool, a mask for each phase."""
-    episode = np.cumsum(done, axis=1) - done  # [H, T], which episode each step belongs to
+    episode = np.cumsum(done, axis=1, dtype=np.int32) - done  # [H, T], which episode each step belongs to
     before = done[:, : config.first_step(done.shape[1])].sum(1, keepdims=True)  # episodes that end before the tail
-    in_tail = episode >= before
+    place = np.where(episode >= before, episode % config.keep_every, -1)  # in its group of k; -1 before the tail
     # Counted from the end of each group of k, so that phase 0 holds the last episode, the one learned best, where a
     # history has a multiple of k.
     offsets = [config.keep_every - 1 - phase * config.keep_every // config.phases for phase in range(config.phases)]
-    return [in_tail & (episode % config.keep_every == offset) for offset in offsets]
+    return [place == offset for offset in offsets]
 
 
 def deal(x: np.ndarray, groups: int) -> np.ndarray:
