@@ -229,6 +229,7 @@ def test_equal_experiments_have_equal_digests_and_what_shapes_the_model_counts()
             "norm": "post",
             "action_head": "binned",
             "activation": "gelu",
+            "attention": "fused",
             "compute_dtype": "bfloat16",
             "pixel_channels": [8],
             "episode_length": 9,
