@@ -38,12 +38,12 @@ def resolve(kind: str, name: str, registry: Mapping[str, str]) -> Any:
     module, _, attribute = registry.get(name, name).partition(":")
     try:
         found = importlib.import_module(module)
+        if hasattr(found, attribute):
+            return getattr(found, attribute)
     except Exception as error:  # whatever a user's module does when it is imported
         raise ConfigError(f"cannot load {kind} {name!r}: {told(error)}. Expected 'package.module:attribute'") from error
-    if not hasattr(found, attribute):
-        near = unknown(f"class of {module}", attribute, (n for n, of in vars(found).items() if isinstance(of, type)))
-        raise ConfigError(f"cannot load {kind} {name!r}: {near} Expected 'package.module:attribute'")
-    return getattr(found, attribute)
+    near = unknown(f"class of {module}", attribute, (n for n, of in vars(found).items() if isinstance(of, type)))
+    raise ConfigError(f"cannot load {kind} {name!r}: {near} Expected 'package.module:attribute'")
 
 
 def build(kind: str, cls: type, options: Mapping[str, Json]) -> Any:

@@ -75,9 +75,9 @@ def test_every_row_has_a_figure_and_a_share_of_a_limit(tmp_path, capsys):
     assert len(set(keys)) == len(keys)
     assert {key.split("/")[0] for key in keys} == set(suite.STAGES) - {"demo"}
     for row in read["rows"]:
-        numbers = [row.value, row.best, row.share or 1.0, *row.facts.values()]
+        numbers = [row.value, row.best, *([] if row.share is None else [row.share]), *row.facts.values()]
         assert all(math.isfinite(number) for number in numbers), row
-        assert row.value > 0 and row.share != 0 and row.unit and row.limit, row
+        assert row.value > 0 and (row.share is None or row.share > 0) and row.unit and row.limit, row
         assert row.key in printed
     assert main(["bench", "--show", str(tmp_path / "results.json")]) == 0
     shown = capsys.readouterr().out

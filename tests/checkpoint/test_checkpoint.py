@@ -152,7 +152,7 @@ def outcome(folder, fault) -> str:
     return "harmless"
 
 
-@pytest.mark.parametrize("count", [50, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [150, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_every_fault_is_detected_and_named_or_harmless(two, count):
     folder = two / "steps/8"
     sound, rng, seen = files(folder), random.Random(count), collections.Counter()

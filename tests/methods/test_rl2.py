@@ -223,7 +223,6 @@ def test_the_end_of_an_episode_in_the_middle_of_a_trial_cuts_nothing():
     np.testing.assert_allclose(unroll.log_prob, expected, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_eight_devices_train_like_one(trained):
     one, facts = trained.run(trained.init(), trained.feed.tasks, jnp.int32(2))
     other = trainer_of(mesh=mesh_of(4, 2, 1))

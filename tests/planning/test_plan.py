@@ -151,8 +151,7 @@ def test_alternatives_are_the_other_settings():
     assert list(plan.alternatives(override(e, ["model=dpt"]), ONE)) == ["accumulate=8"], "dpt cannot recompute"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["transformer", "paper"])
+@pytest.mark.parametrize("name", ["transformer", pytest.param("paper", marks=pytest.mark.slow)])
 def test_a_model_that_recomputes_is_the_same_function(name):
     """With all its random parts: masks and dropout are drawn from the same keys the second time."""
     drops = ["model.token_mask=0.3", "model.dropout=0.1", "model.attention_dropout=0.2"]

@@ -57,7 +57,7 @@ def test_every_study_loads_and_builds_at_every_scale(name, scale):
     assert found.name == name
     for arm in found.arms:
         assert [e.seed for e in found.runs(arm)] == list(range(found.arms[arm].seeds or found.seeds))
-    for arm in [*found.arms][:: max(1, len(found.arms) - 1)]:
+    for arm in list(found.arms) if scale == "smoke" else [*found.arms][:: max(1, len(found.arms) - 1)]:
         build(found.runs(arm)[0])  # the ends of a sweep stand for what is between
     figures_3_to_7 = ORDER.index("context_length") + 1
     if name in ORDER and scale == "cpu":
