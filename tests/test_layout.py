@@ -170,13 +170,23 @@ print(*done)
     } <= set(done)
 
 
-def test_importing_a_family_loads_no_plotting_that_only_pictures_need(tmp_path):
-    """Gymnax imports seaborn; what is put off is there when it is used."""
+def test_importing_a_family_loads_of_gymnax_what_is_used_alone(tmp_path):
+    """Its environments, what they draw with and gymnasium's own are there when they are used."""
     code = """
 import sys
-import ad_jax.envs.gymnax_adapter
-early = {"pandas", "scipy.stats"} & set(sys.modules)
-assert not early, early
+import ad_jax.envs.dark_room
+unused = "gymnax.registration", "gymnax.environments.misc", "gymnasium.envs", "matplotlib", "pandas", "scipy.stats"
+assert not (early := set(unused) & set(sys.modules)), early
+import ad_jax.envs.gymnax_adapter, gymnasium, gymnax
+from gymnax import make
+assert "FourRooms-misc" in gymnax.registered_envs and make is gymnax.registration.make
+assert not (early := {"pandas", "scipy.stats"} & set(sys.modules)), early
+assert {"misc", "Pong"} <= set(dir(gymnax.environments))
+assert gymnasium.make("CartPole-v1").action_space == gymnasium.spaces.Discrete(2)
+try:
+    gymnax.nothing
+except AttributeError as error:
+    assert "'gymnax' has no attribute 'nothing'" in str(error), error
 import seaborn
 assert callable(seaborn.color_palette) and "pandas" in sys.modules
 """

@@ -137,7 +137,6 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
         """
         if train < 1 or held_out < 1:
             raise ValueError(f"a split needs at least 1 train and 1 held-out task; got {train} and {held_out}")
-        key = jax.random.fold_in(a_key(seed), 0x5B117)
         table = self.all_tasks()
         if table is None:
 
@@ -155,7 +154,7 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
         distinct.check_table(self.name, self.task_ids(table), table)
         if train + held_out > count:
             raise ValueError(f"{self.name} has {count} tasks; {train} train + {held_out} held-out were asked for")
-        order = np.asarray(jax.random.permutation(key, count))
+        order = np.asarray(_order(np.uint32(seed % 2**32), count))
         return TaskSplit(
             take(table, np.sort(order[:train])),
             {"held_out": take(table, np.sort(order[train : train + held_out]))},
@@ -251,6 +250,12 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
     def options(self) -> JsonObject:
         """The static options, for provenance: `type(family)(**options)` is the same family."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _order(seed: Array, count: int) -> Array:
+    """Return the numbers below `count` in an order that `seed` fixes, `[]` uint32: one program, not one a step."""
+    return jax.random.permutation(jax.random.fold_in(a_key(seed), 0x5B117), count)
 
 
 def check_split(family: TaskFamily, split: TaskSplit) -> None:

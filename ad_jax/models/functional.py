@@ -13,10 +13,15 @@ M = TypeVar("M")
 
 
 def functional(build: Callable[[jax.Array], M]) -> tuple[Callable[..., Params], Callable[[Params], M]]:
-    """`init` of a Model, and `params -> module`, from `build`: `key -> nnx.Module`, whose state is parameters alone."""
-    graph, _ = nnx.split(nnx.eval_shape(lambda: build(a_key(0))))
+    """`init` of a Model, and `params -> module`, from `build`: `key -> nnx.Module`, whose state is parameters alone.
 
-    def init(key: jax.Array) -> Params:
-        return nnx.to_pure_dict(nnx.split(build(key))[1])
+    `build` is traced once, here: JAX keeps that with `init`, for all who ask it for shapes or put it in their programs.
+    """
 
-    return init, lambda params: nnx.merge(graph, params)
+    @jax.jit
+    def split(key: jax.Array):
+        graph, state = nnx.split(build(key))
+        return graph, nnx.to_pure_dict(state)
+
+    graph, _ = jax.eval_shape(lambda: split(a_key(0)))
+    return lambda key: split(key)[1], lambda params: nnx.merge(graph, params)

@@ -11,9 +11,11 @@ from flax import nnx
 
 from ad_jax import models
 from ad_jax.errors import ConfigError
+from ad_jax.keys import a_key
 from ad_jax.models import attention
 from ad_jax.models.base import Model
 from ad_jax.models.dropout import keep
+from ad_jax.models.functional import functional
 from ad_jax.models.tokens import PixelConfig, PixelEncoder, Tokenizer, patches
 from ad_jax.models.transformer import Paper, Transformer
 from ad_jax.testing import ContractError, check_model
@@ -375,3 +377,20 @@ def test_no_part_of_a_token_drowns_the_others_at_the_start(spec):
 
     observation, action = size(tokens.embed_observation(steps.observation)), size(tokens.action(steps.prev_action))
     assert 1 / 3 < observation / action < 3
+
+
+def test_a_module_is_built_once_for_its_shapes_its_parameters_and_the_programs_it_is_part_of():
+    built = []
+
+    def build(key):
+        built.append(key)
+        return nnx.Linear(3, 4, rngs=nnx.Rngs(key))
+
+    init, module = functional(build)
+    shapes = jax.eval_shape(lambda: init(a_key(0)))
+    params, compiled = init(a_key(1)), jax.jit(lambda: init(a_key(1)))()
+    assert len(built) == 1
+    assert shapes["kernel"].shape == (3, 4) and shapes["bias"].shape == (4,)
+    jax.tree.map(np.testing.assert_array_equal, params, compiled)
+    x = jnp.ones((2, 3), jnp.float32)
+    np.testing.assert_array_equal(module(params)(x), build(a_key(1))(x))
