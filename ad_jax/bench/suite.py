@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 
 from ad_jax.bench import (
+    against,
     attending,
     collecting,
     distilling,
@@ -116,17 +117,37 @@ def measured(only: Sequence[str], sizes: Sizes, demo: Path | None, torch: bool) 
 
 def main(args: argparse.Namespace) -> int:
     """`ad-jax bench`."""
+    if args.against:
+        return main_against(args)
     old = load(args.compare) if args.compare else None  # before minutes of measuring
     if args.show:
         results = load(args.show)
     else:
         if args.only == ["demo"] and args.quick and args.demo is None:
             raise ConfigError("bench --quick does not run the demo; name a finished run with --demo DIR")
-        run(args.out, args.quick, args.only or STAGES, args.demo, args.torch, brief=args.brief)
-        results = load(args.out)
+        out = args.out or Path("runs/bench/results.json")
+        run(out, args.quick, args.only or STAGES, args.demo, args.torch, brief=args.brief)
+        results = load(out)
     print(f"\n{table(results['rows'])}\n\n{origin(results)}")
     if old is not None:
         print(f"\n{compare(results['rows'], old['rows'])}")
+    return 0
+
+
+def main_against(args: argparse.Namespace) -> int:
+    """`ad-jax bench --against COMMIT`.
+
+    Raises:
+        ConfigError: with options that mean other results than those of two commits.
+    """
+    for option in ("show", "compare", "demo"):
+        if getattr(args, option):
+            raise ConfigError(f"bench --against measures two commits; got --{option}, too. Leave one of them out")
+    name, sizes = chosen(args.quick, args.brief)
+    stages = [*(args.only or [stage for stage in STAGES if sizes.demo or stage != "demo"])]
+    options = [*(["--quick"] if args.quick else []), *(["--brief"] if args.brief else [])]
+    out = args.out or Path("runs/bench/against.json")
+    against.run(args.against, out, [*stages, *(["torch"] if args.torch else [])], name, sizes, options)
     return 0
 
 

@@ -134,10 +134,15 @@ def parser() -> argparse.ArgumentParser:
     stages = ("limits", "collect", "distill", "rotation", "rl2", "evaluate", "attention", "scaling", "demo", "torch")
     bench.add_argument("--only", choices=stages, nargs="+", metavar="STAGE", help=f"in this order: {', '.join(stages)}")
     bench.add_argument(
-        "--out", type=_path, default=Path("runs/bench/results.json"), help="results (default %(default)s)"
+        "--out", type=_path, help="results (default runs/bench/results.json, with --against runs/bench/against.json)"
     )
     bench.add_argument("--show", type=_path, metavar="RESULTS", help="measure nothing, print the table of this file")
     bench.add_argument("--compare", type=_path, metavar="OLD", help="also print ratios against these results")
+    bench.add_argument(
+        "--against",
+        metavar="COMMIT",
+        help="time every row in turn with the same row of an older commit of this repository, and print ratios",
+    )
     bench.add_argument("--demo", type=_path, metavar="DIR", help="a finished run of dark_room; else the demo is run")
     bench.add_argument(
         "--torch", action="store_true", help="also the same model in PyTorch (pip install 'ad_jax[torch]')"
