@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ad_jax.bench import distilling
-from ad_jax.bench.limits import large
+from ad_jax.bench.peak import peak
 from ad_jax.bench.rows import Row, rate
 from ad_jax.bench.sizes import Case, Sizes
 from ad_jax.bench.timing import Work, measure, paired
@@ -29,13 +29,13 @@ def rows(sizes: Sizes) -> Iterator[Row]:
         shape = (batch, length, width // head, head)
         works = {name: work for name, attend in implementations(length, dtype) if (work := timed(attend, shape, dtype))}
         names = list(works)
-        works["peak"] = large(sizes, dtype)
+        works["peak"] = peak(sizes, dtype)
         seconds = measure(works, sizes.rounds, sizes.budget)
         for name in names:
             over = paired(seconds[name], seconds["ours"])
             yield rate(
                 f"attention/{dtype} {batch}x{length}x{width}, heads of {head}/{name}", "FLOP/s", works[name].amount,
-                seconds[name], f"limits/matmul {dtype} {sizes.matmul}", works["peak"].amount, seconds["peak"],
+                seconds[name], f"limits/peak {dtype}", works["peak"].amount, seconds["peak"],
                 seconds_over_ours=over,
             )  # fmt: skip
     yield from distilling.rows(dataclasses.replace(sizes, cases=tuple(variants(sizes.variants))))

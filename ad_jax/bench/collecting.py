@@ -2,7 +2,7 @@
 
 Tabular sources are held against the random policy on the same family at the same width, which records nothing, and
 beside it against the random policy recorded as their own lifetimes are; actor-critic, whose work is
-products of matrices, against the large product, and beside it against its own shape of batched products.
+products of matrices, against the peak (`peak.py`), and beside it against its own shape of batched products.
 """
 
 import contextlib
@@ -18,7 +18,8 @@ import jax.numpy as jnp
 
 from ad_jax import envs, sources
 from ad_jax.bench.count import actor_critic_flops
-from ad_jax.bench.limits import large, matmul, random_policy, random_source
+from ad_jax.bench.limits import random_policy, random_source
+from ad_jax.bench.peak import matmul, peak
 from ad_jax.bench.rows import Row, rate
 from ad_jax.bench.sizes import Sizes
 from ad_jax.bench.timing import Work, measure, paired
@@ -158,7 +159,7 @@ def neural(s: Setting, sizes: Sizes) -> Row:
     width = config.hidden[-1]
     works = {
         "learn": in_memory(s),
-        "peak": large(sizes),
+        "peak": peak(sizes),
         "batched": matmul(config.unroll * config.actors, width, width, batch=count, flops=sizes.small_flops),
     }
     seconds = measure(works, sizes.rounds, sizes.budget)
@@ -166,6 +167,6 @@ def neural(s: Setting, sizes: Sizes) -> Row:
     batched = flops * steps / works["batched"].amount * paired(seconds["batched"], seconds["learn"])
     return rate(
         f"collect/{s.source} on {s.env}/{count} learners/memory", "env steps/s", steps, seconds["learn"],
-        f"limits/matmul float32 {sizes.matmul}", works["peak"].amount, seconds["peak"], flops * steps,
+        "limits/peak float32", works["peak"].amount, seconds["peak"], flops * steps,
         flop_per_env_step=flops, share_of_batched_product=batched, env_steps=steps,
     )  # fmt: skip

@@ -1,7 +1,7 @@
-"""Positions per second of training, model FLOP against the large product, and what a step's time goes to.
+"""Positions per second of training, model FLOP against the peak, and what a step's time goes to.
 
 Histories are random: what is learned changes nothing in the time. The share is by `planning.transformer` against the
-large product in float32, or in bfloat16 where the model computes in it.
+peak (`peak.py`) in float32, or in bfloat16 where the model computes in it.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from ad_jax import envs, models
-from ad_jax.bench.limits import large
+from ad_jax.bench.peak import peak
 from ad_jax.bench.rows import Row, rate
 from ad_jax.bench.sizes import Case, Sizes
 from ad_jax.bench.timing import Work, measure, paired
@@ -128,7 +128,7 @@ def rows(sizes: Sizes) -> Iterator[Row]:
 def row(case: Case, sizes: Sizes) -> Row:
     """Throughput of `case`.
 
-    Its facts: `flop_per_s` and `of_best_peak` (share of the large product's fastest round); shares of a step, at
+    Its facts: `flop_per_s` and `of_best_peak` (share of the peak's fastest round); shares of a step, at
     `UPDATES_PER_DISPATCH` updates a dispatch: `sampling_share` and `host_share` (what a dispatch costs beyond its
     updates); `peak_bytes` of the program's arguments, outputs and temporaries.
     """
@@ -141,7 +141,7 @@ def row(case: Case, sizes: Sizes) -> Row:
     works = {
         "many": Work(lambda: training(many), many * positions),
         "one": Work(lambda: training(1), positions),
-        "peak": large(sizes, dtype),
+        "peak": peak(sizes, dtype),
         "sample": sampler(s, UPDATES_PER_DISPATCH),
     }
     seconds = measure(works, sizes.rounds, sizes.budget)
@@ -160,7 +160,7 @@ def row(case: Case, sizes: Sizes) -> Row:
     }
     return rate(
         f"distill/{case.name}/{case.batch}x{case.segment}", "positions/s", works["many"].amount, seconds["many"],
-        f"limits/matmul {dtype} {sizes.matmul}", works["peak"].amount, seconds["peak"], many * flops, **facts,
+        f"limits/peak {dtype}", works["peak"].amount, seconds["peak"], many * flops, **facts,
     )  # fmt: skip
 
 

@@ -20,8 +20,9 @@ from jax.sharding import Mesh
 
 from ad_jax import envs, models
 from ad_jax.bench.count import decode_cost
-from ad_jax.bench.limits import large, triad
-from ad_jax.bench.rows import Row
+from ad_jax.bench.limits import triad
+from ad_jax.bench.peak import peak
+from ad_jax.bench.rows import Row, bounded
 from ad_jax.bench.sizes import Sizes
 from ad_jax.bench.timing import Work, measure, paired, share
 from ad_jax.bench.uncached import uncached
@@ -33,6 +34,7 @@ from ad_jax.sharding import MeshConfig, make_mesh
 from ad_jax.stage.rollout import Evaluator, make_evaluator
 from ad_jax.types import PyTree
 
+ROOFLINE = "roofline of a cached step"
 EPISODES = 4  # whose returns are kept; what comes after counts in the last column
 
 
@@ -105,7 +107,7 @@ def at_width(s: Setting, rollouts: int, sizes: Sizes) -> Iterator[Row]:
         full()
     works = {f"{w:g}W": Work(full.placed(int(w * window)), rollouts * steps) for w in sizes.positions}
     works["uncached"] = Work(Rolling(s, anew, rollouts), rollouts * few)
-    works["peak"] = large(sizes, dtype)
+    works["peak"] = peak(sizes, dtype)
     works["memory"] = triad(sizes.triad, 1)
     seconds = measure(works, sizes.rounds, sizes.budget)
     one_window = works["1W"].amount, seconds["1W"]
@@ -120,6 +122,6 @@ def at_width(s: Setting, rollouts: int, sizes: Sizes) -> Iterator[Row]:
         yield Row(
             f"evaluate/{rollouts} rollouts/{'' if name == 'uncached' else 'at '}{name}",
             amount / statistics.median(took), amount / min(took), "env steps/s",
-            share(floors, took, seconds["peak"]), "roofline of a cached step", len(took),
+            bounded(share(floors, took, seconds["peak"]), ROOFLINE), ROOFLINE, len(took),
             {"cost_over_cached_at_1W": slower, "microseconds_per_step": each},
         )  # fmt: skip

@@ -1,20 +1,13 @@
-"""What the hardware can do, measured: products, memory, random-policy environment steps, empty dispatches.
+"""What the hardware can do, measured: arithmetic (`peak.py`), memory, random-policy steps, empty dispatches."""
 
-Products run in a loop on the device in which every product depends on the one before, so nothing is hoisted and
-nothing is dispatched from the host. Precision is what JAX takes by default: on some accelerators a float32 product is
-computed with shorter mantissas.
-"""
-
-import functools
-import math
 import statistics
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ad_jax import envs
+from ad_jax.bench import peak as peaks
 from ad_jax.bench.rows import Row, rate
 from ad_jax.bench.sizes import Sizes
 from ad_jax.bench.timing import Work, measure
@@ -24,35 +17,6 @@ from ad_jax.sources.base import Source
 from ad_jax.types import PyTree, Transition
 
 SMALL = ((5120, 64, 192), (5120, 64, 256), (5120, 256, 64))  # the products of a small model's blocks, 64 x 80 positions
-
-
-def matmul(m: int, k: int, n: int, dtype: Any = jnp.float32, batch: int = 0, flops: float = 2e10) -> Work:
-    """Products `[m, k] x [k, n]` in a row, about `flops` of them in a call; with `batch`, so many side by side.
-
-    Amount: FLOP.
-    """
-    lead = (batch,) if batch else ()
-    each = 2.0 * m * k * n * max(batch, 1)
-    loops = max(1, round(flops / each))
-    key_x, key_w = jax.random.split(a_key(0))
-    x = jax.random.normal(key_x, (*lead, m, k), dtype) / math.sqrt(k)
-    w = jax.random.normal(key_w, (*lead, k, n), dtype)
-    run = jax.jit(functools.partial(_products, loops=loops))
-    return Work(lambda: run(x, w), loops * each)
-
-
-def large(sizes: Sizes, dtype: Any = jnp.float32) -> Work:
-    """Return the large square product that shares of a peak refer to. Amount: FLOP."""
-    return matmul(sizes.matmul, sizes.matmul, sizes.matmul, dtype, flops=4 * sizes.small_flops)
-
-
-def _products(x, w, loops):
-    def body(_, carry):
-        w, y = carry
-        w = w.at[..., 0, :].add(jnp.asarray(1e-6, w.dtype) * y[..., 0, :])  # depends on the last product, in place
-        return w, x @ w
-
-    return jax.lax.fori_loop(0, loops, body, (w, jnp.zeros((*x.shape[:-1], w.shape[-1]), x.dtype)))[1]
 
 
 def triad(elements: int, loops: int = 4) -> Work:
@@ -134,15 +98,9 @@ def dispatch(times: int) -> Work:
 
 
 def rows(sizes: Sizes) -> Iterator[Row]:
-    """Every limit. Those of one group are timed in turn; a small product's share is that of the large one."""
-    peaks = {dtype: f"limits/matmul {dtype} {sizes.matmul}" for dtype in ("float32", "bfloat16")}
-    for dtype, key in peaks.items():
-        works = {key: large(sizes, jnp.dtype(dtype))}
-        for m, k, n in SMALL if not sizes.tiny else SMALL[:1]:
-            works[f"limits/matmul {dtype} {m}x{k}x{n}"] = matmul(m, k, n, jnp.dtype(dtype), flops=sizes.small_flops)
-        seconds = measure(works, sizes.rounds, sizes.budget)
-        for name, work in works.items():
-            yield rate(name, "FLOP/s", work.amount, seconds[name], key, works[key].amount, seconds[key])
+    """Every limit; those of one group are timed in turn."""
+    for dtype in ("float32", "bfloat16"):
+        yield from arithmetic(sizes, dtype)
     family = envs.make("dark_room", {})
     others = {
         "limits/memory, triad": ("bytes/s", triad(sizes.triad)),
@@ -157,3 +115,21 @@ def rows(sizes: Sizes) -> Iterator[Row]:
         each = statistics.median(seconds[name]) / work.amount
         facts = {"microseconds_each": 1e6 * each} if unit == "calls/s" else {}
         yield rate(name, unit, work.amount, seconds[name], "itself", work.amount, seconds[name], **facts)
+
+
+def arithmetic(sizes: Sizes, dtype: str) -> Iterator[Row]:
+    """Return the rows of a dtype's peak, of all that could have been it, and of small products as shares of it."""
+    key, name = f"limits/peak {dtype}", jnp.dtype(dtype)
+    works = {one: make() for one, make in peaks.candidates(sizes.matmul, 4 * sizes.small_flops, name).items()}
+    chosen = peaks.fastest(sizes.matmul, 4 * sizes.small_flops, name)
+    for m, k, n in SMALL if not sizes.tiny else SMALL[:1]:
+        works[f"limits/matmul {dtype} {m}x{k}x{n}"] = peaks.matmul(m, k, n, name, flops=sizes.small_flops)
+    seconds = measure(works, sizes.rounds, sizes.budget)
+    limit, took = works[chosen].amount, seconds[chosen]
+    (vectors, bits), cores = peaks.vectors(), peaks.cores()
+    facts = {"cores": float(cores), "vector_bits": float(bits)} if jax.default_backend() == "cpu" else {}
+    on = f", {cores} cores with {vectors}" if facts else ""
+    yield rate(key, "FLOP/s", limit, took, f"{chosen.removeprefix('limits/')}{on}", limit, took, **facts)
+    for other, work in works.items():
+        if dtype in other:  # others are rows of their own dtype
+            yield rate(other, "FLOP/s", work.amount, seconds[other], key, limit, took)

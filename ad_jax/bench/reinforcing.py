@@ -1,6 +1,6 @@
 """Environment steps per second of RL², learning included: acting, and the gradient steps on what was done.
 
-The work is products of matrices, so the limit is the large product, by `count.rl2_flops`.
+The work is products of matrices, so the limit is the peak, by `count.rl2_flops`.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ad_jax import envs
 from ad_jax.bench.count import rl2_flops
-from ad_jax.bench.limits import large
+from ad_jax.bench.peak import peak
 from ad_jax.bench.rows import Row, rate
 from ad_jax.bench.sizes import Sizes
 from ad_jax.bench.timing import Work, measure
@@ -48,11 +48,11 @@ def row(trials: int, sizes: Sizes) -> Row:
         return jax.block_until_ready(state[0].step)
 
     steps = float(UPDATES * trials * config.unroll * family.episode_length)
-    works = {"learn": Work(call, steps), "peak": large(sizes)}
+    works = {"learn": Work(call, steps), "peak": peak(sizes)}
     seconds = measure(works, sizes.rounds, sizes.budget)
     flops = rl2_flops(state[0].params, config.epochs)
     return rate(
         f"rl2/lstm {MODEL.hidden} on dark_room/{trials} trials", "env steps/s", steps, seconds["learn"],
-        f"limits/matmul float32 {sizes.matmul}", works["peak"].amount, seconds["peak"], flops * steps,
+        "limits/peak float32", works["peak"].amount, seconds["peak"], flops * steps,
         flop_per_env_step=flops, env_steps=steps,
     )  # fmt: skip
