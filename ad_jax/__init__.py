@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # `as`: these are public
     from ad_jax.experiment import load as _load_experiment
     from ad_jax.experiment import override as override
     from ad_jax.history.store import open_store as open_store
+    from ad_jax.methods.decision_transformer import DecisionTransformer as DecisionTransformer
     from ad_jax.methods.distillation import Distillation as Distillation
     from ad_jax.methods.dpt import DPT as DPT
     from ad_jax.methods.rl2 import RL2 as RL2
@@ -80,6 +81,7 @@ _PUBLIC = {
     "TaskConfig": "ad_jax.experiment",
     "CollectConfig": "ad_jax.experiment",
     "ReplayConfig": "ad_jax.experiment",
+    "DecisionTransformer": "ad_jax.methods.decision_transformer",
     "Distillation": "ad_jax.methods.distillation",
     "DPT": "ad_jax.methods.dpt",
     "RL2": "ad_jax.methods.rl2",

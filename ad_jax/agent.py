@@ -66,7 +66,7 @@ class Agent:
                 f"{told} from when the checkpoint in {path} was trained. Train it anew there: ad-jax distill ... --redo"
             )
         model = reward_unit.applied(model, meta.get("reward_unit", reward_unit.NONE))
-        said = modern(meta.get("experiment", {})).get("method")
+        said = meta.get("method") or modern(meta.get("experiment", {})).get("method")  # earlier versions: not bound
         method = Distillation() if said is None else plugin_from("method", said, "method")
         return cls(method.policy(model, mode, temperature), state["params"], spec)
 

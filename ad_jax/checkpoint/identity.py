@@ -15,7 +15,7 @@ from ad_jax.methods import modern
 from ad_jax.registry import RENAMED
 
 # Not what shapes the trained model: the mesh (the same to rounding), logging, and how the model is evaluated.
-NOT_OF_TRAINING = ("mesh", "logging", "evaluate", "reference")
+NOT_OF_TRAINING = ("mesh", "logging", "evaluate", "reference", "method.acting")
 # How work is cut into pieces and kept: no number depends on it.
 NO_NUMBER = (
     "mesh",
@@ -46,7 +46,13 @@ def of_training(experiment: Mapping[str, Json]) -> JsonObject:
 
     A field that is None says nothing, so that those that came later leave what was made before theirs.
     """
-    return _said({name: value for name, value in _current(experiment).items() if name not in NOT_OF_TRAINING})
+    return _said(_without(_current(experiment), NOT_OF_TRAINING))
+
+
+def _without(data: Mapping[str, Json], apart: Collection[str], where: str = "") -> JsonObject:
+    """Return nested data without the fields of these dotted names."""
+    left = {name: value for name, value in data.items() if where + name not in apart}
+    return {n: _without(x, apart, f"{where}{n}.") if isinstance(x, Mapping) else x for n, x in left.items()}
 
 
 def changed(there: Json, here: Json, apart: Collection[str] = ()) -> list[str]:

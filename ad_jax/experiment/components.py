@@ -121,7 +121,8 @@ def _build(experiment: Experiment) -> Components:
     else:
         model_config = model_config.bind(family)
         model = model_config.make(seen_spec)
-    method = e.method if model is not None and has_parameters(model) else Untrained()
+    trained = model is not None and has_parameters(model)
+    method = e.method.bind(family, split.train) if trained else Untrained()
     components = Components(
         family, source_config, source, model_config, model, spec, seen_spec, split, reference, method
     )

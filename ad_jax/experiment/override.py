@@ -115,6 +115,7 @@ def _instead(method: Config, name: str) -> Config:
     """
     other = plugins.read("method", name)
     shared = {} if not method.feed == other.feed == "histories" else vars(method)
+    shared = {name: value for name, value in shared.items() if name != "acting"}  # a dataclass of each its own
     kept = {field.name: shared[field.name] for field in dataclasses.fields(other) if field.name in shared}
     return dataclasses.replace(other, **kept)
 

@@ -10,6 +10,7 @@ from ad_jax import registry
 from ad_jax.files import Json, JsonObject
 
 METHODS = {
+    "decision_transformer": "ad_jax.methods.decision_transformer:DecisionTransformer",
     "distillation": "ad_jax.methods.distillation:Distillation",
     "dpt": "ad_jax.methods.dpt:DPT",
     "rl2": "ad_jax.methods.rl2:RL2",

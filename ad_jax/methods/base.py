@@ -8,7 +8,7 @@ going back, updates left out, stopping, progress) is the loop's, in `ad_jax.stag
 import dataclasses
 import math
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
 
 import jax
 import numpy as np
@@ -120,7 +120,11 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class MethodConfig:
-    """How a model is trained: what the loop reads, and what a run asks. A subclass is a method's plug-in."""
+    """How a model is trained: what the loop reads, and what a run asks. A subclass is a method's plug-in.
+
+    What a trained model is asked for, and how it decides, a subclass holds in a field `acting`, a frozen dataclass of
+    its own: it is no part of training, so that one checkpoint can be evaluated in many ways.
+    """
 
     updates: int = 1000
     updates_per_dispatch: int = 50
@@ -159,6 +163,14 @@ class MethodConfig:
         """Raise ConfigError if the option `name` is below `least`."""
         if getattr(self, name) < least:
             raise ConfigError(f"method.{name} must be at least {least}; got {getattr(self, name)}")
+
+    def bind(self, family: "TaskFamily", tasks: PyTree) -> Self:
+        """Return the options with what they leave open and only the family and its training tasks `[N]` know.
+
+        Raises:
+            ConfigError: if what is asked for cannot be met there.
+        """
+        return self
 
     def channels(self, family: "TaskFamily", spec: Spec) -> dict[str, Channel]:
         """Return what the method prepares of histories, by name; `spec` is of what is stored."""

@@ -69,6 +69,7 @@ def segment_attention(
     dropout: float = 0.0,
     key: jax.Array | None = None,
     own: tuple[Float[Array, "B T K h"], Float[Array, "B T K h"]] | None = None,
+    episode: Int32[Array, "B T"] | None = None,
 ) -> Float[Array, "B T K h"]:
     """Attention over a whole segment of T = L * n tokens.
 
@@ -81,16 +82,18 @@ def segment_attention(
         dropout: probability of dropping an attention weight; needs `key`, which is consumed.
         key: random key of the dropout; None drops nothing.
         own: one more key and value for each query, which it alone sees; not with dropout.
+        episode: number of each token's episode, where tokens see those of their own alone; None: all of them.
     """
     batch, length, heads, width = q.shape
     band = Band(min(length, window * n), n, -(-length // (window * n)))
-    pad = ((0, 0), (0, band.blocks * band.block - length), (0, 0), (0, 0))
+    missing = band.blocks * band.block - length
 
     def fold(x):
-        return jnp.pad(x, pad).reshape(batch, band.blocks, band.block, heads, width)
+        padded = jnp.pad(x, ((0, 0), (0, missing), *((0, 0),) * (x.ndim - 2)))
+        return padded.reshape(batch, band.blocks, band.block, *x.shape[2:])
 
     def before(x):
-        return jnp.pad(x[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0), (0, 0)))
+        return jnp.pad(x[:, :-1], ((0, 0), (1, 0), *((0, 0),) * (x.ndim - 2)))
 
     def both(x):
         return x if band.blocks == 1 else jnp.concatenate([before(x), x], axis=2)
@@ -100,7 +103,13 @@ def segment_attention(
         return x.reshape(-1, *x.shape[2:]).swapaxes(1, 2)  # [B * blocks, K, tokens, h]
 
     banded = by_head(fold(q * width**-0.5)), by_head(both(fold(k))), by_head(both(fold(v)))
-    out, total = cast(tuple[jax.Array, jax.Array], _banded(band, dropout if key is not None else 0.0, *banded, key))
+    of = None
+    if episode is not None:  # [B * blocks, 1, tokens, 1] of queries, and of keys along the last axis
+        numbers = fold(episode), both(fold(episode))
+        mine, theirs = (x.reshape(-1, 1, x.shape[-1]) for x in numbers)
+        of = mine[..., None], theirs[:, :, None]
+    rate = dropout if key is not None else 0.0
+    out, total = cast(tuple[jax.Array, jax.Array], _banded(band, rate, *banded, key, of))
 
     def whole(x):
         return x.swapaxes(1, 2).reshape(batch, -1, heads, x.shape[-1])[:, :length]
@@ -125,8 +134,10 @@ def with_own(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _banded(band, dropout, q, k, v, key):
+def _banded(band, dropout, q, k, v, key, episode):
     """Softmax attention: q `[N, K, T, h]`, scaled; k and v `[N, K, S, h]`; N blocks; key unused without dropout.
+
+    `episode` is None, or numbers of queries `[N, 1, T, 1]` and keys `[N, 1, 1, S]`, which see each other where equal.
 
     Returns the output and the logarithm of the sum of each query's weights, `[N, K, T, 1]` float32.
 
@@ -134,16 +145,18 @@ def _banded(band, dropout, q, k, v, key):
     product meets its operands in the order that a CPU is fastest with, and only operands of width h are transposed,
     never scores. Forward and backward 1.6 times as fast as derived from `jax.nn.softmax`.
     """
-    return _banded_forward(band, dropout, q, k, v, key)[0]
+    return _banded_forward(band, dropout, q, k, v, key, episode)[0]
 
 
-def _banded_forward(band, dropout, q, k, v, key):
+def _banded_forward(band, dropout, q, k, v, key, episode):
     k_t = _transpose(k)
     weights, kept, sums, outs, logs = [], [], [], [], []
     for i, (queries, keys) in enumerate(band.spans):
         scores = jnp.matmul(q[..., queries, :], k_t[..., keys], preferred_element_type=jnp.float32)
         bias = jnp.asarray(band.bias(queries, keys))  # [blocks, 1, queries, keys]
         scores = (scores.reshape(-1, *bias.shape[:1], *scores.shape[1:]) + bias[None]).reshape(scores.shape)
+        if episode is not None:
+            scores = jnp.where(episode[0][..., queries, :] == episode[1][..., keys], scores, MASKED)
         most = scores.max(-1, keepdims=True)
         weight = jnp.exp(scores - most)
         sums.append(weight.sum(-1, keepdims=True))
@@ -171,7 +184,7 @@ def _banded_backward(band, dropout, saved, gradients):
         pad = ((0, 0),) * 3 + ((keys.start, k_t.shape[-1] - keys.stop),)
         dk_t += jnp.pad(q_t[..., queries] @ d_scores, pad)
         dv_t += jnp.pad(g_t[..., queries] @ _drop(mask, weight), pad)
-    return jnp.concatenate(dq, axis=-2), _transpose(dk_t), _transpose(dv_t), None
+    return jnp.concatenate(dq, axis=-2), _transpose(dk_t), _transpose(dv_t), None, None
 
 
 _banded.defvjp(_banded_forward, _banded_backward)
@@ -193,6 +206,7 @@ def ring_attention(
     slot: Int32[Array, "#B 1"],
     filled: Int32[Array, "#B 1"],
     own: tuple[Float[Array, "B n K h"], Float[Array, "B n K h"]] | None = None,
+    age: Int32[Array, "B 1"] | None = None,
 ) -> Float[Array, "B n K h"]:
     """Attention of one new step to a ring of W past steps that already holds it.
 
@@ -203,11 +217,14 @@ def ring_attention(
         slot: the slot of the new step.
         filled: slots written so far, at most W; slots are written in order. 0 only with an `own`.
         own: as in `segment_attention`.
+        age: how many of the last steps are seen, the new one included; None: all that are written.
     """
     n, width = q.shape[1], q.shape[3]
     window = k.shape[2] // n
     index = jnp.arange(window, dtype=jnp.int32)[None]
     newest, written = index == slot, index < filled  # [1 or B, W]
+    if age is not None:
+        written &= (slot - index) % window < age
     # Within the new step a token does not see the ones after it.
     not_later = jnp.asarray(np.tril(np.ones((n, n), bool)))
     seen = (~newest[:, None, :, None] | not_later[None, :, None, :]) & written[:, None, :, None]  # [1 or B, n, W, n]

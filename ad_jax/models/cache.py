@@ -18,6 +18,7 @@ from flax import struct
 from ad_jax.models.attention import ring_attention
 from ad_jax.models.base import empty_steps
 from ad_jax.models.fused import chosen_attention
+from ad_jax.models.memory import age, last_boundary
 from ad_jax.types import Spec, Steps
 
 if TYPE_CHECKING:
@@ -36,6 +37,13 @@ class Ring:
 
 
 @struct.dataclass
+class EpisodeRing(Ring):
+    """The same of a model that remembers only its episode."""
+
+    age: jax.Array  # [B] int32, steps seen of each row's episode
+
+
+@struct.dataclass
 class Episodes:
     """The last whole episodes, up to W steps, and their raw steps to encode them from."""
 
@@ -47,12 +55,14 @@ class Episodes:
 
 def ring_cache(config: "Transformer", n: int, network: Network, turn: Callable) -> tuple[Callable, Callable, Callable]:
     """`init_cache`, `decode` and `context_start` of a ring of W steps. `turn` puts rotary positions on q and k."""
-    window = config.window
+    window, forgets = config.window, config.memory == "episode"
 
     def init_cache(batch):
-        return Ring(*_empty(config, n, batch), jnp.int32(0))
+        ring = *_empty(config, n, batch), jnp.int32(0)
+        return EpisodeRing(*ring, jnp.zeros((batch,), jnp.int32)) if forgets else Ring(*ring)
 
     def decode(params, cache, steps):
+        own = age(cache.age, steps.prev_done) if forgets else None
         slot, filled = cache.time % window, jnp.minimum(cache.time + 1, window)
         position = cache.time * n + jnp.arange(n, dtype=jnp.int32)
         keys, values = list(cache.keys), list(cache.values)
@@ -62,15 +72,22 @@ def ring_cache(config: "Transformer", n: int, network: Network, turn: Callable) 
             keys[layer] = jax.lax.dynamic_update_slice(keys[layer], _by_head(turn(k, position)), at)
             values[layer] = jax.lax.dynamic_update_slice(values[layer], _by_head(v), at)
             return ring_attention(
-                turn(q, position), keys[layer], values[layer], slot=slot[None, None], filled=filled[None, None]
+                turn(q, position),
+                keys[layer],
+                values[layer],
+                slot=slot[None, None],
+                filled=filled[None, None],
+                age=None if own is None else own[:, None],
             )
 
         logits = network(params, jax.tree.map(lambda x: x[:, None], steps), position, attend)
-        return logits[:, 0], Ring(tuple(keys), tuple(values), cache.time + 1)
+        after = {"keys": tuple(keys), "values": tuple(values), "time": cache.time + 1}
+        return logits[:, 0], cache.replace(**after) if own is None else cache.replace(**after, age=own)
 
     def context_start(prev_done):
         # Each layer sees W - 1 steps back, so what reaches the logits came from at most layers * (W - 1) steps ago.
-        return max(0, len(prev_done) - 1 - config.layers * (window - 1))
+        begun = last_boundary(prev_done) if forgets else 0
+        return max(begun, len(prev_done) - 1 - config.layers * (window - 1))
 
     return init_cache, decode, context_start
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Float, Int32
 
 from ad_jax.models.attention import segment_attention
 from ad_jax.types import Array
@@ -31,16 +31,18 @@ def chosen_attention(
     kind: Literal["banded", "fused"] | None,
     dropout: float = 0.0,
     key: jax.Array | None = None,
+    episode: Int32[Array, "B T"] | None = None,
 ) -> Float[Array, "B T K h"]:
     """Attention over a whole segment, as `segment_attention`, which states the other arguments.
 
     `kind` says whose: "banded" is ours, "fused" JAX's. None is ours, but JAX's on a CUDA GPU: there a program carries
     both and has one of them when it is lowered, so what the same process lowers for its CPU is ours. XLA's products
     cost L * L, so a segment longer than the window is ours on a GPU, too, unless cuDNN takes it. Where weights are
-    dropped it is always ours: the others drop none, or other ones.
+    dropped it is always ours: the others drop none, or other ones. Ours, too, where tokens see their own episode alone:
+    a mask of every pair, different in each row, is what JAX's kernels save themselves.
     """
-    ours = functools.partial(segment_attention, window=window, n=n)
-    if kind == "banded" or (key is not None and dropout > 0):
+    ours = functools.partial(segment_attention, window=window, n=n, episode=episode)
+    if kind == "banded" or (key is not None and dropout > 0) or episode is not None:
         return ours(q, k, v, dropout=dropout, key=key)
     # A process without a GPU does not trace what it cannot use: carrying both costs up to a third more of tracing.
     if kind is None and not capability():

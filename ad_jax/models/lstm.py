@@ -15,7 +15,7 @@ Letters: B batch, L steps, D token width, H hidden, A actions.
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from ad_jax.errors import ConfigError
 from ad_jax.models.base import Model, ModelConfig, Params
 from ad_jax.models.functional import functional
 from ad_jax.models.heads import Options
+from ad_jax.models.memory import begun_anew, last_boundary
 from ad_jax.models.tokens import PARTITION as TOKENS
 from ad_jax.models.tokens import PixelConfig, Tokenizer, masked
 from ad_jax.types import Spec, Steps
@@ -58,6 +59,7 @@ class LSTM(Options, ModelConfig):
     pixel_kernel: int = 5
     pixel_stride: int = 2
     pixel_width: int = 256
+    memory: Literal["episode"] | None = None  # what it remembers: the episode it is in alone; None: its lifetime
 
     def validate(self) -> None:
         """Raise ConfigError for sizes that cannot be."""
@@ -88,7 +90,10 @@ class LSTM(Options, ModelConfig):
             logits, cache = network(params)(jax.tree.map(lambda x: x[:, None], steps), cache)
             return logits[:, 0], cache
 
-        return Model(init, apply, init_cache, decode, lambda prev_done: 0, SPAN, None, PARTITION, head)
+        def context_start(prev_done):
+            return last_boundary(prev_done) if self.memory == "episode" else 0
+
+        return Model(init, apply, init_cache, decode, context_start, SPAN, None, PARTITION, head)
 
 
 class Carry(NamedTuple):
@@ -109,18 +114,25 @@ class Layer(nnx.Module):
         orthogonal = nnx.initializers.orthogonal()
         self.recurrent = nnx.Linear(hidden, 4 * hidden, use_bias=False, kernel_init=orthogonal, rngs=rngs)
 
-    def __call__(self, x: jax.Array, carry: Carry) -> tuple[jax.Array, Carry]:
-        """`[B, L, inputs]` and the state before it -> `[B, L, H]` and the state after it."""
+    def __call__(self, x: jax.Array, carry: Carry, first: jax.Array | None = None) -> tuple[jax.Array, Carry]:
+        """`[B, L, inputs]` and the state before it -> `[B, L, H]` and the state after it.
+
+        At the steps that are `first`, `[B, L]` bool, the state is an empty context's.
+        """
         recurrent = self.recurrent.kernel[...]
 
-        def step(carry, gates):
+        def step(carry, now):
+            gates, anew = now
+            if anew is not None:
+                carry = jax.tree.map(lambda state: jnp.where(anew[:, None], 0, state), carry)
             i, f, g, o = jnp.split(gates + carry.output @ recurrent, 4, axis=-1)
             cell = jax.nn.sigmoid(f) * carry.cell + jax.nn.sigmoid(i) * jnp.tanh(g)
             output = jax.nn.sigmoid(o) * jnp.tanh(cell)
             return Carry(cell, output), output
 
         # What does not wait for the step before is one product over the whole segment.
-        carry, outputs = jax.lax.scan(step, carry, self.inputs(x).swapaxes(0, 1))
+        over = self.inputs(x).swapaxes(0, 1), None if first is None else first.T
+        carry, outputs = jax.lax.scan(step, carry, over)
         return outputs.swapaxes(0, 1), carry
 
 
@@ -128,7 +140,7 @@ class Recurrent(nnx.Module):
     """Tokens -> LSTM layers -> MLP -> outputs."""
 
     def __init__(self, c: LSTM, spec: Spec, outputs: int, *, rngs: nnx.Rngs):
-        self.c = c
+        self.c, self.action = c, spec.action
         pixels = PixelConfig(c.pixel_channels, c.pixel_width, False, 0.0, "float32", c.pixel_kernel, c.pixel_stride)
         self.tokens = Tokenizer(spec, c.width, "step", c.embedding_scale, pixels, c.numeric_observations, rngs=rngs)
         self.mask_token = nnx.Param(jnp.zeros((c.width,), jnp.float32))
@@ -153,12 +165,14 @@ class Recurrent(nnx.Module):
     def features(self, steps: Steps, carries: tuple[Carry, ...], key=None):
         """Return what the heads see, `[B, L, mlp_width]`, and the state after the steps."""
         key_tokens = None if key is None else jax.random.fold_in(key, 0)
+        first = steps.prev_done if self.c.memory == "episode" else None
+        steps = steps if first is None else begun_anew(steps, self.action)
         x = self.tokens(steps, key_tokens)[:, :, 0]
         if key is not None and self.c.token_mask > 0:
             x = masked(jax.random.fold_in(key, 1), self.c.token_mask, x, self.mask_token[...])
         after = []
         for layer, carry in enumerate(carries):
-            x, carry = getattr(self, f"layer_{layer}")(x, carry)
+            x, carry = getattr(self, f"layer_{layer}")(x, carry, first)
             after.append(carry)
         return jax.nn.relu(self.mlp_out(jax.nn.relu(self.mlp_in(x)))), tuple(after)
 

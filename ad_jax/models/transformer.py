@@ -27,6 +27,7 @@ from ad_jax.models.dropout import keep
 from ad_jax.models.functional import functional
 from ad_jax.models.fused import chosen_attention
 from ad_jax.models.heads import Options
+from ad_jax.models.memory import begun_anew, episodes
 from ad_jax.models.queue import with_queue
 from ad_jax.models.tokens import PARTITION as TOKENS
 from ad_jax.models.tokens import Layout, PixelConfig, Tokenizer, masked, tokens_per_step
@@ -75,6 +76,7 @@ class Transformer(Options, ModelConfig):
     # Over segments: ours ("banded") or JAX's ("fused"), the same function to rounding. None: as `models.fused` decides,
     # JAX's on a CUDA GPU and ours elsewhere. None says nothing, so directories keep their digests.
     attention: Literal["banded", "fused"] | None = None
+    memory: Literal["episode"] | None = None  # what it remembers: the episode it is in alone; None: its lifetime
 
     def validate(self) -> None:
         """Raise ConfigError where options contradict each other."""
@@ -85,6 +87,16 @@ class Transformer(Options, ModelConfig):
             raise ConfigError(
                 "absolute positions need model.episode_length, at least 1 and at most the window "
                 f"({self.window}): the context moves by episodes; got {self.episode_length}"
+            )
+        if self.memory == "episode" and self.positions == "absolute":
+            raise ConfigError(
+                "model.memory=episode needs model.positions=rotary: absolute positions count on over the episodes of a "
+                f"segment; got {self.positions}"
+            )
+        if self.memory == "episode" and self.attention == "fused":
+            raise ConfigError(
+                "model.memory=episode hides other pairs of tokens in each row, which model.attention=fused cannot; use "
+                "banded"
             )
         for name in ("token_mask", "dropout", "attention_dropout", "pixel_dropout"):
             if not 0 <= getattr(self, name) < 1:
@@ -121,6 +133,7 @@ class Transformer(Options, ModelConfig):
             return x if period is None else rotate(x, position, period)
 
         def network(params, steps, position, attend, key=None):
+            steps = begun_anew(steps, spec.action) if self.memory == "episode" else steps
             return module(params)(steps, position, attend, key)
 
         def apply(params, steps, key=None):
@@ -128,11 +141,18 @@ class Transformer(Options, ModelConfig):
             if self.positions == "absolute" and length > window:
                 raise ConfigError(f"absolute positions reach {window} steps; got a segment of {length}")
             position = jnp.arange(length * n, dtype=jnp.int32)
+            episode = episodes(steps.prev_done, n) if self.memory == "episode" else None
+            over = functools.partial(
+                chosen_attention,
+                window=window,
+                n=n,
+                kind=self.attention,
+                dropout=self.attention_dropout,
+                episode=episode,
+            )
 
             def attend(layer, q, k, v, key):
-                q, k = turn(q, position), turn(k, position)
-                dropout = self.attention_dropout
-                return chosen_attention(q, k, v, window=window, n=n, kind=self.attention, dropout=dropout, key=key)
+                return over(turn(q, position), turn(k, position), v, key=key)
 
             return network(params, steps, position, attend, key)
 

@@ -10,7 +10,7 @@ import json
 
 from ad_jax.checkpoint import checkpoint
 from ad_jax.checkpoint.fingerprint import fingerprint
-from ad_jax.experiment import Components, Experiment, name_of
+from ad_jax.experiment import Components, Experiment, name_of, plugins
 from ad_jax.files import Json, JsonObject
 from ad_jax.process import distributed
 from ad_jax.run import behavior
@@ -66,6 +66,7 @@ class Origins:
         return {
             "spec": p.seen_spec.to_json(),  # what an `Agent` is fed
             "model": {"name": name_of(e.model), "options": dataclasses.asdict(p.model_config)},
+            "method": plugins.said(p.method),
             "seed": e.seed,
             "experiment": e.to_json(),
             "behavior": {"family": self.family, "model": self.model, **source},

@@ -14,6 +14,7 @@ through every stage, and the first one writes what is not dealt out among them.
 """
 
 import contextlib
+import dataclasses
 import functools
 import shutil
 from collections.abc import Callable, Iterator
@@ -272,6 +273,8 @@ class Run:
             data = {"name": name, "kind": p.split.kind, "tasks": episodes.tasks_as_data(p.family, tasks)}
             data |= {"returns": {}, "steps": {}}
             asked = {"checkpoint": which, "reward_unit": unit, "tasks": ids, "train_tasks": meta["train_task_ids"]}
+            if (acting := getattr(p.method, "acting", None)) is not None:
+                asked["acting"] = dataclasses.asdict(acting)
             for mode in ("sampled", "greedy") if e.evaluate.greedy else ("sampled",):
                 policy = p.policy(mode, e.evaluate.temperature or 1.0, unit)
                 compute = functools.partial(self.curves.in_context, data, tasks, policy, params, mode)

@@ -65,7 +65,8 @@ def collected_by(e: Experiment) -> Experiment:
 def trained_by(e: Experiment) -> Experiment:
     """Return what of an experiment decides its trained model."""
     defaults = {"evaluate": type(e.evaluate)(), "reference": None, "logging": type(e.logging)()}
-    return dataclasses.replace(e, name="model", **defaults)
+    acting = {field.name: field.default for field in dataclasses.fields(e.method) if field.name == "acting"}
+    return dataclasses.replace(e, name="model", method=dataclasses.replace(e.method, **acting), **defaults)
 
 
 class Workshop:

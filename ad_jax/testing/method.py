@@ -86,6 +86,7 @@ def _sample(config: MethodConfig, family: TaskFamily) -> Sample:
     check_needs(config.needs, next_observation=True)
     split = family.split(0, 4, 2)
     check_split(family, split)
+    config = config.bind(family, split.train)
     channels = config.channels(family, spec)
     seen = tuple((name, channel.shape) for name, channel in channels.items() if channel.seen)
     seen_spec = dataclasses.replace(seen_spec_of(family), extra=seen)

@@ -163,9 +163,10 @@ def _causal(s: Sample) -> None:
         else ""
     )
     require(not slope[middle + 1 :].any(), "no gradient from later steps", later, "Mask the attention causally.")
-    # But for the first: before a lifetime's first step there was no reward.
+    # But for the first of the context: before a lifetime's first step there was no reward.
+    first = s.model.context_start(steps.prev_done[0, : middle + 1])
     require(
-        slope[1 : middle + 1].all(),
+        slope[first + 1 : middle + 1].all(),
         "a gradient from each step up to now",
         np.flatnonzero(slope == 0).tolist(),
         "Every step of the window must reach the logits.",

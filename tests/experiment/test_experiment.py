@@ -230,6 +230,7 @@ def test_equal_experiments_have_equal_digests_and_what_shapes_the_model_counts()
             "action_head": "binned",
             "activation": "gelu",
             "attention": "fused",
+            "memory": "episode",
             "compute_dtype": "bfloat16",
             "pixel_channels": [8],
             "episode_length": 9,

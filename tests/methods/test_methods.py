@@ -3,14 +3,14 @@
 import dataclasses
 import json
 import pathlib
-from typing import Any, ClassVar
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import LITTLE, numbered_histories
+from helpers import LITTLE
 
 from ad_jax import methods
 from ad_jax.__main__ import main
@@ -22,7 +22,6 @@ from ad_jax.methods.distillation import Distillation
 from ad_jax.methods.dpt import DPT
 from ad_jax.methods.rl2 import RL2
 from ad_jax.methods.supervised import Supervised, cross_entropy
-from ad_jax.models.base import Model
 from ad_jax.models.dpt import DPTModel
 from ad_jax.policies.base import Policy
 from ad_jax.run import directory
@@ -30,7 +29,7 @@ from ad_jax.run.pipeline import Run
 from ad_jax.stage import train as train_lib
 from ad_jax.testing import ContractError, check_method, check_plugin
 from ad_jax.types import Steps
-from examples.decision_transformer import DecisionTransformer, returns_to_go
+from examples.decision_transformer import DecisionTransformer
 
 SMOKE = load("dark_room", "smoke")
 OURS = "examples.decision_transformer:DecisionTransformer"
@@ -208,44 +207,6 @@ def test_another_method_keeps_how_long_to_train_where_it_is_fed_the_same():
     assert (
         Experiment.from_json(json.loads(json.dumps(dataclasses.replace(SMOKE, method=ours).to_json()))).method == ours
     )
-
-
-@dataclasses.dataclass
-class Seen:
-    """A model whose cache is the extra input of its last step."""
-
-    asked: ClassVar[str] = "return_to_go"
-
-    @property
-    def model(self) -> Model:
-        def decode(params, cache, steps):
-            return (jnp.zeros((len(cache), 5)), steps.extra[self.asked])
-
-        return Model(lambda key: {}, lambda *_: None, jnp.zeros, decode, lambda done: 0, 1, None)  # pyright: ignore
-
-
-def test_online_and_stored_returns_to_go_are_equal_on_stored_episodes():
-    """Asked for what an episode earned, the policy asks at each of its steps for what is left of that."""
-    histories = numbered_histories(6, 24)
-    t = histories.transition
-    reward, done = t.reward % 7, t.done
-    stored = returns_to_go(reward, done) / np.float32(10)
-    for first in range(0, 24, 4):  # episodes of four steps
-        here = slice(first, first + 4)
-        for row in range(6):
-            policy = DecisionTransformer(target=float(reward[row, here].sum())).policy(Seen().model)
-            carry, online = policy.init(1), []
-            for step in range(first, first + 4):
-                last = max(step - 1, 0)
-                steps = Steps(
-                    observation=t.observation[row : row + 1, step],
-                    prev_action=np.zeros(1, np.int32),
-                    prev_reward=np.array([reward[row, last] * (step > 0)], np.float32),
-                    prev_done=np.array([done[row, last] & (step > 0)]),
-                )
-                _, carry = policy.act({}, carry, steps, jax.random.split(jax.random.key(step), 1))
-                online.append(float(carry.inner.cache[0]))
-            np.testing.assert_array_equal(np.array(online, np.float32), stored[row, here])
 
 
 def test_a_method_of_ones_own_runs_through_every_stage_and_goes_on_after_a_kill(tmp_path, monkeypatch, capsys):

@@ -32,6 +32,7 @@ CONFIGS = {
         dataclasses.replace(SMALL, value_head=True, numeric_observations=True),
         GRID,
     ),
+    "its episode alone": (dataclasses.replace(SMALL, layers=2, memory="episode"), GRID),
     "pixels": (dataclasses.replace(SMALL, pixel_channels=(4, 8), pixel_width=8), PIXELS),
 }
 
