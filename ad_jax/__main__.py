@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from ad_jax.process import preemption
 
     handler: Callable[[argparse.Namespace], int] = {
+        "compress": _compress,
         "histories": _histories,
         "list": _list,
         "report": _report,
@@ -144,6 +145,15 @@ def _report(args: argparse.Namespace) -> int:
     if args.pool:
         report.pool(results, args.pool)
     print(report.summary(results), report.table(results), f"report   {page}", sep="\n")
+    return 0
+
+
+def _compress(args: argparse.Namespace) -> int:
+    from ad_jax.process import provenance
+    from ad_jax.run.compress import compress
+
+    provenance.use_compilation_cache()
+    print(*compress(args.run, args.to, args.overrides, args.dir).lines(), sep="\n")
     return 0
 
 

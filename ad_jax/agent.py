@@ -12,17 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ad_jax import models, values
-from ad_jax.checkpoint import checkpoint, lineage
-from ad_jax.errors import AdJaxError, CheckpointError
-from ad_jax.experiment.config import plugin_from
-from ad_jax.history import reward_unit
-from ad_jax.keys import a_key, named_key
-from ad_jax.methods import modern
-from ad_jax.methods.distillation import Distillation
+from ad_jax import values
+from ad_jax.errors import AdJaxError
+from ad_jax.keys import named_key
 from ad_jax.policies.base import Carry, Mode, Policy
 from ad_jax.process import settings
-from ad_jax.run import behavior
+from ad_jax.run import frozen
 from ad_jax.types import Box, PyTree, Spec, Steps
 
 
@@ -55,20 +50,8 @@ class Agent:
             AdJaxError: if `mode` or `temperature` cannot be, or the method's code cannot be loaded.
             CheckpointError: if there is no readable checkpoint, or the model's code does something else since.
         """
-        _, state, meta = checkpoint.load(Path(path), which)
-        spec = Spec.from_json(meta["spec"])
-        config = models.make(meta["model"]["name"], meta["model"]["options"])
-        model = config.make(spec)
-        checkpoint.check_architecture(meta, checkpoint.architecture_of(jax.eval_shape(model.init, a_key(0))), path)
-        found, here = meta.get("behavior"), {"model": behavior.of_model(model, spec)}
-        if told := lineage.behaves_otherwise(found, here, meta.get("experiment", {}), ("model",)):
-            raise CheckpointError(
-                f"{told} from when the checkpoint in {path} was trained. Train it anew there: ad-jax distill ... --redo"
-            )
-        model = reward_unit.applied(model, meta.get("reward_unit", reward_unit.NONE))
-        said = meta.get("method") or modern(meta.get("experiment", {})).get("method")  # earlier versions: not bound
-        method = Distillation() if said is None else plugin_from("method", said, "method")
-        return cls(method.policy(model, mode, temperature), state["params"], spec)
+        found = frozen.load(path, which)
+        return cls(found.method.policy(found.model, mode, temperature), found.params, found.spec)
 
     @settings.pinned()
     def reset(self, batch: int = 1, seed: int = 0) -> None:

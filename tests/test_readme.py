@@ -17,6 +17,7 @@ from ad_jax.cli.parser import parse, parser
 from ad_jax.experiment import build
 from ad_jax.registry import resolve
 from ad_jax.report.report import load, statistics
+from ad_jax.run.compress import student_of
 from ad_jax.testing import check_plugin
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -130,7 +131,9 @@ def test_commands_parse_and_their_overrides_are_accepted(command, elsewhere):
         assert not stop.value.code
         return
     args = parse(shlex.split(command)[1:])
-    if hasattr(args, "overrides"):
+    if args.command == "compress":
+        build(student_of(load_experiment("dark_room"), args.run, args.to, args.overrides))
+    elif hasattr(args, "overrides"):
         file = ROOT / args.experiment
         build(override(load_experiment(str(file) if file.is_file() else args.experiment, args.scale), args.overrides))
 

@@ -20,7 +20,7 @@ from ad_jax.experiment import CollectConfig, Experiment, ReplayConfig, TaskConfi
 from ad_jax.history import replay
 from ad_jax.history.store import open_store, verify
 from ad_jax.history.streaming import Rotation
-from ad_jax.methods import rl2, trials
+from ad_jax.methods import played, rl2, trials
 from ad_jax.models.base import Model
 from ad_jax.policies import demonstrator, random
 from ad_jax.policies.base import from_model
@@ -159,13 +159,13 @@ def test_rl2_names_what_cannot_be():
     """In the second of two updates."""
     family, config = Odd("component"), trials.Config(trial_episodes=2, trials=4)
     unroll, task = rl2.by_chance(family, config, 1, tasks_of(7, 9))
-    found = rl2.cannot_be(family, unroll, task)
+    found = played.cannot_be(family, unroll, task)
     number = (7, 9)[int(task[0])]
     two = jax.tree.map(lambda one, none: jnp.stack([none, one]), found, (values.nothing(()), task[0]))
     what = rf"{re.escape(TOLD['component'])}, at step {AT} .*in update 7, on task number {number} of Odd"
     with pytest.raises(AdJaxError, match=what):
-        rl2.check_values(two, tasks_of(7, 9), family, step=5)
-    rl2.check_values(jax.tree.map(lambda x: x[:1], two), tasks_of(7, 9), family, step=5)
+        played.check_values(two, tasks_of(7, 9), family, step=5)
+    played.check_values(jax.tree.map(lambda x: x[:1], two), tasks_of(7, 9), family, step=5)
 
 
 def test_rl2_names_what_cannot_be_in_the_play_that_finds_its_unit():

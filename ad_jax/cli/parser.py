@@ -98,6 +98,19 @@ def parser() -> argparse.ArgumentParser:
         "--compare", action="store_true", help="also plan with each of remat, accumulation and sharded state changed"
     )
 
+    small = commands.add_parser(
+        "compress",
+        help="distill a run's trained model into a smaller or faster one, on what that one does itself",
+        description="On-policy distillation: the student plays the run's training tasks, and the trained model, its "
+        "teacher, says at every step what it would have done. Then the student is evaluated as the run was, and its "
+        "return and its decisions per second stand beside the teacher's.",
+        epilog="Options of the student and of the training can be overridden: model.hidden=96 method.updates=500",
+    )
+    small.add_argument("run", type=_path, help="a run directory whose model is trained")
+    small.add_argument("overrides", nargs="*", metavar="field=value", help="overridden fields")
+    small.add_argument("--to", default="lstm", metavar="MODEL", help="the student's backbone (default %(default)s)")
+    small.add_argument("--dir", type=_path, help="the student's run directory (default RUN/compressed/MODEL-<hash>)")
+
     page = commands.add_parser(
         "report",
         help="stage 4: page and figures from results.json, of one run or several seeds",

@@ -109,9 +109,11 @@ def applied(model: Any, unit: float) -> Any:
 
     if hasattr(model, "segment"):
         return model._replace(segment=lambda params, cache, steps: model.segment(params, cache, see(steps)))
+    unroll = model.unroll
     return model._replace(
         apply=lambda params, steps, key=None: model.apply(params, see(steps), key),
         decode=lambda params, cache, steps: model.decode(params, cache, see(steps)),
+        unroll=unroll and (lambda params, cache, steps: unroll(params, cache, see(steps))),
     )
 
 

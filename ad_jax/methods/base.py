@@ -19,6 +19,7 @@ from ad_jax.errors import ConfigError
 from ad_jax.history import columns, reward_unit
 from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.history.replay import Prepare
+from ad_jax.methods.teacher import Teacher
 from ad_jax.models.base import Model, ModelConfig
 from ad_jax.policies.base import Mode, Policy, from_model
 from ad_jax.types import Histories, PyTree, Spec
@@ -35,7 +36,8 @@ class Learner(NamedTuple):
 
     Attributes:
         name: of the random numbers, of the records in metrics.jsonl and of the progress lines.
-        feed: what an update learns from: windows drawn from learning histories, the training tasks, or nothing.
+        feed: what an update learns from: windows drawn from learning histories, the training tasks, or nothing. With a
+            teacher in the setting, tasks are a pair: the tasks, and the teacher's parameters.
         init: `(seed, tasks) -> state`. Every random number is keyed by the seed, `[]` uint32 and traced, and a name.
             `tasks` is None unless the learner is fed tasks. The state has the fields `step`, `[]` int32, the number of
             updates done, and `params`, which a checkpoint is evaluated by.
@@ -116,6 +118,7 @@ class Setting:
     sampling: ReplayConfig
     mesh: Mesh
     unit: float = reward_unit.NONE  # what rewards are divided by where the model sees them
+    teacher: Teacher | None = None  # the frozen model that is learned from, where the method names one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +166,10 @@ class MethodConfig:
         """Raise ConfigError if the option `name` is below `least`."""
         if getattr(self, name) < least:
             raise ConfigError(f"method.{name} must be at least {least}; got {getattr(self, name)}")
+
+    def taught_by(self) -> str | None:
+        """Return the run directory of the frozen model that the method learns from; None where there is none."""
+        return None
 
     def bind(self, family: "TaskFamily", tasks: PyTree) -> Self:
         """Return the options with what they leave open and only the family and its training tasks `[N]` know.

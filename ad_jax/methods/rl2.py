@@ -26,16 +26,17 @@ from flax import struct
 from jax.sharding import Mesh
 
 from ad_jax import values
-from ad_jax.envs.base import TaskFamily, spec_of, take
-from ad_jax.errors import AdJaxError, ConfigError
+from ad_jax.envs.base import TaskFamily
+from ad_jax.errors import ConfigError
 from ad_jax.history import reward_unit
 from ad_jax.keys import named_key
 from ad_jax.methods.base import Feed, Learner, Method, Setting
 from ad_jax.methods.optimizer import clipped, matrices
-from ad_jax.methods.trials import Config, Trials, Unroll, advantages, begin, episodes, loss, roll
+from ad_jax.methods.played import cannot_be, check_values, episodes, refused
+from ad_jax.methods.trials import Config, Trials, Unroll, advantages, begin, loss, roll
 from ad_jax.models.lstm import LSTM, ActorCritic, actor_critic
 from ad_jax.sharding import batch_devices, on_batch, optimizer_shardings, param_shardings, replicated
-from ad_jax.types import Array, Box, PyTree, Transition
+from ad_jax.types import Array, Box, PyTree
 
 FACTS = ("loss", "grad_norm", "entropy", "first_return", "last_return")  # of an update
 
@@ -163,7 +164,7 @@ def unit_by_chance(family: TaskFamily, tasks: PyTree, config: Config, seed: int)
 
     reward, (first, task) = jax.device_get(jax.jit(play)(tasks))
     if first.place != values.NOTHING:
-        raise _refused(first, task, tasks, family, "in random play before update 1", "Nothing was trained.")
+        raise refused(first, task, tasks, family, "in random play before update 1", "Nothing was trained.")
     return reward_unit.pool([reward_unit.of_chunk(np.asarray(reward))])
 
 
@@ -238,34 +239,3 @@ def update(
     told: dict[str, PyTree] = dict(zip(FACTS, (*map(jnp.mean, facts), first, last)))
     told["cannot be"] = cannot_be(family, unroll, state.trials.task)
     return TrainState(params, opt_state, state.step + 1, trials), told
-
-
-def cannot_be(family: TaskFamily, unroll: Unroll, task: jax.Array) -> tuple[values.First, jax.Array]:
-    """Return the first value of a trial that cannot be, of the first such trial, scalars, and which of the tasks it is
-    of.
-    """
-    played = Transition(unroll.steps.observation, unroll.action, unroll.reward, unroll.done, unroll.done)
-    played = jax.tree.map(lambda x: x.swapaxes(0, 1), played)
-    none, start = values.nothing(task.shape), jnp.int32(0)
-    found = values.look_through(spec_of(family), family.reward_dtype, none, start, played)
-    row = jnp.argmax(found.place != values.NOTHING)
-    return jax.tree.map(lambda x: x[row], (found, task))
-
-
-def check_values(found: tuple[values.First, PyTree], tasks: PyTree, family: TaskFamily, step: int) -> None:
-    """Raise AdJaxError, in words, for what cannot be in the updates after `step`, `[P]` each."""
-    first, task = found
-    bad = np.flatnonzero(first.place != values.NOTHING)
-    if len(bad):
-        first, task = jax.tree.map(lambda x: x[bad[0]], (first, task))
-        where = f"of a trial's part in update {step + bad[0] + 1}"
-        raise _refused(first, task, tasks, family, where, "The last good checkpoint is kept.")
-
-
-def _refused(first: values.First, task: PyTree, tasks: PyTree, family: TaskFamily, where: str, kept: str) -> AdJaxError:
-    """Return the error for what cannot be of one trial, whose task is row `task` of `tasks`."""
-    what, field = values.told(spec_of(family), family.reward_dtype, first)
-    name = family.task_ids(take(tasks, np.array([task])))[0]
-    return AdJaxError(
-        f"{what}, at step {first.step} {where}, on task {name} of {family.name}. {kept} {values.REMEDY[field]}"
-    )

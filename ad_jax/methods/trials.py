@@ -18,6 +18,7 @@ from ad_jax.errors import ConfigError
 from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.history.reward_unit import check_unit
 from ad_jax.methods.base import MethodConfig
+from ad_jax.methods.played import Played, rendered
 from ad_jax.models.base import first_steps, follow
 from ad_jax.models.lstm import ActorCritic
 from ad_jax.types import Array, PyTree, Spec, Steps
@@ -107,15 +108,11 @@ class Trials(struct.PyTreeNode):
     forced: Array  # [B] int32, random actions still to come in this episode
 
 
-class Unroll(struct.PyTreeNode):
-    """What B trials did in L steps, and what the policy that acted thought of it. Every leaf is `[B, L, ...]`."""
+class Unroll(Played):
+    """The same with what the policy that acted thought of it."""
 
-    steps: Steps  # what was seen before each action, unrendered
-    action: Array  # int32
     log_prob: Array  # float32, of the action
     value: Array  # float32
-    reward: Array  # float32, for the action
-    done: Array  # bool, the action ended an episode
     free: Array  # bool, the policy chose the action
 
 
@@ -169,7 +166,8 @@ def roll(
         free = left == 0
         action = jnp.argmax(jnp.where(free[:, None], logits, 0.0) + noise, axis=-1).astype(jnp.int32)
         observation, env_state, outcome = go(keys, env_state, action, own)
-        taken = Unroll(steps, action, log_prob_of(logits, action), value, outcome.reward, outcome.done, free)
+        did = steps, action, outcome.reward, outcome.done
+        taken = Unroll(*did, log_prob=log_prob_of(logits, action), value=value, free=free)
         left = jnp.where(outcome.done, forced, jnp.maximum(left - 1, 0))
         return (cache, follow(observation, action, outcome), env_state, left), taken
 
@@ -178,14 +176,6 @@ def roll(
     unroll = jax.tree.map(lambda x: x.swapaxes(0, 1), unroll)
     after = trials.replace(cache=cache, steps=steps, env_state=env_state, forced=left)
     return unroll, after, think(cache, steps)[1]
-
-
-def rendered(family: TaskFamily, steps: Steps) -> Steps:
-    """Return steps `[...]` as the network sees them."""
-    look = family.render
-    for _ in steps.prev_action.shape:
-        look = jax.vmap(look)
-    return steps.replace(observation=look(steps.observation))
 
 
 def advantages(reward: jax.Array, value: jax.Array, ahead: jax.Array, config: Config) -> jax.Array:
@@ -240,19 +230,3 @@ def loss(
     gain = jnp.where(unroll.free, jnp.minimum(ratio * advantage, held * advantage), 0.0).mean()
     value_error = 0.5 * ((target - value) ** 2).mean()
     return -gain + config.value_cost * value_error - entropy_cost * entropy, entropy
-
-
-def episodes(unroll: Unroll, began: jax.Array, over: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean return of the first episode of the trials that `began [B]` and of the last whole one of those `over [B]`.
-
-    Where episodes end early, the last one that ended may have begun before this unroll: such trials are left out.
-    """
-    done = unroll.done.astype(jnp.int32)
-    over = over & (began | unroll.steps.prev_done[:, 0] | (done.sum(axis=1) > 1))
-    number = jnp.cumsum(done, axis=1) - done  # episodes finished before the step
-
-    def mean(rows, steps):
-        total = jnp.sum(jnp.where(rows[:, None] & steps, unroll.reward, 0.0))
-        return total / jnp.maximum(rows.sum(), 1).astype(jnp.float32)
-
-    return mean(began, number == 0), mean(over, number == done.sum(axis=1, keepdims=True) - 1)

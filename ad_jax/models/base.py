@@ -38,6 +38,8 @@ class Model(NamedTuple):
             `(r"block_\d+/up/kernel", ("embed", "mlp"))`; `ad_jax.sharding.DIMENSIONS` says which axis of the mesh
             splits which. Needed where a mesh splits parameters.
         head: the distribution over actions that the outputs stand for; None: they are logits of Discrete actions.
+        unroll: `(params, cache, steps [B, L]) -> (outputs [B, L, head.size], cache)`: what L calls of `decode` give, at
+            once and with a gradient; None where a model has nothing better than those calls (`unroll_of`).
     """
 
     init: Callable[[jax.Array], Params]
@@ -49,6 +51,23 @@ class Model(NamedTuple):
     max_segment: int | None
     partition: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
     head: Head | None = None
+    unroll: Callable[[Params, Cache, Steps], tuple[jax.Array, Cache]] | None = None
+
+
+def unroll_of(model: Model) -> Callable[[Params, Cache, Steps], tuple[jax.Array, Cache]]:
+    """Return the model's `unroll`; where it has none, its `decode` step by step."""
+    if model.unroll is not None:
+        return model.unroll
+
+    def unroll(params: Params, cache: Cache, steps: Steps) -> tuple[jax.Array, Cache]:
+        def step(cache, one):
+            outputs, cache = model.decode(params, cache, one)
+            return cache, outputs
+
+        cache, outputs = jax.lax.scan(step, cache, jax.tree.map(lambda x: x.swapaxes(0, 1), steps))
+        return outputs.swapaxes(0, 1), cache
+
+    return unroll
 
 
 class ModelConfig:

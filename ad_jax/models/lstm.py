@@ -93,7 +93,10 @@ class LSTM(Options, ModelConfig):
         def context_start(prev_done):
             return last_boundary(prev_done) if self.memory == "episode" else 0
 
-        return Model(init, apply, init_cache, decode, context_start, SPAN, None, PARTITION, head)
+        def unroll(params, cache, steps):
+            return network(params)(steps, cache)
+
+        return Model(init, apply, init_cache, decode, context_start, SPAN, None, PARTITION, head, unroll)
 
 
 class Carry(NamedTuple):

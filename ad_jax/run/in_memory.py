@@ -9,6 +9,7 @@ The numbers are those of a run directory, to the bit. What is not there is what 
 from, a log, results to report.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from ad_jax.policies import demonstrator
 from ad_jax.policies.base import Mode, Policy
 from ad_jax.policies.demonstrator import Prompt
 from ad_jax.process import settings
+from ad_jax.run import frozen
 from ad_jax.sharding import make_mesh, rows_mesh
 from ad_jax.stage import collect as collecting
 from ad_jax.stage import evaluate as evaluating
@@ -95,7 +97,9 @@ def train(
     if config.feed == "histories" and histories is None:
         raise AdJaxError(f"method {type(config).__name__} learns from histories; give it those of collect(experiment)")
     mesh = make_mesh(e.mesh)
-    setting = p.setting(e, mesh, _unit(e, p, histories))
+    teacher = frozen.teacher(config)
+    unit = _unit(e, p, histories) if teacher is None else teacher.unit
+    setting = dataclasses.replace(p.setting(e, mesh, unit), teacher=teacher)
     method = config.make(setting)
     feed = feed_of(config, setting)
     resident: PyTree = feed.tasks

@@ -32,7 +32,7 @@ from ad_jax.process import distributed, locks, metrics, provenance, settings
 from ad_jax.process.metrics import log
 from ad_jax.report import report
 from ad_jax.report.seal import seal
-from ad_jax.run import collection, directory, training
+from ad_jax.run import collection, directory, frozen, training
 from ad_jax.run.curves import Curves
 from ad_jax.run.directory import check, claim
 from ad_jax.run.origins import Origins, digest_of
@@ -237,6 +237,7 @@ class Run:
         if method.feed == "nothing":
             return True
         try:
+            frozen.check_taught(method)
             method.check_devices(batch_devices(make_mesh(e.mesh)), e.replay)
         except ConfigError:
             if not checkpoint.has(self.folder / "checkpoints", method.updates):

@@ -4,6 +4,7 @@ In: a run whose histories, where the method is fed any, were checked. Out: check
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from ad_jax.methods.base import MethodConfig, Setting, checked
 from ad_jax.planning import residents
 from ad_jax.process import distributed
 from ad_jax.process.metrics import log
+from ad_jax.run import frozen
 from ad_jax.sharding import batch_devices
 from ad_jax.stage.feeds import feed_of
 from ad_jax.stage.train import train
@@ -47,7 +49,9 @@ def run(run: "Run", folder: Path, made_of: JsonObject, store: HistoryStore | Non
         ConfigError, CheckpointError, TrainingDivergedError: as `stage.train.train` and the method.
     """
     e, p, config = run.experiment, run.components, run.components.method
-    setting = p.setting(e, run.mesh, _reward_unit(run, config, store))
+    teacher = frozen.teacher(config)
+    unit = _reward_unit(run, config, store) if teacher is None else teacher.unit
+    setting = dataclasses.replace(p.setting(e, run.mesh, unit), teacher=teacher)
     method = config.make(setting)
     feed = feed_of(config, setting)
     trainer = Trainer(method.learner, feed, config, run.mesh, e.seed)

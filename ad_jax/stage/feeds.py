@@ -77,7 +77,10 @@ class Windows:
 
 
 class TrainingTasks:
-    """The training tasks `[N]`, a copy on every device. They are their own residents."""
+    """The training tasks `[N]`, a copy on every device, with the teacher's parameters where the method has a teacher.
+
+    They are their own residents.
+    """
 
     period = 0  # always the same
 
@@ -104,6 +107,6 @@ class TrainingTasks:
 def feed_of(config: MethodConfig, s: Setting) -> Windows | TrainingTasks:
     """Return what a method is fed in a setting."""
     if config.feed == "tasks":
-        return TrainingTasks(s.tasks, s.mesh)
+        return TrainingTasks(s.tasks if s.teacher is None else (s.tasks, s.teacher.params), s.mesh)
     inputs = [name for name, _ in s.seen_spec.extra]
     return Windows(s.spec, s.sampling, s.mesh, s.family.render, inputs, config.needs)

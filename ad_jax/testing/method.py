@@ -18,10 +18,11 @@ from ad_jax import envs, models, sources
 from ad_jax.envs.base import TaskFamily, check_split, seen_spec_of, spec_of
 from ad_jax.errors import ConfigError
 from ad_jax.files import JsonObject
-from ad_jax.history import replay
+from ad_jax.history import replay, reward_unit
 from ad_jax.history.columns import NEXT, check_needs
 from ad_jax.keys import a_key
 from ad_jax.methods.base import Channel, Method, MethodConfig, Setting, checked
+from ad_jax.methods.teacher import Teacher
 from ad_jax.models.base import Model, ModelConfig
 from ad_jax.sharding import MeshConfig, make_mesh
 from ad_jax.stage import collect
@@ -73,7 +74,8 @@ def check_method(config: MethodConfig, family: TaskFamily | None = None) -> list
     """
     room = envs.make("dark_room", {"size": 3, "steps": 4})
     # A handful of updates, and as few trials or windows: these options are no part of what is promised.
-    small = {"updates": 8, "updates_per_dispatch": 4, "warmup_updates": 1, "trials": 4, "trial_episodes": 2}
+    small = {"updates": 8, "updates_per_dispatch": 4, "warmup_updates": 1}
+    small |= {"trials": 4, "trial_episodes": 2, "lifetimes": 4, "lifetime_episodes": 2}
     known = {field.name for field in dataclasses.fields(config)}
     config = dataclasses.replace(config, **{name: value for name, value in small.items() if name in known})
     return run_checks(type(config).__name__, CHECKS, _sample(config, family or room))
@@ -91,7 +93,8 @@ def _sample(config: MethodConfig, family: TaskFamily) -> Sample:
     seen = tuple((name, channel.shape) for name, channel in channels.items() if channel.seen)
     seen_spec = dataclasses.replace(seen_spec_of(family), extra=seen)
     model_config, model = _backbone(config, seen_spec)
-    setting = Setting(family, model, model_config, spec, seen_spec, split.train, sampling, mesh)
+    teacher = None if config.taught_by() is None else _teacher(family, seen_spec_of(family), split.train)
+    setting = Setting(family, model, model_config, spec, seen_spec, split.train, sampling, mesh, teacher=teacher)
     method = config.make(setting)
     histories = _histories(family, split.train, mesh, NEXT in config.needs)
     prepare = checked(method, channels, config.needs)
@@ -113,6 +116,12 @@ def _backbone(config: MethodConfig, spec: Spec) -> tuple[ModelConfig, Model]:
         else:
             return model_config, model_config.make(spec)
     raise ConfigError(f"the method takes none of {', '.join(SMALL)}: {'; '.join(refused)}")
+
+
+def _teacher(family: TaskFamily, spec: Spec, tasks: PyTree) -> Teacher:
+    """Return a small transformer that was never trained, for a method that learns from another model."""
+    model = models.make("transformer", SMALL["transformer"]).make(spec)
+    return Teacher("a test", model, model.init(a_key(1)), spec, reward_unit.NONE, frozenset(family.task_ids(tasks)))
 
 
 def _histories(family: TaskFamily, tasks: PyTree, mesh: Mesh, next_observation: bool) -> Histories:

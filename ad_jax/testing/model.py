@@ -208,8 +208,16 @@ def _long_segment(s: Sample) -> None:
     if s.model.max_segment is not None:
         return
     steps = _stream(s, s.length)
-    error = np.abs(np.asarray(s.apply(s.params, steps)) - decode_all(s.model, s.params, steps, s.decode)).max()
+    decoded = decode_all(s.model, s.params, steps, s.decode)
+    error = np.abs(np.asarray(s.apply(s.params, steps)) - decoded).max()
     require(error <= s.tolerance, f"|decode - apply| <= {s.tolerance}", f"{error:.2e}", "Slide the window by one step.")
+    if s.model.unroll is None:
+        return
+    cache, middle = s.model.init_cache(ROWS), s.length // 2
+    for part in (slice(middle), slice(middle, None)):
+        outputs, cache = s.model.unroll(s.params, cache, jax.tree.map(lambda x: x[:, part], steps))  # noqa: B023
+        error = np.abs(np.asarray(outputs) - decoded[:, part]).max()
+        require(error <= s.tolerance, f"|unroll - decode| <= {s.tolerance}", f"{error:.2e}", "Start from the cache.")
 
 
 def _rows(s: Sample) -> None:

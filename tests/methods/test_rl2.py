@@ -19,7 +19,7 @@ from ad_jax.checkpoint import checkpoint
 from ad_jax.envs.base import seen_spec_of
 from ad_jax.errors import ConfigError, TrainingDivergedError
 from ad_jax.experiment import TaskConfig, build, load
-from ad_jax.methods import rl2, trials
+from ad_jax.methods import played, rl2, trials
 from ad_jax.models import lstm
 from ad_jax.planning import cost, residents
 from ad_jax.policies.base import from_model
@@ -204,9 +204,9 @@ def test_returns_of_first_and_last_episodes_where_episodes_end_early():
     done = jnp.asarray(rows, bool)
     before = jnp.zeros((5, 6), bool).at[4, 0].set(True)
     seen = Steps(observation=None, prev_action=None, prev_reward=None, prev_done=before)
-    unroll = trials.Unroll(seen, None, None, None, reward, done, None)
+    happened = played.Played(seen, None, reward, done)
     began, over = jnp.asarray([True, False, True, False, False]), jnp.asarray([True, True, False, True, True])
-    first, last = trials.episodes(unroll, began, over)
+    first, last = played.episodes(happened, began, over)
     assert float(first) == ((1 + 2) + (1 + 2 + 4)) / 2
     assert float(last) == pytest.approx(((4 + 8 + 16) + (2 + 4 + 8 + 16 + 32) + (1 + 2 + 4)) / 3)
 
