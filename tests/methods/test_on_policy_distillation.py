@@ -96,12 +96,24 @@ def test_what_the_teacher_does_is_learned():
     assert losses[1][-1] < 0.1
 
 
+def test_a_lifetime_goes_on_in_the_next_update_and_another_begins_when_it_is_over():
+    config = dataclasses.replace(SMALL, unroll_episodes=1)
+    train, ages = trainer(teacher_of(knows_the_way()), config), []
+    state = train.init()
+    for _ in range(2):
+        state, _ = train.run(state, train.feed.tasks, 1)
+        lived, begun = state.lifetimes, state.lifetimes.steps.prev_done.tolist()
+        ages.append((int(lived.age), bool((lived.cache[0].cell != 0).all()), begun))
+    assert ages == [(1, True, [True] * 8), (0, False, [False] * 8)]
+    assert not np.asarray(state.lifetimes.cache[0].cell).any()
+    assert not np.asarray(state.lifetimes.teachers).any()
+
+
 def test_divergences_are_kullback_and_leibler_s():
-    told, mine = np.log([[0.5, 0.25, 0.25]]), np.log([[0.25, 0.5, 0.25]])
-    expected = 0.5 * np.log(2) - 0.25 * np.log(2)
-    for kind in ("forward", "reverse"):
-        found = method.divergence(kind, jnp.asarray(told, jnp.float32), jnp.asarray(mine, jnp.float32))
-        assert float(found[0]) == pytest.approx(expected, abs=1e-6)
+    theirs, mine = np.array([[0.7, 0.2, 0.1]]), np.array([[0.3, 0.3, 0.4]])
+    for kind, expected in (("forward", theirs * np.log(theirs / mine)), ("reverse", mine * np.log(mine / theirs))):
+        logits = (jnp.asarray(np.log(x), jnp.float32) for x in (theirs, mine))
+        assert float(method.divergence(kind, *logits)[0]) == pytest.approx(expected.sum(), abs=1e-6)
     masked = jnp.asarray([[0.0, 0.0, -jnp.inf]])
     found = jax.grad(lambda x: method.divergence("forward", masked, x).sum())(jnp.zeros((1, 3)))
     np.testing.assert_allclose(found, [[-1 / 6, -1 / 6, 1 / 3]], atol=1e-6)
