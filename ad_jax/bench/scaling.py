@@ -1,7 +1,7 @@
 """Collectives of a training step on 8 devices, by mesh: counted in the compiled program, not timed.
 
-Run as a program (`python -m ad_jax.bench.scaling quick`, or `full` or `accelerator`) it prints its rows as JSON. The
-suite does that in a process of its own, with 8 virtual CPU devices, where the process it runs in has fewer.
+Run as a program, `python -m ad_jax.bench.scaling`, it reads sizes as JSON and prints its rows as JSON. The suite does
+that in a process of its own, with 8 virtual CPU devices, where the process it runs in has fewer.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from ad_jax.bench import sizes as sizes_lib
 from ad_jax.bench.distilling import compiled, setting
 from ad_jax.bench.rows import Row
 from ad_jax.bench.sizes import Sizes
+from ad_jax.bench.worker import sizes_from
 from ad_jax.planning import hlo
 from ad_jax.sharding import MeshConfig, make_mesh
 
@@ -30,11 +31,9 @@ def rows(sizes: Sizes) -> Iterator[Row]:
             yield row(mesh, sizes)
         return
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES}".strip()
-    name = next(
-        name for name in ("QUICK", "FULL", "ACCELERATOR", "BRIEF", "TRIAL") if getattr(sizes_lib, name) == sizes
-    )
     done = subprocess.run(
-        [sys.executable, "-m", "ad_jax.bench.scaling", name.lower()],
+        [sys.executable, "-m", "ad_jax.bench.scaling"],
+        input=json.dumps(dataclasses.asdict(sizes)),
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -65,5 +64,5 @@ def row(shape: tuple[int, int, int], sizes: Sizes) -> Row:
 
 
 if __name__ == "__main__":
-    chosen = getattr(sizes_lib, sys.argv[1].upper())
+    chosen = sizes_from(json.load(sys.stdin), sizes_lib)
     print(json.dumps([dataclasses.asdict(found) for found in rows(chosen)]))

@@ -19,6 +19,7 @@ from ad_jax.bench import (
     distilling,
     end_to_end,
     evaluating,
+    growth,
     limits,
     reinforcing,
     rotating,
@@ -117,6 +118,8 @@ def measured(only: Sequence[str], sizes: Sizes, demo: Path | None, torch: bool) 
 
 def main(args: argparse.Namespace) -> int:
     """`ad-jax bench`."""
+    if args.scaling:
+        return main_scaling(args)
     if args.against:
         return main_against(args)
     old = load(args.compare) if args.compare else None  # before minutes of measuring
@@ -131,6 +134,19 @@ def main(args: argparse.Namespace) -> int:
     print(f"\n{table(results['rows'])}\n\n{origin(results)}")
     if old is not None:
         print(f"\n{compare(results['rows'], old['rows'])}")
+    return 0
+
+
+def main_scaling(args: argparse.Namespace) -> int:
+    """`ad-jax bench --scaling`.
+
+    Raises:
+        ConfigError: with options that mean other results.
+    """
+    for option in ("quick", "brief", "only", "show", "compare", "against", "demo", "torch"):
+        if getattr(args, option):
+            raise ConfigError(f"bench --scaling measures growing sizes of its own; got --{option}, too. Leave one out")
+    growth.run(args.out or Path("runs/bench/scaling.json"))
     return 0
 
 

@@ -147,7 +147,9 @@ def parser() -> argparse.ArgumentParser:
     stages = ("limits", "collect", "distill", "rotation", "rl2", "evaluate", "attention", "scaling", "demo", "torch")
     bench.add_argument("--only", choices=stages, nargs="+", metavar="STAGE", help=f"in this order: {', '.join(stages)}")
     bench.add_argument(
-        "--out", type=_path, help="results (default runs/bench/results.json, with --against runs/bench/against.json)"
+        "--out",
+        type=_path,
+        help="results (default runs/bench/results.json; against.json, scaling.json with those options)",
     )
     bench.add_argument("--show", type=_path, metavar="RESULTS", help="measure nothing, print the table of this file")
     bench.add_argument("--compare", type=_path, metavar="OLD", help="also print ratios against these results")
@@ -155,6 +157,11 @@ def parser() -> argparse.ArgumentParser:
         "--against",
         metavar="COMMIT",
         help="time every row in turn with the same row of an older commit of this repository, and print ratios",
+    )
+    bench.add_argument(
+        "--scaling",
+        action="store_true",
+        help="cost as learners, context, width and rollouts grow: one figure with the limits, and exponents",
     )
     bench.add_argument("--demo", type=_path, metavar="DIR", help="a finished run of dark_room; else the demo is run")
     bench.add_argument(
