@@ -14,7 +14,7 @@ Letters: B lifetimes side by side, L steps of each in an update.
 
 import dataclasses
 import functools
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ from ad_jax.methods import teacher as teachers
 from ad_jax.methods.base import Feed, Learner, Method, MethodConfig, Metrics, Setting
 from ad_jax.methods.optimizer import Rule, warmed_up
 from ad_jax.methods.played import Played, cannot_be, check_values, episodes, rendered
-from ad_jax.methods.teacher import Teacher
+from ad_jax.methods.teacher import Divergence, Teacher, divergence
 from ad_jax.models.base import Model, first_steps, follow, unroll_of
 from ad_jax.policies.base import choose
 from ad_jax.sharding import batch_devices, on_batch, optimizer_shardings, param_shardings, replicated
@@ -76,7 +76,7 @@ class OnPolicyDistillation(MethodConfig):
     lifetime_episodes: int = 20  # of full length, before the next task
     unroll_episodes: int | None = None  # of each lifetime in an update, divides the lifetime; None: whole lifetimes
     lifetimes: int = 64  # B, side by side
-    divergence: Literal["forward", "reverse"] = "forward"  # KL from teacher to student, or from student to teacher
+    divergence: Divergence = "forward"  # KL from teacher to student, or from student to teacher
     optimizer: Rule = "adamw"
     learning_rate: float = 3e-3  # peak, after warm-up; cosine to 0 at the last update
     warmup_updates: int = 50
@@ -212,15 +212,6 @@ def roll(
     (cache, other, steps, env_state), happened = jax.lax.scan(step, start, keys)
     played, told = jax.tree.map(lambda x: x.swapaxes(0, 1), happened)
     return played, told, lifetimes.replace(cache=cache, teachers=other, steps=steps, env_state=env_state)
-
-
-def divergence(kind: str, told: jax.Array, logits: jax.Array) -> jax.Array:
-    """Return the KL divergence of teacher `told [..., A]` and student `logits [..., A]`, `[...]` float32, in nats."""
-    theirs, mine = jax.nn.log_softmax(told), jax.nn.log_softmax(logits)
-    if kind == "reverse":
-        theirs, mine = mine, theirs
-    # An action that is masked, at -inf, weighs nothing: 0 * inf would be NaN.
-    return jnp.sum(jnp.where(jnp.isfinite(theirs), jnp.exp(theirs) * (theirs - mine), 0.0), axis=-1)
 
 
 def update(

@@ -3,7 +3,10 @@
 It comes from a run directory, which a method names (`MethodConfig.taught_by`); the stage that trains reads it.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
 
 from ad_jax.errors import ConfigError
 from ad_jax.models.base import Model
@@ -11,6 +14,9 @@ from ad_jax.types import Box, PyTree, Spec
 
 if TYPE_CHECKING:
     from ad_jax.methods.base import Setting
+
+
+Divergence = Literal["forward", "reverse"]
 
 
 class Teacher(NamedTuple):
@@ -73,3 +79,12 @@ def of(setting: "Setting", method: str) -> Teacher:
             "been seen. Use its tasks.train, tasks.used and tasks.split_seed"
         )
     return teacher
+
+
+def divergence(kind: Divergence, told: jax.Array, logits: jax.Array) -> jax.Array:
+    """Return the KL divergence of teacher `told [..., A]` and student `logits [..., A]`, `[...]` float32, in nats."""
+    theirs, mine = jax.nn.log_softmax(told), jax.nn.log_softmax(logits)
+    if kind == "reverse":
+        theirs, mine = mine, theirs
+    # An action that is masked, at -inf, weighs nothing: 0 * inf would be NaN.
+    return jnp.sum(jnp.where(jnp.isfinite(theirs), jnp.exp(theirs) * (theirs - mine), 0.0), axis=-1)
