@@ -26,6 +26,8 @@ from ad_jax.models.cache import episode_cache, ring_cache
 from ad_jax.models.dropout import keep
 from ad_jax.models.functional import functional
 from ad_jax.models.fused import chosen_attention
+from ad_jax.models.gate import PARTITION as GATE
+from ad_jax.models.gate import Gate
 from ad_jax.models.heads import Options
 from ad_jax.models.memory import begun_anew, episodes
 from ad_jax.models.queue import with_queue
@@ -35,6 +37,7 @@ from ad_jax.types import Spec, Steps
 
 PARTITION = (
     *TOKENS,
+    *GATE,
     (r"position/embedding", (None, "embed")),
     (r"block_\d+/(query|key|value)/kernel", ("embed", "heads")),
     (r"block_\d+/out/kernel", ("heads", "embed")),
@@ -76,6 +79,7 @@ class Transformer(Options, ModelConfig):
     # Over segments: ours ("banded") or JAX's ("fused"), the same function to rounding. None: as `models.fused` decides,
     # JAX's on a CUDA GPU and ours elsewhere. None says nothing, so directories keep their digests.
     attention: Literal["banded", "fused"] | None = None
+    gate: Literal["gru"] | None = None  # joins each branch to the stream as in GTrXL; None: a sum
     memory: Literal["episode"] | None = None  # what it remembers: the episode it is in alone; None: its lifetime
 
     def validate(self) -> None:
@@ -87,6 +91,10 @@ class Transformer(Options, ModelConfig):
             raise ConfigError(
                 "absolute positions need model.episode_length, at least 1 and at most the window "
                 f"({self.window}): the context moves by episodes; got {self.episode_length}"
+            )
+        if self.gate is not None and self.norm != "pre":
+            raise ConfigError(
+                f"model.gate={self.gate} needs model.norm=pre: a branch is normalized first; got {self.norm}"
             )
         if self.memory == "episode" and self.positions == "absolute":
             raise ConfigError(
@@ -197,9 +205,15 @@ class Block(nnx.Module):
         self.query, self.key = linear(c.width, c.width), linear(c.width, c.width)
         self.value, self.out = linear(c.width, c.width), linear(c.width, c.width)
         self.up, self.down = linear(c.width, c.mlp_width), linear(c.mlp_width, c.width)
+        if c.gate is not None:
+            dtype = jnp.dtype(c.compute_dtype)
+            self.gate_attention, self.gate_mlp = Gate(c.width, dtype, rngs=rngs), Gate(c.width, dtype, rngs=rngs)
 
     def __call__(self, x, attend, drop):
         """X `[B * T, D]`; `attend(q, k, v [B * T, K, h]) -> [B * T, K, h]`; `drop` is dropout or the identity."""
+        if self.c.gate is not None:
+            x = self.gate_attention(x, jax.nn.relu(drop(self.attention(self.norm_attention(x), attend))))
+            return self.gate_mlp(x, jax.nn.relu(drop(self.mlp(self.norm_mlp(x)))))
         if self.c.norm == "pre":
             x = x + drop(self.attention(self.norm_attention(x), attend))
             return x + drop(self.mlp(self.norm_mlp(x)))

@@ -87,9 +87,10 @@ def activation_bytes(config: Transformer, seen: Spec, rows: int, segment: int) -
         tokens [(layers + 1) (4 D 4 + (5 D + 2 M + K S) c + masks) + 2 D 4] + pictures 4 (I + sum(p X + Y) + p max X)
 
     Kept by a layer: the residual stream and its norm, twice; q, k, v, what attention gives, and its sum; the MLP's
-    inside before and after the activation; attention weights of the pairs that the blocks of `attention.Band` meet,
-    S a token on average; a byte for each value that dropout may drop. Once more for the gradients of the layer that is
-    being differentiated. c: bytes of the compute dtype. A picture keeps its input I, and of each convolution what comes
+    inside before and after the activation; of each gate, where there are any, its six parts; attention weights of the
+    pairs that the blocks of `attention.Band` meet, S a token on average; a byte for each value that dropout may drop.
+    Once more for the gradients of the layer that is being differentiated. c: bytes of the compute dtype. A picture
+    keeps its input I, and of each convolution what comes
     out, the norm of that, and where there is pooling what that compares, X each (p = 2 or 3), and the pooled Y; and the
     same of the largest as gradients.
     """
@@ -99,7 +100,8 @@ def activation_bytes(config: Transformer, seen: Spec, rows: int, segment: int) -
     )
     sight = sum(pairs(config, segment)) / segment / n
     masks = (2 * config.width if config.dropout else 0) + (config.heads * sight if config.attention_dropout else 0)
-    layer = 16 * config.width + c * (5 * config.width + 2 * config.mlp_width + config.heads * sight) + masks
+    gates = 0 if config.gate is None else 2 * 6 * config.width * FLOAT
+    layer = gates + 16 * config.width + c * (5 * config.width + 2 * config.mlp_width + config.heads * sight) + masks
     token = (config.layers + 1) * layer + 2 * config.width * FLOAT
     layers, picture = picture_layers(config, seen), 0
     if layers:

@@ -231,6 +231,7 @@ def test_equal_experiments_have_equal_digests_and_what_shapes_the_model_counts()
             "activation": "gelu",
             "attention": "fused",
             "memory": "episode",
+            "gate": "gru",
             "compute_dtype": "bfloat16",
             "pixel_channels": [8],
             "episode_length": 9,

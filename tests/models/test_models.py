@@ -38,6 +38,7 @@ CONFIGS = {
         dataclasses.replace(STREAMING, pixel_channels=(4, 8), pixel_width=8, pixel_kernel=4, pixel_stride=4),
         PIXELS,
     ),
+    "streaming, gated": (dataclasses.replace(STREAMING, gate="gru"), GRID),
     "streaming, its episode alone": (dataclasses.replace(STREAMING, memory="episode"), GRID),
     "streaming, its episode alone, three tokens": (
         dataclasses.replace(STREAMING, memory="episode", layout="triple"),
