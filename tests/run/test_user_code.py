@@ -160,6 +160,15 @@ def test_other_plug_ins_and_experiments(capsys):
     refused(capsys, ["show", "mine.py"], "cannot be loaded: SyntaxError", "mine.py:1)")
 
 
+def test_a_module_that_fails_when_a_name_is_looked_up_is_named(tmp_path, monkeypatch, capsys):
+    """Modules may make their names when they are asked for (PEP 562), and fail at that."""
+    (tmp_path / "lazy_worlds.py").write_text(
+        "def __getattr__(name):\n    raise RuntimeError(f'no license for {name}')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    refused(capsys, ["show", *SMOKE, "env=lazy_worlds:World"], "cannot load env", "RuntimeError: no license for World")
+
+
 def test_a_mistake_of_ours_is_no_users(monkeypatch):
     def fail(args):
         raise RuntimeError("not a user's")
