@@ -19,7 +19,7 @@ from ad_jax.history import replay
 from ad_jax.methods import on_policy_distillation as method
 from ad_jax.methods.base import Setting
 from ad_jax.methods.on_policy_distillation import OnPolicyDistillation
-from ad_jax.methods.teacher import Teacher, divergence
+from ad_jax.methods.teacher import Divergence, Teacher, divergence
 from ad_jax.models.base import Model
 from ad_jax.run import in_memory
 from ad_jax.run.compress import student_of
@@ -111,7 +111,11 @@ def test_a_lifetime_goes_on_in_the_next_update_and_another_begins_when_it_is_ove
 
 def test_divergences_are_kullback_and_leibler_s():
     theirs, mine = np.array([[0.7, 0.2, 0.1]]), np.array([[0.3, 0.3, 0.4]])
-    for kind, expected in (("forward", theirs * np.log(theirs / mine)), ("reverse", mine * np.log(mine / theirs))):
+    kinds: dict[Divergence, np.ndarray] = {
+        "forward": theirs * np.log(theirs / mine),
+        "reverse": mine * np.log(mine / theirs),
+    }
+    for kind, expected in kinds.items():
         logits = (jnp.asarray(np.log(x), jnp.float32) for x in (theirs, mine))
         assert float(divergence(kind, *logits)[0]) == pytest.approx(expected.sum(), abs=1e-6)
     masked = jnp.asarray([[0.0, 0.0, -jnp.inf]])
