@@ -40,7 +40,8 @@ def named_key(seed: int | np.integer | jax.Array, purpose: str, *ids: int | str)
 
 def task_keys(seed: int, purpose: str, task_ids: Sequence[str], row: np.ndarray, seeds: int) -> jax.Array:
     """Keys `[rows]` for rows of tasks x seeds in task-major order: row r is seed `r % seeds` of task `r // seeds`."""
-    names = np.array([number_of(task_ids[int(i)]) for i in row // seeds], np.uint32)
+    tasks, of_row = np.unique(row // seeds, return_inverse=True)
+    names = np.array([number_of(task_ids[int(i)]) for i in tasks], np.uint32)[of_row]
 
     def fold(task, index):
         return jax.random.fold_in(jax.random.fold_in(named_key(seed, purpose), task), index)

@@ -8,6 +8,7 @@ processes deal the chunks among themselves; each runs its own on its own devices
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
@@ -30,6 +31,10 @@ from ad_jax.process.metrics import MetricsLog, Progress
 from ad_jax.sharding import batch_devices, on_batch
 from ad_jax.sources.base import Source
 from ad_jax.types import Histories, PyTree, Transition
+
+# Bytes of the cache that the cores of a CPU share, and of one that a core has to itself: of small servers of today.
+SHARED, CACHE = 2**24, 2**19
+LEAST = 128  # learners side by side, below which an operation costs more to start than to do
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +90,7 @@ class Collector:
             source: the learning algorithm.
             episodes: of full length in a learner's lifetime.
             mesh: whose batch axes split the learners.
-            chunk: C, learners at once; padded to a multiple of the devices that split them.
+            chunk: C, learners at once; padded to a multiple of the devices that split them, and of each one's blocks.
             next_observation: whether the transitions hold it.
 
         Raises:
@@ -97,10 +102,27 @@ class Collector:
         self.updates = lifetime_updates(source, family, episodes)
         self.steps = self.updates * source.steps_per_update
         split = batch_devices(mesh)
-        self.chunk, self.padded = chunk, -(-chunk // split) * split
+        self.blocks = blocks_of(source, family, -(-chunk // split), mesh)
+        self.chunk, self.padded = chunk, -(-chunk // (split * self.blocks)) * split * self.blocks
         rows = on_batch(mesh)
-        self.jitted = jax.jit(jax.vmap(self._lifetime), in_shardings=(rows, rows), out_shardings=rows)
+        self.jitted = jax.jit(self._all, in_shardings=(rows, rows), out_shardings=rows)
         self.lifetimes: Callable[[jax.Array, PyTree], Lifetimes] = self.jitted
+
+    def _all(self, keys: jax.Array, tasks: PyTree) -> Lifetimes:
+        """All learners of a chunk, each device's block by block; `[C, actors, T]`."""
+        live = jax.vmap(self._lifetime)
+        if self.blocks == 1:
+            return live(keys, tasks)
+
+        def of_device(keys: jax.Array, tasks: PyTree) -> Lifetimes:
+            each = len(keys) // self.blocks
+            blocks = jax.tree.map(lambda x: x.reshape(self.blocks, each, *x.shape[1:]), (keys, tasks))
+            lived = jax.lax.map(lambda block: live(*block), blocks)
+            return jax.tree.map(lambda x: x.reshape(self.blocks * each, *x.shape[2:]), lived)
+
+        # Over the devices first: a loop over rows that lie on several would send them around.
+        rows = on_batch(self.mesh).spec
+        return jax.shard_map(of_device, mesh=self.mesh, in_specs=rows, out_specs=rows, check_vma=False)(keys, tasks)
 
     def _lifetime(self, key: jax.Array, task: PyTree) -> Lifetimes:
         """One learner from birth to end: `[actors, T, ...]`."""
@@ -154,6 +176,21 @@ class Collector:
         """Keys and tasks of `learner [C]`, on the devices."""
         inputs = task_keys(seed, "collect", task_ids, learner, seeds), take(tasks, learner // seeds)
         return jax.tree.map(lambda x: jax.device_put(x, on_batch(self.mesh)), inputs)
+
+
+def blocks_of(source: Source, family: TaskFamily, learners: int, mesh: Mesh) -> int:
+    """Return into how many blocks `learners` of one device are split, each of which lives its whole lives by itself.
+
+    On a CPU whose caches do not hold the states of all learners, so that every step would read them from memory, a
+    block's learners lie in a core's own cache from birth to end. While all fit, side by side is no slower; and where
+    only a few fit, as networks, a block would gain nothing. An accelerator wants all of them at once: one block.
+    """
+    if learners < 2 * LEAST or mesh.devices.flat[0].platform != "cpu":
+        return 1
+    leaves = jax.tree.leaves(jax.eval_shape(source.init, jax.eval_shape(lambda: a_key(0)), family.default_params))
+    state = max(1, sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves))
+    block = CACHE // state
+    return 1 if learners * state <= SHARED or block < LEAST else max(1, learners // block)
 
 
 def lifetime_updates(source: Source, family: TaskFamily, episodes: int) -> int:

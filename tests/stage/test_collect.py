@@ -1,6 +1,7 @@
 """Collecting: chunks, devices and interruptions do not change a history, and vmapped learners are a plain loop."""
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import chex
@@ -15,7 +16,8 @@ from ad_jax.envs.base import take
 from ad_jax.errors import ConfigError
 from ad_jax.history import lifetimes
 from ad_jax.history.store import HistoryWriter
-from ad_jax.keys import named_key
+from ad_jax.keys import a_key, named_key
+from ad_jax.stage import collect
 from ad_jax.stage.collect import Collector, Config, as_histories, learning_curve
 from ad_jax.types import Transition
 
@@ -53,6 +55,40 @@ def test_chunks_and_devices_do_not_change_a_history(collected, tmp_path, devices
     collector = collector_of(mesh_of(devices), chunk)
     assert (collector.chunk, collector.padded) == (chunk, -(-chunk // devices) * devices)
     assert_equal(run(tmp_path, collector)[1], collected[1])
+
+
+def state_bytes():
+    """Bytes of one learner of `PARTS`."""
+    state = jax.eval_shape(PARTS.source.init, a_key(0), PARTS.family.default_params)
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize(("devices", "least", "blocks"), [(1, 3, 3), (2, 2, 2)])
+def test_blocks_of_learners_that_fit_in_the_cache_do_not_change_a_history(
+    collected, tmp_path, monkeypatch, devices, least, blocks
+):
+    """Ten learners a chunk, which the blocks do not divide: two more pad it."""
+    monkeypatch.setattr(collect, "LEAST", least)
+    monkeypatch.setattr(collect, "CACHE", least * state_bytes())
+    monkeypatch.setattr(collect, "SHARED", 1)
+    collector = collector_of(mesh_of(devices), 10)
+    assert (collector.blocks, collector.padded) == (blocks, 12)
+    assert_equal(run(tmp_path, collector)[1], collected[1])
+
+
+def test_learners_are_split_by_the_size_of_their_state_and_on_a_cpu_alone(monkeypatch):
+    def blocks(learners, mesh=None):
+        return collect.blocks_of(PARTS.source, PARTS.family, learners, mesh or mesh_of())
+
+    fit, shared = collect.CACHE // state_bytes(), collect.SHARED // state_bytes()
+    assert fit > collect.LEAST
+    assert [blocks(n) for n in (1, fit, 2 * fit, shared)] == [1, 1, 1, 1]
+    assert [blocks(n) for n in (shared + 1, 65 * fit)] == [(shared + 1) // fit, 65]
+    monkeypatch.setattr(collect, "LEAST", fit + 1)
+    assert blocks(65 * fit) == 1
+    monkeypatch.undo()
+    gpu = SimpleNamespace(devices=np.array([SimpleNamespace(platform="gpu")]))
+    assert blocks(65 * fit, gpu) == 1
 
 
 @pytest.mark.parametrize(
