@@ -46,12 +46,15 @@ def distribution(action: Discrete | Box) -> Distribution:
 
 
 def _categorical(action: Discrete) -> Distribution:
+    # Actions first: over a last axis of a few numbers XLA's reductions on a CPU take eight times as long.
     def log_prob(params, logits, action):
-        return jnp.take_along_axis(jax.nn.log_softmax(logits), action[:, None], axis=1)[:, 0]
+        log_policy = jax.nn.log_softmax(logits.T, axis=0)
+        chosen = action[None] == jnp.arange(logits.shape[1], dtype=action.dtype)[:, None]
+        return jnp.sum(jnp.where(chosen, log_policy, 0.0), axis=0)
 
     def entropy(params, logits):
-        log_policy = jax.nn.log_softmax(logits)
-        return -jnp.sum(jnp.exp(log_policy) * log_policy, axis=1)
+        log_policy = jax.nn.log_softmax(logits.T, axis=0)
+        return -jnp.sum(jnp.exp(log_policy) * log_policy, axis=0)
 
     return Distribution(
         outputs=action.n,

@@ -224,12 +224,13 @@ def add(replay: Replay, stream: Transition, reached: jax.Array) -> Replay:
 
 def sample(key: jax.Array, replay: Replay, batch: int, length: int) -> tuple[Transition, jax.Array]:
     """Sequences `[length, batch, ...]` of consecutive steps of one actor each, uniform. The key is consumed."""
-    key_actor, key_start = jax.random.split(key)
     capacity, actors = replay.stream.action.shape
     held = jnp.minimum(replay.written, capacity)
-    actor = jax.random.randint(key_actor, (batch,), 0, actors, jnp.int32)
-    # Counted from the oldest step, so that no sequence runs over the place where old and new steps meet.
-    start = jax.random.randint(key_start, (batch,), 0, jnp.maximum(held - length, 0) + 1, jnp.int32)
+    # Both at once, which is half of the program. Places are counted from the oldest step, so that no sequence runs over
+    # the place where old and new steps meet.
+    most = jnp.stack([jnp.int32(actors), jnp.maximum(held - length, 0) + 1])
+    draw = jax.vmap(lambda key, most: jax.random.randint(key, (batch,), 0, most, jnp.int32))
+    actor, start = draw(jax.random.split(key), most)
     step = (replay.written - held + start[None] + jnp.arange(length, dtype=jnp.int32)[:, None]) % capacity
 
     def take(x):

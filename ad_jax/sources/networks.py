@@ -16,6 +16,10 @@ from jaxtyping import Float32, Num
 from ad_jax.sources.convolutions import convolved, init_convolutions, num_outputs
 from ad_jax.types import Array, PyTree, Spec
 
+# Outputs of a layer that is applied as so many products of a matrix and a vector: of a matrix that narrow, XLA's
+# product on a CPU takes five times as long, and its gradient more.
+FEW = 8
+
 
 def num_features(spec: Spec, channels: Sequence[int] = ()) -> int:
     """F, the width of `features`."""
@@ -45,10 +49,10 @@ def layer_sizes(config: Any) -> list[tuple[str, int]]:
 
 
 def init_policy(
-    key: jax.Array, spec: Spec, channels: tuple[int, ...], hidden: tuple[int, ...], outputs: int
+    key: jax.Array, spec: Spec, channels: tuple[int, ...], hidden: tuple[int, ...], outputs: int, shared: bool = True
 ) -> dict[str, PyTree]:
     """Parameters of `policy`. The key is consumed."""
-    network = init_network(key, num_features(spec, channels), hidden, outputs)
+    network = init_network(key, num_features(spec, channels), hidden, outputs, shared)
     return network | {"convolutions": init_convolutions(jax.random.fold_in(key, 2**31), spec, channels)}
 
 
@@ -59,11 +63,19 @@ def policy(
     return network(params, features(spec, observation, params["convolutions"]))
 
 
-def init_network(key: jax.Array, inputs: int, hidden: tuple[int, ...], outputs: int) -> dict[str, PyTree]:
-    """Parameters of `network`: a list of hidden layers and two heads. The key is consumed."""
+def init_network(
+    key: jax.Array, inputs: int, hidden: tuple[int, ...], outputs: int, shared: bool = True
+) -> dict[str, PyTree]:
+    """Parameters of `network`: a list of hidden layers and two heads. The key is consumed.
+
+    Not `shared`, the hidden layers are the policy's, and the value's are a second list, "value_hidden".
+    """
     *key_hidden, key_policy, key_value = jax.random.split(key, len(hidden) + 2)
     width = (inputs, *hidden)[-1]
+    keys_value = [jax.random.fold_in(key, 1) for key in key_hidden]
+    own = {} if shared else {"value_hidden": init_hidden(keys_value, inputs, hidden)}
     return {
+        **own,
         "convolutions": [],
         "hidden": init_hidden(key_hidden, inputs, hidden),
         "policy": layer(key_policy, width, outputs, 0.01),  # close to uniform at first
@@ -75,8 +87,9 @@ def network(
     params: dict[str, PyTree], x: Float32[Array, "B F"]
 ) -> tuple[Float32[Array, "B outputs"], Float32[Array, " B"]]:
     """Features to outputs of the policy (logits, of discrete actions) and values."""
-    x = through(params["hidden"], x)
-    return linear(params["policy"], x), linear(params["value"], x)[:, 0]
+    of_policy = through(params["hidden"], x)
+    of_value = through(params["value_hidden"], x) if "value_hidden" in params else of_policy
+    return linear(params["policy"], of_policy), linear(params["value"], of_value)[:, 0]
 
 
 def init_hidden(keys: list[jax.Array], inputs: int, hidden: tuple[int, ...]) -> list[dict[str, jax.Array]]:
@@ -100,7 +113,11 @@ def layer(key: jax.Array, inputs: int, outputs: int, gain: float) -> dict[str, j
 
 def linear(layer: dict[str, jax.Array], x: Float32[Array, "B n"]) -> Float32[Array, "B m"]:
     """Apply one layer."""
-    return x @ layer["weight"] + layer["bias"][None]
+    weight = layer["weight"]
+    if weight.shape[1] <= FEW:
+        columns = [x @ weight[:, i] for i in range(weight.shape[1])]
+        return jnp.stack(columns).T + layer["bias"][None]
+    return x @ weight + layer["bias"][None]
 
 
 def clipped_adam(

@@ -5,9 +5,9 @@ et al. 2016, arXiv 1506.02438, equation 16). The defaults are close to those of 
 16 actors' 128), with what later implementations found to matter and the paper does not state: advantages are
 normalized in each minibatch, the whole gradient is clipped, the last layer of the policy starts small.
 
-Deliberate differences: policy and value share their hidden layers; the value's error is not clipped; the trust region
-is the clip alone, without a Kullback-Leibler term; a truncated episode bootstraps from the observation it was cut at, a
-terminated one does not.
+Deliberate differences: policy and value share their hidden layers, unless told otherwise (`shared`); the value's error
+is not clipped; the trust region is the clip alone, without a Kullback-Leibler term; a truncated episode bootstraps from
+the observation it was cut at, a terminated one does not.
 
 Actions in a `Box` are drawn from a Gaussian and moved to the bounds (`actions.py`); all else is the same.
 """
@@ -24,6 +24,7 @@ from ad_jax.sources.actors import State, act, as_seen, reset_actors
 from ad_jax.sources.base import Source, SourceConfig
 from ad_jax.sources.networks import clipped_adam, descend, init_policy, layer_sizes, policy
 from ad_jax.sources.returns import gae
+from ad_jax.sources.shuffle import permutation
 from ad_jax.types import PyTree, Spec, Transition
 
 
@@ -48,6 +49,7 @@ class PPO(SourceConfig):
     hidden: tuple[int, ...] = struct.field(pytree_node=False, default=(64, 64))
     channels: tuple[int, ...] = struct.field(pytree_node=False, default=(16, 32, 32))  # of convolutions, for pixels
     privileged: bool = struct.field(pytree_node=False, default=False)  # is given state that the observation hides
+    shared: bool = struct.field(pytree_node=False, default=True)  # hidden layers; False: the value has its own
 
     def make(self, family: TaskFamily) -> Source:
         """Return PPO on `family`.
@@ -70,7 +72,8 @@ class PPO(SourceConfig):
 
         def init(key, task):
             key_network, key_env = jax.random.split(key)
-            params = init_policy(key_network, spec, self.channels, self.hidden, actions.outputs) | actions.init()
+            network = init_policy(key_network, spec, self.channels, self.hidden, actions.outputs, self.shared)
+            params = network | actions.init()
             observation, env_state = reset_actors(family, key_env, task, actors)
             return State(params, optimizer(self).init(params), env_state, observation)
 
@@ -92,7 +95,7 @@ class PPO(SourceConfig):
                 return descend(optimizer(self), gradient, params, opt_state), None
 
             def epoch(carry, key):
-                order = jax.random.permutation(key, actors * unroll)
+                order = permutation(key, actors * unroll)
 
                 def deal(x):
                     return x[order].reshape(self.minibatches, -1, *x.shape[1:])

@@ -19,9 +19,10 @@ SPEC = Spec(Discrete(3), (2,), None)
 QUICK = {"actors": 8, "unroll": 8, "epochs": 4, "minibatches": 2, "hidden": (16,)}
 
 
-def test_ppo_solves_the_probes():
+@pytest.mark.parametrize("shared", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_ppo_solves_the_probes(shared):
     family = Probes()
-    config = ppo.PPO(learning_rate=0.01, discount=0.5, max_grad_norm=None, **QUICK)
+    config = ppo.PPO(learning_rate=0.01, discount=0.5, max_grad_norm=None, shared=shared, **QUICK)
     solve = jax.vmap(lambda task, key: learn(config, family, task, 150, key))
     state, _ = solve(family.all_tasks(), jax.random.split(jax.random.key(0), len(NAMES)))
     x = networks.features(spec_of(family), jnp.arange(2))
@@ -35,6 +36,36 @@ def test_ppo_solves_the_probes():
     assert value["both"] == pytest.approx([1, 1], abs=0.1)
     assert policy["action"][0, 1] > 0.95
     assert np.diag(policy["both"]).min() > 0.95
+
+
+def test_policy_and_value_share_their_hidden_layers_or_each_has_its_own():
+    x = jnp.ones((3, 4))
+
+    def gradients(shared):
+        params = networks.init_network(jax.random.key(0), 4, (5, 6), 2, shared)
+        return params, *(jax.grad(lambda p, i=i: networks.network(p, x)[i].sum())(params) for i in (0, 1))
+
+    def moves(gradient):
+        return sum(float(jnp.abs(leaf).sum()) for leaf in jax.tree.leaves(gradient)) > 0
+
+    params, of_policy, of_value = gradients(True)
+    assert set(params) == {"convolutions", "hidden", "policy", "value"}
+    assert moves(of_policy["hidden"])
+    assert moves(of_value["hidden"])
+    own, of_policy, of_value = gradients(False)
+    assert [moves(of_policy[name]) for name in ("hidden", "value_hidden")] == [True, False]
+    assert [moves(of_value[name]) for name in ("hidden", "value_hidden")] == [False, True]
+    assert jax.tree.map(jnp.shape, own["value_hidden"]) == jax.tree.map(jnp.shape, own["hidden"])
+    assert not np.array_equal(own["value_hidden"][0]["weight"], own["hidden"][0]["weight"])
+    np.testing.assert_array_equal(own["hidden"][1]["weight"], params["hidden"][1]["weight"])  # as when they share
+
+
+def test_a_layer_of_few_outputs_is_the_same_product():
+    x, key = jax.random.normal(jax.random.key(0), (9, 7)), jax.random.key(1)
+    for outputs in (1, networks.FEW, networks.FEW + 1):
+        layer = {"weight": jax.random.normal(key, (7, outputs)), "bias": jnp.arange(outputs, dtype=jnp.float32)}
+        expected = np.asarray(x, np.float64) @ np.asarray(layer["weight"], np.float64) + np.arange(outputs)
+        np.testing.assert_allclose(networks.linear(layer, x), expected, rtol=1e-5, atol=1e-5)
 
 
 def unrolled(steps=7, actors=5):
