@@ -25,6 +25,7 @@ from ad_jax.bench import (
     rotating,
     scaling,
 )
+from ad_jax.bench.peers import run as peers
 from ad_jax.bench.rows import SCHEMA, Row, compare, listed, load, reached, table
 from ad_jax.bench.sizes import ACCELERATOR, BRIEF, FULL, QUICK, TRIAL, Sizes
 from ad_jax.errors import ConfigError
@@ -120,6 +121,8 @@ def main(args: argparse.Namespace) -> int:
     """`ad-jax bench`."""
     if args.scaling:
         return main_scaling(args)
+    if args.peers is not None:
+        return main_peers(args)
     if args.against:
         return main_against(args)
     old = load(args.compare) if args.compare else None  # before minutes of measuring
@@ -164,6 +167,19 @@ def main_against(args: argparse.Namespace) -> int:
     options = [*(["--quick"] if args.quick else []), *(["--brief"] if args.brief else [])]
     out = args.out or Path("runs/bench/against.json")
     against.run(args.against, out, [*stages, *(["torch"] if args.torch else [])], name, sizes, options)
+    return 0
+
+
+def main_peers(args: argparse.Namespace) -> int:
+    """`ad-jax bench --peers [NAME ...]`.
+
+    Raises:
+        ConfigError: with options that mean other results, or for an unknown name.
+    """
+    for option in ("show", "compare", "against", "demo", "only", "torch", "brief"):
+        if getattr(args, option):
+            raise ConfigError(f"bench --peers measures others beside ours; got --{option}, too. Leave one of them out")
+    print(f"\n{peers.run(args.peers, args.out or Path('runs/bench/peers.json'), args.quick)}")
     return 0
 
 

@@ -1,9 +1,8 @@
 """The same small model and training step in PyTorch, timed in turn with ours.
 
-Equal: sizes, layout of one token a step (the sum of embeddings), pre-norm RMSNorm, rotary positions, ReLU, AdamW with
-clipping by the global norm, histories on the device and windows drawn from them at every update, float32. PyTorch's
-own: `scaled_dot_product_attention`, fused AdamW, and `torch.compile` where a first try shows that it helps. Rotary
-frequencies are the usual ones, which changes no work. On a CPU both use every core.
+The model is `peers/torch_model.py`'s. Equal beside it: AdamW with clipping by the global norm, histories on the device
+and windows drawn from them at every update, float32. PyTorch's own: fused AdamW, and `torch.compile` where a first try
+shows that it helps. On a CPU both use every core.
 
 Imported only when asked for: `pip install 'ad_jax[torch]'`.
 """
@@ -11,7 +10,6 @@ Imported only when asked for: `pip install 'ad_jax[torch]'`.
 import gc
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -26,60 +24,10 @@ try:
     import torch  # pyright: ignore[reportMissingImports]
     from torch import nn  # pyright: ignore[reportMissingImports]
     from torch.nn import functional  # pyright: ignore[reportMissingImports]
+
+    from ad_jax.bench.peers.torch_model import Transformer
 except ImportError as error:
     raise ConfigError("bench --torch needs PyTorch: pip install 'ad_jax[torch]'") from error
-
-
-class Block(nn.Module):
-    """Attention and MLP, pre-norm."""
-
-    def __init__(self, width: int, heads: int, mlp_width: int, dropout: float):
-        super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.norm_attention, self.norm_mlp = nn.RMSNorm(width), nn.RMSNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
-        self.up, self.down = nn.Linear(width, mlp_width, bias=False), nn.Linear(mlp_width, width, bias=False)
-
-    def forward(self, x, cos, sin):
-        """X `[B, L, D]`; cosines and sines `[L, h / 2]`."""
-        batch, length, width = x.shape
-        qkv = self.qkv(self.norm_attention(x)).view(batch, length, 3, self.heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        q, k = turn(q, cos, sin), turn(k, cos, sin)
-        dropout = self.dropout if self.training else 0.0
-        attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
-        x = x + self.out(attended.transpose(1, 2).reshape(batch, length, width))
-        return x + self.down(functional.relu(self.up(self.norm_mlp(x))))
-
-
-def turn(x, cos, sin):
-    """Rotary positions on `[B, K, L, h]`."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
-
-
-class Transformer(nn.Module):
-    """Steps -> logits; the segment is no longer than the window."""
-
-    def __init__(self, values: tuple[int, ...], actions: int, c: Any, length: int):
-        super().__init__()
-        self.observation, self.action = nn.Embedding(sum(values), c.width), nn.Embedding(actions + 1, c.width)
-        self.reward, self.done = nn.Linear(1, c.width, bias=False), nn.Embedding(2, c.width)
-        self.blocks = nn.ModuleList(Block(c.width, c.heads, c.mlp_width, c.attention_dropout) for _ in range(c.layers))
-        self.norm, self.head = nn.RMSNorm(c.width), nn.Linear(c.width, actions)
-        self.register_buffer("first_row", torch.tensor(np.cumsum((0, *values[:-1]))))
-        half = c.width // c.heads // 2
-        angle = torch.outer(torch.arange(length), 10_000.0 ** (-torch.arange(half) / half))
-        self.register_buffer("cos", angle.cos())
-        self.register_buffer("sin", angle.sin())
-
-    def forward(self, observation, action, reward, done):
-        """Observations `[B, L, O]`, previous actions, rewards and dones `[B, L]` -> logits `[B, L, A]`."""
-        x = self.observation(observation + self.first_row).sum(-2) + self.action(action)
-        x = x + self.reward(reward[..., None]) + self.done(done)
-        for block in self.blocks:
-            x = block(x, self.cos, self.sin)
-        return self.head(self.norm(x))
 
 
 class Training:
@@ -88,7 +36,9 @@ class Training:
     def __init__(self, case: Case, s: distilling.Trained, device: str):
         assert s.spec.values is not None
         self.case, self.device = case, device
-        self.model = Transformer(s.spec.values, s.spec.num_actions, s.model_config, case.segment).to(device)
+        c = s.model_config
+        sizes = c.layers, c.width, c.heads, c.mlp_width, c.attention_dropout, case.segment
+        self.model = Transformer(s.spec.values, s.spec.num_actions, *sizes).to(device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, weight_decay=0.01, fused=True)
         histories = distilling.random_histories(distilling.HISTORIES, distilling.WINDOWS * case.segment, s.spec)
         t, put = histories.transition, lambda x, dtype: torch.tensor(np.asarray(x)).to(device, dtype)

@@ -149,7 +149,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--out",
         type=_path,
-        help="results (default runs/bench/results.json; against.json, scaling.json with those options)",
+        help="results (default runs/bench/results.json; against.json, peers.json, scaling.json with those options)",
     )
     bench.add_argument("--show", type=_path, metavar="RESULTS", help="measure nothing, print the table of this file")
     bench.add_argument("--compare", type=_path, metavar="OLD", help="also print ratios against these results")
@@ -162,6 +162,13 @@ def parser() -> argparse.ArgumentParser:
         "--scaling",
         action="store_true",
         help="cost as learners, context, width and rollouts grow: one figure with the limits, and exponents",
+    )
+    bench.add_argument(
+        "--peers",
+        nargs="*",
+        metavar="NAME",
+        help="the same work by others, timed in turn with ours: rejax, torch, torch_compile, ad_eps (default all); "
+        "each is installed into an environment of its own",
     )
     bench.add_argument("--demo", type=_path, metavar="DIR", help="a finished run of dark_room; else the demo is run")
     bench.add_argument(
