@@ -22,7 +22,13 @@ def tree() -> str:
     parts = []
     for folder in folders:
         lines = [f"- `{path.name}`: {sentence(path)}" for path in files if path.parent == folder]
-        about = "" if folder == package else f"{sentence(folder / '__init__.py')}\n\n"
+        opening = folder / "__init__.py"
+        if folder == package:
+            about = ""
+        elif opening.exists():
+            about = f"{sentence(opening)}\n\n"
+        else:
+            about = "Programs, no package: they run where what they need is installed.\n\n"
         parts.append(f"## {folder.relative_to(ROOT)}/\n\n{about}" + "\n".join(lines) + "\n")
     return "\n".join(parts)
 

@@ -1,8 +1,8 @@
 """The same small model and training step in PyTorch, timed in turn with ours.
 
-The model is `peers/torch_model.py`'s. Equal beside it: AdamW with clipping by the global norm, histories on the device
-and windows drawn from them at every update, float32. PyTorch's own: fused AdamW, and `torch.compile` where a first try
-shows that it helps. On a CPU both use every core.
+The model is `peers/programs/torch_model.py`'s. Equal beside it: AdamW with clipping by the global norm, histories on
+the device and windows drawn from them at every update, float32. PyTorch's own: fused AdamW, and `torch.compile` where a
+first try shows that it helps. On a CPU both use every core.
 
 Imported only when asked for: `pip install 'ad_jax[torch]'`.
 """
@@ -25,7 +25,7 @@ try:
     from torch import nn  # pyright: ignore[reportMissingImports]
     from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
-    from ad_jax.bench.peers.torch_model import Transformer
+    from ad_jax.bench.peers.programs.torch_model import Transformer
 except ImportError as error:
     raise ConfigError("bench --torch needs PyTorch: pip install 'ad_jax[torch]'") from error
 

@@ -37,7 +37,7 @@ def fake(tmp_path):
 
     def program(seconds, **more):
         command = [sys.executable, str(tmp_path / "fake_worker.py"), json.dumps({"seconds": seconds, **more})]
-        return run.Program(command, {"PYTHONPATH": str(install.HERE)})
+        return run.Program(command, {"PYTHONPATH": str(install.HERE / "programs")})
 
     return program
 
@@ -109,5 +109,5 @@ def test_every_line_names_known_peers_and_every_peer_has_its_files():
         lines = works(quick)
         assert {name for work in lines.values() for name in work.peers} == set(PEERS)
     for peer in PEERS.values():
-        assert (install.HERE / peer.worker).is_file()
+        assert (install.HERE / "programs" / peer.worker).is_file()
         assert all("==" in pin for pin in (install.HERE / f"{peer.environment}.txt").read_text().split())

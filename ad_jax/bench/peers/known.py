@@ -11,7 +11,7 @@ class Peer(NamedTuple):
 
     Attributes:
         environment: the name of its environment, and of the file of pinned packages here that it is made from.
-        worker: the program of this folder that runs there.
+        worker: the one of `programs` that runs there.
         checkout: `(address, commit)` of a repository that is no package, or None.
     """
 

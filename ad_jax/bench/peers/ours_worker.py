@@ -8,7 +8,7 @@ import numpy as np
 
 from ad_jax import envs, sources
 from ad_jax.bench import distilling, evaluating
-from ad_jax.bench.peers.serving import serve
+from ad_jax.bench.peers.programs.serving import serve
 from ad_jax.bench.sizes import QUICK, Case
 from ad_jax.keys import a_key
 from ad_jax.policies.base import from_model

@@ -65,7 +65,7 @@ class Line:
 
 
 class Program(Side):
-    """A worker of this folder, alive from entering to leaving; it answers calls as the suite's worker does."""
+    """A side's program, alive from entering to leaving; it answers calls as the suite's worker does."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]):
         super().__init__(Path(command[-2]), Path())
@@ -116,7 +116,7 @@ def theirs(name: str, work: Work) -> Program:
     variables = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
     variables.pop("PYTHONPATH", None)  # of our libraries
     sizes = {**work.sizes, "peer": name, "checkout": str(checkout)}
-    return Program([str(python), str(HERE / PEERS[name].worker), json.dumps(sizes)], variables)
+    return Program([str(python), str(HERE / "programs" / PEERS[name].worker), json.dumps(sizes)], variables)
 
 
 def line(
