@@ -146,8 +146,8 @@ def main_scaling(args: argparse.Namespace) -> int:
     Raises:
         ConfigError: with options that mean other results.
     """
-    for option in ("quick", "brief", "only", "show", "compare", "against", "demo", "torch"):
-        if getattr(args, option):
+    for option in ("quick", "brief", "only", "show", "compare", "against", "peers", "demo", "torch"):
+        if getattr(args, option) or (option == "peers" and args.peers is not None):
             raise ConfigError(f"bench --scaling measures growing sizes of its own; got --{option}, too. Leave one out")
     growth.run(args.out or Path("runs/bench/scaling.json"))
     return 0

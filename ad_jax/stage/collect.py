@@ -8,7 +8,6 @@ processes deal the chunks among themselves; each runs its own on its own devices
 
 import dataclasses
 import functools
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
@@ -30,11 +29,8 @@ from ad_jax.process import distributed
 from ad_jax.process.metrics import MetricsLog, Progress
 from ad_jax.sharding import batch_devices, on_batch
 from ad_jax.sources.base import Source
+from ad_jax.stage.blocks import blocks_of
 from ad_jax.types import Histories, PyTree, Transition
-
-# Bytes of the cache that the cores of a CPU share, and of one that a core has to itself: of small servers of today.
-SHARED, CACHE = 2**24, 2**19
-LEAST = 128  # learners side by side, below which an operation costs more to start than to do
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,21 +172,6 @@ class Collector:
         """Keys and tasks of `learner [C]`, on the devices."""
         inputs = task_keys(seed, "collect", task_ids, learner, seeds), take(tasks, learner // seeds)
         return jax.tree.map(lambda x: jax.device_put(x, on_batch(self.mesh)), inputs)
-
-
-def blocks_of(source: Source, family: TaskFamily, learners: int, mesh: Mesh) -> int:
-    """Return into how many blocks `learners` of one device are split, each of which lives its whole lives by itself.
-
-    On a CPU whose caches do not hold the states of all learners, so that every step would read them from memory, a
-    block's learners lie in a core's own cache from birth to end. While all fit, side by side is no slower; and where
-    only a few fit, as networks, a block would gain nothing. An accelerator wants all of them at once: one block.
-    """
-    if learners < 2 * LEAST or mesh.devices.flat[0].platform != "cpu":
-        return 1
-    leaves = jax.tree.leaves(jax.eval_shape(source.init, jax.eval_shape(lambda: a_key(0)), family.default_params))
-    state = max(1, sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves))
-    block = CACHE // state
-    return 1 if learners * state <= SHARED or block < LEAST else max(1, learners // block)
 
 
 def lifetime_updates(source: Source, family: TaskFamily, episodes: int) -> int:

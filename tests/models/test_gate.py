@@ -9,6 +9,7 @@ from flax import nnx
 from ad_jax.errors import ConfigError
 from ad_jax.models.gate import BIAS, Gate
 from ad_jax.models.transformer import Transformer
+from ad_jax.testing import check_model
 from ad_jax.types import Discrete, Spec
 
 GRID = Spec(Discrete(5), (2,), (9, 9))
@@ -26,6 +27,11 @@ def test_a_gate_is_the_equations_of_its_paper():
     r, z = sigmoid(yr + xr), sigmoid(yz + xz - BIAS)
     expected = (1 - z) * x + z * np.tanh(yh + (r * x) @ w["inside"])
     np.testing.assert_allclose(gate(jnp.asarray(x), jnp.asarray(y)), expected, atol=1e-6)
+
+
+def test_contract():
+    model = Transformer(layers=2, width=16, heads=2, mlp_width=32, window=6, gate="gru").make(GRID)
+    assert len(check_model(model, GRID, episode_length=5)) == 8
 
 
 def test_at_the_start_a_gate_lets_the_stream_through():

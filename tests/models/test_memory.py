@@ -9,11 +9,26 @@ import pytest
 from ad_jax.errors import ConfigError
 from ad_jax.models.lstm import LSTM
 from ad_jax.models.transformer import Transformer
+from ad_jax.testing import check_model
 from ad_jax.testing.model import random_steps
 from ad_jax.types import Discrete, Spec
 
 GRID = Spec(Discrete(5), (2,), (9, 9))
 STREAMING = Transformer(layers=2, width=16, heads=2, mlp_width=32, window=6)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        pytest.param({"layout": "triple"}, marks=pytest.mark.slow),
+        pytest.param({"exact_context": True}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_contract(changes):
+    model = dataclasses.replace(STREAMING, memory="episode", **changes).make(GRID)
+    assert len(check_model(model, GRID, episode_length=5)) == 8
 
 
 @pytest.mark.parametrize("config", [STREAMING, LSTM(width=8, hidden=8, mlp_width=8)], ids=["transformer", "lstm"])

@@ -38,13 +38,6 @@ CONFIGS = {
         dataclasses.replace(STREAMING, pixel_channels=(4, 8), pixel_width=8, pixel_kernel=4, pixel_stride=4),
         PIXELS,
     ),
-    "streaming, gated": (dataclasses.replace(STREAMING, gate="gru"), GRID),
-    "streaming, its episode alone": (dataclasses.replace(STREAMING, memory="episode"), GRID),
-    "streaming, its episode alone, three tokens": (
-        dataclasses.replace(STREAMING, memory="episode", layout="triple"),
-        REAL,
-    ),
-    "streaming, its episode alone, exact": (dataclasses.replace(STREAMING, memory="episode", exact_context=True), GRID),
     "streaming, exact context": (dataclasses.replace(STREAMING, exact_context=True), GRID),
     "paper, exact context": (dataclasses.replace(PAPER, exact_context=True), GRID),
     "paper, pixels": (dataclasses.replace(PAPER, pixel_channels=(4, 4, 8), pixel_width=8), PIXELS),
@@ -55,7 +48,6 @@ CONFIGS = {
 
 # What the default suite leaves to the slow one: these differ from the others in one choice at a time.
 SLOW = {"streaming, one-step episodes", "streaming, three tokens", "streaming, pixels", "streaming, patches"}
-SLOW |= {"streaming, its episode alone, three tokens", "streaming, its episode alone, exact"}
 SLOW |= {name for name in CONFIGS if name.startswith("paper")}
 
 

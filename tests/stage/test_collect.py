@@ -17,7 +17,7 @@ from ad_jax.errors import ConfigError
 from ad_jax.history import lifetimes
 from ad_jax.history.store import HistoryWriter
 from ad_jax.keys import a_key, named_key
-from ad_jax.stage import collect
+from ad_jax.stage import blocks as learner_blocks
 from ad_jax.stage.collect import Collector, Config, as_histories, learning_curve
 from ad_jax.types import Transition
 
@@ -68,9 +68,9 @@ def test_blocks_of_learners_that_fit_in_the_cache_do_not_change_a_history(
     collected, tmp_path, monkeypatch, devices, least, blocks
 ):
     """Ten learners a chunk, which the blocks do not divide: two more pad it."""
-    monkeypatch.setattr(collect, "LEAST", least)
-    monkeypatch.setattr(collect, "CACHE", least * state_bytes())
-    monkeypatch.setattr(collect, "SHARED", 1)
+    monkeypatch.setattr(learner_blocks, "LEAST", least)
+    monkeypatch.setattr(learner_blocks, "CACHE", least * state_bytes())
+    monkeypatch.setattr(learner_blocks, "SHARED", 1)
     collector = collector_of(mesh_of(devices), 10)
     assert (collector.blocks, collector.padded) == (blocks, 12)
     assert_equal(run(tmp_path, collector)[1], collected[1])
@@ -78,13 +78,13 @@ def test_blocks_of_learners_that_fit_in_the_cache_do_not_change_a_history(
 
 def test_learners_are_split_by_the_size_of_their_state_and_on_a_cpu_alone(monkeypatch):
     def blocks(learners, mesh=None):
-        return collect.blocks_of(PARTS.source, PARTS.family, learners, mesh or mesh_of())
+        return learner_blocks.blocks_of(PARTS.source, PARTS.family, learners, mesh or mesh_of())
 
-    fit, shared = collect.CACHE // state_bytes(), collect.SHARED // state_bytes()
-    assert fit > collect.LEAST
+    fit, shared = learner_blocks.CACHE // state_bytes(), learner_blocks.SHARED // state_bytes()
+    assert fit > learner_blocks.LEAST
     assert [blocks(n) for n in (1, fit, 2 * fit, shared)] == [1, 1, 1, 1]
     assert [blocks(n) for n in (shared + 1, 65 * fit)] == [(shared + 1) // fit, 65]
-    monkeypatch.setattr(collect, "LEAST", fit + 1)
+    monkeypatch.setattr(learner_blocks, "LEAST", fit + 1)
     assert blocks(65 * fit) == 1
     monkeypatch.undo()
     gpu = SimpleNamespace(devices=np.array([SimpleNamespace(platform="gpu")]))
