@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from ad_jax.bench import worker
 from ad_jax.errors import ConfigError
@@ -94,12 +94,12 @@ class Side:
             self.start()
         self._tell({"module": MODULES[stage], "sizes": sizes})
 
-    def said(self, data: JsonObject) -> dict[str, Any]:
+    def said(self, data: JsonObject) -> JsonObject:
         """Return the answer to a command of `worker.py`."""
         self._tell(data)
         return self.answer()
 
-    def answer(self) -> dict[str, Any]:
+    def answer(self) -> JsonObject:
         """Wait for one; a process that has died says `{"failed": TEXT}` with the end of its errors."""
         assert self.process is not None and self.process.stdout is not None
         if text := self.process.stdout.readline():

@@ -18,7 +18,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TextIO
+from types import ModuleType
+from typing import TextIO
 
 
 class Asked:
@@ -30,11 +31,11 @@ class Asked:
         groups: `[(amounts, seconds)]` of the groups that have been timed for the present rows, by name of the call.
     """
 
-    def __init__(self, tell: Callable[[dict[str, Any]], None], hear: Callable[[], dict[str, Any]]):
+    def __init__(self, tell: Callable[[dict], None], hear: Callable[[], dict]):
         self.tell, self.hear = tell, hear
         self.groups: list[tuple[dict[str, float], dict[str, list[float]]]] = []
 
-    def __call__(self, works: Mapping[str, Any], *_: object, **__: object) -> dict[str, list[float]]:
+    def __call__(self, works: Mapping, *_: object, **__: object) -> dict[str, list[float]]:
         """Time `works` as asked for; returns `{name: [seconds]}`."""
         import jax
 
@@ -60,11 +61,11 @@ class Asked:
         return None
 
 
-def sizes_from(data: Mapping[str, Any], sizes: Any) -> Any:
+def sizes_from(data: Mapping, sizes: ModuleType):
     """Return a commit's own `Sizes`: what it knows of `data`, and the rest as in its quick ones."""
     known = {field.name for field in dataclasses.fields(sizes.Sizes)}
 
-    def thawed(value: Any) -> Any:
+    def thawed(value):
         if isinstance(value, dict) and "model" in value:
             options = {field.name for field in dataclasses.fields(sizes.Case)}
             return sizes.Case(**{name: one for name, one in value.items() if name in options})
@@ -76,11 +77,11 @@ def sizes_from(data: Mapping[str, Any], sizes: Any) -> Any:
 def serve(inbox: TextIO, outbox: TextIO) -> None:
     """Answer until the other side closes."""
 
-    def tell(data: dict[str, Any]) -> None:
+    def tell(data: dict) -> None:
         outbox.write(json.dumps(data) + "\n")
         outbox.flush()
 
-    def hear() -> dict[str, Any]:
+    def hear() -> dict:
         line = inbox.readline()
         if not line:
             raise SystemExit(0)

@@ -12,7 +12,7 @@ layout of this package's `transformer` (`model.layout=triple` has three), and po
 
 import dataclasses
 import math
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ ROUNDING = 1e-4  # of an optimum: a target above it by no more is it
 class Carry(NamedTuple):
     """What the policy remembers of B lifetimes."""
 
-    inner: Any  # the model's own
+    inner: PyTree  # the model's own
     left: jax.Array  # [B] float32, what the rest of the episode is to earn
 
 

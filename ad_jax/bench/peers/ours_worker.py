@@ -1,7 +1,5 @@
 """Our side of every line, with the installed package."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,13 +8,14 @@ from ad_jax import envs, sources
 from ad_jax.bench import distilling, evaluating
 from ad_jax.bench.peers.programs.serving import serve
 from ad_jax.bench.sizes import QUICK, Case
+from ad_jax.files import JsonObject
 from ad_jax.keys import a_key
 from ad_jax.policies.base import from_model
 from ad_jax.sources.base import SourceConfig
 from ad_jax.stage.rollout import make_evaluator
 
 
-def source_of(work: dict[str, Any]) -> SourceConfig:
+def source_of(work: JsonObject) -> SourceConfig:
     """Return the source with the sizes of `work`: networks as large, and as many of them, as rejax has."""
     common = {
         "actors": work["envs"],
@@ -33,7 +32,7 @@ def source_of(work: dict[str, Any]) -> SourceConfig:
     return sources.make("dqn", {**common, **each, **copies, **steps})
 
 
-def learning(work: dict[str, Any]):
+def learning(work: JsonObject):
     """Return what lets all learners live once; as in rejax, no step of theirs is kept."""
     family = envs.make("gymnax", {"env_id": "CartPole-v1"})
     source = source_of(work).make(family)
@@ -60,7 +59,7 @@ def learning(work: dict[str, Any]):
     return call
 
 
-def training(work: dict[str, Any]):
+def training(work: JsonObject):
     """Return what makes some updates of the model."""
     case = Case("peers", "transformer", work["model"], work["batch"], work["segment"], work["updates"])
     s = distilling.setting(case)
@@ -74,7 +73,7 @@ def training(work: dict[str, Any]):
     return call
 
 
-def acting(work: dict[str, Any]):
+def acting(work: JsonObject):
     """Return what starts rollouts and makes some steps of each, with an empty context at first."""
     case = Case("peers", "transformer", work["model"], 1, 1, 1)
     s = evaluating.setting(QUICK.__class__(**{**vars(QUICK), "acting": case}))
@@ -90,7 +89,7 @@ def acting(work: dict[str, Any]):
     return call
 
 
-def make(work: dict[str, Any]):
+def make(work: JsonObject):
     """Return the call of a line, and the versions it runs with."""
     kinds = {"ppo": learning, "dqn": learning, "training": training, "acting": acting}
     return kinds[work["kind"]](work), {"jax": jax.__version__}

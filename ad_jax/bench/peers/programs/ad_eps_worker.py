@@ -6,12 +6,11 @@ module; and PyTorch's fast path of attention, which is slower here, is off, as i
 
 import sys
 import types
-from typing import Any
 
 from serving import serve  # pyright: ignore[reportMissingImports]
 
 
-def make(work: dict[str, Any]):
+def make(work: dict):
     """Return what evaluates once, and the versions it does so with."""
     sys.path.insert(0, f"{work['checkout']}/dark_room")
     sys.modules["wandb"] = types.ModuleType("wandb")

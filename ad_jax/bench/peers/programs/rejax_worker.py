@@ -4,7 +4,6 @@ Nothing is evaluated meanwhile: of rejax, `train` alone is timed.
 """
 
 from importlib.metadata import version
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ import rejax  # pyright: ignore[reportMissingImports]
 from serving import serve  # pyright: ignore[reportMissingImports]
 
 
-def algorithm_of(work: dict[str, Any]) -> Any:
+def algorithm_of(work: dict):
     """Return rejax's algorithm with the sizes of `work`."""
     common = {
         "env": "CartPole-v1",
@@ -46,7 +45,7 @@ def algorithm_of(work: dict[str, Any]) -> Any:
     return made.replace(eval_callback=lambda algorithm, state, key: jnp.zeros(()))
 
 
-def make(work: dict[str, Any]):
+def make(work: dict):
     """Return what trains all learners once, and the versions it does so with."""
     algorithm = algorithm_of(work)
     program, calls = [], [0]

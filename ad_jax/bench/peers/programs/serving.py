@@ -10,10 +10,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 
-def serve(make: Callable[[dict[str, Any]], tuple[Callable[[], Mapping[str, Any] | None], Mapping[str, str]]]) -> None:
+def serve(make: Callable[[dict], tuple[Callable[[], Mapping | None], Mapping[str, str]]]) -> None:
     """Answer until the other side closes.
 
     Args:
@@ -23,7 +22,7 @@ def serve(make: Callable[[dict[str, Any]], tuple[Callable[[], Mapping[str, Any] 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    def tell(data: Mapping[str, Any]) -> None:
+    def tell(data: Mapping) -> None:
         answers.write(json.dumps(data) + "\n")
         answers.flush()
 

@@ -3,8 +3,6 @@
 `torch_model.py` says what is equal. With the peer `torch_compile`, model and loss go through `torch.compile`.
 """
 
-from typing import Any
-
 import torch  # pyright: ignore[reportMissingImports]
 from serving import serve  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
@@ -15,7 +13,7 @@ HISTORIES, WINDOWS = 256, 4  # as in ad_jax/bench/distilling.py
 VALUES, ACTIONS = (9, 9), 5  # of Dark Room: rows and columns; ways to go
 
 
-def make(work: dict[str, Any]):
+def make(work: dict):
     """Return what makes some updates, and the versions it does so with."""
     c, length, batch = work["model"], work["segment"], work["batch"]
     mlp = c.get("mlp_width", 4 * c["width"])
