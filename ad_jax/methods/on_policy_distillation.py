@@ -165,7 +165,7 @@ def learner(config: OnPolicyDistillation, setting: Setting, teacher: Teacher) ->
         return metrics
 
     return Learner(
-        name="on-policy",
+        name="distill",
         feed="tasks",
         init=init,
         update=functools.partial(update, parts, config),
