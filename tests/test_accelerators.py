@@ -5,6 +5,7 @@ rule there, a callback to the host, and a shape that only the CPU's rule takes. 
 it does not find: its compiler, its memory, its numbers.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,9 +25,13 @@ from ad_jax.envs.watermaze import Watermaze
 from ad_jax.history import replay
 from ad_jax.keys import a_key
 from ad_jax.methods.base import MethodConfig, Setting
+from ad_jax.methods.decision_transformer import DecisionTransformer
 from ad_jax.methods.distillation import Distillation
 from ad_jax.methods.dpt import DPT
+from ad_jax.methods.offline_distillation import OfflineDistillation
+from ad_jax.methods.on_policy_distillation import OnPolicyDistillation
 from ad_jax.methods.rl2 import RL2
+from ad_jax.methods.teacher import Teacher
 from ad_jax.models.base import ModelConfig
 from ad_jax.models.dpt import DPTModel
 from ad_jax.models.lstm import LSTM
@@ -88,9 +93,16 @@ def collecting(source: SourceConfig, family: TaskFamily, **options: bool) -> Pro
     return Program(collector.jitted, (keys(2), tasks_of(family, 2)))
 
 
-def setting_of(model: ModelConfig, family: TaskFamily) -> Setting:
-    spec, seen, bound = spec_of(family), seen_spec_of(family), model.bind(family)
-    return Setting(family, bound.make(seen), bound, spec, seen, tasks_of(family), SAMPLING, mesh_of())
+def setting_of(model: ModelConfig, family: TaskFamily, method: MethodConfig | None = None) -> Setting:
+    spec, seen, bound, tasks = spec_of(family), seen_spec_of(family), model.bind(family), tasks_of(family)
+    method = method or Distillation()
+    channels = method.channels(family, spec).items()
+    extra = tuple((name, channel.shape) for name, channel in channels if channel.seen)
+    seen, teacher = dataclasses.replace(seen, extra=extra), None
+    if method.taught_by() is not None:
+        taught = Transformer(**BLOCKS).make(seen)
+        teacher = Teacher("", taught, taught.init(a_key(1)), seen, 1.0, frozenset(family.task_ids(tasks)))
+    return Setting(family, bound.make(seen), bound, spec, seen, tasks, SAMPLING, mesh_of(), teacher=teacher)
 
 
 def resident(method: MethodConfig, family: TaskFamily) -> replay.Replay:
@@ -100,7 +112,7 @@ def resident(method: MethodConfig, family: TaskFamily) -> replay.Replay:
 
 
 def trainer_of(method: MethodConfig, model: ModelConfig, family: TaskFamily) -> Trainer:
-    setting = setting_of(model, family)
+    setting = setting_of(model, family, method)
     return Trainer(method.make(setting).learner, feed_of(method, setting), method, setting.mesh, 0)
 
 
@@ -171,6 +183,15 @@ TRAINING = {
     "distillation, real actions": (Distillation(**TAUGHT), Transformer(**BLOCKS), POINTS),
     "distillation, real actions, mixture": (Distillation(**TAUGHT), LSTM(8, action_head="mixture"), POINTS),
     "distillation, pictures": (Distillation(**TAUGHT), Transformer(**BLOCKS, **EYES), POOL),
+    "decision_transformer, episodes alone": (
+        DecisionTransformer(**TAUGHT),
+        Transformer(**BLOCKS, memory="episode", gate="gru"),
+    ),
+    "offline_distillation, lstm": (OfflineDistillation(**TAUGHT), LSTM(width=8, hidden=8, mlp_width=8)),
+    "on_policy_distillation, lstm": (
+        OnPolicyDistillation(**TAUGHT, lifetimes=4, lifetime_episodes=2),
+        LSTM(width=8, hidden=8, mlp_width=8),
+    ),
     "dpt, dpt": (DPT(**TAUGHT), DPTModel(**BLOCKS)),
     "rl2, lstm": (TRIALS, LSTM(width=8, hidden=8, mlp_width=8, value_head=True)),
 }

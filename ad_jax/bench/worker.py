@@ -1,4 +1,4 @@
-"""One commit's side of `ad-jax bench --against`: rows of that commit's own suite, each call timed when it is asked for.
+"""One commit's side of a comparison of two: rows of that commit's own suite, each call timed when it is asked for.
 
 This file runs as a program, the same for every commit, whose package `ad_jax` is on PYTHONPATH. It needs no more of a
 commit than the suite has had from the first on: `sizes.QUICK`, `timing.measure`, and a module with `rows(sizes)` for a

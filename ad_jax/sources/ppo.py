@@ -5,12 +5,14 @@ et al. 2016, arXiv 1506.02438, equation 16). The defaults are close to those of 
 16 actors' 128), with what later implementations found to matter and the paper does not state: advantages are
 normalized in each minibatch, the whole gradient is clipped, the last layer of the policy starts small.
 
-Deliberate differences: policy and value share their hidden layers, unless told otherwise (`shared`); the value's error
-is not clipped; the trust region is the clip alone, without a Kullback-Leibler term; a truncated episode bootstraps from
-the observation it was cut at, a terminated one does not.
+Deliberate differences: policy and value share their hidden layers, unless told otherwise (`value_layers`); the value's
+error is not clipped; the trust region is the clip alone, without a Kullback-Leibler term; a truncated episode
+bootstraps from the observation it was cut at, a terminated one does not.
 
 Actions in a `Box` are drawn from a Gaussian and moved to the bounds (`actions.py`); all else is the same.
 """
+
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +51,8 @@ class PPO(SourceConfig):
     hidden: tuple[int, ...] = struct.field(pytree_node=False, default=(64, 64))
     channels: tuple[int, ...] = struct.field(pytree_node=False, default=(16, 32, 32))  # of convolutions, for pixels
     privileged: bool = struct.field(pytree_node=False, default=False)  # is given state that the observation hides
-    shared: bool = struct.field(pytree_node=False, default=True)  # hidden layers; False: the value has its own
+    # Hidden layers of the value; None: those of the policy, which says nothing, so directories keep their digests.
+    value_layers: Literal["own"] | None = struct.field(pytree_node=False, default=None)
 
     def make(self, family: TaskFamily) -> Source:
         """Return PPO on `family`.
@@ -72,7 +75,8 @@ class PPO(SourceConfig):
 
         def init(key, task):
             key_network, key_env = jax.random.split(key)
-            network = init_policy(key_network, spec, self.channels, self.hidden, actions.outputs, self.shared)
+            sizes, shared = (self.channels, self.hidden, actions.outputs), self.value_layers is None
+            network = init_policy(key_network, spec, *sizes, shared)
             params = network | actions.init()
             observation, env_state = reset_actors(family, key_env, task, actors)
             return State(params, optimizer(self).init(params), env_state, observation)

@@ -35,7 +35,9 @@ def fields(cls: type, prefix: str) -> set[str]:
 def of_plugins(kind: str, registry: dict[str, str]) -> set[str]:
     """`kind.option` for every option of any of the registered plug-ins."""
     classes = [resolve(kind, name, registry) for name in registry]
-    return {f"{kind}.{field.name}" for cls in classes for field in dataclasses.fields(cls) if field.init}
+    own = {f"{kind}.{field.name}" for cls in classes for field in dataclasses.fields(cls) if field.init}
+    nested = [fields(cls, f"{kind}.") for cls in classes if kind == "method"]  # what a trained model is asked for
+    return own.union(*nested)
 
 
 OPTIONS = (

@@ -14,7 +14,9 @@ import ad_jax
 from ad_jax import envs
 
 PACKAGE = pathlib.Path(ad_jax.__file__).parent
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "_experiments" not in path.parts)
+# Programs that run beside other libraries, in their environments, name what those do by default.
+APART = {"_experiments", "programs"}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if not APART.intersection(path.parts))
 SWITCHES = {  # within which nothing may change
     "rbg keys": lambda: jax.default_prng_impl("rbg"),
     "64 bits": lambda: jax.enable_x64(True),

@@ -19,10 +19,10 @@ SPEC = Spec(Discrete(3), (2,), None)
 QUICK = {"actors": 8, "unroll": 8, "epochs": 4, "minibatches": 2, "hidden": (16,)}
 
 
-@pytest.mark.parametrize("shared", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_ppo_solves_the_probes(shared):
+@pytest.mark.parametrize("layers", [None, pytest.param("own", marks=pytest.mark.slow)])
+def test_ppo_solves_the_probes(layers):
     family = Probes()
-    config = ppo.PPO(learning_rate=0.01, discount=0.5, max_grad_norm=None, shared=shared, **QUICK)
+    config = ppo.PPO(learning_rate=0.01, discount=0.5, max_grad_norm=None, value_layers=layers, **QUICK)
     solve = jax.vmap(lambda task, key: learn(config, family, task, 150, key))
     state, _ = solve(family.all_tasks(), jax.random.split(jax.random.key(0), len(NAMES)))
     x = networks.features(spec_of(family), jnp.arange(2))

@@ -25,7 +25,7 @@ def source_of(work: JsonObject) -> SourceConfig:
     }
     if work["kind"] == "ppo":
         sizes = {name: work[name] for name in ("unroll", "epochs", "minibatches", "entropy_cost")}
-        return sources.make("ppo", {**common, **sizes, "shared": False})
+        return sources.make("ppo", {**common, **sizes, "value_layers": "own"})
     each = {name: work[name] // work["envs"] for name in ("capacity", "warmup")}
     copies = {"target_updates": work["target_steps"] // work["envs"]}
     steps = {"unroll": 1, "gradient_steps": work["gradient_steps"], "batch": work["batch"], "sequence": 1}
