@@ -18,7 +18,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from types import ModuleType
 from typing import TextIO
 
 
@@ -61,7 +60,7 @@ class Asked:
         return None
 
 
-def sizes_from(data: Mapping, sizes: ModuleType):
+def sizes_from(data: Mapping, sizes):
     """Return a commit's own `Sizes`: what it knows of `data`, and the rest as in its quick ones."""
     known = {field.name for field in dataclasses.fields(sizes.Sizes)}
 
