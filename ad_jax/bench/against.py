@@ -21,11 +21,12 @@ from typing import Any
 
 import ad_jax
 from ad_jax.bench import commits
-from ad_jax.bench.rows import SCHEMA, load, over
+from ad_jax.bench.results import Results
+from ad_jax.bench.rows import load, over
 from ad_jax.bench.side import Side, environment
 from ad_jax.bench.sizes import Sizes
 from ad_jax.errors import ConfigError
-from ad_jax.files import JsonObject, write_json
+from ad_jax.files import JsonObject
 from ad_jax.process import provenance
 from ad_jax.process.metrics import log
 from ad_jax.text import si
@@ -213,27 +214,16 @@ def run(commit: str, out: Path, stages: Sequence[str], name: str, sizes: Sizes, 
     """
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # a GPU's memory is for the two processes that measure
     whole = commits.resolve(commit, Path.cwd())
-    results: JsonObject = {
-        "kind": "bench against",
-        "schema": SCHEMA,
-        "against": whole,
-        "sizes": name,
-        "seconds": 0.0,
-        "load": list(os.getloadavg()),
-        "provenance": provenance.collect(),
-        "rows": [],
-    }
-    started = time.perf_counter()
+    results = Results(out, "bench against", against=whole, sizes=name)
     print(HEAD, flush=True)
     with commits.laid_out(whole, Path.cwd()) as tree:
         for pair in pairs((Path(ad_jax.__file__).parents[1], tree), stages, sizes, options):
             print(line(pair), flush=True)
-            results["rows"].append(dataclasses.asdict(pair))
-            results["seconds"] = time.perf_counter() - started
-            write_json(out, results, indent=1)
+            results.add(dataclasses.asdict(pair))
+    found = results.data
     print(
-        f"\nnew: {results['provenance']['commit'] or ad_jax.__file__}, old: {whole[:12]}; {name} sizes, "
-        f"{results['seconds']:.0f} s, load {results['load'][0]:.1f} at the start; a ratio above 1 is more per second, "
+        f"\nnew: {found['provenance']['commit'] or ad_jax.__file__}, old: {whole[:12]}; {name} sizes, "
+        f"{found['seconds']:.0f} s, load {found['load'][0]:.1f} at the start; a ratio above 1 is more per second, "
         "or more seconds or bytes where the unit says so"
     )
 

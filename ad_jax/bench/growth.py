@@ -7,7 +7,6 @@ twice the size. A size whose call would take too long is left out, with those ab
 
 import dataclasses
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +19,12 @@ from ad_jax.bench import collecting, distilling, evaluating
 from ad_jax.bench.count import decode_cost
 from ad_jax.bench.limits import random_policy, triad
 from ad_jax.bench.peak import peak
-from ad_jax.bench.rows import SCHEMA
+from ad_jax.bench.results import Results
 from ad_jax.bench.sizes import FULL, QUICK, SMALL, Case
 from ad_jax.bench.timing import Work, measure
-from ad_jax.files import JsonObject, write_json, write_whole
+from ad_jax.files import JsonObject, write_whole
 from ad_jax.planning.transformer import train_flops
 from ad_jax.policies.base import from_model
-from ad_jax.process import provenance
 from ad_jax.process.metrics import log
 from ad_jax.stage.rollout import make_evaluator
 from ad_jax.text import some
@@ -168,24 +166,14 @@ def run(out: Path, axes: Sequence[Axis] = AXES) -> JsonObject:
     """Measure, print, and write `out` with the figure beside it; every axis that is done is kept."""
     from ad_jax.bench import drawing  # matplotlib, which nothing else of the suite needs
 
-    results: JsonObject = {
-        "kind": "bench scaling",
-        "schema": SCHEMA,
-        "seconds": 0.0,
-        "load": list(os.getloadavg()),
-        "provenance": provenance.collect(),
-        "axes": [],
-    }
-    started = time.perf_counter()
+    results = Results(out, "bench scaling", into="axes")
     for axis in axes:
-        results["axes"].append(measured(axis))
-        results["seconds"] = time.perf_counter() - started
-        write_json(out, results, indent=1)
-        write_whole(out.with_suffix(".png"), drawing.growth(results["axes"]))
+        results.add(measured(axis))
+        write_whole(out.with_suffix(".png"), drawing.growth(results.data["axes"]))
     lines = ["| what grows | from | to | exponent | of the limit | left out |", "|---|---|---|---|---|---|"]
-    for found in results["axes"]:
+    for found in results.data["axes"]:
         slopes = ["-" if found[name] is None else f"{found[name]:.2f}" for name in ("exponent", "limit_exponent")]
         ends = f"{found['sizes'][0]} | {found['sizes'][-1]}"
         lines.append(f"| {found['name']} | {ends} | {' | '.join(slopes)} | {some(found['left_out']) or 'none'} |")
-    print("\n".join(["", *lines, f"\n{results['seconds']:.0f} s; figure: {out.with_suffix('.png')}"]))
-    return results
+    print("\n".join(["", *lines, f"\n{results.data['seconds']:.0f} s; figure: {out.with_suffix('.png')}"]))
+    return results.data

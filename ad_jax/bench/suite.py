@@ -5,8 +5,6 @@
 
 import argparse
 import dataclasses
-import os
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -26,11 +24,11 @@ from ad_jax.bench import (
     scaling,
 )
 from ad_jax.bench.peers import run as peers
-from ad_jax.bench.rows import SCHEMA, Row, compare, listed, load, reached, table
+from ad_jax.bench.results import Results
+from ad_jax.bench.rows import Row, compare, listed, load, reached, table
 from ad_jax.bench.sizes import ACCELERATOR, BRIEF, FULL, QUICK, TRIAL, Sizes
 from ad_jax.errors import ConfigError
-from ad_jax.files import JsonObject, write_json
-from ad_jax.process import provenance
+from ad_jax.files import JsonObject
 from ad_jax.process.metrics import log
 from ad_jax.text import si
 
@@ -87,23 +85,12 @@ def run(
         brief: what is asked first of an accelerator, in minutes; on a CPU the same rows at sizes that say nothing.
     """
     name, default = chosen(quick, brief)
-    results: JsonObject = {
-        "kind": "bench",
-        "schema": SCHEMA,
-        "sizes": name,
-        "seconds": 0.0,
-        "load": list(os.getloadavg()),
-        "provenance": provenance.collect(),
-        "rows": [],
-    }
-    started = time.perf_counter()
+    results = Results(out, "bench", sizes=name)
     for row in measured(only, sizes or default, demo, torch):
         log(f"{row.key:56} {si(row.value):>8} {row.unit:12} {reached(row):>9} of {row.limit}")
         log(f"{'':56} {listed(row.facts)}") if row.facts else None
-        results["rows"].append(dataclasses.asdict(row))
-        results["seconds"] = time.perf_counter() - started
-        write_json(out, results, indent=1)
-    return results
+        results.add(dataclasses.asdict(row))
+    return results.data
 
 
 def measured(only: Sequence[str], sizes: Sizes, demo: Path | None, torch: bool) -> Iterator[Row]:

@@ -1,6 +1,6 @@
 """`ad-jax bench --peers [NAMES]`: every line of the table, ours and the peers' in turn; the table, and a results file.
 
-{"kind": "bench peers", "schema", "quick", "seconds", "load", "provenance", "absent": {peer: why}, "rows": [...]}
+{"kind": "bench peers", "schema", "quick", "seconds", "load", "provenance", "rows": [...]}
 """
 
 import contextlib
@@ -11,18 +11,16 @@ import re
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ad_jax.bench.against import in_turn
 from ad_jax.bench.peers.install import HERE, MissingError, installed
 from ad_jax.bench.peers.known import PEERS, Work, works
-from ad_jax.bench.rows import SCHEMA
+from ad_jax.bench.results import Results
 from ad_jax.bench.side import Side
 from ad_jax.errors import ConfigError, unknown
-from ad_jax.files import JsonObject, write_json
-from ad_jax.process import provenance
+from ad_jax.files import JsonObject
 from ad_jax.process.metrics import log
 from ad_jax.text import aligned, si
 
@@ -191,21 +189,11 @@ def run(names: Sequence[str], out: Path, quick: bool = False) -> str:
         ConfigError: for an unknown name.
     """
     peers = chosen(names)
-    results: JsonObject = {
-        "kind": "bench peers",
-        "schema": SCHEMA,
-        "quick": quick,
-        "seconds": 0.0,
-        "load": list(os.getloadavg()),
-        "provenance": provenance.collect(),
-        "rows": [],
-    }
-    began, done = time.perf_counter(), []
+    results = Results(out, "bench peers", quick=quick)
+    done = []
     for found in lines(peers, quick):
         done.append(found)
-        results["rows"].append(dataclasses.asdict(found))
-        results["seconds"] = time.perf_counter() - began
-        write_json(out, results, indent=1)
+        results.add(dataclasses.asdict(found))
     return table(done, peers)
 
 
