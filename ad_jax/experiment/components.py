@@ -14,6 +14,7 @@ from ad_jax.history import reward_unit
 from ad_jax.history.columns import check_needs
 from ad_jax.keys import a_key
 from ad_jax.methods.base import MethodConfig, Setting, Untrained
+from ad_jax.methods.teacher import Teacher
 from ad_jax.models.base import has_parameters
 from ad_jax.policies import demonstrator
 from ad_jax.policies.base import Mode, Policy, PolicyConfig, check_sampling
@@ -54,11 +55,14 @@ class Components:
             return self.model_config.make(self.family, mode, temperature)
         return self.method.policy(reward_unit.applied(self.model, unit), mode, temperature)
 
-    def setting(self, e: Experiment, mesh: Mesh, unit: float = reward_unit.NONE) -> Setting:
-        """Return what the method is made for on a mesh, with rewards counted in `unit`."""
+    def setting(
+        self, e: Experiment, mesh: Mesh, unit: float = reward_unit.NONE, teacher: Teacher | None = None
+    ) -> Setting:
+        """Return what the method is made for on a mesh, with rewards counted in `unit`, and the teacher it names."""
         model = reward_unit.applied(self.model, unit)
         tasks = self.split.train
-        return Setting(self.family, model, self.model_config, self.spec, self.seen_spec, tasks, e.replay, mesh, unit)
+        seen = self.spec, self.seen_spec
+        return Setting(self.family, model, self.model_config, *seen, tasks, e.replay, mesh, unit, teacher)
 
 
 def build(experiment: Experiment) -> Components:

@@ -9,7 +9,6 @@ The numbers are those of a run directory, to the bit. What is not there is what 
 from, a log, results to report.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -99,7 +98,7 @@ def train(
     mesh = make_mesh(e.mesh)
     teacher = frozen.teacher(config)
     unit = _unit(e, p, histories) if teacher is None else teacher.unit
-    setting = dataclasses.replace(p.setting(e, mesh, unit), teacher=teacher)
+    setting = p.setting(e, mesh, unit, teacher)
     method = config.make(setting)
     feed = feed_of(config, setting)
     resident: PyTree = feed.tasks

@@ -4,7 +4,6 @@ In: a run whose histories, where the method is fed any, were checked. Out: check
 """
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +50,7 @@ def run(run: "Run", folder: Path, made_of: JsonObject, store: HistoryStore | Non
     e, p, config = run.experiment, run.components, run.components.method
     teacher = frozen.teacher(config)
     unit = _reward_unit(run, config, store) if teacher is None else teacher.unit
-    setting = dataclasses.replace(p.setting(e, run.mesh, unit), teacher=teacher)
+    setting = p.setting(e, run.mesh, unit, teacher)
     method = config.make(setting)
     feed = feed_of(config, setting)
     trainer = Trainer(method.learner, feed, config, run.mesh, e.seed)
