@@ -119,14 +119,14 @@ def _build(experiment: Experiment) -> Components:
     channels = e.method.channels(family, spec)
     seen = tuple((name, channel.shape) for name, channel in channels.items() if channel.seen)
     seen_spec = dataclasses.replace(seen_spec, extra=seen)
-    model = None
+    model, method = None, Untrained()
     if isinstance(model_config, PolicyConfig):
         model_config.make(family)  # refuses what it cannot act in
     else:
         model_config = model_config.bind(family)
-        model = model_config.make(seen_spec)
-    trained = model is not None and has_parameters(model)
-    method = e.method.bind(family, split.train) if trained else Untrained()
+        bound = e.method.bind(family, split.train)
+        model = bound.model(model_config, seen_spec)
+        method = bound if has_parameters(model) else method
     components = Components(
         family, source_config, source, model_config, model, spec, seen_spec, split, reference, method
     )

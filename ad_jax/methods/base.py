@@ -229,6 +229,18 @@ class MethodConfig:
         """Return the rule of the gradient steps."""
         return optax.identity()
 
+    def model(self, config: ModelConfig, spec: Spec) -> Model:
+        """Return the model that the method trains, made of the options that a run has in `model`.
+
+        Args:
+            config: those options, bound to the family.
+            spec: of what the model sees, the method's channels included.
+
+        Raises:
+            ConfigError: if the options contradict each other, or are none for the method or the spec.
+        """
+        return config.make(spec)
+
     def policy(self, model: Model, mode: Mode = "sampled", temperature: float = 1.0) -> Policy:
         """Return what acts with the trained parameters, in evaluation and in an `Agent`: the model's own logits."""
         return from_model(model, mode, temperature)

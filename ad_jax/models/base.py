@@ -40,6 +40,7 @@ class Model(NamedTuple):
         head: the distribution over actions that the outputs stand for; None: they are logits of Discrete actions.
         unroll: `(params, cache, steps [B, L]) -> (outputs [B, L, head.size], cache)`: what L calls of `decode` give, at
             once and with a gradient; None where a model has nothing better than those calls (`unroll_of`).
+        parts: what the method that made the model acts with beside these functions, such as the steps of a planner.
     """
 
     init: Callable[[jax.Array], Params]
@@ -52,6 +53,7 @@ class Model(NamedTuple):
     partition: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
     head: Head | None = None
     unroll: Callable[[Params, Cache, Steps], tuple[jax.Array, Cache]] | None = None
+    parts: PyTree = None
 
 
 def unroll_of(model: Model) -> Callable[[Params, Cache, Steps], tuple[jax.Array, Cache]]:

@@ -45,7 +45,9 @@ def load(path: str | Path, which: str = "last") -> Frozen:
     _, state, meta = checkpoint.load(Path(path), which)
     spec = Spec.from_json(meta["spec"])
     config = models.make(meta["model"]["name"], meta["model"]["options"])
-    model = config.make(spec)
+    said = meta.get("method") or modern(meta.get("experiment", {})).get("method")  # earlier versions: not bound
+    method = Distillation() if said is None else plugin_from("method", said, "method")
+    model = method.model(config, spec)
     checkpoint.check_architecture(meta, checkpoint.architecture_of(jax.eval_shape(model.init, a_key(0))), path)
     found, here = meta.get("behavior"), {"model": behavior.of_model(model, spec)}
     if told := lineage.behaves_otherwise(found, here, meta.get("experiment", {}), ("model",)):
@@ -53,8 +55,6 @@ def load(path: str | Path, which: str = "last") -> Frozen:
             f"{told} from when the checkpoint in {path} was trained. Train it anew there: ad-jax distill ... --redo"
         )
     model = reward_unit.applied(model, meta.get("reward_unit", reward_unit.NONE))
-    said = meta.get("method") or modern(meta.get("experiment", {})).get("method")  # earlier versions: not bound
-    method = Distillation() if said is None else plugin_from("method", said, "method")
     return Frozen(model, state["params"], spec, method, meta)
 
 

@@ -114,7 +114,7 @@ def _backbone(config: MethodConfig, spec: Spec) -> tuple[ModelConfig, Model]:
         except ConfigError as error:
             refused.append(str(error))
         else:
-            return model_config, model_config.make(spec)
+            return model_config, config.model(model_config, spec)
     raise ConfigError(f"the method takes none of {', '.join(SMALL)}: {'; '.join(refused)}")
 
 
