@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # `as`: these are public
     from ad_jax.methods.decision_transformer import DecisionTransformer as DecisionTransformer
     from ad_jax.methods.distillation import Distillation as Distillation
     from ad_jax.methods.dpt import DPT as DPT
+    from ad_jax.methods.multi_game_dt import MultiGameDT as MultiGameDT
     from ad_jax.methods.offline_distillation import OfflineDistillation as OfflineDistillation
     from ad_jax.methods.on_policy_distillation import OnPolicyDistillation as OnPolicyDistillation
     from ad_jax.methods.rl2 import RL2 as RL2
@@ -86,6 +87,7 @@ _PUBLIC = {
     "DecisionTransformer": "ad_jax.methods.decision_transformer",
     "Distillation": "ad_jax.methods.distillation",
     "DPT": "ad_jax.methods.dpt",
+    "MultiGameDT": "ad_jax.methods.multi_game_dt",
     "OfflineDistillation": "ad_jax.methods.offline_distillation",
     "OnPolicyDistillation": "ad_jax.methods.on_policy_distillation",
     "RL2": "ad_jax.methods.rl2",

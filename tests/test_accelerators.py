@@ -28,6 +28,7 @@ from ad_jax.methods.base import MethodConfig, Setting
 from ad_jax.methods.decision_transformer import DecisionTransformer
 from ad_jax.methods.distillation import Distillation
 from ad_jax.methods.dpt import DPT
+from ad_jax.methods.multi_game_dt import MultiGameDT
 from ad_jax.methods.offline_distillation import OfflineDistillation
 from ad_jax.methods.on_policy_distillation import OnPolicyDistillation
 from ad_jax.methods.rl2 import RL2
@@ -102,7 +103,8 @@ def setting_of(model: ModelConfig, family: TaskFamily, method: MethodConfig | No
     if method.taught_by() is not None:
         taught = Transformer(**BLOCKS).make(seen)
         teacher = Teacher("", taught, taught.init(a_key(1)), seen, 1.0, frozenset(family.task_ids(tasks)))
-    return Setting(family, bound.make(seen), bound, spec, seen, tasks, SAMPLING, mesh_of(), teacher=teacher)
+    made = method.bind(family, tasks).model(bound, seen)
+    return Setting(family, made, bound, spec, seen, tasks, SAMPLING, mesh_of(), teacher=teacher)
 
 
 def resident(method: MethodConfig, family: TaskFamily) -> replay.Replay:
@@ -187,6 +189,7 @@ TRAINING = {
         DecisionTransformer(**TAUGHT),
         Transformer(**BLOCKS, memory="episode", gate="gru"),
     ),
+    "multi_game_dt": (MultiGameDT(**TAUGHT), Transformer(**BLOCKS)),
     "offline_distillation, lstm": (OfflineDistillation(**TAUGHT), LSTM(width=8, hidden=8, mlp_width=8)),
     "on_policy_distillation, lstm": (
         OnPolicyDistillation(**TAUGHT, lifetimes=4, lifetime_episodes=2),

@@ -125,12 +125,12 @@ def _build(experiment: Experiment) -> Components:
     else:
         model_config = model_config.bind(family)
         bound = e.method.bind(family, split.train)
+        bound.check_model(plugins.name_of(e.model), model_config)
         model = bound.model(model_config, seen_spec)
         method = bound if has_parameters(model) else method
     components = Components(
         family, source_config, source, model_config, model, spec, seen_spec, split, reference, method
     )
-    method.check_model(plugins.name_of(e.model), model_config)
     if method.feed == "histories":
         check_needs(method.needs, e.collect.next_observation)
         _check_windows(e, components)

@@ -13,6 +13,7 @@ METHODS = {
     "decision_transformer": "ad_jax.methods.decision_transformer:DecisionTransformer",
     "distillation": "ad_jax.methods.distillation:Distillation",
     "dpt": "ad_jax.methods.dpt:DPT",
+    "multi_game_dt": "ad_jax.methods.multi_game_dt:MultiGameDT",
     "offline_distillation": "ad_jax.methods.offline_distillation:OfflineDistillation",
     "on_policy_distillation": "ad_jax.methods.on_policy_distillation:OnPolicyDistillation",
     "rl2": "ad_jax.methods.rl2:RL2",

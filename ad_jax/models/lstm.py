@@ -24,7 +24,7 @@ from flax import nnx
 from ad_jax.errors import ConfigError
 from ad_jax.models.base import Model, ModelConfig, Params
 from ad_jax.models.functional import functional
-from ad_jax.models.heads import Options
+from ad_jax.models.heads import Head, Options
 from ad_jax.models.memory import begun_anew, last_boundary
 from ad_jax.models.tokens import PARTITION as TOKENS
 from ad_jax.models.tokens import PixelConfig, Tokenizer, masked
@@ -74,14 +74,14 @@ class LSTM(Options, ModelConfig):
                 f"model.pixel_channels at least 1 each; got {self.pixel_channels}"
             )
 
-    def make(self, spec: Spec) -> Model:
-        """Return the LSTM for observations and actions of `spec`.
+    def make(self, spec: Spec, head: Head | None = None) -> Model:
+        """Return the LSTM for observations and actions of `spec`, with the head of those or another.
 
         Raises:
             ConfigError: if an option cannot be, or the head is one of other actions.
         """
-        init, init_cache, network = parts(self, spec)
-        head = self.head(spec)
+        head = self.head(spec) if head is None else head
+        init, init_cache, network = parts(self, spec, head)
 
         def apply(params, steps, key=None):
             return network(params)(steps, init_cache(len(steps.prev_done)), key)[0]
@@ -214,7 +214,7 @@ def actor_critic(config: LSTM, spec: Spec) -> ActorCritic:
 
 
 def parts(
-    config: LSTM, spec: Spec
+    config: LSTM, spec: Spec, head: Head | None = None
 ) -> tuple[Callable[..., Params], Callable[[int], tuple[Carry, ...]], Callable[[Params], Recurrent]]:
     """`init` and `init_cache` of the model, and the network of given parameters.
 
@@ -222,7 +222,7 @@ def parts(
         ConfigError: if an option cannot be, or the head is one of other actions.
     """
     config.validate()
-    outputs = config.head(spec).size
+    outputs = (config.head(spec) if head is None else head).size
     init, network = functional(lambda key: Recurrent(config, spec, outputs, rngs=nnx.Rngs(key)))
 
     def init_cache(batch):

@@ -28,7 +28,7 @@ from ad_jax.models.functional import functional
 from ad_jax.models.fused import chosen_attention
 from ad_jax.models.gate import PARTITION as GATE
 from ad_jax.models.gate import Gate
-from ad_jax.models.heads import Options
+from ad_jax.models.heads import Head, Options
 from ad_jax.models.memory import begun_anew, episodes
 from ad_jax.models.queue import with_queue
 from ad_jax.models.tokens import PARTITION as TOKENS
@@ -125,14 +125,14 @@ class Transformer(Options, ModelConfig):
         known = self.episode_length
         return dataclasses.replace(self, episode_length=family.episode_length if known is None else known)
 
-    def make(self, spec: Spec) -> Model:
-        """Return the transformer for observations and actions of `spec`.
+    def make(self, spec: Spec, head: Head | None = None) -> Model:
+        """Return the transformer for observations and actions of `spec`, with the head of those or another.
 
         Raises:
             ConfigError: if the options contradict each other, or the head is one of other actions.
         """
         self.validate()
-        head = self.head(spec)
+        head = self.head(spec) if head is None else head
         init, module = functional(lambda key: Network(self, spec, head.size, rngs=nnx.Rngs(key)))
         n, window = tokens_per_step(self.layout), self.window
         period = rotary_period(window, n) if self.positions == "rotary" else None

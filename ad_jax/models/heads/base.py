@@ -7,13 +7,14 @@ every kind of action, and another distribution is one file and one line in `head
 Letters: n components of an action, `*S` the shape of one: `()` for a Discrete action.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float32, Key, Num
 
 from ad_jax.types import Array
 
 
+@runtime_checkable
 class Head(Protocol):
     """A distribution over one action. Plain data: heads with equal options are equal, and hash alike."""
 
