@@ -128,10 +128,12 @@ def _figure(row: dict[str, Any] | None) -> str:
     """Figure, and share of what limits it: of a whole that is all of itself there is none."""
     if row is None:
         return "- | -"
-    limit = re.sub(
-        r"^limits/(matmul|peak) .*", "matmul peak", row["limit"].replace(", same width", " of the same width")
-    )
-    share = "-" if row["share"] == 1 else f"{numerals.percent(row['share'])} of the {limit}"
+    limit = row["limit"].replace(", same width", " of the same width")
+    limit = re.sub(r"^limits/peak .*", "peak", re.sub(r"^limits/matmul .*", "matmul peak", limit))
+    if row["share"] is None:
+        share = "disturbed"
+    else:
+        share = "-" if row["share"] == 1 else f"{numerals.percent(row['share'])} of the {limit}"
     return f"{numerals.si(row['value'])} {row['unit']} | {share}"
 
 
