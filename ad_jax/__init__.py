@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # `as`: these are public
     from ad_jax.experiment import override as override
     from ad_jax.history.store import open_store as open_store
     from ad_jax.methods.decision_transformer import DecisionTransformer as DecisionTransformer
+    from ad_jax.methods.diffuser import Diffuser as Diffuser
     from ad_jax.methods.distillation import Distillation as Distillation
     from ad_jax.methods.dpt import DPT as DPT
     from ad_jax.methods.multi_game_dt import MultiGameDT as MultiGameDT
@@ -85,6 +86,7 @@ _PUBLIC = {
     "CollectConfig": "ad_jax.experiment",
     "ReplayConfig": "ad_jax.experiment",
     "DecisionTransformer": "ad_jax.methods.decision_transformer",
+    "Diffuser": "ad_jax.methods.diffuser",
     "Distillation": "ad_jax.methods.distillation",
     "DPT": "ad_jax.methods.dpt",
     "MultiGameDT": "ad_jax.methods.multi_game_dt",

@@ -4,7 +4,9 @@ It learns in its context and never by gradient. The policy's carry, the previous
 the model and its options come from the checkpoint, so nothing else needs to be known.
 """
 
+import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -13,10 +15,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ad_jax import values
-from ad_jax.errors import AdJaxError
+from ad_jax.errors import AdJaxError, ConfigError
+from ad_jax.files import Json
 from ad_jax.keys import named_key
+from ad_jax.methods.base import MethodConfig
 from ad_jax.policies.base import Carry, Mode, Policy
 from ad_jax.process import settings
+from ad_jax.registry import build
 from ad_jax.run import frozen
 from ad_jax.types import Box, PyTree, Spec, Steps
 
@@ -31,13 +36,25 @@ class Agent:
     """
 
     def __init__(self, policy: Policy, params: PyTree, spec: Spec):
+        if policy.tell is not None:
+            raise AdJaxError(
+                "this policy is told more of its task at each step than it sees, which evaluation knows and an Agent "
+                'does not. Where that is the goal of the task, give one: Agent.load(path, acting={"goal": (3, 4)})'
+            )
         self.policy, self.params, self.spec = policy, params, spec
         self._act = jax.jit(self._decide, donate_argnums=1)
         self.reset()
 
     @classmethod
     @settings.pinned()
-    def load(cls, path: str | Path, which: str = "last", mode: Mode = "sampled", temperature: float = 1.0) -> "Agent":
+    def load(
+        cls,
+        path: str | Path,
+        which: str = "last",
+        mode: Mode = "sampled",
+        temperature: float = 1.0,
+        acting: Mapping[str, Json] | None = None,
+    ) -> "Agent":
         """Return the agent of a run directory or checkpoint folder.
 
         Args:
@@ -45,13 +62,16 @@ class Agent:
             which: `"last"` or `"best"`, of the checkpoints that were kept.
             mode: `"sampled"` or `"greedy"` actions.
             temperature: of sampled actions, above 0; below 1 the likelier ones gain.
+            acting: what the method is asked for, in the place of what the run asked: options of `method.acting`, such
+                as `{"goal": (3, 4)}` of a diffuser.
 
         Raises:
-            AdJaxError: if `mode` or `temperature` cannot be, or the method's code cannot be loaded.
+            AdJaxError: if `mode`, `temperature` or `acting` cannot be, or the method's code cannot be loaded.
             CheckpointError: if there is no readable checkpoint, or the model's code does something else since.
         """
         found = frozen.load(path, which)
-        return cls(found.method.policy(found.model, mode, temperature), found.params, found.spec)
+        method = found.method if acting is None else _asked(found.method, acting)
+        return cls(method.policy(found.model, mode, temperature), found.params, found.spec)
 
     @settings.pinned()
     def reset(self, batch: int = 1, seed: int = 0) -> None:
@@ -170,3 +190,15 @@ class Agent:
         if name == "done" and not np.isin(given, (0, 1)).all():
             raise AdJaxError(f"act expects done to be True or False (1 or 0) in each row; got {given.tolist()}")
         return np.broadcast_to(self._finite(name, given), shape)
+
+
+def _asked(method: MethodConfig, acting: Mapping[str, Json]) -> MethodConfig:
+    """Return a method that is asked for something else.
+
+    Raises:
+        ConfigError: for an option that it does not have, with near matches, or a value of the wrong type.
+    """
+    held = getattr(method, "acting", None)
+    if held is None:
+        raise ConfigError(f"acting={dict(acting)}: {type(method).__name__} is asked for nothing when it acts. Leave it")
+    return dataclasses.replace(method, **{"acting": build("method.acting", type(held), vars(held) | dict(acting))})

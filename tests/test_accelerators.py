@@ -26,6 +26,7 @@ from ad_jax.history import replay
 from ad_jax.keys import a_key
 from ad_jax.methods.base import MethodConfig, Setting
 from ad_jax.methods.decision_transformer import DecisionTransformer
+from ad_jax.methods.diffuser import Asked, Diffuser
 from ad_jax.methods.distillation import Distillation
 from ad_jax.methods.dpt import DPT
 from ad_jax.methods.multi_game_dt import MultiGameDT
@@ -146,6 +147,14 @@ def prompted() -> Program:
     return _rollouts(evaluator, jax.eval_shape(made.init, a_key(0)), ROOM, "run")
 
 
+def planning() -> Program:
+    """Return rollouts of a diffuser that is told each task's goal."""
+    method = Diffuser(acting=Asked(goal="task")).bind(ROOM, tasks_of(ROOM))
+    model = setting_of(Transformer(**BLOCKS), ROOM, method).model
+    evaluator = make_evaluator(method.policy(model), ROOM, mesh_of(), 2, 4)
+    return _rollouts(evaluator, jax.eval_shape(model.init, a_key(0)), ROOM, "run")
+
+
 def sampling(family: TaskFamily) -> Program:
     """Return a batch of windows."""
     spec, mesh = spec_of(family), mesh_of()
@@ -190,6 +199,8 @@ TRAINING = {
         Transformer(**BLOCKS, memory="episode", gate="gru"),
     ),
     "multi_game_dt": (MultiGameDT(**TAUGHT), Transformer(**BLOCKS)),
+    "diffuser": (Diffuser(**TAUGHT), Transformer(**BLOCKS)),
+    "diffuser, pictures": (Diffuser(**TAUGHT), Transformer(**BLOCKS), POOL),
     "offline_distillation, lstm": (OfflineDistillation(**TAUGHT), LSTM(width=8, hidden=8, mlp_width=8)),
     "on_policy_distillation, lstm": (
         OnPolicyDistillation(**TAUGHT, lifetimes=4, lifetime_episodes=2),
@@ -215,6 +226,7 @@ PARTS: dict[str, Callable[[], Program]] = {
     "training: the start, rl2": functools.partial(born, *TRAINING["rl2, lstm"]),
     **{f"evaluating: {name}": functools.partial(evaluating, *of) for name, of in EVALUATING.items()},
     "evaluating: prompted": prompted,
+    "evaluating: plans": planning,
     "sampling: steps": functools.partial(sampling, ROOM),
     "sampling: pictures": functools.partial(sampling, POOL),
 }

@@ -1,4 +1,4 @@
-"""Operations and bytes, counted on paper: FLOP of decoding, of actor-critic and of RL².
+"""Operations and bytes, counted on paper: FLOP of decoding, of denoising a plan, of actor-critic and of RL².
 
 Those of a training step are in `ad_jax/cost.py`.
 """
@@ -28,6 +28,16 @@ def decode_cost(params: PyTree, config: Transformer, rollouts: int) -> tuple[flo
     return float(flops), float(
         rollouts * 2 * config.layers * seen * config.width * item + 4 * (per_token + per_position)
     )
+
+
+def denoise_flops(params: PyTree, config: Transformer, horizon: int) -> float:
+    """FLOP of one pass of a diffuser's denoiser over one plan of H = `horizon` entries.
+
+    H (2 P + 4 H D layers): P the weights of blocks and head; each entry meets every other. Embeddings are not counted.
+    """
+    inside = [part for name, part in params.items() if name.startswith("block_") or name == "found"]
+    count = sum(math.prod(leaf.shape) for part in inside for leaf in jax.tree.leaves(part) if len(leaf.shape) > 1)
+    return float(horizon * (2 * count + 4 * horizon * config.width * config.layers))
 
 
 def actor_critic_flops(inputs: int, hidden: tuple[int, ...], actions: int) -> float:

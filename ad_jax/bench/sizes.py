@@ -54,6 +54,7 @@ class Sizes:
     head_widths: tuple[int, ...]
     tiny: bool = False  # only the first of the limits' small products
     acting: Case | None = None  # the model that is evaluated; None: the first of the cases
+    plans: tuple[int, ...] = (1, 64)  # lifetimes side by side that a diffuser plans for
     variants: tuple[Case, ...] = ()  # transformers that are trained with each attention
     beside: tuple[Case, ...] | None = None  # those that PyTorch trains, too; None: the cases
     demo: str | None = "demo"  # scale of Dark Room that is run from nothing; None: none, unless a finished one is named
@@ -85,6 +86,7 @@ QUICK = Sizes(
     meshes=((8, 1, 1),),
     attention=(4, 40, 64, "float32"),
     head_widths=(16,),
+    plans=(4,),
     tiny=True,
     demo=None,
     compiling=False,
@@ -183,6 +185,7 @@ TRIAL = dataclasses.replace(
     meshes=((8, 1, 1),),
     attention=(2, 8, 16, "float32"),
     head_widths=(8,),
+    plans=(2,),
     acting=TINY_CASE,
     variants=(TINY_CASE,),
     beside=(TINY_CASE,),

@@ -14,6 +14,7 @@ from ad_jax.bench import (
     against,
     attending,
     collecting,
+    diffusing,
     distilling,
     end_to_end,
     evaluating,
@@ -32,7 +33,7 @@ from ad_jax.files import JsonObject
 from ad_jax.process.metrics import log
 from ad_jax.text import si
 
-STAGES = ("limits", "collect", "distill", "rotation", "rl2", "evaluate", "attention", "scaling", "demo")
+STAGES = ("limits", "collect", "distill", "rotation", "rl2", "evaluate", "plan", "attention", "scaling", "demo")
 
 
 def chosen(quick: bool, brief: bool = False) -> tuple[str, Sizes]:
@@ -58,6 +59,7 @@ def stage_rows(stage: str, sizes: Sizes, demo: Path | None) -> Iterator[Row]:
         "rotation": rotating,
         "rl2": reinforcing,
         "evaluate": evaluating,
+        "plan": diffusing,
         "attention": attending,
         "scaling": scaling,
     }

@@ -185,6 +185,22 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
         """
         return None
 
+    def destinations(self, task: TEnvParams) -> Array | None:
+        """Return the observations that a task is to reach, in this order, `[G, *O]`, or None if there are none.
+
+        A planner is given them by evaluation where it is asked for the goals of held-out tasks. Where there are
+        `coordinates` they are in those, `[G, n]`; real numbers that may be anything are NaN.
+        """
+        return None
+
+    def coordinates(self, observation: Array) -> Array | None:
+        """Return where one stored observation `[*O]` is, `[n]` float32 from -1 to 1, or None: it says so itself.
+
+        For planners, where what an agent sees is a picture, or one of too many whole numbers. Angles should come as
+        cosine and sine, so that near states have near numbers.
+        """
+        return None
+
     def source_observation_space(self, params: TEnvParams) -> spaces.Discrete | spaces.Box | None:
         """Return the space of `source_observation`, or None where that is the observation itself."""
         return None

@@ -136,6 +136,9 @@ class DarkKeyToDoor(Grid[State, Params]):
     def optimal_action(self, state: State, task: Params) -> jax.Array:
         return toward(state.position, jnp.where(state.has_key, task.door, task.key))
 
+    def destinations(self, task: Params) -> jax.Array:
+        return jnp.stack([task.key, task.door])
+
     def picture(self, task: Params) -> JsonObject:
         def cell(leaf):
             return np.asarray(leaf).tolist()

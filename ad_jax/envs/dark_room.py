@@ -120,6 +120,9 @@ class DarkRoom(Grid[State, Params]):
     def optimal_label(self, observation: jax.Array, task: Params) -> jax.Array:
         return toward(observation, task.goal)
 
+    def destinations(self, task: Params) -> jax.Array:
+        return task.goal[None]
+
     def picture(self, task: Params) -> JsonObject:
         return {"kind": "grid", "size": self.size, "goal": np.asarray(task.goal).tolist()}
 

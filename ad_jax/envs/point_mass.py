@@ -100,7 +100,8 @@ class PointMass(TaskFamily[State, Params]):
         return spaces.Box(-1.0, 1.0, (2,))
 
     def observation_space(self, params: Params) -> spaces.Box:
-        return spaces.Box(-np.inf, np.inf, (4,), jnp.float32)
+        most: Array = np.array([1.0, 1.0, np.inf, np.inf], np.float32)  # not a jax one: read while tracing
+        return spaces.Box(-most, most, (4,), jnp.float32)
 
     def reset_env(self, key: jax.Array, params: Params) -> tuple[jax.Array, State]:
         position = jax.random.uniform(key, (2,), jnp.float32, minval=-self.start, maxval=self.start)
@@ -145,6 +146,10 @@ class PointMass(TaskFamily[State, Params]):
     def describe(self, task: Params) -> str:
         x, y = np.asarray(task.goal)
         return f"goal at ({x:.2f}, {y:.2f}), mass {float(task.mass):.2f}, friction {float(task.friction):.2f}"
+
+    def destinations(self, task: Params) -> jax.Array:
+        """Return the goal, at any speed."""
+        return jnp.concatenate([task.goal, jnp.full((2,), jnp.nan)])[None]
 
     def trace(self, state: State, action: jax.Array) -> jax.Array:
         return jnp.round(PICTURE * (1 + state.position)).astype(jnp.int32)

@@ -185,6 +185,16 @@ class Watermaze(TaskFamily[State, Params]):
         pose = observation - jnp.array([RADIUS, RADIUS, 0], jnp.int32)
         return self.optimal_action(State(jnp.int32(0), pose, jnp.bool_(False)), task)
 
+    def destinations(self, task: Params) -> jax.Array:
+        """Return the platform's middle in `coordinates`, any heading."""
+        return jnp.concatenate([task.platform.astype(jnp.float32) / RADIUS, jnp.full((2,), jnp.nan)])[None]
+
+    def coordinates(self, observation: jax.Array) -> jax.Array:
+        """Return the place in radii from the middle, and the heading's cosine and sine, `[4]`."""
+        x, y, heading = observation.astype(jnp.float32)
+        angle = heading * (2 * math.pi / TURN)
+        return jnp.stack([x / RADIUS - 1, y / RADIUS - 1, jnp.cos(angle), jnp.sin(angle)])
+
     def trace(self, state: State, action: jax.Array) -> jax.Array:
         return state.pose[:2] + RADIUS
 

@@ -11,6 +11,7 @@ from ad_jax.files import Json, JsonObject
 
 METHODS = {
     "decision_transformer": "ad_jax.methods.decision_transformer:DecisionTransformer",
+    "diffuser": "ad_jax.methods.diffuser:Diffuser",
     "distillation": "ad_jax.methods.distillation:Distillation",
     "dpt": "ad_jax.methods.dpt:DPT",
     "multi_game_dt": "ad_jax.methods.multi_game_dt:MultiGameDT",

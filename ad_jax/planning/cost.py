@@ -165,7 +165,7 @@ def count(experiment: Experiment, components: Components) -> Cost:
     played = e.evaluate.episodes + (0 if e.evaluate.prompt is None else e.evaluate.prompt_episodes)
     context = p.policy().init if p.model is None else p.model.init_cache
     cache = tree_bytes(jax.eval_shape(lambda: context(rollouts)))
-    known, config = isinstance(p.model_config, Transformer), p.model_config
+    known, config = isinstance(p.model_config, Transformer) and getattr(p.model, "parts", None) is None, p.model_config
     rows, segment = e.replay.batch // accumulate, e.replay.segment
     fields = step_fields(p.spec, p.family.reward_dtype, e.collect.next_observation)
     stored = sum(math.prod(shape) * dtype.itemsize for shape, dtype in fields.values())  # bytes of a step

@@ -17,7 +17,7 @@ from ad_jax.models.base import Cache, Model, Params
 from ad_jax.models.heads.base import Head
 from ad_jax.models.heads.categorical import Categorical
 from ad_jax.registry import conform
-from ad_jax.types import PyTree, Steps
+from ad_jax.types import Array, PyTree, Steps
 
 if TYPE_CHECKING:
     from ad_jax.envs.base import TaskFamily
@@ -41,11 +41,15 @@ class Policy(NamedTuple):
         highest: `carry -> [B] float32 | None`: the largest of the numbers from which each of the last actions was
             chosen. It is finite exactly where there was something to choose, and evaluation and an `Agent` refuse to
             go on where it is not; None where there are no such numbers.
+        tell: `(family, task, observation [*O], as stored) -> extras by name` of one lifetime: what it is told at each
+            step beside what it sees, in `Steps.extra`, such as where a task's goal is; float32. Evaluation knows the
+            task and tells it; an `Agent` does not. None: nothing is told.
     """
 
     init: Callable[[int], Carry]
     act: Callable[[Params, Carry, Steps, jax.Array], tuple[jax.Array, Carry]]
     highest: Callable[[Carry], jax.Array | None] = _always
+    tell: Callable[["TaskFamily", PyTree, Array], dict[str, Array]] | None = None
 
 
 class PolicyConfig:

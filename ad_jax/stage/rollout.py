@@ -85,6 +85,9 @@ def make_evaluator(
     def step(params, keys, tasks, rollouts):
         """One step of each rollout, what its trace shows, and what is to be looked at."""
         seen = rollouts.steps.replace(observation=jax.vmap(family.render)(rollouts.steps.observation))
+        if policy.tell is not None:
+            told = jax.vmap(functools.partial(policy.tell, family))(tasks, rollouts.steps.observation)
+            seen = seen.replace(extra=seen.extra | told)
         key = jax.vmap(jax.random.fold_in, (0, None))(keys, rollouts.time)
         key_action, key_env = jnp.moveaxis(jax.vmap(jax.random.split)(key), 1, 0)
         if prompt is None:
