@@ -1,6 +1,7 @@
 """The plug-ins of an experiment, built and checked against each other before anything is compiled."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -22,6 +23,8 @@ from ad_jax.process import settings
 from ad_jax.sources.base import Source
 from ad_jax.types import PyTree, Spec
 
+TRAINED = "trained"  # the set of training tasks that are evaluated, too
+
 
 @dataclasses.dataclass(frozen=True)
 class Components:
@@ -37,11 +40,18 @@ class Components:
     split: TaskSplit
     reference: Source  # what learns beside the frozen model: the experiment's reference, or its source
     method: MethodConfig  # the experiment's, or `Untrained` where there are no parameters
+    seen_again: PyTree  # the training tasks that are evaluated, too; None for none
 
     @property
     def trained(self) -> bool:
         """Whether there is anything to train."""
         return self.method.feed != "nothing"
+
+    @property
+    def evaluated(self) -> Mapping[str, PyTree]:
+        """Return the tasks of each set that is evaluated: the held-out ones, and training tasks where asked for."""
+        known = {} if self.seen_again is None else {TRAINED: self.seen_again}
+        return {**self.split.held_out, **known}
 
     @property
     def params(self) -> PyTree:
@@ -102,6 +112,7 @@ def _build(experiment: Experiment) -> Components:
         if e.evaluate.prompt is not None:
             demonstrator.check(family, split.held_out)
         split = dataclasses.replace(split, train=take(split.train, slice(e.tasks.trained)))
+        seen_again = _seen_again(e, split)
         check_split(family, split)  # families may have a split of their own
         source = reference = source_config.make(family)
         if e.reference is not None:
@@ -129,12 +140,25 @@ def _build(experiment: Experiment) -> Components:
         model = bound.model(model_config, seen_spec)
         method = bound if has_parameters(model) else method
     components = Components(
-        family, source_config, source, model_config, model, spec, seen_spec, split, reference, method
+        family, source_config, source, model_config, model, spec, seen_spec, split, reference, method, seen_again
     )
     if method.feed == "histories":
         check_needs(method.needs, e.collect.next_observation)
         _check_windows(e, components)
     return components
+
+
+def _seen_again(e: Experiment, split: TaskSplit) -> PyTree:
+    """Return the training tasks that are evaluated, too; None for none."""
+    from ad_jax.envs.base import take
+
+    if (count := e.evaluate.trained) is None:
+        return None
+    if count > e.tasks.trained:
+        raise ConfigError(f"evaluate.trained={count} is more than the {e.tasks.trained} tasks that are trained on")
+    if TRAINED in split.held_out:
+        raise ConfigError(f"evaluate.trained makes a set {TRAINED!r}, which a split of this family has already")
+    return take(split.train, slice(count))
 
 
 def _check_windows(e: Experiment, p: Components) -> None:

@@ -159,7 +159,7 @@ def count(experiment: Experiment, components: Components) -> Cost:
     optimizer = jax.eval_shape(method.make_optimizer().init, params)
     accumulate = method.parts
     gradients = tree_bytes(params) * (1 if accumulate == 1 else 2)  # of a part, and the sum so far
-    held_out = [num_tasks(tasks) for tasks in p.split.held_out.values()]
+    held_out = [num_tasks(tasks) for tasks in p.evaluated.values()]
     rollouts, episode = max(held_out) * e.evaluate.seeds, p.family.episode_length
     modes = 2 if e.evaluate.greedy else 1
     played = e.evaluate.episodes + (0 if e.evaluate.prompt is None else e.evaluate.prompt_episodes)

@@ -268,10 +268,12 @@ class Run:
         if self.trained != self.folder and p.trained:
             which["trained_as"] = {"experiment": meta["experiment"]["name"], "seed": meta["seed"]}
         seconds, env_steps, sets = 0.0, 0, []
-        for name, tasks in p.split.held_out.items():
+        for name, tasks in p.evaluated.items():
             ids = p.family.task_ids(tasks)
-            evaluate.check_unseen(ids, meta["train_task_ids"])
-            data = {"name": name, "kind": p.split.kind, "tasks": episodes.tasks_as_data(p.family, tasks)}
+            if name in p.split.held_out:
+                evaluate.check_unseen(ids, meta["train_task_ids"])
+            kind = p.split.kind if name in p.split.held_out else "none, these were trained on"
+            data = {"name": name, "kind": kind, "tasks": episodes.tasks_as_data(p.family, tasks)}
             data |= {"returns": {}, "steps": {}}
             asked = {"checkpoint": which, "reward_unit": unit, "tasks": ids, "train_tasks": meta["train_task_ids"]}
             if (acting := getattr(p.method, "acting", None)) is not None:

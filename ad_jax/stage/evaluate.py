@@ -38,6 +38,7 @@ class Config:
     prompt: float | None = None  # fill the context with a demonstrator this share of the way from random to optimal
     prompt_episodes: int = 4  # of the demonstrator, before the first in-context episode
     temperature: float | None = None  # of sampled actions: below 1 the likelier ones gain; None is 1
+    trained: int | None = None  # also on the first so many training tasks: what is known, beside what is learned
 
     def validate(self) -> None:
         """Raise ConfigError where a number cannot be meant."""
@@ -53,6 +54,8 @@ class Config:
                 f"evaluate.temperature must be above 0; got {self.temperature}. Where no action is drawn, see "
                 "evaluate.greedy"
             )
+        if self.trained is not None and self.trained < 1:
+            raise ConfigError(f"evaluate.trained must be at least 1, or None for no such set; got {self.trained}")
 
 
 def check_unseen(task_ids: Sequence[str], trained_ids: Sequence[str]) -> None:

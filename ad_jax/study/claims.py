@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
+from scipy.stats import rankdata
 
 from ad_jax.errors import ConfigError, unknown
 from ad_jax.files import JsonObject
@@ -147,8 +148,48 @@ class Pair(Quantity):
         return min(self.left.units(arms), self.right.units(arms))
 
 
+@dataclasses.dataclass(frozen=True)
+class Rank(Quantity):
+    """Spearman's rank correlation of a statistic with a number that each of several arms was given, draw by draw.
+
+    Raises:
+        ConfigError: for fewer than three arms, or as many numbers as arms there are not, or equal ones.
+    """
+
+    of: tuple[Statistic, ...]
+    given: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.of) < 3 or len(set(self.given)) != len(self.of):
+            raise ConfigError(
+                f"a rank correlation needs at least 3 arms, each with a number of its own; got {len(self.of)} arms "
+                f"and {self.given}"
+            )
+
+    def __str__(self) -> str:
+        arms = ", ".join(f"{one.arm}: {x:g}" for one, x in zip(self.of, self.given, strict=True))
+        first = dataclasses.replace(self.of[0], arm="each")
+        return f"rank correlation of {first} with what it was given ({arms})"
+
+    def value(self, arms: Mapping[str, Sequence[Set]], n: int = 1000) -> np.ndarray:
+        return _ranked(np.stack([one.value(arms, n) for one in self.of]), self.given)
+
+    def units(self, arms: Mapping[str, Sequence[Set]]) -> int:
+        return min(one.units(arms) for one in self.of)
+
+
+def _ranked(found: np.ndarray, given: Sequence[float]) -> np.ndarray:
+    """Return Spearman's correlation of each column of `found [K, D]` with `given [K]`; 0 where all are equal."""
+    ranks, order = rankdata(found, axis=0), rankdata(given)
+    ranks, order = ranks - ranks.mean(0), order - order.mean()
+    size = np.sqrt((ranks**2).sum(0) * (order**2).sum())
+    return np.divide(order @ ranks, size, out=np.zeros(len(size)), where=size > 0)
+
+
 def statistics_of(quantity: Quantity) -> list[Statistic]:
     """Return the statistics that a quantity is made of."""
+    if isinstance(quantity, Rank):
+        return list(quantity.of)
     if isinstance(quantity, Pair):
         return [*statistics_of(quantity.left), *statistics_of(quantity.right)]
     return [quantity] if isinstance(quantity, Statistic) else []

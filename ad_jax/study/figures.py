@@ -12,7 +12,9 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ad_jax.report.figures import STYLE, Band, plain
 
+Stroke = str | tuple[float, tuple[float, ...]]
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#888888")  # Okabe & Ito
+STROKES = "-", (0, (5, 1.5)), (0, (1, 1))  # of the first arms that have a color, the second, the third
 
 
 class Drawn(NamedTuple):
@@ -34,8 +36,8 @@ def curves(panels: Mapping[str, Mapping[str, Drawn]]) -> Figure:
         figure = Figure(figsize=(max(6.6, 4.2 * len(panels)), 3.7), layout="constrained")
         for i, (name, arms) in enumerate(panels.items()):
             axes = figure.add_subplot(1, len(panels), i + 1)
-            for color, (arm, drawn) in zip(_cycle(len(arms)), arms.items()):
-                _band(axes, drawn.band, plain(arm), color)
+            for place, (color, (arm, drawn)) in enumerate(zip(_cycle(len(arms)), arms.items(), strict=True)):
+                _band(axes, drawn.band, plain(arm), color, STROKES[place // len(COLORS) % len(STROKES)])
             first = next(iter(arms.values()))
             if first.source is not None:
                 axes.plot(first.source.x, first.source.mean, "--", color="#666666", lw=1.2, label=first.source_label)
@@ -102,8 +104,8 @@ def _cycle(n: int) -> Sequence[str]:
     return [COLORS[i % len(COLORS)] for i in range(n)]
 
 
-def _band(axes: Axes, band: Band, label: str, color: str) -> None:
-    axes.plot(band.x, band.mean, color=color, lw=1.6, label=label)
+def _band(axes: Axes, band: Band, label: str, color: str, stroke: Stroke = "-") -> None:
+    axes.plot(band.x, band.mean, color=color, lw=1.6, ls=stroke, label=label)
     axes.fill_between(band.x, band.low, band.high, color=color, alpha=0.18, lw=0)
 
 

@@ -36,6 +36,7 @@ def write_study(
     axis: str = "",
     log: bool = True,
     drawn_sets: Sequence[str] = (),
+    hidden: Sequence[str] = (),
 ) -> None:
     """Write a study's `claims.png`, then its `claims.json`; each appears whole or not at all.
 
@@ -47,13 +48,19 @@ def write_study(
         axis: of a sweep: what x is.
         log: of a sweep: whether x is logarithmic.
         drawn_sets: which sets have a panel; default the first.
+        hidden: arms that no panel shows.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for arm, every in sets.items():
         data["arms"][arm]["curves"] = {s.name: _subsampled(s) for s in every}
     names = list(drawn_sets) or [next(iter(sets.values()))[0].name]
     panels = {
-        name: {arm: _drawn(s, data["arms"][arm]) for arm, every in sets.items() for s in every if s.name == name}
+        name: {
+            arm: _drawn(s, data["arms"][arm])
+            for arm, every in sets.items()
+            for s in every
+            if s.name == name and arm not in hidden
+        }
         for name in names
     }
     figure = study_figures.curves(panels) if kind == "curves" else study_figures.sweep(panels[names[0]], axis, log)

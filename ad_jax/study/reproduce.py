@@ -29,7 +29,8 @@ from ad_jax.study import Study, page
 from ad_jax.study import text as study_text
 from ad_jax.study.claims import NEEDS, decide, statistics_of
 from ad_jax.study.form import SCHEMA
-from ad_jax.study.workshop import Workshop, changes
+from ad_jax.study.keys import changes
+from ad_jax.study.workshop import Workshop
 
 WAIT_SECONDS = 2.0  # between two looks at what other processes are at
 
@@ -38,7 +39,7 @@ def work(e: Experiment) -> dict[str, float]:
     """Return what training and evaluating take, in FLOP by a rough count: weights for progress over many runs."""
     parts = build(e)
     size = sum(x.size for x in jax.tree.leaves(parts.params)) + 100_000  # what a step costs beside its products
-    rollouts = sum(len(parts.family.task_ids(tasks)) for tasks in parts.split.held_out.values()) * e.evaluate.seeds
+    rollouts = sum(len(parts.family.task_ids(tasks)) for tasks in parts.evaluated.values()) * e.evaluate.seeds
     steps = rollouts * e.evaluate.episodes * parts.family.episode_length * (1 + e.evaluate.greedy)
     positions = parts.method.updates * parts.method.positions(parts.family, e.replay)
     return {"model": 6.0 * size * positions, "curve": 6.0 * size * steps}
@@ -67,13 +68,17 @@ def reproduce(studies: Sequence[Study], folder: Path, out: Path, scale: str, ord
     while todo:
         advanced = False
         for study in list(todo):
-            runs = {f"{study.name}, {arm}, seed {e.seed}": e for arm in study.arms for e in study.runs(arm)}
+            runs, teachers = {}, {}
+            for arm in study.arms:
+                for e in study.runs(arm):
+                    name = f"{study.name}, {arm}, seed {e.seed}"
+                    runs[name], teachers[name] = e, study.teacher(arm, e.seed)
             for name, e in runs.items():
                 if workshop.done(e) or name in failed:
                     continue
                 log(f"\n{name}: {progress.line()}")
                 try:
-                    advanced |= workshop.make(e)
+                    advanced |= workshop.make(e, teachers[name])
                 except AdJaxError as error:  # the other arms do not need it, and a night's work should not end with it
                     log(f"{name} failed: {error}")
                     failed[name], advanced = error, True
@@ -107,7 +112,7 @@ def check(study: Study) -> None:
         for one in statistics_of(claim.quantity):
             if one.name in NEEDS:
                 parts = build(study.arms[one.arm].experiment)
-                sets = parts.split.held_out
+                sets = parts.evaluated
                 tasks = sets.get(one.set or next(iter(sets)))
                 if tasks is not None:  # another set is named when the claims are decided, with those there are
 
@@ -171,7 +176,8 @@ def finish(study: Study, workshop: Workshop, out: Path, scale: str) -> None:
         "claims": [verdict.to_json() for verdict in verdicts],
         "arms": arms,
     }
-    page.write_study(out / study.name, data, study.figure, sets, study.axis, study.log, study.sets)
+    hidden = [name for name, arm in study.arms.items() if not arm.shown]
+    page.write_study(out / study.name, data, study.figure, sets, study.axis, study.log, study.sets, hidden)
     held = sum(verdict.holds for verdict in verdicts)
     log(f"\n{study.name}: {held} of {len(verdicts)} claims hold")
     for verdict in verdicts:

@@ -26,6 +26,7 @@ class Curves(NamedTuple):
     optimal: np.ndarray  # [1 + n], NaN where it is unknown
     random: np.ndarray  # [1 + n]
     source_steps: int  # environment steps of a piece, over its actors
+    best: np.ndarray  # [1 + n] of the episodes of a lifetime, its return averaged over rollouts
 
 
 def curves_of(s: Set, mode: str, n: int = 1000) -> Curves:
@@ -36,14 +37,15 @@ def curves_of(s: Set, mode: str, n: int = 1000) -> Curves:
         return np.full((*shape, 1), np.nan) if x is None else x[..., None]
 
     source = np.zeros((*shape, 0)) if s.source is None else s.source
-    parts = [s.returns[mode], source, known(s.optimal), known(s.random)]
+    best = s.returns[mode].max(-1, keepdims=True)
+    parts = [s.returns[mode], source, known(s.optimal), known(s.random), best]
     drawn = _drawn(np.concatenate(parts, axis=-1), n)
-    learner, source, optimal, random = np.split(drawn, np.cumsum([p.shape[-1] for p in parts])[:-1], axis=-1)
+    learner, source, optimal, random, best = np.split(drawn, np.cumsum([p.shape[-1] for p in parts])[:-1], axis=-1)
     episodes = source  # where all have full length, and else:
     if s.source is not None and s.source_episodes is not None and not np.array_equal(s.source, s.source_episodes):
         episodes = _drawn(s.source_episodes, n)
     time = np.cumsum(_drawn(s.steps[mode], n), axis=-1)
-    return Curves(learner, time, source, episodes, optimal[:, 0], random[:, 0], s.source_steps)
+    return Curves(learner, time, source, episodes, optimal[:, 0], random[:, 0], s.source_steps, best[:, 0])
 
 
 def _drawn(values: np.ndarray, n: int) -> np.ndarray:
@@ -108,6 +110,9 @@ def _steps_to(c: Curves, level: float) -> np.ndarray:
 STATISTICS: dict[str, tuple[Callable[..., np.ndarray], str]] = {
     "final": (lambda c: final_of(c.learner), "return in the last tenth of episodes"),
     "first": (lambda c: c.learner[:, 0], "return in episode 1"),
+    # What is chosen after the fact: it flatters, and stands here to show by how much.
+    "best": (lambda c: c.best, "return of the best episode of each lifetime"),
+    "mean": (lambda c: c.learner.mean(-1), "mean return of all episodes"),
     "between": (lambda c, a, b: _between(c.learner, a, b), "mean return of episodes {:g} to {:g}"),
     "share": (
         lambda c: share(final_of(c.learner), c.random, c.optimal),

@@ -14,6 +14,7 @@ from ad_jax.errors import ConfigError, unknown
 from ad_jax.experiment import Experiment
 from ad_jax.files import Json
 from ad_jax.study.claims import Claim, Quantity, statistics_of
+from ad_jax.study.keys import key, trained_by
 
 # The paper's figures, then its appendix, then what is not its own.
 ORDER = (
@@ -44,6 +45,8 @@ class Arm:
     x: float | None = None  # where it stands on the axis of a sweep
     group: str = ""  # arms of a sweep that one line joins
     seeds: int | None = None  # None: the study's
+    shown: bool = True  # in the figure; claims are decided of all
+    taught_by: str | None = None  # the arm whose model, of the same seed, is the method's teacher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,13 +71,30 @@ class Study:
             for name in arms_of(claim.quantity):
                 if name not in self.arms:
                     raise unknown(f"arm of study {self.name}", name, self.arms)
+        for arm in self.arms.values():
+            if arm.taught_by is not None and arm.taught_by not in self.arms:
+                raise unknown(f"teacher in study {self.name}", arm.taught_by, self.arms)
         if self.figure == "sweep" and all(arm.x is None for arm in self.arms.values()):
             raise ConfigError(f"study {self.name} is drawn as a sweep, but no arm says its x")
 
     def runs(self, arm: str) -> list[Experiment]:
         """Return the arm's experiment with each of its seeds."""
         one = self.arms[arm]
-        return [dataclasses.replace(one.experiment, seed=seed) for seed in range(one.seeds or self.seeds)]
+        seeded = [dataclasses.replace(one.experiment, seed=seed) for seed in range(one.seeds or self.seeds)]
+        return [taught(e, self.teacher(arm, e.seed)) for e in seeded]
+
+    def teacher(self, arm: str, seed: int) -> Experiment | None:
+        """Return the experiment whose model an arm learns from, with the same seed; None where there is none."""
+        by = self.arms[arm].taught_by
+        return None if by is None else dataclasses.replace(self.arms[by].experiment, seed=seed)
+
+
+def taught(e: Experiment, teacher: Experiment | None) -> Experiment:
+    """Return an experiment whose method learns from another's model, named as a workshop keeps that one."""
+    if teacher is None:
+        return e
+    named: Json = {"teacher": f"models/{key(trained_by(teacher))}"}
+    return dataclasses.replace(e, method=dataclasses.replace(e.method, **named))
 
 
 def arms_of(quantity: Quantity) -> list[str]:

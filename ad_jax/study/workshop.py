@@ -6,67 +6,20 @@ matter to it. Several processes can be at work in one place; each takes pieces t
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from ad_jax import methods
 from ad_jax.checkpoint import lineage
 from ad_jax.checkpoint.identity import canonical
-from ad_jax.envs.base import TaskFamily
 from ad_jax.errors import AdJaxError
-from ad_jax.experiment import Experiment, build, name_of
+from ad_jax.experiment import Experiment, build
 from ad_jax.files import Json, JsonObject, read_json, write_json
-from ad_jax.models.base import ModelConfig
-from ad_jax.policies.base import PolicyConfig
 from ad_jax.process import locks
-from ad_jax.registry import under_first_names
 from ad_jax.run.origins import Origins
 from ad_jax.run.pipeline import Run
-from ad_jax.sources.base import SourceConfig
-
-
-def changes(value: object) -> Json:
-    """Return a config as plain data, without what is at its default: a new option with a default changes no key."""
-    if isinstance(value, Experiment):  # keys of before there was a `method` stay what they were
-        return _changed(value, apart=("method",)) | methods.as_before(value.method, _changed(value.method))
-    if isinstance(value, TaskFamily | SourceConfig | ModelConfig | PolicyConfig):
-        return {"name": name_of(value), "options": _changed(value)}
-    return _changed(value)
-
-
-def _changed(value: object, apart: tuple[str, ...] = ()) -> Json:
-    if not dataclasses.is_dataclass(value):
-        return canonical(json.loads(json.dumps(value)))
-    fields = {field.name: field for field in dataclasses.fields(value)}
-
-    def at_default(name):
-        return getattr(value, name) == fields[name].default
-
-    return {name: changes(getattr(value, name)) for name in fields if name not in apart and not at_default(name)}
-
-
-def key(experiment: Experiment) -> str:
-    """Twelve hex digits of everything that the experiment changes."""
-    return _digest(changes(experiment))
-
-
-def _digest(data: Json) -> str:
-    return hashlib.sha256(json.dumps(under_first_names(data), sort_keys=True).encode()).hexdigest()[:12]
-
-
-def collected_by(e: Experiment) -> Experiment:
-    """Return what of an experiment decides its histories."""
-    return Experiment("histories", e.env, e.source, seed=e.seed, tasks=e.tasks, collect=e.collect)
-
-
-def trained_by(e: Experiment) -> Experiment:
-    """Return what of an experiment decides its trained model."""
-    defaults = {"evaluate": type(e.evaluate)(), "reference": None, "logging": type(e.logging)()}
-    acting = {field.name: field.default for field in dataclasses.fields(e.method) if field.name == "acting"}
-    return dataclasses.replace(e, name="model", method=dataclasses.replace(e.method, **acting), **defaults)
+from ad_jax.study.keys import changes, collected_by, digest, key, trained_by
 
 
 class Workshop:
@@ -104,24 +57,30 @@ class Workshop:
         if told := lineage.behaves_otherwise(behavior, {"family": self._families[kind]}, e.to_json(), ("family",)):
             raise AdJaxError(f"{told} from when {self.curve(e)} was made. Use another directory (--dir)")
 
-    def make(self, e: Experiment) -> bool:
-        """Collect, train and evaluate what is missing; False where another process is at a piece of it."""
-        histories = str(self.histories(e))
+    def make(self, e: Experiment, teacher: Experiment | None = None) -> bool:
+        """Collect, train and evaluate what is missing; False where another process is at a piece of it.
+
+        Args:
+            e: what is evaluated.
+            teacher: whose model the method learns from, where it learns from one; it is trained first.
+        """
+        if teacher is not None and not self._train(teacher, self.model(teacher)):
+            return False
         with _lock(self.curve(e)) as mine:
-            if not mine or (build(e).trained and not self._train(e, histories)):
+            placed = e if teacher is None else taught_from(e, self.model(teacher))
+            if not mine or (build(e).trained and not self._train(placed, self.model(e))):
                 return False
-            Run(e, self.curve(e), histories, trained=self.model(e)).evaluate()
+            Run(placed, self.curve(e), str(self.histories(e)), trained=self.model(e)).evaluate()
         return True
 
-    def _train(self, e: Experiment, histories: str) -> bool:
-        """Make the model of `e`; False where another process is at it or at its histories."""
-        folder = self.model(e)
+    def _train(self, e: Experiment, folder: Path) -> bool:
+        """Make the model of `e` in its folder; False where another process is at it or at its histories."""
         if (folder / "trained.json").exists():
             return True
         with _lock(folder) as mine:
             if not mine:
                 return False
-            run = Run(trained_by(e), folder, histories)
+            run = Run(trained_by(e), folder, str(self.histories(e)))
             with _lock(self.histories(e)) as mine_too:
                 if not mine_too:
                     return False
@@ -130,6 +89,12 @@ class Workshop:
             # Opening a run directory anew says what code opened it; this says what code trained.
             write_json(folder / "trained.json", read_json(folder / "environment.json"), indent=1)
         return True
+
+
+def taught_from(e: Experiment, folder: Path) -> Experiment:
+    """Return an experiment whose teacher is the model in a folder."""
+    named: Json = {"teacher": str(folder)}
+    return dataclasses.replace(e, method=dataclasses.replace(e.method, **named))
 
 
 def _named_before(folder: Path) -> Iterator[tuple[tuple[str, str], str]]:
@@ -142,7 +107,7 @@ def _named_before(folder: Path) -> Iterator[tuple[tuple[str, str], str]]:
                 yield (file.parents[1].name, key(e)), file.parent.name
                 written = {name: canonical(data[name]) for name in ("env", "source")}
                 collected = changes(collected_by(e))
-                yield ("histories", _digest(collected)), _digest(collected | written)
+                yield ("histories", digest(collected)), digest(collected | written)
 
 
 def _lock(piece: Path) -> AbstractContextManager[bool]:

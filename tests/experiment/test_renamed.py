@@ -16,7 +16,7 @@ from ad_jax.history.manifest import Manifest
 from ad_jax.history.store import HistoryWriter
 from ad_jax.registry import RENAMED, under_first_names
 from ad_jax.run import collection, directory
-from ad_jax.study.workshop import collected_by, key, trained_by
+from ad_jax.study.keys import collected_by, key, trained_by
 
 PLAIN = Experiment("plain", DarkKeyToDoor(size=5), PPO(), model=Transformer())
 # By old name: what is typed before the change, the change, and the same by the name of today.

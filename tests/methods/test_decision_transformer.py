@@ -15,7 +15,7 @@ from ad_jax.experiment import Experiment, build, load, override
 from ad_jax.methods.decision_transformer import CHANNEL, Asked, DecisionTransformer, returns_to_go
 from ad_jax.models.base import Model
 from ad_jax.run import directory
-from ad_jax.study.workshop import trained_by
+from ad_jax.study.keys import trained_by
 from ad_jax.types import Steps
 from examples import decision_transformer as example
 

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import report_helpers as made
+from scipy.stats import spearmanr
 
 from ad_jax.errors import ConfigError
 from ad_jax.history import lifetimes
 from ad_jax.report import report
 from ad_jax.report.results import gather
 from ad_jax.study import text
-from ad_jax.study.claims import STATISTICS, Claim, Rule, at_least, at_most, curves_of, decide, quantity
+from ad_jax.study.claims import STATISTICS, Claim, Rank, Rule, at_least, at_most, curves_of, decide, quantity
 
 RNG = np.random.default_rng(0)
 
@@ -54,6 +55,8 @@ def first_at(curve, level):
         ("source_steps_to", (5.5,), 100 * first_at(LIFE, 5.5)),
         ("source_steps_to", (99.0,), 100 * 41),
         ("source_regret", (), sum(10 - y for y in LIFE[:20])),
+        ("mean", (), CURVE.mean()),
+        ("best", (), LEARNER.mean(1).max(1).mean()),
         ("random", (), 0.2),
         ("optimum", (), 10.0),
     ],
@@ -209,3 +212,23 @@ def test_a_ratio_to_a_time_that_never_came_holds_nothing():
     ratio = quantity("source_steps_to", "AD", 4) / quantity("steps_to", "AD", 4)
     assert not ratio.value(flat).any()
     assert not decide(Claim("AD needs fewer steps", "", ratio, at_least(0.001)), flat).holds
+
+
+def test_a_rank_correlation_is_that_of_each_draw():
+    learners = {name: RNG.uniform(0, 9, (4, 2, 20)) + 2 * i for i, name in enumerate("ABCD")}
+    arms = {name: arm(learner) for name, learner in learners.items()}
+    of = tuple(quantity("mean", name) for name in "ABCD")
+    given = 1.0, 3.0, 2.0, 7.0
+    found = Rank(of, given).value(arms, 50)
+    each = np.stack([one.value(arms, 50) for one in of], axis=1)
+    np.testing.assert_allclose(found, [spearmanr(row, given).statistic for row in each])
+    assert Rank(of, given).units(arms) == 4
+    same = dict.fromkeys("ABCD", arms["A"])
+    assert not Rank(of, given).value(same, 5).any()  # what does not change follows nothing
+    assert "A: 1, B: 3" in str(Rank(of, given))
+
+
+@pytest.mark.parametrize("given", [(1.0, 2.0), (1.0, 2.0, 2.0)])
+def test_a_rank_correlation_needs_numbers_that_differ(given):
+    with pytest.raises(ConfigError, match="at least 3 arms, each with a number of its own"):
+        Rank(tuple(quantity("mean", name) for name in "ABC"[: len(given)]), given)

@@ -13,13 +13,14 @@ from ad_jax import study
 from ad_jax.__main__ import main
 from ad_jax.errors import AdJaxError, ConfigError
 from ad_jax.experiment import TaskConfig, build, load, override
-from ad_jax.files import write_json
+from ad_jax.files import read_json, write_json
 from ad_jax.run.pipeline import Run
 from ad_jax.study import ORDER, Arm, Study, reproduce
 from ad_jax.study import page as study_page
 from ad_jax.study import text as study_text
 from ad_jax.study.claims import Claim, at_least, at_most, quantity
-from ad_jax.study.workshop import Workshop, changes, collected_by, key, trained_by
+from ad_jax.study.keys import changes, collected_by, key, trained_by
+from ad_jax.study.workshop import Workshop
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = override(
@@ -231,11 +232,40 @@ def test_a_piece_that_another_process_is_at_is_left_to_it(tmp_path):
             assert not workshop.done(TINY)
 
 
+def test_an_arm_learns_from_the_model_of_another_which_is_trained_first(tmp_path):
+    """And a set of training tasks is evaluated beside the held-out ones."""
+    student = override(TINY, ["method=offline_distillation", "evaluate.trained=2", "evaluate.source_seeds=0"])
+    arms = {"plain": Arm(TINY), "taught": Arm(student, taught_by="plain")}
+    claims = (Claim("it ends", "not in the paper", quantity("final", "taught", set="trained"), at_least(-1)),)
+    of = Study("taught", "Taught", arms, claims, seeds=2)
+    e, teacher = of.runs("taught")[1], of.teacher("taught", 1)
+    assert teacher == of.runs("plain")[1]
+    workshop = Workshop(tmp_path)
+    assert workshop.make(e, teacher)
+    assert read_json(workshop.model(teacher) / "trained.json")
+    assert not workshop.done(teacher)  # its curve is another piece
+    config = read_json(workshop.curve(e) / "config.json")
+    assert config["method"]["options"]["teacher"] == str(workshop.model(teacher))
+    assert e.method.taught_by() == f"models/{key(trained_by(teacher))}"  # the same wherever pieces are kept
+    sets = read_json(workshop.curve(e) / "results.json")["runs"][0]["sets"]
+    assert [(s["name"], len(s["tasks"])) for s in sets] == [("held_out", 3), ("trained", 2)]
+    seen = {task["id"] for task in sets[1]["tasks"]}
+    assert seen < set(build(TINY).family.task_ids(build(TINY).split.train))
+
+
+def test_training_tasks_that_are_not_there_are_not_evaluated():
+    with pytest.raises(ConfigError, match=r"evaluate.trained=11 is more than the 10 tasks that are trained on"):
+        build(override(TINY, ["evaluate.trained=11"]))
+    with pytest.raises(ConfigError, match=r"evaluate.trained must be at least 1, or None for no such set; got 0"):
+        build(override(TINY, ["evaluate.trained=0"]))
+
+
 def test_an_arm_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
     """The curves are empty files here: only who is tried, in which order, and what is said is looked at."""
     tried, finished = [], []
 
-    def make(workshop, e):
+    def make(workshop, e, teacher):
+        assert teacher is None
         tried.append((e.evaluate.prompt is not None, e.seed))
         if tried[-1] == (False, 0):
             raise ConfigError("no such thing")
