@@ -10,7 +10,11 @@ Deliberate differences: actors and learner take turns, so a lifetime is reproduc
 drawn uniformly, without priorities; the error is squared and the whole gradient clipped, instead of the error; traces
 are not cut at exploring actions (Peng, not Watkins); a truncated episode bootstraps from the observation it was cut at,
 for which the replay holds both ends of every step. `q_values` is the one place that knows how observations are encoded.
+
+With `decorrelation` the loss asks that the features below the last layer vary apart from each other (`decorrelation`).
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +26,7 @@ from ad_jax.errors import ConfigError
 from ad_jax.sources.actors import act, reset_actors
 from ad_jax.sources.base import Source, SourceConfig
 from ad_jax.sources.convolutions import init_convolutions
+from ad_jax.sources.decorrelation import covariances
 from ad_jax.sources.networks import (
     clipped_adam,
     descend,
@@ -48,6 +53,7 @@ class DQN(SourceConfig):
     epsilon: float = 0.4  # of the first actor
     epsilon_spread: float = 7.0  # how much less later actors explore; 0: all alike
     max_grad_norm: float | None = 10.0  # of the whole gradient (global norm); None does not clip
+    decorrelation: float | None = None  # weight of the features' covariances in the loss; None: there is no such part
     actors: int = struct.field(pytree_node=False, default=16)
     unroll: int = struct.field(pytree_node=False, default=20)  # steps of each actor per update
     capacity: int = struct.field(pytree_node=False, default=5000)  # of the replay, in steps of each actor
@@ -145,6 +151,8 @@ def _validate(config: DQN) -> None:
             f"source.sequence={config.sequence}; "
             f"got {config.capacity}"
         )
+    if isinstance(weight := config.decorrelation, int | float) and not 0 <= weight < math.inf:
+        raise ConfigError(f"source.decorrelation must be at least 0 and finite, or None; got {weight}")
 
 
 def optimizer(config: DQN) -> optax.GradientTransformation:
@@ -169,11 +177,16 @@ def init_q_values(key: jax.Array, spec: Spec, channels: tuple[int, ...], hidden:
 
 def q_values(params: dict[str, PyTree], spec: Spec, observation: jax.Array) -> jax.Array:
     """`[B, *O]` observations to action values `[B, A]`."""
-    return linear(params["head"], through(params["hidden"], features(spec, observation, params["convolutions"])))
+    return linear(params["head"], last_features(params, spec, observation))
+
+
+def last_features(params: dict[str, PyTree], spec: Spec, observation: jax.Array) -> jax.Array:
+    """`[B, *O]` observations to what the last layer makes values of, `[B, F]`."""
+    return through(params["hidden"], features(spec, observation, params["convolutions"]))
 
 
 def loss(params: PyTree, target: PyTree, config: DQN, spec: Spec, stream: Transition, reached: jax.Array) -> jax.Array:
-    """Half the mean squared error of the values of what was done, a scalar.
+    """Half the mean squared error of the values of what was done, and what decorrelation adds: a scalar.
 
     Args:
         params: of `q_values`; they also choose the action whose value the target network gives.
@@ -188,12 +201,14 @@ def loss(params: PyTree, target: PyTree, config: DQN, spec: Spec, stream: Transi
     def flat(x):
         return x.reshape(-1, *x.shape[2:])
 
-    value = chosen(q_values(params, spec, flat(stream.observation)), flat(stream.action))
+    seen = last_features(params, spec, flat(stream.observation))
+    value = chosen(linear(params["head"], seen), flat(stream.action))
     best = jnp.argmax(q_values(params, spec, flat(reached)), axis=1)
     ahead = chosen(q_values(target, spec, flat(reached)), best).reshape(shape)
     ends = (stream.terminated, stream.truncated)
     goal = q_lambda(stream.reward, ahead, *ends, config.discount, config.trace_decay)
-    return 0.5 * jnp.mean((jax.lax.stop_gradient(flat(goal)) - value) ** 2)
+    error = 0.5 * jnp.mean((jax.lax.stop_gradient(flat(goal)) - value) ** 2)
+    return error if config.decorrelation is None else error + config.decorrelation * covariances(seen)
 
 
 def chosen(values: jax.Array, action: jax.Array) -> jax.Array:

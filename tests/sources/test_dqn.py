@@ -15,6 +15,7 @@ from ad_jax.envs.base import spec_of, take
 from ad_jax.envs.watermaze import Watermaze
 from ad_jax.errors import ConfigError
 from ad_jax.sources import dqn
+from ad_jax.sources.decorrelation import covariances
 from ad_jax.sources.returns import q_lambda
 from ad_jax.stage.collect import Collector
 from ad_jax.types import Discrete, Spec, Transition
@@ -152,3 +153,32 @@ def test_dqn_learns_from_pixels_to_go_to_a_hidden_platform():
 
     assert np.all(success(slice(200)) < 0.6)  # the warm-up: all actors act at random
     assert np.all(success(slice(-400, None)) > 0.9)
+
+
+def test_decorrelation_is_the_sum_of_squared_covariances_and_only_of_different_features():
+    features = np.random.default_rng(0).normal(1.0, 2.0, (7, 30)).astype(np.float32)
+    of_pairs = np.cov(features.T, bias=True)
+    expected = (of_pairs**2).sum() - (np.diag(of_pairs) ** 2).sum()
+    np.testing.assert_allclose(covariances(jnp.asarray(features)), expected, rtol=1e-4)
+    apart = np.zeros((4, 2), np.float32)
+    apart[:, 0], apart[:, 1] = [1, -1, 1, -1], [1, 1, -1, -1]
+    assert covariances(jnp.asarray(apart)) == 0
+
+
+def test_decorrelated_features_vary_apart():
+    """And the values of the probe of one reward stay what they are."""
+    family, task = Probes(), take(Probes().all_tasks(), 3)
+    measured = {}
+    for weight in (None, 1.0):
+        config = dqn.DQN(learning_rate=0.01, discount=0.5, decorrelation=weight, **QUICK)
+        state, _ = learn(config, family, task, 60, jax.random.key(0))
+        seen = dqn.last_features(state.params, spec_of(family), jnp.arange(2))
+        measured[weight] = float(covariances(seen))
+        best = dqn.q_values(state.params, spec_of(family), jnp.arange(2)).max(1)
+        np.testing.assert_allclose(best, [-1, 1], atol=0.25)
+    assert measured[1.0] < 0.2 * measured[None]
+
+
+def test_a_weight_of_decorrelation_below_0_is_refused():
+    with pytest.raises(ConfigError, match=r"source.decorrelation must be at least 0 and finite, or None; got -1"):
+        dqn.DQN(decorrelation=-1.0).make(Probes())

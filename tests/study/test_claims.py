@@ -221,7 +221,7 @@ def test_a_rank_correlation_is_that_of_each_draw():
     given = 1.0, 3.0, 2.0, 7.0
     found = Rank(of, given).value(arms, 50)
     each = np.stack([one.value(arms, 50) for one in of], axis=1)
-    np.testing.assert_allclose(found, [spearmanr(row, given).statistic for row in each])
+    np.testing.assert_allclose(found, np.array([np.asarray(spearmanr(row, given))[0] for row in each]))
     assert Rank(of, given).units(arms) == 4
     same = dict.fromkeys("ABCD", arms["A"])
     assert not Rank(of, given).value(same, 5).any()  # what does not change follows nothing

@@ -12,7 +12,7 @@ from helpers import refused
 from ad_jax import study
 from ad_jax.__main__ import main
 from ad_jax.errors import AdJaxError, ConfigError
-from ad_jax.experiment import TaskConfig, build, load, override
+from ad_jax.experiment import Experiment, TaskConfig, build, load, override
 from ad_jax.files import read_json, write_json
 from ad_jax.run.pipeline import Run
 from ad_jax.study import ORDER, Arm, Study, reproduce
@@ -239,13 +239,13 @@ def test_an_arm_learns_from_the_model_of_another_which_is_trained_first(tmp_path
     claims = (Claim("it ends", "not in the paper", quantity("final", "taught", set="trained"), at_least(-1)),)
     of = Study("taught", "Taught", arms, claims, seeds=2)
     e, teacher = of.runs("taught")[1], of.teacher("taught", 1)
-    assert teacher == of.runs("plain")[1]
+    assert teacher is not None and teacher == of.runs("plain")[1]
     workshop = Workshop(tmp_path)
     assert workshop.make(e, teacher)
     assert read_json(workshop.model(teacher) / "trained.json")
     assert not workshop.done(teacher)  # its curve is another piece
-    config = read_json(workshop.curve(e) / "config.json")
-    assert config["method"]["options"]["teacher"] == str(workshop.model(teacher))
+    ran = Experiment.from_json(read_json(workshop.curve(e) / "config.json"))
+    assert ran.method.taught_by() == str(workshop.model(teacher))
     assert e.method.taught_by() == f"models/{key(trained_by(teacher))}"  # the same wherever pieces are kept
     sets = read_json(workshop.curve(e) / "results.json")["runs"][0]["sets"]
     assert [(s["name"], len(s["tasks"])) for s in sets] == [("held_out", 3), ("trained", 2)]
