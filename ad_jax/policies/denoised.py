@@ -59,6 +59,11 @@ class Planning:
     tolerance: float  # of real entries: how near is there
     guidance: float  # w, where a return is asked for
 
+    @property
+    def least(self) -> int:
+        """The fewest passes of a plan."""
+        return self.warm_steps or self.steps
+
 
 def from_parts(
     model: Model,
@@ -201,7 +206,7 @@ def replanned(
         left_over = jnp.where(busy, remaining, 1)
         outputs = denoise(plan, left_over)
         own = jax.vmap(jax.random.fold_in, (0, None))(keys, remaining)
-        args = left_over, planning.steps, planning.temperature
+        args = left_over, planning.steps, planning.temperature, planning.least
         found = entries.denoised(own, outputs, plan, free, *args)
         return jnp.where(busy.reshape(batch, 1, *trail), found, plan), remaining - 1
 

@@ -96,11 +96,11 @@ def test_a_step_down_takes_the_forward_marginal_of_one_level_to_that_of_the_next
     plan, free = jnp.full((rows, 1, 1), truth), jnp.ones((rows, 1, 1), jnp.bool_)
     now = process.renoised(keys, plan, free, free[..., 0], jnp.full((rows,), 4 / 6, jnp.float32))
     again = jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
-    after = process.denoised(again, plan, now, free, jnp.full((rows,), 4, jnp.int32), 6, 1.0)
+    after = process.denoised(again, plan, now, free, jnp.full((rows,), 4, jnp.int32), 6, 1.0, 6)
     signal, noise = _schedule(jnp.float32(0.5))
     assert float(after.mean()) == pytest.approx(float(signal) * truth, abs=0.02)
     assert float(after.std()) == pytest.approx(float(noise), rel=0.03)
-    last = process.denoised(again, plan, now, free, jnp.full((rows,), 1, jnp.int32), 6, 1.0)
+    last = process.denoised(again, plan, now, free, jnp.full((rows,), 1, jnp.int32), 6, 1.0, 6)
     np.testing.assert_allclose(last, truth, atol=1e-5)
 
 
