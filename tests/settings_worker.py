@@ -110,7 +110,7 @@ def reinforced() -> dict[str, str]:
     """Return an LSTM after an update of RL²."""
     family = envs.make("dark_room", ROOM)
     tasks = family.all_tasks()
-    network = lstm.actor_critic(lstm.LSTM(width=8, hidden=8, mlp_width=8, value_head=True), build_spec(family))
+    network = lstm.LSTM(width=8, hidden=8, mlp_width=8, value_head=True).actor_critic(build_spec(family))
     config = rl2.RL2(updates=2, trials=4, trial_episodes=4, unroll_episodes=2, random_steps=2, minibatches=2)
     mesh = make_mesh(MeshConfig(1, 1, 1))
     feed = TrainingTasks(tasks, mesh)

@@ -152,6 +152,7 @@ SPECS = {
 }
 BACKBONES = {
     "transformer": ("transformer", {}),
+    "gated transformer with a value": ("transformer", {"gate": "gru", "value_head": True}),
     "paper": ("paper", {"episode_length": 5}),
     "lstm with a value": ("lstm", {"value_head": True, "numeric_observations": True}),
     "dpt": ("dpt", {"numeric_observations": True}),

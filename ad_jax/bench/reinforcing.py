@@ -35,7 +35,7 @@ def row(trials: int, sizes: Sizes) -> Row:
     """One trainer on Dark Room, in its default configuration but for the trials side by side."""
     family = envs.make("dark_room", {})
     config = rl2.RL2(trials=trials, minibatches=2, updates=10**6, updates_per_dispatch=UPDATES)
-    network = lstm.actor_critic(MODEL, seen_spec_of(family))
+    network = MODEL.actor_critic(seen_spec_of(family))
     table = family.all_tasks()
     assert table is not None  # a room's goals can be counted
     mesh = make_mesh(MeshConfig())

@@ -26,6 +26,14 @@ def clipped(rule: optax.GradientTransformation, clip_norm: float) -> optax.Gradi
     return optax.GradientTransformationExtraArgs(chain.init, update)
 
 
+def falling(
+    learning_rate: float, steps: int, epsilon: float, weight_decay: float, clip_norm: float
+) -> optax.GradientTransformation:
+    """Return Adam after global-norm clipping, on a rate that falls linearly to 0 after so many gradient steps."""
+    rate = optax.linear_schedule(learning_rate, 0.0, steps)
+    return clipped(optax.adamw(rate, eps=epsilon, weight_decay=weight_decay, mask=matrices), clip_norm)
+
+
 def warmed_up(
     name: Rule,
     learning_rate: float,

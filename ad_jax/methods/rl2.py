@@ -1,15 +1,17 @@
-"""RL², the baseline without histories: a recurrent policy trained by reinforcement over trials of several episodes.
+"""RL², the baseline without histories: a policy with a memory trained by reinforcement over trials of several episodes.
 
-A trial is one task, played for `trial_episodes` episodes. The LSTM's state survives the ends of episodes inside a trial
-and is empty at the start of the next one, for which another training task is drawn; what is maximized is the discounted
-return of the whole trial. So the policy is paid for learning the task inside its state, and frozen it goes through
-`evaluate` like any other model. Stands in the place of collecting and distilling. Input: a family, its training tasks
-and an LSTM with a value head. Output: checkpoints and metrics. Knows neither sources nor histories.
+A trial is one task, played for `trial_episodes` episodes. The LSTM's state, or what the transformer's window holds,
+survives the ends of episodes inside a trial and is empty at the start of the next one, for which another training task
+is drawn; what is maximized is the discounted return of the whole trial. So the policy is paid for learning the task
+inside its state, and frozen it goes through `evaluate` like any other model. Stands in the place of collecting and
+distilling. Input: a family, its training tasks and a model with a value head. Output: checkpoints and metrics. Knows
+neither sources nor histories.
 
 Source: Duan et al. 2016 (arXiv 1611.02779) and Wang et al. 2016 (arXiv 1611.05763), as the baseline of Laskin et al.
 2022 (arXiv 2210.14215). The gradient is that of clipped policy optimization (Schulman et al. 2017, arXiv 1707.06347,
-equations 7 and 9) through time, advantages are generalized (Schulman et al. 2016, arXiv 1506.02438, equation 16).
-Differences from these stand in docs/rl2.md.
+equations 7 and 9) through time, advantages are generalized (Schulman et al. 2016, arXiv 1506.02438, equation 16). With
+a transformer and `model.gate=gru` it is GTrXL (Parisotto et al. 2019, arXiv 1910.06764). Differences from these stand
+in docs/rl2.md.
 
 Letters: B trials side by side, L steps of each in an update.
 """
@@ -31,13 +33,15 @@ from ad_jax.errors import ConfigError
 from ad_jax.history import reward_unit
 from ad_jax.keys import named_key
 from ad_jax.methods.base import Feed, Learner, Method, Setting
-from ad_jax.methods.optimizer import clipped, matrices
+from ad_jax.methods.minibatches import Learning, begun_again, gradient_steps, rows_on
+from ad_jax.methods.optimizer import falling
 from ad_jax.methods.played import cannot_be, check_values, episodes, refused
 from ad_jax.methods.trials import Config, Trials, Unroll, advantages, begin, loss, roll
-from ad_jax.models.lstm import LSTM, ActorCritic, actor_critic
-from ad_jax.sharding import batch_devices, on_batch, optimizer_shardings, param_shardings, replicated
+from ad_jax.models.base import ActorCritic, ModelConfig
+from ad_jax.sharding import batch_devices, optimizer_shardings, param_shardings, replicated
 from ad_jax.types import Array, Box, PyTree
 
+ONLY_IN_TRAINING = ("token_mask", "dropout", "attention_dropout", "pixel_dropout", "remat")  # options of models
 FACTS = ("loss", "grad_norm", "entropy", "first_return", "last_return")  # of an update
 
 
@@ -57,22 +61,23 @@ class RL2(Config):
 
     feed: ClassVar[Feed] = "tasks"
     title: ClassVar[str] = "RL²"
+    called: ClassVar[str] = "rl2"  # in messages
 
     def check_model(self, name: str, model_config: object) -> None:
-        """Raise ConfigError unless the model is an LSTM with a value."""
-        if not (isinstance(model_config, LSTM) and model_config.value_head):
+        """Raise ConfigError unless the model has a value, and is the same function in training as in acting."""
+        if not getattr(model_config, "value_head", None):
             raise ConfigError(
-                "method=rl2 trains an LSTM with a value: set model=lstm and model.value_head=True, or "
-                f"method=distillation; got model {name}"
-                f"{' without value_head' if isinstance(model_config, LSTM) else ''}"
+                f"method={self.called} trains a policy with a value: set model=lstm or model=transformer, and "
+                f"model.value_head=True, or method=distillation; got model {name} without it"
             )
+        check_the_same(self.called, "model", model_config)
 
     def check_family(self, family: TaskFamily) -> None:
         """Raise ConfigError unless actions are Discrete."""
         if isinstance(action := family.action_spec, Box):
             raise ConfigError(
-                f"method=rl2 trains a policy over a number of actions, and those of {family.name} are {action}. Use "
-                "method=distillation"
+                f"method={self.called} trains a policy over a number of actions, and those of {family.name} are "
+                f"{action}. Use method=distillation"
             )
 
     def reward_unit_found(self, family: TaskFamily, tasks: PyTree, seed: int) -> float:
@@ -81,14 +86,13 @@ class RL2(Config):
 
     def make_optimizer(self) -> optax.GradientTransformation:
         """Return Adam after clipping by the global norm, on a rate that falls linearly to 0 at the last step."""
-        rate = optax.linear_schedule(self.learning_rate, 0.0, self.updates * self.epochs * self.minibatches)
-        adam = optax.adamw(rate, eps=self.adam_epsilon, weight_decay=self.weight_decay, mask=matrices)
-        return clipped(adam, self.clip_norm)
+        steps = self.updates * self.epochs * self.minibatches
+        return falling(self.learning_rate, steps, self.adam_epsilon, self.weight_decay, self.clip_norm)
 
     def make(self, setting: Setting) -> Method:
         """Make the method for a setting."""
-        s, network = setting, actor_critic(cast(LSTM, setting.model_config), setting.seen_spec)
-        return Method(make(network, s.family, s.tasks, self, s.mesh, s.unit))
+        s, config = setting, cast(ModelConfig, setting.model_config)
+        return Method(make(config.actor_critic(s.seen_spec), s.family, s.tasks, self, s.mesh, s.unit))
 
 
 def make(
@@ -119,10 +123,7 @@ def make(
     def init(seed: jax.Array, tasks: PyTree) -> TrainState:
         params = network.init(named_key(seed, "params"))
         trials = begin(network, family, config, named_key(seed, "rl2-start"), tasks)
-        # Parts of trials: their ends are spread over the updates, and over the trials of each minibatch.
-        place = jnp.arange(config.trials, dtype=jnp.int32) // config.minibatches
-        trials = trials.replace(age=place.astype(jnp.int32) % (config.trial_episodes // config.unroll))
-        return TrainState(params, optimizer.init(params), jnp.int32(0), trials)
+        return TrainState(params, optimizer.init(params), jnp.int32(0), spread(trials, config))
 
     def shardings(shapes: TrainState) -> TrainState:
         placed = param_shardings(shapes.params, mesh, network.partition)
@@ -130,7 +131,7 @@ def make(
             placed,
             optimizer_shardings(optimizer, shapes.params, placed, mesh),
             replicated(mesh),
-            jax.tree.map(lambda _: on_batch(mesh), shapes.trials),
+            rows_on(mesh, shapes.trials),
         )
 
     def check(metrics: dict[str, PyTree], step: int) -> dict[str, PyTree]:
@@ -148,6 +149,22 @@ def make(
         check=check,
         shown={"first_episode": "first_return", "last": "last_return", "entropy": "entropy"},
     )
+
+
+def check_the_same(method: str, where: str, config: object) -> None:
+    """Raise ConfigError where the options `config` of a model make another function in training than in acting."""
+    for option in ONLY_IN_TRAINING:
+        if value := getattr(config, option, 0):
+            raise ConfigError(
+                f"method={method} trains the function that acts, where {where}.{option}={value} does nothing: set "
+                f"{where}.{option}={type(value)()}"
+            )
+
+
+def spread(trials: Trials, config: Config) -> Trials:
+    """Return new trials of parts with their ends spread over the updates, and over the trials of each minibatch."""
+    place = jnp.arange(config.trials, dtype=jnp.int32) // config.minibatches
+    return trials.replace(age=place.astype(jnp.int32) % (config.trial_episodes // config.unroll))
 
 
 def unit_by_chance(family: TaskFamily, tasks: PyTree, config: Config, seed: int) -> float:
@@ -211,31 +228,21 @@ def update(
     progress = state.step.astype(jnp.float32) / config.updates
     entropy_cost = config.entropy_cost + progress * (config.entropy_cost_end - config.entropy_cost)
 
-    def deal(x):  # [B, ...] -> [minibatches, B / minibatches, ...], of every device's rows as many to each
-        return x.reshape(-1, config.minibatches, *x.shape[1:]).swapaxes(0, 1)
+    def clipped(params, batch):
+        return loss(params, network, family, config, entropy_cost, *batch)
 
-    def minibatch(carry, batch):
-        params, opt_state = carry
-        batch = jax.lax.with_sharding_constraint(batch, on_batch(mesh))
-        (value, entropy), grads = jax.value_and_grad(loss, has_aux=True)(
-            params, network, family, config, entropy_cost, *batch
-        )
-        changes, opt_state = optimizer.update(grads, opt_state, params)
-        return (optax.apply_updates(params, changes), opt_state), (value, optax.tree.norm(grads), entropy)
-
-    batches = jax.tree.map(deal, (state.trials.cache, unroll, advantage, target))
-
-    def epoch(carry, _):
-        return jax.lax.scan(minibatch, carry, batches)
-
-    (params, opt_state), facts = jax.lax.scan(epoch, (state.params, state.opt_state), None, config.epochs)
+    learned, facts = gradient_steps(
+        clipped,
+        optimizer,
+        Learning(state.params, state.opt_state),
+        (state.trials.cache, unroll, advantage, target),
+        mesh=mesh,
+        minibatches=config.minibatches,
+        passes=config.epochs,
+    )
     fresh = begin(network, family, config, key_begin, tasks)
-
-    def choose(new, old):
-        return jnp.where(over.reshape(-1, *[1] * (old.ndim - 1)), new, old)
-
-    trials = jax.tree.map(choose, fresh, trials.replace(age=state.trials.age + 1))
+    trials = begun_again(over, fresh, trials.replace(age=state.trials.age + 1))
     first, last = episodes(unroll, state.trials.age == 0, over)
     told: dict[str, PyTree] = dict(zip(FACTS, (*map(jnp.mean, facts), first, last)))
     told["cannot be"] = cannot_be(family, unroll, state.trials.task)
-    return TrainState(params, opt_state, state.step + 1, trials), told
+    return TrainState(learned.params, learned.opt_state, state.step + 1, trials), told

@@ -19,8 +19,7 @@ from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.history.reward_unit import check_unit
 from ad_jax.methods.base import MethodConfig
 from ad_jax.methods.played import Played, rendered
-from ad_jax.models.base import first_steps, follow
-from ad_jax.models.lstm import ActorCritic
+from ad_jax.models.base import ActorCritic, first_steps, follow
 from ad_jax.types import Array, PyTree, Spec, Steps
 
 
@@ -98,7 +97,7 @@ class Config(MethodConfig):
 
 
 class Trials(struct.PyTreeNode):
-    """B trials under way. Every leaf is `[B, ...]`."""
+    """B trials under way. Every leaf is `[B, ...]`, but for a clock of the cache that all of them share."""
 
     age: Array  # [B] int32, updates that the trial has had
     task: Array  # [B] int32, row of the training tasks
@@ -223,6 +222,19 @@ def loss(
         target: `[b, L]` float32, what the value should be.
     """
     logits, value, _ = network.segment(params, cache, rendered(family, unroll.steps))
+    return clipped_loss(logits, value, config, entropy_cost, unroll, advantage, target)
+
+
+def clipped_loss(
+    logits: jax.Array,
+    value: jax.Array,
+    config: Config,
+    entropy_cost: jax.Array,
+    unroll: Unroll,
+    advantage: jax.Array,
+    target: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Return the same of a policy's logits `[b, L, A]` and values `[b, L]` at the steps of `unroll`."""
     log_policy = jax.nn.log_softmax(logits)
     entropy = -jnp.sum(jnp.exp(log_policy) * log_policy, axis=-1).mean()
     ratio = jnp.exp(log_prob_of(logits, unroll.action) - unroll.log_prob)

@@ -102,14 +102,14 @@ def segment_attention(
     def by_head(x):
         return x.reshape(-1, *x.shape[2:]).swapaxes(1, 2)  # [B * blocks, K, tokens, h]
 
-    banded = by_head(fold(q * width**-0.5)), by_head(both(fold(k))), by_head(both(fold(v)))
+    operands = by_head(fold(q * width**-0.5)), by_head(both(fold(k))), by_head(both(fold(v)))
     of = None
     if episode is not None:  # [B * blocks, 1, tokens, 1] of queries, and of keys along the last axis
         numbers = fold(episode), both(fold(episode))
         mine, theirs = (x.reshape(-1, 1, x.shape[-1]) for x in numbers)
         of = mine[..., None], theirs[:, :, None]
     rate = dropout if key is not None else 0.0
-    out, total = cast(tuple[jax.Array, jax.Array], _banded(band, rate, *banded, key, of))
+    out, total = cast(tuple[jax.Array, jax.Array], banded(band, rate, *operands, key, of))
 
     def whole(x):
         return x.swapaxes(1, 2).reshape(batch, -1, heads, x.shape[-1])[:, :length]
@@ -134,7 +134,7 @@ def with_own(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _banded(band, dropout, q, k, v, key, episode):
+def banded(band, dropout, q, k, v, key, episode):
     """Softmax attention: q `[N, K, T, h]`, scaled; k and v `[N, K, S, h]`; N blocks; key unused without dropout.
 
     `episode` is None, or numbers of queries `[N, 1, T, 1]` and keys `[N, 1, 1, S]`, which see each other where equal.
@@ -187,7 +187,7 @@ def _banded_backward(band, dropout, saved, gradients):
     return jnp.concatenate(dq, axis=-2), _transpose(dk_t), _transpose(dv_t), None, None
 
 
-_banded.defvjp(_banded_forward, _banded_backward)
+banded.defvjp(_banded_forward, _banded_backward)
 
 
 def _transpose(x):

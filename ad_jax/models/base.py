@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ad_jax.errors import ConfigError
 from ad_jax.keys import a_key
 from ad_jax.models.heads.base import Head
 from ad_jax.types import Box, Discrete, PyTree, Spec, Steps
@@ -56,6 +57,24 @@ class Model(NamedTuple):
     parts: PyTree = None
 
 
+class ActorCritic(NamedTuple):
+    """A network as a policy over a number of actions with a value, for training by reinforcement.
+
+    Attributes:
+        init: as of the `Model`, and so are the parameters.
+        init_cache: `batch -> cache` of an empty context. What is a row's own leads with the batch; a scalar is a clock
+            that all rows share, and goes on when a row begins anew.
+        segment: `(params, cache, steps [B, L]) -> (logits [B, L, A], values [B, L], cache)`, the logits those that
+            `decode` would give from that cache on.
+        partition: as of the `Model`.
+    """
+
+    init: Callable[[jax.Array], Params]
+    init_cache: Callable[[int], Cache]
+    segment: Callable[[Params, Cache, Steps], tuple[jax.Array, jax.Array, Cache]]
+    partition: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
+
+
 def unroll_of(model: Model) -> Callable[[Params, Cache, Steps], tuple[jax.Array, Cache]]:
     """Return the model's `unroll`; where it has none, its `decode` step by step."""
     if model.unroll is not None:
@@ -90,6 +109,14 @@ class ModelConfig:
             ConfigError: if the options contradict each other, or the spec is none for this model.
         """
         raise NotImplementedError(f"{type(self).__name__}.make(spec) -> Model")
+
+    def actor_critic(self, spec: Spec) -> ActorCritic:
+        """Return the same network with its value.
+
+        Raises:
+            ConfigError: if an option cannot be, or the network has no value.
+        """
+        raise ConfigError(f"{type(self).__name__} has no value to reinforce. Use model=lstm or model=transformer")
 
 
 def has_parameters(model: Model) -> bool:

@@ -18,13 +18,14 @@ from flax import struct
 from ad_jax.models.attention import ring_attention
 from ad_jax.models.base import empty_steps
 from ad_jax.models.fused import chosen_attention
-from ad_jax.models.memory import age, last_boundary
-from ad_jax.types import Spec, Steps
+from ad_jax.models.memory import age, age_after, last_boundary, stretches
+from ad_jax.models.onward import onward_attention
+from ad_jax.types import PyTree, Spec, Steps
 
 if TYPE_CHECKING:
     from ad_jax.models.transformer import Transformer
 
-Network = Callable[..., jax.Array]  # (params, steps [B, L], position, attend) -> logits [B, L, A]
+Network = Callable[..., PyTree]  # (params, steps [B, L], position, attend) -> outputs [B, L, ...]
 
 
 @struct.dataclass
@@ -37,10 +38,12 @@ class Ring:
 
 
 @struct.dataclass
-class EpisodeRing(Ring):
-    """The same of a model that remembers only its episode."""
+class AgedRing(Ring):
+    """The same where each row sees no further back than its own age: of its episode, or of its lifetime, which began
+    when the clock was running.
+    """
 
-    age: jax.Array  # [B] int32, steps seen of each row's episode
+    age: jax.Array  # [B] int32, steps seen of each row's episode or lifetime
 
 
 @struct.dataclass
@@ -53,16 +56,29 @@ class Episodes:
     count: jax.Array  # [B] int32, steps held
 
 
-def ring_cache(config: "Transformer", n: int, network: Network, turn: Callable) -> tuple[Callable, Callable, Callable]:
-    """`init_cache`, `decode` and `context_start` of a ring of W steps. `turn` puts rotary positions on q and k."""
+def ring_cache(
+    config: "Transformer", n: int, network: Network, turn: Callable, aged: bool = False
+) -> tuple[Callable, Callable, Callable, Callable]:
+    """`init_cache`, `decode`, `context_start` and `unroll` of a ring of W steps.
+
+    Args:
+        config: of the transformer.
+        n: tokens of a step.
+        network: gives outputs, or a tree of them.
+        turn: puts rotary positions on q and k.
+        aged: rows may begin anew on their own: each counts the steps of its lifetime.
+    """
     window, forgets = config.window, config.memory == "episode"
+    aged = aged or forgets
 
     def init_cache(batch):
         ring = *_empty(config, n, batch), jnp.int32(0)
-        return EpisodeRing(*ring, jnp.zeros((batch,), jnp.int32)) if forgets else Ring(*ring)
+        return AgedRing(*ring, jnp.zeros((batch,), jnp.int32)) if aged else Ring(*ring)
 
     def decode(params, cache, steps):
-        own = age(cache.age, steps.prev_done) if forgets else None
+        own = None
+        if aged:
+            own = age(cache.age, steps.prev_done) if forgets else cache.age + 1
         slot, filled = cache.time % window, jnp.minimum(cache.time + 1, window)
         position = cache.time * n + jnp.arange(n, dtype=jnp.int32)
         keys, values = list(cache.keys), list(cache.values)
@@ -80,16 +96,41 @@ def ring_cache(config: "Transformer", n: int, network: Network, turn: Callable) 
                 age=None if own is None else own[:, None],
             )
 
-        logits = network(params, jax.tree.map(lambda x: x[:, None], steps), position, attend)
+        outputs = network(params, jax.tree.map(lambda x: x[:, None], steps), position, attend)
         after = {"keys": tuple(keys), "values": tuple(values), "time": cache.time + 1}
-        return logits[:, 0], cache.replace(**after) if own is None else cache.replace(**after, age=own)
+        outputs = jax.tree.map(lambda x: x[:, 0], outputs)
+        return outputs, cache.replace(**after) if own is None else cache.replace(**after, age=own)
+
+    def unroll(params, cache, steps):
+        batch, length = steps.prev_done.shape
+        before = cache.age if aged else jnp.broadcast_to(cache.time, (batch,))
+        position = cache.time * n + jnp.arange(length * n, dtype=jnp.int32)
+        stretch = stretches(before, steps.prev_done if forgets else jnp.zeros_like(steps.prev_done), window, n)
+        keys, values = list(cache.keys), list(cache.values)
+
+        def onward(ring, new):
+            """Return the W - 1 steps of a ring in order with the new ones, and the ring of the last W of them."""
+            past = jnp.roll(ring, -(cache.time % window) * n, axis=2)[:, :, n:]
+            held = jnp.concatenate([past, _by_head(new).astype(ring.dtype)], axis=2)
+            return held, jnp.roll(held[:, :, -window * n :], (cache.time + length) % window * n, axis=2)
+
+        def attend(layer, q, k, v, key):
+            held_keys, keys[layer] = onward(keys[layer], turn(k, position))
+            held_values, values[layer] = onward(values[layer], v)
+            return onward_attention(turn(q, position), held_keys, held_values, window=window, n=n, stretch=stretch)
+
+        outputs = network(params, steps, position, attend)
+        after = cache.replace(keys=tuple(keys), values=tuple(values), time=cache.time + length)
+        if not aged:
+            return outputs, after
+        return outputs, after.replace(age=age_after(before, steps.prev_done) if forgets else before + length)
 
     def context_start(prev_done):
         # Each layer sees W - 1 steps back, so what reaches the logits came from at most layers * (W - 1) steps ago.
         begun = last_boundary(prev_done) if forgets else 0
         return max(begun, len(prev_done) - 1 - config.layers * (window - 1))
 
-    return init_cache, decode, context_start
+    return init_cache, decode, context_start, unroll
 
 
 def episode_cache(config: Any, spec: Spec, n: int, network: Network) -> tuple[Callable, Callable, Callable]:

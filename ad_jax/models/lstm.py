@@ -5,7 +5,7 @@ fixed size and no window: what is remembered is what training on segments has ta
 the state of an empty context.
 
 With `value_head` the network also estimates the return to come, which reinforcement learning trains it with
-(`actor_critic`); as a `Model` it is the same function of its other parameters as without.
+(`LSTM.actor_critic`); as a `Model` it is the same function of its other parameters as without.
 
 Source: Laskin et al. 2022 (arXiv 2210.14215), appendix (hidden 512, MLP 2 x 256: `hidden=512`, `mlp_width=256`);
 Hochreiter and Schmidhuber 1997; the forget gate's bias starts at 1 (Jozefowicz et al. 2015).
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ad_jax.errors import ConfigError
-from ad_jax.models.base import Model, ModelConfig, Params
+from ad_jax.models.base import ActorCritic, Model, ModelConfig, Params
 from ad_jax.models.functional import functional
 from ad_jax.models.heads import Head, Options
 from ad_jax.models.memory import begun_anew, last_boundary
@@ -97,6 +97,21 @@ class LSTM(Options, ModelConfig):
             return network(params)(steps, cache)
 
         return Model(init, apply, init_cache, decode, context_start, SPAN, None, PARTITION, head, unroll)
+
+    def actor_critic(self, spec: Spec) -> ActorCritic:
+        """Return the same network with its value.
+
+        Raises:
+            ConfigError: if an option cannot be, or there is no value head.
+        """
+        if not self.value_head:
+            raise ConfigError("a policy with a value needs model.value_head=True; got False")
+        init, init_cache, network = parts(self, spec)
+
+        def segment(params, cache, steps):
+            return network(params).with_value(steps, cache)
+
+        return ActorCritic(init, init_cache, segment, PARTITION)
 
 
 class Carry(NamedTuple):
@@ -178,39 +193,6 @@ class Recurrent(nnx.Module):
             x, carry = getattr(self, f"layer_{layer}")(x, carry, first)
             after.append(carry)
         return jax.nn.relu(self.mlp_out(jax.nn.relu(self.mlp_in(x)))), tuple(after)
-
-
-class ActorCritic(NamedTuple):
-    """The LSTM as a policy with a value, for training by reinforcement.
-
-    Attributes:
-        init: as of the `Model`, and so are the parameters.
-        init_cache: as of the `Model`.
-        segment: `(params, cache, steps [B, L]) -> (logits [B, L, A], values [B, L], cache)`, the logits those that
-            `decode` would give from that cache on.
-        partition: as of the `Model`.
-    """
-
-    init: Callable[[jax.Array], Params]
-    init_cache: Callable[[int], tuple[Carry, ...]]
-    segment: Callable[[Params, tuple[Carry, ...], Steps], tuple[jax.Array, jax.Array, tuple[Carry, ...]]]
-    partition: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
-
-
-def actor_critic(config: LSTM, spec: Spec) -> ActorCritic:
-    """Return the same network with its value.
-
-    Raises:
-        ConfigError: if an option cannot be, or there is no value head.
-    """
-    if not config.value_head:
-        raise ConfigError("a policy with a value needs model.value_head=True; got False")
-    init, init_cache, network = parts(config, spec)
-
-    def segment(params, cache, steps):
-        return network(params).with_value(steps, cache)
-
-    return ActorCritic(init, init_cache, segment, PARTITION)
 
 
 def parts(

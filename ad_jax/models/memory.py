@@ -37,3 +37,29 @@ def last_boundary(prev_done: Array) -> int:
 def age(before: Int32[Array, " B"], prev_done: Bool[Array, " B"]) -> Int32[Array, " B"]:
     """Return the steps of its episode that each row has seen, this one included, after `before`."""
     return jnp.where(prev_done, 1, before + 1)
+
+
+def age_after(before: Int32[Array, " B"], prev_done: Bool[Array, "B L"]) -> Int32[Array, " B"]:
+    """Return what `age` comes to after L steps."""
+    length = prev_done.shape[1]
+    of_the_last = 1 + jnp.argmax(prev_done[:, ::-1], axis=1).astype(jnp.int32)
+    return jnp.where(prev_done.any(axis=1), of_the_last, before + length)
+
+
+def stretches(
+    before: Int32[Array, " B"], begins: Bool[Array, "B L"], window: int, n: int
+) -> tuple[Int32[Array, "B T"], Int32[Array, "B S"]]:
+    """Return the numbers of the stretches that L new steps belong to, and those of the W - 1 steps before them and of
+    themselves, of n tokens each.
+
+    Args:
+        before: steps that each row has seen of the stretch that goes on; what is older is -1.
+        begins: where another stretch begins.
+        window: W, in steps.
+        n: tokens of a step.
+    """
+    ago = jnp.arange(window - 1, 0, -1, dtype=jnp.int32)[None]
+    past = jnp.where(ago <= before[:, None], 0, -1)
+    new = jnp.cumsum(begins, axis=1, dtype=jnp.int32)
+    both = jnp.concatenate([past, new], axis=1)
+    return jnp.repeat(new, n, axis=1), jnp.repeat(both, n, axis=1)

@@ -13,6 +13,7 @@ Letters: B batch, L steps, n tokens a step, D width, K heads, h head width, W wi
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, Literal, Self
 
 import jax
@@ -21,7 +22,7 @@ from flax import nnx
 
 from ad_jax.errors import ConfigError
 from ad_jax.models.attention import rotary_period, rotate
-from ad_jax.models.base import Model, ModelConfig
+from ad_jax.models.base import ActorCritic, Model, ModelConfig, Params
 from ad_jax.models.cache import episode_cache, ring_cache
 from ad_jax.models.dropout import keep
 from ad_jax.models.functional import functional
@@ -43,8 +44,8 @@ PARTITION = (
     (r"block_\d+/out/kernel", ("heads", "embed")),
     (r"block_\d+/up/kernel", ("embed", "mlp")),
     (r"block_\d+/down/kernel", ("mlp", "embed")),
-    (r"head/kernel", ("embed", None)),
-    (r"head/bias", ()),
+    (r"(value_)?head/kernel", ("embed", None)),
+    (r"(value_)?head/bias", ()),
     (r"(block_\d+/)?norm\w*/(scale|bias)", ()),
 )
 
@@ -81,6 +82,7 @@ class Transformer(Options, ModelConfig):
     attention: Literal["banded", "fused"] | None = None
     gate: Literal["gru"] | None = None  # joins each branch to the stream as in GTrXL; None: a sum
     memory: Literal["episode"] | None = None  # what it remembers: the episode it is in alone; None: its lifetime
+    value_head: bool | None = None  # one more output, an estimate of the return to come, for training by RL²
 
     def validate(self) -> None:
         """Raise ConfigError where options contradict each other."""
@@ -105,6 +107,11 @@ class Transformer(Options, ModelConfig):
             raise ConfigError(
                 "model.memory=episode hides other pairs of tokens in each row, which model.attention=fused cannot; use "
                 "banded"
+            )
+        if self.value_head and (self.positions != "rotary" or self.exact_context):
+            raise ConfigError(
+                "model.value_head=True needs model.positions=rotary and model.exact_context=False, whose context moves "
+                f"by one step at the cost of one; got {self.positions} and {self.exact_context}"
             )
         for name in ("token_mask", "dropout", "attention_dropout", "pixel_dropout"):
             if not 0 <= getattr(self, name) < 1:
@@ -131,14 +138,8 @@ class Transformer(Options, ModelConfig):
         Raises:
             ConfigError: if the options contradict each other, or the head is one of other actions.
         """
-        self.validate()
-        head = self.head(spec) if head is None else head
-        init, module = functional(lambda key: Network(self, spec, head.size, rngs=nnx.Rngs(key)))
+        head, init, module, turn = parts(self, spec, head)
         n, window = tokens_per_step(self.layout), self.window
-        period = rotary_period(window, n) if self.positions == "rotary" else None
-
-        def turn(x, position):
-            return x if period is None else rotate(x, position, period)
 
         def network(params, steps, position, attend, key=None):
             steps = begun_anew(steps, spec.action) if self.memory == "episode" else steps
@@ -166,11 +167,36 @@ class Transformer(Options, ModelConfig):
 
         if self.exact_context:
             return with_queue(apply, init, window, spec)._replace(partition=PARTITION, head=head)
-        rotary = self.positions == "rotary"
-        cached = ring_cache(self, n, network, turn) if rotary else episode_cache(self, spec, n, network)
-        init_cache, decode, context_start = cached
-        max_segment = window if self.positions == "absolute" else None
-        return Model(init, apply, init_cache, decode, context_start, window, max_segment, PARTITION, head)
+        if self.positions == "absolute":
+            init_cache, decode, context_start = episode_cache(self, spec, n, network)
+            return Model(init, apply, init_cache, decode, context_start, window, window, PARTITION, head)
+        init_cache, decode, context_start, unroll = ring_cache(self, n, network, turn)
+        return Model(init, apply, init_cache, decode, context_start, window, None, PARTITION, head, unroll)
+
+    def actor_critic(self, spec: Spec) -> ActorCritic:
+        """Return the same network with its value. One step is decoded; more go on from the ring at once.
+
+        Raises:
+            ConfigError: if an option cannot be, or there is no value head.
+        """
+        if not self.value_head:
+            raise ConfigError(f"a policy with a value needs model.value_head=True; got {self.value_head}")
+        _, init, module, turn = parts(self, spec)
+
+        def network(params, steps, position, attend):
+            steps = begun_anew(steps, spec.action) if self.memory == "episode" else steps
+            return module(params).with_value(steps, position, attend)
+
+        init_cache, decode, _, unroll = ring_cache(self, tokens_per_step(self.layout), network, turn, aged=True)
+
+        def segment(params, cache, steps):
+            if steps.prev_done.shape[1] > 1:
+                (logits, value), cache = unroll(params, cache, steps)
+                return logits, value, cache
+            outputs, cache = decode(params, cache, jax.tree.map(lambda x: x[:, 0], steps))
+            return *jax.tree.map(lambda x: x[:, None], outputs), cache
+
+        return ActorCritic(init, init_cache, segment, PARTITION)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,6 +281,8 @@ class Network(nnx.Module):
             setattr(self, f"block_{layer}", Block(c, rngs=rngs))
         self.norm = nnx.RMSNorm(c.width, rngs=rngs) if c.norm == "pre" else None
         self.head = nnx.Linear(c.width, outputs, rngs=rngs)
+        if c.value_head:  # made last, so that the others start as they do without it
+            self.value_head = nnx.Linear(c.width, 1, rngs=rngs)
 
     def __call__(self, steps: Steps, position, attend, key=None) -> jax.Array:
         """Return outputs `[B, L, head.size]` for steps `[B, L]` whose tokens stand at `position [L * n]` or `[B, L *
@@ -262,6 +290,17 @@ class Network(nnx.Module):
 
         `attend(layer, q, k, v, key)` does the attention; with `key`, training mode.
         """
+        x = self.features(steps, position, attend, key)
+        return self.head(x).astype(jnp.float32).reshape(*steps.prev_done.shape, -1)
+
+    def with_value(self, steps: Steps, position, attend) -> tuple[jax.Array, jax.Array]:
+        """Return outputs `[B, L, head.size]` and values `[B, L]`, both float32; needs a value head."""
+        x, shape = self.features(steps, position, attend), steps.prev_done.shape
+        outputs = self.head(x).astype(jnp.float32).reshape(*shape, -1)
+        return outputs, self.value_head(x).astype(jnp.float32).reshape(shape)
+
+    def features(self, steps: Steps, position, attend, key=None) -> jax.Array:
+        """Return what the heads see, `[B * L, D]`: the stream at the last token of each step."""
         c, batch, length = self.c, *steps.prev_done.shape
         key_tokens = None if key is None else jax.random.fold_in(key, 2**31)
         x = self.tokens(steps, key_tokens).reshape(batch, length * self.n, c.width)
@@ -293,7 +332,27 @@ class Network(nnx.Module):
             forward = functools.partial(block, attend=attend_rows, drop=drop)
             x = jax.checkpoint(forward)(x) if again else forward(x)
         x = x if self.norm is None else self.norm(x)
-        return self.head(x[self.n - 1 :: self.n]).astype(jnp.float32).reshape(batch, length, -1)
+        return x[self.n - 1 :: self.n]
+
+
+def parts(
+    config: Transformer, spec: Spec, head: Head | None = None
+) -> tuple[Head, Callable[..., Params], Callable[[Params], Network], Callable[..., jax.Array]]:
+    """Return the head, by default the options' own, `init`, the network of given parameters, and what puts rotary
+    positions on queries and keys.
+
+    Raises:
+        ConfigError: if options contradict each other, or the head is one of other actions.
+    """
+    config.validate()
+    head = config.head(spec) if head is None else head
+    init, module = functional(lambda key: Network(config, spec, head.size, rngs=nnx.Rngs(key)))
+    period = rotary_period(config.window, tokens_per_step(config.layout)) if config.positions == "rotary" else None
+
+    def turn(x, position):
+        return x if period is None else rotate(x, position, period)
+
+    return head, init, module, turn
 
 
 def _dropout(key, x, rate):

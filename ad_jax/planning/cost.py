@@ -85,7 +85,7 @@ class Cost:
             part = f" of one of {self.accumulate} parts" if self.accumulate > 1 else ""
             memory.append(f"about {estimate(self.activation_bytes)} activations{part}")
             memory.append(f"with the histories about {estimate(self.training_bytes)}")
-        flops = "FLOP not counted for this backbone"
+        flops = "FLOP not counted for this backbone or method"
         if self.update_flops is not None:
             flops = f"{si(self.update_flops, 'FLOP')} an update, {si(self.updates * self.update_flops, 'FLOP')} in all"
         refill = f", about {estimate(self.refill_bytes)} more to refill it" if self.refill_bytes else ""
@@ -166,6 +166,7 @@ def count(experiment: Experiment, components: Components) -> Cost:
     context = p.policy().init if p.model is None else p.model.init_cache
     cache = tree_bytes(jax.eval_shape(lambda: context(rollouts)))
     known, config = isinstance(p.model_config, Transformer) and getattr(p.model, "parts", None) is None, p.model_config
+    windows = known and method.feed == "histories"  # what else is learned from has other sizes than `replay`'s
     rows, segment = e.replay.batch // accumulate, e.replay.segment
     fields = step_fields(p.spec, p.family.reward_dtype, e.collect.next_observation)
     stored = sum(math.prod(shape) * dtype.itemsize for shape, dtype in fields.values())  # bytes of a step
@@ -177,14 +178,14 @@ def count(experiment: Experiment, components: Components) -> Cost:
         chunk_bytes=min(histories, e.collect.chunk_learners * actors) * steps * stored,
         resident_bytes=resident_bytes(e, p),
         parameters=sum(math.prod(x.shape) for x in jax.tree.leaves(params)),
-        state_bytes=tree_bytes((params, optimizer)) + gradients,
+        state_bytes=tree_bytes((params, optimizer)) + gradients + method.state_bytes_beside(p.seen_spec),
         batch_bytes=method.batch_bytes(p.family, p.spec, e.replay),
         method=method.title,
         trial_steps=method.env_steps(p.family) * method.updates,
         accumulate=accumulate,
-        activation_bytes=activation_bytes(config, p.seen_spec, rows, segment) if known else None,
+        activation_bytes=activation_bytes(config, p.seen_spec, rows, segment) if windows else None,
         updates=method.updates,
-        update_flops=train_flops(params, config, p.seen_spec, e.replay.batch, segment) if known else None,
+        update_flops=train_flops(params, config, p.seen_spec, e.replay.batch, segment) if windows else None,
         rollouts=rollouts,
         rollout_steps=modes * sum(held_out) * e.evaluate.seeds * played * episode,
         source_steps=sum(held_out) * e.evaluate.source_seeds * beside,

@@ -232,6 +232,7 @@ def test_equal_experiments_have_equal_digests_and_what_shapes_the_model_counts()
             "attention": "fused",
             "memory": "episode",
             "gate": "gru",
+            "value_head": True,
             "compute_dtype": "bfloat16",
             "pixel_channels": [8],
             "episode_length": 9,

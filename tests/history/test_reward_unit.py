@@ -176,7 +176,7 @@ def test_rl2_counts_in_the_unit_that_random_actions_meet():
         family = ScaledRoom(size=3, steps=4, pay=pay, cost=0.25)
         tasks = take(family.all_tasks(), np.arange(5))
         unit = rl2.unit_by_chance(family, tasks, config, seed=1)
-        network = lstm.actor_critic(dataclasses.replace(SMALL, value_head=True), spec_of(family))
+        network = dataclasses.replace(SMALL, value_head=True).actor_critic(spec_of(family))
         feed = TrainingTasks(tasks, mesh_of())
         trainer = Trainer(rl2.make(network, family, tasks, config, mesh_of(), unit), feed, config, mesh_of(), 1)
         state, facts = trainer.run(trainer.init(), feed.tasks, jnp.int32(2))

@@ -35,7 +35,7 @@ from ad_jax.types import Steps
 ROOM = envs.make("dark_room", {"size": 3, "steps": 4, "start": "random"})
 TASKS = ROOM.split(0, 7, 2)
 MODEL = lstm.LSTM(width=8, hidden=12, mlp_width=8, value_head=True)
-NETWORK, DECODER = lstm.actor_critic(MODEL, seen_spec_of(ROOM)), MODEL.make(seen_spec_of(ROOM))
+NETWORK, DECODER = MODEL.actor_critic(seen_spec_of(ROOM)), MODEL.make(seen_spec_of(ROOM))
 WHOLE = rl2.RL2(trial_episodes=3, trials=16, updates=5, minibatches=2, updates_per_dispatch=2, checkpoint_every=5)
 PARTS = dataclasses.replace(WHOLE, trial_episodes=2, unroll_episodes=1)
 
@@ -214,7 +214,7 @@ def test_returns_of_first_and_last_episodes_where_episodes_end_early():
 def test_the_end_of_an_episode_in_the_middle_of_a_trial_cuts_nothing():
     """Trials of the probes, whose episodes end early: an unroll has the same number of steps, so more episodes."""
     family, config = Probes(), dataclasses.replace(WHOLE, trial_episodes=4)
-    network = lstm.actor_critic(MODEL, seen_spec_of(family))
+    network = MODEL.actor_critic(seen_spec_of(family))
     params = jax.jit(network.init)(jax.random.key(0))
     unroll = acted(params, config, family, family.all_tasks(), network)[0]
     assert unroll.reward.shape == (16, 8)
@@ -382,7 +382,7 @@ def test_it_learns_to_find_a_cell_and_to_go_there_at_once():
     family = envs.make("dark_room", {"size": 3, "steps": 5})
     table = family.all_tasks()
     model = dataclasses.replace(MODEL, width=16, hidden=32, mlp_width=32)
-    network = lstm.actor_critic(model, seen_spec_of(family))
+    network = model.actor_critic(seen_spec_of(family))
     config = rl2.RL2(
         trial_episodes=8, trials=64, updates=120, minibatches=2, learning_rate=5e-3, updates_per_dispatch=120,
         discount=0.95, reward_scale=0.2,

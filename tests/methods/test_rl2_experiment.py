@@ -16,7 +16,7 @@ from ad_jax.errors import ConfigError
 from ad_jax.experiment import Experiment, build, load, name_of
 from ad_jax.files import read_json
 from ad_jax.methods import rl2
-from ad_jax.models import lstm
+from ad_jax.models.dpt import DPTModel
 from ad_jax.models.lstm import LSTM
 from ad_jax.models.transformer import Transformer
 from ad_jax.run.directory import identity
@@ -44,11 +44,15 @@ def experiment(**changes) -> Experiment:
 
 
 def test_other_models_are_refused_with_the_remedy():
-    for model in (Transformer(), LSTM()):
-        with pytest.raises(ConfigError, match=r"set model=lstm and model.value_head=True.*got model " + name_of(model)):
+    for model in (Transformer(), LSTM(), DPTModel()):
+        told = r"set model=lstm or model=transformer, and model.value_head=True.*got model " + name_of(model)
+        with pytest.raises(ConfigError, match=told):
             build(experiment(model=model))
+    for option in ("token_mask", "dropout"):
+        with pytest.raises(ConfigError, match=rf"where model.{option}=0.1 does nothing: set model.{option}=0.0"):
+            build(experiment(model=dataclasses.replace(Transformer(value_head=True), **{option: 0.1})))
     with pytest.raises(ConfigError, match=r"needs model.value_head=True"):
-        lstm.actor_critic(lstm.LSTM(**{**MODEL, "value_head": False}), seen_spec_of(envs.make("dark_room")))
+        LSTM(**{**MODEL, "value_head": False}).actor_critic(seen_spec_of(envs.make("dark_room")))
     with pytest.raises(ConfigError, match=r"method.updates must be at least 1"):
         build(experiment(method=dataclasses.replace(PARTS, updates=0)))
     build(experiment(replay=dataclasses.replace(experiment().replay, segment=10**6)))  # there is nothing to replay

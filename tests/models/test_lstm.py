@@ -14,7 +14,7 @@ from ad_jax import Agent, models
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import build, load
 from ad_jax.files import read_json
-from ad_jax.models.lstm import LSTM, Carry, Layer, actor_critic
+from ad_jax.models.lstm import LSTM, Carry, Layer
 from ad_jax.models.tokens import as_numbers
 from ad_jax.policies.base import from_model
 from ad_jax.run.pipeline import Run
@@ -81,7 +81,7 @@ def test_a_value_head_leaves_the_model_as_it_was():
     chex.assert_trees_all_equal(params, {name: more[name] for name in params})
     steps = random_steps(GRID, 3, 7, 5)
     np.testing.assert_array_equal(valued.make(GRID).apply(more, steps), plain.apply(params, steps))
-    network = actor_critic(valued, GRID)
+    network = valued.actor_critic(GRID)
     logits, value, cache = network.segment(more, network.init_cache(3), steps)
     np.testing.assert_array_equal(logits, plain.apply(params, steps))
     assert value.shape == (3, 7)

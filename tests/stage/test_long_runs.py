@@ -159,7 +159,7 @@ def test_over_10000_updates_of_rl2(size, tmp_path, monkeypatch):
     config = rl2.RL2(
         trial_episodes=2, trials=4, updates=updates, epochs=1, updates_per_dispatch=1, checkpoint_every=updates // 25
     )
-    network = lstm.actor_critic(model, seen_spec_of(room))
+    network = model.actor_critic(seen_spec_of(room))
     tasks = room.split(0, 5, 2).train
     feed = TrainingTasks(tasks, mesh_of())
     trainer = Trainer(rl2.make(network, room, tasks, config, mesh_of()), feed, config, mesh_of(), seed=1)
