@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # `as`: these are public
     from ad_jax.experiment import load as _load_experiment
     from ad_jax.experiment import override as override
     from ad_jax.history.store import open_store as open_store
+    from ad_jax.methods.actor_learner import ActorLearner as ActorLearner
     from ad_jax.methods.decision_transformer import DecisionTransformer as DecisionTransformer
     from ad_jax.methods.diffuser import Diffuser as Diffuser
     from ad_jax.methods.distillation import Distillation as Distillation
@@ -85,6 +86,7 @@ _PUBLIC = {
     "TaskConfig": "ad_jax.experiment",
     "CollectConfig": "ad_jax.experiment",
     "ReplayConfig": "ad_jax.experiment",
+    "ActorLearner": "ad_jax.methods.actor_learner",
     "DecisionTransformer": "ad_jax.methods.decision_transformer",
     "Diffuser": "ad_jax.methods.diffuser",
     "Distillation": "ad_jax.methods.distillation",

@@ -24,6 +24,7 @@ from ad_jax.envs.point_mass import PointMass
 from ad_jax.envs.watermaze import Watermaze
 from ad_jax.history import replay
 from ad_jax.keys import a_key
+from ad_jax.methods.actor_learner import ActorLearner
 from ad_jax.methods.base import MethodConfig, Setting
 from ad_jax.methods.decision_transformer import DecisionTransformer
 from ad_jax.methods.diffuser import Asked, Diffuser
@@ -208,6 +209,11 @@ TRAINING = {
     ),
     "dpt, dpt": (DPT(**TAUGHT), DPTModel(**BLOCKS)),
     "rl2, lstm": (TRIALS, LSTM(width=8, hidden=8, mlp_width=8, value_head=True)),
+    "actor_learner, lstm": (
+        ActorLearner(**SHORT, trial_episodes=2, trials=4, learner=Transformer(**BLOCKS, gate="gru", value_head=True)),
+        LSTM(width=8, hidden=8, mlp_width=8, value_head=True),
+    ),
+    "rl2, gated transformer": (TRIALS, Transformer(**BLOCKS, gate="gru", value_head=True)),
 }
 EVALUATING = {
     "transformer": (Transformer(**BLOCKS),),

@@ -10,6 +10,7 @@ from ad_jax import registry
 from ad_jax.files import Json, JsonObject
 
 METHODS = {
+    "actor_learner": "ad_jax.methods.actor_learner:ActorLearner",
     "decision_transformer": "ad_jax.methods.decision_transformer:DecisionTransformer",
     "diffuser": "ad_jax.methods.diffuser:Diffuser",
     "distillation": "ad_jax.methods.distillation:Distillation",

@@ -217,6 +217,12 @@ class MethodConfig:
         made = jax.eval_shape(lambda w: columns.batch(w, spec, family.render, inputs, self.needs), windows)
         return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(made))
 
+    def state_bytes_beside(self, spec: Spec) -> int:
+        """Return the bytes that training holds beside the model's parameters, their optimizer and gradients, for other
+        networks; `spec` is of what the model sees.
+        """
+        return 0
+
     def reward_unit_asked(self, sampling: ReplayConfig) -> float | None:
         """Return what the options say that rewards are divided by; None leaves it to what is found."""
         return sampling.reward_unit
