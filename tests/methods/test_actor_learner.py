@@ -167,7 +167,7 @@ def experiment(method: ActorLearner = SMALL, **changes: Any) -> Experiment:
         ({"trial_episodes": 0}, r"method.trial_episodes must be at least 1; got 0"),
         ({"learner": dataclasses.replace(LEARNER, value_head=None)}, r"method.learner.value_head must be True.*None"),
         ({"learner": dataclasses.replace(LEARNER, dropout=0.1)}, r"where method.learner.dropout=0.1 does nothing"),
-        ({"learner": dataclasses.replace(LEARNER, heads=3)}, r"method.learner, whose options are those of a tra.*heads"),
+        ({"learner": dataclasses.replace(LEARNER, heads=3)}, r"method.learner, whose options are those of .*heads"),
     ],
 )
 def test_what_cannot_be_is_refused(changes, told):
@@ -186,7 +186,7 @@ def test_the_learner_s_options_are_set_one_by_one_and_are_of_the_run():
     assert e.method.learner == dataclasses.replace(ActorLearner().learner, layers=3)
     assert Experiment.from_json(e.to_json()) == e
     assert digest(e) != digest(override(e, ["method.learner.layers=4"]))
-    with pytest.raises(ConfigError, match=r"unknown field 'method.learner.layer'. Did you mean 'method.learner.layers'"):
+    with pytest.raises(ConfigError, match=r"'method.learner.layer'. Did you mean 'method.learner.layers'"):
         override(e, ["method.learner.layer=3"])
 
 
@@ -200,7 +200,9 @@ def test_the_learner_is_counted_in_the_memory(trained):
 def test_the_page_names_every_option_that_rl2_has_not():
     page = (Path(__file__).parents[2] / "docs/actor_learner.md").read_text()
     cells = [[cell.strip() for cell in line.split("|")] for line in page.splitlines() if line.startswith("| `")]
-    told = {cell[1].strip("`"): ast.literal_eval(cell[2].strip("`")) for cell in cells if "learner" != cell[1].strip("`")}
+    told = {
+        cell[1].strip("`"): ast.literal_eval(cell[2].strip("`")) for cell in cells if cell[1].strip("`") != "learner"
+    }
     own = {field.name for field in dataclasses.fields(ActorLearner)} - {field.name for field in dataclasses.fields(RL2)}
     assert told == {name: getattr(ActorLearner(), name) for name in own - {"learner"}}
 
