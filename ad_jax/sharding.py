@@ -23,6 +23,7 @@ from ad_jax.errors import ConfigError, unknown
 from ad_jax.types import PyTree
 
 BATCH = ("data", "fsdp")  # the axes that split batches and histories
+GROUP = "data"  # the axis along which groups may learn each by itself
 
 # Patterns of parameter paths, matched whole, each with the names of its dimensions. Pairs, so that a model is hashable.
 Partition = Sequence[tuple[str, tuple[str | None, ...]]]

@@ -20,7 +20,7 @@ from ad_jax.experiment import CollectConfig, Experiment, ReplayConfig, TaskConfi
 from ad_jax.history import replay
 from ad_jax.history.store import open_store, verify
 from ad_jax.history.streaming import Rotation
-from ad_jax.methods import played, rl2, trials
+from ad_jax.methods import played, reinforcement, trials
 from ad_jax.models.base import Model
 from ad_jax.policies import demonstrator, random
 from ad_jax.policies.base import from_model
@@ -158,7 +158,7 @@ def changed(histories, field, row, step, value, dtype=None):
 def test_rl2_names_what_cannot_be():
     """In the second of two updates."""
     family, config = Odd("component"), trials.Config(trial_episodes=2, trials=4)
-    unroll, task = rl2.by_chance(family, config, 1, tasks_of(7, 9))
+    unroll, task = reinforcement.by_chance(family, config, 1, tasks_of(7, 9))
     found = played.cannot_be(family, unroll, task)
     number = (7, 9)[int(task[0])]
     two = jax.tree.map(lambda one, none: jnp.stack([none, one]), found, (values.nothing(()), task[0]))
@@ -171,7 +171,7 @@ def test_rl2_names_what_cannot_be():
 def test_rl2_names_what_cannot_be_in_the_play_that_finds_its_unit():
     config = trials.Config(trial_episodes=2, trials=4)
     with pytest.raises(AdJaxError, match=rf"{TOLD['reward']}, at step {AT} in random play before update 1, on"):
-        rl2.unit_by_chance(Odd("reward"), tasks_of(7, 9), config, seed=1)
+        reinforcement.unit_by_chance(Odd("reward"), tasks_of(7, 9), config, seed=1)
 
 
 SPOILT = {

@@ -29,8 +29,8 @@ from ad_jax.keys import a_key, named_key
 from ad_jax.methods.base import Learner, Method, Metrics, Setting
 from ad_jax.methods.minibatches import Learning, begun_again, gradient_steps, rows_on
 from ad_jax.methods.optimizer import falling
-from ad_jax.methods.played import cannot_be, check_values, episodes, rendered
-from ad_jax.methods.rl2 import RL2, check_the_same, spread
+from ad_jax.methods.played import check_values, rendered
+from ad_jax.methods.reinforcement import Reinforcement, check_the_same, entropy_cost, is_over, spread, told_of
 from ad_jax.methods.teacher import Divergence, divergence
 from ad_jax.methods.trials import Trials, begin, clipped_loss, log_prob_of, roll
 from ad_jax.models.base import ActorCritic, Cache, ModelConfig
@@ -68,7 +68,7 @@ class Parts(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class ActorLearner(RL2):
+class ActorLearner(Reinforcement):
     """Options of Actor-Learner Distillation: those of RL² are the learner's, and the actor's are added."""
 
     learner: Transformer = Transformer(layers=2, gate="gru", value_head=True)  # what learns by reinforcement
@@ -222,7 +222,7 @@ def update(
     """
     key_roll, key_begin = jax.random.split(key)
     family, before, plays = parts.family, state.trials, acting(parts)
-    over = before.age + 1 >= config.trial_episodes // config.unroll
+    over = is_over(config, before)
     unroll, trials, _ = roll(plays, family, config, state.params, before, tasks, key_roll)
     seen, following = rendered(family, unroll.steps), rendered(family, trials.steps)
 
@@ -237,13 +237,12 @@ def update(
     advantage, target = (advantage - advantage.mean()) / (advantage.std() + 1e-8), value + short
     acted = parts.actor.segment(state.params, before.cache.actor, seen)[0]
 
-    progress = state.step.astype(jnp.float32) / config.updates
-    entropy_cost = config.entropy_cost + progress * (config.entropy_cost_end - config.entropy_cost)
+    cost = entropy_cost(config, state.step)
 
     def learns(params, batch):
         cache, unroll, advantage, target, acted = batch
         mine, value, _ = parts.learner.segment(params, cache, rendered(family, unroll.steps))
-        total, entropy = clipped_loss(mine, value, config, entropy_cost, unroll, advantage, target)
+        total, entropy = clipped_loss(mine, value, config, cost, unroll, advantage, target)
         return total + config.learner_pull * divergence("forward", acted, mine).mean(), entropy
 
     def follows(params, batch):
@@ -254,17 +253,15 @@ def update(
 
     steps = functools.partial(gradient_steps, mesh=setting.mesh, minibatches=config.minibatches)
     fed = before.cache.learner, unroll, advantage, target, acted
-    learned, (first, norm, entropy) = steps(learns, parts.learner_rule, state.learner, fed, passes=config.epochs)
+    learned, (first, norm, entropy, _) = steps(learns, parts.learner_rule, state.learner, fed, passes=config.epochs)
     told, worth, _ = parts.learner.segment(learned.params, before.cache.learner, seen)
     mine, fed = Learning(state.params, state.opt_state), (before.cache.actor, unroll.steps, told, worth)
     passes = config.epochs * config.distillations
-    mine, (second, other, apart) = steps(follows, parts.actor_rule, mine, fed, passes=passes)
+    mine, (second, other, apart, _) = steps(follows, parts.actor_rule, mine, fed, passes=passes)
 
     fresh = begin(plays, family, config, key_begin, tasks)
     after = begun_again(over, fresh, trials.replace(age=before.age + 1))
-    first_return, last_return = episodes(unroll, before.age == 0, over)
     metrics = {"loss": first.mean() + second.mean(), "grad_norm": norm.mean() + other.mean()}
     metrics |= {"entropy": entropy.mean(), "divergence": apart[-1].mean()}
-    metrics |= {"first_return": first_return, "last_return": last_return}
-    metrics["cannot be"] = cannot_be(family, unroll, before.task)
+    metrics |= told_of(family, config, before, unroll)
     return TrainState(mine.params, mine.opt_state, state.step + 1, after, learned), metrics

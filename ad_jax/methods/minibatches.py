@@ -56,10 +56,11 @@ def gradient_steps(
     learning: Learning,
     fed: PyTree,
     *,
-    mesh: Mesh,
+    mesh: Mesh | None,
     minibatches: int,
     passes: int,
-) -> tuple[Learning, tuple[jax.Array, jax.Array, jax.Array]]:
+    mix: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]] | None = None,
+) -> tuple[Learning, tuple[jax.Array, jax.Array, jax.Array, PyTree]]:
     """Take a gradient step on each minibatch, so many times.
 
     Args:
@@ -67,21 +68,25 @@ def gradient_steps(
         rule: of the steps.
         learning: what learns.
         fed: `[B, ...]`, what a minibatch has rows of.
-        mesh: whose batch axes split each minibatch.
+        mesh: whose batch axes split each minibatch; None: the rows are those of one device.
         minibatches: as many rows in each.
         passes: over all of them.
+        mix: `(params after a step, how far it went) -> (params, what is told of it)`; None leaves them.
 
     Returns:
-        What has learned, and loss, gradient norm and fact of each step, `[passes, minibatches]`.
+        What has learned, and loss, gradient norm, fact and what `mix` told of each step, `[passes, minibatches]`.
     """
     batches = dealt(fed, minibatches)
 
     def step(learning, batch):
-        batch = jax.lax.with_sharding_constraint(batch, rows_on(mesh, batch))
+        if mesh is not None:
+            batch = jax.lax.with_sharding_constraint(batch, rows_on(mesh, batch))
         (value, fact), grads = jax.value_and_grad(loss, has_aux=True)(learning.params, batch)
         changes, opt_state = rule.update(grads, learning.opt_state, learning.params)
-        params = optax.apply_updates(learning.params, changes)
-        return Learning(params, opt_state), (value, optax.tree.norm(grads), fact)
+        params, told = optax.apply_updates(learning.params, changes), ()
+        if mix is not None:
+            params, told = mix(params, changes)
+        return Learning(params, opt_state), (value, optax.tree.norm(grads), fact, told)
 
     def go(learning, _):
         return jax.lax.scan(step, learning, batches)

@@ -18,31 +18,27 @@ Letters: B trials side by side, L steps of each in an update.
 
 import dataclasses
 import functools
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from ad_jax import values
 from ad_jax.envs.base import TaskFamily
 from ad_jax.errors import ConfigError
 from ad_jax.history import reward_unit
+from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.keys import named_key
-from ad_jax.methods.base import Feed, Learner, Method, Setting
-from ad_jax.methods.minibatches import Learning, begun_again, gradient_steps, rows_on
-from ad_jax.methods.optimizer import falling
-from ad_jax.methods.played import cannot_be, check_values, episodes, refused
-from ad_jax.methods.trials import Config, Trials, Unroll, advantages, begin, loss, roll
+from ad_jax.methods import gossip
+from ad_jax.methods.base import Learner, Method, Setting
+from ad_jax.methods.minibatches import Learning, rows_on
+from ad_jax.methods.played import check_values
+from ad_jax.methods.reinforcement import Parts, Reinforcement, improved, mean_facts, spread, told_of
+from ad_jax.methods.trials import Config, Trials, begin
 from ad_jax.models.base import ActorCritic, ModelConfig
 from ad_jax.sharding import batch_devices, optimizer_shardings, param_shardings, replicated
-from ad_jax.types import Array, Box, PyTree
-
-ONLY_IN_TRAINING = ("token_mask", "dropout", "attention_dropout", "pixel_dropout", "remat")  # options of models
-FACTS = ("loss", "grad_norm", "entropy", "first_return", "last_return")  # of an update
+from ad_jax.types import Array, PyTree
 
 
 @struct.dataclass
@@ -56,43 +52,35 @@ class TrainState:
 
 
 @dataclasses.dataclass(frozen=True)
-class RL2(Config):
+class RL2(Reinforcement):
     """Options of RL²."""
 
-    feed: ClassVar[Feed] = "tasks"
+    # Groups of devices that learn each by itself and average parameters with one neighbor; None: all learn as one.
+    gossip: int | None = None
+
     title: ClassVar[str] = "RL²"
-    called: ClassVar[str] = "rl2"  # in messages
+    called: ClassVar[str] = "rl2"
 
-    def check_model(self, name: str, model_config: object) -> None:
-        """Raise ConfigError unless the model has a value, and is the same function in training as in acting."""
-        if not getattr(model_config, "value_head", None):
+    def validate(self, sampling: Any = None) -> None:
+        """Raise ConfigError where a number cannot be meant."""
+        super().validate(sampling)
+        if self.gossip is not None:
+            self.at_least("gossip", 2)
+
+    def check_devices(self, split: int, sampling: ReplayConfig | None = None) -> None:
+        """Raise ConfigError unless every minibatch has as many trials on each device, and each group has its device."""
+        super().check_devices(split, sampling)
+        if self.gossip not in (None, split):
             raise ConfigError(
-                f"method={self.called} trains a policy with a value: set model=lstm or model=transformer, and "
-                f"model.value_head=True, or method=distillation; got model {name} without it"
+                f"method.gossip={self.gossip} groups learn on a device each: set mesh.data={self.gossip}, or "
+                f"method.gossip=None; the mesh splits the batch over {split}"
             )
-        check_the_same(self.called, "model", model_config)
-
-    def check_family(self, family: TaskFamily) -> None:
-        """Raise ConfigError unless actions are Discrete."""
-        if isinstance(action := family.action_spec, Box):
-            raise ConfigError(
-                f"method={self.called} trains a policy over a number of actions, and those of {family.name} are "
-                f"{action}. Use method=distillation"
-            )
-
-    def reward_unit_found(self, family: TaskFamily, tasks: PyTree, seed: int) -> float:
-        """Return the size of the rewards that random actions meet."""
-        return unit_by_chance(family, tasks, self, seed)
-
-    def make_optimizer(self) -> optax.GradientTransformation:
-        """Return Adam after clipping by the global norm, on a rate that falls linearly to 0 at the last step."""
-        steps = self.updates * self.epochs * self.minibatches
-        return falling(self.learning_rate, steps, self.adam_epsilon, self.weight_decay, self.clip_norm)
 
     def make(self, setting: Setting) -> Method:
         """Make the method for a setting."""
         s, config = setting, cast(ModelConfig, setting.model_config)
-        return Method(make(config.actor_critic(s.seen_spec), s.family, s.tasks, self, s.mesh, s.unit))
+        make_learner = make if self.gossip is None else gossip.make
+        return Method(make_learner(config.actor_critic(s.seen_spec), s.family, s.tasks, self, s.mesh, s.unit))
 
 
 def make(
@@ -142,7 +130,7 @@ def make(
         name="rl2",
         feed="tasks",
         init=init,
-        update=functools.partial(update, network, family, config, optimizer, mesh, unit),
+        update=functools.partial(update, Parts(network, family, config, optimizer, unit), mesh),
         params=lambda state: state.params,
         shardings=shardings,
         steps=config.env_steps(family),
@@ -151,63 +139,8 @@ def make(
     )
 
 
-def check_the_same(method: str, where: str, config: object) -> None:
-    """Raise ConfigError where the options `config` of a model make another function in training than in acting."""
-    for option in ONLY_IN_TRAINING:
-        if value := getattr(config, option, 0):
-            raise ConfigError(
-                f"method={method} trains the function that acts, where {where}.{option}={value} does nothing: set "
-                f"{where}.{option}={type(value)()}"
-            )
-
-
-def spread(trials: Trials, config: Config) -> Trials:
-    """Return new trials of parts with their ends spread over the updates, and over the trials of each minibatch."""
-    place = jnp.arange(config.trials, dtype=jnp.int32) // config.minibatches
-    return trials.replace(age=place.astype(jnp.int32) % (config.trial_episodes // config.unroll))
-
-
-def unit_by_chance(family: TaskFamily, tasks: PyTree, config: Config, seed: int) -> float:
-    """Return the unit of the rewards that random actions meet in as many steps as an update has; 1 where they meet
-    none.
-
-    Raises:
-        AdJaxError: if the family gives what is not finite or not what it states.
-    """
-
-    def play(tasks):
-        played, task = by_chance(family, config, seed, tasks)
-        return played.reward, cannot_be(family, played, task)
-
-    reward, (first, task) = jax.device_get(jax.jit(play)(tasks))
-    if first.place != values.NOTHING:
-        raise refused(first, task, tasks, family, "in random play before update 1", "Nothing was trained.")
-    return reward_unit.pool([reward_unit.of_chunk(np.asarray(reward))])
-
-
-def by_chance(family: TaskFamily, config: Config, seed: int, tasks: PyTree) -> tuple[Unroll, jax.Array]:
-    """As many steps as an update has, of random actions in new trials, and the row of each trial's task, `[B]`."""
-
-    def segment(params, cache, steps):
-        at = steps.prev_action.shape
-        return jnp.zeros((*at, family.num_actions), jnp.float32), jnp.zeros(at, jnp.float32), cache
-
-    chance = ActorCritic(lambda key: {}, lambda batch: (), segment)
-    key_begin, key_roll = jax.random.split(named_key(seed, "rl2-rewards"))
-    trials = begin(chance, family, config, key_begin, tasks)
-    return roll(chance, family, config, {}, trials, tasks, key_roll)[0], trials.task
-
-
 def update(
-    network: ActorCritic,
-    family: TaskFamily,
-    config: Config,
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    unit: float,
-    state: TrainState,
-    tasks: PyTree,
-    key: jax.Array,
+    parts: Parts, mesh: Mesh, state: TrainState, tasks: PyTree, key: jax.Array
 ) -> tuple[TrainState, dict[str, PyTree]]:
     """Return some steps of every trial, the gradient steps on them, and new trials where some are over. The key is
     consumed.
@@ -217,32 +150,7 @@ def update(
         the mean return of the first and of the last episode of a trial, over the trials that began and ended here;
         beside them what `cannot_be`.
     """
-    key_roll, key_begin = jax.random.split(key)
-    over = state.trials.age + 1 >= config.trial_episodes // config.unroll
-    unroll, trials, ahead = roll(network, family, config, state.params, state.trials, tasks, key_roll)
-    ahead = jnp.where(over, 0.0, ahead)
-    reward = unroll.reward if unit == reward_unit.NONE else unroll.reward / jnp.float32(unit)
-    advantage = advantages(reward * config.reward_scale, unroll.value, ahead, config)
-    target = advantage + unroll.value
-    advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-    progress = state.step.astype(jnp.float32) / config.updates
-    entropy_cost = config.entropy_cost + progress * (config.entropy_cost_end - config.entropy_cost)
-
-    def clipped(params, batch):
-        return loss(params, network, family, config, entropy_cost, *batch)
-
-    learned, facts = gradient_steps(
-        clipped,
-        optimizer,
-        Learning(state.params, state.opt_state),
-        (state.trials.cache, unroll, advantage, target),
-        mesh=mesh,
-        minibatches=config.minibatches,
-        passes=config.epochs,
-    )
-    fresh = begin(network, family, config, key_begin, tasks)
-    trials = begun_again(over, fresh, trials.replace(age=state.trials.age + 1))
-    first, last = episodes(unroll, state.trials.age == 0, over)
-    told: dict[str, PyTree] = dict(zip(FACTS, (*map(jnp.mean, facts), first, last)))
-    told["cannot be"] = cannot_be(family, unroll, state.trials.task)
-    return TrainState(learned.params, learned.opt_state, state.step + 1, trials), told
+    learning = Learning(state.params, state.opt_state)
+    learned, trials, unroll, facts = improved(parts, learning, state.trials, state.step, tasks, key, mesh=mesh)
+    metrics = mean_facts(facts[:3]) | told_of(parts.family, parts.config, state.trials, unroll)
+    return TrainState(learned.params, learned.opt_state, state.step + 1, trials), metrics

@@ -19,7 +19,7 @@ from ad_jax.experiment import CollectConfig, EvaluateConfig, Experiment, TaskCon
 from ad_jax.files import read_json
 from ad_jax.history import replay, returns, reward_unit
 from ad_jax.history.store import HistoryWriter, open_store
-from ad_jax.methods import rl2
+from ad_jax.methods import reinforcement, rl2
 from ad_jax.methods.distillation import Distillation
 from ad_jax.models import lstm
 from ad_jax.models.lstm import LSTM
@@ -175,7 +175,7 @@ def test_rl2_counts_in_the_unit_that_random_actions_meet():
     for pay in (1.0, 1024.0):
         family = ScaledRoom(size=3, steps=4, pay=pay, cost=0.25)
         tasks = take(family.all_tasks(), np.arange(5))
-        unit = rl2.unit_by_chance(family, tasks, config, seed=1)
+        unit = reinforcement.unit_by_chance(family, tasks, config, seed=1)
         network = dataclasses.replace(SMALL, value_head=True).actor_critic(spec_of(family))
         feed = TrainingTasks(tasks, mesh_of())
         trainer = Trainer(rl2.make(network, family, tasks, config, mesh_of(), unit), feed, config, mesh_of(), 1)
@@ -184,4 +184,4 @@ def test_rl2_counts_in_the_unit_that_random_actions_meet():
     chex.assert_trees_all_equal(*found)
     assert 0.25 < found[0][3] < 1
     nothing = ScaledRoom(size=3, steps=4, pay=0.0)
-    assert rl2.unit_by_chance(nothing, tasks, config, seed=1) == 1.0
+    assert reinforcement.unit_by_chance(nothing, tasks, config, seed=1) == 1.0
