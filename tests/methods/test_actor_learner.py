@@ -16,7 +16,7 @@ from ad_jax import envs
 from ad_jax.checkpoint import checkpoint
 from ad_jax.envs.base import seen_spec_of, spec_of
 from ad_jax.errors import ConfigError
-from ad_jax.experiment import Experiment, build, load, override
+from ad_jax.experiment import Experiment, TaskConfig, build, load, override
 from ad_jax.history import replay
 from ad_jax.methods import trials
 from ad_jax.methods.actor_learner import ActorLearner, Parts, acting, off_policy_advantages
@@ -191,7 +191,7 @@ def test_the_learner_s_options_are_set_one_by_one_and_are_of_the_run():
 
 
 def test_the_learner_is_counted_in_the_memory(trained):
-    e = experiment()
+    e = experiment(env=ROOM, tasks=TaskConfig(train=7, held_out=2))
     state = trained.abstract_state
     both = state.params, state.opt_state, state.params, state.learner.params, state.learner
     assert cost.count(e, build(e)).state_bytes == residents.tree_bytes(both)
