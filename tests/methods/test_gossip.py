@@ -98,7 +98,7 @@ def test_a_copy_goes_to_one_neighbor_in_the_place_of_an_all_reduce(trained):
         lowered = jax.jit(trainer.learner.update).lower(
             trainer.abstract_state, trainer.feed.tasks, jax.eval_shape(lambda: trainer.key(0))
         )
-        return hlo.read(lowered.compile().as_text()).collectives
+        return hlo.read(str(lowered.compile().as_text())).collectives
 
     ours, plain = sent(trained), sent(trainer_of(dataclasses.replace(GROUPS, gossip=None)))
     one = tree_bytes(trained.abstract_state.params)
