@@ -314,6 +314,7 @@ def test_what_cannot_be_planned_is_refused_before_anything_is_compiled(e, change
 
 def test_one_checkpoint_is_asked_for_other_goals_in_evaluation_and_by_an_agent(tmp_path):
     e = override(SMOKE, ["method.acting.goal=task", "method.acting.denoising_steps=4", "method.acting.warm_steps=2"])
+    e = override(e, ["evaluate.episodes=1", "evaluate.seeds=1"])
     other = override(e, ["method.acting.goal=8,8", "method.acting.waypoints=((0,8),)"])
     assert directory.digest(other) == directory.digest(e)
     assert Experiment.from_json(json.loads(json.dumps(other.to_json()))) == other
@@ -332,6 +333,7 @@ def test_one_checkpoint_is_asked_for_other_goals_in_evaluation_and_by_an_agent(t
         Agent.load(run.folder, acting={"goal": (8, 9)})
 
 
+@pytest.mark.slow
 def test_pictures_are_planned_by_the_familys_coordinates():
     e = override(load("watermaze", "smoke"), ["method=diffuser", *LITTLE, "method.acting.goal=task"])
     e = override(e, ["method.acting.denoising_steps=3", "method.acting.warm_steps=2", "evaluate.episodes=1"])
