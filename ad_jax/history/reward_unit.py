@@ -109,8 +109,12 @@ def applied(model: Any, unit: float) -> Any:
 
     if hasattr(model, "segment"):
         return model._replace(segment=lambda params, cache, steps: model.segment(params, cache, see(steps)))
-    unroll = model.unroll
+    unroll, ways = model.unroll, model.branches
+    if ways is not None:
+        grow = ways.decode
+        ways = ways._replace(decode=lambda params, cache, steps: grow(params, cache, see(steps)))
     return model._replace(
+        branches=ways,
         apply=lambda params, steps, key=None: model.apply(params, see(steps), key),
         decode=lambda params, cache, steps: model.decode(params, cache, see(steps)),
         unroll=unroll and (lambda params, cache, steps: unroll(params, cache, see(steps))),

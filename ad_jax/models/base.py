@@ -14,6 +14,7 @@ import numpy as np
 
 from ad_jax.errors import ConfigError
 from ad_jax.keys import a_key
+from ad_jax.models.branches import Branches
 from ad_jax.models.heads.base import Head
 from ad_jax.types import Box, Discrete, PyTree, Spec, Steps
 
@@ -42,6 +43,8 @@ class Model(NamedTuple):
         unroll: `(params, cache, steps [B, L]) -> (outputs [B, L, head.size], cache)`: what L calls of `decode` give, at
             once and with a gradient; None where a model has nothing better than those calls (`unroll_of`).
         parts: what the method that made the model acts with beside these functions, such as the steps of a planner.
+        branches: how streams go on in many ways at once, for planners; None where a model has nothing better than a
+            cache for each way (`branches_of`).
     """
 
     init: Callable[[jax.Array], Params]
@@ -55,6 +58,7 @@ class Model(NamedTuple):
     head: Head | None = None
     unroll: Callable[[Params, Cache, Steps], tuple[jax.Array, Cache]] | None = None
     parts: PyTree = None
+    branches: Branches | None = None
 
 
 class ActorCritic(NamedTuple):

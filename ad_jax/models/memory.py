@@ -34,7 +34,7 @@ def last_boundary(prev_done: Array) -> int:
     return begun[-1] if begun else 0
 
 
-def age(before: Int32[Array, " B"], prev_done: Bool[Array, " B"]) -> Int32[Array, " B"]:
+def age(before: Int32[Array, "*B"], prev_done: Bool[Array, "*B"]) -> Int32[Array, "*B"]:
     """Return the steps of its episode that each row has seen, this one included, after `before`."""
     return jnp.where(prev_done, 1, before + 1)
 

@@ -23,6 +23,7 @@ from flax import nnx
 from ad_jax.errors import ConfigError
 from ad_jax.models.attention import rotary_period, rotate
 from ad_jax.models.base import ActorCritic, Model, ModelConfig, Params
+from ad_jax.models.branches import of_ring
 from ad_jax.models.cache import episode_cache, ring_cache
 from ad_jax.models.dropout import keep
 from ad_jax.models.functional import functional
@@ -171,7 +172,8 @@ class Transformer(Options, ModelConfig):
             init_cache, decode, context_start = episode_cache(self, spec, n, network)
             return Model(init, apply, init_cache, decode, context_start, window, window, PARTITION, head)
         init_cache, decode, context_start, unroll = ring_cache(self, n, network, turn)
-        return Model(init, apply, init_cache, decode, context_start, window, None, PARTITION, head, unroll)
+        model = Model(init, apply, init_cache, decode, context_start, window, None, PARTITION, head, unroll)
+        return model._replace(branches=of_ring(self, n, network, turn))
 
     def actor_critic(self, spec: Spec) -> ActorCritic:
         """Return the same network with its value. One step is decoded; more go on from the ring at once.

@@ -12,6 +12,7 @@ import numpy as np
 from ad_jax.keys import a_key
 from ad_jax.models import heads
 from ad_jax.models.base import Cache, Model, Params, has_parameters
+from ad_jax.models.branches import of_rows
 from ad_jax.testing.base import promised, require, run_checks
 from ad_jax.types import Discrete, PyTree, Spec, Steps
 
@@ -77,6 +78,7 @@ def check_model(model: Model, spec: Spec, *, episode_length: int, tolerance: flo
         "decode is compiled once": _retrace,
         "decode equals apply from the first step to five windows": _decode,
         "apply on a long segment equals decode": _long_segment,
+        "streams that go on in many ways decode as each alone": _branches,
         "rows of a batch do not affect one another": _rows,
         "a key makes training mode, reproducibly": _training,
     }
@@ -218,6 +220,42 @@ def _long_segment(s: Sample) -> None:
         outputs, cache = unroll(s.params, cache, jax.tree.map(lambda x: x[:, part], steps))  # noqa: B023
         error = np.abs(np.asarray(outputs) - decoded[:, part]).max()
         require(error <= s.tolerance, f"|unroll - decode| <= {s.tolerance}", f"{error:.2e}", "Start from the cache.")
+
+
+def _branches(s: Sample) -> None:
+    """Ways of a few steps, which go on from one another, against the streams that they stand for."""
+    own, planned, drawn = s.model.branches, 4, np.random.default_rng(0)
+    # Where each way has a cache of its own, one stream's ways are the rows of the program that is there.
+    streams, ways = (1, ROWS) if own is None else (ROWS, 3)
+    branches = of_rows(s.decode) if own is None else own._replace(decode=jax.jit(own.decode))
+    for first in (1, s.model.window + 2):
+        past, cache = _stream(s, first), s.model.init_cache(ROWS)
+        for t in range(first):
+            _, cache = s.decode(s.params, cache, jax.tree.map(lambda x: x[:, t], past))  # noqa: B023
+        cache = jax.tree.map(lambda x: x[:streams] if x.ndim else x, cache)
+        ahead = random_steps(s.spec, streams * ways, first + planned, s.episode_length, seed=2)
+        ahead = jax.tree.map(lambda x: x.reshape(streams, ways, *x.shape[1:]), ahead)
+        lived = jax.tree.map(lambda x: np.repeat(x[:streams, None], ways, axis=1), past)
+        grown, outputs = branches.start(cache, ways, planned), None
+        for t in range(first, first + planned):
+            rows = drawn.integers(0, ways, (streams, ways)).astype(np.int32)
+            grown = branches.take(grown, jnp.asarray(rows))
+            outputs, grown = branches.decode(s.params, grown, jax.tree.map(lambda x: x[:, :, t], ahead))  # noqa: B023
+            lived = jax.tree.map(
+                lambda x, y: np.concatenate([x[np.arange(streams)[:, None], rows], y[:, :, t : t + 1]], axis=2),  # noqa: B023
+                lived,
+                ahead,
+            )
+        flat = jax.tree.map(lambda x: x.reshape(-1, ROWS, *x.shape[2:]), lived)
+        alone = [decode_all(s.model, s.params, jax.tree.map(lambda x: x[i], flat), s.decode)[:, -1]  # noqa: B023
+                 for i in range(streams * ways // ROWS)]  # fmt: skip
+        error = np.abs(np.asarray(outputs).reshape(np.concatenate(alone).shape) - np.concatenate(alone)).max()
+        require(
+            error <= s.tolerance,
+            f"|branches - decode| <= {s.tolerance} after {first} steps",
+            f"{error:.2e}",
+            "A way sees its stream's past and its own plan, and take moves all that is a way's own.",
+        )
 
 
 def _rows(s: Sample) -> None:

@@ -28,7 +28,7 @@ STREAMING = Transformer(layers=2, width=16, heads=2, mlp_width=32, window=6)
 )
 def test_contract(changes):
     model = dataclasses.replace(STREAMING, memory="episode", **changes).make(GRID)
-    assert len(check_model(model, GRID, episode_length=5)) == 8
+    assert len(check_model(model, GRID, episode_length=5)) == 9
 
 
 @pytest.mark.parametrize("config", [STREAMING, LSTM(width=8, hidden=8, mlp_width=8)], ids=["transformer", "lstm"])
