@@ -39,6 +39,8 @@ if TYPE_CHECKING:  # `as`: these are public
     from ad_jax.methods.offline_distillation import OfflineDistillation as OfflineDistillation
     from ad_jax.methods.on_policy_distillation import OnPolicyDistillation as OnPolicyDistillation
     from ad_jax.methods.rl2 import RL2 as RL2
+    from ad_jax.methods.tap import TAP as TAP
+    from ad_jax.methods.trajectory_transformer import TrajectoryTransformer as TrajectoryTransformer
     from ad_jax.models.base import Model as Model
     from ad_jax.models.dpt import DPTModel as DPTModel
     from ad_jax.models.lstm import LSTM as LSTM
@@ -95,6 +97,8 @@ _PUBLIC = {
     "OfflineDistillation": "ad_jax.methods.offline_distillation",
     "OnPolicyDistillation": "ad_jax.methods.on_policy_distillation",
     "RL2": "ad_jax.methods.rl2",
+    "TAP": "ad_jax.methods.tap",
+    "TrajectoryTransformer": "ad_jax.methods.trajectory_transformer",
     "EvaluateConfig": "ad_jax.experiment",
     "MeshConfig": "ad_jax.experiment",
     "load_experiment": "ad_jax.experiment:load",

@@ -34,7 +34,9 @@ from ad_jax.methods.multi_game_dt import MultiGameDT
 from ad_jax.methods.offline_distillation import OfflineDistillation
 from ad_jax.methods.on_policy_distillation import OnPolicyDistillation
 from ad_jax.methods.rl2 import RL2
+from ad_jax.methods.tap import TAP
 from ad_jax.methods.teacher import Teacher
+from ad_jax.methods.trajectory_transformer import Planning, TrajectoryTransformer
 from ad_jax.models.base import ModelConfig
 from ad_jax.models.dpt import DPTModel
 from ad_jax.models.lstm import LSTM
@@ -156,6 +158,14 @@ def planning() -> Program:
     return _rollouts(evaluator, jax.eval_shape(model.init, a_key(0)), ROOM, "run")
 
 
+def searching() -> Program:
+    """Return rollouts whose every decision is a beam search."""
+    method = dataclasses.replace(PLANNER, observation_bounds=None).bind(ROOM, tasks_of(ROOM))
+    made = setting_of(Transformer(**BLOCKS), ROOM, method).model
+    evaluator = make_evaluator(method.policy(made), ROOM, mesh_of(), 2, ROOM.episode_length)
+    return _rollouts(evaluator, jax.eval_shape(made.init, a_key(0)), ROOM, "run")
+
+
 def sampling(family: TaskFamily) -> Program:
     """Return a batch of windows."""
     spec, mesh = spec_of(family), mesh_of()
@@ -182,6 +192,7 @@ COLLECTING = {
 }
 SHORT: dict[str, Any] = {"updates": 4, "updates_per_dispatch": 2}
 TAUGHT: dict[str, Any] = {**SHORT, "warmup_updates": 2}
+PLANNER = TrajectoryTransformer(**TAUGHT, observation_bounds=(2.0,), acting=Planning(2, 2, 2))
 TRIALS = RL2(**SHORT, trial_episodes=2, trials=4)
 TRAINING = {
     "distillation, transformer": (Distillation(**TAUGHT), Transformer(**BLOCKS)),
@@ -208,6 +219,8 @@ TRAINING = {
         LSTM(width=8, hidden=8, mlp_width=8),
     ),
     "dpt, dpt": (DPT(**TAUGHT), DPTModel(**BLOCKS)),
+    "trajectory_transformer, real actions": (PLANNER, Transformer(**BLOCKS), POINTS),
+    "tap, lstm": (TAP(**TAUGHT), LSTM(width=8, hidden=8, mlp_width=8)),
     "rl2, lstm": (TRIALS, LSTM(width=8, hidden=8, mlp_width=8, value_head=True)),
     "actor_learner, lstm": (
         ActorLearner(**SHORT, trial_episodes=2, trials=4, learner=Transformer(**BLOCKS, gate="gru", value_head=True)),
@@ -233,6 +246,7 @@ PARTS: dict[str, Callable[[], Program]] = {
     **{f"evaluating: {name}": functools.partial(evaluating, *of) for name, of in EVALUATING.items()},
     "evaluating: prompted": prompted,
     "evaluating: plans": planning,
+    "evaluating: beams": searching,
     "sampling: steps": functools.partial(sampling, ROOM),
     "sampling: pictures": functools.partial(sampling, POOL),
 }

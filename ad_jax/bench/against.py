@@ -44,6 +44,8 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "rotation": (),
     "rl2": ("trials",),
     "evaluate": ("rollouts",),
+    "plan": ("plans",),
+    "search": ("plans",),
     "attention": ("head_widths", "variants"),
     "torch": ("cases",),
 }
@@ -78,7 +80,7 @@ def narrowed(stage: str, sizes: Sizes) -> Iterator[Sizes]:
     cases = [dataclasses.replace(case, compiles=False) for case in sizes.cases]
     if stage == "torch":
         cases = [case for case in (cases if sizes.beside is None else sizes.beside) if case.torch]
-    first = sizes.acting if stage == "evaluate" and sizes.acting else cases[0]
+    first = sizes.acting if stage in ("evaluate", "plan", "search") and sizes.acting else cases[0]
     sizes = dataclasses.replace(sizes, cases=(first,), beside=None)
     fields = PARTS[stage]
     if not fields:

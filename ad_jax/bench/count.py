@@ -1,4 +1,4 @@
-"""Operations and bytes, counted on paper: FLOP of decoding, of denoising a plan, of actor-critic and of RL².
+"""Operations and bytes, counted on paper: FLOP of decoding, of plans, of actor-critic and of RL².
 
 Those of a training step are in `ad_jax/cost.py`.
 """
@@ -8,6 +8,8 @@ import math
 
 import jax
 
+from ad_jax.models.segments import DIRECTIONS, Shape
+from ad_jax.models.step_tokens import Tokens
 from ad_jax.models.tokens import tokens_per_step
 from ad_jax.models.transformer import Transformer
 from ad_jax.planning.transformer import matmul_params
@@ -38,6 +40,40 @@ def denoise_flops(params: PyTree, config: Transformer, horizon: int) -> float:
     inside = [part for name, part in params.items() if name.startswith("block_") or name == "found"]
     count = sum(math.prod(leaf.shape) for part in inside for leaf in jax.tree.leaves(part) if len(leaf.shape) > 1)
     return float(horizon * (2 * count + 4 * horizon * config.width * config.layers))
+
+
+def beam_flops(params: PyTree, config: Transformer, tokens: Tokens, beam: int, horizon: int, expand: int) -> float:
+    """FLOP of one decision of a beam search at a full window.
+
+    (1 + (horizon - 1) beam) C + horizon beam expand 2 D (r + 1 + v) + (horizon - 1) beam 2 D O, C those of a decoded
+    step, the plan's own steps in sight; D the hidden numbers of a token, r, v and O the values of a reward, of a return
+    and of all components of an observation.
+    """
+    per_token, per_position = matmul_params(params)
+    n = tokens_per_step(config.layout)
+
+    def decoded(seen):
+        return n * (2 * per_token + 4 * n * seen * config.width * config.layers) + 2 * per_position
+
+    spec = tokens.spec
+    values = sum(grid.bins for grid in tokens.observation) if spec.values is None else sum(spec.values)
+    candidates = horizon * beam * expand * 2 * tokens.hidden * (tokens.reward.bins + 1 + tokens.value.bins)
+    kept = (horizon - 1) * beam * 2 * tokens.hidden * values
+    return float(decoded(config.window) + (horizon - 1) * beam * decoded(config.window) + candidates + kept)
+
+
+def code_beam_flops(params: PyTree, config: Transformer, shape: Shape, beam: int, horizon: int, expand: int) -> float:
+    """FLOP of one decision of a beam search among codes, at a full window.
+
+    C + 2 horizon beam [D (4 D + codes) + expand (3 D d + 2 D D + 2 D (L (r + 1) + v))], C those of a decoded step, D
+    the hidden numbers, d the dimensions of a code, L its steps, r and v the values of a reward and of a return.
+    """
+    backbone, _ = decode_cost(params, config, 1)
+    hidden, tokens = shape.tokens.hidden, shape.tokens
+    plan = hidden * (4 * hidden + shape.codes)
+    earned = 2 * hidden * (shape.length * (tokens.reward.bins + 1) + tokens.value.bins)
+    each = 3 * hidden * DIRECTIONS + 2 * hidden * hidden + earned
+    return float(backbone + 2 * horizon * beam * (plan + expand * each))
 
 
 def actor_critic_flops(inputs: int, hidden: tuple[int, ...], actions: int) -> float:

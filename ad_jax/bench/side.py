@@ -21,6 +21,8 @@ MODULES = {
     "rotation": "rotating",
     "rl2": "reinforcing",
     "evaluate": "evaluating",
+    "plan": "diffusing",
+    "search": "searching",
     "attention": "attending",
     "torch": "torch_reference",
 }

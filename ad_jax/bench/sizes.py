@@ -54,7 +54,9 @@ class Sizes:
     head_widths: tuple[int, ...]
     tiny: bool = False  # only the first of the limits' small products
     acting: Case | None = None  # the model that is evaluated; None: the first of the cases
-    plans: tuple[int, ...] = (1, 64)  # lifetimes side by side that a diffuser plans for
+    plans: tuple[int, ...] = (1, 64)  # lifetimes side by side whose every decision is planned
+    search: tuple[int, int] = (32, 10)  # of plans in a model: width of the beam, and steps
+    search_steps: int = 640  # about how many decisions in one timed call of a search
     variants: tuple[Case, ...] = ()  # transformers that are trained with each attention
     beside: tuple[Case, ...] | None = None  # those that PyTorch trains, too; None: the cases
     demo: str | None = "demo"  # scale of Dark Room that is run from nothing; None: none, unless a finished one is named
@@ -87,6 +89,7 @@ QUICK = Sizes(
     attention=(4, 40, 64, "float32"),
     head_widths=(16,),
     plans=(4,),
+    search_steps=64,
     tiny=True,
     demo=None,
     compiling=False,
@@ -186,6 +189,8 @@ TRIAL = dataclasses.replace(
     attention=(2, 8, 16, "float32"),
     head_widths=(8,),
     plans=(2,),
+    search=(4, 2),
+    search_steps=16,
     acting=TINY_CASE,
     variants=(TINY_CASE,),
     beside=(TINY_CASE,),

@@ -23,6 +23,7 @@ from ad_jax.bench import (
     reinforcing,
     rotating,
     scaling,
+    searching,
 )
 from ad_jax.bench.peers import run as peers
 from ad_jax.bench.results import Results
@@ -33,7 +34,19 @@ from ad_jax.files import JsonObject
 from ad_jax.process.metrics import log
 from ad_jax.text import si
 
-STAGES = ("limits", "collect", "distill", "rotation", "rl2", "evaluate", "plan", "attention", "scaling", "demo")
+STAGES = (
+    "limits",
+    "collect",
+    "distill",
+    "rotation",
+    "rl2",
+    "evaluate",
+    "plan",
+    "search",
+    "attention",
+    "scaling",
+    "demo",
+)
 
 
 def chosen(quick: bool, brief: bool = False) -> tuple[str, Sizes]:
@@ -60,6 +73,7 @@ def stage_rows(stage: str, sizes: Sizes, demo: Path | None) -> Iterator[Row]:
         "rl2": reinforcing,
         "evaluate": evaluating,
         "plan": diffusing,
+        "search": searching,
         "attention": attending,
         "scaling": scaling,
     }

@@ -144,7 +144,10 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="what is asked first of a GPU or TPU, in minutes; on a CPU the same rows at sizes that say nothing",
     )
-    stages = ("limits", "collect", "distill", "rotation", "rl2", "evaluate", "attention", "scaling", "demo", "torch")
+    stages = (
+        *("limits", "collect", "distill", "rotation", "rl2", "evaluate", "plan", "search", "attention", "scaling"),
+        *("demo", "torch"),
+    )
     bench.add_argument("--only", choices=stages, nargs="+", metavar="STAGE", help=f"in this order: {', '.join(stages)}")
     bench.add_argument(
         "--out",

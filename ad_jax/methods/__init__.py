@@ -19,6 +19,8 @@ METHODS = {
     "offline_distillation": "ad_jax.methods.offline_distillation:OfflineDistillation",
     "on_policy_distillation": "ad_jax.methods.on_policy_distillation:OnPolicyDistillation",
     "rl2": "ad_jax.methods.rl2:RL2",
+    "tap": "ad_jax.methods.tap:TAP",
+    "trajectory_transformer": "ad_jax.methods.trajectory_transformer:TrajectoryTransformer",
 }
 DEFAULT = "distillation"
 BEFORE = {"distill": "distillation", "rl2": "rl2"}  # field of an experiment -> the method whose options it held
