@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # `as`: these are public
     from ad_jax.methods.multi_game_dt import MultiGameDT as MultiGameDT
     from ad_jax.methods.offline_distillation import OfflineDistillation as OfflineDistillation
     from ad_jax.methods.on_policy_distillation import OnPolicyDistillation as OnPolicyDistillation
+    from ad_jax.methods.policy_distillation import PolicyDistillation as PolicyDistillation
     from ad_jax.methods.rl2 import RL2 as RL2
     from ad_jax.methods.tap import TAP as TAP
     from ad_jax.methods.trajectory_transformer import TrajectoryTransformer as TrajectoryTransformer
@@ -96,6 +97,7 @@ _PUBLIC = {
     "MultiGameDT": "ad_jax.methods.multi_game_dt",
     "OfflineDistillation": "ad_jax.methods.offline_distillation",
     "OnPolicyDistillation": "ad_jax.methods.on_policy_distillation",
+    "PolicyDistillation": "ad_jax.methods.policy_distillation",
     "RL2": "ad_jax.methods.rl2",
     "TAP": "ad_jax.methods.tap",
     "TrajectoryTransformer": "ad_jax.methods.trajectory_transformer",

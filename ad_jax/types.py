@@ -144,6 +144,8 @@ class Transition(struct.PyTreeNode):
     truncated: Array  # [...] bool, the time limit did
     # [..., *O] what the action led to, before any reset; None where it was not asked for (`collect.next_observation`)
     next_observation: Array | None = None
+    # [..., A] float32, what the source held of each action when it acted, values or logits; `collect.preferences`
+    preferences: Array | None = None
 
     @property
     def done(self) -> Array:
@@ -300,7 +302,7 @@ class Histories:
         Args:
             numbers: what the histories are called there, `[H]`; default 0..H-1.
         """
-        for field in ("reward", "observation", "action", "next_observation"):
+        for field in ("reward", "observation", "action", "next_observation", "preferences"):
             values = np.asarray(getattr(self.transition, field))
             if not np.issubdtype(values.dtype, np.floating):
                 continue

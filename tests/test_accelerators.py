@@ -33,6 +33,7 @@ from ad_jax.methods.dpt import DPT
 from ad_jax.methods.multi_game_dt import MultiGameDT
 from ad_jax.methods.offline_distillation import OfflineDistillation
 from ad_jax.methods.on_policy_distillation import OnPolicyDistillation
+from ad_jax.methods.policy_distillation import PolicyDistillation
 from ad_jax.methods.rl2 import RL2
 from ad_jax.methods.tap import TAP
 from ad_jax.methods.teacher import Teacher
@@ -218,6 +219,7 @@ TRAINING = {
         OnPolicyDistillation(**TAUGHT, lifetimes=4, lifetime_episodes=2),
         LSTM(width=8, hidden=8, mlp_width=8),
     ),
+    "policy_distillation": (PolicyDistillation(**TAUGHT, task_scale=(1.0, 1.0)), Transformer(**BLOCKS)),
     "dpt, dpt": (DPT(**TAUGHT), DPTModel(**BLOCKS)),
     "trajectory_transformer, real actions": (PLANNER, Transformer(**BLOCKS), POINTS),
     "tap, lstm": (TAP(**TAUGHT), LSTM(width=8, hidden=8, mlp_width=8)),

@@ -12,7 +12,7 @@ from ad_jax.errors import AdJaxError, ConfigError, is_ours, place_of, told
 from ad_jax.experiment import plugins
 from ad_jax.experiment.config import Experiment
 from ad_jax.history import reward_unit
-from ad_jax.history.columns import check_needs
+from ad_jax.history.columns import STORED, check_needs
 from ad_jax.keys import a_key
 from ad_jax.methods.base import MethodConfig, Setting, Untrained
 from ad_jax.methods.teacher import Teacher
@@ -143,7 +143,7 @@ def _build(experiment: Experiment) -> Components:
         family, source_config, source, model_config, model, spec, seen_spec, split, reference, method, seen_again
     )
     if method.feed == "histories":
-        check_needs(method.needs, e.collect.next_observation)
+        check_needs(method.needs, [name for name in STORED if getattr(e.collect, name)])
         _check_windows(e, components)
     return components
 

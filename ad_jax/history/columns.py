@@ -5,7 +5,7 @@ end an episode share a byte, so that both reach the devices in the room of one.
 
     observation, action, reward, ends   always; `ends` adds 1 where the environment ended the episode, 2 where the time
                                         limit did
-    next_observation                    where a method asks for it
+    next_observation, preferences       where a method asks for them
     channels                            those that a method prepares
 """
 
@@ -21,26 +21,28 @@ from ad_jax.types import Array, Batch, Histories, Spec, Steps, Transition
 
 TERMINATED, TRUNCATED = 1, 2  # in `ends`
 NEXT = "next_observation"
-NEEDS = ("reward", "terminated", "truncated", NEXT)  # what a method can ask for of a step, beside its action
+PREFERENCES = "preferences"
+STORED = {NEXT: "what each action led to before any reset", PREFERENCES: "what the source held of each action"}
+NEEDS = ("reward", "terminated", "truncated", *STORED)  # what a method can ask for of a step, beside its action
 ALWAYS = ("observation", "action", "reward", "ends")
 RESERVED = frozenset((*ALWAYS, *NEEDS))  # no channel has such a name
 
 
-def check_needs(needs: Collection[str], next_observation: bool) -> None:
+def check_needs(needs: Collection[str], held: Collection[str]) -> None:
     """Raise ConfigError where a method asks for what histories do not hold.
 
     Args:
         needs: the names that it asks for.
-        next_observation: whether that is collected.
+        held: which of `STORED`, what is stored on request alone, is there.
     """
     for name in needs:
         if name not in NEEDS:
             raise unknown("field of a step in the method's needs", name, NEEDS)
-    if NEXT in needs and not next_observation:
-        raise ConfigError(
-            "the method learns from next_observation, what each action led to before any reset, which is stored on "
-            "request: set collect.next_observation=true, and collect in a new directory"
-        )
+        if name in STORED and name not in held:
+            raise ConfigError(
+                f"the method learns from {name}, {STORED[name]}, which is stored on request: set collect.{name}=true, "
+                "and collect in a new directory"
+            )
 
 
 def of(transition: Transition, action_dtype: DTypeLike) -> dict[str, np.ndarray]:
@@ -62,9 +64,9 @@ def asked_for(histories: Histories, needs: Collection[str]) -> dict[str, np.ndar
     Raises:
         ConfigError: if the histories do not hold it.
     """
-    reached = histories.transition.next_observation
-    check_needs(needs, reached is not None)
-    return {NEXT: np.asarray(reached)} if NEXT in needs else {}
+    held = {name: x for name in STORED if (x := getattr(histories.transition, name)) is not None}
+    check_needs(needs, held)
+    return {name: np.asarray(x) for name, x in held.items() if name in needs}
 
 
 def none(spec: Spec) -> dict[str, float]:
@@ -81,6 +83,7 @@ def shapes(spec: Spec, reward_dtype: DTypeLike, needs: Collection[str] = ()) -> 
         "ends": ((), np.uint8),
     }
     found |= {NEXT: found["observation"]} if NEXT in needs else {}
+    found |= {PREFERENCES: ((spec.num_actions,), np.float32)} if PREFERENCES in needs else {}
     return {name: jax.ShapeDtypeStruct(shape, np.dtype(dtype)) for name, (shape, dtype) in found.items()}
 
 
@@ -119,6 +122,7 @@ def batch(
         "terminated": lambda: now["ends"] & TERMINATED != 0,
         "truncated": lambda: now["ends"] & TRUNCATED != 0,
         NEXT: lambda: see(NEXT),
+        PREFERENCES: lambda: now[PREFERENCES].astype(jnp.float32),
     }
     targets = {"action": now["action"].astype(spec.action.compute_dtype)} | {name: known[name]() for name in needs}
     return Batch(steps, targets | {name: x for name, x in channels.items() if name not in inputs})

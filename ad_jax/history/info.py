@@ -36,6 +36,7 @@ def info(url: Url) -> str:
         ("histories", f"{rows} of {manifest.histories} x {manifest.steps} steps; episodes: {manifest.episode_length}"),
         ("observation", f"{list(observation[1:])} {dtype.name}; actions: {_actions(manifest.spec.action)}"),
         *([("stored, too", "next_observation, before any reset")] if manifest.next_observation else []),
+        *([("stored, too", "preferences, what the source held of each action")] if manifest.preferences else []),
         ("reward dtype", manifest.reward_dtype),
         ("tasks", str(len(tasks))),
         ("chunks", f"{len(entries)} of {manifest.chunks} finished, {manifest.chunk_histories} histories each"),

@@ -70,7 +70,7 @@ class _Spec(Struct):
 
 
 def step_fields(
-    spec: Spec, reward_dtype: DTypeLike, next_observation: bool
+    spec: Spec, reward_dtype: DTypeLike, next_observation: bool, preferences: bool = False
 ) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Return shape and dtype of everything that is stored of one step, by name."""
     fields = {
@@ -80,7 +80,8 @@ def step_fields(
         "terminated": ((), np.dtype(bool)),
         "truncated": ((), np.dtype(bool)),
     }
-    return fields | ({"next_observation": fields["observation"]} if next_observation else {})
+    fields |= {"next_observation": fields["observation"]} if next_observation else {}
+    return fields | ({"preferences": ((spec.num_actions,), np.dtype(np.float32))} if preferences else {})
 
 
 class Manifest(Struct, frozen=True, kw_only=True, dict=True, forbid_unknown_fields=True):
@@ -98,6 +99,7 @@ class Manifest(Struct, frozen=True, kw_only=True, dict=True, forbid_unknown_fiel
         chunk_histories: histories in one chunk; the last chunk may hold fewer.
         provenance: seed, versions, split and the like: any JSON.
         next_observation: whether what each action led to is stored, too.
+        preferences: whether what the source held of each action is.
     """
 
     family: JsonObject
@@ -111,6 +113,7 @@ class Manifest(Struct, frozen=True, kw_only=True, dict=True, forbid_unknown_fiel
     chunk_histories: Size
     provenance: JsonObject
     next_observation: bool = False
+    preferences: bool = False
 
     @property
     def chunks(self) -> int:
@@ -125,7 +128,7 @@ class Manifest(Struct, frozen=True, kw_only=True, dict=True, forbid_unknown_fiel
     @functools.cached_property
     def fields(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Shape without H, and dtype, of every array, by its path under `arrays/`."""
-        of_step = step_fields(self.spec, self.reward_dtype, self.next_observation)
+        of_step = step_fields(self.spec, self.reward_dtype, self.next_observation, self.preferences)
         fields: dict[str, tuple[tuple[int, ...], np.dtype]] = {
             name: ((self.steps, *shape), dtype) for name, (shape, dtype) in of_step.items()
         }
@@ -142,7 +145,7 @@ class Manifest(Struct, frozen=True, kw_only=True, dict=True, forbid_unknown_fiel
         """Plain data, with the schema version; what came later is there only where it holds, so bytes are kept."""
         schema = 1 if isinstance(self.spec.action, Discrete) else SCHEMA
         data = structs.asdict(self) | {"spec": self.spec.to_json(), "schema": schema}
-        return {name: value for name, value in data.items() if name != "next_observation" or value}
+        return {name: value for name, value in data.items() if name not in ("next_observation", "preferences") or value}
 
     @classmethod
     def from_json(cls, data: Json) -> "Manifest":

@@ -18,6 +18,7 @@ METHODS = {
     "multi_game_dt": "ad_jax.methods.multi_game_dt:MultiGameDT",
     "offline_distillation": "ad_jax.methods.offline_distillation:OfflineDistillation",
     "on_policy_distillation": "ad_jax.methods.on_policy_distillation:OnPolicyDistillation",
+    "policy_distillation": "ad_jax.methods.policy_distillation:PolicyDistillation",
     "rl2": "ad_jax.methods.rl2:RL2",
     "tap": "ad_jax.methods.tap:TAP",
     "trajectory_transformer": "ad_jax.methods.trajectory_transformer:TrajectoryTransformer",

@@ -13,7 +13,7 @@ from ad_jax.errors import ConfigError, HistoryError, OtherHistoriesError, differ
 from ad_jax.experiment import Components, Experiment, name_of
 from ad_jax.files import JsonObject
 from ad_jax.history import store as history_store
-from ad_jax.history.columns import NEXT
+from ad_jax.history.columns import STORED
 from ad_jax.history.manifest import Leaf
 from ad_jax.process import provenance
 from ad_jax.process.metrics import log
@@ -50,6 +50,7 @@ def make_manifest(e: Experiment, p: Components, behavior: JsonObject) -> Manifes
         episode_length=p.family.episode_length,
         chunk_histories=e.collect.chunk_learners * p.source.actors,
         next_observation=e.collect.next_observation,
+        preferences=e.collect.preferences,
         provenance={
             "seed": e.seed,
             "tasks": dataclasses.asdict(e.tasks),
@@ -135,11 +136,12 @@ def check_histories(
             f"the histories in {url} were collected before task family {name_of(e.env)} was changed: they differ in "
             f"{', '.join(odd[:4])}. {OTHERS if given else lineage.ANEW}"
         )
-    if NEXT in p.method.needs and not manifest.next_observation:
-        raise HistoryError(
-            f"the histories in {url} hold no {NEXT}, which the method learns from: collect others, with "
-            "collect.next_observation=true"
-        )
+    for name in STORED:
+        if name in p.method.needs and not getattr(manifest, name):
+            raise HistoryError(
+                f"the histories in {url} hold no {name}, which the method learns from: collect others, with "
+                f"collect.{name}=true"
+            )
     ours = continued(mine, manifest.to_json(), e, url, given)
     if given:
         return

@@ -63,7 +63,13 @@ def collect(experiment: Experiment) -> Histories:
     ids, seeds = p.family.task_ids(p.split.train), e.collect.seeds
     asked, mesh = e.collect, rows_mesh(e.mesh)
     collector = collecting.Collector(
-        p.family, p.source, asked.episodes, mesh, asked.chunk_learners, asked.next_observation
+        p.family,
+        p.source,
+        asked.episodes,
+        mesh,
+        asked.chunk_learners,
+        asked.next_observation,
+        asked.preferences,
     )
     total, chunks = len(ids) * seeds, []
     for first in range(0, total, collector.chunk):

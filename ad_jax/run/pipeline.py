@@ -154,7 +154,13 @@ class Run:
         mesh = own_mesh(self.mesh)
         asked = e.collect
         collector = collect.Collector(
-            p.family, p.source, asked.episodes, mesh, asked.chunk_learners, asked.next_observation
+            p.family,
+            p.source,
+            asked.episodes,
+            mesh,
+            asked.chunk_learners,
+            asked.next_observation,
+            asked.preferences,
         )
         result = collect.collect(
             collector,

@@ -99,6 +99,8 @@ class DQN(SourceConfig):
             keys = jax.random.split(key_env, (unroll, actors))
             acted = act(family, task, choose, state.env_state, state.observation, (explore, which), keys)
             stream, reached = acted.stream.replace(next_observation=None), acted.outcomes.next_observation
+            held = jax.vmap(lambda observation: q_values(state.params, spec, see(observation)))
+            told = acted.stream.replace(preferences=held(acted.stream.observation))
             replay = add(state.replay, stream, reached)
 
             def learn(carry, key):
@@ -114,7 +116,7 @@ class DQN(SourceConfig):
             params, opt_state = select(ready, after, before)
             copied = replay.written // unroll % self.target_updates == 0
             target = select(copied, params, state.target)
-            return State(params, target, opt_state, acted.env_state, acted.observation, replay), acted.stream
+            return State(params, target, opt_state, acted.env_state, acted.observation, replay), told
 
         return Source(init, update, steps_per_update=unroll, actors=actors)
 

@@ -85,9 +85,10 @@ class QLearning(SourceConfig):
                 next_observation, env_state, outcome = advance(family, key_env, env_state, action, task)
                 after = cell_of(outcome.next_state, outcome.next_observation)
                 ahead = best_of(table[after])
+                held = table[cell]
                 target = outcome.reward + self.discount * jnp.where(outcome.terminated, 0.0, ahead)
                 table = table.at[cell, action].add(self.learning_rate * (target - table[cell, action]))
-                transition = outcome.transition(observation, action)
+                transition = outcome.transition(observation, action).replace(preferences=held)
                 cell_next = cell_of(env_state, next_observation)
                 if memory is not None:
                     memory = remember(memory, cell, action, after, outcome.done)

@@ -9,7 +9,7 @@ processes deal the chunks among themselves; each runs its own on its own devices
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, cast
 
 import jax
@@ -43,6 +43,8 @@ class Config:
     # Whether what each action led to is stored, too: the last observation of an episode, which a reset replaces in the
     # next step's `observation`, is then not lost. A method whose `needs` name it asks for it.
     next_observation: bool = False
+    # Whether what the source held of each action is stored, too, values or logits, float32 `[A]` a step.
+    preferences: bool = False
 
     def validate(self) -> None:
         """Raise ConfigError where a number cannot be meant."""
@@ -78,6 +80,7 @@ class Collector:
         mesh: Mesh,
         chunk: int,
         next_observation: bool = False,
+        preferences: bool = False,
     ):
         """Prepare learners of `source`, each for `episodes` episodes of full length.
 
@@ -88,13 +91,14 @@ class Collector:
             mesh: whose batch axes split the learners.
             chunk: C, learners at once; padded to a multiple of the devices that split them, and of each one's blocks.
             next_observation: whether the transitions hold it.
+            preferences: whether they hold those.
 
         Raises:
-            ConfigError: if it is asked for, and the source does not give it.
+            ConfigError: if one is asked for, and the source does not give it.
         """
-        self.family, self.source, self.mesh, self.next_observation = family, source, mesh, next_observation
-        if next_observation:
-            _check_gives_next(source, family)
+        self.family, self.source, self.mesh = family, source, mesh
+        self.next_observation, self.preferences = next_observation, preferences
+        _check_gives(source, family, {"next_observation": next_observation, "preferences": preferences})
         self.updates = lifetime_updates(source, family, episodes)
         self.steps = self.updates * source.steps_per_update
         split = batch_devices(mesh)
@@ -135,6 +139,7 @@ class Collector:
                 action=t.action.astype(spec.action_dtype),
                 reward=t.reward.astype(family.reward_dtype),
                 next_observation=small(t.next_observation) if self.next_observation else None,
+                preferences=t.preferences if self.preferences else None,
             )
 
         def update(carry, index):
@@ -179,17 +184,26 @@ def lifetime_updates(source: Source, family: TaskFamily, episodes: int) -> int:
     return -(-episodes * family.episode_length // source.steps_per_update)
 
 
-def _check_gives_next(source: Source, family: TaskFamily) -> None:
-    """Raise ConfigError unless the source's transitions hold what each action led to."""
+def _check_gives(source: Source, family: TaskFamily, asked: Mapping[str, bool]) -> None:
+    """Raise ConfigError unless the source's transitions hold what is asked for of them, by name."""
+    if not any(asked.values()):
+        return
 
     def stream(key: jax.Array, task: PyTree) -> Transition:
         return source.update(key, source.init(key, task), task)[1]
 
-    if jax.eval_shape(stream, jax.eval_shape(lambda: a_key(0)), family.default_params).next_observation is None:
-        raise ConfigError(
-            "collect.next_observation=true needs a source whose transitions hold next_observation; this one's hold "
-            "None. Let its update return outcome.transition(observation, action) of each step, or leave the option out"
-        )
+    given = jax.eval_shape(stream, jax.eval_shape(lambda: a_key(0)), family.default_params)
+    remedies = {
+        "next_observation": "Let its update return outcome.transition(observation, action) of each step",
+        "preferences": "source=q_learning and source=dqn do; one of yours returns transitions with "
+        "preferences=[..., A] float32",
+    }
+    for name, is_asked in asked.items():
+        if is_asked and getattr(given, name) is None:
+            raise ConfigError(
+                f"collect.{name}=true needs a source whose transitions hold {name}; this one's hold None. "
+                f"{remedies[name]}, or leave the option out"
+            )
 
 
 def collect(

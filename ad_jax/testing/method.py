@@ -6,7 +6,7 @@ It collects a few short histories of Dark Room, trains a small model on them by 
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import chex
 import jax
@@ -15,11 +15,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ad_jax import envs, models, sources
-from ad_jax.envs.base import TaskFamily, check_split, seen_spec_of, spec_of
+from ad_jax.envs.base import TaskFamily, check_split, seen_spec_of, spec_of, take
 from ad_jax.errors import ConfigError
 from ad_jax.files import JsonObject
 from ad_jax.history import replay, reward_unit
-from ad_jax.history.columns import NEXT, check_needs
+from ad_jax.history.columns import STORED, check_needs
 from ad_jax.keys import a_key
 from ad_jax.methods.base import Channel, Method, MethodConfig, Setting, checked
 from ad_jax.methods.teacher import Teacher
@@ -85,7 +85,7 @@ def _sample(config: MethodConfig, family: TaskFamily) -> Sample:
     config.check_family(family)
     spec, sampling, mesh = spec_of(family), replay.Config(segment=8, batch=8, groups=1), make_mesh(MeshConfig(1))
     config.validate(sampling)
-    check_needs(config.needs, next_observation=True)
+    check_needs(config.needs, STORED)
     split = family.split(0, 4, 2)
     check_split(family, split)
     config = config.bind(family, split.train)
@@ -96,7 +96,7 @@ def _sample(config: MethodConfig, family: TaskFamily) -> Sample:
     teacher = None if config.taught_by() is None else _teacher(family, seen_spec_of(family), split.train)
     setting = Setting(family, model, model_config, spec, seen_spec, split.train, sampling, mesh, teacher=teacher)
     method = config.make(setting)
-    histories = _histories(family, split.train, mesh, NEXT in config.needs)
+    histories = _histories(family, split.train, mesh, config.needs)
     prepare = checked(method, channels, config.needs)
     feed = feed_of(config, setting)
     resident = feed.tasks if config.feed == "tasks" else replay.load(histories, spec, sampling, mesh, prepare)
@@ -124,7 +124,7 @@ def _teacher(family: TaskFamily, spec: Spec, tasks: PyTree) -> Teacher:
     return Teacher("a test", model, model.init(a_key(1)), spec, reward_unit.NONE, frozenset(family.task_ids(tasks)))
 
 
-def _histories(family: TaskFamily, tasks: PyTree, mesh: Mesh, next_observation: bool) -> Histories:
+def _histories(family: TaskFamily, tasks: PyTree, mesh: Mesh, needs: Collection[str]) -> Histories:
     """Two learners' histories on each task, by the first source that takes the family."""
     ids, source = family.task_ids(tasks), None
     for name in ("q_learning", "ucb", "noisy_oracle", "actor_critic"):
@@ -132,7 +132,9 @@ def _histories(family: TaskFamily, tasks: PyTree, mesh: Mesh, next_observation: 
             source = source or sources.make(name).make(family)
     if source is None:
         raise ConfigError(f"no source of this package takes {family.name}; give check_method another family")
-    collector = collect.Collector(family, source, EPISODES, mesh, 2 * len(ids), next_observation)
+    collector = collect.Collector(
+        family, source, EPISODES, mesh, 2 * len(ids), **{name: name in needs for name in STORED}
+    )
     lifetime = collector.run(0, tasks, ids, 2, 0)
     return collect.as_histories(lifetime, tasks, ids, 2, 0, 2 * len(ids))
 
@@ -227,6 +229,9 @@ def _played(s: Sample) -> tuple[np.ndarray, np.ndarray, int]:
     @jax.jit
     def act(params, carry, step, keys):
         traces.append(1)
+        if policy.tell is not None:  # of one task, as evaluation tells it
+            told = jax.vmap(functools.partial(policy.tell, s.setting.family, take(s.setting.tasks, 0)))
+            step = step.replace(extra=step.extra | told(step.observation))
         return policy.act(params, carry, step, keys)
 
     def stream(order: Callable[[PyTree], PyTree]) -> np.ndarray:

@@ -13,7 +13,7 @@ from ad_jax.envs.stepping import step as step_once
 from ad_jax.keys import a_key
 from ad_jax.sources.base import Source, SourceConfig
 from ad_jax.testing.base import check_episodes, check_space, require, run_checks, same, types_of
-from ad_jax.types import PyTree, Transition
+from ad_jax.types import PyTree, Transition, discrete
 
 TASKS = 3  # learners side by side
 ACTORS = 4  # of each learner, whose streams are replayed
@@ -104,6 +104,8 @@ def _types(s: _Sample) -> None:
     leaves: list[PyTree] = [jax.ShapeDtypeStruct((*sizes, *shape), dtype) for shape, dtype in kinds]
     given = isinstance(stream, Transition) and stream.next_observation is not None
     rows = Transition(*leaves).replace(next_observation=leaves[0] if given else None)
+    if isinstance(stream, Transition) and stream.preferences is not None:
+        rows = rows.replace(preferences=jax.ShapeDtypeStruct((*sizes, discrete(stated).n), np.float32))
     require(
         isinstance(stream, Transition) and types_of(stream) == types_of(rows),
         f"transitions {types_of(rows)}",

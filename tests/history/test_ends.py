@@ -15,7 +15,7 @@ from ad_jax.envs.dark_room import DarkRoom
 from ad_jax.envs.grid import MOVES
 from ad_jax.errors import ConfigError, HistoryError
 from ad_jax.experiment import build, override
-from ad_jax.history import columns, replay
+from ad_jax.history import replay
 from ad_jax.history.info import info
 from ad_jax.history.manifest import Manifest
 from ad_jax.history.replay import RotationConfig
@@ -32,6 +32,7 @@ from ad_jax.types import Discrete, Histories, Spec
 
 ROOM = DarkRoom(size=3, steps=5, reward="terminate", start="corner")
 SPEC = Spec(Discrete(5), (2,), (3, 3))
+ASKED = ("reward", "terminated", "truncated", "next_observation")
 NAMES = {"spec": SPEC, "reward_dtype": "uint8", "next_observation": True}
 SMALL = [
     "env.size=3", "env.steps=5", "env.reward=terminate", "env.start=corner", "tasks.train=4", "tasks.held_out=2",
@@ -45,7 +46,7 @@ class Valued(Supervised):
     """Asks for everything; its loss at the first update tells what it was given, by `FIELD`."""
 
     field: str = "reward"
-    needs: ClassVar[tuple[str, ...]] = columns.NEEDS
+    needs: ClassVar[tuple[str, ...]] = ASKED
 
     def make(self, setting):
         def loss(params, batch, key):
@@ -107,7 +108,7 @@ def test_every_source_says_what_its_actions_led_to(name):
 
 def needing() -> replay.Prepare:
     """Return what puts on the devices what `Valued` asks for."""
-    prepare = checked(Method(learner=None), {}, columns.NEEDS)  # pyright: ignore[reportArgumentType]
+    prepare = checked(Method(learner=None), {}, ASKED)  # pyright: ignore[reportArgumentType]
     assert prepare is not None
     return prepare
 
@@ -117,10 +118,10 @@ def test_the_batch_holds_what_the_environment_said_of_each_step(lived, devices):
     steps = lived.transition.action.shape[1]
     config, mesh = replay.Config(segment=steps, batch=16, groups=4), mesh_of(devices)
     resident = replay.load(lived, SPEC, config, mesh, needing())
-    sample = jax.jit(lambda r, key: replay.sample(r, key, SPEC, config, mesh, needs=columns.NEEDS))
+    sample = jax.jit(lambda r, key: replay.sample(r, key, SPEC, config, mesh, needs=ASKED))
     drawn = replay.sampled_history_ids(resident, jax.random.key(1), config, mesh)
     batch, t = jax.device_get(sample(resident, jax.random.key(1))), lived.transition
-    for name in columns.NEEDS:
+    for name in ASKED:
         np.testing.assert_array_equal(batch.targets[name], getattr(t, name)[drawn], name)
     types = {name: x.dtype.name for name, x in batch.targets.items()}
     assert types == {
