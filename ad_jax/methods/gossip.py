@@ -9,8 +9,9 @@ X' = P (X + U); P keeps the average and shrinks what differs from it by its seco
 ring. So the distance of X from its average is at most the `ball` b, b' = cos(pi / G) (b + |U|), which is 0 at the start
 and is computed beside the distance itself, `apart`.
 
-Source: Assran et al. 2019 (arXiv 1906.04585), algorithm 1 and the bound of its section 3, for a ring and in step: a
-group here waits for its neighbor, which the paper's agents do not. Letters: G groups.
+Source: Assran et al. 2019 (arXiv 1906.04585), whose agents mix without waiting for one another and are shown to stay
+in a ball around their average. Here a group waits for its neighbor, and the bound is that of a ring in step. Letters: G
+groups.
 """
 
 import dataclasses

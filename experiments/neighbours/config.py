@@ -13,6 +13,7 @@ import dataclasses
 
 from ad_jax.experiment import Experiment, call, find, load, override
 from ad_jax.models.lstm import LSTM
+from ad_jax.models.transformer import Transformer
 from ad_jax.study import Arm, Study
 from ad_jax.study.claims import Claim, Rank, at_least, at_most, near, quantity
 
@@ -59,6 +60,8 @@ def study(scale: str = "cpu") -> Study:
         },
         "DT, one rollout": Arm(override(dt, ["evaluate.seeds=1"]), shown=False),
         **students(scale),
+        **planners(scale),
+        **reinforced(scale),
     }
 
     def final(arm, **of):
@@ -122,6 +125,36 @@ def study(scale: str = "cpu") -> Study:
             final("LSTM, taught where it acts") - final("LSTM, taught on histories"),
             at_least(0.0),
         ),
+        Claim(
+            "On trained goals, from histories cut at mid-learning, a beam of plans earns more than one likely plan",
+            "planning improves on cloning (Janner et al. 2021, table 1)",
+            final("TT, beam of 32", set="trained") - final("TT, likeliest plan", set="trained"),
+            at_least(0.0),
+        ),
+        Claim(
+            "Given goals that no history was rewarded for, plans made of random walks earn 90 % of the optimum",
+            "test-time goals without new training (Janner et al. 2022)",
+            quantity("ratio", "Diffuser, given the goal"),
+            at_least(0.9),
+        ),
+        Claim(
+            "Told its task, a student of the teachers' values earns 90 % of the optimum on trained goals",
+            "one network as good as its teachers (Rusu et al. 2015, table 1)",
+            quantity("ratio", "policy distillation, told the task", set="trained"),
+            at_least(0.9),
+        ),
+        Claim(
+            "By reinforcement, gates let a transformer learn what the ungated post-norm one does not",
+            "GTrXL trains where the post-norm transformer fails (Parisotto et al. 2019, figure 2)",
+            final("RL2, GTrXL") - final("RL2, post-norm transformer"),
+            at_least(3.0),
+        ),
+        Claim(
+            "An LSTM that acts for a transformer reaches in half the steps what an LSTM reaches by itself",
+            "the transformer's sample efficiency at the LSTM's speed (Parisotto and Salakhutdinov 2021, figure 3)",
+            final("actor-learner, half the steps") - final("RL2"),
+            at_least(0.0),
+        ),
     )
     return Study("neighbours", "AD and its neighbors, in Dark Room", arms, claims, sets=("held_out",))
 
@@ -138,4 +171,41 @@ def students(scale: str) -> dict[str, Arm]:
         "LSTM by AD": Arm(lstm),
         "LSTM, taught on histories": Arm(override(lstm, ["method=offline_distillation"]), taught_by="AD"),
         "LSTM, taught where it acts": Arm(override(lstm, ["method=on_policy_distillation", *acting]), taught_by="AD"),
+    }
+
+
+def planners(scale: str) -> dict[str, Arm]:
+    """Make plans in models of histories cut at mid-learning, and of random walks; and clone the ends of teachers."""
+    smoke = scale == "smoke"
+    known = ["evaluate.greedy=False", f"evaluate.trained={2 if smoke else 16}"]
+    few = [*known, "evaluate.seeds=1"] if smoke else [*known, "evaluate.seeds=1", "evaluate.episodes=30"]
+    cut = [] if smoke else ["collect.episodes=120", "replay.keep_every=20"]
+    tt = override(base(scale), ["method=trajectory_transformer", *cut, *few])
+    small = ["method.acting.beam=2", "method.acting.horizon=2"] if smoke else []
+    walks = override(base(scale), ["source.epsilon_start=1", "source.epsilon_end=1", "source.explore=uniform"])
+    walks = override(walks, [] if smoke else ["collect.seeds=4", "collect.episodes=100", "replay.keep_every=1"])
+    ends = ["method=policy_distillation", "collect.preferences=True", "replay.tail=0.25", "replay.keep_every=1"]
+    likeliest = ["method.acting.score=log_prob", "method.acting.beam=1", "method.acting.horizon=1"]
+    return {
+        "TT, beam of 32": Arm(override(tt, small)),
+        "TT, likeliest plan": Arm(override(tt, likeliest), shown=False),
+        "Diffuser, given the goal": Arm(
+            override(walks, ["replay.phases=1", "method=diffuser", "method.acting.goal=task", *few])
+        ),
+        "policy distillation, told the task": Arm(override(base(scale), [*ends, "replay.phases=1", WITHIN, *known])),
+    }
+
+
+def reinforced(scale: str) -> dict[str, Arm]:
+    """Reinforce transformers, gated and not, and an LSTM that acts for one, with half the updates of `RL2`."""
+    rl2: Experiment = call(find("dark_room"), "reinforced", scale)
+    small = {"layers": 1, "width": 8, "heads": 1, "mlp_width": 8} if scale == "smoke" else {"layers": 2, "width": 64}
+    gated = Transformer(**small, window=200, gate="gru", value_head=True)
+    plain = Transformer(**small, window=200, norm="post", value_head=True)
+    acting = ["method=actor_learner", f"method.updates={max(rl2.method.updates // 2, 2)}"]
+    acting += [f"method.learner.{name}={value}" for name, value in small.items()]
+    return {
+        "RL2, GTrXL": Arm(dataclasses.replace(rl2, model=gated)),
+        "RL2, post-norm transformer": Arm(dataclasses.replace(rl2, model=plain)),
+        "actor-learner, half the steps": Arm(override(rl2, acting)),
     }
