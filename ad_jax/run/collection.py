@@ -50,7 +50,7 @@ def make_manifest(e: Experiment, p: Components, behavior: JsonObject) -> Manifes
         episode_length=p.family.episode_length,
         chunk_histories=e.collect.chunk_learners * p.source.actors,
         next_observation=e.collect.next_observation,
-        preferences=e.collect.preferences,
+        preferences=bool(e.collect.preferences),
         provenance={
             "seed": e.seed,
             "tasks": dataclasses.asdict(e.tasks),

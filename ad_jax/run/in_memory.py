@@ -69,7 +69,7 @@ def collect(experiment: Experiment) -> Histories:
         mesh,
         asked.chunk_learners,
         asked.next_observation,
-        asked.preferences,
+        bool(asked.preferences),
     )
     total, chunks = len(ids) * seeds, []
     for first in range(0, total, collector.chunk):

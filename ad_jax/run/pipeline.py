@@ -160,7 +160,7 @@ class Run:
             mesh,
             asked.chunk_learners,
             asked.next_observation,
-            asked.preferences,
+            bool(asked.preferences),
         )
         result = collect.collect(
             collector,

@@ -44,7 +44,7 @@ class Config:
     # next step's `observation`, is then not lost. A method whose `needs` name it asks for it.
     next_observation: bool = False
     # Whether what the source held of each action is stored, too, values or logits, float32 `[A]` a step.
-    preferences: bool = False
+    preferences: bool | None = None  # None: no
 
     def validate(self) -> None:
         """Raise ConfigError where a number cannot be meant."""

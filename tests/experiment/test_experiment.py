@@ -247,6 +247,8 @@ def test_equal_experiments_have_equal_digests_and_what_shapes_the_model_counts()
             "rotation": {"resident": 64},
             "skip_updates": 2,
             "reward_unit": 0.5,
+            "trained": 3,
+            "preferences": True,
         }
         if path[-1] == "name" and path[0] in OTHERS:
             inner["config"] = {}

@@ -46,7 +46,7 @@ def test_every_backbone_keeps_its_contract(name):
     config, spec = CONFIGS[name]
     model = config.make(spec)
     assert isinstance(model.head, Mixture if config.action_head == "mixture" else Binned)
-    assert len(check_model(model, spec, episode_length=5)) == 8
+    assert len(check_model(model, spec, episode_length=5)) == 9
 
 
 def test_a_model_without_the_head_of_its_actions_is_caught():

@@ -31,7 +31,7 @@ def test_a_gate_is_the_equations_of_its_paper():
 
 def test_contract():
     model = Transformer(layers=2, width=16, heads=2, mlp_width=32, window=6, gate="gru").make(GRID)
-    assert len(check_model(model, GRID, episode_length=5)) == 8
+    assert len(check_model(model, GRID, episode_length=5)) == 9
 
 
 def test_at_the_start_a_gate_lets_the_stream_through():

@@ -43,7 +43,7 @@ SLOW = ("two layers, masked", "pixels")
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CONFIGS])
 def test_contract(name):
     config, spec = CONFIGS[name]
-    assert len(check_model(config.make(spec), spec, episode_length=5)) == 8
+    assert len(check_model(config.make(spec), spec, episode_length=5)) == 9
 
 
 def test_a_layer_equals_flax_lstm_cell_step_by_step():

@@ -62,7 +62,7 @@ def test_every_registered_model_keeps_the_contract(name):
     options = SMALL | {"window": 12} | ({"episode_length": 5} if name == "paper" else {})
     options = {"width": 16, "hidden": 16, "mlp_width": 32} if name == "lstm" else options
     model = models.make(name, options).make(GRID)
-    assert len(check_model(model, GRID, episode_length=5)) == 8
+    assert len(check_model(model, GRID, episode_length=5)) == 9
 
 
 def test_an_exact_context_is_the_last_window_of_steps_and_the_usual_one_reaches_further():

@@ -130,7 +130,7 @@ def test_a_history_is_what_a_plain_loop_over_the_source_gives(collected):
     update, parts = jax.jit(source.update), []
     for number in range(6):
         state, transition = update(jax.random.fold_in(key, number), state, one)
-        parts.append(jax.device_get(transition.replace(next_observation=None)))
+        parts.append(jax.device_get(transition.replace(next_observation=None, preferences=None)))
     loop = jax.tree.map(lambda *x: np.concatenate(x)[:, 0], *parts)
     row = task * SEEDS + index
     found = jax.tree.map(lambda x: x[row], collected[1].transition)
