@@ -1,5 +1,6 @@
 """Small things that several test files build."""
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -9,10 +10,13 @@ import jax
 import numpy as np
 
 from ad_jax.__main__ import main
+from ad_jax.checkpoint import checkpoint
 from ad_jax.envs.base import advance
 from ad_jax.methods.base import Setting
+from ad_jax.process import metrics
 from ad_jax.sharding import MeshConfig, make_mesh
 from ad_jax.stage.feeds import Windows
+from ad_jax.stage.train import train
 from ad_jax.stage.trainer import Trainer
 from ad_jax.types import Discrete, Histories, Spec, Transition
 
@@ -42,6 +46,26 @@ def trainer_of(model, spec, config, sampling, mesh, seed, render=lambda observat
     family: Any = None
     learner = config.make(Setting(family, model, None, spec, spec, None, sampling, mesh)).learner
     return Trainer(learner, Windows(spec, sampling, mesh, render), config, mesh, seed)
+
+
+def resumed(trainer: Any, config: Any, folder: pathlib.Path) -> list[tuple[int, Any]]:
+    """Train four updates at once, and stopped after each of them: the updates done and the state of both.
+
+    Args:
+        trainer: a `Trainer` of a method that is fed tasks.
+        config: the method's options; how many updates there are, and how often they are saved, is set here.
+        folder: for both run directories.
+    """
+    found = []
+    for name, stops in (("whole", [4]), ("parts", [1, 2, 3, 4])):
+        (run := folder / name).mkdir()
+        for updates in stops:
+            asked = dataclasses.replace(config, updates=updates, checkpoint_every=1)
+            meta = {"architecture": checkpoint.architecture_of(trainer.abstract_state.params)}
+            train(trainer, trainer.feed, asked, run / "checkpoints", meta, metrics.MetricsLog(run, metrics.Config()))
+        with checkpoint.Checkpoints(run / "checkpoints") as checkpoints:
+            found.append(jax.device_get(checkpoints.restore(trainer.abstract_state))[:2])
+    return found
 
 
 def xla_flags(devices: int) -> str:

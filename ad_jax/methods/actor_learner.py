@@ -29,7 +29,7 @@ from ad_jax.keys import a_key, named_key
 from ad_jax.methods.base import Learner, Method, Metrics, Setting
 from ad_jax.methods.minibatches import Learning, begun_again, gradient_steps, rows_on
 from ad_jax.methods.optimizer import falling
-from ad_jax.methods.played import check_values, rendered
+from ad_jax.methods.played import check_of, rendered
 from ad_jax.methods.reinforcement import Reinforcement, check_the_same, entropy_cost, is_over, spread, told_of
 from ad_jax.methods.teacher import Divergence, divergence
 from ad_jax.methods.trials import Trials, begin, clipped_loss, log_prob_of, roll
@@ -150,10 +150,6 @@ def learner(config: ActorLearner, actor: ActorCritic, learns: ActorCritic, setti
         other = placed(parts.learner_rule, shapes.learner.params, learns)
         return TrainState(*mine, replicated(mesh), rows_on(mesh, shapes.trials), Learning(*other))
 
-    def check(metrics: dict[str, PyTree], step: int) -> dict[str, PyTree]:
-        check_values(metrics.pop("cannot be"), tasks, family, step)
-        return metrics
-
     return Learner(
         name="ald",
         feed="tasks",
@@ -162,7 +158,7 @@ def learner(config: ActorLearner, actor: ActorCritic, learns: ActorCritic, setti
         params=lambda state: state.params,
         shardings=shardings,
         steps=config.env_steps(family),
-        check=check,
+        check=check_of(tasks, family),
         shown={"first_episode": "first_return", "last": "last_return", "entropy": "entropy", "apart": "divergence"},
     )
 

@@ -31,7 +31,7 @@ from ad_jax.history import reward_unit
 from ad_jax.keys import named_key
 from ad_jax.methods.base import Learner
 from ad_jax.methods.minibatches import Learning, rows_on
-from ad_jax.methods.played import check_values
+from ad_jax.methods.played import check_of
 from ad_jax.methods.reinforcement import Parts, improved, mean_facts, spread, told_of
 from ad_jax.methods.trials import Trials, begin
 from ad_jax.models.base import ActorCritic
@@ -93,10 +93,6 @@ def make(
             everywhere,
         )
 
-    def check(metrics: dict[str, PyTree], step: int) -> dict[str, PyTree]:
-        check_values(metrics.pop("cannot be"), tasks, family, step)
-        return metrics
-
     return Learner(
         name="rl2",
         feed="tasks",
@@ -105,7 +101,7 @@ def make(
         params=lambda state: state.params,
         shardings=shardings,
         steps=config.env_steps(family),
-        check=check,
+        check=check_of(tasks, family),
         shown={"first_episode": "first_return", "last": "last_return", "entropy": "entropy", "apart": "apart"},
     )
 

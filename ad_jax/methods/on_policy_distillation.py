@@ -28,7 +28,7 @@ from ad_jax.keys import named_key
 from ad_jax.methods import teacher as teachers
 from ad_jax.methods.base import Feed, Learner, Method, MethodConfig, Metrics, Setting
 from ad_jax.methods.optimizer import Rule, warmed_up
-from ad_jax.methods.played import Played, cannot_be, check_values, episodes, rendered
+from ad_jax.methods.played import Played, cannot_be, check_of, episodes, rendered
 from ad_jax.methods.teacher import Divergence, Teacher, divergence
 from ad_jax.models.base import Model, first_steps, follow, unroll_of
 from ad_jax.policies.base import choose
@@ -160,10 +160,6 @@ def learner(config: OnPolicyDistillation, setting: Setting, teacher: Teacher) ->
             jax.tree.map(lambda x: rows if x.ndim else one, shapes.lifetimes),
         )
 
-    def check(metrics: dict[str, PyTree], step: int) -> dict[str, PyTree]:
-        check_values(metrics.pop("cannot be"), tasks, family, step)
-        return metrics
-
     return Learner(
         name="distill",
         feed="tasks",
@@ -172,7 +168,7 @@ def learner(config: OnPolicyDistillation, setting: Setting, teacher: Teacher) ->
         params=lambda state: state.params,
         shardings=shardings,
         steps=config.env_steps(family),
-        check=check,
+        check=check_of(tasks, family),
         shown={"loss": "loss", "first_episode": "first_return", "last": "last_return"},
     )
 

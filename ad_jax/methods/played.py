@@ -3,6 +3,8 @@
 Letters: B lifetimes side by side, L steps of each.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from flax import struct
 from ad_jax import values
 from ad_jax.envs.base import TaskFamily, spec_of, take
 from ad_jax.errors import AdJaxError
+from ad_jax.methods.base import Metrics
 from ad_jax.types import Array, PyTree, Steps, Transition
 
 
@@ -67,6 +70,16 @@ def check_values(found: tuple[values.First, PyTree], tasks: PyTree, family: Task
         first, task = jax.tree.map(lambda x: x[bad[0]], (first, task))
         where = f"of a trial's part in update {step + bad[0] + 1}"
         raise refused(first, task, tasks, family, where, "The last good checkpoint is kept.")
+
+
+def check_of(tasks: PyTree, family: TaskFamily) -> Callable[[Metrics, int], Metrics]:
+    """Return the check of a learner that plays `tasks [N]` itself: it takes out and looks at "cannot be"."""
+
+    def check(metrics: Metrics, step: int) -> Metrics:
+        check_values(metrics.pop("cannot be"), tasks, family, step)
+        return metrics
+
+    return check
 
 
 def refused(first: values.First, task: PyTree, tasks: PyTree, family: TaskFamily, where: str, kept: str) -> AdJaxError:

@@ -33,7 +33,7 @@ from ad_jax.keys import named_key
 from ad_jax.methods import gossip
 from ad_jax.methods.base import Learner, Method, Setting
 from ad_jax.methods.minibatches import Learning, rows_on
-from ad_jax.methods.played import check_values
+from ad_jax.methods.played import check_of
 from ad_jax.methods.reinforcement import Parts, Reinforcement, improved, mean_facts, spread, told_of
 from ad_jax.methods.trials import Config, Trials, begin
 from ad_jax.models.base import ActorCritic, ModelConfig
@@ -122,10 +122,6 @@ def make(
             rows_on(mesh, shapes.trials),
         )
 
-    def check(metrics: dict[str, PyTree], step: int) -> dict[str, PyTree]:
-        check_values(metrics.pop("cannot be"), tasks, family, step)
-        return metrics
-
     return Learner(
         name="rl2",
         feed="tasks",
@@ -134,7 +130,7 @@ def make(
         params=lambda state: state.params,
         shardings=shardings,
         steps=config.env_steps(family),
-        check=check,
+        check=check_of(tasks, family),
         shown={"first_episode": "first_return", "last": "last_return", "entropy": "entropy"},
     )
 

@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import mesh_of
+from helpers import mesh_of, resumed
 
 from ad_jax import envs
-from ad_jax.checkpoint import checkpoint
 from ad_jax.envs.base import seen_spec_of
 from ad_jax.errors import ConfigError
 from ad_jax.methods import gossip, rl2
@@ -19,8 +18,6 @@ from ad_jax.methods.reinforcement import Parts, improved
 from ad_jax.models.lstm import LSTM
 from ad_jax.planning import hlo
 from ad_jax.planning.residents import tree_bytes
-from ad_jax.process import metrics
-from ad_jax.stage import train as train_lib
 from ad_jax.stage.feeds import TrainingTasks
 from ad_jax.stage.trainer import Trainer
 
@@ -111,16 +108,7 @@ def test_a_copy_goes_to_one_neighbor_in_the_place_of_an_all_reduce(trained):
 
 
 def test_resumed_after_every_update_it_ends_bit_equal(trained, tmp_path):
-    found = []
-    for name, stops in (("whole", [4]), ("parts", [1, 2, 3, 4])):
-        (folder := tmp_path / name).mkdir()
-        for updates in stops:
-            config = dataclasses.replace(GROUPS, updates=updates, checkpoint_every=1)
-            meta = {"architecture": checkpoint.architecture_of(trained.abstract_state.params)}
-            log = metrics.MetricsLog(folder, metrics.Config())
-            train_lib.train(trained, trained.feed, config, folder / "checkpoints", meta, log)
-        with checkpoint.Checkpoints(folder / "checkpoints") as checkpoints:
-            found.append(jax.device_get(checkpoints.restore(trained.abstract_state))[:2])
+    found = resumed(trained, GROUPS, tmp_path)
     assert found[0][0] == found[1][0] == 4
     chex.assert_trees_all_equal(found[0][1], found[1][1])
 
