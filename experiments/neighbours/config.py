@@ -190,7 +190,7 @@ def planners(scale: str) -> dict[str, Arm]:
     walks = dataclasses.replace(base(scale), source=NoisyOracle(noise_end=1.0))
     walks = override(walks, [] if smoke else ["collect.seeds=4", "collect.episodes=100", "replay.keep_every=1"])
     ends = ["method=policy_distillation", "collect.preferences=True", "replay.tail=0.25", "replay.keep_every=1"]
-    likeliest = ["method.acting.score=log_prob", "method.acting.beam=1", "method.acting.horizon=1"]
+    likeliest = [*(f"method.acting.{name}=1" for name in ("beam", "horizon", "expand")), "method.acting.score=log_prob"]
     return {
         "TT, beam of 32": Arm(override(tt, small)),
         "TT, likeliest plan": Arm(override(tt, likeliest), shown=False),
