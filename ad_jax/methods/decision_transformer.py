@@ -22,13 +22,13 @@ from ad_jax.envs.base import TaskFamily
 from ad_jax.errors import ConfigError
 from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.methods.base import Channel, Method, Setting
+from ad_jax.methods.returns_to_come import check_target, returns_to_go
 from ad_jax.methods.supervised import Supervised, cross_entropy
 from ad_jax.models.base import Model
 from ad_jax.policies.base import Mode, Policy, from_model
 from ad_jax.types import Histories, PyTree, Spec, Steps
 
 CHANNEL = "return_to_go"
-ROUNDING = 1e-4  # of an optimum: a target above it by no more is it
 
 
 class Carry(NamedTuple):
@@ -79,11 +79,8 @@ class DecisionTransformer(Supervised):
                 )
         elif target is None:
             target = float(np.mean(best))
-        elif target > (most := float(np.max(best))) + ROUNDING * max(1.0, abs(most)):
-            raise ConfigError(
-                f"method.acting.target={target:g} is above what any policy can earn in {family.name}: "
-                f"{most:.4g} in the best of the training tasks. Ask for that or less"
-            )
+        else:
+            check_target(target, best, family)
         if scale is None:
             largest = abs(target) if best is None else float(np.max(np.abs(best)))
             scale = largest or 1.0
@@ -129,15 +126,3 @@ class DecisionTransformer(Supervised):
 def left_after(left: jax.Array, steps: Steps, target: float | jax.Array) -> jax.Array:
     """Return what is still to be earned, `[B]` float32: less by the reward received, the target after an end."""
     return jnp.where(steps.prev_done, jnp.asarray(target, jnp.float32), left - steps.prev_reward)
-
-
-def returns_to_go(reward: np.ndarray, done: np.ndarray) -> np.ndarray:
-    """Return what each step and those after it in its episode earn, `[H, T]` float32 of `[H, T]`.
-
-    Of an episode that the history cuts off, what is known counts.
-    """
-    found, later = np.zeros(reward.shape, np.float32), np.zeros(len(reward), np.float32)
-    for t in reversed(range(reward.shape[1])):
-        later = reward[:, t].astype(np.float32) + np.where(done[:, t], np.float32(0), later)
-        found[:, t] = later
-    return found

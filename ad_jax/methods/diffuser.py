@@ -23,9 +23,9 @@ from ad_jax.envs.base import TaskFamily, spec_of
 from ad_jax.errors import ConfigError
 from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.methods.base import Channel, Method, Setting
-from ad_jax.methods.decision_transformer import ROUNDING, returns_to_go
 from ad_jax.methods.goals import COORDINATES, check_goal, coordinates_shape, goals_of, number_of_goals, told
 from ad_jax.methods.plans import RETURN, loss_of
+from ad_jax.methods.returns_to_come import check_target, returns_to_go
 from ad_jax.methods.supervised import Supervised
 from ad_jax.models import denoiser
 from ad_jax.models.base import Model, ModelConfig
@@ -156,12 +156,8 @@ class Diffuser(Supervised):
                 where the family names none.
         """
         best, a = family.optimal_return(tasks), self.acting
-        most = math.inf if best is None else float(np.max(best))
-        if a.target is not None and a.target > most + ROUNDING * max(1.0, abs(most)):
-            raise ConfigError(
-                f"method.acting.target={a.target:g} is above what any policy can earn in {family.name}: {most:.4g} in "
-                "the best of the training tasks. Ask for that or less"
-            )
+        if a.target is not None and best is not None:
+            check_target(a.target, best, family)
         legs = a.legs
         if a.goal == "task":
             legs = number_of_goals(family)

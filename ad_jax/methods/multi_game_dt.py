@@ -12,7 +12,6 @@ the model's last layer (an output for each action and return) and not in all of 
 """
 
 import dataclasses
-import inspect
 import math
 from typing import Any, ClassVar, Self, cast
 
@@ -23,10 +22,10 @@ from ad_jax.envs.base import TaskFamily
 from ad_jax.errors import ConfigError
 from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.methods.base import Channel, Method, Setting
-from ad_jax.methods.decision_transformer import returns_to_go
+from ad_jax.methods.returns_to_come import returns_to_go
 from ad_jax.methods.supervised import Supervised
 from ad_jax.models.base import Model, ModelConfig
-from ad_jax.models.heads import Options
+from ad_jax.models.heads import check_takes_head
 from ad_jax.models.heads.returns import Returns
 from ad_jax.policies.base import Mode, Policy, from_model
 from ad_jax.types import Batch, Histories, PyTree, Spec, narrowest
@@ -92,12 +91,7 @@ class MultiGameDT(Supervised):
 
     def check_model(self, name: str, model_config: object) -> None:
         """Raise ConfigError where a model cannot have another head than its actions'."""
-        make = getattr(model_config, "make", None)
-        if not (isinstance(model_config, Options) and make and "head" in inspect.signature(make).parameters):
-            raise ConfigError(
-                f"method=multi_game_dt gives its model a head of its own, which model={name} does not take. Use "
-                "model=transformer or model=lstm; a backbone of yours needs make(spec, head=None) and heads.Options"
-            )
+        check_takes_head(self.title, name, model_config)
 
     def model(self, config: ModelConfig, spec: Spec) -> Model:
         """Return the run's backbone with outputs for returns and actions."""

@@ -1,9 +1,8 @@
 """What methods share that predict whole steps, and plan in what they predict: tokens, their bounds, and refusals."""
 
 import dataclasses
-import inspect
 import math
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -11,8 +10,9 @@ from ad_jax.envs.base import TaskFamily, seen_spec_of
 from ad_jax.errors import ConfigError
 from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.methods.base import Channel
+from ad_jax.methods.returns_to_come import returns_after
 from ad_jax.methods.supervised import Supervised
-from ad_jax.models.heads import Options
+from ad_jax.models.heads import check_takes_head
 from ad_jax.models.step_tokens import Grid, Tokens
 from ad_jax.types import Histories, Spec
 
@@ -76,12 +76,7 @@ class Predicting(Supervised):
 
     def check_model(self, name: str, model_config: object) -> None:
         """Raise ConfigError where a model cannot have another head than its actions'."""
-        make: Any = getattr(type(model_config), "make", None)
-        if not isinstance(model_config, Options) or "head" not in inspect.signature(make).parameters:
-            raise ConfigError(
-                f"{self.title} gives its model a head of its own, which model={name} does not take. Use "
-                "model=transformer or model=lstm; a backbone of yours needs make(spec, head=None) and heads.Options"
-            )
+        check_takes_head(self.title, name, model_config)
 
     def channels(self, family: TaskFamily, spec: Spec) -> dict[str, Channel]:
         """Return what comes after each step in its episode, a target of the loss."""
@@ -120,13 +115,19 @@ class Predicting(Supervised):
         )
 
 
-def returns_after(reward: np.ndarray, done: np.ndarray, discount: float) -> np.ndarray:
-    """Return what the steps after each one in its episode earn, discounted, `[H, T]` float32 of `[H, T]`.
+def check_plans(*, beam: int | None, horizon: int | None, expand: int | None) -> None:
+    """Raise ConfigError where there would be no plan; None is left open."""
+    for name, given in (("beam", beam), ("horizon", horizon), ("expand", expand)):
+        if given is not None and given < 1:
+            raise ConfigError(f"method.acting.{name} must be at least 1; got {given}")
 
-    Of an episode that the history cuts off, what is known counts.
+
+def plans_of(*, beam: int | None, horizon: int | None, expand: int | None) -> tuple[int, int, int]:
+    """Return how plans are made.
+
+    Raises:
+        ConfigError: if it is left open: `bind` knows it.
     """
-    found, later = np.zeros(reward.shape, np.float32), np.zeros(len(reward), np.float32)
-    for t in reversed(range(reward.shape[1])):
-        found[:, t] = np.where(done[:, t], np.float32(0), later)
-        later = reward[:, t].astype(np.float32) + np.float32(discount) * found[:, t]
-    return found
+    if beam is None or horizon is None or expand is None:
+        raise ConfigError("a policy needs method.acting.beam, .horizon and .expand; set them, or bind(family)")
+    return beam, horizon, expand

@@ -24,7 +24,7 @@ from ad_jax.envs.base import TaskFamily
 from ad_jax.errors import ConfigError
 from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.methods.base import Method, Setting
-from ad_jax.methods.predicting import CHANNEL, Predicting
+from ad_jax.methods.predicting import CHANNEL, Predicting, check_plans, plans_of
 from ad_jax.methods.supervised import Loss
 from ad_jax.models.base import Model, ModelConfig
 from ad_jax.models.heads.beside import Beside
@@ -69,9 +69,7 @@ class TAP(Predicting):
                 f"method.code_steps={self.code_steps} is longer than what is learned from at once, "
                 f"replay.segment={sampling.segment}. Lower the one or raise the other"
             )
-        for name in ("beam", "horizon", "expand"):
-            if (given := getattr(self.acting, name)) is not None and given < 1:
-                raise ConfigError(f"method.acting.{name} must be at least 1; got {given}")
+        check_plans(beam=self.acting.beam, horizon=self.acting.horizon, expand=self.acting.expand)
         if not 0 < self.acting.likely <= 1 or not 0 <= self.acting.penalty < float("inf"):
             raise ConfigError(
                 "method.acting.likely must be a probability above 0, and method.acting.penalty at least 0 and finite; "
@@ -127,9 +125,8 @@ class TAP(Predicting):
             ConfigError: if how is left open: `bind` knows it.
         """
         a = self.acting
-        if a.beam is None or a.horizon is None or a.expand is None:
-            raise ConfigError("a policy needs method.acting.beam, .horizon and .expand; set them, or bind(family)")
-        search = CodeSearch(a.beam, a.horizon, a.expand, a.likely, a.penalty, self.discount)
+        plans = plans_of(beam=a.beam, horizon=a.horizon, expand=a.expand)
+        search = CodeSearch(*plans, a.likely, a.penalty, self.discount)
         return from_code_search(model, search, mode, temperature)
 
 

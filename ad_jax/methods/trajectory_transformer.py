@@ -27,7 +27,7 @@ from ad_jax.envs.base import TaskFamily
 from ad_jax.errors import ConfigError
 from ad_jax.history.replay import Config as ReplayConfig
 from ad_jax.methods.base import Method, Setting
-from ad_jax.methods.predicting import CHANNEL, Predicting
+from ad_jax.methods.predicting import CHANNEL, Predicting, check_plans, plans_of
 from ad_jax.methods.supervised import Loss
 from ad_jax.models.base import Model, ModelConfig
 from ad_jax.models.heads.beside import Beside
@@ -58,9 +58,7 @@ class TrajectoryTransformer(Predicting):
     def validate(self, sampling: ReplayConfig) -> None:
         """Raise ConfigError where a number cannot be meant."""
         super().validate(sampling)
-        for name in ("beam", "horizon", "expand"):
-            if (given := getattr(self.acting, name)) is not None and given < 1:
-                raise ConfigError(f"method.acting.{name} must be at least 1; got {given}")
+        check_plans(beam=self.acting.beam, horizon=self.acting.horizon, expand=self.acting.expand)
 
     def bind(self, family: TaskFamily, tasks: PyTree) -> Self:
         """Return the options with the bounds of rewards and returns, and how plans are made, where they are left open.
@@ -118,9 +116,8 @@ class TrajectoryTransformer(Predicting):
             ConfigError: if how is left open: `bind` knows it.
         """
         a = self.acting
-        if a.beam is None or a.horizon is None or a.expand is None:
-            raise ConfigError("a policy needs method.acting.beam, .horizon and .expand; set them, or bind(family)")
-        return from_search(model, Search(a.beam, a.horizon, a.expand, a.score, self.discount), mode, temperature)
+        plans = plans_of(beam=a.beam, horizon=a.horizon, expand=a.expand)
+        return from_search(model, Search(*plans, a.score, self.discount), mode, temperature)
 
 
 def loss_of(model: Model, unit: float, action_weight: float) -> Loss:

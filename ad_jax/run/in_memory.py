@@ -61,16 +61,7 @@ def collect(experiment: Experiment) -> Histories:
     """
     e, p = experiment, build(experiment)
     ids, seeds = p.family.task_ids(p.split.train), e.collect.seeds
-    asked, mesh = e.collect, rows_mesh(e.mesh)
-    collector = collecting.Collector(
-        p.family,
-        p.source,
-        asked.episodes,
-        mesh,
-        asked.chunk_learners,
-        asked.next_observation,
-        bool(asked.preferences),
-    )
+    collector = collecting.Collector.of(p.family, p.source, e.collect, rows_mesh(e.mesh))
     total, chunks = len(ids) * seeds, []
     for first in range(0, total, collector.chunk):
         lived, count = collector.run(e.seed, p.split.train, ids, seeds, first), min(collector.chunk, total - first)

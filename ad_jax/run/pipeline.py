@@ -151,17 +151,7 @@ class Run:
         manifest = self._fitting(
             lambda: self._continued(collection.make_manifest(e, p, made_by)), None if self.given else Path(url)
         )
-        mesh = own_mesh(self.mesh)
-        asked = e.collect
-        collector = collect.Collector(
-            p.family,
-            p.source,
-            asked.episodes,
-            mesh,
-            asked.chunk_learners,
-            asked.next_observation,
-            bool(asked.preferences),
-        )
+        collector = collect.Collector.of(p.family, p.source, e.collect, own_mesh(self.mesh))
         result = collect.collect(
             collector,
             p.split.train,

@@ -9,7 +9,7 @@ processes deal the chunks among themselves; each runs its own on its own devices
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 import jax
@@ -24,11 +24,12 @@ from ad_jax.errors import AdJaxError, ConfigError, HistoryError
 from ad_jax.history import lifetimes
 from ad_jax.history import returns as history_returns
 from ad_jax.history.store import HistoryWriter, Manifest, open_store
-from ad_jax.keys import a_key, task_keys
+from ad_jax.keys import task_keys
 from ad_jax.process import distributed
 from ad_jax.process.metrics import MetricsLog, Progress
 from ad_jax.sharding import batch_devices, on_batch
 from ad_jax.sources.base import Source
+from ad_jax.sources.gives import check_gives
 from ad_jax.stage.blocks import blocks_of
 from ad_jax.types import Histories, PyTree, Transition
 
@@ -98,7 +99,7 @@ class Collector:
         """
         self.family, self.source, self.mesh = family, source, mesh
         self.next_observation, self.preferences = next_observation, preferences
-        _check_gives(source, family, {"next_observation": next_observation, "preferences": preferences})
+        check_gives(source, family, {"next_observation": next_observation, "preferences": preferences})
         self.updates = lifetime_updates(source, family, episodes)
         self.steps = self.updates * source.steps_per_update
         split = batch_devices(mesh)
@@ -107,6 +108,12 @@ class Collector:
         rows = on_batch(mesh)
         self.jitted = jax.jit(self._all, in_shardings=(rows, rows), out_shardings=rows)
         self.lifetimes: Callable[[jax.Array, PyTree], Lifetimes] = self.jitted
+
+    @classmethod
+    def of(cls, family: TaskFamily, source: Source, config: Config, mesh: Mesh) -> "Collector":
+        """Return the collector of what a config asks for; raises as making one does."""
+        stored = {"next_observation": config.next_observation, "preferences": bool(config.preferences)}
+        return cls(family, source, config.episodes, mesh, config.chunk_learners, **stored)
 
     def _all(self, keys: jax.Array, tasks: PyTree) -> Lifetimes:
         """All learners of a chunk, each device's block by block; `[C, actors, T]`."""
@@ -182,28 +189,6 @@ class Collector:
 def lifetime_updates(source: Source, family: TaskFamily, episodes: int) -> int:
     """Return the updates of a lifetime: as many as `episodes` episodes of full length take."""
     return -(-episodes * family.episode_length // source.steps_per_update)
-
-
-def _check_gives(source: Source, family: TaskFamily, asked: Mapping[str, bool]) -> None:
-    """Raise ConfigError unless the source's transitions hold what is asked for of them, by name."""
-    if not any(asked.values()):
-        return
-
-    def stream(key: jax.Array, task: PyTree) -> Transition:
-        return source.update(key, source.init(key, task), task)[1]
-
-    given = jax.eval_shape(stream, jax.eval_shape(lambda: a_key(0)), family.default_params)
-    remedies = {
-        "next_observation": "Let its update return outcome.transition(observation, action) of each step",
-        "preferences": "source=q_learning and source=dqn do; one of yours returns transitions with "
-        "preferences=[..., A] float32",
-    }
-    for name, is_asked in asked.items():
-        if is_asked and getattr(given, name) is None:
-            raise ConfigError(
-                f"collect.{name}=true needs a source whose transitions hold {name}; this one's hold None. "
-                f"{remedies[name]}, or leave the option out"
-            )
 
 
 def collect(

@@ -57,3 +57,9 @@ def trained_by(e: Experiment) -> Experiment:
     defaults = {"evaluate": type(e.evaluate)(), "reference": None, "logging": type(e.logging)()}
     acting = {field.name: field.default for field in dataclasses.fields(e.method) if field.name == "acting"}
     return dataclasses.replace(e, name="model", method=dataclasses.replace(e.method, **acting), **defaults)
+
+
+def taught_from(e: Experiment, place: str) -> Experiment:
+    """Return an experiment whose method's teacher is the model in `place`."""
+    named: Json = {"teacher": place}
+    return dataclasses.replace(e, method=dataclasses.replace(e.method, **named))

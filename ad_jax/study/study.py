@@ -14,7 +14,7 @@ from ad_jax.errors import ConfigError, unknown
 from ad_jax.experiment import Experiment
 from ad_jax.files import Json
 from ad_jax.study.claims import Claim, Quantity, statistics_of
-from ad_jax.study.keys import key, trained_by
+from ad_jax.study.keys import key, taught_from, trained_by
 
 # The paper's figures, then its appendix, then what is not its own.
 ORDER = (
@@ -81,20 +81,17 @@ class Study:
         """Return the arm's experiment with each of its seeds."""
         one = self.arms[arm]
         seeded = [dataclasses.replace(one.experiment, seed=seed) for seed in range(one.seeds or self.seeds)]
-        return [taught(e, self.teacher(arm, e.seed)) for e in seeded]
+        return [self._taught(arm, e) for e in seeded]
+
+    def _taught(self, arm: str, e: Experiment) -> Experiment:
+        """Return an arm's experiment with its teacher, if any, by the name that a workshop keeps it under."""
+        teacher = self.teacher(arm, e.seed)
+        return e if teacher is None else taught_from(e, f"models/{key(trained_by(teacher))}")
 
     def teacher(self, arm: str, seed: int) -> Experiment | None:
         """Return the experiment whose model an arm learns from, with the same seed; None where there is none."""
         by = self.arms[arm].taught_by
         return None if by is None else dataclasses.replace(self.arms[by].experiment, seed=seed)
-
-
-def taught(e: Experiment, teacher: Experiment | None) -> Experiment:
-    """Return an experiment whose method learns from another's model, named as a workshop keeps that one."""
-    if teacher is None:
-        return e
-    named: Json = {"teacher": f"models/{key(trained_by(teacher))}"}
-    return dataclasses.replace(e, method=dataclasses.replace(e.method, **named))
 
 
 def arms_of(quantity: Quantity) -> list[str]:

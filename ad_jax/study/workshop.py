@@ -5,7 +5,6 @@ matter to it. Several processes can be at work in one place; each takes pieces t
 """
 
 import contextlib
-import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -19,7 +18,7 @@ from ad_jax.files import Json, JsonObject, read_json, write_json
 from ad_jax.process import locks
 from ad_jax.run.origins import Origins
 from ad_jax.run.pipeline import Run
-from ad_jax.study.keys import changes, collected_by, digest, key, trained_by
+from ad_jax.study.keys import changes, collected_by, digest, key, taught_from, trained_by
 
 
 class Workshop:
@@ -67,7 +66,7 @@ class Workshop:
         if teacher is not None and not self._train(teacher, self.model(teacher)):
             return False
         with _lock(self.curve(e)) as mine:
-            placed = e if teacher is None else taught_from(e, self.model(teacher))
+            placed = e if teacher is None else taught_from(e, str(self.model(teacher)))
             if not mine or (build(e).trained and not self._train(placed, self.model(e))):
                 return False
             Run(placed, self.curve(e), str(self.histories(e)), trained=self.model(e)).evaluate()
@@ -89,12 +88,6 @@ class Workshop:
             # Opening a run directory anew says what code opened it; this says what code trained.
             write_json(folder / "trained.json", read_json(folder / "environment.json"), indent=1)
         return True
-
-
-def taught_from(e: Experiment, folder: Path) -> Experiment:
-    """Return an experiment whose teacher is the model in a folder."""
-    named: Json = {"teacher": str(folder)}
-    return dataclasses.replace(e, method=dataclasses.replace(e.method, **named))
 
 
 def _named_before(folder: Path) -> Iterator[tuple[tuple[str, str], str]]:

@@ -14,7 +14,7 @@ from helpers import LITTLE, mesh_of
 from ad_jax import Agent, Run, envs
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import build, load, override
-from ad_jax.methods.predicting import returns_after
+from ad_jax.methods.returns_to_come import returns_after
 from ad_jax.methods.trajectory_transformer import Planning, TrajectoryTransformer, loss_of
 from ad_jax.models.base import Model
 from ad_jax.models.lstm import LSTM

@@ -1,7 +1,8 @@
 """What a model's outputs say of actions. To add a head: a file with a `Head`, and its name in `Options`."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+import inspect
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 
@@ -43,6 +44,22 @@ class Options:
                 "auto"
             )
         return Categorical(spec.action.n)
+
+
+def check_takes_head(who: str, name: str, model_config: object) -> None:
+    """Raise ConfigError unless a backbone, by its name and its options, takes another head than its actions'.
+
+    Args:
+        who: the method that gives it one, for people.
+        name: of the backbone.
+        model_config: its options.
+    """
+    make: Any = getattr(type(model_config), "make", None)
+    if not isinstance(model_config, Options) or "head" not in inspect.signature(make).parameters:
+        raise ConfigError(
+            f"{who} gives its model a head of its own, which model={name} does not take. Use model=transformer or "
+            "model=lstm; a backbone of yours needs make(spec, head=None) and heads.Options"
+        )
 
 
 def of(model: "Model", outputs: jax.Array) -> Head:
