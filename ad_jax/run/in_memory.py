@@ -122,7 +122,7 @@ def evaluate(experiment: Experiment, learned: Learned, mode: Mode = "sampled", h
         experiment: gives the held-out tasks, the options of evaluation, the mesh and the seed.
         learned: what `train` returned.
         mode: whether actions are sampled, or those that the head takes where none are.
-        held_out: the name of one of the split's sets; the first, where there are several.
+        held_out: the name of one of the split's sets, or "trained" with `evaluate.trained`; default the first.
 
     Returns:
         Returns and steps of every episode, `[N, S, E]`: N tasks, S rollouts of each, E episodes.
@@ -132,7 +132,7 @@ def evaluate(experiment: Experiment, learned: Learned, mode: Mode = "sampled", h
             finite or not what the family states.
     """
     e, p = experiment, build(experiment)
-    c, family, mesh, sets = e.evaluate, p.family, rows_mesh(e.mesh), p.split.held_out
+    c, family, mesh, sets = e.evaluate, p.family, rows_mesh(e.mesh), p.evaluated
     name = held_out or next(iter(sets))
     if name not in sets:
         raise unknown("held-out set", name, sets)

@@ -90,6 +90,11 @@ def test_what_cannot_be_is_refused_before_anything_is_compiled(learned):
         in_memory.evaluate(EXPERIMENT, learned, held_out="held_ot")
 
 
+def test_training_tasks_are_evaluated_where_asked_for(learned):
+    known = override(EXPERIMENT, ["evaluate.trained=2"])
+    assert len(in_memory.evaluate(known, learned, held_out="trained").returns) == 2
+
+
 def test_the_smallest_example_runs(monkeypatch, capsys):
     path = pathlib.Path(__file__).parents[2] / "examples" / "minimal.py"
     assert len(path.read_text().splitlines()) <= 120
