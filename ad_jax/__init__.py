@@ -29,7 +29,9 @@ if TYPE_CHECKING:  # `as`: these are public
     from ad_jax.experiment import TaskConfig as TaskConfig
     from ad_jax.experiment import load as _load_experiment
     from ad_jax.experiment import override as override
+    from ad_jax.history.foreign import History as History
     from ad_jax.history.store import open_store as open_store
+    from ad_jax.history.write import write_histories as write_histories
     from ad_jax.methods.actor_learner import ActorLearner as ActorLearner
     from ad_jax.methods.decision_transformer import DecisionTransformer as DecisionTransformer
     from ad_jax.methods.diffuser import Diffuser as Diffuser
@@ -107,6 +109,8 @@ _PUBLIC = {
     "override": "ad_jax.experiment",
     "Run": "ad_jax.run.pipeline",
     "open_store": "ad_jax.history.store",
+    "History": "ad_jax.history.foreign",
+    "write_histories": "ad_jax.history.write",
     "Agent": "ad_jax.agent",
     "AdJaxError": "ad_jax.errors",
     "Plugin": "ad_jax.experiment",  # of experiments' files of before

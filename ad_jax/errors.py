@@ -36,6 +36,10 @@ class OtherHistoriesError(HistoryError):
     """Histories that are whole, and not those that this run would collect."""
 
 
+class ForeignHistoriesError(HistoryError):
+    """Histories that somebody else collected and that cannot be imported: names the file, the place and the remedy."""
+
+
 class OtherCheckpointError(CheckpointError):
     """A checkpoint that is whole, and not one that this run would make."""
 

@@ -12,7 +12,7 @@ import functools
 import hashlib
 import typing
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Generic, Literal
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +61,9 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
             value = conform(f"{self.name}.{field.name}", getattr(self, field.name), hints[field.name])
             if isinstance(value, str):  # by its name of today, where that of an earlier version was given
                 object.__setattr__(self, field.name, value)
+
+    # Whether episodes can be played. Opaque tasks, which are ids, are trained on alone (`ad_jax.history.opaque`).
+    simulated: ClassVar[bool] = True
 
     if TYPE_CHECKING:  # a property to override or a field of the dataclass; a declaration would forbid one or the other
 
@@ -167,6 +170,14 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
 
     def random_return(self, tasks: TEnvParams) -> np.ndarray | None:
         """Return the expected return of the uniformly random policy, `[N]` float64, or None if unknown."""
+        return None
+
+    def starts_at(self, observation: jax.Array, params: TEnvParams) -> TEnvState | None:
+        """Return the state in which an episode of the task `params` begins that shows `observation` `[*O]` first.
+
+        None, the default, where that does not tell the state. Histories that somebody else collected are checked with
+        it, step by step, against `step_env`.
+        """
         return None
 
     def optimal_action(self, state: TEnvState, task: TEnvParams) -> jax.Array | None:

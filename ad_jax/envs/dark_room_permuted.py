@@ -20,10 +20,8 @@ from flax import struct
 
 from ad_jax.envs import dark_room
 from ad_jax.envs.dark_room import DarkRoom, State
-from ad_jax.envs.grid import MOVES, cells
+from ad_jax.envs.grid import MOVES, NAMES, cells
 from ad_jax.types import Array, PyTree
-
-NAMES = ("stay", "down", "up", "right", "left")  # of MOVES
 
 
 @struct.dataclass

@@ -13,9 +13,11 @@ from gymnax.environments import spaces
 from gymnax.environments.environment import TEnvParams, TEnvState
 
 from ad_jax.envs.base import TaskFamily
+from ad_jax.keys import a_key
 
 Start = Literal["center", "corner", "random"]
-MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))  # stay, down, up, right, left
+MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
+NAMES = ("stay", "down", "up", "right", "left")  # of MOVES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,10 @@ class Grid(TaskFamily[TEnvState, TEnvParams]):
 
     def observe(self, key: jax.Array, state: TEnvState, action: jax.Array | None, params: TEnvParams) -> jax.Array:
         return cast(Any, state).position
+
+    def starts_at(self, observation: jax.Array, params: TEnvParams) -> TEnvState:
+        state = self.reset_env(a_key(0), params)[1]
+        return cast(Any, state).replace(position=observation)
 
     def trace(self, state: TEnvState, action: jax.Array) -> jax.Array:
         return cast(Any, state).position

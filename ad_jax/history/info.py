@@ -2,9 +2,12 @@
 
 import json
 
+from ad_jax.files import JsonObject
 from ad_jax.history import ledger as format_
 from ad_jax.history.access import connect, place
+from ad_jax.history.manifest import MANIFEST
 from ad_jax.history.store import Url, returns_in
+from ad_jax.text import some
 from ad_jax.types import Box, Discrete
 
 UNRECORDED = "not recorded: an earlier version of ad_jax wrote some chunks"
@@ -43,11 +46,23 @@ def info(url: Url) -> str:
         ("on disk", f"{size:,} bytes of arrays{per_step}"),
         *(returns.lines() if (returns := returns_in(entries)) else [("at the end", UNRECORDED if entries else "-")]),
         *((f"  {format_.word(name)}", json.dumps(value)) for name, value in statistics.items()),
+        *_imported(provenance),
         *((format_.word(name), json.dumps(value)) for name, value in provenance.items()),
     ]
     if problems:
         lines.append(("PROBLEMS", f"{len(problems)}, the first: {problems[0]}"))
     return "\n".join([f"learning histories at {place(store)}", *(f"  {name:<14}{value}" for name, value in lines)])
+
+
+def _imported(provenance: JsonObject) -> list[tuple[str, str]]:
+    """Take out of a provenance what is known of histories that were collected elsewhere, a line each."""
+    known, files = provenance.pop("imported", None), provenance.pop("files", None)
+    held = known if isinstance(known, dict) else {}
+    told = {name: "; ".join(map(str, x)) if isinstance(x, list) else str(x) for name, x in held.items() if x != []}
+    shown = [(name.replace("_", " ")[:13], text) for name, text in told.items()]
+    if isinstance(files, dict) and files:
+        shown.append(("files", f"{len(files)}: {some(sorted(files), 4)}; sha256 of each in {MANIFEST}"))
+    return [(name, value if value.isprintable() else json.dumps(value)) for name, value in shown]
 
 
 def _actions(action: Discrete | Box) -> str:
