@@ -91,7 +91,8 @@ def _stage(args: argparse.Namespace) -> int:
     from ad_jax.process.metrics import log
     from ad_jax.run.pipeline import Run
 
-    run = Run(experiment, args.dir, args.histories, trains=args.command in ("run", "distill"), redo=args.redo)
+    trains = args.command in ("run", "distill")
+    run = Run(experiment, args.dir, args.histories, getattr(args, "trained", None), trains, args.redo)
     log(f"run      {run.folder}")
     {"run": run.all, "collect": run.collect, "distill": run.distill, "evaluate": run.evaluate}[args.command]()
     return 0
@@ -158,16 +159,9 @@ def _compress(args: argparse.Namespace) -> int:
 
 
 def _histories(args: argparse.Namespace) -> int:
-    from ad_jax.history import info, store
+    from ad_jax.cli import histories
 
-    if args.action == "info":
-        print(info.info(args.path))
-        return 0
-    problems = store.verify(args.path)
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    print("every byte is as it was written" if not problems else f"{len(problems)} damaged part(s)")
-    return 2 if problems else 0
+    return histories.run(args)
 
 
 def _reproduce(args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ad_jax import files
+from ad_jax.cli import histories
 from ad_jax.cli.options import Help, as_overrides, show_help
 from ad_jax.errors import ConfigError
 from ad_jax.files import JsonObject
@@ -59,6 +60,10 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--histories", help="where the histories are: a directory, gs:// or s3:// (default DIR/histories)"
         )
+        if name == "evaluate":
+            sub.add_argument(
+                "--trained", type=_path, metavar="RUN", help="the run directory whose trained model is evaluated here"
+            )
         if name != "show":
             sub.add_argument(
                 "--redo",
@@ -124,12 +129,10 @@ def parser() -> argparse.ArgumentParser:
     )
 
     store = commands.add_parser(
-        "histories", help="look at a collection of learning histories, or check every byte of it"
+        "histories", help="look at a collection of learning histories, check every byte of it, import and export some"
     )
     actions = store.add_subparsers(dest="action", required=True, metavar="ACTION")
-    for name, text in (("info", "print what is in it"), ("verify", "check every byte")):
-        sub = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        sub.add_argument("path", help="a directory, gs:// or s3:// URL")
+    histories.add(actions, _path)
 
     bench = commands.add_parser(
         "bench",
@@ -228,10 +231,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the parsed command line. Overrides may also follow an option, which argparse alone does not understand."""
     top = parser()
     args, rest = top.parse_known_args(as_overrides(sys.argv[1:] if arguments is None else arguments))
-    if rest and (not hasattr(args, "overrides") or any(word.startswith("-") for word in rest)):
+    further = next((name for name in ("overrides", "more") if hasattr(args, name)), None)
+    if rest and (further is None or any(word.startswith("-") for word in rest)):
         top.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        args.overrides = [*args.overrides, *rest]
+    if rest and further is not None:
+        setattr(args, further, [*getattr(args, further), *rest])
     if getattr(args, "help", None) is not None:
         show_help(args)
     return args

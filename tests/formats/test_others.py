@@ -1,0 +1,209 @@
+"""XLand-100B, Vintix, ICRL4AHT, OmniRL and Minari: each guess that goes wrong, on a file in that layout."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+from history_helpers import files, refused
+from public_layouts import icrl4aht, omnirl, vintix, xland
+
+from ad_jax.errors import ConfigError
+from ad_jax.formats.base import library
+from ad_jax.formats.importing import import_histories
+from ad_jax.history.info import info
+from ad_jax.types import Box, Discrete, Spec
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("h5py") is None, reason="needs h5py")
+
+
+def read(kind, path, out, **options):
+    return import_histories(kind, [path], out, options)
+
+
+def test_groups_of_xland_are_learners_in_natural_order(tmp_path):
+    """(c, d, e) A group's number is not its ruleset's, "10" comes after "2", its rows are one learner's actors."""
+    held = xland(tmp_path / "a.hdf5", groups=3, order=[2, 10, 1])
+    found = read("xland", tmp_path / "a.hdf5", tmp_path / "h")
+    ids = [f"XLand-MiniGrid-R1-9x9:medium_1m_v2:{ruleset}" for ruleset in (1002, 1000, 1001)]
+    assert found.task_ids == [task for task in ids for _ in range(4)]
+    h = found.read()
+    np.testing.assert_array_equal(h.transition.observation[:4], held[2]["states"])
+    np.testing.assert_array_equal(h.transition.reward[4:8], held[0]["rewards"])
+    assert h.transition.reward.dtype == np.float16
+    assert h.actor.tolist() == [0, 1, 2, 3] * 3
+    assert found.manifest.source["actors"] == 4
+    assert found.manifest.spec == Spec(Discrete(6), (5, 5), (156,) * 25)
+
+
+def test_success_and_time_limit_of_xland_are_told_apart_by_the_reward(tmp_path):
+    (held, _) = xland(tmp_path / "a.hdf5")
+    t = read("xland", tmp_path / "a.hdf5", tmp_path / "h").read().transition
+    paid = held["dones"] & (held["rewards"] > 0)
+    np.testing.assert_array_equal(t.terminated[:4], paid)
+    np.testing.assert_array_equal(t.truncated[:4], held["dones"] & ~paid)
+    assert paid.any() and (held["dones"] & ~paid).any()
+
+
+def test_a_benchmark_of_which_nobody_knows_the_version_is_refused(tmp_path):
+    """(b) Ids mean other tasks from 0.9.2 on."""
+    xland(tmp_path / "a.hdf5", benchmark="trivial-21k")
+    refused(lambda: read("xland", tmp_path / "a.hdf5", tmp_path / "h"), "trivial_21k", "0.9.2", "benchmark=NAME_vN")
+    found = read("xland", tmp_path / "a.hdf5", tmp_path / "h", benchmark="trivial_21k_v1")
+    assert found.task_ids[0] == "XLand-MiniGrid-R1-9x9:trivial_21k_v1:1000"
+
+
+def test_states_of_fourteen_colors_are_refused(tmp_path):
+    """(a) Before 0.7.0 a state was tile * 14 + color."""
+    xland(tmp_path / "a.hdf5", groups=1, rows=1, states=np.full((1, 60, 5, 5), 12 * 14 + 13, np.uint8))
+    refused(lambda: read("xland", tmp_path / "a.hdf5", tmp_path / "h"), "state 181", "14 colors")
+    assert files(tmp_path / "h") == {}
+
+
+def test_what_xlands_source_remembers_and_its_labels_are_is_recorded(tmp_path):
+    """(f, h, i) A recurrent policy that is never reset; labels of it; action 0 is an action."""
+    held = xland(tmp_path / "a.hdf5")
+    found = read("xland", tmp_path / "a.hdf5", tmp_path / "h")
+    said = found.manifest.provenance["imported"]
+    assert "never reset" in said["memory"] and "expert_actions" in said["labels"]
+    assert not said["terminal_observation"]
+    assert (found.read().transition.action == 0).sum() == sum((x["actions"] == 0).sum() for x in held)
+    assert "never reset" in info(tmp_path / "h")
+
+
+def test_a_cut_file_of_hdf5_is_named(tmp_path):
+    xland(tmp_path / "a.hdf5")
+    (tmp_path / "b.hdf5").write_bytes((tmp_path / "a.hdf5").read_bytes()[:5000])
+    refused(lambda: read("xland", tmp_path / "b.hdf5", tmp_path / "h"), "b.hdf5", "it is cut")
+    xland(tmp_path / "c.hdf5", rewards=np.zeros((4, 59), np.float16))
+    refused(lambda: read("xland", tmp_path / "c.hdf5", tmp_path / "h"), "c.hdf5[0]: rewards")
+    refused(lambda: read("dicp", tmp_path / "a.hdf5", tmp_path / "h"))
+
+
+def test_groups_of_vintix_follow_their_first_step(tmp_path):
+    """(a) HDF5 lists "20-24" before "5-9"; (b) the number after the dash is the last step's, or the one after it."""
+    folder = vintix(tmp_path / "reach-v2", pieces=(5, 15, 10))
+    found = read("vintix", folder, tmp_path / "h")
+    assert found.task_ids == ["reach-v2"]
+    rng = np.random.default_rng(0)
+    np.testing.assert_array_equal(found.read().transition.observation[0], rng.normal(size=(30, 3)).astype(np.float32))
+
+
+def test_episodes_of_vintix_begin_where_step_num_is_zero(tmp_path):
+    """(c) There is no done, nobody knows why an episode ended, and the last one is cut."""
+    found = read("vintix", vintix(tmp_path / "a", episode=7), tmp_path / "h")
+    t = found.read().transition
+    assert np.flatnonzero(t.truncated[0]).tolist() == [6, 13, 20, 27]
+    assert not t.terminated.any()
+    assert found.manifest.provenance["imported"]["termination"] == "not known"
+    assert found.manifest.episode_length == 7
+
+
+def test_vintix_is_raw_and_its_demonstrators_do_not_learn(tmp_path):
+    """(d, e, f), and the labels of Vintix II are not what was done."""
+    found = read("vintix", vintix(tmp_path / "a", labels=True), tmp_path / "h", low=-1.0, high=1.0)
+    said = found.manifest.provenance["imported"]
+    assert "demonstrator_actions" in said["labels"]
+    assert any("raw" in note for note in said["notes"]) and any("no algorithm" in note for note in said["notes"])
+    assert found.manifest.spec.action == Box((2,), -1.0, 1.0)
+
+
+def test_a_gap_in_vintix_is_named(tmp_path):
+    h5py = library("h5py")
+    folder = vintix(tmp_path / "a", pieces=(10, 10, 10))
+    with h5py.File(folder / "trajectory_0.h5", "a") as file:
+        del file["10-19"]
+    refused(lambda: read("vintix", folder, tmp_path / "h"), "group 20-29 does not begin at step 10")
+    folder = vintix(tmp_path / "b")
+    with h5py.File(folder / "trajectory_0.h5", "a") as file:
+        file["0-19/step_num"][3] = 9
+    refused(lambda: read("vintix", folder, tmp_path / "h"), "step_num is 9 after 2 at step 3")
+
+
+def test_streams_of_icrl4aht_are_read_and_their_ends_doubted(tmp_path):
+    """(a) A done may be the end of a recording; (b) streams may be selected; (c) labels; (d) action 0 is an action."""
+    held = icrl4aht(tmp_path / "a.hdf5")
+    found = read("icrl4aht", tmp_path / "a.hdf5", tmp_path / "h")
+    np.testing.assert_array_equal(found.read().transition.action[1], held[1]["actions"])
+    assert found.task_ids == ["kitchen-0", "kitchen-1"]
+    assert found.manifest.spec.action == Discrete(6)
+    said = found.manifest.provenance["imported"]
+    assert said["termination"] == "not known" and "expert_actions" in said["labels"]
+    assert any("end of a recording" in note for note in said["notes"])
+    icrl4aht(tmp_path / "b.hdf5", version=2)
+    refused(lambda: read("icrl4aht", tmp_path / "b.hdf5", tmp_path / "g"), "schema_version 2, expected 1")
+
+
+def test_the_rows_of_ends_in_omnirl_are_no_steps(tmp_path):
+    """(a) One row more at each end, (b) which says that it ended."""
+    folder = omnirl(tmp_path / "record-0", episodes=(4, 3, 4))
+    found = read("omnirl", folder, tmp_path / "h", num_states=16)
+    t = found.read().transition
+    assert t.action.shape == (1, 11)
+    assert np.flatnonzero(t.truncated[0]).tolist() == [3, 6, 10]
+    assert found.manifest.spec == Spec(Discrete(5), (), (16,))
+    assert int(t.action.max()) == 4
+
+
+def test_omnirls_labels_are_what_was_done_and_its_prompts_no_text(tmp_path):
+    """(c, d, e)"""
+    found = read("omnirl", omnirl(tmp_path / "record-0"), tmp_path / "h")
+    said = found.manifest.provenance["imported"]
+    assert "what was done" in said["labels"] and "between episodes" in said["memory"]
+    refused(lambda: read("omnirl", tmp_path / "record-0", tmp_path / "g", num_actions=9), "no row has action 9")
+    np.save(tmp_path / "record-0/rewards.npy", np.array([None, 1]))
+    refused(lambda: read("omnirl", tmp_path / "record-0", tmp_path / "g"), "pickle")
+
+
+def minari(folder, episodes=(4, 3), jpeg=False):
+    """Write a dataset by Minari's own storage."""
+    try:
+        library("minari")
+    except ConfigError as error:
+        pytest.skip(str(error))
+    from gymnasium import spaces
+    from minari.data_collector import EpisodeBuffer  # pyright: ignore[reportMissingImports]
+    from minari.dataset.minari_storage import MinariStorage  # pyright: ignore[reportMissingImports]
+
+    data = folder / "data"
+    data.mkdir(parents=True)
+    shape, dtype = ((40, 40, 3), np.uint8) if jpeg else ((2,), np.float32)
+    seen = spaces.Box(0, 255, shape, dtype) if jpeg else spaces.Box(-9, 9, shape, dtype)
+    storage = MinariStorage.new(data, seen, spaces.Discrete(3), data_format="hdf5")
+    buffers, rng = [], np.random.default_rng(0)
+    for number, steps in enumerate(episodes):
+        flags = np.arange(1, steps + 1) == steps
+        observation = (rng.random((steps + 1, *shape)) * 9).astype(dtype)
+        acted, paid = rng.integers(0, 3, steps), rng.normal(size=steps)
+        ends = {"terminations": flags & (number % 2 == 0), "truncations": flags & (number % 2 == 1)}
+        buffers.append(EpisodeBuffer(observations=observation, actions=acted, rewards=paid, **ends))
+    storage.update_episodes(buffers)
+    return buffers
+
+
+def test_a_dataset_of_minari_is_one_history_with_its_last_observations(tmp_path):
+    buffers = minari(tmp_path / "d", episodes=tuple([3] * 12))
+    found = read("minari", tmp_path / "d", tmp_path / "h")
+    t = found.read().transition
+    assert t.action.shape == (1, 36)
+    for name, field in (("observation", slice(-1)), ("next_observation", slice(1, None))):
+        expected = np.concatenate([buffer.observations[field] for buffer in buffers])
+        np.testing.assert_array_equal(getattr(t, name)[0], expected)
+    assert t.terminated.sum() == t.truncated.sum() == 6
+    assert found.manifest.spec == Spec(Discrete(3), (2,), None)
+    assert found.manifest.next_observation
+
+
+def test_pictures_that_minari_has_encoded_are_refused(tmp_path):
+    pytest.importorskip("PIL")
+    minari(tmp_path / "d", jpeg=True)
+    refused(lambda: read("minari", tmp_path / "d", tmp_path / "h"), "JPEG", "jpeg_encoding=False")
+
+
+def test_a_dataset_that_lost_an_episode_is_named(tmp_path):
+    minari(tmp_path / "d")
+    meta = json.loads((tmp_path / "d/data/metadata.json").read_text())
+    (tmp_path / "d/data/metadata.json").write_text(json.dumps(meta | {"total_episodes": 3}))
+    refused(lambda: read("minari", tmp_path / "d", tmp_path / "h"), "says 3, and 2 are there")
+    (tmp_path / "d/data/metadata.json").write_text(json.dumps(meta | {"data_format": "arrow"}))
+    refused(lambda: read("minari", tmp_path / "d", tmp_path / "h"), "'arrow', expected hdf5")
