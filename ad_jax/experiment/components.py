@@ -13,6 +13,7 @@ from ad_jax.experiment import plugins
 from ad_jax.experiment.config import Experiment
 from ad_jax.history import reward_unit
 from ad_jax.history.columns import STORED, check_needs
+from ad_jax.history.opaque import Opaque
 from ad_jax.keys import a_key
 from ad_jax.methods.base import MethodConfig, Setting, Untrained
 from ad_jax.methods.teacher import Teacher
@@ -114,7 +115,7 @@ def _build(experiment: Experiment) -> Components:
         split = dataclasses.replace(split, train=take(split.train, slice(e.tasks.trained)))
         seen_again = _seen_again(e, split)
         check_split(family, split)  # families may have a split of their own
-        source = reference = source_config.make(family)
+        source = reference = family.source() if isinstance(family, Opaque) else source_config.make(family)
         if e.reference is not None:
             reference = plugins.changed("source", e.reference.source, {}).make(family)
     except AdJaxError:

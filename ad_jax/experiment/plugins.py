@@ -20,6 +20,7 @@ from ad_jax.registry import name_of as _name_of
 from ad_jax.sources import SOURCES
 from ad_jax.sources.base import SourceConfig
 
+OPAQUE = {"opaque": "ad_jax.history.opaque:Opaque"}  # no world, but tasks of imported histories: they are trained on
 Config = Any  # a frozen dataclass: an experiment, a part of one, or a plug-in
 
 
@@ -31,7 +32,7 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "env": Kind(FAMILIES, (TaskFamily,)),
+    "env": Kind(FAMILIES | OPAQUE, (TaskFamily,)),
     "source": Kind(SOURCES, (SourceConfig,)),
     "model": Kind(MODELS | POLICIES, (ModelConfig, PolicyConfig)),
     "method": Kind(METHODS, (MethodConfig,)),

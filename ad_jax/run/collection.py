@@ -8,12 +8,14 @@ from msgspec import structs
 
 from ad_jax.checkpoint import lineage
 from ad_jax.checkpoint.identity import canonical
-from ad_jax.envs.leaves import task_leaves
+from ad_jax.envs.base import TaskSplit, take
+from ad_jax.envs.leaves import task_leaves, tasks_of
 from ad_jax.errors import ConfigError, HistoryError, OtherHistoriesError, differences
 from ad_jax.experiment import Components, Experiment, name_of
 from ad_jax.files import JsonObject
 from ad_jax.history import store as history_store
 from ad_jax.history.columns import STORED
+from ad_jax.history.foreign import IMPORTED
 from ad_jax.history.manifest import Leaf
 from ad_jax.process import provenance
 from ad_jax.process.metrics import log
@@ -121,15 +123,18 @@ def check_histories(
         given: whether the caller named it. Then it may be of another seed, other tasks, and of another size; else it
             must be the one that the experiment would collect.
     """
+    elsewhere = manifest.source.get("name") == IMPORTED
     for field, expected in canonical(origin(e, p)).items():
         found = canonical(getattr(manifest, field))
+        if elsewhere and (field == "source" or not p.family.simulated):
+            continue  # the experiment's source made none of them, and is what the model is compared with
         if found != expected:
             raise HistoryError(
                 f"these histories are of {field} {found}; the experiment's is {expected}. Collect them anew in another "
                 f"directory, or set {'env' if field == 'family' else field} to match"
             )
     mine = make_manifest(e, p, behavior)
-    names = ("spec", "task_leaves", "reward_dtype", "episode_length")
+    names = ("spec", "task_leaves", "reward_dtype", "episode_length") if p.family.simulated else ("spec",)
     held, asked = ({name: data[name] for name in names} for data in (manifest.to_json(), mine.to_json()))
     if odd := differences(canonical(held), canonical(asked)):
         raise OtherHistoriesError(
@@ -152,8 +157,52 @@ def check_histories(
         )
 
 
+def unseen_split(url: str, e: Experiment, p: Components) -> TaskSplit | None:
+    """Return the split around imported histories: their tasks to train on, and held-out ones that are not among them.
+
+    Args:
+        url: of the collection.
+        e: the experiment, which says how many are held out and in which order they are drawn.
+        p: the components of `e`.
+
+    Returns:
+        None where the histories were collected here, or cannot be simulated: the experiment's own split holds.
+
+    Raises:
+        ConfigError: if the collection has every task there is.
+    """
+    found = history_store.manifest_at(url)
+    if found is None or found.source.get("name") != IMPORTED or not p.family.simulated:
+        return None
+    if differences(found.to_json()["spec"], p.spec.to_json()) or set(found.task_leaves) != set(
+        task_leaves(p.split.train)
+    ):
+        return None  # `check_histories` says what differs
+    store = history_store.open_store(url)
+    first = {task: row for row, task in reversed([*enumerate(store.task_ids)])}
+    leaves = store.fields(store.chunks, [f"task/{name}" for name in found.task_leaves])
+    rows = np.array(sorted(first.values()))
+    train = tasks_of(p.family, {name.removeprefix("task/"): leaf[rows] for name, leaf in leaves.items()})
+    table = p.family.all_tasks()
+    others = next(iter(p.split.held_out.values())) if table is None else table
+    ids = p.family.task_ids(others)
+    left = np.array([row for row, task in enumerate(ids) if task not in first], int)
+    left = np.random.default_rng(e.tasks.split_seed).permutation(left)[: e.tasks.held_out]
+    if not len(left):
+        raise ConfigError(
+            f"the histories in {url} are of all {len(ids)} tasks of {p.family.name} that could be held out. Import "
+            "those of fewer tasks"
+        )
+    log(f"tasks    {len(rows)} in the imported histories are trained on, {len(left)} others are held out")
+    return TaskSplit(train, {"held_out": take(others, np.sort(left))}, p.split.kind)
+
+
 def facts_if_complete(url: str, e: Experiment, p: Components, behavior: JsonObject) -> dict[str, float] | None:
     """Facts of given histories that are complete; None of others, which the writer resumes or refuses."""
+    there = history_store.manifest_at(url)
+    if there is not None and there.source.get("name") == IMPORTED:
+        check_histories(there, e, p, behavior, url, given=True)
+        history_store.open_store(url)  # whole, or refused: nobody here collects what is missing
     with contextlib.suppress(HistoryError):
         found = history_store.open_store(url)
         check_histories(found.manifest, e, p, behavior, url, given=True)

@@ -25,12 +25,16 @@ class Origins:
 
     @functools.cached_property
     def family(self) -> Json:
-        """How the task family behaves."""
+        """How the task family behaves; None where nobody can simulate it."""
+        if not self.components.family.simulated:
+            return None
         return distributed.on_first(lambda: behavior.of_family(self.components.family))
 
     @functools.cached_property
     def source(self) -> Json:
-        """How the source of the histories does."""
+        """How the source of the histories does; None where the family cannot be simulated."""
+        if not self.components.family.simulated:
+            return None
         return distributed.on_first(lambda: behavior.of_source(self.components.source, self.components.family))
 
     @functools.cached_property

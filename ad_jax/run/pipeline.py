@@ -28,6 +28,7 @@ from ad_jax.experiment import Experiment, build, name_of
 from ad_jax.files import JsonObject, read_json, write_json
 from ad_jax.history import reward_unit
 from ad_jax.history import store as history_store
+from ad_jax.history.opaque import Opaque
 from ad_jax.process import distributed, locks, metrics, provenance, settings
 from ad_jax.process.metrics import log
 from ad_jax.report import report
@@ -94,6 +95,8 @@ class Run:
             return str(directory.default(experiment))
 
         self.folder = files.local(folder or distributed.on_first(default), "--dir").absolute()
+        if isinstance(experiment.env, Opaque):
+            histories = histories or experiment.env.histories
         self.histories, self.given = histories or str(self.folder / "histories"), histories is not None
         self.trained, self.redo = files.local(trained or self.folder).absolute(), redo
         self.origins = Origins(experiment, self.components)
@@ -107,6 +110,9 @@ class Run:
         if self.components.trained and not distributed.on_first(lambda: (self.folder / "config.json").exists()):
             files.check_checkpoints(self.folder)
         files.check_histories(self.histories)
+        if self.given and (split := collection.unseen_split(self.histories, experiment, self.components)) is not None:
+            self.components = dataclasses.replace(self.components, split=split)
+            self.origins = Origins(experiment, self.components)
         provenance.use_compilation_cache()
         distributed.on_first(lambda: check(self.folder, experiment))  # before there is a lock in somebody else's folder
         with _alone_in(self.folder):
@@ -123,6 +129,7 @@ class Run:
     @_alone
     def all(self) -> Path:
         """Return the four stages; returns the report's page."""
+        self._can_evaluate()
         self._can_train()
         self.collect()
         self.distill()
@@ -241,6 +248,17 @@ class Run:
             return False
         return True
 
+    def _can_evaluate(self) -> None:
+        """Raise ConfigError where tasks are ids, so that nothing can be played in them."""
+        env = self.experiment.env
+        if isinstance(env, Opaque):
+            raise ConfigError(
+                f"the tasks of the histories in {env.histories} are ids, and what an action does in them is not known: "
+                "they are trained on (ad-jax distill), and cannot be evaluated. Evaluate the trained model in a task "
+                f"family of the same observations and actions: ad-jax evaluate {self.experiment.name} "
+                f"env=my_package.my_module:MyEnv --trained {self.folder}, where MyEnv has {env.manifest.spec}"
+            )
+
     def _checkpoints(self, made_of: JsonObject) -> Path:
         """Where they lie; those that are there are of this run. Where none is, the facts of a training before go."""
         folder = self.folder / "checkpoints"
@@ -254,6 +272,7 @@ class Run:
     @_alone
     def evaluate(self) -> None:
         """Stage 3."""
+        self._can_evaluate()
         e, p = self.experiment, self.components
         untrained: tuple[int, PyTree, JsonObject] = 0, {}, {"train_task_ids": []}
         step, params, meta = self._trained() if p.trained else untrained

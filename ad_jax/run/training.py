@@ -56,7 +56,9 @@ def run(run: "Run", folder: Path, made_of: JsonObject, store: HistoryStore | Non
     trainer = Trainer(method.learner, feed, config, run.mesh, e.seed)
     ids = run.train_ids if store is None else store.task_ids
     meta = made_of | run.origins.of_training(trainer.abstract_state.params, ids, setting.unit)
-    in_loop = run.curves.in_loop(config.policy(setting.model)) if config.evaluate_every else None
+    in_loop = None
+    if config.evaluate_every and p.family.simulated:
+        in_loop = run.curves.in_loop(config.policy(setting.model))
     prepare = checked(method, config.channels(p.family, p.spec), config.needs)
     with _residents(store, feed, setting, prepare, e.seed) as there:
         result = train(trainer, there, config, folder, meta, run.log, in_loop, e.logging.progress_seconds)

@@ -12,7 +12,7 @@ import ad_jax
 from ad_jax import envs, methods, models, policies, sources
 from ad_jax.experiment import Experiment
 from ad_jax.experiment.config import dataclass_of
-from ad_jax.experiment.plugins import kind_of
+from ad_jax.experiment.plugins import OPAQUE, kind_of
 from ad_jax.registry import resolve
 
 PACKAGE = pathlib.Path(ad_jax.__file__).parent
@@ -42,7 +42,7 @@ def of_plugins(kind: str, registry: dict[str, str]) -> set[str]:
 
 OPTIONS = (
     fields(Experiment, "")
-    | of_plugins("env", envs.FAMILIES)
+    | of_plugins("env", envs.FAMILIES | OPAQUE)
     | of_plugins("source", sources.SOURCES)
     | of_plugins("model", models.MODELS | policies.POLICIES)
     | of_plugins("method", methods.METHODS)
