@@ -1,4 +1,4 @@
-"""From files of a format to a collection, and back: what the command line's import and export do.
+"""From files of a format to a collection, and back: what the command line's import and export do."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
