@@ -11,6 +11,7 @@ import importlib
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -228,11 +229,15 @@ def options_of(words: Sequence[str]) -> dict[str, Json]:
 
 
 def in_order(streams: Sequence[Stream], steps: int) -> Callable[[int], Iterator[History]]:
-    """Return what reads the streams from a number on, each cut to `steps`."""
+    """Return what reads the streams from a number on, each cut to `steps`, one ahead of what is asked for."""
 
     def read(first: int) -> Iterator[History]:
-        for number in range(first, len(streams)):
-            yield _read(streams[number], steps)
+        with ThreadPoolExecutor(1, thread_name_prefix="import") as reader:
+            ahead = None
+            for number in range(first, len(streams)):
+                now = ahead or reader.submit(_read, streams[number], steps)
+                ahead = reader.submit(_read, streams[number + 1], steps) if number + 1 < len(streams) else None
+                yield now.result()
 
     return read
 

@@ -1,5 +1,7 @@
 """HDF5 files, opened when something of them is read, a few at a time; what is cut or damaged is named."""
 
+import math
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +44,31 @@ def written(out: Path) -> Iterator[Group]:
         fresh.replace(out)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def row(array: Group, number: int) -> np.ndarray:
+    """Return one row of a dataset.
+
+    Where its chunks are of one row each and packed by gzip alone, they are unpacked here: h5py would keep all other
+    threads waiting meanwhile, and an import has something else to do.
+    """
+    chunk, shape = array.chunks, array.shape
+    plain = array.compression == "gzip" and not (array.shuffle or array.fletcher32 or array.scaleoffset)
+    if not plain or len(shape) < 2 or chunk[0] != 1 or chunk[2:] != shape[2:]:
+        return array[number]
+    out = np.empty(shape[1:], array.dtype)
+    size, rest = array.dtype.itemsize * math.prod(chunk), (0,) * (len(shape) - 2)
+    for first in range(0, shape[1], chunk[1]):
+        try:
+            mask, raw = array.id.read_direct_chunk((number, first, *rest))
+            unpacked = raw if mask else zlib.decompress(raw, bufsize=size)
+        except (OSError, ValueError, RuntimeError):
+            return array[number]  # a chunk that was never written reads as zeros; of one that is cut, h5py tells
+        except zlib.error as error:
+            raise OSError(f"{array.name}: steps from {first} on are damaged: {error}") from error
+        part = out[first : first + chunk[1]]
+        part[...] = np.frombuffer(unpacked, array.dtype).reshape(chunk[1:])[: len(part)]
+    return out
 
 
 class Arrays:

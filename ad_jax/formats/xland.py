@@ -25,6 +25,7 @@ import numpy as np
 from ad_jax.errors import ConfigError, ForeignHistoriesError
 from ad_jax.formats.base import Foreign, Format, Stream, expand, flags, natural, require
 from ad_jax.formats.files_h5 import opened, written
+from ad_jax.formats.files_h5 import row as row_of
 from ad_jax.formats.plain import ABOUT, about_text
 from ad_jax.history.foreign import History, Origin
 from ad_jax.history.store import HistoryStore
@@ -138,7 +139,7 @@ class _Row:
 
     def __call__(self) -> History:
         group, row = opened(self.path)[self.group], self.row
-        state, action, reward = group["states"][row], group["actions"][row], group["rewards"][row]
+        state, action, reward = (row_of(group[name], row) for name in FIELDS[:3])
         where = f"{self.path.name}[{self.group}], row {row}"
         if self.exported:
             tasks = {name: array[row] for name, array in group.get("task", {}).items()}
@@ -158,7 +159,7 @@ class _Row:
                 f"{where}: state {state.max()} is no tile * {COLORS} + color with {TILES} tiles. Before 0.7.0 "
                 "XLand-MiniGrid had 14 colors: decode it with that version, and import plain arrays"
             )
-        done = flags(group["dones"][row], f"{where}: dones")
+        done = flags(row_of(group["dones"], row), f"{where}: dones")
         return History(state, action, reward, done & (reward > 0), done & ~(reward > 0), self.task, actor=row)
 
 

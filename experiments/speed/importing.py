@@ -21,26 +21,36 @@ import numpy as np
 ROWS, STEPS = 32, 60_928
 REPORT = """
 import json, resource, sys, time
-started = time.monotonic()
+{imports}
+started = time.monotonic(), time.process_time()
 {work}
-print(json.dumps({{"seconds": time.monotonic() - started, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}}))
+took = time.monotonic() - started[0], time.process_time() - started[1]
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({{"seconds": took[0], "cpu": took[1], "peak": peak}}))
 """
-READ = """
-import h5py
+READ = (
+    "import h5py",
+    """
 with h5py.File(sys.argv[1]) as file:
     for name in file:
         for field in ("states", "actions", "rewards", "dones"):
             for row in range(32):
                 file[name][field][row]
-"""
-IMPORT = """
+""",
+)
+IMPORT = (
+    """
 import dataclasses, pathlib
+import ad_jax.history.write, h5py
 from ad_jax.formats import importing
 from ad_jax.formats.xland import XLand
+""",
+    """
 opened = XLand.open
 XLand.open = lambda self, paths: dataclasses.replace(opened(self, paths), allow_duplicates=True)
 importing.import_histories("xland", [pathlib.Path(sys.argv[1])], sys.argv[2], {}, 60)
-"""
+""",
+)
 
 
 def write(path: pathlib.Path, groups: int) -> float:
@@ -68,11 +78,10 @@ def write(path: pathlib.Path, groups: int) -> float:
     return groups * ROWS * STEPS * (25 + 1 + 2 + 1) / 1e9
 
 
-def measured(work: str, *args: str) -> dict:
-    """Run it in a process of its own; seconds are without starting Python."""
-    done = subprocess.run(
-        [sys.executable, "-c", REPORT.format(work=work), *args], check=True, capture_output=True, text=True
-    )
+def measured(program: tuple[str, str], *args: str) -> dict:
+    """Run it in a process of its own; seconds are without starting Python and importing."""
+    code = REPORT.format(imports=program[0], work=program[1])
+    done = subprocess.run([sys.executable, "-c", code, *args], check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -88,7 +97,8 @@ def main(gigabytes: float = 1.0, turns: int = 5) -> None:
             ours = measured(IMPORT, str(path), str(out))
             ratios.append(alone["seconds"] / ours["seconds"])
             print(
-                f"{size:.2f} GB  h5py {alone['seconds']:.1f} s  import {ours['seconds']:.1f} s  ratio {ratios[-1]:.2f}"
+                f"{size:.2f} GB  h5py {alone['seconds']:.1f} s (processor {alone['cpu']:.1f})  import "
+                f"{ours['seconds']:.1f} s (processor {ours['cpu']:.1f})  ratio {ratios[-1]:.2f}"
                 f"  peak {ours['peak'] / 1e6:.2f} GB, h5py alone {alone['peak'] / 1e6:.2f} GB",
                 flush=True,
             )

@@ -10,6 +10,7 @@ from public_layouts import icrl4aht, omnirl, vintix, xland
 
 from ad_jax.errors import ConfigError
 from ad_jax.formats.base import library
+from ad_jax.formats.files_h5 import row
 from ad_jax.formats.importing import import_histories
 from ad_jax.history.info import info
 from ad_jax.types import Box, Discrete, Spec
@@ -78,6 +79,35 @@ def test_a_cut_file_of_hdf5_is_named(tmp_path):
     xland(tmp_path / "c.hdf5", rewards=np.zeros((4, 59), np.float16))
     refused(lambda: read("xland", tmp_path / "c.hdf5", tmp_path / "h"), "c.hdf5[0]: rewards")
     refused(lambda: read("dicp", tmp_path / "a.hdf5", tmp_path / "h"))
+
+
+PACKED = [{"compression": "gzip"}, {"compression": "lzf"}, {"compression": "gzip", "shuffle": True}]
+
+
+@pytest.mark.parametrize("packed", PACKED)
+def test_a_row_is_what_h5py_reads(tmp_path, packed):
+    """Whatever packs it, chunks that no row fills and chunks that were never written included."""
+    x = np.random.default_rng(0).integers(0, 99, (3, 50, 2)).astype(np.int16)
+    with library("h5py").File(tmp_path / "a.hdf5", "w") as file:
+        file.create_dataset("x", data=x, chunks=(1, 16, 2), **packed)
+        file.create_dataset("unwritten", (3, 50, 2), np.int16, chunks=(1, 16, 2), **packed)
+        file["unwritten"][1, 20:30] = x[1, 20:30]
+        file.create_dataset("wide", data=x, chunks=(2, 16, 2), **packed)
+    with library("h5py").File(tmp_path / "a.hdf5") as file:
+        for name in ("x", "unwritten", "wide"):
+            for number in range(3):
+                np.testing.assert_array_equal(row(file[name], number), file[name][number])
+
+
+def test_a_chunk_that_is_damaged_is_named(tmp_path):
+    xland(tmp_path / "a.hdf5", groups=1, rows=2)
+    with library("h5py").File(tmp_path / "a.hdf5") as file:
+        at = file["0/states"].id.get_chunk_info(0)
+    raw = bytearray((tmp_path / "a.hdf5").read_bytes())
+    raw[at.byte_offset + 40 : at.byte_offset + 60] = bytes(20)
+    (tmp_path / "a.hdf5").write_bytes(raw)
+    refused(lambda: read("xland", tmp_path / "a.hdf5", tmp_path / "h"), "a.hdf5[0], row", "cannot be read")
+    assert files(tmp_path / "h") == {}
 
 
 def test_groups_of_vintix_follow_their_first_step(tmp_path):
