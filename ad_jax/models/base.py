@@ -45,6 +45,8 @@ class Model(NamedTuple):
         parts: what the method that made the model acts with beside these functions, such as the steps of a planner.
         branches: how streams go on in many ways at once, for planners; None where a model has nothing better than a
             cache for each way (`branches_of`).
+        own: the parts at the top of the parameters that belong to the spec, the layers that take observations and give
+            actions; all others are a trunk that several specs may share (`models.together`). Empty: nobody said.
     """
 
     init: Callable[[jax.Array], Params]
@@ -59,6 +61,7 @@ class Model(NamedTuple):
     unroll: Callable[[Params, Cache, Steps], tuple[jax.Array, Cache]] | None = None
     parts: PyTree = None
     branches: Branches | None = None
+    own: tuple[str, ...] = ()
 
 
 class ActorCritic(NamedTuple):

@@ -40,6 +40,7 @@ PARTITION = (
     (r"(layer_\d+/inputs|mlp_in|mlp_out|head|value_head)/bias", ()),
 )
 
+OWN = ("head", "tokens")  # of the parameters: what takes observations and gives actions
 SPAN = 16  # steps that stand for a window where one is asked for: the state itself has no end
 
 
@@ -96,7 +97,7 @@ class LSTM(Options, ModelConfig):
         def unroll(params, cache, steps):
             return network(params)(steps, cache)
 
-        return Model(init, apply, init_cache, decode, context_start, SPAN, None, PARTITION, head, unroll)
+        return Model(init, apply, init_cache, decode, context_start, SPAN, None, PARTITION, head, unroll, own=OWN)
 
     def actor_critic(self, spec: Spec) -> ActorCritic:
         """Return the same network with its value.

@@ -49,6 +49,7 @@ PARTITION = (
     (r"(value_)?head/bias", ()),
     (r"(block_\d+/)?norm\w*/(scale|bias)", ()),
 )
+OWN = ("head", "tokens")  # of the parameters: what takes observations and gives actions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,13 +168,13 @@ class Transformer(Options, ModelConfig):
             return network(params, steps, position, attend, key)
 
         if self.exact_context:
-            return with_queue(apply, init, window, spec)._replace(partition=PARTITION, head=head)
+            return with_queue(apply, init, window, spec)._replace(partition=PARTITION, head=head, own=OWN)
         if self.positions == "absolute":
             init_cache, decode, context_start = episode_cache(self, spec, n, network)
-            return Model(init, apply, init_cache, decode, context_start, window, window, PARTITION, head)
+            return Model(init, apply, init_cache, decode, context_start, window, window, PARTITION, head, own=OWN)
         init_cache, decode, context_start, unroll = ring_cache(self, n, network, turn)
         model = Model(init, apply, init_cache, decode, context_start, window, None, PARTITION, head, unroll)
-        return model._replace(branches=of_ring(self, n, network, turn))
+        return model._replace(branches=of_ring(self, n, network, turn), own=OWN)
 
     def actor_critic(self, spec: Spec) -> ActorCritic:
         """Return the same network with its value. One step is decoded; more go on from the ring at once.
