@@ -48,6 +48,8 @@ class Learner(NamedTuple):
         check: `(metrics [P] on the host, updates before them) -> metrics`: raises for what cannot be, and takes out
             what is no number to log; None takes them as they are.
         shown: what progress lines show, by label, of the metrics.
+        loss: `(params, batch, key) -> [] float32`, where an update is a step down the gradient of that and nothing
+            else, so that a mixture can add it to others; None where an update is more.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Learner(NamedTuple):
     steps: int
     check: Callable[[Metrics, int], Metrics] | None = None
     shown: Mapping[str, str] = {"loss": "loss"}
+    loss: Callable[[PyTree, PyTree, jax.Array], jax.Array] | None = None
 
 
 class Channel(NamedTuple):
@@ -142,6 +145,7 @@ class MethodConfig:
     # Of each step, what the loss asks for in `Batch.targets` beside the action: "reward", "terminated", "truncated",
     # "next_observation". The last is stored on request (`collect.next_observation`).
     needs: ClassVar[tuple[str, ...]] = ()
+    mixes: ClassVar[bool] = False  # trains one trunk on several families: its `Learner.loss` is all there is to it
 
     def __init_subclass__(cls) -> None:
         """Refuse what nobody would call: `optimizer` is an option, and what makes one has another name."""

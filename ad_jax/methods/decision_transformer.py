@@ -53,6 +53,7 @@ class DecisionTransformer(Supervised):
     acting: Asked = Asked()
 
     title: ClassVar[str] = "Decision Transformer"
+    mixes: ClassVar[bool] = True
 
     def validate(self, sampling: ReplayConfig) -> None:
         """Raise ConfigError where a number cannot be meant."""

@@ -17,6 +17,7 @@ class Distillation(Supervised):
     """Options of distillation."""
 
     title: ClassVar[str] = "distillation"
+    mixes: ClassVar[bool] = True
 
     def make(self, setting: Setting) -> Method:
         """Make the method for a setting."""

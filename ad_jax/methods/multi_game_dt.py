@@ -50,6 +50,7 @@ class MultiGameDT(Supervised):
     acting: Preferred = Preferred()
 
     title: ClassVar[str] = "Multi-Game Decision Transformer"
+    mixes: ClassVar[bool] = True
 
     def validate(self, sampling: ReplayConfig) -> None:
         """Raise ConfigError where a number cannot be meant."""

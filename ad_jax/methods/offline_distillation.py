@@ -108,4 +108,4 @@ def taught(config: OfflineDistillation, setting: Setting, teacher: Teacher, plai
             placed, held, replicated(mesh), param_shardings(shapes.teacher, mesh, teacher.model.partition)
         )
 
-    return plain._replace(init=init, update=update, params=lambda state: state.params, shardings=shardings)
+    return plain._replace(init=init, update=update, params=lambda state: state.params, shardings=shardings, loss=None)

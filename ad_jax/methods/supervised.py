@@ -174,7 +174,7 @@ def supervised(
         placed = param_shardings(shapes.params, mesh, partition)
         return TrainState(placed, optimizer_shardings(optimizer, shapes.params, placed, mesh), replicated(mesh))
 
-    return Learner(name, "histories", start, update, lambda state: state.params, shardings, steps)
+    return Learner(name, "histories", start, update, lambda state: state.params, shardings, steps, loss=loss)
 
 
 def gradient(

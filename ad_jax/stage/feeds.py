@@ -45,7 +45,7 @@ class Windows:
         needs: what the method asks for of each step, for its targets.
     """
 
-    tasks = None
+    tasks: PyTree = None
 
     def __init__(
         self,
