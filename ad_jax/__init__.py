@@ -23,11 +23,14 @@ if TYPE_CHECKING:  # `as`: these are public
     from ad_jax.experiment import CollectConfig as CollectConfig
     from ad_jax.experiment import EvaluateConfig as EvaluateConfig
     from ad_jax.experiment import Experiment as Experiment
+    from ad_jax.experiment import Member as Member
     from ad_jax.experiment import MeshConfig as MeshConfig
+    from ad_jax.experiment import Mixture as Mixture
     from ad_jax.experiment import Plugin as Plugin
     from ad_jax.experiment import ReplayConfig as ReplayConfig
     from ad_jax.experiment import TaskConfig as TaskConfig
     from ad_jax.experiment import load as _load_experiment
+    from ad_jax.experiment import load_mixture as load_mixture
     from ad_jax.experiment import override as override
     from ad_jax.history.foreign import History as History
     from ad_jax.history.store import open_store as open_store
@@ -50,6 +53,7 @@ if TYPE_CHECKING:  # `as`: these are public
     from ad_jax.models.transformer import Paper as Paper
     from ad_jax.models.transformer import Transformer as Transformer
     from ad_jax.policies.base import Policy as Policy
+    from ad_jax.run.mixture import MixtureRun as MixtureRun
     from ad_jax.run.pipeline import Run as Run
     from ad_jax.sources.actor_critic import ActorCritic as ActorCritic
     from ad_jax.sources.base import Source as Source
@@ -70,6 +74,8 @@ _PUBLIC = {
     "Model": "ad_jax.models.base",
     "Policy": "ad_jax.policies.base",
     "Experiment": "ad_jax.experiment",
+    "Member": "ad_jax.experiment",
+    "Mixture": "ad_jax.experiment",
     "Bandit": "ad_jax.envs.bandit",
     "DarkKeyToDoor": "ad_jax.envs.dark_key_to_door",
     "DarkRoom": "ad_jax.envs.dark_room",
@@ -106,8 +112,10 @@ _PUBLIC = {
     "EvaluateConfig": "ad_jax.experiment",
     "MeshConfig": "ad_jax.experiment",
     "load_experiment": "ad_jax.experiment:load",
+    "load_mixture": "ad_jax.experiment",
     "override": "ad_jax.experiment",
     "Run": "ad_jax.run.pipeline",
+    "MixtureRun": "ad_jax.run.mixture",
     "open_store": "ad_jax.history.store",
     "History": "ad_jax.history.foreign",
     "write_histories": "ad_jax.history.write",

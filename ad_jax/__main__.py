@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ad_jax.cli.parser import parse
 
 if TYPE_CHECKING:
-    from ad_jax.experiment import Experiment
+    from ad_jax.experiment import Experiment, Mixture
 
 NEEDED = ("jax", "flax", "gymnax", "matplotlib", "numpy", "optax", "orbax", "tensorstore")
 
@@ -74,12 +74,15 @@ def _told(args: argparse.Namespace, error: Exception, text: str) -> int:
     return 2
 
 
-def _experiment(args: argparse.Namespace) -> "Experiment":
+def _experiment(args: argparse.Namespace) -> "Experiment | Mixture":
     from ad_jax import experiment
     from ad_jax.process import provenance
 
     provenance.use_compilation_cache()
-    return experiment.override(experiment.load(args.experiment, args.scale), args.overrides)
+    found = experiment.load_any(args.experiment, args.scale)
+    if isinstance(found, experiment.Mixture):
+        return experiment.override_mixture(found, args.overrides)
+    return experiment.override(found, args.overrides)
 
 
 def _stage(args: argparse.Namespace) -> int:
@@ -89,10 +92,10 @@ def _stage(args: argparse.Namespace) -> int:
     shutdown.listen()
     experiment = _experiment(args)
     from ad_jax.process.metrics import log
-    from ad_jax.run.pipeline import Run
+    from ad_jax.run.mixture import open_run
 
     trains = args.command in ("run", "distill")
-    run = Run(experiment, args.dir, args.histories, getattr(args, "trained", None), trains, args.redo)
+    run = open_run(experiment, args.dir, args.histories, getattr(args, "trained", None), trains, args.redo)
     log(f"run      {run.folder}")
     {"run": run.all, "collect": run.collect, "distill": run.distill, "evaluate": run.evaluate}[args.command]()
     return 0
@@ -102,11 +105,16 @@ def _show(args: argparse.Namespace) -> int:
     import json
 
     experiment = _experiment(args)
-    from ad_jax.experiment import build, docstring
+    from ad_jax.experiment import Mixture, build, docstring
     from ad_jax.planning import cost
 
-    components = build(experiment)
     print(docstring(args.experiment), json.dumps(experiment.to_json(), indent=2), sep="\n\n")
+    if isinstance(experiment, Mixture):
+        from ad_jax.planning import mixture
+
+        print("\nWhat it costs: counted, on one device, nothing compiled", *mixture.cost_lines(experiment), sep="\n")
+        return 0
+    components = build(experiment)
     print(f"\nmodel    {components.model_config}\nmethod   {components.method}\nsource   {components.source_config}")
     head = "" if components.model is None or components.model.head is None else f"\nhead     {components.model.head}"
     print(f"env      {components.family}{head}\n")
@@ -127,7 +135,13 @@ def _plan(args: argparse.Namespace) -> int:
     from ad_jax import experiment
     from ad_jax.planning import plan
 
-    e = plan.sized(experiment.load(args.experiment, args.scale), args.size, args.overrides)
+    e = experiment.load_any(args.experiment, args.scale)
+    if isinstance(e, experiment.Mixture):
+        from ad_jax.planning import mixture
+
+        print(*mixture.planned(e, mesh, args.size, args.overrides, args.on, on, args.compare), sep="\n")
+        return 0
+    e = plan.sized(e, args.size, args.overrides)
     plans = {"as planned": plan.plan(e, mesh)}
     print(*plan.lines(plans["as planned"], args.on, on), sep="\n", flush=True)
     if args.compare:
@@ -137,10 +151,15 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from ad_jax.report import report
+    from ad_jax.report import mixture, report
 
-    results = report.load(args.results)
     first = args.results[0]
+    if any(map(mixture.is_mixture, args.results)):
+        members = mixture.load(args.results)
+        page = mixture.write(mixture.name_of(first), members, args.out or first / "report")
+        print(mixture.table(members), f"report   {page}", sep="\n")
+        return 0
+    results = report.load(args.results)
     out = args.out or (first if first.is_dir() else first.parent) / "report"
     page = report.write(results, out)
     if args.pool:

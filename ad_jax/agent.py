@@ -54,6 +54,7 @@ class Agent:
         mode: Mode = "sampled",
         temperature: float = 1.0,
         acting: Mapping[str, Json] | None = None,
+        env: str | None = None,
     ) -> "Agent":
         """Return the agent of a run directory or checkpoint folder.
 
@@ -64,12 +65,13 @@ class Agent:
             temperature: of sampled actions, above 0; below 1 the likelier ones gain.
             acting: what the method is asked for, in the place of what the run asked: options of `method.acting`, such
                 as `{"goal": (3, 4)}` of a diffuser.
+            env: where one model was trained on several families, the one to act in, by its name in the mixture.
 
         Raises:
-            AdJaxError: if `mode`, `temperature` or `acting` cannot be, or the method's code cannot be loaded.
+            AdJaxError: if `mode`, `temperature`, `acting` or `env` cannot be, or the method's code cannot be loaded.
             CheckpointError: if there is no readable checkpoint, or the model's code does something else since.
         """
-        found = frozen.load(path, which)
+        found = frozen.load(path, which, env)
         method = found.method if acting is None else _asked(found.method, acting)
         return cls(method.policy(found.model, mode, temperature), found.params, found.spec)
 

@@ -14,7 +14,7 @@ import ad_jax
 from ad_jax import Run, envs, load_experiment, methods, models, override, sources
 from ad_jax.__main__ import main
 from ad_jax.cli.parser import parse, parser
-from ad_jax.experiment import build
+from ad_jax.experiment import Mixture, build, build_members, load_any, override_mixture
 from ad_jax.registry import resolve
 from ad_jax.report.report import load, statistics
 from ad_jax.run.compress import student_of
@@ -135,7 +135,11 @@ def test_commands_parse_and_their_overrides_are_accepted(command, elsewhere):
         build(student_of(load_experiment("dark_room"), args.run, args.to, args.overrides))
     elif hasattr(args, "overrides"):
         file = ROOT / args.experiment
-        build(override(load_experiment(str(file) if file.is_file() else args.experiment, args.scale), args.overrides))
+        found = load_any(str(file) if file.is_file() else args.experiment, args.scale)
+        if isinstance(found, Mixture):
+            build_members(override_mixture(found, args.overrides))
+        else:
+            build(override(found, args.overrides))
 
 
 def test_every_subcommand_is_shown_and_every_one_shown_exists():

@@ -85,7 +85,17 @@ def show(command: str, name: str, scale: str, changes: Sequence[str]) -> None:
     from ad_jax.experiment import plugins
     from ad_jax.experiment.config import hints_of
 
-    e = experiment.override(experiment.load(name, scale), changes)
+    e = experiment.load_any(name, scale)
+    if isinstance(e, experiment.Mixture):
+        first = next(iter(e.members))
+        print(
+            f"\n{name} is a mixture of {', '.join(e.members)}.\nOf all of them are --model, --method, --seed, --mesh, "
+            f"--logging, --batch and --fit_updates; of each the rest, e.g. --envs.{first}.tasks.train 32 or "
+            f"--envs.{first}.weight 2. What follows is {first}."
+        )
+        e = experiment.override_mixture(e, changes).member(first)
+    else:
+        e = experiment.override(e, changes)
     # Of the classes that are there: what may stand in the place of a plug-in is open.
     hints = {
         field: hint if plugins.kind_of(hint) is None else type(getattr(e, field))

@@ -17,8 +17,10 @@ from ad_jax.experiment.config import (
     TaskConfig,
     from_data,
 )
-from ad_jax.experiment.load import call, docstring, find, known, load, scales
-from ad_jax.experiment.override import override
+from ad_jax.experiment.load import call, docstring, find, known, load, load_any, load_mixture, scales
+from ad_jax.experiment.members import Members, build_members
+from ad_jax.experiment.mixture import Member, Mixture
+from ad_jax.experiment.override import override, override_mixture
 from ad_jax.experiment.plugins import Plugin, name_of
 
 __all__ = [
@@ -27,19 +29,26 @@ __all__ = [
     "EvaluateConfig",
     "Experiment",
     "LoggingConfig",
+    "Member",
+    "Members",
     "MeshConfig",
+    "Mixture",
     "Plugin",
     "ReferenceConfig",
     "ReplayConfig",
     "TaskConfig",
     "build",
+    "build_members",
     "call",
     "docstring",
     "find",
     "from_data",
     "known",
     "load",
+    "load_any",
+    "load_mixture",
     "name_of",
     "override",
+    "override_mixture",
     "scales",
 ]

@@ -13,18 +13,42 @@ from typing import Any
 
 from ad_jax.errors import AdJaxError, ConfigError, told, unknown
 from ad_jax.experiment.config import Experiment
+from ad_jax.experiment.mixture import Mixture
 
 
 def load(name_or_path: str, scale: str = "cpu") -> Experiment:
     """Return the experiment of a file, a folder with `config.py`, or a name such as `dark_room`.
 
     Raises:
+        ConfigError: if there is none (near matches are listed), it has no `config(scale)`, or it is a mixture.
+    """
+    found = load_any(name_or_path, scale)
+    if isinstance(found, Mixture):
+        raise ConfigError(
+            f"{name_or_path} is a mixture of {', '.join(found.members)}, which this cannot take. It may take one "
+            "member: load_mixture(...).member(name)"
+        )
+    return found
+
+
+def load_mixture(name_or_path: str, scale: str = "cpu") -> Mixture:
+    """Return the mixture of a file, a folder or a name such as `many_worlds`; raises as `load`, for an experiment."""
+    found = load_any(name_or_path, scale)
+    if isinstance(found, Mixture):
+        return found
+    raise ConfigError(f"{name_or_path} is an experiment with one family, and no mixture. Use load")
+
+
+def load_any(name_or_path: str, scale: str = "cpu") -> Experiment | Mixture:
+    """Return the experiment or the mixture of a file, a folder or a name.
+
+    Raises:
         ConfigError: if there is none (near matches are listed), or it has no `config(scale)`.
     """
     path = find(name_or_path)
     experiment = call(path, "config", scale)
-    if not isinstance(experiment, Experiment):
-        raise ConfigError(f"{path}: config() must return an Experiment; got {type(experiment).__name__}")
+    if not isinstance(experiment, Experiment | Mixture):
+        raise ConfigError(f"{path}: config() must return an Experiment or a Mixture; got {type(experiment).__name__}")
     return experiment
 
 

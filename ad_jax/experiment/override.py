@@ -8,6 +8,7 @@ from ad_jax import methods
 from ad_jax.errors import ConfigError, unknown
 from ad_jax.experiment import plugins
 from ad_jax.experiment.config import Experiment, dataclass_of, from_data, hints_of
+from ad_jax.experiment.mixture import SHARED, Member, Mixture
 from ad_jax.experiment.plugins import Config
 from ad_jax.files import Json
 from ad_jax.registry import conform, renamed
@@ -27,13 +28,66 @@ def override(experiment: Experiment, changes: Sequence[str]) -> Experiment:
         name, equals, text = change.removeprefix("--").partition("=")
         if not equals:
             raise ConfigError(f"an override reads field=value, e.g. method.updates=2000; got {change!r}")
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+        value = _literal(text)
         changed = _of_before(experiment, name, value)
         experiment = _replace(experiment, name.split("."), value, name) if changed is None else changed
     return _built(experiment)
+
+
+def override_mixture(mixture: Mixture, changes: Sequence[str]) -> Mixture:
+    """Return the mixture with changes: of what its members share as of an experiment, `model.layers=6`, of a member by
+    its name, `envs.dark_room.tasks.train=32` or `envs.dark_room.weight=2`, and of what it alone has, `batch=256`.
+
+    Raises:
+        ConfigError: as `override`, or for a member that is not there (near matches are listed).
+    """
+    members, shared, alone = dict(mixture.members), [], {}
+    of_members: dict[str, list[str]] = {}
+    for change in changes:
+        name, _, text = change.removeprefix("--").partition("=")
+        head, *rest = name.split(".")
+        if head == "envs" and len(rest) > 1:
+            if rest[0] not in members:
+                raise unknown(f"member of {mixture.name}", rest[0], members)
+            of_members.setdefault(rest[0], []).append(f"{'.'.join(rest[1:])}={text}")
+        elif head in ("batch", "fit_updates"):
+            alone[head] = conform(name, _literal(text), int | None)
+        elif head in SHARED or head in methods.BEFORE or change == name:
+            shared.append(change)
+        else:
+            raise unknown("field", name, [*SHARED, "batch", "fit_updates", *(f"envs.{one}.{name}" for one in members)])
+    if shared:  # an experiment holds them, and knows their names and types
+        first = mixture.member(next(iter(members)))
+        held = {field: getattr(mixture, field) for field in SHARED}
+        found = override(dataclasses.replace(first, **held), shared)
+        alone |= {field: getattr(found, field) for field in SHARED}
+    for one, changed in of_members.items():
+        members[one] = _changed_member(members[one], changed)
+    return dataclasses.replace(mixture, envs=tuple(members.values()), **alone)
+
+
+def _changed_member(member: Member, changes: Sequence[str]) -> Member:
+    """Return a member with changes of its own fields, and of its experiment's."""
+    own = {"weight": float, "held_out": bool}
+    mine, inside = {}, []
+    for change in changes:
+        name, _, text = change.partition("=")
+        head = name.split(".")[0]
+        if head in SHARED:
+            raise ConfigError(f"envs.{member.name}.{name}: all members share one {head}. Say {name}={text}")
+        if name in own:
+            mine[name] = conform(f"envs.{member.name}.{name}", _literal(text), own[name])
+        else:
+            inside.append(change)
+    return dataclasses.replace(member, experiment=override(member.experiment, inside), **mine)
+
+
+def _literal(text: str) -> Json:
+    """Return what a word of the command line says: a Python literal, or else a string."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,6 +70,12 @@ class Plan:
     seconds: float  # of lowering and compiling
 
     @property
+    def fed(self) -> str:
+        """What an update learns from, in words."""
+        replay = self.experiment.replay
+        return f"batch {replay.batch:,} x {replay.segment} steps"
+
+    @property
     def peak(self) -> int:
         """Bytes of an update: what goes in, in whose place the new state comes out, and what is temporary."""
         return self.arguments + self.temporary
@@ -77,6 +83,20 @@ class Plan:
     def time(self, on: Accelerator) -> StepTime:
         """Return an estimate."""
         return step_time(on, self.dtype, self.flops, self.accessed, self.collectives)
+
+
+def sizes_of(size: str | None, changes: Sequence[str]) -> list[str]:
+    """Return the changes that make a model of a size of `SIZES`, and those of the model again, which win over it.
+
+    Raises:
+        ConfigError: for an unknown size; near matches are listed.
+    """
+    if size is None:
+        return []
+    if size not in SIZES:
+        raise unknown("size", size, SIZES)
+    sizes = [f"model.{name}={value}" for name, value in SIZES[size].items()]
+    return [*sizes, *(change for change in changes if change.removeprefix("--").startswith("model."))]
 
 
 def sized(experiment: Experiment, size: str | None, changes: Sequence[str] = ()) -> Experiment:
@@ -87,13 +107,7 @@ def sized(experiment: Experiment, size: str | None, changes: Sequence[str] = ())
     Raises:
         ConfigError: for an unknown size (near matches are listed), and what `experiment.override` refuses.
     """
-    e = override(experiment, changes)
-    if size is None:
-        return e
-    if size not in SIZES:
-        raise unknown("size", size, SIZES)
-    sizes = [f"model.{name}={value}" for name, value in SIZES[size].items()]
-    return override(e, [*sizes, *(change for change in changes if change.removeprefix("--").startswith("model."))])
+    return override(override(experiment, changes), sizes_of(size, changes))
 
 
 def plan(experiment: Experiment, mesh_config: MeshConfig) -> Plan:
@@ -121,26 +135,33 @@ def plan(experiment: Experiment, mesh_config: MeshConfig) -> Plan:
     started = time.monotonic()
     state, replay, program = compile_update(e, p, mesh)
     seconds = time.monotonic() - started
-    memory, costs, text = program.memory_analysis(), program.cost_analysis(), hlo.read(program.as_text())
     rollouts = -(-counted.rollouts // split)
     return Plan(
         e,
         mesh_config,
         counted.parameters,
-        params=on_device(state.params),
-        optimizer=on_device((state.opt_state, state.step)),
-        gradients=on_device(state.params) * (1 if p.method.parts == 1 else 2),
-        replay=on_device(replay),
         cache=residents.tree_bytes(jax.eval_shape(lambda: p.model.init_cache(rollouts))),
-        arguments=memory.argument_size_in_bytes,
-        temporary=memory.temp_size_in_bytes,
-        flops=costs["flops"] * text.repeats,
-        accessed=costs["bytes accessed"] * text.repeats,
         model_flops=counted.update_flops,
         dtype=getattr(p.model_config, "compute_dtype", "float32"),
-        collectives=text.collectives,
         seconds=seconds,
+        **measured(state, replay, program, p.method.parts),
     )
+
+
+def measured(state: TrainState, replay: PyTree, program: Any, parts: int) -> dict[str, Any]:
+    """Return what shapes with shardings and a compiled update say of one device."""
+    memory, costs, text = program.memory_analysis(), program.cost_analysis(), hlo.read(program.as_text())
+    return {
+        "params": on_device(state.params),
+        "optimizer": on_device((state.opt_state, state.step)),
+        "gradients": on_device(state.params) * (1 if parts == 1 else 2),
+        "replay": on_device(replay),
+        "arguments": memory.argument_size_in_bytes,
+        "temporary": memory.temp_size_in_bytes,
+        "flops": costs["flops"] * text.repeats,
+        "accessed": costs["bytes accessed"] * text.repeats,
+        "collectives": text.collectives,
+    }
 
 
 def compile_update(e: Experiment, p: Components, mesh: Mesh) -> tuple[TrainState, Replay, Any]:
@@ -150,7 +171,11 @@ def compile_update(e: Experiment, p: Components, mesh: Mesh) -> tuple[TrainState
     """
     setting = p.setting(e, mesh)
     trainer = Trainer(p.method.make(setting).learner, feed_of(p.method, setting), p.method, mesh, e.seed)
-    replay = residents.replay_shapes(e, p)
+    return compiled(trainer, residents.replay_shapes(e, p), mesh)
+
+
+def compiled(trainer: Trainer, replay: PyTree, mesh: Mesh) -> tuple[TrainState, PyTree, Any]:
+    """Return the same of a trainer and the shapes of what lies on the devices."""
     replay = abstract_state(replay, jax.tree.map(lambda _: on_batch(mesh), replay))
     number = replicated(mesh)
     update = jax.jit(trainer.update, donate_argnums=0, out_shardings=(trainer.shardings, number))
@@ -197,7 +222,7 @@ def lines(p: Plan, name: str, on: Accelerator) -> list[str]:
     fits = "fits" if p.peak <= on.memory else "does not fit"
     rows = [
         f"{p.count:,} parameters on {devices:,} devices, mesh {p.mesh.data} x {p.mesh.fsdp} x {p.mesh.tensor} "
-        f"(data x fsdp x tensor); batch {e.replay.batch:,} x {e.replay.segment} steps in {e.method.parts} "
+        f"(data x fsdp x tensor); {p.fed} in {e.method.parts} "
         f"part(s); {p.dtype}; compiled in {p.seconds:.0f} s",
         "",
         "One device, exact",

@@ -7,29 +7,36 @@ from pathlib import Path
 
 from ad_jax.checkpoint.identity import of_training
 from ad_jax.errors import AdJaxError, ConfigError, differences
-from ad_jax.experiment import Experiment
+from ad_jax.experiment import Experiment, Mixture
+from ad_jax.experiment.mixture import SHARED, from_json
 from ad_jax.files import JsonObject, read_json, write_json
 from ad_jax.registry import under_first_names
 from ad_jax.text import significant
 
 
-def identity(experiment: Experiment) -> JsonObject:
+def identity(experiment: Experiment | Mixture) -> JsonObject:
     """Return what a run directory is held to: all that shapes the trained model.
 
     Not the mesh (the same to rounding), not logging, and not how the model is evaluated, so that a trained model can
     be evaluated again for longer. A field that is None says nothing, so that those that came later leave the
-    directories of before theirs.
+    directories of before theirs. Of a mixture that is the same of each member.
     """
-    return of_training(experiment.to_json())
+    if isinstance(experiment, Experiment):
+        return of_training(experiment.to_json())
+    data, envs = experiment.to_json(), {}
+    for name, member in data.pop("envs").items():
+        own = of_training(experiment.member(name).to_json())
+        envs[name] = member | {"experiment": {field: own[field] for field in own if field not in (*SHARED, "name")}}
+    return of_training(data) | {"envs": envs}
 
 
-def digest(experiment: Experiment) -> str:
+def digest(experiment: Experiment | Mixture) -> str:
     """Ten hex digits of the identity: the same command finds the same directory."""
     held = under_first_names(identity(experiment))
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def default(experiment: Experiment) -> Path:
+def default(experiment: Experiment | Mixture) -> Path:
     """Return where a run lies that was given no directory: `runs/<name>/<digest>`.
 
     A directory of the same experiment that an earlier version called otherwise is found, and used.
@@ -38,12 +45,12 @@ def default(experiment: Experiment) -> Path:
     if not (own := folder / digest(experiment)).exists():
         for other in sorted(folder.glob("*/config.json")):
             with contextlib.suppress(AdJaxError, OSError):
-                if not differences(identity(Experiment.from_json(read_json(other))), identity(experiment)):
+                if not differences(identity(from_json(read_json(other))), identity(experiment)):
                     return other.parent
     return own
 
 
-def check(folder: Path, experiment: Experiment) -> bool:
+def check(folder: Path, experiment: Experiment | Mixture) -> bool:
     """Whether `folder` is this experiment's run directory already; touches nothing.
 
     Raises:
@@ -51,7 +58,7 @@ def check(folder: Path, experiment: Experiment) -> bool:
     """
     path = folder / "config.json"
     if path.exists():
-        changed = differences(identity(Experiment.from_json(read_json(path))), identity(experiment))
+        changed = differences(identity(from_json(read_json(path))), identity(experiment))
         if changed:
             raise ConfigError(
                 f"{folder} holds a run of another experiment; it differs in {', '.join(changed[:6])}. Use "
@@ -68,7 +75,7 @@ def check(folder: Path, experiment: Experiment) -> bool:
     return False
 
 
-def claim(folder: Path, experiment: Experiment) -> None:
+def claim(folder: Path, experiment: Experiment | Mixture) -> None:
     """Make `folder` this experiment's run directory; raises as `check`."""
     if not check(folder, experiment):
         write_json(folder / "config.json", experiment.to_json(), indent=1)
@@ -93,7 +100,7 @@ def stages(folder: Path, trained: Path) -> JsonObject:
     """Return the facts of every stage; those of collecting and training are of the directory that trained."""
     return {
         stage: facts
-        for where, names in ((trained, ("collect", "distill")), (folder, ("evaluate",)))
+        for where, names in ((folder, ("collect",)), (trained, ("collect", "distill")), (folder, ("evaluate",)))
         for stage, facts in _stages_in(where).items()
         if stage in names
     }

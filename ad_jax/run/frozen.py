@@ -7,7 +7,7 @@ import jax
 
 from ad_jax import models
 from ad_jax.checkpoint import checkpoint, lineage
-from ad_jax.errors import CheckpointError, ConfigError
+from ad_jax.errors import CheckpointError, ConfigError, unknown
 from ad_jax.experiment.config import plugin_from
 from ad_jax.files import JsonObject
 from ad_jax.history import reward_unit
@@ -17,6 +17,7 @@ from ad_jax.methods.base import MethodConfig
 from ad_jax.methods.distillation import Distillation
 from ad_jax.methods.teacher import Teacher
 from ad_jax.models.base import Model
+from ad_jax.models.together import view
 from ad_jax.run import behavior
 from ad_jax.types import PyTree, Spec
 
@@ -31,18 +32,23 @@ class Frozen(NamedTuple):
     meta: JsonObject
 
 
-def load(path: str | Path, which: str = "last") -> Frozen:
+def load(path: str | Path, which: str = "last", env: str | None = None) -> Frozen:
     """Read the trained model of a run directory or checkpoint folder.
 
     Args:
         path: of either.
         which: `"last"` or `"best"`, of the checkpoints that were kept.
+        env: the family that is meant, by its name in the mixture that was trained; None where there is one.
 
     Raises:
-        AdJaxError: if the method's code cannot be loaded.
+        AdJaxError: if the method's code cannot be loaded, or `env` is missing, unknown, or not asked for.
         CheckpointError: if there is no readable checkpoint, or the model's code does something else since.
     """
+    fitted = None if env is None else Path(path) / "members" / env  # a family that was held out has its own
+    if fitted is not None and (fitted / "checkpoints").is_dir():
+        path, env = fitted, None
     _, state, meta = checkpoint.load(Path(path), which)
+    params, meta = chosen(state["params"], meta, env)
     spec = Spec.from_json(meta["spec"])
     config = models.make(meta["model"]["name"], meta["model"]["options"])
     said = meta.get("method") or modern(meta.get("experiment", {})).get("method")  # earlier versions: not bound
@@ -55,7 +61,31 @@ def load(path: str | Path, which: str = "last") -> Frozen:
             f"{told} from when the checkpoint in {path} was trained. Train it anew there: ad-jax distill ... --redo"
         )
     model = reward_unit.applied(model, meta.get("reward_unit", reward_unit.NONE))
-    return Frozen(model, state["params"], spec, method, meta)
+    return Frozen(model, params, spec, method, meta)
+
+
+def chosen(params: PyTree, meta: JsonObject, env: str | None) -> tuple[PyTree, JsonObject]:
+    """Return the parameters of one family and what the checkpoint says of it, of what a checkpoint holds.
+
+    Args:
+        params: all of them.
+        meta: what it says.
+        env: a member of the mixture that was trained; None where it was trained on one family.
+
+    Raises:
+        ConfigError: if there are several and none is named or another one (near matches are listed), or one is named
+            where there is one.
+    """
+    members = meta.get("members")
+    if members is None and env is None:
+        return params, meta
+    if members is None:
+        raise ConfigError(f"env={env!r} names a member of a mixture, and this was trained on one family. Leave it out")
+    if env is None:
+        raise ConfigError(f"this is one model of several families: say of which, env=NAME, of {', '.join(members)}")
+    if env not in members:
+        raise unknown("member of the mixture", env, members)
+    return (view(params, env, tuple(meta["own"])) if params else params), members[env]
 
 
 def teacher(method: MethodConfig) -> Teacher | None:

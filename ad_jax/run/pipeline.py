@@ -19,7 +19,7 @@ import functools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from ad_jax import files
 from ad_jax.checkpoint import checkpoint, lineage
@@ -44,23 +44,32 @@ from ad_jax.types import PyTree
 T = TypeVar("T")
 
 
+class Placed(Protocol):
+    """What has a directory of its own."""
+
+    folder: Path
+
+
+P = TypeVar("P", bound=Placed)
+
+
 @contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path) -> Iterator[None]:
     """No other run may work in the directory, within; the first process of this one holds the lock."""
     with contextlib.ExitStack() as stack:
         distributed.on_first(lambda: stack.enter_context(locks.only_one(folder)))
         yield
 
 
-def _alone(stage: Callable[["Run"], T]) -> Callable[["Run"], T]:
+def alone(stage: Callable[[P], T]) -> Callable[[P], T]:
     """Return a stage during which no other run may work in the directory, and JAX's switches are ours."""
 
     @functools.wraps(stage)
-    def alone(self: "Run") -> T:
-        with _alone_in(self.folder), settings.pinned():
+    def by_itself(self: P) -> T:
+        with alone_in(self.folder), settings.pinned():
             return stage(self)
 
-    return alone
+    return by_itself
 
 
 class Run:
@@ -115,7 +124,7 @@ class Run:
             self.origins = Origins(experiment, self.components)
         provenance.use_compilation_cache()
         distributed.on_first(lambda: check(self.folder, experiment))  # before there is a lock in somebody else's folder
-        with _alone_in(self.folder):
+        with alone_in(self.folder):
             distributed.on_first(lambda: claim(self.folder, experiment))
             self.log = metrics.MetricsLog(self.folder, experiment.logging, experiment.name)
             distributed.on_first(lambda: write_json(self.folder / "environment.json", provenance.collect(), indent=1))
@@ -126,7 +135,7 @@ class Run:
         """Ids of the training tasks."""
         return self.components.family.task_ids(self.components.split.train)
 
-    @_alone
+    @alone
     def all(self) -> Path:
         """Return the four stages; returns the report's page."""
         self._can_evaluate()
@@ -136,7 +145,7 @@ class Run:
         self.evaluate()
         return self.report()
 
-    @_alone
+    @alone
     def collect(self) -> None:
         """Stage 1. Complete histories that the caller names are used as they are, also those of another seed."""
         e, p = self.experiment, self.components
@@ -205,7 +214,7 @@ class Run:
             distributed.on_first(lambda: shutil.rmtree(made))
         return call()
 
-    @_alone
+    @alone
     def distill(self) -> None:
         """Stage 2, whatever the method."""
         if not self._can_train():
@@ -216,13 +225,13 @@ class Run:
             return
         made_of, store = self.origins.of_run(), None
         if self.components.method.feed == "histories":
-            store = self._collected()
+            store = self.collected()
             made_of |= {"histories": store.fingerprint}
         folder = self._fitting(lambda: self._checkpoints(made_of), self.folder / "checkpoints")
         facts = training.run(self, folder, made_of, store)
         self._finish("distill", facts["updates"] > facts["resumed_from"], **facts)
 
-    def _collected(self) -> history_store.HistoryStore:
+    def collected(self) -> history_store.HistoryStore:
         """Return the histories, which are of this experiment and fit on the devices."""
         e, p = self.experiment, self.components
         store = distributed.together(lambda: history_store.open_store(self.histories))
@@ -269,7 +278,7 @@ class Run:
             lineage.check_own(saved, made_of, folder)
         return folder
 
-    @_alone
+    @alone
     def evaluate(self) -> None:
         """Stage 3."""
         self._can_evaluate()
@@ -310,7 +319,7 @@ class Run:
         behavior = self.origins.of_evaluation
         distributed.on_first(lambda: self._write_results(sets, which, behavior))
 
-    @_alone
+    @alone
     def report(self) -> Path:
         """Stage 4; returns the page."""
         return Path(distributed.on_first(self._report))
@@ -323,12 +332,17 @@ class Run:
 
     def _trained(self) -> tuple[int, PyTree, JsonObject]:
         """Step, parameters and metadata of the checkpoint that is evaluated."""
-        step, state, meta = checkpoint.load(self.trained, self.experiment.evaluate.checkpoint)
+        step, params, meta = self.saved()
         expected = checkpoint.architecture_of(self.components.params)
         checkpoint.check_architecture(meta, expected, self.trained)
         of_this = self.trained == self.folder
         (lineage.check_own if of_this else lineage.check_trained)(meta, self.origins.of_run(), self.trained)
-        return step, put(state["params"], replicated(self.mesh)), meta
+        return step, put(params, replicated(self.mesh)), meta
+
+    def saved(self) -> tuple[int, PyTree, JsonObject]:
+        """Return step, parameters and metadata of the checkpoint that is evaluated, as they lie on disk."""
+        step, state, meta = checkpoint.load(self.trained, self.experiment.evaluate.checkpoint)
+        return step, state["params"], meta
 
     def _write_results(self, sets: list[JsonObject], which: JsonObject, behavior: JsonObject) -> None:
         e = self.experiment

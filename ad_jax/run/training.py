@@ -4,9 +4,9 @@ In: a run whose histories, where the method is fed any, were checked. Out: check
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -17,16 +17,17 @@ from ad_jax.experiment import Components, Experiment
 from ad_jax.files import JsonObject
 from ad_jax.history import replay, reward_unit, streaming
 from ad_jax.history.store import HistoryStore
-from ad_jax.methods.base import MethodConfig, Setting, checked
+from ad_jax.methods.base import Learner, Method, MethodConfig, Setting, checked
 from ad_jax.planning import residents
 from ad_jax.process import distributed
 from ad_jax.process.metrics import log
 from ad_jax.run import frozen
 from ad_jax.sharding import batch_devices
-from ad_jax.stage.feeds import feed_of
-from ad_jax.stage.train import train
+from ad_jax.stage.feeds import TrainingTasks, Windows, feed_of
+from ad_jax.stage.train import Result, train
 from ad_jax.stage.trainer import Trainer
 from ad_jax.text import si
+from ad_jax.types import PyTree
 
 if TYPE_CHECKING:
     from ad_jax.run.pipeline import Run
@@ -47,22 +48,53 @@ def run(run: "Run", folder: Path, made_of: JsonObject, store: HistoryStore | Non
     Raises:
         ConfigError, CheckpointError, TrainingDivergedError: as `stage.train.train` and the method.
     """
+    e, config = run.experiment, run.components.method
+    setting, method, feed, prepare = ready(run, store, checkpoint.saved_meta)
+    trainer = Trainer(method.learner, feed, config, run.mesh, e.seed)
+    meta = made_of | of_training(run, trainer.abstract_state.params, store, setting)
+    in_loop = None
+    if config.evaluate_every and run.components.family.simulated:
+        in_loop = run.curves.in_loop(config.policy(setting.model))
+    with residents_of(store, feed, setting, prepare, e.seed) as there:
+        result = train(trainer, there, config, folder, meta, run.log, in_loop, e.logging.progress_seconds)
+    return facts_of(result, there.facts(), method.learner, config)
+
+
+class Ready(NamedTuple):
+    """What training takes of one run."""
+
+    setting: Setting
+    method: Method
+    feed: Windows | TrainingTasks
+    prepare: replay.Prepare | None
+
+
+def ready(run: "Run", store: HistoryStore | None, saved: Callable[[Path], JsonObject | None]) -> Ready:
+    """Return a run's method, made for the devices that there are, with what feeds it.
+
+    Args:
+        run: whose experiment, parts and mesh are used.
+        store: the histories, where the method is fed any.
+        saved: gives what the newest checkpoint in a folder says of the run; None where there is none.
+    """
     e, p, config = run.experiment, run.components, run.components.method
     teacher = frozen.teacher(config)
-    unit = _reward_unit(run, config, store) if teacher is None else teacher.unit
+    unit = _reward_unit(run, config, store, saved) if teacher is None else teacher.unit
     setting = p.setting(e, run.mesh, unit, teacher)
     method = config.make(setting)
-    feed = feed_of(config, setting)
-    trainer = Trainer(method.learner, feed, config, run.mesh, e.seed)
-    ids = run.train_ids if store is None else store.task_ids
-    meta = made_of | run.origins.of_training(trainer.abstract_state.params, ids, setting.unit)
-    in_loop = None
-    if config.evaluate_every and p.family.simulated:
-        in_loop = run.curves.in_loop(config.policy(setting.model))
     prepare = checked(method, config.channels(p.family, p.spec), config.needs)
-    with _residents(store, feed, setting, prepare, e.seed) as there:
-        result = train(trainer, there, config, folder, meta, run.log, in_loop, e.logging.progress_seconds)
-    trained, waited = result.step - result.resumed_from, there.facts()
+    return Ready(setting, method, feed_of(config, setting), prepare)
+
+
+def of_training(run: "Run", params: PyTree, store: HistoryStore | None, setting: Setting) -> JsonObject:
+    """Return what a checkpoint says of a run beside `Origins.of_run`."""
+    ids = run.train_ids if store is None else store.task_ids
+    return run.origins.of_training(params, ids, setting.unit)
+
+
+def facts_of(result: Result, waited: dict[str, float], learner: Learner, config: MethodConfig) -> JsonObject:
+    """Return the facts of the stage, and say what was waited for."""
+    trained = result.step - result.resumed_from
     if waited and trained:
         log("distill  " + streaming.summary(waited, trained, result.seconds))
     facts = {
@@ -75,12 +107,12 @@ def run(run: "Run", folder: Path, made_of: JsonObject, store: HistoryStore | Non
         **waited,
     }
     if config.feed == "histories":
-        return facts | {"positions": trained * method.learner.steps}  # in those seconds
-    return facts | {"env_steps": result.step * method.learner.steps}
+        return facts | {"positions": trained * learner.steps}  # in those seconds
+    return facts | {"env_steps": result.step * learner.steps}
 
 
 @contextlib.contextmanager
-def _residents(
+def residents_of(
     store: HistoryStore | None, feed: Any, s: Setting, prepare: replay.Prepare | None, seed: int
 ) -> Iterator[replay.Residents]:
     """Yield what lies on the devices: the histories, all or in turns, or the tasks of the feed."""
@@ -91,7 +123,9 @@ def _residents(
         yield there
 
 
-def _reward_unit(run: "Run", config: MethodConfig, store: HistoryStore | None) -> float:
+def _reward_unit(
+    run: "Run", config: MethodConfig, store: HistoryStore | None, saved: Callable[[Path], JsonObject | None]
+) -> float:
     """Return what the rewards of this training are divided by: what was asked for, what it began with, or what is
     found.
     """
@@ -99,11 +133,11 @@ def _reward_unit(run: "Run", config: MethodConfig, store: HistoryStore | None) -
     asked = config.reward_unit_asked(e.replay)
 
     def unit() -> float:
-        saved = checkpoint.saved_meta(run.folder / "checkpoints")
+        found = saved(run.folder / "checkpoints")
         if asked is not None:
             return float(asked)
-        if saved is not None:
-            return saved.get("reward_unit", reward_unit.NONE)  # an earlier version divided nothing
+        if found is not None:
+            return found.get("reward_unit", reward_unit.NONE)  # an earlier version divided nothing
         if store is not None:
             return reward_unit.of_store(store)
         return config.reward_unit_found(p.family, p.split.train, e.seed)

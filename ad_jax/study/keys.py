@@ -10,7 +10,7 @@ import json
 from ad_jax import methods
 from ad_jax.checkpoint.identity import canonical
 from ad_jax.envs.base import TaskFamily
-from ad_jax.experiment import Experiment, name_of
+from ad_jax.experiment import Experiment, Mixture, name_of
 from ad_jax.files import Json
 from ad_jax.models.base import ModelConfig
 from ad_jax.policies.base import PolicyConfig
@@ -57,6 +57,15 @@ def trained_by(e: Experiment) -> Experiment:
     defaults = {"evaluate": type(e.evaluate)(), "reference": None, "logging": type(e.logging)()}
     acting = {field.name: field.default for field in dataclasses.fields(e.method) if field.name == "acting"}
     return dataclasses.replace(e, name="model", method=dataclasses.replace(e.method, **acting), **defaults)
+
+
+def mixed_key(mixture: Mixture) -> str:
+    """Return the digest of what decides the model of a mixture."""
+    members = {
+        name: {"weight": member.weight, "held_out": member.held_out, "as": changes(trained_by(mixture.member(name)))}
+        for name, member in mixture.members.items()
+    }
+    return digest({"mixture": members})
 
 
 def taught_from(e: Experiment, place: str) -> Experiment:

@@ -47,22 +47,26 @@ def write_study(
         sets: of each arm.
         axis: of a sweep: what x is.
         log: of a sweep: whether x is logarithmic.
-        drawn_sets: which sets have a panel; default the first.
+        drawn_sets: which sets have a panel; default the first. Curves of arms with groups have one for each group, of
+            the first set of each arm.
         hidden: arms that no panel shows.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for arm, every in sets.items():
         data["arms"][arm]["curves"] = {s.name: _subsampled(s) for s in every}
+    shown = {arm: every for arm, every in sets.items() if arm not in hidden}
     names = list(drawn_sets) or [next(iter(sets.values()))[0].name]
     panels = {
-        name: {
-            arm: _drawn(s, data["arms"][arm])
-            for arm, every in sets.items()
-            for s in every
-            if s.name == name and arm not in hidden
-        }
+        name: {arm: _drawn(s, data["arms"][arm]) for arm, every in shown.items() for s in every if s.name == name}
         for name in names
     }
+    if kind == "curves" and (groups := dict.fromkeys(data["arms"][arm]["group"] for arm in shown)).keys() != {""}:
+        panels = {  # of each group, whatever its sets are called
+            group: {
+                arm: _drawn(of[0], one) for arm, of in shown.items() if (one := data["arms"][arm])["group"] == group
+            }
+            for group in groups
+        }
     figure = study_figures.curves(panels) if kind == "curves" else study_figures.sweep(panels[names[0]], axis, log)
     write_whole(folder / "claims.png", figures.png(figure))
     write_whole(folder / "claims.json", json.dumps(data, separators=(",", ":")).encode())

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from ad_jax.errors import AdJaxError
-from ad_jax.experiment import Experiment, build
+from ad_jax.experiment import Experiment, Mixture, build
 from ad_jax.files import read_json
 from ad_jax.process.metrics import log
 from ad_jax.report import report
@@ -64,21 +64,22 @@ def reproduce(studies: Sequence[Study], folder: Path, out: Path, scale: str, ord
     workshop, todo, failed = Workshop(folder), list(studies), {}
     for study in todo:
         check(study)
-    progress = Progress(workshop, [e for study in todo for arm in study.arms for e in study.runs(arm)])
+    every = [(e, study.mixture(arm, e.seed)) for study in todo for arm in study.arms for e in study.runs(arm)]
+    progress = Progress(workshop, [e for e, _ in every], [of for _, of in every])
     while todo:
         advanced = False
         for study in list(todo):
-            runs, teachers = {}, {}
+            runs, taught = {}, {}
             for arm in study.arms:
                 for e in study.runs(arm):
                     name = f"{study.name}, {arm}, seed {e.seed}"
-                    runs[name], teachers[name] = e, study.teacher(arm, e.seed)
+                    runs[name], taught[name] = e, (study.teacher(arm, e.seed), study.mixture(arm, e.seed))
             for name, e in runs.items():
                 if workshop.done(e) or name in failed:
                     continue
                 log(f"\n{name}: {progress.line()}")
                 try:
-                    advanced |= workshop.make(e, teachers[name])
+                    advanced |= workshop.make(e, *taught[name])
                 except AdJaxError as error:  # the other arms do not need it, and a night's work should not end with it
                     log(f"{name} failed: {error}")
                     failed[name], advanced = error, True
@@ -111,7 +112,7 @@ def check(study: Study) -> None:
     for claim in study.claims:
         for one in statistics_of(claim.quantity):
             if one.name in NEEDS:
-                parts = build(study.arms[one.arm].experiment)
+                parts = build(study.runs(one.arm)[0])
                 sets = parts.evaluated
                 tasks = sets.get(one.set or next(iter(sets)))
                 if tasks is not None:  # another set is named when the claims are decided, with those there are
@@ -125,11 +126,17 @@ def check(study: Study) -> None:
 class Progress:
     """How much of all the work is done, and how long the rest may take at the rate so far."""
 
-    def __init__(self, workshop: Workshop, experiments: Sequence[Experiment]):
+    def __init__(
+        self,
+        workshop: Workshop,
+        experiments: Sequence[Experiment],
+        mixtures: Sequence[tuple[Mixture, str] | None] | None = None,
+    ):
         self.pieces: dict[Path, tuple[float, Callable[[], bool]]] = {}
-        for e in experiments:
-            model, curve, weights = workshop.model(e), workshop.curve(e), work(e)
-            self.pieces[model] = weights["model"], lambda folder=model: (folder / "trained.json").exists()
+        for e, of in zip(experiments, mixtures or [None] * len(experiments), strict=True):
+            model, curve, weights = workshop.model(e, of), workshop.curve(e), work(e)
+            before = self.pieces[model][0] if of is not None and model in self.pieces else 0.0  # its other members'
+            self.pieces[model] = before + weights["model"], lambda folder=model: (folder / "trained.json").exists()
             self.pieces[curve] = weights["curve"], lambda folder=curve: (folder / "results.json").exists()
         self.total = sum(weight for weight, _ in self.pieces.values())
         self.started, self.before = time.monotonic(), self.done()
@@ -155,7 +162,7 @@ def finish(study: Study, workshop: Workshop, out: Path, scale: str) -> None:
         for e, run in zip(experiments, results["runs"], strict=True):
             workshop.check(e, run.get("behavior"))
         sets[name] = gather(results)
-        trained = [workshop.model(e) / "trained.json" for e in experiments]
+        trained = [workshop.model(e, study.mixture(name, e.seed)) / "trained.json" for e in experiments]
         arms[name] = {
             "changes": changes(dataclasses.replace(experiments[0], seed=0)),
             "x": study.arms[name].x,

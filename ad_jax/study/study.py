@@ -11,10 +11,10 @@ from typing import Literal
 
 from ad_jax import experiment as experiments
 from ad_jax.errors import ConfigError, unknown
-from ad_jax.experiment import Experiment
+from ad_jax.experiment import Experiment, Mixture
 from ad_jax.files import Json
 from ad_jax.study.claims import Claim, Quantity, statistics_of
-from ad_jax.study.keys import key, taught_from, trained_by
+from ad_jax.study.keys import key, mixed_key, taught_from, trained_by
 
 # The paper's figures, then its appendix, then what is not its own.
 ORDER = (
@@ -43,10 +43,11 @@ class Arm:
 
     experiment: Experiment
     x: float | None = None  # where it stands on the axis of a sweep
-    group: str = ""  # arms of a sweep that one line joins
+    group: str = ""  # arms of a sweep that one line joins, or curves that one panel shows
     seeds: int | None = None  # None: the study's
     shown: bool = True  # in the figure; claims are decided of all
     taught_by: str | None = None  # the arm whose model, of the same seed, is the method's teacher
+    of: tuple[Mixture, str] | None = None  # the mixture whose model this is, and its member that the experiment is of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +73,8 @@ class Study:
                 if name not in self.arms:
                     raise unknown(f"arm of study {self.name}", name, self.arms)
         for arm in self.arms.values():
+            if arm.of is not None and arm.of[1] not in arm.of[0].members:
+                raise unknown(f"member of {arm.of[0].name}, of which an arm is,", arm.of[1], arm.of[0].members)
             if arm.taught_by is not None and arm.taught_by not in self.arms:
                 raise unknown(f"teacher in study {self.name}", arm.taught_by, self.arms)
         if self.figure == "sweep" and all(arm.x is None for arm in self.arms.values()):
@@ -79,9 +82,20 @@ class Study:
 
     def runs(self, arm: str) -> list[Experiment]:
         """Return the arm's experiment with each of its seeds."""
-        one = self.arms[arm]
-        seeded = [dataclasses.replace(one.experiment, seed=seed) for seed in range(one.seeds or self.seeds)]
-        return [self._taught(arm, e) for e in seeded]
+        seeds = range(self.arms[arm].seeds or self.seeds)
+        return [self._taught(arm, self._seeded(arm, seed)) for seed in seeds]
+
+    def _seeded(self, arm: str, seed: int) -> Experiment:
+        """Return an arm's experiment with a seed: of a mixture's member, by a name that tells of which mixture."""
+        e, of = self.arms[arm].experiment, self.mixture(arm, seed)
+        if of is None:
+            return dataclasses.replace(e, seed=seed)
+        return dataclasses.replace(e, seed=seed, name=f"{of[0].name}-{mixed_key(of[0])}-{of[1]}")
+
+    def mixture(self, arm: str, seed: int) -> tuple[Mixture, str] | None:
+        """Return the mixture whose model an arm is, with that seed, and the member; None for other arms."""
+        of = self.arms[arm].of
+        return None if of is None else (dataclasses.replace(of[0], seed=seed), of[1])
 
     def _taught(self, arm: str, e: Experiment) -> Experiment:
         """Return an arm's experiment with its teacher, if any, by the name that a workshop keeps it under."""
@@ -91,7 +105,7 @@ class Study:
     def teacher(self, arm: str, seed: int) -> Experiment | None:
         """Return the experiment whose model an arm learns from, with the same seed; None where there is none."""
         by = self.arms[arm].taught_by
-        return None if by is None else dataclasses.replace(self.arms[by].experiment, seed=seed)
+        return None if by is None else self._seeded(by, seed)
 
 
 def arms_of(quantity: Quantity) -> list[str]:

@@ -13,12 +13,13 @@ from pathlib import Path
 from ad_jax.checkpoint import lineage
 from ad_jax.checkpoint.identity import canonical
 from ad_jax.errors import AdJaxError
-from ad_jax.experiment import Experiment, build
+from ad_jax.experiment import Experiment, Mixture, build
 from ad_jax.files import Json, JsonObject, read_json, write_json
 from ad_jax.process import locks
+from ad_jax.run.mixture import MemberRun, MixtureRun
 from ad_jax.run.origins import Origins
 from ad_jax.run.pipeline import Run
-from ad_jax.study.keys import changes, collected_by, digest, key, taught_from, trained_by
+from ad_jax.study.keys import changes, collected_by, digest, key, mixed_key, taught_from, trained_by
 
 
 class Workshop:
@@ -33,9 +34,9 @@ class Workshop:
         """Return the run directory of an evaluation."""
         return self._place("curves", key(e))
 
-    def model(self, e: Experiment) -> Path:
-        """Return the run directory of a trained model."""
-        return self._place("models", key(trained_by(e)))
+    def model(self, e: Experiment, of: tuple[Mixture, str] | None = None) -> Path:
+        """Return the run directory of a trained model; `of` is the mixture that it is a member of."""
+        return self._place("models", key(trained_by(e)) if of is None else mixed_key(of[0]))
 
     def histories(self, e: Experiment) -> Path:
         """Where a collection is."""
@@ -56,13 +57,16 @@ class Workshop:
         if told := lineage.behaves_otherwise(behavior, {"family": self._families[kind]}, e.to_json(), ("family",)):
             raise AdJaxError(f"{told} from when {self.curve(e)} was made. Use another directory (--dir)")
 
-    def make(self, e: Experiment, teacher: Experiment | None = None) -> bool:
+    def make(self, e: Experiment, teacher: Experiment | None = None, of: tuple[Mixture, str] | None = None) -> bool:
         """Collect, train and evaluate what is missing; False where another process is at a piece of it.
 
         Args:
             e: what is evaluated.
             teacher: whose model the method learns from, where it learns from one; it is trained first.
+            of: the mixture whose model is evaluated, and which of its members is; it is trained first.
         """
+        if of is not None:
+            return self._make_member(e, *of)
         if teacher is not None and not self._train(teacher, self.model(teacher)):
             return False
         with _lock(self.curve(e)) as mine:
@@ -70,6 +74,33 @@ class Workshop:
             if not mine or (build(e).trained and not self._train(placed, self.model(e))):
                 return False
             Run(placed, self.curve(e), str(self.histories(e)), trained=self.model(e)).evaluate()
+        return True
+
+    def _make_member(self, e: Experiment, mixture: Mixture, name: str) -> bool:
+        """Make a curve of a member of a mixture; False where another process is at a piece of it."""
+        folder = self.model(e, (mixture, name))
+        with _lock(self.curve(e)) as mine:
+            if not mine or not self._train_mixture(mixture, folder):
+                return False
+            trained = None if mixture.members[name].held_out else folder
+            if trained is None:  # its own layers lie in its own directory
+                Run(e, self.curve(e), str(self.histories(e)), trained=folder / "members" / name).evaluate()
+                return True
+            MemberRun(e, self.curve(e), str(self.histories(e)), trained, name).evaluate()
+        return True
+
+    def _train_mixture(self, mixture: Mixture, folder: Path) -> bool:
+        """Make the model of a mixture; False where another process is at it or at histories of it."""
+        if (folder / "trained.json").exists():
+            return True
+        places = {name: self.histories(mixture.member(name)) for name in mixture.members}
+        with contextlib.ExitStack() as held:
+            if not all(held.enter_context(_lock(place)) for place in (folder, *places.values())):
+                return False
+            run = MixtureRun(mixture, folder, {name: str(place) for name, place in places.items()})
+            run.collect()
+            run.distill()
+            write_json(folder / "trained.json", read_json(folder / "environment.json"), indent=1)
         return True
 
     def _train(self, e: Experiment, folder: Path) -> bool:

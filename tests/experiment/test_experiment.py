@@ -14,7 +14,19 @@ from ad_jax.checkpoint import identity
 from ad_jax.envs.bandit import Bandit
 from ad_jax.envs.dark_room import DarkRoom
 from ad_jax.errors import ConfigError
-from ad_jax.experiment import Experiment, Plugin, ReferenceConfig, TaskConfig, build, docstring, load, override
+from ad_jax.experiment import (
+    Experiment,
+    Mixture,
+    Plugin,
+    ReferenceConfig,
+    TaskConfig,
+    build,
+    build_members,
+    docstring,
+    load,
+    load_any,
+    override,
+)
 from ad_jax.experiment.plugins import KINDS
 from ad_jax.files import write_json
 from ad_jax.history.replay import RotationConfig
@@ -269,7 +281,7 @@ def scales(path: pathlib.Path) -> list[str]:
     found = []
     for scale in SCALES:
         try:
-            load(str(path), scale)
+            load_any(str(path), scale)
         except ConfigError as error:
             assert "has no scale" in str(error)  # noqa: PT017
         else:
@@ -286,10 +298,10 @@ def test_there_are_experiments():
 def test_every_experiment_loads_at_every_scale(path):
     assert {"cpu", "smoke"} <= set(scales(path))
     for scale in scales(path):
-        e = load(path.parent.name, scale)
-        assert e == load(str(path), scale) == load(str(path.parent), scale)
+        e = load_any(path.parent.name, scale)
+        assert e == load_any(str(path), scale) == load_any(str(path.parent), scale)
         assert e.name == path.parent.name
-        assert Experiment.from_json(e.to_json()) == e
+        assert type(e).from_json(e.to_json()) == e
 
 
 @pytest.mark.parametrize(
@@ -298,7 +310,9 @@ def test_every_experiment_loads_at_every_scale(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)
 def test_every_experiment_builds_at_every_scale(path, scale):
     if scale in scales(path):
-        assert build(load(path.parent.name, scale)).split.held_out
+        e = load_any(path.parent.name, scale)
+        for of_one in build_members(e).components.values() if isinstance(e, Mixture) else [build(e)]:
+            assert of_one.split.held_out
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)
