@@ -52,23 +52,51 @@ class Learned(NamedTuple):
 
 
 @settings.pinned()
-def collect(experiment: Experiment) -> Histories:
+def collect(experiment: Experiment, held_out: str = "") -> Histories:
     """Run the source on the training tasks; every step of every lifetime, `[H, T, ...]` in host memory.
 
+    Args:
+        experiment: gives source, tasks and how much is collected.
+        held_out: the name of one of the split's sets, where the source is to learn those tasks in their place: what
+            `evaluate` is compared with, and nothing to train on.
+
     Raises:
-        ConfigError: if the experiment contradicts itself.
+        ConfigError: if the experiment contradicts itself, or for an unknown set (near matches are listed).
         AdJaxError: if an observation, action or reward is not finite or not what the family states.
     """
     e, p = experiment, build(experiment)
-    ids, seeds = p.family.task_ids(p.split.train), e.collect.seeds
+    tasks = _set(p, held_out) if held_out else p.split.train
+    ids, seeds = p.family.task_ids(tasks), e.collect.seeds
     collector = collecting.Collector.of(p.family, p.source, e.collect, rows_mesh(e.mesh))
     total, chunks = len(ids) * seeds, []
     for first in range(0, total, collector.chunk):
-        lived, count = collector.run(e.seed, p.split.train, ids, seeds, first), min(collector.chunk, total - first)
+        lived, count = collector.run(e.seed, tasks, ids, seeds, first), min(collector.chunk, total - first)
         if where := collecting.beyond(collector, lived, ids, seeds, first, count):
             raise AdJaxError(where)
-        chunks.append(collecting.as_histories(lived, p.split.train, ids, seeds, first, count))
-    return _joined(chunks)
+        chunks.append(collecting.as_histories(lived, tasks, ids, seeds, first, count))
+    return join(*chunks)
+
+
+def join(*histories: Histories) -> Histories:
+    """Return histories one after another, `[H, T, ...]`: to train on those of several sources of one family.
+
+    Raises:
+        AdJaxError: where their lengths differ, or only some of them hold something (`collect.next_observation`).
+    """
+
+    def together(*each):
+        return np.concatenate(each)
+
+    said = [str(jax.tree.map(lambda x: (x.dtype.name, x.shape[1:]), h.transition)) for h in histories]
+    if len(set(said)) > 1:
+        raise AdJaxError(f"join expects histories of one length that hold the same; got {' and '.join(set(said))}")
+    return Histories(
+        jax.tree.map(together, *(h.transition for h in histories)),
+        jax.tree.map(together, *(h.tasks for h in histories)),
+        [name for h in histories for name in h.task_ids],
+        together(*(h.seed_index for h in histories)),
+        together(*(h.actor for h in histories)),
+    )
 
 
 @settings.pinned()
@@ -132,11 +160,8 @@ def evaluate(experiment: Experiment, learned: Learned, mode: Mode = "sampled", h
             finite or not what the family states.
     """
     e, p = experiment, build(experiment)
-    c, family, mesh, sets = e.evaluate, p.family, rows_mesh(e.mesh), p.evaluated
-    name = held_out or next(iter(sets))
-    if name not in sets:
-        raise unknown("held-out set", name, sets)
-    tasks, prompt = sets[name], None
+    c, family, mesh = e.evaluate, p.family, rows_mesh(e.mesh)
+    tasks, prompt = _set(p, held_out or next(iter(p.evaluated))), None
     if c.prompt is not None:
         prompt = Prompt(demonstrator.noise_for(family, tasks, c.prompt, e.seed), c.prompt_episodes)
     played = c.episodes + (prompt.episodes if prompt else 0)
@@ -159,14 +184,8 @@ def _unit(e: Experiment, p: Components, histories: Histories | None) -> float:
     return reward_unit.pool([reward_unit.of_chunk(histories.transition.reward)])
 
 
-def _joined(chunks: list[Histories]) -> Histories:
-    def together(*each):
-        return np.concatenate(each)
-
-    return Histories(
-        jax.tree.map(together, *(chunk.transition for chunk in chunks)),
-        jax.tree.map(together, *(chunk.tasks for chunk in chunks)),
-        [name for chunk in chunks for name in chunk.task_ids],
-        together(*(chunk.seed_index for chunk in chunks)),
-        together(*(chunk.actor for chunk in chunks)),
-    )
+def _set(p: Components, name: str) -> PyTree:
+    """Return the tasks of an evaluated set; raises ConfigError for an unknown one."""
+    if name not in p.evaluated:
+        raise unknown("held-out set", name, p.evaluated)
+    return p.evaluated[name]

@@ -1,5 +1,6 @@
 """Without a disk, the same stages give the same bits; and the smallest whole example runs."""
 
+import dataclasses
 import importlib.util
 import json
 import pathlib
@@ -88,6 +89,19 @@ def test_what_cannot_be_is_refused_before_anything_is_compiled(learned):
         in_memory.train(EXPERIMENT)
     with pytest.raises(ConfigError, match="unknown held-out set 'held_ot'"):
         in_memory.evaluate(EXPERIMENT, learned, held_out="held_ot")
+    with pytest.raises(ConfigError, match="unknown held-out set 'held_ot'"):
+        in_memory.collect(EXPERIMENT, held_out="held_ot")
+
+
+def test_histories_of_several_sources_are_joined(histories):
+    both = in_memory.join(histories, histories)
+    assert both.task_ids == 2 * histories.task_ids
+    chex.assert_trees_all_equal(
+        jax.tree.map(lambda x: x[len(histories.actor) :], both.transition), histories.transition
+    )
+    shorter = jax.tree.map(lambda x: x[:, 1:], histories.transition)
+    with pytest.raises(AdJaxError, match="join expects histories of one length"):
+        in_memory.join(histories, dataclasses.replace(histories, transition=shorter))
 
 
 def test_training_tasks_are_evaluated_where_asked_for(learned):
@@ -135,6 +149,9 @@ def test_a_result_says_enough_to_simulate_its_tasks_again(on_disk, tmp_path):
     collector = Collector(family, source, said.collect.episodes, mesh_of(), len(ids) * c.source_seeds)
     again = learning_curve(collector, tasks, ids, c.source_seeds, said.seed)
     assert np.concatenate(again.returns).sum() == pytest.approx(np.sum(flat(one["source"]["returns"])), abs=1e-3)
+    lived = in_memory.collect(override(made, ["collect.seeds=2"]), held_out="held_out")
+    assert lived.task_ids == [name for name in ids for _ in range(2)]
+    np.testing.assert_array_equal(lived.transition.reward.sum(-1), [returns.sum() for returns in again.returns])
 
 
 def test_parameters_that_json_has_no_number_for_come_back():
