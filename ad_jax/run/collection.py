@@ -123,6 +123,25 @@ def check_histories(
         given: whether the caller named it. Then it may be of another seed, other tasks, and of another size; else it
             must be the one that the experiment would collect.
     """
+    check_world(manifest, e, p, url, given)
+    for name in STORED:
+        if name in p.method.needs and not getattr(manifest, name):
+            raise HistoryError(
+                f"the histories in {url} hold no {name}, which the method learns from: collect others, with "
+                f"collect.{name}=true"
+            )
+    ours = continued(make_manifest(e, p, behavior), manifest.to_json(), e, url, given)
+    if given:
+        return
+    if odd := differing(manifest.to_json(), ours):
+        raise OtherHistoriesError(
+            f"the histories in {url} are not this run's: they differ in {', '.join(odd[:4])}. Name them with "
+            f"--histories to learn from them all the same. {lineage.ANEW}"
+        )
+
+
+def check_world(manifest: Manifest, e: Experiment, p: Components, url: str, given: bool) -> None:
+    """Raise HistoryError unless a collection is of the experiment's world. Compiles nothing; arguments as above."""
     elsewhere = manifest.source.get("name") == IMPORTED
     for field, expected in canonical(origin(e, p)).items():
         found = canonical(getattr(manifest, field))
@@ -133,27 +152,13 @@ def check_histories(
                 f"these histories are of {field} {found}; the experiment's is {expected}. Collect them anew in another "
                 f"directory, or set {'env' if field == 'family' else field} to match"
             )
-    mine = make_manifest(e, p, behavior)
+    mine = make_manifest(e, p, {})
     names = ("spec", "task_leaves", "reward_dtype", "episode_length") if p.family.simulated else ("spec",)
     held, asked = ({name: data[name] for name in names} for data in (manifest.to_json(), mine.to_json()))
     if odd := differences(canonical(held), canonical(asked)):
         raise OtherHistoriesError(
             f"the histories in {url} were collected before task family {name_of(e.env)} was changed: they differ in "
             f"{', '.join(odd[:4])}. {OTHERS if given else lineage.ANEW}"
-        )
-    for name in STORED:
-        if name in p.method.needs and not getattr(manifest, name):
-            raise HistoryError(
-                f"the histories in {url} hold no {name}, which the method learns from: collect others, with "
-                f"collect.{name}=true"
-            )
-    ours = continued(mine, manifest.to_json(), e, url, given)
-    if given:
-        return
-    if odd := differing(manifest.to_json(), ours):
-        raise OtherHistoriesError(
-            f"the histories in {url} are not this run's: they differ in {', '.join(odd[:4])}. Name them with "
-            f"--histories to learn from them all the same. {lineage.ANEW}"
         )
 
 
@@ -169,15 +174,15 @@ def unseen_split(url: str, e: Experiment, p: Components) -> TaskSplit | None:
         None where the histories were collected here, or cannot be simulated: the experiment's own split holds.
 
     Raises:
-        ConfigError: if the collection has every task there is.
+        HistoryError: if the collection is of another world, or not finished.
+        ConfigError: if it has every task there is.
     """
     found = history_store.manifest_at(url)
-    if found is None or found.source.get("name") != IMPORTED or not p.family.simulated:
+    if found is None or found.source.get("name") != IMPORTED:
         return None
-    if differences(found.to_json()["spec"], p.spec.to_json()) or set(found.task_leaves) != set(
-        task_leaves(p.split.train)
-    ):
-        return None  # `check_histories` says what differs
+    check_world(found, e, p, url, given=True)
+    if not p.family.simulated:
+        return None
     store = history_store.open_store(url)
     first = {task: row for row, task in reversed([*enumerate(store.task_ids)])}
     leaves = store.fields(store.chunks, [f"task/{name}" for name in found.task_leaves])

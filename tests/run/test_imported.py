@@ -33,11 +33,12 @@ def public(tmp_path_factory):
 def log(tmp_path_factory):
     """Return a collection of somebody's log, whose tasks are ids."""
     place = tmp_path_factory.mktemp("log")
-    rng, done = np.random.default_rng(0), np.arange(1, 81) % 10 == 0
+    rng, done = np.random.default_rng(0), np.arange(1, 81) % 20 == 0
     shape = (8, 80)
-    arrays = {"action": rng.integers(0, 3, shape), "reward": rng.normal(size=shape)}
-    np.savez(place / "a.npz", observation=rng.normal(size=(*shape, 4)), done=np.broadcast_to(done, shape), **arrays)
-    import_histories("npz", [place / "a.npz"], place / "h", {})
+    arrays = {"action": rng.integers(0, 5, shape), "reward": rng.normal(size=shape)}
+    arrays |= {"observation": rng.integers(0, 9, (*shape, 2)), "done": np.broadcast_to(done, shape)}
+    np.savez(place / "a.npz", **arrays)
+    import_histories("npz", [place / "a.npz"], place / "h", {"num_actions": 5, "values": (9, 9)})
     return place / "h"
 
 
@@ -67,7 +68,7 @@ def test_held_out_tasks_are_none_of_those_that_were_imported(public, tmp_path):
 )
 def test_a_collection_of_another_world_is_refused_before_anything_is_compiled(public, tmp_path, change, words):
     e = override(load_experiment("dark_room", "smoke"), [change, *CHANGES])
-    refused(Run(e, tmp_path / "run", str(public)).collect, "family", *words)
+    refused(lambda: Run(e, tmp_path / "run", str(public)), "family", *words)
     assert not (tmp_path / "run/checkpoints").exists()
 
 
@@ -84,11 +85,14 @@ def opaque(log, *changes):
     return override(load_experiment("dark_room", "smoke"), [*named, "replay.keep_every=1", *SMALL, *changes])
 
 
-def test_opaque_tasks_are_trained_on(log, tmp_path):
+def test_opaque_tasks_are_trained_on_and_the_model_is_evaluated_in_a_world_of_their_spec(log, tmp_path, capsys):
     run = Run(opaque(log, "method.evaluate_every=2"), tmp_path / "run")
     run.distill()
-    assert (tmp_path / "run/checkpoints").is_dir()
     assert run.train_ids == [str(i) for i in range(8)]
+    command = ["evaluate", "dark_room", "--scale", "smoke", "--trained", str(tmp_path / "run"), "replay.segment=20"]
+    assert main([*command, "--dir", str(tmp_path / "there"), "model.window=20", *SMALL]) == 0, capsys.readouterr().err
+    (held_out,) = read_json(tmp_path / "there/results.json")["runs"][0]["sets"]
+    assert held_out["tasks"][0]["id"].startswith("goal-")
 
 
 def test_who_would_evaluate_opaque_tasks_is_told_what_is_missing_at_once(log, tmp_path):
@@ -97,7 +101,7 @@ def test_who_would_evaluate_opaque_tasks_is_told_what_is_missing_at_once(log, tm
         with pytest.raises(ConfigError) as error:
             stage()
         told = str(error.value)
-        assert "env=" in told and "--trained" in told and "Discrete(n=3)" in told and "distill" in told
+        assert "env=" in told and "--trained" in told and "Discrete(n=5)" in told and "distill" in told
     assert not (tmp_path / "run/checkpoints").exists()
 
 
