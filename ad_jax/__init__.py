@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # `as`: these are public
     from ad_jax.methods.diffuser import Diffuser as Diffuser
     from ad_jax.methods.distillation import Distillation as Distillation
     from ad_jax.methods.dpt import DPT as DPT
+    from ad_jax.methods.gato import Gato as Gato
     from ad_jax.methods.multi_game_dt import MultiGameDT as MultiGameDT
     from ad_jax.methods.offline_distillation import OfflineDistillation as OfflineDistillation
     from ad_jax.methods.on_policy_distillation import OnPolicyDistillation as OnPolicyDistillation
@@ -102,6 +103,7 @@ _PUBLIC = {
     "Diffuser": "ad_jax.methods.diffuser",
     "Distillation": "ad_jax.methods.distillation",
     "DPT": "ad_jax.methods.dpt",
+    "Gato": "ad_jax.methods.gato",
     "MultiGameDT": "ad_jax.methods.multi_game_dt",
     "OfflineDistillation": "ad_jax.methods.offline_distillation",
     "OnPolicyDistillation": "ad_jax.methods.on_policy_distillation",

@@ -30,6 +30,7 @@ from ad_jax.methods.decision_transformer import DecisionTransformer
 from ad_jax.methods.diffuser import Asked, Diffuser
 from ad_jax.methods.distillation import Distillation
 from ad_jax.methods.dpt import DPT
+from ad_jax.methods.gato import Gato
 from ad_jax.methods.multi_game_dt import MultiGameDT
 from ad_jax.methods.offline_distillation import OfflineDistillation
 from ad_jax.methods.on_policy_distillation import OnPolicyDistillation
@@ -211,6 +212,7 @@ TRAINING = {
         DecisionTransformer(**TAUGHT),
         Transformer(**BLOCKS, memory="episode", gate="gru"),
     ),
+    "gato": (Gato(**TAUGHT), Transformer(**BLOCKS)),
     "multi_game_dt": (MultiGameDT(**TAUGHT), Transformer(**BLOCKS)),
     "diffuser": (Diffuser(**TAUGHT), Transformer(**BLOCKS)),
     "diffuser, pictures": (Diffuser(**TAUGHT), Transformer(**BLOCKS), POOL),

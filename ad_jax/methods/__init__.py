@@ -15,6 +15,7 @@ METHODS = {
     "diffuser": "ad_jax.methods.diffuser:Diffuser",
     "distillation": "ad_jax.methods.distillation:Distillation",
     "dpt": "ad_jax.methods.dpt:DPT",
+    "gato": "ad_jax.methods.gato:Gato",
     "multi_game_dt": "ad_jax.methods.multi_game_dt:MultiGameDT",
     "offline_distillation": "ad_jax.methods.offline_distillation:OfflineDistillation",
     "on_policy_distillation": "ad_jax.methods.on_policy_distillation:OnPolicyDistillation",
