@@ -185,7 +185,7 @@ def test_omnirls_labels_are_what_was_done_and_its_prompts_no_text(tmp_path):
     refused(lambda: read("omnirl", tmp_path / "record-0", tmp_path / "g"), "pickle")
 
 
-def minari(folder, episodes=(4, 3), jpeg=False):
+def minari(folder, episodes=(4, 3), jpeg=False, still=False):
     """Write a dataset by Minari's own storage."""
     try:
         library("minari")
@@ -203,7 +203,7 @@ def minari(folder, episodes=(4, 3), jpeg=False):
     buffers, rng = [], np.random.default_rng(0)
     for number, steps in enumerate(episodes):
         flags = np.arange(1, steps + 1) == steps
-        observation = (rng.random((steps + 1, *shape)) * 9).astype(dtype)
+        observation = (rng.random((steps + 1, *shape)) * 9 * (not still)).astype(dtype)
         acted, paid = rng.integers(0, 3, steps), rng.normal(size=steps)
         ends = {"terminations": flags & (number % 2 == 0), "truncations": flags & (number % 2 == 1)}
         buffers.append(EpisodeBuffer(observations=observation, actions=acted, rewards=paid, **ends))
@@ -224,9 +224,11 @@ def test_a_dataset_of_minari_is_one_history_with_its_last_observations(tmp_path)
     assert found.manifest.next_observation
 
 
-def test_pictures_that_minari_has_encoded_are_refused(tmp_path):
+@pytest.mark.parametrize("still", [False, True])
+def test_pictures_that_minari_has_encoded_are_refused(tmp_path, still):
+    """Also those of one size, which lie there as if each were a vector of so many numbers."""
     pytest.importorskip("PIL")
-    minari(tmp_path / "d", jpeg=True)
+    minari(tmp_path / "d", jpeg=True, still=still)
     refused(lambda: read("minari", tmp_path / "d", tmp_path / "h"), "JPEG", "jpeg_encoding=False")
 
 
