@@ -135,16 +135,28 @@ class GrowsItsState(Odd):
 
 @dataclasses.dataclass(frozen=True)
 class KeyInATask(Odd):
-    """What tasks differ in cannot be stored."""
+    """What a task pays is drawn of its own random key."""
 
     @property
     def default_params(self) -> Params:
         return dataclasses.replace(super().default_params, pay=jax.random.key(0))
 
+    def sample_tasks(self, key, n):
+        return dataclasses.replace(super().sample_tasks(key, n), pay=jax.random.split(key, n))
+
+    def reward(self, pays, params):
+        return pays.astype(jnp.float32) * jax.random.uniform(params.pay, (), jnp.float32)
+
+    def optimal_label(self, observation, task) -> Any:
+        return None
+
+    def optimal_action(self, state, task) -> Any:
+        return None
+
 
 @dataclasses.dataclass(frozen=True)
 class WordInATask(Odd):
-    """Nor can this."""
+    """What cannot be stored."""
 
     @property
     def default_params(self) -> Params:

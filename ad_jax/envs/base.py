@@ -30,7 +30,7 @@ from ad_jax.envs.stepping import is_key
 from ad_jax.envs.stepping import reset as reset
 from ad_jax.errors import ConfigError
 from ad_jax.files import JsonObject
-from ad_jax.keys import a_key
+from ad_jax.keys import a_key, as_data
 from ad_jax.registry import conform
 from ad_jax.types import Array, Box, Discrete, PyTree, Spec, Tree, discrete
 from ad_jax.values import no_action
@@ -117,7 +117,7 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
 
     def task_ids(self, tasks: TEnvParams) -> list[str]:
         """One name per task, equal exactly when the tasks are: what "unseen" is proved with. `tasks` is batched."""
-        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tasks)]
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(as_data(tasks))]
 
         def digest(i):
             return hashlib.sha256(b"".join(leaf[i].tobytes() for leaf in leaves)).hexdigest()[:16]
@@ -126,7 +126,7 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
 
     def describe(self, task: TEnvParams) -> str:
         """One task in words."""
-        return str(jax.tree.map(lambda x: np.asarray(x).tolist(), task))
+        return str(jax.tree.map(lambda x: np.asarray(x).tolist(), as_data(task)))
 
     def split(self, seed: int, train: int, held_out: int) -> TaskSplit:
         """Disjoint train and held-out tasks, fixed by the seed.
@@ -194,6 +194,11 @@ class TaskFamily(environment.Environment[TEnvState, TEnvParams], Generic[TEnvSta
 
         It is what stored histories are relabeled with, which hold no states.
         """
+        return None
+
+    @property
+    def start_varies(self) -> bool | None:
+        """Whether episodes of one task begin in different states; None where the family does not say."""
         return None
 
     def destinations(self, task: TEnvParams) -> Array | None:

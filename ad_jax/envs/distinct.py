@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ad_jax.errors import ConfigError
+from ad_jax.keys import as_data
 from ad_jax.types import Array, PyTree, Tree
 
 SHOWN = 4  # places, and groups of them, that a message names
@@ -59,7 +60,8 @@ def check_sets(
         ConfigError: naming tasks that stand in a set twice or on both sides, or different ones with one id.
     """
     for label, (ids, tasks) in held_out.items():
-        both = jax.tree.map(lambda a, b: np.concatenate([np.asarray(a), np.asarray(b)]), train[1], tasks)
+        sides = as_data(train[1]), as_data(tasks)
+        both = jax.tree.map(lambda a, b: np.concatenate([np.asarray(a), np.asarray(b)]), *sides)
         names, first = [*train[0], *ids], len(train[0])
 
         def place(i, label=label, first=first):
@@ -127,7 +129,7 @@ def _repeated(ids: Sequence[str], tasks: PyTree) -> tuple[list[list[int]], list[
 
 def _contents(tasks: PyTree, count: int) -> list[bytes]:
     """Return the bytes of all leaves of each task."""
-    arrays = [np.ascontiguousarray(np.asarray(leaf)) for leaf in jax.tree.leaves(tasks)]
+    arrays = [np.ascontiguousarray(np.asarray(leaf)) for leaf in jax.tree.leaves(as_data(tasks))]
     leaves = [array.reshape(count, -1) for array in arrays if array.size]
     rows = np.concatenate([leaf.view(np.uint8).reshape(count, -1) for leaf in leaves], axis=1)
     return [row.tobytes() for row in rows]

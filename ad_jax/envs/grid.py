@@ -36,6 +36,10 @@ class Grid(TaskFamily[TEnvState, TEnvParams]):
     def reward_dtype(self) -> np.dtype:
         return np.dtype(np.uint8)
 
+    @property
+    def start_varies(self) -> bool:
+        return self.start == "random" and self.size > 1
+
     def action_space(self, params: TEnvParams) -> spaces.Discrete:
         return spaces.Discrete(len(MOVES))
 

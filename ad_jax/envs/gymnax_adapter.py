@@ -22,7 +22,6 @@ nothing, XLA merges the two calls). What an environment draws in `reset_env` dif
 Source: gymnax 1.0 (Lange 2022, github.com/RobertTLange/gymnax).
 """
 
-import contextlib
 import dataclasses
 import functools
 import json
@@ -38,18 +37,21 @@ from flax import struct
 from gymnax.environments import environment
 from jax.typing import DTypeLike
 
+from ad_jax.envs import ranges
 from ad_jax.envs.base import TaskFamily, spec_of
-from ad_jax.envs.gymnax_facts import DERIVED, REFUSED, Acting, acting
+from ad_jax.envs.gymnax_facts import DERIVED, REFUSED, Acting, acting, check_step
 from ad_jax.envs.spaces import Space, action_from, uniform_space
+from ad_jax.envs.stepping import lenient
 from ad_jax.errors import ConfigError, unknown
 from ad_jax.files import Json
 from ad_jax.keys import a_key, number_of
 from ad_jax.registry import resolve
 from ad_jax.types import Array, PyTree
 
+check_step(environment)  # a fork's step would be misread, without a word
+
 OUT_OF_REACH = 2**30  # steps
 COUNTABLE = 100_000  # tasks that fit in a table
-HOW = ("log", "signed")  # ways to draw a real parameter other than uniformly
 
 
 @struct.dataclass
@@ -100,7 +102,7 @@ class Gymnax(TaskFamily[State, Params]):
     @functools.cached_property
     def inner(self) -> environment.Environment:
         """The gymnax environment."""
-        with jax.ensure_compile_time_eval(), _lenient():  # no array of a caller's trace may stay in it
+        with jax.ensure_compile_time_eval(), lenient():  # no array of a caller's trace may stay in it
             if ":" in self.env_id:
                 return resolve("gymnax environment", self.env_id, {})()
             if self.env_id not in gymnax.registered_envs:
@@ -135,14 +137,14 @@ class Gymnax(TaskFamily[State, Params]):
         return self._space
 
     def reset_env(self, key: jax.Array, params: Params) -> tuple[jax.Array, State]:
-        with _lenient():
+        with lenient():
             observation, inner = self.inner.reset_env(key, self.inner_params(params, self.episode_length))
         return self._uniform(observation), State(jnp.int32(0), self._typed(inner))
 
     def step_env(
         self, key: jax.Array, state: State, action: jax.Array, params: Params
     ) -> tuple[jax.Array, State, jax.Array, jax.Array, dict[str, PyTree]]:
-        with _lenient():
+        with lenient():
 
             def under(limit):
                 return self.inner.step_env(key, state.inner, action, self.inner_params(params, limit))
@@ -158,11 +160,11 @@ class Gymnax(TaskFamily[State, Params]):
         late = super().is_truncated(state, params)
         if type(self.inner).is_truncated is environment.Environment.is_truncated:
             return late
-        with _lenient():
+        with lenient():
             return late | self.inner.is_truncated(state.inner, self.inner_params(params, OUT_OF_REACH))
 
     def observe(self, key: jax.Array, state: State, action: jax.Array | None, params: Params) -> jax.Array:
-        with _lenient():
+        with lenient():
             params = self.inner_params(params, self.episode_length)
             return self._uniform(self.inner.observe(key, state.inner, action, params))
 
@@ -177,8 +179,8 @@ class Gymnax(TaskFamily[State, Params]):
         count = math.prod(given[1] - given[0] + 1 for given in self.vary.values()) if whole else 0
         if not 0 < count <= COUNTABLE:
             return None
-        ranges = [np.arange(low, high + 1, dtype=np.int32) for low, high in self.vary.values()]
-        columns = np.meshgrid(*ranges, indexing="ij")
+        whole_ranges = [np.arange(low, high + 1, dtype=np.int32) for low, high in self.vary.values()]
+        columns = np.meshgrid(*whole_ranges, indexing="ij")
         return self._tasks(count, {name: jnp.asarray(x.reshape(-1)) for name, x in zip(self.vary, columns)})
 
     def describe(self, task: Params) -> str:
@@ -188,19 +190,13 @@ class Gymnax(TaskFamily[State, Params]):
         return Params(cast(int, jnp.full(n, self.episode_length, jnp.int32)), values)
 
     def _draw(self, key: jax.Array, name: str, n: int) -> jax.Array:
-        low, high, *how = self.vary[name]
         if _kind(self.inner.default_params, name) == jnp.int32:
+            low, high = self.vary[name]
             return jax.random.randint(key, (n,), low, high + 1, jnp.int32)
-        if how == ["log"]:
-            drawn = jnp.exp(jax.random.uniform(key, (n,), jnp.float32, minval=math.log(low), maxval=math.log(high)))
-            return jnp.clip(drawn, low, high)  # rounding must not leave the range
-        if how == ["signed"]:
-            drawn = jax.random.uniform(key, (n,), jnp.float32, minval=-1.0)  # the sign, and where between low and high
-            return jnp.copysign(jnp.clip(low + (high - low) * jnp.abs(drawn), low, high), drawn)
-        return jax.random.uniform(key, (n,), jnp.float32, minval=low, maxval=high)
+        return ranges.draw(key, self.vary[name], n)
 
     def _distribution(self, name: str, given: object) -> tuple[Json, ...]:
-        """`given` as `(low, high)`, or `(low, high, how)` of `HOW`, checked."""
+        """`given` as `(low, high)`, or of a real parameter `(low, high, how)`, checked."""
         default, where = self.inner.default_params, f"env.vary[{name!r}]"
         if name not in vars(default):
             if not self._single:
@@ -216,22 +212,12 @@ class Gymnax(TaskFamily[State, Params]):
             )
         if objection := self._acting.objection(name):
             raise ConfigError(f"{where} cannot vary in {self.env_id}: {objection}. {self._known()}")
-        whole = _kind(default, name) == jnp.int32
-        kind, what = (int, "whole numbers") if whole else (int | float, "numbers")
-        parts: tuple[Json, ...] = tuple(given) if isinstance(given, list | tuple) else ()
-        bounds, rest = parts[:2], parts[2:]
-
-        def number(x):
-            return isinstance(x, kind) and not isinstance(x, bool) and math.isfinite(x)
-
-        numbers = len(bounds) == 2 and all(map(number, bounds))
-        allowed = [()] if whole else [(), *((how,) for how in HOW)]
-        if not numbers or rest not in allowed or not bounds[0] < bounds[1]:
-            more = "" if whole else "".join(f' or [low, high, "{how}"]' for how in HOW)
-            raise ConfigError(f"{where} expects {what} [low, high]{more}, low < high; got {given!r}")
-        if rest and bounds[0] <= 0:
-            raise ConfigError(f'{where}: "{rest[0]}" needs a low bound above 0; got {given!r}')
-        return (*bounds, *rest) if whole else (float(bounds[0]), float(bounds[1]), *rest)
+        if _kind(default, name) != jnp.int32:
+            return ranges.real_range(where, given)
+        bounds = tuple(given) if isinstance(given, list | tuple) else ()
+        if len(bounds) != 2 or not all(ranges.is_number(x, int) for x in bounds) or not bounds[0] < bounds[1]:
+            raise ConfigError(f"{where} expects whole numbers [low, high], low < high; got {given!r}")
+        return bounds
 
     @functools.cached_property
     def _derived(self) -> dict[str, Callable[[PyTree], PyTree]]:
@@ -256,11 +242,11 @@ class Gymnax(TaskFamily[State, Params]):
             return self.inner_params(Params(cast(int, limit), values), limit)
 
         def reset(values, key):
-            with _lenient():
+            with lenient():
                 return self.inner.reset_env(key, params(values))
 
         def step(values, key, state, action):
-            with _lenient():
+            with lenient():
                 _, state, *seen, _ = self.inner.step_env(key, state, action, params(values))
                 return (self.inner.observe(key, state, action, params(values)), *seen), state
 
@@ -297,7 +283,7 @@ class Gymnax(TaskFamily[State, Params]):
             state = self.inner.reset_env(key, params)[1]
             return self.inner.observe(key, state, None, params)
 
-        with _lenient():
+        with lenient():
             try:
                 real = jax.eval_shape(start, a_key(0))
             except (NotImplementedError, TypeError) as error:
@@ -305,7 +291,7 @@ class Gymnax(TaskFamily[State, Params]):
                     f"env.env_id={self.env_id!r}: its observe fails ({type(error).__name__}: {error}); give it "
                     "observe(key, state, action, params), or get_obs(state, params=None, key=None)"
                 ) from error
-        with jax.ensure_compile_time_eval(), _lenient():
+        with jax.ensure_compile_time_eval(), lenient():
             return uniform_space(self.inner.observation_space(self.inner.default_params), real, self.env_id)
 
     def _uniform(self, observation: PyTree) -> jax.Array:
@@ -325,7 +311,7 @@ class Gymnax(TaskFamily[State, Params]):
             state = self.inner.reset_env(key, params)[1]
             return state, self.inner.step_env(key, state, action, params)[1]
 
-        with _lenient():
+        with lenient():
             reset, after = jax.eval_shape(both, a_key(0), self._action)
 
             def wider(a, b):
@@ -336,20 +322,13 @@ class Gymnax(TaskFamily[State, Params]):
     @functools.cached_property
     def _action(self) -> jax.ShapeDtypeStruct:
         """Shape and dtype of an action."""
-        with jax.ensure_compile_time_eval(), _lenient():
+        with jax.ensure_compile_time_eval(), lenient():
             space = self.inner.action_space(self.inner.default_params)
         stated = action_from(f"env.env_id={self.env_id!r}", space)
         return jax.ShapeDtypeStruct(stated.shape, stated.compute_dtype)
 
     def _typed(self, inner: PyTree) -> PyTree:
         return jax.tree.map(jax.lax.convert_element_type, inner, self._types)
-
-
-@contextlib.contextmanager
-def _lenient():
-    """Gymnax's own code is written for JAX's usual promotion rules."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def _kind(params: PyTree, name: str) -> DTypeLike:

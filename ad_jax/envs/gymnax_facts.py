@@ -6,11 +6,14 @@ environment; what cannot be read there stands in `REFUSED`. `docs/envs/gymnax.md
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import jax
 
+from ad_jax.errors import ConfigError
 from ad_jax.keys import a_key
 from ad_jax.types import PyTree
 
@@ -28,6 +31,17 @@ DERIVED: dict[str, dict[str, Callable[[PyTree], PyTree]]] = {  # environment's n
         "polemass_length": lambda p: p.masspole * p.length,
     }
 }
+
+
+def check_step(module: ModuleType) -> None:
+    """Raise ConfigError where `gymnax.environments.environment` is not that of gymnax 1.x: a fork may overwrite it."""
+    if "final_observation" not in inspect.getsource(module.Environment.step):
+        raise ConfigError(
+            f"expected gymnax 1.x, whose step gives six values and info['final_observation']; {module.__file__} is of "
+            "another kind. A fork has overwritten gymnax's files (stable-gymnax does; popgym-arcade brings it), or an "
+            "old version is installed. Run pip uninstall stable-gymnax, then pip install --force-reinstall --no-deps "
+            "'gymnax>=1.0.1,<2'"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -96,6 +96,10 @@ class PointMass(TaskFamily[State, Params]):
     def default_params(self) -> Params:
         return Params(self.steps, jnp.array([0.5, 0.0], jnp.float32), jnp.float32(1.0), jnp.float32(2.0))
 
+    @property
+    def start_varies(self) -> bool:
+        return self.start > 0
+
     def action_space(self, params: Params) -> spaces.Box:
         return spaces.Box(-1.0, 1.0, (2,))
 

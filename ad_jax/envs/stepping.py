@@ -4,6 +4,8 @@ A family may return Python's numbers, a weakly typed state or whole rewards; her
 that a loop can carry them and nothing is compiled twice. What would be changed by a cast is refused, and named.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import jax
@@ -14,13 +16,20 @@ from jax.typing import DTypeLike
 
 from ad_jax.envs.spaces import is_picture
 from ad_jax.errors import ConfigError, user_code
-from ad_jax.keys import a_key
+from ad_jax.keys import a_key, as_data, as_keys
 from ad_jax.types import PyTree, Transition
 
 if TYPE_CHECKING:
     from ad_jax.envs.base import TaskFamily
 
 NARROW = {"int64": "int32", "uint64": "uint32", "float64": "float32"}  # also where jax_enable_x64 is set
+
+
+@contextlib.contextmanager
+def lenient() -> Iterator[None]:
+    """Run code of other libraries, which is written for JAX's usual promotion rules."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
 
 
 @struct.dataclass
@@ -126,8 +135,9 @@ def check_task(family: "TaskFamily", task: PyTree) -> None:
         if not all(part.isidentifier() or part.isdecimal() for part in name.split(".")) or name in names:
             raise _wrong(family, f"task leaf {name!r} has no name of its own that is made of letters and digits")
         names.add(name)
-        if not (x.dtype == bool or jnp.issubdtype(x.dtype, jnp.integer) or jnp.issubdtype(x.dtype, jnp.floating)):
-            raise _wrong(family, f"task leaf {name} is {x.dtype}; expected numbers. Random keys belong in the state")
+        number = x.dtype == bool or jnp.issubdtype(x.dtype, jnp.integer) or jnp.issubdtype(x.dtype, jnp.floating)
+        if not (number or is_key(x)):
+            raise _wrong(family, f"task leaf {name} is {x.dtype}; expected real numbers, or a random key")
 
 
 def path_name(path: tuple[PyTree, ...]) -> str:
@@ -136,14 +146,19 @@ def path_name(path: tuple[PyTree, ...]) -> str:
 
 
 def stored(leaf: PyTree) -> np.ndarray:
-    """Return a task leaf as histories hold it: floats that NumPy itself does not know, such as bfloat16, as float32."""
-    x = np.asarray(leaf)
+    """Return a task leaf as histories hold it.
+
+    Floats that NumPy itself does not know, such as bfloat16, as float32; random keys as their data.
+    """
+    x = np.asarray(as_data(leaf))
     return x.astype(np.float32) if x.dtype.kind == "V" else x
 
 
 def as_task(leaf: PyTree, default: PyTree) -> jax.Array:
     """Inverse of `stored`, `default` being that leaf of the family's `default_params`."""
-    x, dtype = jnp.asarray(leaf), jnp.asarray(default).dtype
+    if is_key(template := jnp.asarray(default)):
+        return as_keys(jnp.asarray(leaf), template)
+    x, dtype = jnp.asarray(leaf), template.dtype
     return x.astype(dtype) if dtype.kind == "V" else x
 
 

@@ -97,6 +97,10 @@ class Watermaze(TaskFamily[State, Params]):
         return self.steps
 
     @property
+    def start_varies(self) -> bool:
+        return self.heading == "random"
+
+    @property
     def reward_dtype(self) -> np.dtype:
         return np.dtype(np.uint8)
 

@@ -17,6 +17,7 @@ from ad_jax.registry import build
 from ad_jax.testing.base import bits, check_episodes, check_space, promised, require, run_checks, same, types_of
 from ad_jax.testing.env_observed import observed
 from ad_jax.testing.env_returns import episode_return, optimal_actions, random_returns
+from ad_jax.testing.env_steps import actions_of, best_actions, one_program, starts
 from ad_jax.types import PyTree
 
 SMALL = 64  # observations with more components than this are sampled sparingly
@@ -63,7 +64,7 @@ class _Sample:
 
     @functools.cached_property
     def steps(self) -> int:
-        return max(512 if self.small else 0, 2 * self.family.episode_length + 1)
+        return max(512 if self.small else 128, 2 * self.family.episode_length + 1)  # at least 1,000 over the tasks
 
     @functools.cached_property
     def episodes(self) -> tuple[int, int, int]:
@@ -80,7 +81,7 @@ class _Sample:
     def live(self) -> Callable[[PyTree], dict[str, PyTree]]:
         """A lifetime on a task; keys and actions are the same for all, so that they differ through the task alone."""
         keys = jax.random.split(a_key(1), self.steps + 1)
-        actions = self.family.action_spec.sample(np.random.default_rng(1), (self.steps,))
+        actions = actions_of(self)
         return lambda task: _lifetime(self.family, keys, actions, task)
 
     @functools.cached_property
@@ -137,7 +138,7 @@ def _tasks(s: _Sample) -> None:
 def _task_ids(s: _Sample) -> None:
     table = s.family.all_tasks()
     tasks = s.tasks if table is None else jax.tree.map(lambda a, b: jnp.concatenate([a, b]), s.tasks, table)
-    ids, rows = s.family.task_ids(tasks), [np.asarray(leaf) for leaf in jax.tree.leaves(tasks)]
+    ids, rows = s.family.task_ids(tasks), [bits(leaf) for leaf in jax.tree.leaves(tasks)]
     require(len(ids) == num_tasks(tasks) and all(isinstance(i, str) for i in ids), "one string a task", ids[:3], "")
     contents = [b"".join(row[i].tobytes() for row in rows) for i in range(len(ids))]
     pairs = len(set(zip(ids, contents)))
@@ -366,6 +367,7 @@ CHECKS = {
     "step_env keeps the shapes and dtypes of reset_env": _types,
     "observations are in the observation space": _spaces,
     "observe gives what reset_env and step_env return": observed,
+    "starts of a task differ where start_varies says so": starts,
     "render shows the same, bit for bit, alone and in a batch": _renders,
     "reward_dtype holds every reward exactly": _rewards,
     "episodes end at episode_length, or before it by termination": _episodes,
@@ -373,8 +375,10 @@ CHECKS = {
     "the task decides what happens": _task_matters,
     "vmap over tasks equals a loop": _batches,
     "equal families and other tasks share one trace": _traces,
+    "first and later steps share one trace": one_program,
     "splits are disjoint and fixed by the seed": _splits,
     "stated returns agree with simulated ones": random_returns,
+    "optimal_action is an action": best_actions,
     "optimal_action earns optimal_return": optimal_actions,
     "optimal_label is optimal_action": _labels,
     "source observations are in their own space": _source_observations,

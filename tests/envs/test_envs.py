@@ -35,7 +35,7 @@ SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in (*DARK_ROOMS,
 
 @pytest.mark.parametrize("name", envs.FAMILIES)
 def test_registered_families_keep_the_contract(name):
-    assert len(check_plugin(name)) == 19
+    assert len(check_plugin(name)) == 22
 
 
 @pytest.mark.parametrize("family", [*QUICK, *SLOW], ids=repr)

@@ -83,7 +83,7 @@ COUNTED = Gymnax("MemoryChain-bsuite", {"memory_length": (2, 20)}, 25)
 
 @pytest.mark.parametrize("family", [FAMILIES["its limit in its observations"], COUNTED], ids=repr)
 def test_families_keep_the_contract(family):
-    assert len(check_env(family)) == 19
+    assert len(check_env(family)) == 22
 
 
 def test_tasks_of_whole_numbers_are_counted():

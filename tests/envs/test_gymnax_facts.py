@@ -183,7 +183,7 @@ def test_pictures_are_pixels(kind):
 
 
 def test_a_family_of_pictures_keeps_the_contract():
-    assert len(check_env(of(Pictures))) == 19
+    assert len(check_env(of(Pictures))) == 22
 
 
 @pytest.mark.parametrize(
@@ -359,4 +359,4 @@ def test_every_environment_of_gymnax_stands_in_the_page():
     ],
 )
 def test_every_environment_that_is_accepted_keeps_the_contract(env_id, vary, steps):
-    assert len(check_env(Gymnax(env_id, vary, steps))) == 19
+    assert len(check_env(Gymnax(env_id, vary, steps))) == 22
