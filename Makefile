@@ -1,6 +1,7 @@
 # make demo    the main job: Dark Room, from nothing to in-context learning, and a report
 # make test    the tests (slow ones: make test-all)
 # make reproduce   every claim of the paper, with verdicts; hours (SCALE=smoke: seconds each; ONLY=prompted: one study)
+# make test-adapters   the adapters of other libraries' environments, in an environment of their own; minutes
 # make chaos   every stage killed at random instants, a hundred times; minutes
 # make check   lint, spelling, types, who may import whom
 # make bench   throughput of every stage, and the limits of this machine; minutes
@@ -10,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(shell find ad_jax experiments -name '*.py' -o -name '*.html') pyproject.toml README.md
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke reproduce bench test test-all chaos check format clean
+.PHONY: help demo smoke reproduce bench test test-all test-adapters chaos check format clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -49,6 +50,18 @@ test: .venv/installed
 test-all: .venv/installed
 	$(PYTEST) -m ""
 
+# Other libraries' environments, with what they bring, beside the package as a user gets it.
+ADAPTERS := xland,navix,craftax,jumanji,brax,pgx,playground
+.venv-adapters/installed: constraints.txt constraints-adapters.txt $(SOURCES)
+	$(PYTHON) -m venv .venv-adapters
+	.venv-adapters/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	  --constraint constraints-adapters.txt '.[$(ADAPTERS)]' pytest beartype hypothesis
+	.venv-adapters/bin/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
+	@touch $@
+
+test-adapters: .venv-adapters/installed
+	.venv-adapters/bin/pytest -m "" tests/envs/outside
+
 chaos: .venv/installed
 	$(BIN)/pytest -s -m "" tests/run/test_chaos.py
 
@@ -64,4 +77,4 @@ format: .venv/dependencies
 	$(BIN)/ruff format
 
 clean:
-	rm -rf .venv build dist runs
+	rm -rf .venv .venv-adapters build dist runs

@@ -17,6 +17,15 @@ if TYPE_CHECKING:  # `as`: these are public
     from ad_jax.envs.dark_room_hard import DarkRoomHard as DarkRoomHard
     from ad_jax.envs.dark_room_permuted import DarkRoomPermuted as DarkRoomPermuted
     from ad_jax.envs.gymnax_adapter import Gymnax as Gymnax
+    from ad_jax.envs.outside.brax import Brax as Brax
+    from ad_jax.envs.outside.craftax import Craftax as Craftax
+    from ad_jax.envs.outside.craftax import CraftaxClassic as CraftaxClassic
+    from ad_jax.envs.outside.jumanji import Jumanji as Jumanji
+    from ad_jax.envs.outside.minigrid import MiniGrid as MiniGrid
+    from ad_jax.envs.outside.navix import Navix as Navix
+    from ad_jax.envs.outside.pgx import Pgx as Pgx
+    from ad_jax.envs.outside.playground import Playground as Playground
+    from ad_jax.envs.outside.xland import XLand as XLand
     from ad_jax.envs.point_mass import PointMass as PointMass
     from ad_jax.envs.watermaze import Watermaze as Watermaze
     from ad_jax.errors import AdJaxError as AdJaxError
@@ -85,6 +94,15 @@ _PUBLIC = {
     "Gymnax": "ad_jax.envs.gymnax_adapter",
     "PointMass": "ad_jax.envs.point_mass",
     "Watermaze": "ad_jax.envs.watermaze",
+    "Brax": "ad_jax.envs.outside.brax",
+    "Craftax": "ad_jax.envs.outside.craftax",
+    "CraftaxClassic": "ad_jax.envs.outside.craftax",
+    "Jumanji": "ad_jax.envs.outside.jumanji",
+    "MiniGrid": "ad_jax.envs.outside.minigrid",
+    "Navix": "ad_jax.envs.outside.navix",
+    "Pgx": "ad_jax.envs.outside.pgx",
+    "Playground": "ad_jax.envs.outside.playground",
+    "XLand": "ad_jax.envs.outside.xland",
     "ActorCritic": "ad_jax.sources.actor_critic",
     "DQN": "ad_jax.sources.dqn",
     "NoisyOracle": "ad_jax.sources.noisy_oracle",

@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handler: Callable[[argparse.Namespace], int] = {
         "compress": _compress,
         "histories": _histories,
+        "info": _info,
         "list": _list,
         "report": _report,
         "check": _check,
@@ -201,6 +202,13 @@ def _check(args: argparse.Namespace) -> int:
 
     for name in testing.check_plugin(args.plugin):
         print(f"ok  {name}")
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    from ad_jax.cli import listing
+
+    print(*listing.installed(), sep="\n")
     return 0
 
 

@@ -1,17 +1,21 @@
 """What can be named on the command line, one line each: the first sentence of its own text. Imports no plug-in."""
 
 import ast
+import importlib.metadata
 import importlib.util
 import inspect
+import platform
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ad_jax import experiment
-from ad_jax.envs import FAMILIES
+from ad_jax.envs import FAMILIES, OUTSIDE
+from ad_jax.envs.outside import libraries
 from ad_jax.methods import METHODS
 from ad_jax.models import MODELS
 from ad_jax.policies import POLICIES
+from ad_jax.process import provenance
 from ad_jax.sources import SOURCES
 
 
@@ -20,6 +24,10 @@ def lines(kind: str | None = None) -> list[str]:
     kinds: dict[str, tuple[str, Callable[[], list[tuple[str, str]]]]] = {
         "experiments": ("Experiments (ad-jax run NAME --scale SCALE)", _experiments),
         "families": ("Task families (env=NAME, or env=my_package.my_module:MyEnv)", _families),
+        "outside": (
+            "Task families of other libraries (ad-jax info says which are installed)",
+            lambda: _plugins(OUTSIDE),
+        ),
         "sources": ("Sources (source=NAME, or source=my_package.my_module:MySource)", lambda: _plugins(SOURCES)),
         "models": ("Backbones (model=NAME, or model=my_package.my_module:MyModel)", lambda: _plugins(MODELS)),
         "methods": ("Methods (method=NAME, or method=my_package.my_module:MyMethod)", lambda: _plugins(METHODS)),
@@ -35,6 +43,14 @@ def lines(kind: str | None = None) -> list[str]:
             width = max(len(row[0]) for row in found)
             text += [heading, *(f"  {row[0]:{width}}  {row[1]}" for row in found), ""]
     return text[:-1]
+
+
+def installed() -> list[str]:
+    """Return versions: of this package, of what it stands on, and of the libraries whose environments it adapts."""
+    ours = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "flax", "gymnax")]
+    ours = [f"ad_jax {provenance.version()}", *ours]
+    heading = "Environments of other libraries (docs/envs/outside.md)"
+    return [", ".join([f"Python {platform.python_version()}", *ours]), "", heading, *libraries.lines()]
 
 
 def _experiments() -> list[tuple[str, str]]:

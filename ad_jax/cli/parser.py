@@ -11,7 +11,7 @@ from ad_jax.cli.options import Help, as_overrides, show_help
 from ad_jax.errors import ConfigError
 from ad_jax.files import JsonObject
 
-KINDS = ("experiments", "families", "sources", "models", "methods", "policies")
+KINDS = ("experiments", "families", "outside", "sources", "models", "methods", "policies")
 
 FLOW = """\
 The four stages, each of which goes on where it was stopped:
@@ -115,6 +115,13 @@ def parser() -> argparse.ArgumentParser:
     small.add_argument("overrides", nargs="*", metavar="field=value", help="overridden fields")
     small.add_argument("--to", default="lstm", metavar="MODEL", help="the student's backbone (default %(default)s)")
     small.add_argument("--dir", type=_path, help="the student's run directory (default RUN/compressed/MODEL-<hash>)")
+
+    commands.add_parser(
+        "info",
+        help="print versions, and which other libraries' environments are installed",
+        description="Print the versions of this package and of what it stands on, and which of the libraries whose "
+        "environments it adapts are installed, in which version, or how to have them.",
+    )
 
     page = commands.add_parser(
         "report",

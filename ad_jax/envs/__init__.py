@@ -17,6 +17,18 @@ FAMILIES = {
     "point_mass": "ad_jax.envs.point_mass:PointMass",
     "watermaze": "ad_jax.envs.watermaze:Watermaze",
 }
+# Of other libraries, which are installed apart: `ad-jax info` says which are here.
+OUTSIDE = {
+    "brax": "ad_jax.envs.outside.brax:Brax",
+    "craftax": "ad_jax.envs.outside.craftax:Craftax",
+    "craftax_classic": "ad_jax.envs.outside.craftax:CraftaxClassic",
+    "jumanji": "ad_jax.envs.outside.jumanji:Jumanji",
+    "minigrid": "ad_jax.envs.outside.minigrid:MiniGrid",
+    "navix": "ad_jax.envs.outside.navix:Navix",
+    "pgx": "ad_jax.envs.outside.pgx:Pgx",
+    "playground": "ad_jax.envs.outside.playground:Playground",
+    "xland": "ad_jax.envs.outside.xland:XLand",
+}
 
 
 def make(name: str, options: Mapping[str, Json] | None = None) -> TaskFamily:
@@ -25,4 +37,4 @@ def make(name: str, options: Mapping[str, Json] | None = None) -> TaskFamily:
     Raises:
         ConfigError: for an unknown family or option, with near matches.
     """
-    return registry.make("env", name, options, FAMILIES, TaskFamily)
+    return registry.make("env", name, options, FAMILIES | OUTSIDE, TaskFamily)

@@ -19,20 +19,20 @@ import jax.numpy as jnp
 import numpy as np
 from gymnax.environments import environment, spaces
 from gymnax.environments.environment import TEnvParams, TEnvState
-from jax.core import Tracer
 
 from ad_jax.envs import distinct
+from ad_jax.envs.leaves import num_tasks as num_tasks
+from ad_jax.envs.leaves import take as take
 from ad_jax.envs.leaves import tasks_of
 from ad_jax.envs.spaces import action_from, spec_from
 from ad_jax.envs.stepping import Outcome as Outcome
 from ad_jax.envs.stepping import advance as advance
-from ad_jax.envs.stepping import is_key
 from ad_jax.envs.stepping import reset as reset
 from ad_jax.errors import ConfigError
 from ad_jax.files import JsonObject
 from ad_jax.keys import a_key, as_data
 from ad_jax.registry import conform
-from ad_jax.types import Array, Box, Discrete, PyTree, Spec, Tree, discrete
+from ad_jax.types import Array, Box, Discrete, PyTree, Spec, discrete
 from ad_jax.values import no_action
 
 
@@ -389,23 +389,3 @@ def seen_spec_of(family: TaskFamily) -> Spec:
     if seen.ndim != 3 or seen.dtype != jnp.uint8:
         raise ConfigError(f"{family.name}: render must give uint8 [height, width, channels]; got {seen}")
     return Spec(stored.action, seen.shape, None, pixels=True)
-
-
-def take(tasks: Tree, index: PyTree) -> Tree:
-    """Rows `index` of batched tasks.
-
-    On the host where tasks and index are numbers: JAX would compile programs for each of their shapes.
-    """
-    traced = any(isinstance(i, Tracer) for i in jax.tree.leaves(index))
-    at = np.asarray(index) if isinstance(index, jax.Array) and not traced else index
-
-    def rows(leaf: Array) -> Array:
-        here = isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer) and leaf.is_fully_addressable
-        return leaf[index] if traced or not here or is_key(leaf) else jax.device_put(np.array(np.asarray(leaf)[at]))
-
-    return jax.tree.map(rows, tasks)
-
-
-def num_tasks(tasks: PyTree) -> int:
-    """N of batched tasks."""
-    return len(jax.tree.leaves(tasks)[0])

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
-from ad_jax.envs.stepping import as_task, path_name, stored
+from ad_jax.envs.stepping import as_task, is_key, path_name, stored
 from ad_jax.errors import ConfigError
 from ad_jax.files import Json, JsonObject
-from ad_jax.types import PyTree
+from ad_jax.types import Array, PyTree, Tree
 
 if TYPE_CHECKING:
     from ad_jax.envs.base import TaskFamily
@@ -65,3 +66,23 @@ def _number(value: Json) -> Json:
     if isinstance(value, list):
         return [_number(inner) for inner in value]
     return float(value) if isinstance(value, str) else value
+
+
+def take(tasks: Tree, index: PyTree) -> Tree:
+    """Rows `index` of batched tasks.
+
+    On the host where tasks and index are numbers: JAX would compile programs for each of their shapes.
+    """
+    traced = any(isinstance(i, Tracer) for i in jax.tree.leaves(index))
+    at = np.asarray(index) if isinstance(index, jax.Array) and not traced else index
+
+    def rows(leaf: Array) -> Array:
+        here = isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer) and leaf.is_fully_addressable
+        return leaf[index] if traced or not here or is_key(leaf) else jax.device_put(np.array(np.asarray(leaf)[at]))
+
+    return jax.tree.map(rows, tasks)
+
+
+def num_tasks(tasks: PyTree) -> int:
+    """N of batched tasks."""
+    return len(jax.tree.leaves(tasks)[0])

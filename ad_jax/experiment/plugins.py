@@ -5,7 +5,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ad_jax.envs import FAMILIES
+from ad_jax.envs import FAMILIES, OUTSIDE
 from ad_jax.envs.base import TaskFamily
 from ad_jax.errors import ConfigError
 from ad_jax.files import Json, JsonObject
@@ -32,7 +32,7 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "env": Kind(FAMILIES | OPAQUE, (TaskFamily,)),
+    "env": Kind(FAMILIES | OUTSIDE | OPAQUE, (TaskFamily,)),
     "source": Kind(SOURCES, (SourceConfig,)),
     "model": Kind(MODELS | POLICIES, (ModelConfig, PolicyConfig)),
     "method": Kind(METHODS, (MethodConfig,)),

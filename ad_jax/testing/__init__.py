@@ -42,7 +42,7 @@ def check_plugin(name: str) -> list[str]:
         ConfigError: if the name leads to nothing that can be checked.
     """
     # `dpt` is a method and a backbone of the same paper: the backbone is what goes by the name here.
-    registry = methods.METHODS | envs.FAMILIES | sources.SOURCES | models.MODELS | policies.POLICIES
+    registry = methods.METHODS | envs.FAMILIES | envs.OUTSIDE | sources.SOURCES | models.MODELS | policies.POLICIES
     plugin = find("plug-in", name, registry, *CHECKS)()
     return next(check for base, check in CHECKS.items() if isinstance(plugin, base))(plugin)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from outside_helpers import skip_without
 
 from ad_jax import experiment as experiments
 from ad_jax.checkpoint import identity
@@ -296,6 +297,7 @@ def test_there_are_experiments():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)
 def test_every_experiment_loads_at_every_scale(path):
+    skip_without(path)
     assert {"cpu", "smoke"} <= set(scales(path))
     for scale in scales(path):
         e = load_any(path.parent.name, scale)
@@ -309,6 +311,7 @@ def test_every_experiment_loads_at_every_scale(path):
 )
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)
 def test_every_experiment_builds_at_every_scale(path, scale):
+    skip_without(path)
     if scale in scales(path):
         e = load_any(path.parent.name, scale)
         for of_one in build_members(e).components.values() if isinstance(e, Mixture) else [build(e)]:

@@ -42,7 +42,7 @@ def of_plugins(kind: str, registry: dict[str, str]) -> set[str]:
 
 OPTIONS = (
     fields(Experiment, "")
-    | of_plugins("env", envs.FAMILIES | OPAQUE)
+    | of_plugins("env", envs.FAMILIES | envs.OUTSIDE | OPAQUE)
     | of_plugins("source", sources.SOURCES)
     | of_plugins("model", models.MODELS | policies.POLICIES)
     | of_plugins("method", methods.METHODS)

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import GRID, mesh_of, numbered_histories, trainer_of
+from outside_helpers import skip_without
 
 from ad_jax import envs, models
 from ad_jax.__main__ import main
 from ad_jax.envs.base import seen_spec_of, spec_of
-from ad_jax.experiment import Mixture, ReferenceConfig, build, docstring, known, load, load_any, override
+from ad_jax.experiment import Mixture, ReferenceConfig, build, docstring, find, known, load, load_any, override
 from ad_jax.history import columns, replay
 from ad_jax.history import store as history_store
 from ad_jax.history.streaming import Rotation
@@ -250,6 +251,7 @@ def test_show_ends_with_what_the_run_costs(capsys, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", known())
 def test_the_papers_scale_is_stated_as_it_is_counted(name):
+    skip_without(find(name))
     e = load_any(name, "paper")
     if isinstance(e, Mixture):
         assert f"Paper    {cost_lines(e)[-1]}" in docstring(name)
