@@ -140,7 +140,9 @@ def _plan(args: argparse.Namespace) -> int:
     if isinstance(e, experiment.Mixture):
         from ad_jax.planning import mixture
 
-        print(*mixture.planned(e, mesh, args.size, args.overrides, args.on, on, args.compare), sep="\n")
+        m = mixture.sized(e, args.size, args.overrides)
+        print(*mixture.cost_lines(m), "", sep="\n", flush=True)  # at once: compiling a large one takes minutes
+        print(*mixture.planned(m, mesh, args.on, on, args.compare), sep="\n")
         return 0
     e = plan.sized(e, args.size, args.overrides)
     plans = {"as planned": plan.plan(e, mesh)}

@@ -78,27 +78,21 @@ def mixture_plan(mixture: Mixture, mesh_config: MeshConfig) -> MixedPlan:
     )
 
 
-def planned(
-    mixture: Mixture,
-    mesh: MeshConfig,
-    size: str | None,
-    changes: Sequence[str],
-    name: str,
-    on: Accelerator,
-    compare: bool = False,
-) -> list[str]:
+def sized(mixture: Mixture, size: str | None, changes: Sequence[str]) -> Mixture:
+    """Return the mixture with a model of a size of `plan.SIZES`, and overridden by `changes`, which win over it."""
+    return override_mixture(override_mixture(mixture, changes), plan.sizes_of(size, changes))
+
+
+def planned(m: Mixture, mesh: MeshConfig, name: str, on: Accelerator, compare: bool = False) -> list[str]:
     """Return the lines of a plan, for people.
 
     Args:
-        mixture: what is planned.
+        m: what is planned.
         mesh: its axes.
-        size: of the model, one of `plan.SIZES`; None leaves it.
-        changes: overrides, which win over the size.
         name: of the accelerator.
         on: its limits.
         compare: also with each of recomputing, parts of a batch and sharded state changed.
     """
-    m = override_mixture(override_mixture(mixture, changes), plan.sizes_of(size, changes))
     plans: dict[str, Plan] = {"as planned": mixture_plan(m, mesh)}
     lines = plan.lines(plans["as planned"], name, on)
     if compare:
