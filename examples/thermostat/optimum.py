@@ -57,7 +57,7 @@ def values(task: Building, season: jax.Array, points: int, days: int) -> jax.Arr
     return jax.lax.scan(before, later, jnp.arange(days * DAY)[::-1] % DAY)[1][-DAY:][::-1]
 
 
-def value_iteration(buildings: Building, points: int = 19, days: int = 4) -> Callable[..., np.ndarray]:
+def value_iteration(buildings: Building, points: int = 13, days: int = 3) -> Callable[..., np.ndarray]:
     """Return the controller; it computes its values, of whole and of failed heaters, when it first sees the season."""
     table = None
 

@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parents[2] / "examples"
 EXAMPLES = {"tune_models": tuning, "thermostat": heating}
 
 
-@pytest.mark.parametrize("family", [Tuning(), Thermostat(days=1)], ids=lambda family: family.name)
+@pytest.mark.parametrize("family", [Tuning(), pytest.param(Thermostat(days=1), marks=pytest.mark.slow)], ids=repr)
 def test_the_worlds_keep_the_contract(family):
     assert len(check_env(family)) > 10
 
@@ -147,6 +147,7 @@ def test_the_program_of_the_day_is_read_off_the_circle():
     np.testing.assert_array_equal(hours, np.arange(6.0, 22.0, 0.5))
 
 
+@pytest.mark.slow
 def test_value_iteration_costs_no_more_than_a_planner():
     """In buildings that both know, whose heater fails on the second day; a little more than the grid leaves over."""
     house = Thermostat(days=3)
