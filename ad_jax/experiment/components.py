@@ -110,10 +110,11 @@ def _build(experiment: Experiment) -> Components:
         spec, seen_spec = spec_of(family), seen_spec_of(family)
         check_types(family)
         split = family.split(e.tasks.split_seed, e.tasks.train, e.tasks.held_out)
-        if e.evaluate.prompt is not None:
-            demonstrator.check(family, split.held_out)
         split = dataclasses.replace(split, train=take(split.train, slice(e.tasks.trained)))
         seen_again = _seen_again(e, split)
+        if e.evaluate.prompt is not None:
+            again = {} if seen_again is None else {TRAINED: seen_again}
+            demonstrator.check(family, {**split.held_out, **again})
         check_split(family, split)  # families may have a split of their own
         source = reference = family.source() if isinstance(family, Opaque) else source_config.make(family)
         if e.reference is not None:

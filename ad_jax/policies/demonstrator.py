@@ -41,12 +41,12 @@ def demonstrate(family: TaskFamily, noise: float | jax.Array, key: jax.Array, st
     return jnp.where(chance < noise, by_chance(action, key_action), best).astype(action.compute_dtype)
 
 
-def check(family: TaskFamily, held_out: Mapping[str, PyTree]) -> None:
+def check(family: TaskFamily, sets: Mapping[str, PyTree]) -> None:
     """Raise ConfigError where nothing can be demonstrated.
 
     Args:
         family: has to know an optimal action, and what it earns.
-        held_out: the sets of tasks that will be evaluated; the mean optimal return of each has to be above the random
+        sets: the sets of tasks that will be evaluated; the mean optimal return of each has to be above the random
             policy's, where that is known without simulating it.
     """
     task = family.default_params
@@ -57,7 +57,7 @@ def check(family: TaskFamily, held_out: Mapping[str, PyTree]) -> None:
             f"evaluate.prompt needs a family with optimal_action and optimal_return; {family.name} has not both. "
             "Leave evaluate.prompt at None"
         )
-    for name, tasks in held_out.items():
+    for name, tasks in sets.items():
         random, optimal = family.random_return(tasks), family.optimal_return(tasks)
         if random is not None and optimal is not None:
             _check_apart(family, name, float(random.mean()), float(optimal.mean()))
@@ -86,7 +86,7 @@ def noise_for(family: TaskFamily, tasks: PyTree, share: float, seed: int) -> flo
     optimal = float(cast(np.ndarray, family.optimal_return(tasks)).mean())
     known = family.random_return(tasks)
     random = float(returns[-1] if known is None else known.mean())
-    _check_apart(family, "the held-out tasks", random, optimal)
+    _check_apart(family, "these tasks", random, optimal)
     shares = normalized.share(returns, random, optimal)  # falls as noise rises, but for chance
     falling = np.minimum.accumulate(shares)
     return 1.0 if share <= 0 else float(np.interp(share, falling[::-1], noises[::-1]))

@@ -9,6 +9,7 @@ from small_room import IDS, MODELS, ROOM, TASKS, scripted
 
 from ad_jax import envs
 from ad_jax.envs.base import num_tasks, take
+from ad_jax.envs.dark_room import DarkRoom
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import build, load, override
 from ad_jax.policies import demonstrator
@@ -107,3 +108,17 @@ def test_demonstrations_that_cannot_be_are_refused(changes, part):
 def test_a_family_that_knows_no_optimal_action_has_no_demonstrator():
     with pytest.raises(ConfigError, match=r"evaluate\.prompt needs a family with optimal_action"):
         build(override(load("gymnax_cartpole", "smoke"), ["evaluate.prompt=0.5"]))
+
+
+def test_trained_tasks_that_are_evaluated_are_checked_like_those_that_are_held_out(monkeypatch):
+    """Where chance earns all there is to earn on them, a share of the way says nothing, and it is said at once."""
+    e = override(load("dark_room", "smoke"), ["evaluate.prompt=0.5", "evaluate.trained=2"])
+    build(e)
+    chance = DarkRoom.random_return
+
+    def on_two_all(family, tasks):
+        return family.optimal_return(tasks) if num_tasks(tasks) == 2 else chance(family, tasks)
+
+    monkeypatch.setattr(DarkRoom, "random_return", on_two_all)
+    with pytest.raises(ConfigError, match=r"on trained of DarkRoom"):
+        build(e)
