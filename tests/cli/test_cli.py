@@ -92,7 +92,7 @@ def test_an_unknown_experiment_or_scale_is_refused_with_what_is_known(tmp_path, 
     [
         ("x = 1", "has no function `config("),
         ("config = 3", "has no function `config("),
-        ("def config(scale='cpu'): return {}", "config() must return an Experiment; got dict"),
+        ("def config(scale='cpu'): return {}", "config() must return an Experiment or a Mixture; got dict"),
         ("def config(scale='cpu'): return {'cpu': 1}[0]", "cannot be loaded: KeyError: 0"),
         ("def config(): pass", "cannot be loaded: TypeError"),
         ("import no_such_package", "cannot be loaded: ModuleNotFoundError: No module named 'no_such_package'"),
