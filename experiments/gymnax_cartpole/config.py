@@ -54,7 +54,10 @@ LEARNER = PPO(
 
 
 def config(scale: str = "cpu") -> Experiment:
-    """`cpu`: the claim above. `smoke`: every part in seconds, learns nothing. `paper`: all 500 steps, more tasks."""
+    """`cpu`: the claim above. `demo`: half of its training, by Muon, and no lower return.
+
+    `smoke`: every part in seconds, learns nothing. `paper`: all 500 steps, more tasks.
+    """
     cpu = Experiment(
         name="gymnax_cartpole",
         env=POLES,
@@ -65,6 +68,11 @@ def config(scale: str = "cpu") -> Experiment:
         replay=ReplayConfig(keep_every=15, phases=15, segment=200, batch=32),
         method=Distillation(updates=600, learning_rate=4e-3, warmup_updates=50),
         evaluate=EvaluateConfig(episodes=30, seeds=4, source_seeds=4),
+    )
+    demo = dataclasses.replace(
+        cpu,
+        model=dataclasses.replace(cpu.model, layers=2),
+        method=dataclasses.replace(cpu.method, updates=450, optimizer="muon", learning_rate=0.02),
     )
     little = dataclasses.replace(
         cpu,
@@ -88,4 +96,4 @@ def config(scale: str = "cpu") -> Experiment:
         method=Distillation(updates=50_000, learning_rate=3e-4),
         evaluate=EvaluateConfig(episodes=100, seeds=8),
     )
-    return {"cpu": cpu, "smoke": little, "paper": paper}[scale]
+    return {"cpu": cpu, "demo": demo, "smoke": little, "paper": paper}[scale]
