@@ -82,6 +82,7 @@ def test_it_keeps_the_contract_of_methods():
     assert check_method(PolicyDistillation())
 
 
+@pytest.mark.slow
 def test_the_student_does_on_each_task_what_its_teacher_held_best(tmp_path):
     """From a store, told its task: it goes to goals that it was trained on, from the first episode on."""
     e = override(

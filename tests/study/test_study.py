@@ -264,8 +264,8 @@ def test_an_arm_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
     """The curves are empty files here: only who is tried, in which order, and what is said is looked at."""
     tried, finished = [], []
 
-    def make(workshop, e, teacher):
-        assert teacher is None
+    def make(workshop, e, teacher, mixture):
+        assert teacher is mixture is None
         tried.append((e.evaluate.prompt is not None, e.seed))
         if tried[-1] == (False, 0):
             raise ConfigError("no such thing")
