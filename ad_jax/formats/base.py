@@ -10,6 +10,8 @@ import hashlib
 import importlib
 import os
 import re
+import zipfile
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -180,6 +182,15 @@ def expand(paths: Sequence[Path], pattern: str) -> list[Path]:
     return found
 
 
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """Return the name of each folder, with those above it as far as two would else be called the same."""
+    depth = 1
+    parts = [folder.absolute().parts for folder in folders]
+    while len({part[-depth:] for part in parts}) < len(set(parts)):
+        depth += 1
+    return ["/".join(part[-depth:]) for part in parts]
+
+
 def natural(name: object) -> list[tuple[int, int | str]]:
     """Return a sorting key by which 2 comes before 10."""
     return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", str(name)) if part]
@@ -245,7 +256,7 @@ def in_order(streams: Sequence[Stream], steps: int) -> Callable[[int], Iterator[
 def _read(stream: Stream, steps: int) -> History:
     try:
         history = stream.read()
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, ForeignHistoriesError):
             raise
         raise ForeignHistoriesError(f"{stream.name} cannot be read: {error}. Is the file cut? Get it again") from error

@@ -167,7 +167,7 @@ def _numpy(column: Any, what: str) -> np.ndarray:
         if whole.null_count:
             raise ForeignHistoriesError(f"{what}: {whole.null_count} steps have no value. Fill or drop them")
         inner = np.asarray(whole.flatten().to_numpy(zero_copy_only=False))
-        if not len(whole) or len(inner) % len(whole):
+        if not len(whole) or len(whole.value_lengths().unique()) > 1:
             raise ForeignHistoriesError(f"{what}: lists of unlike lengths. Every step has as many components")
         return inner.reshape(len(whole), -1)
     if kind in ("string", "large_string"):

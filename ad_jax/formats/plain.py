@@ -118,9 +118,11 @@ class Plain(Format):
         if done is not None:
             held["truncated"] = done & ~held.get("terminated", np.zeros_like(done))
         if self.flip:
-            held |= {n: held[n][..., ::-1] for n in ("observation", "next_observation") if n in held}
+            held |= {n: self._flipped(held[n], where) for n in ("observation", "next_observation") if n in held}
         if self.actions is not None:
             held["action"] = self._renumbered(held["action"], where)
+            if "preferences" in held:
+                held["preferences"] = self._columns_renumbered(held["preferences"], where)
         named = None if self.env is not None or tasks else f"{number}"
         return History(**held, task_id=named if task_id is None else _text(task_id), task=tasks, **whole)
 
@@ -131,6 +133,23 @@ class Plain(Format):
                 f"{where}: actions={self.actions} renames {len(table)} of them, and action {action.max()} is among them"
             )
         return table[action]
+
+    def _columns_renumbered(self, preferences: np.ndarray, where: str) -> np.ndarray:
+        """Return a column for each action `[T, A]`, where its action is now."""
+        if sorted(self.actions or ()) != list(range(preferences.shape[-1])):
+            raise ForeignHistoriesError(
+                f"{where}: preferences are of {preferences.shape[-1]} actions, and actions={self.actions} does not "
+                "give as many another name each"
+            )
+        moved = np.empty_like(preferences)
+        moved[..., list(self.actions or ())] = preferences
+        return moved
+
+    @staticmethod
+    def _flipped(observation: np.ndarray, where: str) -> np.ndarray:
+        if observation.ndim < 2:
+            raise ForeignHistoriesError(f"{where}: flip turns components around, and observations are of the shape []")
+        return observation[..., ::-1]
 
     def _spec(self, blocks: Sequence[Arrays], about: JsonObject) -> Spec:
         """Return what is said of observations and actions, or what the data shows."""
@@ -145,13 +164,16 @@ class Plain(Format):
             high = self.high if self.high is not None else _extreme(blocks, "action", np.max, lead)
             action: Discrete | Box = Box(acting, _plain(low), _plain(high))
         else:
-            action = Discrete(self.num_actions or int(_extreme(blocks, "action", np.max, lead)) + 1)
+            most = max(self.actions) if self.actions else int(_extreme(blocks, "action", np.max, lead))
+            action = Discrete(self.num_actions or most + 1)
         if self.pixels or kind.kind == "f":
             return Spec(action, shape, None, pixels=self.pixels)
         if self.values is not None:
             values = self.values * (math.prod(shape) if len(self.values) == 1 else 1)
         else:
-            values = tuple(int(x) + 1 for x in np.ravel(_extreme(blocks, "observation", np.max, lead)))
+            largest = _extreme(blocks, "observation", np.max, lead)
+            largest = self._flipped(largest[None], blocks[0].name)[0] if self.flip else largest
+            values = tuple(int(x) + 1 for x in np.ravel(largest))
         return Spec(action, shape, values)
 
 

@@ -164,6 +164,34 @@ def test_a_log_of_a_family_is_checked_and_turned(tmp_path):
     np.testing.assert_array_equal(found.read().transition.observation, flat["observation"])
 
 
+def test_actions_are_renamed_in_everything_that_is_of_them(tmp_path):
+    """What the source held of each action goes where the action goes, and as many are stated as the names need."""
+    x = arrays() | {"action": np.array([[0, 1, 1] * 4] * 3), "preferences": np.ones((3, 12, 2)) * [0.25, 0.75]}
+    np.savez(tmp_path / "a.npz", **x)
+    found = import_histories("npz", [tmp_path / "a.npz"], tmp_path / "h", {"actions": (1, 0)})
+    t = found.read().transition
+    np.testing.assert_array_equal(t.action, 1 - x["action"])
+    np.testing.assert_array_equal(t.preferences, np.ones((3, 12, 2)) * [0.75, 0.25])
+    refused(
+        lambda: import_histories("npz", [tmp_path / "a.npz"], tmp_path / "g", {"actions": (1, 1), "num_actions": 2}),
+        "preferences",
+        "another name each",
+    )
+    np.savez(tmp_path / "b.npz", **without(x, "preferences"))
+    wide = import_histories("npz", [tmp_path / "b.npz"], tmp_path / "w", {"actions": (2, 4)})
+    assert wide.manifest.spec.action == Discrete(5)
+
+
+def test_observations_are_turned_with_their_values(tmp_path):
+    x = arrays()
+    np.savez(tmp_path / "a.npz", **x)
+    found = import_histories("npz", [tmp_path / "a.npz"], tmp_path / "h", {"flip": True})
+    assert found.manifest.spec.values == (9, 5)
+    np.testing.assert_array_equal(found.read().transition.observation, x["observation"][..., ::-1])
+    np.savez(tmp_path / "b.npz", **x | {"observation": x["observation"][..., 0]})  # time would be turned around
+    refused(lambda: import_histories("npz", [tmp_path / "b.npz"], tmp_path / "g", {"flip": True}), "flip", "[]")
+
+
 def test_options_are_read_as_words_and_checked(tmp_path):
     assert base.options_of(["steps=8", "env=dark_room", "env.size=5", "flip=true"]) == {
         "steps": 8,
@@ -220,6 +248,19 @@ def test_a_member_that_is_damaged_is_named(tmp_path):
     assert files(tmp_path / "h") == {}
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_damage_beyond_the_beginning_of_an_array_is_named(tmp_path, save):
+    """What is read of it first is whole: the error comes with a later row."""
+    save(tmp_path / "a.npz", **arrays(rows=20, steps=4000))
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+        at, size = (lambda x: (x.header_offset, x.compress_size))(archive.getinfo("reward.npy"))
+    raw = bytearray((tmp_path / "a.npz").read_bytes())
+    raw[at + size // 2 : at + size // 2 + 200] = bytes(200)
+    (tmp_path / "a.npz").write_bytes(raw)
+    refused(lambda: import_histories("npz", [tmp_path / "a.npz"], tmp_path / "h", {}), "a.npz, row", "cannot be read")
+    assert files(tmp_path / "h") == {}
+
+
 def test_files_that_are_there_twice_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", **arrays())
     (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes())
@@ -262,6 +303,14 @@ def test_steps_of_parquet_that_are_not_in_order_are_refused(tmp_path):
     refused(lambda: import_histories("parquet", [tmp_path / "a.parquet"], tmp_path / "h", {}), "missing in some rows")
     pq.write_table(pa.table({"observation": np.zeros(6)}), tmp_path / "b.parquet")
     refused(lambda: import_histories("parquet", [tmp_path / "b.parquet"], tmp_path / "h", {}), "column `history`")
+
+
+def test_lists_of_unlike_lengths_are_refused(tmp_path):
+    """Also where they have as many numbers in all as lists of one length would."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns = {"history": [0] * 3, "observation": [[1.0, 2.0], [3.0], [4.0, 5.0, 6.0]], "action": [0, 1, 0]}
+    pq.write_table(pa.table(columns | {"reward": [0.0] * 3, "done": [False, False, True]}), tmp_path / "a.parquet")
+    refused(lambda: import_histories("parquet", [tmp_path / "a.parquet"], tmp_path / "h", {}), "unlike lengths")
 
 
 def test_rows_are_read_in_any_order(tmp_path):
