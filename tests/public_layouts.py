@@ -37,22 +37,22 @@ def room(goal, moves, episodes, size=9, steps=20, start=None, seed=0, greedy=0.0
     return found | {"done": done}
 
 
-def key_to_door(key, door, moves, episodes, size=9, steps=40, seed=0) -> dict[str, np.ndarray]:
-    """Dark Key-to-Door that the door ends, flat `[T]`: observation, action, reward. Starts are random."""
+def key_to_door(key, door, moves, episodes, size=9, steps=40, seed=0, keep_on=False) -> dict[str, np.ndarray]:
+    """Dark Key-to-Door, flat `[T]`: observation, action, reward. Starts are random. The door ends, unless `keep_on`."""
     rng, key, door = np.random.default_rng(seed), np.asarray(key), np.asarray(door)
     held: dict[str, Any] = {"observation": [], "action": [], "reward": []}
     for _ in range(episodes):
-        at, has_key = rng.integers(0, size, 2), False
+        at, has_key, opened = rng.integers(0, size, 2), False, False
         for _ in range(steps):
             target = door if has_key else key
             reached = [np.abs(np.clip(at + move, 0, size - 1) - target).sum() for move in moves]
             action = int(np.argmin(reached)) if rng.random() < 0.7 else int(rng.integers(5))
             after = np.clip(at + moves[action], 0, size - 1)
-            takes, opens = (after == key).all() and not has_key, (after == door).all() and has_key
+            takes, opens = (after == key).all() and not has_key, (after == door).all() and has_key and not opened
             for name, x in zip(held, (at, action, float(takes or opens))):
                 held[name].append(x)
-            at, has_key = after, has_key or takes
-            if opens:
+            at, has_key, opened = after, has_key or takes, opened or opens
+            if opens and not keep_on:
                 break
     return {name: np.array(x) for name, x in held.items()}
 

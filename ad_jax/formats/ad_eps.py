@@ -124,13 +124,15 @@ class AdEps(Format):
         )
 
     def _ends(self, reward: np.ndarray, name: str) -> np.ndarray:
-        """Return where the episodes of Key-to-Door end, which has no dones: with the door, or with the last step."""
+        """Return where the episodes of Key-to-Door end, which has no dones: with the last step, or a door that ends."""
         if self.env != "dark_key_to_door":
             raise ForeignHistoriesError(f"{name} has no dones, which only env=dark_key_to_door can do without")
-        done, earned, since, limit = np.zeros(len(reward), bool), 0.0, 0, self._family().steps
+        family = self._family()
+        done, earned, since, limit = np.zeros(len(reward), bool), 0.0, 0, family.steps
+        enough = 2 if family.reward == "terminate" else np.inf
         for step, paid in enumerate(reward.tolist()):
             earned, since = earned + paid, since + 1
-            if earned >= 2 or since == limit:
+            if earned >= enough or since == limit:
                 done[step], earned, since = True, 0.0, 0
         return done
 

@@ -7,7 +7,6 @@ is not taken for the last observation.
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -19,11 +18,13 @@ from ad_jax.envs.dark_key_to_door import DarkKeyToDoor
 from ad_jax.envs.dark_room import DarkRoom
 from ad_jax.envs.leaves import task_leaves
 from ad_jax.errors import ForeignHistoriesError
+from ad_jax.formats import kept
 from ad_jax.formats.base import Foreign, Format, Stream, expand, flags, natural, require
 from ad_jax.formats.files_h5 import opened
 from ad_jax.history.foreign import History, Origin
 
 OURS = np.array([1, 2, 3, 4, 0])  # down, up, right, left, stay, as they are called here
+LAST = "dicp"  # the group that is kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +99,11 @@ class _Learner:
         return History(state, OURS[action], reward, ends, done & ~ends, task=self.task, seed_index=self.number)
 
 
-@functools.lru_cache(maxsize=1)
 def _group(path: Path, name: str) -> tuple[np.ndarray, ...]:
-    """Return a group's arrays: time comes first, so every learner would read all of them again."""
-    group = opened(path)[name]
-    return tuple(group[field][()] for field in ("states", "actions", "rewards", "dones"))
+    """Return a group's arrays, the last one's kept: time comes first, so every learner would read all of them again."""
+    held = kept.find(LAST)
+    if held is None or held[0] != (path, name):
+        group = opened(path)[name]
+        arrays = tuple(group[field][()] for field in ("states", "actions", "rewards", "dones"))
+        held = kept.keep(LAST, ((path, name), arrays), lambda: None)
+    return held[1]

@@ -26,6 +26,7 @@ class HeadlessAd(Format):
 
     num_actions: int | None = None  # None: one more than the largest
     num_states: int | None = None  # None: one more than the largest
+    episode_length: int | None = None  # None: the longest episode of the first history
 
     def open(self, paths: Sequence[Path]) -> Foreign:
         streams, files, histories = [], [], []
@@ -51,7 +52,7 @@ class HeadlessAd(Format):
             memory="none: a table of the state",
             notes=("an action is a number in its own environment's set: actions of two histories cannot be compared",),
         )
-        return Foreign(streams, origin, files, spec)
+        return Foreign(streams, origin, files, spec, episode_length=self.episode_length)
 
 
 def _history(pieces: list[Zipped], name: str) -> History:

@@ -102,6 +102,11 @@ class Minari(Format):
         seen, acted = (parse(meta[name]) for name in ("observation_space", "action_space"))
         if acted["type"] == "Discrete":
             action: Discrete | Box = Discrete(acted["n"])
+        elif acted["type"] != "Box":
+            raise ForeignHistoriesError(
+                f"{folder}: actions are {acted['type']}, expected a Box or Discrete space. Number them anew, one whole "
+                "number for each combination"
+            )
         else:
             action = Box(tuple(acted["shape"]), *(tuple(np.ravel(acted[end]).tolist()) for end in ("low", "high")))
         if seen["type"] == "Discrete":
@@ -171,7 +176,7 @@ class _Episodes:
     def __call__(self) -> History:
         root = opened(self.path)
         parts: dict[str, list[np.ndarray]] = {}
-        for name in self.names:
+        for number, name in enumerate(self.names, 1):
             group = root[name]
             seen = group["observations"][()]
             if len(seen) != len(group["rewards"]) + 1:
@@ -183,6 +188,8 @@ class _Episodes:
             one |= {"reward": group["rewards"][()]}
             for ours, theirs in (("terminated", "terminations"), ("truncated", "truncations")):
                 one[ours] = flags(group[theirs][()], f"{self.dataset}[{name}]: {theirs}")
+            if number < len(self.names) and not (one["terminated"][-1:] | one["truncated"][-1:]).all():
+                one["truncated"] = np.append(one["truncated"][:-1], True)  # the next one begins, nobody knows why
             if "infos" in group and "preferences" in group["infos"]:
                 one["preferences"] = group["infos"]["preferences"][()]
             for field, x in one.items():

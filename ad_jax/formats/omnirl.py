@@ -8,13 +8,14 @@ discount, no text.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ad_jax.errors import ForeignHistoriesError
-from ad_jax.formats.base import Foreign, Format, Stream, expand
+from ad_jax.formats.base import Foreign, Format, Stream, expand, names_of
 from ad_jax.history.foreign import PICKLED, History, Origin
 from ad_jax.history.write import UNKNOWN
 from ad_jax.types import Discrete, Spec
@@ -36,14 +37,15 @@ class OmniRL(Format):
         count = self.num_actions or max(int(_load(folder, "actions_behavior").max()) for folder in folders)
         states = self.num_states or 1 + max(int(_load(folder, "observations").max()) for folder in folders)
         streams = []
-        for folder in folders:
+        for folder, name in zip(folders, names_of(folders), strict=True):
             action = _load(folder, "actions_behavior")
             if not (action == count).any():
                 raise ForeignHistoriesError(
                     f"{folder.name}: no row has action {count}, which would mark the end of an episode. Say num_actions"
                 )
             steps = int((action != count).sum())
-            streams.append(Stream(folder.name, steps, lambda folder=folder: _history(folder, count)))
+            read = functools.partial(_history, folder, count, name)
+            streams.append(Stream(name, steps, read))
         origin = Origin(
             resets="the generator, after the step that ends an episode",
             termination=UNKNOWN,
@@ -56,7 +58,7 @@ class OmniRL(Format):
         return Foreign(streams, origin, files, spec, episode_length=self.episode_length)
 
 
-def _history(folder: Path, count: int) -> History:
+def _history(folder: Path, count: int, name: str) -> History:
     observation, action, reward = (_load(folder, field) for field in FIELDS)
     if len({len(observation), len(action), len(reward)}) != 1:
         raise ForeignHistoriesError(
@@ -69,7 +71,7 @@ def _history(folder: Path, count: int) -> History:
         raise ForeignHistoriesError(f"{folder.name}: an episode of no step. Is num_actions={count} right?")
     kept = np.flatnonzero(~ends)
     done = np.append(ends[1:], False)[kept]
-    return History(observation[kept], action[kept].astype(np.int64), reward[kept], truncated=done, task_id=folder.name)
+    return History(observation[kept], action[kept].astype(np.int64), reward[kept], truncated=done, task_id=name)
 
 
 def _load(folder: Path, field: str) -> np.ndarray:

@@ -91,6 +91,7 @@ class RaDt(Format):
             )
         after = np.concatenate([state[1:], state[-1:]])
         paid = (reward > 0) & ~done
+        paid[-1] = False  # what it led to is not there
         if paid.any():
             reached = np.unique(after[paid], axis=0)
             said = reached[0] if goal is None else goal

@@ -43,6 +43,7 @@ class XLand(Format):
     """XLand-100B and files in its layout: HDF5, a group a learner."""
 
     benchmark: str | None = None  # of which file the rulesets are, e.g. medium_1m_v2; None: version 2 of what is said
+    episode_length: int | None = None  # None: the longest episode of the first history
 
     def open(self, paths: Sequence[Path]) -> Foreign:
         files = [file for path in paths for file in expand([path], "*.h*5")]
@@ -82,7 +83,7 @@ class XLand(Format):
             notes=("a learner's rows are environments of its own", "a state is tile * 12 + color"),
         )
         actors = rows.pop() if len(rows) == 1 else 1
-        return Foreign(streams, origin, files, spec, reward_dtype="float16", actors=actors)
+        return Foreign(streams, origin, files, spec, None, self.episode_length, "float16", actors)
 
     def _task(self, attrs: Any, where: str) -> str:
         """Return the id of a group's task."""

@@ -79,9 +79,9 @@ def test_files_that_are_named_twice_were_overwritten(tmp_path):
     assert files(tmp_path / "h") == {}
 
 
-def keyed(folder, key=(1, 2), door=(7, 5), swapped=False, **changes):
+def keyed(folder, key=(1, 2), door=(7, 5), swapped=False, keep_on=False, **changes):
     folder.mkdir()
-    x = key_to_door(key, door, AD_EPS, 10)
+    x = key_to_door(key, door, AD_EPS, 10, keep_on=keep_on)
     save_ad_eps(folder / "trajectories_00000.npz", x, flat=True, **changes)
     goal = [list(door), list(key)] if swapped else [list(key), list(door)]
     metadata(folder, ["trajectories_00000.npz"], goal)
@@ -98,6 +98,13 @@ def test_episodes_of_key_to_door_end_without_dones(tmp_path):
     earned = np.diff(np.cumsum(x["reward"])[t.done[0]], prepend=0)
     np.testing.assert_array_equal(t.terminated[0][t.done[0]], earned == 2)
     np.testing.assert_array_equal(t.reward[0], x["reward"])
+
+
+def test_without_dones_a_door_that_ends_nothing_ends_no_episode(tmp_path):
+    keyed(tmp_path / "d", keep_on=True)
+    found = read("ad_eps", tmp_path / "d", tmp_path / "h", env="dark_key_to_door", reward="once")
+    t = found.read().transition
+    assert np.flatnonzero(t.done[0]).tolist() == list(range(39, 400, 40)) and not t.terminated.any()
 
 
 def test_arrays_of_objects_are_refused_with_what_converts_them(tmp_path):
@@ -183,6 +190,15 @@ def test_dicp_is_time_first_and_its_groups_are_tasks(tmp_path):
     refused(lambda: read("dicp", tmp_path / "c.hdf5", tmp_path / "g"))
 
 
+def test_a_file_of_dicp_that_was_made_anew_is_read_anew(tmp_path):
+    pytest.importorskip("h5py")
+    dicp(tmp_path / "a.hdf5", tasks=(3,))
+    before = read("dicp", tmp_path / "a.hdf5", tmp_path / "h").read().transition.action
+    dicp(tmp_path / "a.hdf5", tasks=(3,), episodes=5)
+    after = read("dicp", tmp_path / "a.hdf5", tmp_path / "g").read().transition.action
+    assert (before.shape, after.shape) == ((3, 80), (3, 100))
+
+
 def test_dicps_worlds_begin_in_the_center(tmp_path):
     """(d)"""
     pytest.importorskip("h5py")
@@ -210,6 +226,23 @@ def test_next_observations_of_ra_dt_are_not_the_last_of_an_episode(tmp_path):
     found = read("ra_dt", ra_dt(tmp_path / "d"), tmp_path / "h")
     assert found.read().transition.next_observation is None
     assert not found.manifest.provenance["imported"]["terminal_observation"]
+
+
+def test_a_last_step_of_ra_dt_that_pays_leads_nobody_knows_where(tmp_path):
+    """(g) The last episode may not end; what follows its last step is not in the file."""
+    folder = ra_dt(tmp_path / "d", goals=((0, 1),))
+    x = {name: y[:200] for name, y in np.load(folder / "[0,0]_[1,0].npz").items()}
+    x["observations"][-1], x["actions"][-1], x["rewards"][-1], x["dones"][-1] = (0, 0), 1, 1, False
+    x["observations"][-2], x["actions"][-2], x["rewards"][-2] = (0, 0), 4, 0
+    x["observations"][-3], x["actions"][-3], x["rewards"][-3] = (0, 1), 3, 0
+    x["observations"][-4], x["actions"][-4], x["rewards"][-4] = (0, 1), 4, 1
+    keep = np.r_[0:100, 100:102, 196:200]
+    start = {"observations": [(0, 0), (0, 0)], "actions": [[4], [1]], "rewards": [0, 1]}
+    for name, y in start.items():
+        x[name][100:102] = y
+    np.savez(folder / "[0,0]_[1,0].npz", **{name: y[keep] for name, y in x.items()})
+    found = read("ra_dt", folder, tmp_path / "h")
+    assert found.task_ids == ["goal-0-1"] and found.read().transition.reward[0, -1] == 1
 
 
 def test_rewards_of_ra_dt_to_which_a_value_was_added_are_refused(tmp_path):

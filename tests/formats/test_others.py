@@ -61,6 +61,16 @@ def test_states_of_fourteen_colors_are_refused(tmp_path):
     assert files(tmp_path / "h") == {}
 
 
+def test_the_longest_episode_of_xland_can_be_said(tmp_path):
+    """That of the first history is not always the longest of all, and the error asks for the option."""
+    late = np.zeros((4, 60), bool)
+    late[0, 9::10] = late[1:, 29::30] = True
+    xland(tmp_path / "a.hdf5", groups=1, dones=late)
+    refused(lambda: read("xland", tmp_path / "a.hdf5", tmp_path / "h"), "30 steps", "at most 10", "episode_length")
+    found = read("xland", tmp_path / "a.hdf5", tmp_path / "h", episode_length=30)
+    assert found.manifest.episode_length == 30
+
+
 def test_what_xlands_source_remembers_and_its_labels_are_is_recorded(tmp_path):
     """(f, h, i) A recurrent policy that is never reset; labels of it; action 0 is an action."""
     held = xland(tmp_path / "a.hdf5")
@@ -164,6 +174,12 @@ def test_streams_of_icrl4aht_are_read_and_their_ends_doubted(tmp_path):
     refused(lambda: read("icrl4aht", tmp_path / "b.hdf5", tmp_path / "g"), "schema_version 2, expected 1")
 
 
+def test_records_of_one_name_in_two_folders_are_two_tasks(tmp_path):
+    folders = [omnirl(tmp_path / run / "record-0", seed=seed) for seed, run in enumerate("ab")]
+    found = import_histories("omnirl", folders, tmp_path / "h", {})
+    assert found.task_ids == ["a/record-0", "b/record-0"]
+
+
 def test_the_rows_of_ends_in_omnirl_are_no_steps(tmp_path):
     """(a) One row more at each end, (b) which says that it ended."""
     folder = omnirl(tmp_path / "record-0", episodes=(4, 3, 4))
@@ -185,7 +201,7 @@ def test_omnirls_labels_are_what_was_done_and_its_prompts_no_text(tmp_path):
     refused(lambda: read("omnirl", tmp_path / "record-0", tmp_path / "g"), "pickle")
 
 
-def minari(folder, episodes=(4, 3), jpeg=False, still=False):
+def minari(folder, episodes=(4, 3), jpeg=False, still=False, acts=None):
     """Write a dataset by Minari's own storage."""
     try:
         library("minari")
@@ -199,12 +215,12 @@ def minari(folder, episodes=(4, 3), jpeg=False, still=False):
     data.mkdir(parents=True)
     shape, dtype = ((40, 40, 3), np.uint8) if jpeg else ((2,), np.float32)
     seen = spaces.Box(0, 255, shape, dtype) if jpeg else spaces.Box(-9, 9, shape, dtype)
-    storage = MinariStorage.new(data, seen, spaces.Discrete(3), data_format="hdf5")
+    storage = MinariStorage.new(data, seen, acts or spaces.Discrete(3), data_format="hdf5")
     buffers, rng = [], np.random.default_rng(0)
     for number, steps in enumerate(episodes):
         flags = np.arange(1, steps + 1) == steps
         observation = (rng.random((steps + 1, *shape)) * 9 * (not still)).astype(dtype)
-        acted, paid = rng.integers(0, 3, steps), rng.normal(size=steps)
+        acted, paid = rng.integers(0, 3, (steps, *(acts.shape if acts else ()))), rng.normal(size=steps)
         ends = {"terminations": flags & (number % 2 == 0), "truncations": flags & (number % 2 == 1)}
         buffers.append(EpisodeBuffer(observations=observation, actions=acted, rewards=paid, **ends))
     storage.update_episodes(buffers)
@@ -239,3 +255,21 @@ def test_a_dataset_that_lost_an_episode_is_named(tmp_path):
     refused(lambda: read("minari", tmp_path / "d", tmp_path / "h"), "says 3, and 2 are there")
     (tmp_path / "d/data/metadata.json").write_text(json.dumps(meta | {"data_format": "arrow"}))
     refused(lambda: read("minari", tmp_path / "d", tmp_path / "h"), "'arrow', expected hdf5")
+
+
+def test_an_episode_of_minari_ends_where_the_next_begins(tmp_path):
+    """Also where neither flag says so, which its storage lets pass: two episodes would be one."""
+    minari(tmp_path / "d", episodes=(4, 3, 5))
+    library("minari")
+    with library("h5py").File(tmp_path / "d/data/main_data.hdf5", "a") as file:
+        for flag in ("terminations", "truncations"):
+            file["episode_1"][flag][...] = False
+    t = read("minari", tmp_path / "d", tmp_path / "h").read().transition
+    assert np.flatnonzero(t.done[0]).tolist() == [3, 6, 11]
+    assert np.flatnonzero(t.truncated[0]).tolist() == [6]
+
+
+def test_actions_of_minari_in_several_parts_are_refused(tmp_path):
+    spaces = pytest.importorskip("gymnasium").spaces
+    minari(tmp_path / "d", acts=spaces.MultiDiscrete([3, 3]))
+    refused(lambda: read("minari", tmp_path / "d", tmp_path / "h"), "MultiDiscrete", "Box or Discrete")
