@@ -76,18 +76,23 @@ class Components:
         return Setting(self.family, model, self.model_config, *seen, tasks, e.replay, mesh, unit, teacher)
 
 
-def build(experiment: Experiment) -> Components:
+def build(experiment: Experiment, split: TaskSplit | None = None) -> Components:
     """Return the experiment's plug-ins and its task split; everything that can be refused is refused here.
+
+    Args:
+        experiment: what they are of.
+        split: which tasks are trained on and which held out, where the histories have decided; None for the
+            experiment's own.
 
     Raises:
         ConfigError: for an unknown plug-in or option, or options that contradict each other.
     """
     with settings.pinned():
-        return _build(experiment)
+        return _build(experiment, split)
 
 
-def _build(experiment: Experiment) -> Components:
-    from ad_jax.envs.base import check_split, seen_spec_of, spec_of, take
+def _build(experiment: Experiment, split: TaskSplit | None) -> Components:
+    from ad_jax.envs.base import check_split, seen_spec_of, spec_of
     from ad_jax.envs.stepping import check_types
 
     e = experiment
@@ -109,8 +114,7 @@ def _build(experiment: Experiment) -> Components:
         source_config, model_config = plugins.changed("source", e.source, {}), plugins.changed("model", e.model, {})
         spec, seen_spec = spec_of(family), seen_spec_of(family)
         check_types(family)
-        split = family.split(e.tasks.split_seed, e.tasks.train, e.tasks.held_out)
-        split = dataclasses.replace(split, train=take(split.train, slice(e.tasks.trained)))
+        split = split or _own_split(e, family)
         seen_again = _seen_again(e, split)
         if e.evaluate.prompt is not None:
             again = {} if seen_again is None else {TRAINED: seen_again}
@@ -150,14 +154,22 @@ def _build(experiment: Experiment) -> Components:
     return components
 
 
+def _own_split(e: Experiment, family: TaskFamily) -> TaskSplit:
+    """Return the family's split, of whose training tasks those that the experiment asks for."""
+    from ad_jax.envs.base import take
+
+    split = family.split(e.tasks.split_seed, e.tasks.train, e.tasks.held_out)
+    return dataclasses.replace(split, train=take(split.train, slice(e.tasks.trained)))
+
+
 def _seen_again(e: Experiment, split: TaskSplit) -> PyTree:
     """Return the training tasks that are evaluated, too; None for none."""
-    from ad_jax.envs.base import take
+    from ad_jax.envs.base import num_tasks, take
 
     if (count := e.evaluate.trained) is None:
         return None
-    if count > e.tasks.trained:
-        raise ConfigError(f"evaluate.trained={count} is more than the {e.tasks.trained} tasks that are trained on")
+    if count > (there := num_tasks(split.train)):
+        raise ConfigError(f"evaluate.trained={count} is more than the {there} tasks that are trained on")
     if TRAINED in split.held_out:
         raise ConfigError(f"evaluate.trained makes a set {TRAINED!r}, which a split of this family has already")
     return take(split.train, slice(count))

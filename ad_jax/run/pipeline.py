@@ -120,7 +120,7 @@ class Run:
             files.check_checkpoints(self.folder)
         files.check_histories(self.histories)
         if self.given and (split := collection.unseen_split(self.histories, experiment, self.components)) is not None:
-            self.components = dataclasses.replace(self.components, split=split)
+            self.components = build(experiment, split)
             self.origins = Origins(experiment, self.components)
         provenance.use_compilation_cache()
         distributed.on_first(lambda: check(self.folder, experiment))  # before there is a lock in somebody else's folder

@@ -1,6 +1,7 @@
 """Imported histories through the stages: public files to a report, and opaque tasks, which are only trained on."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,6 +61,16 @@ def test_held_out_tasks_are_none_of_those_that_were_imported(public, tmp_path):
     assert sorted(family.task_ids(split.train)) == sorted(f"goal-{r}-{c}" for r, c in GOALS)
     held_out = family.task_ids(split.held_out["held_out"])
     assert len(held_out) == 5 and not {f"goal-{r}-{c}" for r, c in GOALS} & set(held_out)
+
+
+def test_training_tasks_that_are_evaluated_too_are_those_that_were_imported(public, tmp_path):
+    changes = (*CHANGES, "evaluate.trained=2", "method=decision_transformer")
+    run = Run(override(load_experiment("dark_room", "smoke"), changes), tmp_path / "run", str(public))
+    components: Any = run.components
+    ids = components.family.task_ids(components.evaluated["trained"])
+    assert len(ids) == 2 and set(ids) <= {f"goal-{r}-{c}" for r, c in GOALS}
+    best = components.family.optimal_return(components.split.train)
+    assert components.method.acting.target == pytest.approx(np.mean(best))  # what a method takes from training tasks
 
 
 @pytest.mark.parametrize(
