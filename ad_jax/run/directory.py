@@ -1,6 +1,7 @@
 """Whose directory a run's is, and its JSON files: written whole or not at all, and named when damaged."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -53,13 +54,15 @@ def default(experiment: Experiment | Mixture) -> Path:
 def check(folder: Path, experiment: Experiment | Mixture) -> bool:
     """Whether `folder` is this experiment's run directory already; touches nothing.
 
+    A mixture may have more members that are held out than it had: the trunk is not trained on them.
+
     Raises:
         ConfigError: if it holds another experiment, or something that is no run.
     """
     path = folder / "config.json"
     if path.exists():
-        changed = differences(identity(from_json(read_json(path))), identity(experiment))
-        if changed:
+        found = from_json(read_json(path))
+        if changed := differences(identity(found), identity(_without(experiment, _added(found, experiment)))):
             raise ConfigError(
                 f"{folder} holds a run of another experiment; it differs in {', '.join(changed[:6])}. Use "
                 "another directory (--dir), or delete that one"
@@ -77,8 +80,23 @@ def check(folder: Path, experiment: Experiment | Mixture) -> bool:
 
 def claim(folder: Path, experiment: Experiment | Mixture) -> None:
     """Make `folder` this experiment's run directory; raises as `check`."""
-    if not check(folder, experiment):
+    known = check(folder, experiment)
+    if not known or _added(from_json(read_json(folder / "config.json")), experiment):
         write_json(folder / "config.json", experiment.to_json(), indent=1)
+
+
+def _added(found: Experiment | Mixture, experiment: Experiment | Mixture) -> list[str]:
+    """Names of the held-out members of a mixture that it did not have when it was `found`."""
+    if not (isinstance(found, Mixture) and isinstance(experiment, Mixture)):
+        return []
+    return [name for name, one in experiment.members.items() if one.held_out and name not in found.members]
+
+
+def _without(experiment: Experiment | Mixture, names: list[str]) -> Experiment | Mixture:
+    if not names or isinstance(experiment, Experiment):
+        return experiment
+    rest = tuple(one for name, one in experiment.members.items() if name not in names)
+    return dataclasses.replace(experiment, envs=rest)
 
 
 def record(folder: Path, stage: str, facts: dict[str, float], worked: bool) -> None:

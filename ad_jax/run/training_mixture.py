@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, cast
 import jax
 import numpy as np
 
-from ad_jax.checkpoint import checkpoint
+from ad_jax.checkpoint import checkpoint, lineage
 from ad_jax.checkpoint.fingerprint import fingerprint
-from ad_jax.errors import AdJaxError, ConfigError
+from ad_jax.errors import AdJaxError, ConfigError, OtherCheckpointError
 from ad_jax.experiment import name_of
 from ad_jax.files import JsonObject
 from ad_jax.history.store import HistoryStore
@@ -100,18 +100,21 @@ def fit(run: "MixtureRun", member: "MemberRun", store: HistoryStore) -> None:
     """Train the layers of a family that the trunk was not trained on; the trunk stays as it is, to the bit.
 
     Raises:
+        OtherCheckpointError: if layers are there that are of another trunk, other histories or another experiment.
         AdJaxError: if the trunk did not stay.
     """
     e, config = member.experiment, cast(Supervised, member.components.method)
     folder, trunk = member.folder / "checkpoints", trunk_of(run.folder, e.evaluate.checkpoint)
+    made_of = member.origins.of_run() | {"histories": store.fingerprint, "trunk": fingerprint(trunk)}
     saved = distributed.on_first(lambda: checkpoint.saved_meta(folder))
-    if saved is not None and saved.get("trunk") != fingerprint(trunk):
-        if not run.redo:
-            raise AdJaxError(
-                f"the layers in {folder} were fitted to another trunk. Delete that folder to fit them anew, or make "
-                "anew what no longer fits (--redo)"
-            )
-        distributed.on_first(lambda: shutil.rmtree(folder))
+    if saved is not None:
+        try:
+            _check_fitted(saved, made_of, folder)
+        except OtherCheckpointError as error:
+            if not run.redo:
+                raise
+            log(f"redo     {error}")
+            distributed.on_first(lambda: shutil.rmtree(folder))
     if checkpoint.has(folder, config.updates):
         log(f"distill  nothing to do: {folder} is trained to the end")
         return
@@ -119,8 +122,7 @@ def fit(run: "MixtureRun", member: "MemberRun", store: HistoryStore) -> None:
     learner = fitted(config, ready.setting.model, part_of(ready), run.mesh)
     feed = FittingWindows(cast(Windows, ready.feed), put(trunk, replicated(run.mesh)))
     trainer = Trainer(learner, feed, config, run.mesh, e.seed)
-    meta = member.origins.of_run() | {"histories": store.fingerprint, "trunk": fingerprint(trunk)}
-    meta |= training.of_training(member, trainer.abstract_state.params, store, ready.setting)
+    meta = made_of | training.of_training(member, trainer.abstract_state.params, store, ready.setting)
     in_loop = None
     if config.evaluate_every and ready.setting.family.simulated:
         in_loop = member.curves.in_loop(config.policy(ready.setting.model))
@@ -131,6 +133,16 @@ def fit(run: "MixtureRun", member: "MemberRun", store: HistoryStore) -> None:
         raise AdJaxError(f"{name_of(config)}: the trunk changed while the layers of {member.name} were fitted to it")
     worked = facts["updates"] > facts["resumed_from"]
     distributed.on_first(lambda: directory.record(member.folder, "distill", facts, worked))
+
+
+def _check_fitted(saved: JsonObject, made_of: JsonObject, folder: Path) -> None:
+    """Raise OtherCheckpointError where the layers in a folder are not those that would be fitted now."""
+    if saved.get("trunk") != made_of["trunk"]:
+        raise OtherCheckpointError(
+            f"the layers in {folder} were fitted to another trunk. Delete that folder to fit them anew, or make anew "
+            "what no longer fits (--redo)"
+        )
+    lineage.check_own(saved, made_of, folder)
 
 
 def trunk_of(folder: Path, which: str = "last") -> Params:

@@ -84,6 +84,34 @@ def test_a_family_that_is_held_out_is_fitted_to_a_trunk_that_stays(worlds):
     assert np.abs(fitted["tokens"]["action"]["embedding"] - born["tokens"]["action"]["embedding"]).max() > 1e-4
 
 
+def test_a_family_that_is_held_out_is_added_to_a_trained_model(worlds, tmp_path):
+    shutil.copytree(worlds.folder, tmp_path / "run")
+    more = (*WORLDS.members.values(), Member(ROOM, name="again", held_out=True))
+    histories = {name: str(worlds.folder / "members" / name / "histories") for name in WORLDS.members}
+    run = MixtureRun(of(*more), tmp_path / "run", histories | {"again": histories["room"]})
+    run.collect()
+    run.distill()
+    assert_same(params_in(run.folder), params_in(worlds.folder))
+    assert checkpoint.load(run.folder / "members" / "again")[0] == 4
+    assert "again" in read_json(run.folder / "config.json")["envs"]
+    with pytest.raises(ConfigError, match="another experiment"):  # the trunk was not trained on it
+        MixtureRun(of(*WORLDS.members.values(), Member(POINT, name="third")), tmp_path / "run")
+
+
+def test_layers_that_were_begun_on_other_histories_are_not_gone_on_with(worlds, tmp_path):
+    shutil.copytree(worlds.folder, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "members" / "arms" / "checkpoints" / "steps" / "4")
+    shutil.rmtree(tmp_path / "run" / "members" / "arms" / "histories")
+    other = str(tmp_path / "other")
+    lived = Run(dataclasses.replace(ARMS, name="arms", seed=5), tmp_path / "lived", other)
+    lived.collect()
+    with pytest.raises(OtherCheckpointError, match="other histories"):
+        MixtureRun(WORLDS, tmp_path / "run", {"arms": other}).distill()
+    run = MixtureRun(WORLDS, tmp_path / "run", {"arms": other}, redo=True)
+    run.distill()
+    assert checkpoint.load(run.folder / "members" / "arms")[0] == 4
+
+
 def test_layers_of_another_trunk_are_refused(worlds, tmp_path):
     shutil.copytree(worlds.folder, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "steps" / "4")
