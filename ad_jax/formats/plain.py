@@ -116,6 +116,8 @@ class Plain(Format):
             task_id = np.asarray(text)
         whole = {name: int(held.pop(name)) for name in ("seed_index", "actor") if name in held}
         if done is not None:
+            if "truncated" in held and "terminated" not in held:
+                held["terminated"] = done & ~held["truncated"]
             held["truncated"] = done & ~held.get("terminated", np.zeros_like(done))
         if self.flip:
             held |= {n: self._flipped(held[n], where) for n in ("observation", "next_observation") if n in held}

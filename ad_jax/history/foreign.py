@@ -113,7 +113,8 @@ def column(x: Array, shape: tuple[int, ...], dtype: np.dtype, what: str) -> np.n
         raise ForeignHistoriesError(f"{what}: expected numbers, received {x.dtype}")
     with np.errstate(invalid="ignore", over="ignore"):
         fitted = x.astype(dtype)
-    bad = np.zeros(0, bool) if dtype.kind == "f" and dtype.itemsize >= 4 else fitted != x
+    rounded = dtype.kind == x.dtype.kind == "f" and dtype.itemsize >= 4
+    bad = np.zeros(0, bool) if rounded else fitted != x
     if bad.any():
         at = tuple(map(int, np.argwhere(bad)[0]))
         raise ForeignHistoriesError(

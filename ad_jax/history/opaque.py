@@ -46,7 +46,8 @@ class Opaque(TaskFamily[State, Params]):
 
     histories: str = ""  # where the collection is: a directory, gs:// or s3:// URL
 
-    @property
+    # Kept by the family and not by the place: an import that is made again there is another collection.
+    @functools.cached_property
     def manifest(self) -> Manifest:
         """The manifest of the collection.
 
@@ -54,6 +55,12 @@ class Opaque(TaskFamily[State, Params]):
             ConfigError: where there is none.
         """
         return _manifest(self.histories)
+
+    @functools.cached_property
+    def _ids(self) -> list[str]:
+        """The ids of all tasks, each once."""
+        _ = self.manifest  # which says what is missing
+        return list(dict.fromkeys(open_store(self.histories).task_ids))
 
     @property
     def episode_length(self) -> int:
@@ -99,12 +106,11 @@ class Opaque(TaskFamily[State, Params]):
         return self.observe(key, state, action, params), state, jnp.float32(0), jnp.bool_(False), {}
 
     def task_ids(self, tasks: Params) -> list[str]:
-        ids = _ids(self.histories)
-        return [ids[int(number)] for number in np.asarray(tasks.number)]
+        return [self._ids[int(number)] for number in np.asarray(tasks.number)]
 
     def split(self, seed: int, train: int, held_out: int) -> TaskSplit:
         """Return all tasks of the collection, to train on; none is held out, because none can be evaluated."""
-        count = len(_ids(self.histories))
+        count = len(self._ids)
         limit = cast(int, jnp.full(count, self.episode_length, jnp.int32))
         return TaskSplit(Params(limit, jnp.arange(count, dtype=jnp.int32)), {}, "none: these tasks are ids")
 
@@ -122,7 +128,6 @@ class Opaque(TaskFamily[State, Params]):
         return Source(lambda key, task: jnp.int32(0), update, m.episode_length, actors)
 
 
-@functools.lru_cache(maxsize=16)
 def _manifest(histories: str) -> Manifest:
     if not histories:
         raise ConfigError("env=opaque needs env.histories=DIR, the collection whose tasks these are")
@@ -133,9 +138,3 @@ def _manifest(histories: str) -> Manifest:
     if found is None:
         raise ConfigError(f"env.histories={histories} holds no learning histories. ad-jax histories import makes some")
     return found
-
-
-@functools.lru_cache(maxsize=16)
-def _ids(histories: str) -> list[str]:
-    _manifest(histories)
-    return list(dict.fromkeys(open_store(histories).task_ids))

@@ -83,6 +83,15 @@ def test_ones_own_log_is_read(tmp_path, kind):
     assert list(said["files"]) == [f"log.{kind}"] and len(said["files"][f"log.{kind}"]) == 64
 
 
+def test_an_end_that_is_no_time_limit_is_a_termination(tmp_path):
+    """A log with `done` and `truncated` says both."""
+    x = arrays()
+    x["truncated"] = x["done"] & (np.arange(12) < 6)
+    h = import_histories("npz", [save("npz", tmp_path, x)], tmp_path / "h", {}).read()
+    np.testing.assert_array_equal(h.transition.truncated, x["truncated"])
+    np.testing.assert_array_equal(h.transition.terminated, x["done"] & ~x["truncated"])
+
+
 def filled(folder, **changes):
     """Return a collection with every kind of field, and two chunks."""
     m = manifest(histories=4, chunk_histories=2, **changes)

@@ -195,6 +195,12 @@ def test_real_actions_are_stored_in_their_box(tmp_path):
     refused(lambda: write_histories(tmp_path / "g", [one(0, action=2 * acted)], spec), "action component", "outside")
 
 
+def test_whole_numbers_that_float32_does_not_hold_are_refused(tmp_path):
+    seen = np.full((12, 3), 2**24, np.int64)
+    write_histories(tmp_path / "h", [one(0, observation=seen)], SPEC)
+    refused(lambda: write_histories(tmp_path / "g", [one(0, observation=seen + 1)], SPEC), "16777217", "observation")
+
+
 def test_histories_of_a_family_have_its_tasks_and_its_returns(tmp_path):
     found = write_histories(tmp_path / "h", [lived(), lived((8, 1), seed=1)], family=DarkRoom())
     assert found.task_ids == ["goal-2-6", "goal-8-1"]

@@ -1,6 +1,7 @@
 """Imported histories through the stages: public files to a report, and opaque tasks, which are only trained on."""
 
 import json
+import shutil
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,14 @@ from helpers import LITTLE
 from history_helpers import refused
 from public_layouts import ad_eps
 
-from ad_jax import Run, load_experiment, override
+from ad_jax import History, Run, load_experiment, override, write_histories
 from ad_jax.__main__ import main
 from ad_jax.errors import ConfigError
 from ad_jax.experiment import build
 from ad_jax.files import read_json
 from ad_jax.formats.importing import import_histories
+from ad_jax.history.opaque import Opaque
+from ad_jax.types import Discrete, Spec
 
 GOALS = [(r, c) for r in range(0, 9, 2) for c in range(0, 9, 2)]
 SMALL = (*LITTLE, "method.updates=4", "method.checkpoint_every=2", "evaluate.seeds=1", "evaluate.episodes=2")
@@ -121,3 +124,19 @@ def test_a_place_without_histories_is_refused(tmp_path):
         build(override(load_experiment("dark_room", "smoke"), ["env=opaque"]))
     with pytest.raises(ConfigError, match="holds no learning histories"):
         build(override(load_experiment("dark_room", "smoke"), ["env=opaque", f"env.histories={tmp_path}"]))
+
+
+def test_a_collection_that_is_made_again_in_its_place_is_read_again(tmp_path):
+    """As in a notebook: the ids are those of what is there now."""
+    spec = Spec(Discrete(2), (), (3,))
+
+    def ids(*names):
+        shutil.rmtree(tmp_path / "h", ignore_errors=True)
+        one, end = np.zeros(8, np.int64), np.arange(1, 9) % 4 == 0
+        given = [History(one, one + i, one, truncated=end, task_id=name) for i, name in enumerate(names)]
+        write_histories(tmp_path / "h", given, spec)
+        family = Opaque(str(tmp_path / "h"))
+        return family.task_ids(family.split(0, 1, 1).train)
+
+    assert ids("before") == ["before"]
+    assert ids("after", "other") == ["after", "other"]
