@@ -126,6 +126,11 @@ def check_space(space: Space, x: np.ndarray, what: str) -> None:
     require(inside, f"{what} in {space}", f"values from {x.min()} to {x.max()}", "Correct the space.")
 
 
+def joined(x: np.ndarray) -> np.ndarray:
+    """Return `[lifetimes, steps, ...]` as `[lifetimes * steps, ...]`, also of an array that holds nothing."""
+    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+
+
 def check_actions(spec: Spec, action: np.ndarray, remedy: str) -> None:
     """All of `action [..., *S]` are actions of `spec`."""
     stated = f"0..{spec.action.n - 1}" if isinstance(spec.action, Discrete) else str(spec.action)

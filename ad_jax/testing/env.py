@@ -14,7 +14,17 @@ from ad_jax.envs.base import TaskFamily, advance, num_tasks, reset, seen_spec_of
 from ad_jax.envs.stepping import check_task, check_types, is_key
 from ad_jax.keys import a_key
 from ad_jax.registry import build
-from ad_jax.testing.base import bits, check_episodes, check_space, promised, require, run_checks, same, types_of
+from ad_jax.testing.base import (
+    bits,
+    check_episodes,
+    check_space,
+    joined,
+    promised,
+    require,
+    run_checks,
+    same,
+    types_of,
+)
 from ad_jax.testing.env_observed import observed
 from ad_jax.testing.env_returns import episode_return, optimal_actions, random_returns
 from ad_jax.testing.env_steps import actions_of, best_actions, one_program, starts
@@ -307,7 +317,7 @@ def _labels(s: _Sample) -> None:
     """Check that `optimal_label` makes of an observation what `optimal_action` does in the state."""
 
     def flat(tree):
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+        return jax.tree.map(joined, tree)
 
     observation, state = flat(s.lifetimes["observation"]), flat(s.lifetimes["state"])
     task = take(s.tasks, np.repeat(np.arange(num_tasks(s.tasks)), s.steps))
@@ -333,7 +343,7 @@ def _source_observations(s: _Sample) -> None:
     space = s.family.source_observation_space(task)
 
     def flat(tree):
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+        return jax.tree.map(joined, tree)
 
     seen = np.asarray(jax.vmap(s.family.source_observation)(flat(lifetimes["state"]), flat(lifetimes["observation"])))
     if space is None:

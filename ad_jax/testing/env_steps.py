@@ -9,7 +9,7 @@ import numpy as np
 from ad_jax.envs.base import advance, num_tasks, reset, spec_of, take
 from ad_jax.envs.stepping import is_key
 from ad_jax.keys import a_key
-from ad_jax.testing.base import check_actions, require
+from ad_jax.testing.base import check_actions, joined, require
 from ad_jax.types import Box, PyTree
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def best_actions(s: "_Sample") -> None:
     """Check that what `optimal_action` does, in every state of the lifetimes, is an action."""
     state, steps = s.lifetimes["state"], s.steps
     task = take(s.tasks, np.repeat(np.arange(num_tasks(s.tasks)), steps))
-    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), state)
+    flat = jax.tree.map(joined, state)
     if jax.eval_shape(jax.vmap(s.family.optimal_action), flat, task) is None:
         return
     best = np.asarray(jax.jit(jax.vmap(s.family.optimal_action))(flat, task))

@@ -13,7 +13,7 @@ from ad_jax.envs.dark_room import DarkRoom
 from ad_jax.envs.point_mass import PointMass
 from ad_jax.envs.watermaze import Watermaze
 from ad_jax.testing import ContractError, check_env
-from ad_jax.testing.base import BrokenError
+from ad_jax.testing.base import BrokenError, joined
 from ad_jax.testing.env import _Sample
 from ad_jax.testing.env_steps import actions_of, one_program, starts
 from ad_jax.types import Box
@@ -84,3 +84,9 @@ def test_a_thousand_random_steps_are_taken_and_the_bounds_of_a_box_among_them():
     actions, stated = actions_of(_Sample(PointMass())), spec_of(PointMass()).action
     assert isinstance(stated, Box)
     np.testing.assert_array_equal(actions[:2], stated.bounds)
+
+
+def test_states_of_lifetimes_are_joined_where_an_array_in_them_is_empty():
+    """As in a simulator's state of a body without muscles or tendons."""
+    assert joined(np.zeros((2, 3, 0))).shape == (6, 0)
+    np.testing.assert_array_equal(joined(np.arange(6).reshape(2, 3)), np.arange(6))
