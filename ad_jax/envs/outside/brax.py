@@ -11,27 +11,22 @@ one start that is remembered, with the same target. `swimmer` is refused: its st
 Source: Freeman et al. 2021 (arXiv 2106.13281), github.com/google/brax.
 """
 
-import copy
 import dataclasses
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, ClassVar, Literal
 
-import jax
-from gymnax.environments import spaces
-
-from ad_jax.envs.outside.base import Params
+from ad_jax.envs.outside.bodies import BodyTask
 from ad_jax.envs.outside.libraries import named
-from ad_jax.envs.outside.tasks import LeafTask
 from ad_jax.files import Json
-from ad_jax.types import Array, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class Brax(LeafTask):
+class Brax(BodyTask):
     """Brax: masses, frictions or gains of a body in a physics engine are the task."""
 
     library = named("brax")
+    model = "sys"
     refused: ClassVar = {"swimmer": "its step fails with jax 0.10, whose clip has no a_min"}
     env_id: str = "reacher"
     steps: int = 50
@@ -43,25 +38,3 @@ class Brax(LeafTask):
 
     def make(self) -> Any:
         return import_module("brax.envs").get_environment(self.env_id, backend=self.backend)
-
-    def parameters(self) -> PyTree:
-        return self.inner.sys
-
-    def begin(self, key: jax.Array, task: Params) -> PyTree:
-        return self._of(task).reset(key)
-
-    def move(self, key: jax.Array, inner: PyTree, action: jax.Array, task: Params) -> tuple[PyTree, Array, Array]:
-        moved = self._of(task).step(inner, action)
-        return moved, moved.reward, moved.done > 0
-
-    def look(self, inner: PyTree, task: Params) -> PyTree:
-        return inner.obs
-
-    def actions(self) -> spaces.Box:
-        return spaces.Box(-1.0, 1.0, (self.inner.action_size,))
-
-    def _of(self, task: Params) -> Any:
-        """Return the environment with the task's body."""
-        env = copy.copy(self.inner)
-        env.sys = self.scaled(task)
-        return env

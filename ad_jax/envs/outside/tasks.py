@@ -16,7 +16,7 @@ import numpy as np
 from ad_jax.envs import ranges
 from ad_jax.envs.gymnax_facts import acting
 from ad_jax.envs.outside.base import Outside, Params
-from ad_jax.envs.stepping import lenient
+from ad_jax.envs.stepping import lenient, path_name
 from ad_jax.errors import ConfigError, unknown
 from ad_jax.files import Json
 from ad_jax.keys import a_key
@@ -159,4 +159,4 @@ class LeafTask(Outside):
 def _paths(tree: PyTree) -> list[tuple[str, Array]]:
     """Return the leaves of a tree with their dotted paths."""
     found = jax.tree_util.tree_leaves_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in found]
+    return [(path_name(path), leaf) for path, leaf in found]
