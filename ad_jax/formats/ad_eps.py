@@ -23,7 +23,7 @@ from ad_jax.envs.dark_room import DarkRoom
 from ad_jax.errors import ForeignHistoriesError
 from ad_jax.files import JsonObject, read_json
 from ad_jax.formats.base import Foreign, Format, Stream, expand, flags, require
-from ad_jax.formats.zipped import Zipped
+from ad_jax.formats.zipped import Zipped, joined
 from ad_jax.history.foreign import History, Origin
 from ad_jax.process.metrics import log
 
@@ -67,7 +67,7 @@ class AdEps(Format):
 
     def _of_metadata(self, path: Path) -> tuple[list[Stream], list[Zipped]]:
         """Return the histories of a metadata file, and the files that they are in."""
-        names, goal = _metadata(path)
+        names, goal = metadata_of(path)
         depth = np.ndim(goal)
         one = 1 if self.env == "dark_room" else 2
         if depth not in (one, one + 1):
@@ -93,10 +93,7 @@ class AdEps(Format):
         return Stream(name, steps, lambda: self._history(pieces, goal, name))
 
     def _history(self, pieces: list[Zipped], goal: object, name: str) -> History:
-        def whole(field: str) -> np.ndarray:
-            return np.concatenate([piece.read(field, None).reshape(-1) for piece in pieces])
-
-        state, action, reward = whole("states"), whole("actions"), whole("rewards")
+        state, action, reward = (joined(pieces, field) for field in ("states", "actions", "rewards"))
         if (odd := (state != np.floor(state)) | (state < 0) | (state >= self.size**2)).any():
             raise ForeignHistoriesError(
                 f"{name}: state {state[odd.argmax()]:g} is no cell of a grid of size={self.size}. Say its size"
@@ -104,10 +101,10 @@ class AdEps(Format):
         if (odd := (action < 0) | (action >= len(OURS))).any():
             raise ForeignHistoriesError(f"{name}: action {action[odd.argmax()]} is none of 0 to 4")
         if all("dones" in piece.headers for piece in pieces):
-            done = flags(whole("dones"), f"{name}: dones")
+            done = flags(joined(pieces, "dones"), f"{name}: dones")
         else:
             done = self._ends(reward, name)
-        if all("eps" in piece.headers for piece in pieces) and (whole("eps") == 1).all():
+        if all("eps" in piece.headers for piece in pieces) and (joined(pieces, "eps") == 1).all():
             log(f"import   {name}: its eps is 1 at every step, so it is a random policy's and nothing improves in it")
         terminated = done & (reward > 0) if self._family().reward == "terminate" else np.zeros_like(done)
         if self.env == "dark_key_to_door" and self._family().reward == "terminate":
@@ -150,7 +147,7 @@ def _limit(family: TaskFamily) -> dict[str, np.ndarray]:
     return {"max_steps_in_episode": np.asarray(family.episode_length, np.int32)}
 
 
-def _metadata(path: Path) -> tuple[list[str], list]:
+def metadata_of(path: Path) -> tuple[list[str], list]:
     """Return the files and the goal that a metadata file names."""
     found: JsonObject = read_json(path, error=ForeignHistoriesError, remedy="get it again")
     require(path.name, found, ("ordered_trajectories", "goal"))

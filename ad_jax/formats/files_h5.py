@@ -83,12 +83,11 @@ class Arrays:
             inside = item.items() if name == "task" and not hasattr(item, "dtype") else ()
             for full, array in [(name, item), *((f"{name}/{leaf}", array) for leaf, array in inside)]:
                 if hasattr(array, "dtype"):
-                    self._shapes[full] = array.shape, array.dtype
+                    self._shapes[full] = array.shape, np.dtype("S1") if _is_text(array) else array.dtype
 
     def shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Return shape and dtype of every array."""
-        text = opened(self.path)[self.group]
-        return {n: (s, np.dtype("S1") if _is_text(text[n]) else d) for n, (s, d) in self._shapes.items()}
+        return self._shapes
 
     def read(self, name: str, row: int | None) -> np.ndarray:
         """Return an array, or one row of it."""

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from ad_jax.errors import ForeignHistoriesError
-from ad_jax.formats.ad_eps import _metadata
+from ad_jax.formats.ad_eps import metadata_of
 from ad_jax.formats.base import Foreign, Format, Stream, expand, flags, require
-from ad_jax.formats.zipped import Zipped
+from ad_jax.formats.zipped import Zipped, joined
 from ad_jax.history.foreign import History, Origin
 from ad_jax.history.write import UNKNOWN
 from ad_jax.types import Discrete, Spec
@@ -31,7 +31,7 @@ class HeadlessAd(Format):
     def open(self, paths: Sequence[Path]) -> Foreign:
         streams, files, histories = [], [], []
         for path in expand(paths, "*.metadata"):
-            names, _ = _metadata(path)
+            names, _ = metadata_of(path)
             pieces = [Zipped(path.parent / name) for name in names]
             for piece in pieces:
                 require(piece.name, piece.headers, ("states", "actions", "rewards", "dones"))
@@ -56,15 +56,11 @@ class HeadlessAd(Format):
 
 
 def _history(pieces: list[Zipped], name: str) -> History:
-    state, action, reward, done = (_whole(pieces, field) for field in ("states", "actions", "rewards", "dones"))
+    state, action, reward, done = (joined(pieces, field) for field in ("states", "actions", "rewards", "dones"))
     if (state != np.floor(state)).any():
         raise ForeignHistoriesError(f"{name}: states are no whole numbers. Import them as npz, with other names")
     return History(state, action, reward, truncated=flags(done, f"{name}: dones"), task_id=name)
 
 
-def _whole(pieces: list[Zipped], field: str) -> np.ndarray:
-    return np.concatenate([piece.read(field, None).reshape(-1) for piece in pieces])
-
-
 def _largest(histories: list[list[Zipped]], field: str) -> int:
-    return max(int(_whole(pieces, field).max()) for pieces in histories)
+    return max(int(joined(pieces, field).max()) for pieces in histories)

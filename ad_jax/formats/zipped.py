@@ -5,6 +5,7 @@ Headers are read by NumPy without pickle; an array of Python objects is refused 
 
 import math
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -68,6 +69,11 @@ class Zipped:
         """Return a text that is stored as an array of no axes."""
         shape, _, dtype = self.headers.get(name, ((0,), False, np.dtype(bool)))
         return str(self.read(name, None)) if shape == () and dtype.kind == "U" else None
+
+
+def joined(pieces: Sequence[Zipped], name: str) -> np.ndarray:
+    """Return an array of files that are pieces in time, one after another and flat."""
+    return np.concatenate([piece.read(name, None).reshape(-1) for piece in pieces])
 
 
 def _header(archive: zipfile.ZipFile, member: str, path: Path) -> Header:

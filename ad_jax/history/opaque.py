@@ -54,7 +54,16 @@ class Opaque(TaskFamily[State, Params]):
         Raises:
             ConfigError: where there is none.
         """
-        return _manifest(self.histories)
+        if not self.histories:
+            raise ConfigError("env=opaque needs env.histories=DIR, the collection whose tasks these are")
+        where = f"env.histories={self.histories}"
+        try:
+            found = manifest_at(self.histories)
+        except HistoryError as error:
+            raise ConfigError(f"{where}: {error}") from error
+        if found is None:
+            raise ConfigError(f"{where} holds no learning histories. ad-jax histories import makes some")
+        return found
 
     @functools.cached_property
     def _ids(self) -> list[str]:
@@ -126,15 +135,3 @@ class Opaque(TaskFamily[State, Params]):
             return state, Transition(observation, action, jnp.zeros(lead, jnp.float32), none, none)
 
         return Source(lambda key, task: jnp.int32(0), update, m.episode_length, actors)
-
-
-def _manifest(histories: str) -> Manifest:
-    if not histories:
-        raise ConfigError("env=opaque needs env.histories=DIR, the collection whose tasks these are")
-    try:
-        found = manifest_at(histories)
-    except HistoryError as error:
-        raise ConfigError(f"env.histories={histories}: {error}") from error
-    if found is None:
-        raise ConfigError(f"env.histories={histories} holds no learning histories. ad-jax histories import makes some")
-    return found

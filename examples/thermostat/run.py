@@ -36,7 +36,7 @@ from ad_jax.run import in_memory
 from examples.thermostat.optimum import value_iteration
 from examples.thermostat.world import DAY, LEVELS, Building, State, Thermostat
 
-SEEDS, HALVED = 3, 10
+SEEDS = 3
 # What decides: observation [N, 4], reward [N] of the step before (None at first), state -> levels [N].
 Controller = Callable[[np.ndarray, np.ndarray | None, State], np.ndarray]
 
