@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from ad_jax.errors import ConfigError
 from ad_jax.keys import named_key
 from ad_jax.methods.base import Learner, Metrics
 from ad_jax.methods.supervised import Loss, Supervised, TrainState, gradient
@@ -33,6 +34,17 @@ class Part(NamedTuple):
     share: float  # of its weight in that of all
     groups: int  # of its histories
     steps: int  # in its batch
+
+
+def part_of(learner: Learner, groups: int, share: float = 1.0) -> Part:
+    """Return what a member gives to an update, of its own method's learner.
+
+    Raises:
+        ConfigError: if its method says that it mixes, and has no loss of its own.
+    """
+    if learner.loss is None:
+        raise ConfigError(f"method {learner.name} says that it mixes, and its learner states no loss (Learner.loss)")
+    return Part(learner.loss, share, groups, learner.steps)
 
 
 def mixed(config: Supervised, together: Together, parts: Mapping[str, Part], mesh: Mesh) -> Learner:

@@ -12,7 +12,7 @@ from typing import cast
 import jax
 
 from ad_jax.experiment import Member, Mixture, build_members, override_mixture
-from ad_jax.methods.mixture import Part, mixed
+from ad_jax.methods.mixture import mixed, part_of
 from ad_jax.methods.supervised import Supervised
 from ad_jax.planning import cost, plan, residents
 from ad_jax.planning.accelerators import Accelerator
@@ -47,9 +47,7 @@ def mixture_plan(mixture: Mixture, mesh_config: MeshConfig) -> MixedPlan:
     learners = {name: p.method.make(settings[name]).learner for name, (_, p) in trained.items()}
     config = cast(Supervised, m.method)
     given = {
-        name: Part(learner.loss, m.shares[name], settings[name].sampling.groups, learner.steps)
-        for name, learner in learners.items()
-        if learner.loss is not None
+        name: part_of(learner, settings[name].sampling.groups, m.shares[name]) for name, learner in learners.items()
     }
     feeds = {name: cast(Windows, feed_of(config, setting)) for name, setting in settings.items()}
     trainer = Trainer(mixed(config, parts.together, given, mesh), MixedWindows(feeds), config, mesh, m.seed)

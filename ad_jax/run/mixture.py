@@ -20,14 +20,14 @@ from ad_jax import files
 from ad_jax.checkpoint import checkpoint, lineage
 from ad_jax.errors import ConfigError, OtherCheckpointError
 from ad_jax.experiment import Experiment, Mixture, build_members
-from ad_jax.files import JsonObject, write_json
+from ad_jax.files import JsonObject
 from ad_jax.history.store import HistoryStore
-from ad_jax.process import distributed, metrics, provenance
+from ad_jax.process import distributed, provenance
 from ad_jax.process.metrics import log
 from ad_jax.report import mixture as page
 from ad_jax.report import report
-from ad_jax.run import directory, frozen, training_mixture
-from ad_jax.run.pipeline import Run, alone, alone_in
+from ad_jax.run import directory, frozen, training, training_mixture
+from ad_jax.run.pipeline import Run, alone, claimed
 from ad_jax.sharding import batch_devices, make_mesh, rows_mesh
 from ad_jax.types import PyTree
 
@@ -93,12 +93,7 @@ class MixtureRun:
             self._can_train()
         if not distributed.on_first(lambda: (self.folder / "config.json").exists()):
             files.check_checkpoints(self.folder)
-        provenance.use_compilation_cache()
-        distributed.on_first(lambda: directory.check(self.folder, mixture))
-        with alone_in(self.folder):
-            distributed.on_first(lambda: directory.claim(self.folder, mixture))
-            self.log = metrics.MetricsLog(self.folder, mixture.logging, mixture.name)
-            distributed.on_first(lambda: write_json(self.folder / "environment.json", provenance.collect(), indent=1))
+        self.log = claimed(self.folder, mixture)
         self.runs = {name: self._member(name, histories) for name in mixture.members}
 
     def _member(self, name: str, histories: str | Mapping[str, str] | None) -> MemberRun:
@@ -133,8 +128,7 @@ class MixtureRun:
         """Stage 2: the trunk with all families that are trained, then the layers of those that are held out."""
         if self._can_train():
             stores = {name: run.collected() for name, run in self.trained.items()}
-            facts = training_mixture.train_trunk(self, self._checkpoints(stores), stores)
-            self._finish(facts)
+            training.record(self.folder, training_mixture.train_trunk(self, self._checkpoints(stores), stores))
         else:
             log(f"distill  nothing to do: {self.folder / 'checkpoints'} is trained to the end")
         for name, run in self.runs.items():
@@ -195,10 +189,6 @@ class MixtureRun:
             distributed.on_first(lambda: shutil.rmtree(folder))
         distributed.on_first(lambda: directory.forget(self.folder, "distill"))
         return folder
-
-    def _finish(self, facts: JsonObject) -> None:
-        worked = facts["updates"] > facts["resumed_from"]
-        distributed.on_first(lambda: directory.record(self.folder, "distill", facts, worked))
 
 
 def open_run(

@@ -24,7 +24,7 @@ from typing import Protocol, TypeVar
 from ad_jax import files
 from ad_jax.checkpoint import checkpoint, lineage
 from ad_jax.errors import ConfigError, OtherCheckpointError, OtherHistoriesError
-from ad_jax.experiment import Experiment, build, name_of
+from ad_jax.experiment import Experiment, Mixture, build, name_of
 from ad_jax.files import JsonObject, read_json, write_json
 from ad_jax.history import reward_unit
 from ad_jax.history import store as history_store
@@ -70,6 +70,17 @@ def alone(stage: Callable[[P], T]) -> Callable[[P], T]:
             return stage(self)
 
     return by_itself
+
+
+def claimed(folder: Path, experiment: Experiment | Mixture) -> metrics.MetricsLog:
+    """Make a directory that of a run, with its environment in it, and return its log; raises as `directory.check`."""
+    provenance.use_compilation_cache()
+    distributed.on_first(lambda: check(folder, experiment))  # before there is a lock in somebody else's folder
+    with alone_in(folder):
+        distributed.on_first(lambda: claim(folder, experiment))
+        log = metrics.MetricsLog(folder, experiment.logging, experiment.name)
+        distributed.on_first(lambda: write_json(folder / "environment.json", provenance.collect(), indent=1))
+    return log
 
 
 class Run:
@@ -122,12 +133,7 @@ class Run:
         if self.given and (split := collection.unseen_split(self.histories, experiment, self.components)) is not None:
             self.components = build(experiment, split)
             self.origins = Origins(experiment, self.components)
-        provenance.use_compilation_cache()
-        distributed.on_first(lambda: check(self.folder, experiment))  # before there is a lock in somebody else's folder
-        with alone_in(self.folder):
-            distributed.on_first(lambda: claim(self.folder, experiment))
-            self.log = metrics.MetricsLog(self.folder, experiment.logging, experiment.name)
-            distributed.on_first(lambda: write_json(self.folder / "environment.json", provenance.collect(), indent=1))
+        self.log = claimed(self.folder, experiment)
         self.curves = Curves(experiment, self.components, self.mesh, self.folder, self.log, self.origins)
 
     @property
@@ -228,8 +234,7 @@ class Run:
             store = self.collected()
             made_of |= {"histories": store.fingerprint}
         folder = self._fitting(lambda: self._checkpoints(made_of), self.folder / "checkpoints")
-        facts = training.run(self, folder, made_of, store)
-        self._finish("distill", facts["updates"] > facts["resumed_from"], **facts)
+        training.record(self.folder, training.run(self, folder, made_of, store))
 
     def collected(self) -> history_store.HistoryStore:
         """Return the histories, which are of this experiment and fit on the devices."""

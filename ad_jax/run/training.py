@@ -21,7 +21,7 @@ from ad_jax.methods.base import Learner, Method, MethodConfig, Setting, checked
 from ad_jax.planning import residents
 from ad_jax.process import distributed
 from ad_jax.process.metrics import log
-from ad_jax.run import frozen
+from ad_jax.run import directory, frozen
 from ad_jax.sharding import batch_devices
 from ad_jax.stage.feeds import TrainingTasks, Windows, feed_of
 from ad_jax.stage.train import Result, train
@@ -48,16 +48,8 @@ def run(run: "Run", folder: Path, made_of: JsonObject, store: HistoryStore | Non
     Raises:
         ConfigError, CheckpointError, TrainingDivergedError: as `stage.train.train` and the method.
     """
-    e, config = run.experiment, run.components.method
-    setting, method, feed, prepare = ready(run, store, checkpoint.saved_meta)
-    trainer = Trainer(method.learner, feed, config, run.mesh, e.seed)
-    meta = made_of | of_training(run, trainer.abstract_state.params, store, setting)
-    in_loop = None
-    if config.evaluate_every and run.components.family.simulated:
-        in_loop = run.curves.in_loop(config.policy(setting.model))
-    with residents_of(store, feed, setting, prepare, e.seed) as there:
-        result = train(trainer, there, config, folder, meta, run.log, in_loop, e.logging.progress_seconds)
-    return facts_of(result, there.facts(), method.learner, config)
+    r = ready(run, store, checkpoint.saved_meta)
+    return trained(run, r, r.method.learner, folder, made_of, store)[1]
 
 
 class Ready(NamedTuple):
@@ -84,6 +76,36 @@ def ready(run: "Run", store: HistoryStore | None, saved: Callable[[Path], JsonOb
     method = config.make(setting)
     prepare = checked(method, config.channels(p.family, p.spec), config.needs)
     return Ready(setting, method, feed_of(config, setting), prepare)
+
+
+def trained(
+    run: "Run", r: Ready, learner: Learner, folder: Path, made_of: JsonObject, store: HistoryStore | None
+) -> tuple[Result, JsonObject]:
+    """Train a learner of one run to the last update, and return what came of it with the facts of the stage.
+
+    Args:
+        run: whose experiment, mesh and log are used.
+        r: what feeds the learner.
+        learner: the method's, or another that its feed fits.
+        folder: where checkpoints are saved.
+        made_of: what identifies this training, kept in every checkpoint.
+        store: the histories, where the method is fed any.
+    """
+    e, config = run.experiment, run.components.method
+    trainer = Trainer(learner, r.feed, config, run.mesh, e.seed)
+    meta = made_of | of_training(run, trainer.abstract_state.params, store, r.setting)
+    in_loop = None
+    if config.evaluate_every and run.components.family.simulated:
+        in_loop = run.curves.in_loop(config.policy(r.setting.model))
+    with residents_of(store, r.feed, r.setting, r.prepare, e.seed) as there:
+        result = train(trainer, there, config, folder, meta, run.log, in_loop, e.logging.progress_seconds)
+    return result, facts_of(result, there.facts(), learner, config)
+
+
+def record(folder: Path, facts: JsonObject) -> None:
+    """Record the facts of the stage in a run directory; where nothing was left to do, those of when there was stay."""
+    worked = facts["updates"] > facts["resumed_from"]
+    distributed.on_first(lambda: directory.record(folder, "distill", facts, worked))
 
 
 def of_training(run: "Run", params: PyTree, store: HistoryStore | None, setting: Setting) -> JsonObject:

@@ -14,11 +14,11 @@ import numpy as np
 
 from ad_jax.checkpoint import checkpoint, lineage
 from ad_jax.checkpoint.fingerprint import fingerprint
-from ad_jax.errors import AdJaxError, ConfigError, OtherCheckpointError
+from ad_jax.errors import AdJaxError, OtherCheckpointError
 from ad_jax.experiment import name_of
 from ad_jax.files import JsonObject
 from ad_jax.history.store import HistoryStore
-from ad_jax.methods.mixture import Part, fitted, mixed
+from ad_jax.methods.mixture import fitted, mixed, part_of
 from ad_jax.methods.supervised import Supervised
 from ad_jax.models.base import Params
 from ad_jax.models.together import Together
@@ -37,18 +37,6 @@ if TYPE_CHECKING:
     from ad_jax.run.mixture import MemberRun, MixtureRun
 
 
-def part_of(ready: Ready, share: float = 1.0) -> Part:
-    """Return what a member gives to an update.
-
-    Raises:
-        ConfigError: if its method says that it mixes, and has no loss of its own.
-    """
-    learner, sampling = ready.method.learner, ready.setting.sampling
-    if learner.loss is None:
-        raise ConfigError(f"method {learner.name} says that it mixes, and its learner states no loss (Learner.loss)")
-    return Part(learner.loss, share, sampling.groups, learner.steps)
-
-
 def train_trunk(run: "MixtureRun", folder: Path, stores: Mapping[str, HistoryStore]) -> JsonObject:
     """Train all members' layers and their trunk to the last update, from the latest checkpoint in `folder`, if any.
 
@@ -64,7 +52,10 @@ def train_trunk(run: "MixtureRun", folder: Path, stores: Mapping[str, HistorySto
     every = {
         name: training.ready(member, stores[name], _saved_of(folder, name)) for name, member in run.trained.items()
     }
-    parts = {name: part_of(ready, m.shares[name]) for name, ready in every.items()}
+    parts = {
+        name: part_of(ready.method.learner, ready.setting.sampling.groups, m.shares[name])
+        for name, ready in every.items()
+    }
     together = Together({name: ready.setting.model for name, ready in every.items()})
     feed = MixedWindows({name: cast(Windows, ready.feed) for name, ready in every.items()})
     trainer = Trainer(mixed(config, together, parts, run.mesh), feed, config, run.mesh, m.seed)
@@ -119,20 +110,14 @@ def fit(run: "MixtureRun", member: "MemberRun", store: HistoryStore) -> None:
         log(f"distill  nothing to do: {folder} is trained to the end")
         return
     ready = training.ready(member, store, checkpoint.saved_meta)
-    learner = fitted(config, ready.setting.model, part_of(ready), run.mesh)
+    learner = fitted(
+        config, ready.setting.model, part_of(ready.method.learner, ready.setting.sampling.groups), run.mesh
+    )
     feed = FittingWindows(cast(Windows, ready.feed), put(trunk, replicated(run.mesh)))
-    trainer = Trainer(learner, feed, config, run.mesh, e.seed)
-    meta = made_of | training.of_training(member, trainer.abstract_state.params, store, ready.setting)
-    in_loop = None
-    if config.evaluate_every and ready.setting.family.simulated:
-        in_loop = member.curves.in_loop(config.policy(ready.setting.model))
-    with training.residents_of(store, feed, ready.setting, ready.prepare, e.seed) as there:
-        result = train(trainer, there, config, folder, meta, member.log, in_loop, e.logging.progress_seconds)
-        facts = training.facts_of(result, there.facts(), learner, config)
-    if fingerprint({name: result.params[name] for name in trunk}) != meta["trunk"]:
+    result, facts = training.trained(member, ready._replace(feed=feed), learner, folder, made_of, store)
+    if fingerprint({name: result.params[name] for name in trunk}) != made_of["trunk"]:
         raise AdJaxError(f"{name_of(config)}: the trunk changed while the layers of {member.name} were fitted to it")
-    worked = facts["updates"] > facts["resumed_from"]
-    distributed.on_first(lambda: directory.record(member.folder, "distill", facts, worked))
+    training.record(member.folder, facts)
 
 
 def _check_fitted(saved: JsonObject, made_of: JsonObject, folder: Path) -> None:
