@@ -28,7 +28,6 @@ from ad_jax.planning import cost, residents
 from ad_jax.run.directory import digest
 from ad_jax.stage.feeds import feed_of
 from ad_jax.stage.trainer import Trainer
-from ad_jax.testing import check_method
 
 ROOM = envs.make("dark_room", {"size": 3, "steps": 4, "start": "random"})
 TASKS, SPEC = ROOM.split(0, 7, 2).train, seen_spec_of(ROOM)
@@ -58,10 +57,6 @@ def counts(state: Any) -> set[int]:
     """How many gradient steps an optimizer's state has counted."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {int(leaf) for path, leaf in leaves if jax.tree_util.keystr(path).endswith(".count")}
-
-
-def test_contract():
-    assert len(check_method(SMALL)) == 8
 
 
 def test_advantages_of_who_acted_are_those_of_rl2_and_of_another_those_of_v_trace():

@@ -16,7 +16,6 @@ from ad_jax.models.heads.binned import Binned
 from ad_jax.models.heads.categorical import Categorical
 from ad_jax.models.heads.returns import Returns
 from ad_jax.run import directory
-from ad_jax.testing import check_method
 from ad_jax.types import Box
 
 SMOKE = load("dark_room", "smoke")
@@ -116,10 +115,6 @@ def test_what_cannot_be_is_refused_before_anything_is_compiled(changes, told):
 def test_a_backbone_that_takes_no_other_head_is_refused():
     with pytest.raises(ConfigError, match=r"which model=dpt does not take. Use model=transformer"):
         build(override(MGDT, ["model=dpt"]))
-
-
-def test_it_keeps_the_contract_of_methods():
-    assert check_method(MultiGameDT())
 
 
 def test_one_checkpoint_is_evaluated_at_two_preferences(tmp_path):

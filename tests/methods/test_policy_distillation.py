@@ -16,7 +16,6 @@ from ad_jax.history import store
 from ad_jax.methods.policy_distillation import PolicyDistillation, flat, numbers
 from ad_jax.sources import dqn
 from ad_jax.stage.collect import Collector
-from ad_jax.testing import check_method
 
 SMOKE = override(load("dark_room", "smoke"), ["method=policy_distillation", *LITTLE, "evaluate.source_seeds=0"])
 ROOM = DarkRoom(size=3, steps=4)
@@ -76,10 +75,6 @@ def test_a_task_s_numbers_are_the_same_from_the_store_and_in_the_world():
 def test_what_cannot_be_is_refused_before_anything_is_compiled(changes, told):
     with pytest.raises(ConfigError, match=told):
         build(override(SMOKE, changes))
-
-
-def test_it_keeps_the_contract_of_methods():
-    assert check_method(PolicyDistillation())
 
 
 @pytest.mark.slow

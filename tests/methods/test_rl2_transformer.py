@@ -83,6 +83,7 @@ def test_eight_devices_train_like_one(trained):
     assert not many.trials.cache.keys[0].sharding.is_fully_replicated
 
 
+@pytest.mark.slow  # as test_rl2.py does for the LSTM
 def test_resumed_after_every_update_it_ends_bit_equal(trained, tmp_path):
     found = resumed(trained, PARTS, tmp_path)
     assert found[0][0] == found[1][0] == 4
