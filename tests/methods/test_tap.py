@@ -127,24 +127,22 @@ def test_segments_end_with_the_episode_and_with_the_window():
     outputs = jax.eval_shape(model.apply, params, steps)
     fixed = model._replace(apply=lambda *_: jnp.ones(outputs.shape).at[:, 1:].set(0.5))  # what is seen changes nothing
 
-    def loss(reward: jax.Array) -> jax.Array:
-        changed = Batch(batch.steps, {**batch.targets, "reward": reward})
-        each = loss_of(fixed, 1.0, 2, 5.0)
-        return each(params, changed, None)  # pyright: ignore[reportArgumentType]
+    def loss(network: Any, steps: Any, targets: Any) -> jax.Array:
+        each = loss_of(network, 1.0, 2, 5.0)
+        return each(params, Batch(steps, targets), None)  # pyright: ignore[reportArgumentType]
 
-    def cut(length: int) -> float:
-        part = Batch(*jax.tree.map(lambda x: x[:, :length], (batch.steps, batch.targets)))
-        short = model._replace(apply=lambda *_: jnp.ones((1, length, *outputs.shape[2:])))
-        return float(loss_of(short, 1.0, 2, 5.0)(params, part, None)) * length  # pyright: ignore[reportArgumentType]
+    def cut(first: int, end: int) -> float:
+        part = jax.tree.map(lambda x: x[:, first:end], (batch.steps, batch.targets))
+        short = model._replace(apply=lambda *_: jnp.ones((1, end - first, *outputs.shape[2:])))
+        return float(jax.jit(lambda *part: loss(short, *part))(*part)) * (end - first)
 
-    slope = np.asarray(jax.grad(loss)(batch.targets["reward"]))[0]
+    def paid(reward: jax.Array) -> jax.Array:
+        return loss(fixed, batch.steps, {**batch.targets, "reward": reward})
+
+    slope = np.asarray(jax.jit(jax.grad(paid))(batch.targets["reward"]))[0]
     assert np.isfinite(slope).all() and (np.abs(slope) > 0).all()
     # Two episodes of three steps cost what each of them costs: no segment reaches over the end.
-    first, second = cut(3), cut(6)
-    rest = Batch(*jax.tree.map(lambda x: x[:, 3:], (batch.steps, batch.targets)))
-    short = model._replace(apply=lambda *_: jnp.ones((1, 3, *outputs.shape[2:])))
-    alone = float(loss_of(short, 1.0, 2, 5.0)(params, rest, None)) * 3  # pyright: ignore[reportArgumentType]
-    assert second == pytest.approx(first + alone, rel=1e-5)
+    assert cut(0, 6) == pytest.approx(cut(0, 3) + cut(3, 6), rel=1e-5)
 
 
 def test_a_decision_costs_the_same_however_many_actions_there_are():
