@@ -5,14 +5,15 @@
 
 A table stands between `<!-- results:NAME -->` and `<!-- /results -->`, on any page. NAME is an experiment (a row is a
 training seed), `all` (a row is a set of held-out tasks of an experiment that has results), `claims` (a row is a study
-with its verdicts), `counted` (how many claims hold) or `speed`. `tests/test_readme.py` fails where a page shows other
-numbers.
+with its verdicts), `counted` (how many claims hold), `worlds` or `speed`. `tests/test_readme.py` fails where a page
+shows other numbers.
 """
 
 import argparse
 import json
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from ad_jax.study import page
 from ad_jax.study import text as study_text
 
 FOLDER = Path(__file__).resolve().parent
+sys.path.append(str(FOLDER))  # this file may be loaded from anywhere
+import table_of_worlds  # noqa: E402
+
 ROOT = FOLDER.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 PLACE = re.compile(r"(?<=<!-- results:)(\w+)( -->\n)(.*?)(?=<!-- /results -->)", re.DOTALL)
@@ -83,6 +87,7 @@ def markdown(name: str, folder: str = "experiments") -> str:
         "claims": lambda: claims(folder),
         "counted": counted,
         "speed": speed,
+        "worlds": lambda: table_of_worlds.table(folder),
     }
     return known.get(name, lambda: table(name))()
 
@@ -221,7 +226,7 @@ def written(file: Path) -> str:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Print a table of results, or write all of them into their pages.")
-    parser.add_argument("name", nargs="?", help="an experiment, all, claims, counted or speed")
+    parser.add_argument("name", nargs="?", help="an experiment, all, claims, counted, worlds or speed")
     parser.add_argument("--write", action="store_true", help="put every table into its page")
     args = parser.parse_args()
     if bool(args.name) == args.write:

@@ -211,7 +211,7 @@ def test_the_tables_of_results_are_those_of_the_files():
     for page, text in PAGES.items():
         names += re.findall(r"<!-- results:(\w+) -->", text)
         assert tables.written(ROOT / page) == text, "run: python experiments/tables.py --write"
-    assert sorted(names) == ["all", "claims", "counted", "counted", "dark_room", "speed"]
+    assert sorted(names) == ["all", "claims", "counted", "counted", "dark_room", "speed", "worlds"]
 
 
 @pytest.mark.parametrize("page", PAGES)
