@@ -9,13 +9,14 @@ imported.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ad_jax.errors import ForeignHistoriesError
-from ad_jax.formats.base import Foreign, Format, Stream, expand, require
+from ad_jax.formats.base import Foreign, Format, Stream, expand, names_of, require
 from ad_jax.formats.files_h5 import opened
 from ad_jax.history.foreign import History, Origin
 from ad_jax.history.write import UNKNOWN
@@ -36,7 +37,7 @@ class Vintix(Format):
     def open(self, paths: Sequence[Path]) -> Foreign:
         files = expand(paths, "*.h5")
         streams, shapes, labels = [], set(), set()
-        for path in files:
+        for path, task in zip(files, names_of([path.parent for path in files]), strict=True):
             names = _groups(path)
             root = opened(path)
             for name in names:
@@ -45,7 +46,7 @@ class Vintix(Format):
             steps = sum(len(root[name]["reward"]) for name in names)
             first = root[names[0]]
             shapes.add((first["proprio_observation"].shape[1:], first["action"].shape[1:]))
-            streams.append(Stream(path.name, steps, lambda path=path, names=names: _history(path, names)))
+            streams.append(Stream(path.name, steps, functools.partial(_history, path, names, task)))
         if len(shapes) != 1:
             raise ForeignHistoriesError(
                 f"a collection holds observations and actions of one shape; received {sorted(shapes)}. Import the "
@@ -93,7 +94,7 @@ def _groups(path: Path) -> list[str]:
     return names
 
 
-def _history(path: Path, names: list[str]) -> History:
+def _history(path: Path, names: list[str], task: str) -> History:
     def whole(field: str) -> np.ndarray:
         return np.concatenate([opened(path)[name][field][()] for name in names])
 
@@ -106,4 +107,4 @@ def _history(path: Path, names: list[str]) -> History:
         )
     held = (whole(field) for field in ("proprio_observation", "action", "reward"))
     observation, action, reward = held
-    return History(observation, action, reward.reshape(-1), truncated=done, task_id=path.parent.name)
+    return History(observation, action, reward.reshape(-1), truncated=done, task_id=task)

@@ -174,6 +174,16 @@ def test_headless_ads_actions_are_those_of_one_environment_each(tmp_path):
     assert "cannot be compared" in info(tmp_path / "h")
 
 
+def test_folders_of_headless_ad_of_one_name_are_two_tasks(tmp_path):
+    for run, goal in (("a", (2, 6)), ("b", (3, 3))):
+        folder = tmp_path / f"d/{run}/tabularQ"
+        folder.mkdir(parents=True)
+        save_ad_eps(folder / "trajectories_0.npz", room(goal, AD_EPS, 2), flat=True)
+        metadata(folder, ["trajectories_0.npz"], list(goal))
+    found = read("headless_ad", tmp_path / "d", tmp_path / "h", num_actions=21, num_states=81)
+    assert found.task_ids == ["a/tabularQ", "b/tabularQ"]
+
+
 def test_dicp_is_time_first_and_its_groups_are_tasks(tmp_path):
     """(a) time first; (c) other actions; (b) next_states at an end is the reset's."""
     pytest.importorskip("h5py")
