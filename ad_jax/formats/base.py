@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from ad_jax.text import some
 from ad_jax.types import Spec
 
 SAID = (".json", ".metadata")  # files beside the data, which may be alike
+DATA = (".npz", ".npy", ".h5", ".hdf5", ".hdf", ".parquet", ".pq", ".pkl", ".pickle", ".mat", ".arrow")
 EXTRAS = {"h5py": "hdf5", "pyarrow": "parquet", "pyarrow.parquet": "parquet", "minari": "minari"}
 
 
@@ -78,6 +79,8 @@ class Format:
     """Options that every format has."""
 
     steps: int | None = None  # keep the first so many steps of each history; those that are shorter are left out
+
+    beside: ClassVar[Collection[str]] = ()  # files that lie beside those that are read and are not wanted, by name
 
     def open(self, paths: Sequence[Path]) -> Foreign:
         """Return what the files, or the folders, hold.
@@ -180,6 +183,13 @@ def expand(paths: Sequence[Path], pattern: str) -> list[Path]:
             raise ForeignHistoriesError(f"{path} holds no {pattern}")
         found += inside
     return found
+
+
+def passed_over(paths: Sequence[Path], files: Sequence[Path], beside: Collection[str]) -> list[Path]:
+    """Return the files of data in folders that are named by `paths`, and are neither read nor known to lie there."""
+    read = {path.absolute() for path in files}
+    there = (file for path in paths if path.is_dir() for file in path.rglob("*") if file.suffix.lower() in DATA)
+    return sorted((file for file in there if file.absolute() not in read and file.name not in beside), key=natural)
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
