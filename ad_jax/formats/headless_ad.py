@@ -13,7 +13,7 @@ import numpy as np
 
 from ad_jax.errors import ForeignHistoriesError
 from ad_jax.formats.ad_eps import metadata_of
-from ad_jax.formats.base import Foreign, Format, Stream, expand, flags, names_of, require
+from ad_jax.formats.base import Foreign, Format, Stream, expand, flags, names_of, reading, require
 from ad_jax.formats.zipped import Zipped, joined
 from ad_jax.history.foreign import History, Origin
 from ad_jax.history.write import UNKNOWN
@@ -63,4 +63,8 @@ def _history(pieces: list[Zipped], name: str) -> History:
 
 
 def _largest(histories: list[list[Zipped]], field: str) -> int:
-    return max(int(joined(pieces, field).max()) for pieces in histories)
+    most = 0
+    for pieces in histories:
+        with reading(f"{pieces[0].path.parent.name}/{pieces[0].name}"):
+            most = max(most, int(joined(pieces, field).max()))
+    return most

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ad_jax.errors import ForeignHistoriesError
-from ad_jax.formats.base import Foreign, Format, Stream, expand, flags, names_of, natural, require
+from ad_jax.formats.base import Foreign, Format, Stream, expand, flags, names_of, natural, reading, require
 from ad_jax.formats.files_h5 import opened
 from ad_jax.history.foreign import History, Origin
 from ad_jax.history.write import UNKNOWN
@@ -50,7 +50,8 @@ class Icrl4aht(Format):
                 labels.update(label for label in LABELS if label in group)
                 shapes.add(group["obs"].shape[1:])
                 if self.num_actions is None and len(group["actions"]):
-                    most = max(most, int(group["actions"][()].max()))
+                    with reading(where):
+                        most = max(most, int(group["actions"][()].max()))
                 task = name if len(files) == 1 else f"{called}/{name}"  # where no attribute says it
                 streams.append(Stream(where, len(group["rewards"]), functools.partial(_history, path, name, task)))
         if len(shapes) != 1:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ad_jax.errors import ForeignHistoriesError
-from ad_jax.formats.base import Foreign, Format, Stream, expand, names_of, require
+from ad_jax.formats.base import Foreign, Format, Stream, expand, names_of, reading, require
 from ad_jax.formats.files_h5 import opened
 from ad_jax.history.foreign import History, Origin
 from ad_jax.history.write import UNKNOWN
@@ -68,8 +68,13 @@ class Vintix(Format):
     def _bounds(self, files: Sequence[Path]) -> tuple[tuple[float, ...] | float, tuple[float, ...] | float]:
         if self.low is not None and self.high is not None:
             return self.low, self.high
-        groups = [opened(path)[name]["action"] for path in files for name in _groups(path)]
-        low, high = (of(np.stack([of(group[()], axis=0) for group in groups]), axis=0) for of in (np.min, np.max))
+        lows, highs = [], []
+        for path in files:  # only a few of which are open at a time
+            with reading(path.name):
+                for name in _groups(path):
+                    action = opened(path)[name]["action"][()]
+                    lows, highs = [*lows, action.min(axis=0)], [*highs, action.max(axis=0)]
+        low, high = np.min(lows, axis=0), np.max(highs, axis=0)
         return (
             tuple(map(float, np.ravel(low))) if self.low is None else self.low,
             tuple(map(float, np.ravel(high))) if self.high is None else self.high,

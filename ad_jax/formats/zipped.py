@@ -4,6 +4,7 @@
 array of Python objects is refused before a byte of it is read.
 """
 
+import contextlib
 import math
 import zipfile
 from collections.abc import Sequence
@@ -56,10 +57,14 @@ class Zipped:
         if stream is None or at > row:
             stream, at = _start(self.path, name), 0
         size = dtype.itemsize * math.prod(shape[1:])
-        stream.seek(size * (row - at), 1)
-        raw = stream.read(size)
-        if len(raw) < size:
-            raise EOFError(f"{name} ends in row {row} of {shape[0]}")
+        with contextlib.ExitStack() as failed:  # of a stream that is damaged, nothing stays open
+            failed.callback(stream.close)
+            failed.callback(kept.drop, key)
+            stream.seek(size * (row - at), 1)
+            raw = stream.read(size)
+            if len(raw) < size:
+                raise EOFError(f"{name} ends in row {row} of {shape[0]}")
+            failed.pop_all()
         if row + 1 == shape[0]:
             kept.drop(key)
         else:
