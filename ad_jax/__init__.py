@@ -70,6 +70,7 @@ if TYPE_CHECKING:  # `as`: these are public
     from ad_jax.sources.dqn import DQN as DQN
     from ad_jax.sources.noisy_oracle import NoisyOracle as NoisyOracle
     from ad_jax.sources.ppo import PPO as PPO
+    from ad_jax.sources.primal_dual import PrimalDual as PrimalDual
     from ad_jax.sources.q_learning import QLearning as QLearning
     from ad_jax.sources.ucb import UCB as UCB
 
@@ -107,6 +108,7 @@ _PUBLIC = {
     "DQN": "ad_jax.sources.dqn",
     "NoisyOracle": "ad_jax.sources.noisy_oracle",
     "PPO": "ad_jax.sources.ppo",
+    "PrimalDual": "ad_jax.sources.primal_dual",
     "QLearning": "ad_jax.sources.q_learning",
     "UCB": "ad_jax.sources.ucb",
     "DPTModel": "ad_jax.models.dpt",

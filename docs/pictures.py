@@ -127,14 +127,14 @@ def curve(axes: Axes, lifetime: Lifetime, unit: str = "episode", most: int = 100
         known(f(lifetime.tasks)) for f in (lifetime.family.optimal_return, lifetime.family.random_return)
     )
     shown = band(lifetime.returns.mean(1), most)
+    if lifetime.early:
+        unit = "environment steps of each actor"
+        shown = shown._replace(x=shown.x * lifetime.family.episode_length)
     figures._draw(axes, shown, "", BLUE, "-", 1.6, 0.25)
     figures._references(axes, optimal, random)
     end = last(lifetime.returns).mean()
     told = number(end, optimal or end) + ("" if optimal is None else f" of {number(optimal)}")
     axes.set_title(f"{lifetime.title}\nlast 10 %: {told}", loc="left", fontsize=8.5)
-    if lifetime.early:
-        unit = "environment steps of each actor"
-        shown = shown._replace(x=shown.x * lifetime.family.episode_length)
     axes.set(xlabel=unit, xlim=(shown.x[0], shown.x[-1]))
     axes.set_ylim(min(0.0, float(shown.low.min())), 1.06 * max(float(shown.high.max()), optimal or 0.0))
     print(
@@ -364,6 +364,19 @@ def dqn() -> Figure:
     return figure
 
 
+def primal_dual() -> Figure:
+    """Beside one-step actor-critic, with the same sizes and rates."""
+    same = {"actors": 8, "unroll": 32, "hidden": [32, 32], "learning_rate": 1e-3, "discount": 0.98}
+    figure = curves(
+        live("gymnax", POLES, "primal_dual", same, 8, 60, "gymnax CartPole, primal_dual"),
+        live("gymnax", POLES, "actor_critic", same | {"trace_decay": 0.0}, 8, 60, "one-step actor_critic"),
+    )
+    for axes in figure.axes:
+        axes.set_ylim(0.0, 1.06 * POLES["steps"])
+    figures._references(figure.axes[1], float(POLES["steps"]), None)
+    return figure
+
+
 def noisy_oracle() -> Figure:
     """Whole, and with half of the situations unknown to it."""
     return curves(
@@ -374,7 +387,7 @@ def noisy_oracle() -> Figure:
 
 FOLDERS = {
     "envs": (bandit, dark_key_to_door, dark_room, dark_room_hard, dark_room_permuted, gymnax, point_mass),
-    "sources": (actor_critic, dqn, noisy_oracle, ppo, q_learning, ucb),
+    "sources": (actor_critic, dqn, noisy_oracle, ppo, primal_dual, q_learning, ucb),
 }
 
 

@@ -27,7 +27,7 @@ FAMILIES = {
     "watermaze": [],
     "gymnax": ["env.env_id=CartPole-v1", "env.steps=20"],
 }
-SOURCES = ("q_learning", "ucb", "noisy_oracle", "actor_critic", "ppo", "dqn")
+SOURCES = ("q_learning", "ucb", "noisy_oracle", "actor_critic", "ppo", "primal_dual", "dqn")
 BACKBONES = {
     "transformer": ["model.layers=2", "model.width=16", "model.heads=2", "model.window=20"],
     "paper": ["model.layers=1", "model.width=16", "model.heads=2", "model.window=40"],

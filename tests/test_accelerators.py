@@ -51,6 +51,7 @@ from ad_jax.sources.base import SourceConfig
 from ad_jax.sources.dqn import DQN
 from ad_jax.sources.noisy_oracle import NoisyOracle
 from ad_jax.sources.ppo import PPO
+from ad_jax.sources.primal_dual import PrimalDual
 from ad_jax.sources.q_learning import QLearning
 from ad_jax.sources.ucb import UCB
 from ad_jax.stage.collect import Collector
@@ -187,6 +188,7 @@ COLLECTING = {
     "noisy_oracle": (NoisyOracle(persistence=2.0, optimality=0.5), ROOM),
     "actor_critic": (ActorCritic(**ROLL), ROOM),
     "ppo": (PPO(**ROLL, epochs=2, minibatches=2), ROOM),
+    "primal_dual": (PrimalDual(**ROLL, epochs=2), ROOM),
     "dqn": (DEEP_Q, ROOM),
     "actor_critic, real actions": (ActorCritic(**ROLL), POINTS),
     "ppo, real actions": (PPO(**ROLL, epochs=2, minibatches=2), POINTS),

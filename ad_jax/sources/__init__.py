@@ -11,6 +11,7 @@ SOURCES = {
     "dqn": "ad_jax.sources.dqn:DQN",
     "noisy_oracle": "ad_jax.sources.noisy_oracle:NoisyOracle",
     "ppo": "ad_jax.sources.ppo:PPO",
+    "primal_dual": "ad_jax.sources.primal_dual:PrimalDual",
     "q_learning": "ad_jax.sources.q_learning:QLearning",
     "ucb": "ad_jax.sources.ucb:UCB",
 }

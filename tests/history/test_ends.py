@@ -94,7 +94,7 @@ def test_what_is_collected_is_an_independent_simulation_to_the_last_step_of_each
     assert not follows[t.done[:, :-1]].all(), "where an episode ends, only the next observation tells what was reached"
 
 
-@pytest.mark.parametrize("name", ["actor_critic", "ppo", "dqn", "noisy_oracle"])
+@pytest.mark.parametrize("name", ["actor_critic", "ppo", "primal_dual", "dqn", "noisy_oracle"])
 def test_every_source_says_what_its_actions_led_to(name):
     config = sources.make(name, {} if name == "noisy_oracle" else {"actors": 2, "hidden": (4,)})
     learners = Collector(ROOM, config.make(ROOM), 8, mesh_of(), 1, next_observation=True)

@@ -109,7 +109,7 @@ def test_dqn_on_pixels_keeps_the_contract():
     assert len(check_source(config, TINY)) == 5
 
 
-@pytest.mark.parametrize("name", ["actor_critic", "dqn", "ppo"])
+@pytest.mark.parametrize("name", ["actor_critic", "dqn", "ppo", "primal_dual"])
 def test_layers_without_channels_are_refused(name):
     config = sources.make(name, {"channels": [4, 0]})
     with pytest.raises(ConfigError, match=r"source\.channels must be at least 1; got 0"):

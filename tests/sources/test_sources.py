@@ -33,6 +33,10 @@ SUITED = {  # registered source: a family on which nearly everything can be chec
         DarkRoom(size=3, steps=4, start="random"),
         {"actors": 3, "unroll": 6, "hidden": [8], "epochs": 2, "minibatches": 3, "decay_updates": 5},
     ),
+    "primal_dual": (
+        DarkRoom(size=3, steps=4, start="random"),
+        {"actors": 3, "unroll": 6, "hidden": [8], "epochs": 2},
+    ),
     "q_learning": (DarkRoom(size=3, steps=4, reward="terminate"), {}),
 }
 
