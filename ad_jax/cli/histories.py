@@ -12,7 +12,8 @@ OPTION = re.compile(r"[a-z][\w.]*=")
 WAY_IN = f"""\
 Formats: {", ".join(FORMATS)}.
 npz, hdf5 and parquet hold plain arrays of your own; the others are layouts of published histories. Options of a format
-are given as field=value, for example steps=4000 env=dark_room env.size=9. docs/histories.md has a section on each.
+are given as field=value, for example steps=4000 env=dark_room env.size=9; what is there under such a name is a path.
+docs/histories.md has a section on each.
 """
 
 
@@ -90,13 +91,19 @@ def _show(args: argparse.Namespace) -> int:
 
 def _import(args: argparse.Namespace) -> int:
     from ad_jax import files
+    from ad_jax.errors import ConfigError
     from ad_jax.formats.base import options_of
     from ad_jax.formats.importing import import_histories
 
     words = [*args.paths, *args.more]
-    paths = [files.local(word, "PATH") for word in words if not OPTION.match(word)]
-    options = options_of([word for word in words if OPTION.match(word)])
-    store = import_histories(args.format, paths, args.out, options)
+    places = [word for word in words if not OPTION.match(word) or Path(word).expanduser().exists()]
+    if not places:
+        raise ConfigError(
+            f"import expects files or folders; got {', '.join(words)}, of which none is there, so all are taken for "
+            "options. A place that reads like one is also written ./name=value"
+        )
+    options = options_of([word for word in words if word not in places])
+    store = import_histories(args.format, [files.local(word, "PATH") for word in places], args.out, options)
     print(f"histories {store.url}")
     return 0
 

@@ -41,7 +41,9 @@ def as_overrides(words: Sequence[str]) -> list[str]:
 
 
 def _is_value(word: str) -> bool:
-    return NUMBER.fullmatch(word) is not None or not re.match(r"-|[a-z][\w.]*=", word)
+    """Whether a word after a flag is its value: a number, no override, or a place that is there, as `lr=3/h`."""
+    there = "/" in word and os.path.exists(os.path.expanduser(word))
+    return NUMBER.fullmatch(word) is not None or there or not re.match(r"-|[a-z][\w.]*=", word)
 
 
 class Help(argparse.Action):

@@ -76,22 +76,23 @@ class Components:
         return Setting(self.family, model, self.model_config, *seen, tasks, e.replay, mesh, unit, teacher)
 
 
-def build(experiment: Experiment, split: TaskSplit | None = None) -> Components:
+def build(experiment: Experiment, split: TaskSplit | None = None, trains: bool = True) -> Components:
     """Return the experiment's plug-ins and its task split; everything that can be refused is refused here.
 
     Args:
         experiment: what they are of.
         split: which tasks are trained on and which held out, where the histories have decided; None for the
             experiment's own.
+        trains: whether windows of histories are to be drawn, which then must fit them and the model.
 
     Raises:
         ConfigError: for an unknown plug-in or option, or options that contradict each other.
     """
     with settings.pinned():
-        return _build(experiment, split)
+        return _build(experiment, split, trains)
 
 
-def _build(experiment: Experiment, split: TaskSplit | None) -> Components:
+def _build(experiment: Experiment, split: TaskSplit | None, trains: bool) -> Components:
     from ad_jax.envs.base import check_split, seen_spec_of, spec_of
     from ad_jax.envs.stepping import check_types
 
@@ -150,7 +151,8 @@ def _build(experiment: Experiment, split: TaskSplit | None) -> Components:
     )
     if method.feed == "histories":
         check_needs(method.needs, [name for name in STORED if getattr(e.collect, name)])
-        _check_windows(e, components)
+        if trains:
+            _check_windows(e, components)
     return components
 
 

@@ -1,10 +1,13 @@
 """The contract of a format: from files to streams of histories that are read one at a time, and back to files.
 
-A format is a frozen dataclass of options. `open` looks at names, shapes and attributes alone, so it costs little
-whatever the files hold; the arrays of a history are read when it is written to the collection, and then forgotten.
+A format is a frozen dataclass of options. `open` looks at names, shapes and attributes, so it costs little whatever the
+files hold; the arrays of a history are read when it is written to the collection, and then forgotten. Where counts or
+bounds are not given, `open` also goes once through the arrays that show them, a history or less in memory at a time
+(OmniRL always goes through its actions, which say how many rows are steps; Parquet through its column `history`).
 """
 
 import ast
+import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -15,12 +18,12 @@ import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ad_jax.envs.base import TaskFamily
-from ad_jax.errors import ConfigError, ForeignHistoriesError
+from ad_jax.errors import AdJaxError, ConfigError, ForeignHistoriesError
 from ad_jax.files import Json
 from ad_jax.history.foreign import History, Origin
 from ad_jax.history.store import HistoryStore
@@ -28,6 +31,7 @@ from ad_jax.text import some
 from ad_jax.types import Spec
 
 SAID = (".json", ".metadata")  # files beside the data, which may be alike
+DATA = (".npz", ".npy", ".h5", ".hdf5", ".hdf", ".parquet", ".pq", ".pkl", ".pickle", ".mat", ".arrow")
 EXTRAS = {"h5py": "hdf5", "pyarrow": "parquet", "pyarrow.parquet": "parquet", "minari": "minari"}
 
 
@@ -78,6 +82,8 @@ class Format:
     """Options that every format has."""
 
     steps: int | None = None  # keep the first so many steps of each history; those that are shorter are left out
+
+    beside: ClassVar[Collection[str]] = ()  # files that lie beside those that are read and are not wanted, by name
 
     def open(self, paths: Sequence[Path]) -> Foreign:
         """Return what the files, or the folders, hold.
@@ -182,6 +188,24 @@ def expand(paths: Sequence[Path], pattern: str) -> list[Path]:
     return found
 
 
+def passed_over(paths: Sequence[Path], files: Sequence[Path], beside: Collection[str]) -> list[Path]:
+    """Return the files of data in folders that are named by `paths`, and are neither read nor known to lie there."""
+    read = {path.absolute() for path in files}
+    there = (file for path in paths if path.is_dir() for file in path.rglob("*") if file.suffix.lower() in DATA)
+    return sorted((file for file in there if file.absolute() not in read and file.name not in beside), key=natural)
+
+
+@contextlib.contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn whatever a file raises that is cut or damaged into one ForeignHistoriesError that names it."""
+    try:
+        yield
+    except AdJaxError:
+        raise
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ForeignHistoriesError(f"{what} cannot be read: {error}. Is the file cut? Get it again") from error
+
+
 def names_of(folders: Sequence[Path]) -> list[str]:
     """Return the name of each folder, with those above it as far as two would else be called the same."""
     depth = 1
@@ -254,12 +278,8 @@ def in_order(streams: Sequence[Stream], steps: int) -> Callable[[int], Iterator[
 
 
 def _read(stream: Stream, steps: int) -> History:
-    try:
+    with reading(stream.name):
         history = stream.read()
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, ForeignHistoriesError):
-            raise
-        raise ForeignHistoriesError(f"{stream.name} cannot be read: {error}. Is the file cut? Get it again") from error
     return history if len(history.reward) == steps else history.cut(steps)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ad_jax.errors import ForeignHistoriesError
 from ad_jax.formats.ad_eps import metadata_of
-from ad_jax.formats.base import Foreign, Format, Stream, expand, flags, require
+from ad_jax.formats.base import Foreign, Format, Stream, expand, flags, names_of, reading, require
 from ad_jax.formats.zipped import Zipped, joined
 from ad_jax.history.foreign import History, Origin
 from ad_jax.history.write import UNKNOWN
@@ -30,7 +30,8 @@ class HeadlessAd(Format):
 
     def open(self, paths: Sequence[Path]) -> Foreign:
         streams, files, histories = [], [], []
-        for path in expand(paths, "*.metadata"):
+        found = expand(paths, "*.metadata")
+        for path, name in zip(found, names_of([path.parent for path in found]), strict=True):
             names, _ = metadata_of(path)
             pieces = [Zipped(path.parent / name) for name in names]
             for piece in pieces:
@@ -39,7 +40,6 @@ class HeadlessAd(Format):
             files += [path, *(piece.path for piece in pieces)]
             histories.append(pieces)
             steps = sum(int(np.prod(piece.headers["rewards"][0])) for piece in pieces)
-            name = path.parent.name
             streams.append(Stream(name, steps, lambda pieces=pieces, name=name: _history(pieces, name)))
         spec = Spec(
             Discrete(self.num_actions or _largest(histories, "actions") + 1),
@@ -63,4 +63,8 @@ def _history(pieces: list[Zipped], name: str) -> History:
 
 
 def _largest(histories: list[list[Zipped]], field: str) -> int:
-    return max(int(joined(pieces, field).max()) for pieces in histories)
+    most = 0
+    for pieces in histories:
+        with reading(f"{pieces[0].path.parent.name}/{pieces[0].name}"):
+            most = max(most, int(joined(pieces, field).max()))
+    return most

@@ -7,13 +7,14 @@ labels are made with a fresh hidden state at each step. Action 0 is an action, n
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ad_jax.errors import ForeignHistoriesError
-from ad_jax.formats.base import Foreign, Format, Stream, expand, flags, natural, require
+from ad_jax.formats.base import Foreign, Format, Stream, expand, flags, names_of, natural, reading, require
 from ad_jax.formats.files_h5 import opened
 from ad_jax.history.foreign import History, Origin
 from ad_jax.history.write import UNKNOWN
@@ -33,7 +34,7 @@ class Icrl4aht(Format):
     def open(self, paths: Sequence[Path]) -> Foreign:
         files = [file for path in paths for file in expand([path], "*.h*5")]
         streams, shapes, labels, most = [], set(), set(), 0
-        for path in files:
+        for path, called in zip(files, names_of(files), strict=True):
             root = opened(path)
             version = root.attrs.get("schema_version")
             if version != VERSION:
@@ -49,8 +50,10 @@ class Icrl4aht(Format):
                 labels.update(label for label in LABELS if label in group)
                 shapes.add(group["obs"].shape[1:])
                 if self.num_actions is None and len(group["actions"]):
-                    most = max(most, int(group["actions"][()].max()))
-                streams.append(Stream(where, len(group["rewards"]), lambda path=path, name=name: _history(path, name)))
+                    with reading(where):
+                        most = max(most, int(group["actions"][()].max()))
+                task = name if len(files) == 1 else f"{called}/{name}"  # where no attribute says it
+                streams.append(Stream(where, len(group["rewards"]), functools.partial(_history, path, name, task)))
         if len(shapes) != 1:
             raise ForeignHistoriesError(f"expected obs of one shape, received {sorted(shapes)}. Import each alone")
         spec = Spec(Discrete(self.num_actions or most + 1), shapes.pop(), None)
@@ -64,10 +67,10 @@ class Icrl4aht(Format):
         return Foreign(streams, origin, files, spec, episode_length=self.episode_length)
 
 
-def _history(path: Path, name: str) -> History:
+def _history(path: Path, name: str, task_id: str) -> History:
     group = opened(path)[name]
     done = flags(np.asarray(group["dones"]), f"{path.name}[{name}]: dones")
-    task = group.attrs.get("task_id", name)
+    task = group.attrs.get("task_id", task_id)
     return History(
         group["obs"][()],
         group["actions"][()],

@@ -7,11 +7,12 @@ from pathlib import Path
 from ad_jax.errors import ConfigError
 from ad_jax.files import Json
 from ad_jax.formats import FORMATS, kept
-from ad_jax.formats.base import Format, digests, fitted, in_order
+from ad_jax.formats.base import Format, digests, fitted, in_order, passed_over
 from ad_jax.history.store import HistoryStore, Url, open_store
 from ad_jax.history.write import write_histories
 from ad_jax.process.metrics import log
 from ad_jax.registry import make
+from ad_jax.text import some
 
 
 def format_of(name: str, options: Mapping[str, Json]) -> Format:
@@ -48,6 +49,8 @@ def import_histories(
 
 def _imported(name: str, paths: Sequence[Path], out: Url, chosen: Format, progress_seconds: float) -> HistoryStore:
     found = chosen.open(paths)
+    if over := passed_over(paths, found.files, chosen.beside):
+        log(f"import   {len(over)} files of data are no part of {name} and are not read: {some(list(map(str, over)))}")
     kept, steps = fitted(found.streams, chosen.steps, found.actors)
     if left := len(found.streams) - len(kept):
         log(f"import   {left} of {len(found.streams)} histories have fewer than {steps} steps and are left out")

@@ -19,7 +19,7 @@ import numpy as np
 
 from ad_jax.errors import ForeignHistoriesError, HistoryError
 from ad_jax.files import Json, JsonObject, parse, read_json
-from ad_jax.formats.base import Foreign, Format, Stream, expand, family_of, flags, library, natural, require
+from ad_jax.formats.base import Foreign, Format, Stream, expand, family_of, flags, library, names_of, natural, require
 from ad_jax.formats.files_h5 import opened
 from ad_jax.formats.plain import ABOUT, about_of
 from ad_jax.history.foreign import History, Origin
@@ -40,14 +40,16 @@ class Minari(Format):
     values: tuple[int, ...] | None = None  # of each component of whole observations; None: those of the stated space
 
     def open(self, paths: Sequence[Path]) -> Foreign:
-        found = [self._dataset(path.parent) for path in expand(paths, META)]
+        folders = [path.parent for path in expand(paths, META)]
+        names = names_of([folder.parent for folder in folders])  # of one name in two namespaces they are two tasks
+        found = [self._dataset(folder, name) for folder, name in zip(folders, names, strict=True)]
         first = found[0]
         if odd := [one for one in found if one.spec != first.spec or one.family != first.family]:
             raise ForeignHistoriesError(f"expected datasets alike, received {first.spec} and {odd[0].spec}")
         streams = [stream for one in found for stream in one.streams]
         return dataclasses.replace(first, streams=streams, files=[file for one in found for file in one.files])
 
-    def _dataset(self, folder: Path) -> Foreign:
+    def _dataset(self, folder: Path, called: str) -> Foreign:
         meta = read_json(folder / META, error=ForeignHistoriesError, remedy="get it again")
         if meta.get("data_format", "hdf5") != "hdf5" or not (folder / MAIN).is_file():
             raise ForeignHistoriesError(
@@ -77,8 +79,8 @@ class Minari(Format):
         for number in sorted(histories):
             names = histories[number]
             steps = sum(len(root[name]["rewards"]) for name in names)
-            where = f"{folder.parent.name}, history {max(number, 0)}"
-            read = _Episodes(folder / MAIN, tuple(names), str(folder.parent.name), about)
+            where = f"{called}, history {max(number, 0)}"
+            read = _Episodes(folder / MAIN, tuple(names), called, about)
             streams.append(Stream(where, steps, read))
         named = about.get("family", {}).get("name", OPAQUE) != OPAQUE
         return Foreign(

@@ -16,7 +16,8 @@ import numpy as np
 
 from ad_jax.errors import ForeignHistoriesError
 from ad_jax.formats.base import Foreign, Format, Stream, expand, names_of
-from ad_jax.history.foreign import PICKLED, History, Origin
+from ad_jax.formats.zipped import load_npy
+from ad_jax.history.foreign import History, Origin
 from ad_jax.history.write import UNKNOWN
 from ad_jax.types import Discrete, Spec
 
@@ -30,6 +31,8 @@ class OmniRL(Format):
     num_actions: int | None = None  # None: the largest number, which marks an end
     num_states: int | None = None  # None: one more than the largest
     episode_length: int | None = None  # None: the longest episode of the first record
+
+    beside = ("actions_label.npy", "prompts.npy", "tags.npy")
 
     def open(self, paths: Sequence[Path]) -> Foreign:
         folders = [path.parent for path in expand(paths, "observations.npy")]
@@ -75,13 +78,4 @@ def _history(folder: Path, count: int, name: str) -> History:
 
 
 def _load(folder: Path, field: str) -> np.ndarray:
-    path = folder / f"{field}.npy"
-    try:
-        return np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        why = (
-            PICKLED
-            if "pickle" in str(error).lower() or "Python objects" in str(error)
-            else f"{error}. Is it cut? Get it again"
-        )
-        raise ForeignHistoriesError(f"{folder.name}/{field}.npy: {why}") from error
+    return load_npy(folder / f"{field}.npy", f"{folder.name}/{field}.npy")

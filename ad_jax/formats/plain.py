@@ -23,7 +23,7 @@ import numpy as np
 
 from ad_jax.errors import ForeignHistoriesError, unknown
 from ad_jax.files import Json, JsonObject, parse
-from ad_jax.formats.base import Foreign, Format, Stream, family_of, flags, require
+from ad_jax.formats.base import Foreign, Format, Stream, family_of, flags, reading, require
 from ad_jax.history.foreign import PICKLED, History, Origin
 from ad_jax.history.store import HistoryStore
 from ad_jax.history.write import OPAQUE, UNKNOWN
@@ -166,8 +166,7 @@ class Plain(Format):
             high = self.high if self.high is not None else _extreme(blocks, "action", np.max, lead)
             action: Discrete | Box = Box(acting, _plain(low), _plain(high))
         else:
-            most = max(self.actions) if self.actions else int(_extreme(blocks, "action", np.max, lead))
-            action = Discrete(self.num_actions or most + 1)
+            action = Discrete(self.num_actions or 1 + self._largest_action(blocks, lead))
         if self.pixels or kind.kind == "f":
             return Spec(action, shape, None, pixels=self.pixels)
         if self.values is not None:
@@ -177,6 +176,10 @@ class Plain(Format):
             largest = self._flipped(largest[None], blocks[0].name)[0] if self.flip else largest
             values = tuple(int(x) + 1 for x in np.ravel(largest))
         return Spec(action, shape, values)
+
+    def _largest_action(self, blocks: Sequence[Arrays], lead: int) -> int:
+        """Return the largest number of an action, as it is called here."""
+        return max(self.actions) if self.actions else int(_extreme(blocks, "action", np.max, lead))
 
 
 def about_of(store: HistoryStore) -> JsonObject:
@@ -234,7 +237,8 @@ def _extreme(blocks: Sequence[Arrays], name: str, of: Callable, lead: int) -> np
     found = []
     for block in blocks:
         rows = range(block.shapes()[name][0][0]) if lead == 2 else [None]
-        found += [of(block.read(name, row), axis=0) for row in rows]
+        with reading(block.name):
+            found += [of(block.read(name, row), axis=0) for row in rows]
     return of(np.stack(found), axis=0)
 
 

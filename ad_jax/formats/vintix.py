@@ -9,13 +9,14 @@ imported.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ad_jax.errors import ForeignHistoriesError
-from ad_jax.formats.base import Foreign, Format, Stream, expand, require
+from ad_jax.formats.base import Foreign, Format, Stream, expand, names_of, reading, require
 from ad_jax.formats.files_h5 import opened
 from ad_jax.history.foreign import History, Origin
 from ad_jax.history.write import UNKNOWN
@@ -36,7 +37,7 @@ class Vintix(Format):
     def open(self, paths: Sequence[Path]) -> Foreign:
         files = expand(paths, "*.h5")
         streams, shapes, labels = [], set(), set()
-        for path in files:
+        for path, task in zip(files, names_of([path.parent for path in files]), strict=True):
             names = _groups(path)
             root = opened(path)
             for name in names:
@@ -45,7 +46,7 @@ class Vintix(Format):
             steps = sum(len(root[name]["reward"]) for name in names)
             first = root[names[0]]
             shapes.add((first["proprio_observation"].shape[1:], first["action"].shape[1:]))
-            streams.append(Stream(path.name, steps, lambda path=path, names=names: _history(path, names)))
+            streams.append(Stream(path.name, steps, functools.partial(_history, path, names, task)))
         if len(shapes) != 1:
             raise ForeignHistoriesError(
                 f"a collection holds observations and actions of one shape; received {sorted(shapes)}. Import the "
@@ -67,8 +68,13 @@ class Vintix(Format):
     def _bounds(self, files: Sequence[Path]) -> tuple[tuple[float, ...] | float, tuple[float, ...] | float]:
         if self.low is not None and self.high is not None:
             return self.low, self.high
-        groups = [opened(path)[name]["action"] for path in files for name in _groups(path)]
-        low, high = (of(np.stack([of(group[()], axis=0) for group in groups]), axis=0) for of in (np.min, np.max))
+        lows, highs = [], []
+        for path in files:  # only a few of which are open at a time
+            with reading(path.name):
+                for name in _groups(path):
+                    action = opened(path)[name]["action"][()]
+                    lows, highs = [*lows, action.min(axis=0)], [*highs, action.max(axis=0)]
+        low, high = np.min(lows, axis=0), np.max(highs, axis=0)
         return (
             tuple(map(float, np.ravel(low))) if self.low is None else self.low,
             tuple(map(float, np.ravel(high))) if self.high is None else self.high,
@@ -93,7 +99,7 @@ def _groups(path: Path) -> list[str]:
     return names
 
 
-def _history(path: Path, names: list[str]) -> History:
+def _history(path: Path, names: list[str], task: str) -> History:
     def whole(field: str) -> np.ndarray:
         return np.concatenate([opened(path)[name][field][()] for name in names])
 
@@ -106,4 +112,4 @@ def _history(path: Path, names: list[str]) -> History:
         )
     held = (whole(field) for field in ("proprio_observation", "action", "reward"))
     observation, action, reward = held
-    return History(observation, action, reward.reshape(-1), truncated=done, task_id=path.parent.name)
+    return History(observation, action, reward.reshape(-1), truncated=done, task_id=task)

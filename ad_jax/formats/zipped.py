@@ -1,8 +1,10 @@
 """The arrays of an `.npz` file one row at a time: NumPy reads an array as a whole, and a history is one row of it.
 
-Headers are read by NumPy without pickle; an array of Python objects is refused before a byte of it is read.
+`.npy` files, too: of one array, or of records whose fields are arrays. Headers are read by NumPy without pickle; an
+array of Python objects is refused before a byte of it is read.
 """
 
+import contextlib
 import math
 import zipfile
 from collections.abc import Sequence
@@ -55,10 +57,14 @@ class Zipped:
         if stream is None or at > row:
             stream, at = _start(self.path, name), 0
         size = dtype.itemsize * math.prod(shape[1:])
-        stream.seek(size * (row - at), 1)
-        raw = stream.read(size)
-        if len(raw) < size:
-            raise EOFError(f"{name} ends in row {row} of {shape[0]}")
+        with contextlib.ExitStack() as failed:  # of a stream that is damaged, nothing stays open
+            failed.callback(stream.close)
+            failed.callback(kept.drop, key)
+            stream.seek(size * (row - at), 1)
+            raw = stream.read(size)
+            if len(raw) < size:
+                raise EOFError(f"{name} ends in row {row} of {shape[0]}")
+            failed.pop_all()
         if row + 1 == shape[0]:
             kept.drop(key)
         else:
@@ -69,6 +75,45 @@ class Zipped:
         """Return a text that is stored as an array of no axes."""
         shape, _, dtype = self.headers.get(name, ((0,), False, np.dtype(bool)))
         return str(self.read(name, None)) if shape == () and dtype.kind == "U" else None
+
+
+class Records:
+    """An `.npy` file of records, one a step: their fields are arrays."""
+
+    def __init__(self, path: Path):
+        self.path, self.name = path, path.name
+        held = load_npy(path, path.name)
+        if not held.dtype.names:
+            raise ForeignHistoriesError(
+                f"{path.name}: expected records with a field for each array, received {held.dtype} {list(held.shape)}. "
+                "Save the arrays by their names: numpy.savez"
+            )
+        fields = {name: held.dtype[name] for name in held.dtype.names}
+        self.headers: dict[str, Header] = {
+            name: ((*held.shape, *of.shape), False, of.base) for name, of in fields.items()
+        }
+
+    def check(self) -> None:
+        """Do nothing: records with Python objects in them were refused when the file was opened."""
+
+    def read(self, name: str, row: int | None) -> np.ndarray:
+        """Return an array, or one row of it."""
+        held = np.asarray(load_npy(self.path, self.name)[name])
+        return held if row is None else held[row]
+
+
+def load_npy(path: Path, called: str) -> np.ndarray:
+    """Return the array of an `.npy` file; nothing of it is read before it is looked at.
+
+    Raises:
+        ForeignHistoriesError: if it is cut, or holds Python objects; `called` is its name there.
+    """
+    try:
+        return np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        pickled = "pickle" in str(error).lower() or "Python objects" in str(error)
+        why = PICKLED if pickled else f"{error}. Is it cut? Get it again"
+        raise ForeignHistoriesError(f"{called}: {why}") from error
 
 
 def joined(pieces: Sequence[Zipped], name: str) -> np.ndarray:

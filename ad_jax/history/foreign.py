@@ -124,16 +124,20 @@ def column(x: Array, shape: tuple[int, ...], dtype: np.dtype, what: str) -> np.n
 
 
 def check_episodes(done: np.ndarray, what: str, longest: int | None) -> None:
-    """Raise ForeignHistoriesError where an episode is longer than `longest` steps, or none ever ends; `done [T]`."""
+    """Raise ForeignHistoriesError where an episode is longer than `longest` steps, or none ever ends; `done [T]`.
+
+    The steps after the last end are an episode, too, whose end is not there.
+    """
     ends = np.flatnonzero(done) + 1
     if not len(ends):
         raise ForeignHistoriesError(
             f"{what}: no episode ends in its {len(done)} steps. Say where they end (terminated, truncated), or done"
         )
-    steps = np.diff(ends, prepend=0)
+    steps = np.diff(ends, prepend=0, append=len(done))
     if longest is not None and steps.max() > longest:
         number = int(steps.argmax())
+        unfinished = " and no end" if number == len(ends) else ""
         raise ForeignHistoriesError(
-            f"{what}: episode {number} has {steps[number]} steps, and an episode has at most {longest}. Give another "
-            "episode_length, or mend what says where episodes end"
+            f"{what}: episode {number} has {steps[number]} steps{unfinished}, and an episode has at most {longest}. "
+            "Give another episode_length, or mend what says where episodes end"
         )

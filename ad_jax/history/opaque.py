@@ -17,6 +17,7 @@ import numpy as np
 from flax import struct
 from gymnax.environments import environment, spaces
 
+from ad_jax import files
 from ad_jax.envs.base import TaskFamily, TaskSplit
 from ad_jax.errors import ConfigError, HistoryError
 from ad_jax.files import JsonObject
@@ -36,6 +37,11 @@ class Params(environment.EnvParams):
     """The task: its number among those of the collection."""
 
     number: Array = None  # [] int32
+
+
+def _place(url: str) -> str:
+    """Return one name for a place, however it was written."""
+    return url.rstrip("/") if "://" in url else str(files.local(url).absolute())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +70,19 @@ class Opaque(TaskFamily[State, Params]):
         if found is None:
             raise ConfigError(f"{where} holds no learning histories. ad-jax histories import makes some")
         return found
+
+    def collection(self, asked: str | None = None) -> str:
+        """Return where the histories are that these tasks are of.
+
+        Raises:
+            ConfigError: if others are asked for: what they are of has other ids, or none.
+        """
+        if asked is not None and _place(asked) != _place(self.histories):
+            raise ConfigError(
+                f"--histories {asked}: opaque tasks are those of env.histories={self.histories}, and are learned from "
+                "there alone. Leave --histories out, or name that collection in both"
+            )
+        return self.histories
 
     @functools.cached_property
     def _ids(self) -> list[str]:

@@ -66,7 +66,8 @@ def write_histories(
         spec: of observations and actions, for tasks that are *opaque*: ids, which can be trained on and not simulated.
         family: of the tasks, in the place of `spec`. Each history's `task` holds the leaves that differ from the
             family's defaults, and every step is checked against the family's own dynamics where a start can be set.
-        count: how many there are; None where `histories` has a length.
+        count: how many there are; None where `histories` has a length. Where there are more or fewer, that is said as
+            soon as it is seen: at once of what has a length or reads from a number on, else before the last chunk.
         episode_length: most steps of an episode; None for the family's, or for the longest of the first history.
         reward_dtype: that holds every reward exactly; None for the family's, or float32.
         actors: of one learner, whose histories follow each other.
@@ -78,7 +79,8 @@ def write_histories(
         The finished collection.
 
     Raises:
-        ForeignHistoriesError: naming the history that cannot be, and why; nothing of the collection stays.
+        ForeignHistoriesError: naming the history that cannot be, and why; nothing of the collection stays. For more or
+            fewer histories than `count`, finished chunks do.
         HistoryError: if `url` holds something else or cannot be written; finished chunks are kept.
     """
     if (spec is None) == (family is None):
@@ -90,15 +92,20 @@ def write_histories(
     read, first = _reader(cast(Any, histories))
     if count < 1 or first is None:
         raise ForeignHistoriesError("write_histories: expected at least one history, received none")
+    if isinstance(histories, Sized) and len(histories) != count:
+        raise _AnotherNumberError(f"expected {count} histories, received {len(histories)}. {COUNT}")
+    if callable(histories) and next(read(count), None) is not None:
+        raise _AnotherNumberError(f"expected {count} histories, received more. {COUNT}")
     writing = _Writing(
         spec, family, count, episode_length, reward_dtype, actors, origin or Origin(), first, allow_duplicates
     )
     with HistoryWriter.open(url, writing.manifest) as writer:
         try:
             writing.run(writer, url, read, progress_seconds)
-        except ForeignHistoriesError:
+        except ForeignHistoriesError as error:
             writer.flush()
-            _forget(url)
+            if not (isinstance(error, _AnotherNumberError) and writer.finished):
+                _forget(url)
             raise
     return open_store(url)
 
@@ -200,16 +207,22 @@ class _Writing:
             ids = []
             for number in range(first, end):
                 if (history := next(rest, None)) is None:
-                    raise ForeignHistoriesError(f"expected {self.count} histories, received {number}")
+                    raise self._another_number(str(number))
                 ids.append(self._fill(history, number, number - first, arrays))
             at = end
             histories = self._histories(arrays, ids)
             self._check(histories, np.arange(first, end), seen)
+            if at == self.count and next(rest, None) is not None:
+                raise self._another_number("more")
             writer.write(chunk, histories, self._earned(histories))
             done += end - first
             progress.update(done)
-        if todo and at == self.count and next(rest, None) is not None:
-            raise ForeignHistoriesError(f"expected {self.count} histories, received more. Give their number as count")
+
+    def _another_number(self, received: str) -> "_AnotherNumberError":
+        return _AnotherNumberError(
+            f"expected {self.count} histories, received {received}. {COUNT}, in another directory; chunks that were "
+            "complete are kept, and the same call goes on with them if it is given as many as it says"
+        )
 
     def _fill(self, history: History, number: int, row: int, arrays: Mapping[str, np.ndarray]) -> str:
         """Put a history into its row; returns its task's id."""
@@ -279,6 +292,11 @@ class _Writing:
         return seen
 
 
+class _AnotherNumberError(ForeignHistoriesError):
+    """More histories or fewer than were announced: nothing is wrong with those that are there."""
+
+
+COUNT = "Give their number as count"
 UNKNOWN = "not known"  # `Origin.termination` where every end of an episode stands as truncated
 
 

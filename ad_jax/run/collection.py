@@ -205,7 +205,7 @@ def unseen_split(url: str, e: Experiment, p: Components) -> TaskSplit | None:
 def facts_if_complete(url: str, e: Experiment, p: Components, behavior: JsonObject) -> dict[str, float] | None:
     """Facts of given histories that are complete; None of others, which the writer resumes or refuses."""
     there = history_store.manifest_at(url)
-    if there is not None and there.source.get("name") == IMPORTED:
+    if there is not None and (there.source.get("name") == IMPORTED or not p.family.simulated):
         check_histories(there, e, p, behavior, url, given=True)
         history_store.open_store(url)  # whole, or refused: nobody here collects what is missing
     with contextlib.suppress(HistoryError):

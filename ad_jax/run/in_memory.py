@@ -55,6 +55,8 @@ class Learned(NamedTuple):
 def collect(experiment: Experiment, held_out: str = "") -> Histories:
     """Run the source on the training tasks; every step of every lifetime, `[H, T, ...]` in host memory.
 
+    Windows may be longer than what is collected: histories are also made to look at, or to be joined.
+
     Args:
         experiment: gives source, tasks and how much is collected.
         held_out: the name of one of the split's sets, where the source is to learn those tasks in their place: what
@@ -64,7 +66,7 @@ def collect(experiment: Experiment, held_out: str = "") -> Histories:
         ConfigError: if the experiment contradicts itself, or for an unknown set (near matches are listed).
         AdJaxError: if an observation, action or reward is not finite or not what the family states.
     """
-    e, p = experiment, build(experiment)
+    e, p = experiment, build(experiment, trains=False)
     tasks = _set(p, held_out) if held_out else p.split.train
     ids, seeds = p.family.task_ids(tasks), e.collect.seeds
     collector = collecting.Collector.of(p.family, p.source, e.collect, rows_mesh(e.mesh))

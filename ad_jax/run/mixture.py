@@ -21,6 +21,7 @@ from ad_jax.checkpoint import checkpoint, lineage
 from ad_jax.errors import ConfigError, OtherCheckpointError
 from ad_jax.experiment import Experiment, Mixture, build_members
 from ad_jax.files import JsonObject
+from ad_jax.history.opaque import Opaque
 from ad_jax.history.store import HistoryStore
 from ad_jax.process import distributed, provenance
 from ad_jax.process.metrics import log
@@ -65,7 +66,7 @@ class MixtureRun:
         mixture: what to run; equal to the directory's if it holds one already.
         folder: the run directory; default `runs/<name>/<hash of the config>`.
         histories: where the collections are: one place, in which each family's has its name, or a place for each by
-            name; default in the families' directories.
+            name; default in the families' directories. Those of opaque tasks are where `env.histories` says.
         trains: whether to refuse at once, before anything is written, what these devices cannot train.
         redo: delete histories and checkpoints that no longer fit, and make them anew, where they would be refused.
 
@@ -98,7 +99,11 @@ class MixtureRun:
 
     def _member(self, name: str, histories: str | Mapping[str, str] | None) -> MemberRun:
         """Return the run of a member, in its own directory."""
-        place = f"{histories.rstrip('/')}/{name}" if isinstance(histories, str) else (histories or {}).get(name)
+        if isinstance(histories, str):
+            opaque = isinstance(self.experiment.members[name].experiment.env, Opaque)
+            place = None if opaque else f"{histories.rstrip('/')}/{name}"
+        else:
+            place = (histories or {}).get(name)
         own, fitted = self.folder / "members" / name, self.experiment.members[name].held_out
         return MemberRun(self.parts.experiments[name], own, place, None if fitted else self.folder, name, self.redo)
 
@@ -110,6 +115,7 @@ class MixtureRun:
     @alone
     def all(self) -> Path:
         """Go through the four stages; returns the report's page."""
+        self._can_evaluate()
         self._can_train()
         self.collect()
         self.distill()
@@ -138,13 +144,14 @@ class MixtureRun:
 
     @alone
     def evaluate(self) -> None:
-        """Stage 3, of each member."""
+        """Stage 3, of each member whose tasks can be simulated."""
+        self._can_evaluate()
         for name, run in self.runs.items():
             if run.components.family.simulated:
                 log(f"evaluate {name}")
                 run.evaluate()
             else:
-                log(f"evaluate {name}: its tasks are ids of imported histories, in which nothing can be played")
+                log(f"evaluate {name}: {self._missing(name)}")
 
     @alone
     def report(self) -> Path:
@@ -159,6 +166,24 @@ class MixtureRun:
         written = page.write(self.experiment.name, results, self.folder / "report")
         log(f"\n{page.table(results)}\n\nreport   {written}")
         return str(written)
+
+    def _can_evaluate(self) -> None:
+        """Raise ConfigError where the tasks of every member are ids, so that nothing can be played in any."""
+        if not any(run.components.family.simulated for run in self.runs.values()):
+            first = next(iter(self.runs))
+            raise ConfigError(
+                f"{self.experiment.name}: no member can be evaluated, all can be trained (ad-jax distill). {first}: "
+                f"{self._missing(first)}"
+            )
+
+    def _missing(self, name: str) -> str:
+        """Say why a member whose tasks are ids is not evaluated, and what acts in its place."""
+        run = self.runs[name]
+        where = f"{str(run.folder)!r}" if run.fitted else f"{str(self.folder)!r}, env={name!r}"
+        return (
+            "its tasks are ids of imported histories, and what an action does in them is not known. Agent.load("
+            f"{where}) acts in any world that has {run.components.spec}"
+        )
 
     def _can_train(self) -> bool:
         """Whether the trunk can be trained on the devices there are, and has not been; raises as `Run`'s."""

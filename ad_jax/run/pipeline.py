@@ -89,7 +89,7 @@ class Run:
     Args:
         experiment: what to run; equal to the directory's if it holds one already.
         folder: the run directory; default `runs/<name>/<hash of the config>`.
-        histories: where the collection is; default `folder/histories`.
+        histories: where the collection is; default `folder/histories`. Of opaque tasks it is `env.histories`.
         trained: the run directory whose trained model is evaluated; default `folder` itself.
         redo: delete histories and checkpoints of the run directory that no longer fit the experiment and its plug-ins,
             and make them anew, where they would be refused.
@@ -116,7 +116,7 @@ class Run:
 
         self.folder = files.local(folder or distributed.on_first(default), "--dir").absolute()
         if isinstance(experiment.env, Opaque):
-            histories = histories or experiment.env.histories
+            histories = experiment.env.collection(histories)
         self.histories, self.given = histories or str(self.folder / "histories"), histories is not None
         self.trained, self.redo = files.local(trained or self.folder).absolute(), redo
         self.origins = Origins(experiment, self.components)

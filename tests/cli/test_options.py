@@ -28,6 +28,13 @@ def test_flags_mean_overrides(line):
     assert as_overrides(line.split()) == FORMS[line]
 
 
+def test_a_place_whose_name_reads_like_an_override_is_a_value_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=3/h").mkdir(parents=True)
+    assert as_overrides(["--env.histories", "lr=3/h"]) == ["env.histories=lr=3/h"]
+    assert as_overrides(["--model.exact_context", "lr=4/h"]) == ["model.exact_context=true", "lr=4/h"]
+
+
 def test_a_flag_changes_the_experiment_and_a_wrong_one_is_refused_alike(capsys):
     assert main(["show", "dark_room", "--scale", "smoke", "--model.layers", "3", "--env", "dark_room_hard"]) == 0
     shown = capsys.readouterr().out

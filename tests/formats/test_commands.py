@@ -39,6 +39,19 @@ def test_import_show_and_export_by_command(public, tmp_path, capsys):
         assert found["action"].shape == (2, 400)
 
 
+def test_a_path_whose_name_reads_like_an_option_is_a_path(public, tmp_path, monkeypatch, capsys):
+    """As sweeps name their folders. What is nowhere is an option, and an import needs a path."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "steps=400").symlink_to(public)
+    (tmp_path / "run=3").mkdir()
+    (tmp_path / "run=3/d").symlink_to(public)
+    for number, words in enumerate((["run=3/d"], ["steps=400", "size=9"], ["size=9", "./steps=400"])):
+        assert main(["histories", "import", "ad_eps", *words, "--out", f"h{number}"]) == 0, capsys.readouterr().err
+        assert open_store(tmp_path / f"h{number}").manifest.steps == 600
+    assert main(["histories", "import", "ad_eps", "steps=401", "--out", "h"]) == 2
+    assert "got steps=401, of which none is there" in capsys.readouterr().err
+
+
 def test_what_cannot_be_is_one_line_and_status_2(public, tmp_path, capsys):
     out = str(tmp_path / "h")
     for words, told in (

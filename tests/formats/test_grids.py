@@ -1,4 +1,4 @@
-"""Dark grids of AD-epsilon, DICP and RA-DT, and Headless-AD: each guess that goes wrong, on a file in that layout."""
+"""Dark grids of AD-epsilon and DICP, and Headless-AD: each guess that goes wrong, on a file in that layout."""
 
 import json
 
@@ -8,13 +8,10 @@ from history_helpers import files, refused
 from public_layouts import (
     AD_EPS,
     DICP,
-    RA_DT,
     ad_eps,
     dicp,
     key_to_door,
     metadata,
-    ra_dt,
-    ra_dt_episodes,
     room,
     save_ad_eps,
 )
@@ -174,6 +171,16 @@ def test_headless_ads_actions_are_those_of_one_environment_each(tmp_path):
     assert "cannot be compared" in info(tmp_path / "h")
 
 
+def test_folders_of_headless_ad_of_one_name_are_two_tasks(tmp_path):
+    for run, goal in (("a", (2, 6)), ("b", (3, 3))):
+        folder = tmp_path / f"d/{run}/tabularQ"
+        folder.mkdir(parents=True)
+        save_ad_eps(folder / "trajectories_0.npz", room(goal, AD_EPS, 2), flat=True)
+        metadata(folder, ["trajectories_0.npz"], list(goal))
+    found = read("headless_ad", tmp_path / "d", tmp_path / "h", num_actions=21, num_states=81)
+    assert found.task_ids == ["a/tabularQ", "b/tabularQ"]
+
+
 def test_dicp_is_time_first_and_its_groups_are_tasks(tmp_path):
     """(a) time first; (c) other actions; (b) next_states at an end is the reset's."""
     pytest.importorskip("h5py")
@@ -205,64 +212,3 @@ def test_dicps_worlds_begin_in_the_center(tmp_path):
     dicp(tmp_path / "a.hdf5")
     refused(lambda: read("dicp", tmp_path / "a.hdf5", tmp_path / "h", start="corner"), "an episode begins at (4, 4)")
     refused(lambda: read("dicp", tmp_path / "a.hdf5", tmp_path / "h", size=6), "group 40", "has 36")
-
-
-def test_names_of_ra_dt_are_turned_around_and_compared_with_rewards(tmp_path):
-    """(a) A name holds (column, row), observations (row, column); (e) other actions."""
-    found = read("ra_dt", ra_dt(tmp_path / "d"), tmp_path / "h")
-    assert sorted(found.task_ids) == ["goal-2-7", "goal-5-1"]
-    x = room((2, 7), RA_DT, 3, size=10, steps=100, start=(0, 0), greedy=2.0)
-    row = found.task_ids.index("goal-2-7")
-    t = found.read().transition
-    np.testing.assert_array_equal(t.observation[row], x["observation"].reshape(-1, 2))
-    np.testing.assert_array_equal(t.action[row] == 0, x["action"].reshape(-1) == 4)
-    folder = ra_dt(tmp_path / "e", goals=((2, 7),))
-    (folder / "[0,0]_[7,2].npz").rename(folder / "[0,0]_[2,7].npz")
-    refused(lambda: read("ra_dt", folder, tmp_path / "g"), "rewards come in [[2, 7]]", "goal is [7, 2]")
-
-
-def test_next_observations_of_ra_dt_are_not_the_last_of_an_episode(tmp_path):
-    """(b) They are what the reset gave, so they are not stored."""
-    found = read("ra_dt", ra_dt(tmp_path / "d"), tmp_path / "h")
-    assert found.read().transition.next_observation is None
-    assert not found.manifest.provenance["imported"]["terminal_observation"]
-
-
-def test_a_last_step_of_ra_dt_that_pays_leads_nobody_knows_where(tmp_path):
-    """(g) The last episode may not end; what follows its last step is not in the file."""
-    folder = ra_dt(tmp_path / "d", goals=((0, 1),))
-    x = {name: y[:200] for name, y in np.load(folder / "[0,0]_[1,0].npz").items()}
-    x["observations"][-1], x["actions"][-1], x["rewards"][-1], x["dones"][-1] = (0, 0), 1, 1, False
-    x["observations"][-2], x["actions"][-2], x["rewards"][-2] = (0, 0), 4, 0
-    x["observations"][-3], x["actions"][-3], x["rewards"][-3] = (0, 1), 3, 0
-    x["observations"][-4], x["actions"][-4], x["rewards"][-4] = (0, 1), 4, 1
-    keep = np.r_[0:100, 100:102, 196:200]
-    start = {"observations": [(0, 0), (0, 0)], "actions": [[4], [1]], "rewards": [0, 1]}
-    for name, y in start.items():
-        x[name][100:102] = y
-    np.savez(folder / "[0,0]_[1,0].npz", **{name: y[keep] for name, y in x.items()})
-    found = read("ra_dt", folder, tmp_path / "h")
-    assert found.task_ids == ["goal-0-1"] and found.read().transition.reward[0, -1] == 1
-
-
-def test_rewards_of_ra_dt_to_which_a_value_was_added_are_refused(tmp_path):
-    """(c)"""
-    rewards = np.zeros(300, np.float32)
-    rewards[99] = 0.37
-    folder = ra_dt(tmp_path / "d", rewards=rewards)
-    refused(lambda: read("ra_dt", folder, tmp_path / "h"), "reward 0.37 at step 99", "value estimate")
-
-
-def test_files_of_one_episode_each_follow_their_numbers(tmp_path):
-    """(h) Unless they were sorted by return."""
-    found = read("ra_dt", ra_dt_episodes(tmp_path / "d"), tmp_path / "h")
-    x = room((2, 7), RA_DT, 12, size=10, steps=100, start=(0, 0), greedy=1.0)
-    np.testing.assert_array_equal(found.read().transition.reward[0], x["reward"].reshape(-1))
-    place = ra_dt_episodes(tmp_path / "e", by_return=True)
-    refused(lambda: read("ra_dt", place, tmp_path / "g"), "sort_by_return")
-
-
-def test_pickled_buffers_are_refused(tmp_path):
-    (tmp_path / "d").mkdir()
-    (tmp_path / "d/buffer.pkl").write_bytes(b"")
-    refused(lambda: read("ra_dt", tmp_path / "d", tmp_path / "h"), "pickle", "numpy.savez")

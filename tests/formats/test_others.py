@@ -180,6 +180,21 @@ def test_records_of_one_name_in_two_folders_are_two_tasks(tmp_path):
     assert found.task_ids == ["a/record-0", "b/record-0"]
 
 
+def test_folders_of_one_name_are_two_tasks(tmp_path):
+    """So are groups of one number, where no attribute says what the task is."""
+    folders = [vintix(tmp_path / run / "reach-v2", seed=seed) for seed, run in enumerate("ab")]
+    assert import_histories("vintix", folders, tmp_path / "h", {"low": -1.0, "high": 1.0}).task_ids == [
+        "a/reach-v2",
+        "b/reach-v2",
+    ]
+    paths = [tmp_path / "a.hdf5", tmp_path / "b.hdf5"]
+    for seed, path in enumerate(paths):
+        icrl4aht(path, streams=1, seed=seed)
+        with library("h5py").File(path, "a") as file:
+            del file["0"].attrs["task_id"]
+    assert import_histories("icrl4aht", paths, tmp_path / "g", {}).task_ids == ["a.hdf5/0", "b.hdf5/0"]
+
+
 def test_the_rows_of_ends_in_omnirl_are_no_steps(tmp_path):
     """(a) One row more at each end, (b) which says that it ended."""
     folder = omnirl(tmp_path / "record-0", episodes=(4, 3, 4))
@@ -238,6 +253,13 @@ def test_a_dataset_of_minari_is_one_history_with_its_last_observations(tmp_path)
     assert t.terminated.sum() == t.truncated.sum() == 6
     assert found.manifest.spec == Spec(Discrete(3), (2,), None)
     assert found.manifest.next_observation
+
+
+def test_datasets_of_one_name_in_two_namespaces_are_two_tasks(tmp_path):
+    for namespace, episodes in (("mine", (4, 3)), ("yours", (3, 4))):
+        minari(tmp_path / namespace / "log-v0", episodes)
+    found = read("minari", tmp_path, tmp_path / "h")
+    assert found.task_ids == ["mine/log-v0", "yours/log-v0"]
 
 
 @pytest.mark.parametrize("still", [False, True])

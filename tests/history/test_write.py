@@ -152,6 +152,7 @@ BAD = {
     "copy": (lambda: dataclasses.replace(one(1), task_id="x"), ("history 3 is history 1 once more",)),
     "endless": (lambda: one(3, truncated=np.zeros(12, bool)), ("no episode ends", "history 3")),
     "long": (lambda: one(3, truncated=np.arange(12) == 11), ("12 steps", "at most 4", "episode_length")),
+    "tail": (lambda: one(3, truncated=np.arange(12) == 3), ("episode 1 has 8 steps and no end", "at most 4")),
     "no task": (lambda: one(3, task_id=None), ("task_id", "history 3")),
     "leaf": (lambda: one(3, task={"goal": np.zeros(2)}), ("goal", "history 3")),
     "text": (lambda: one(3, action=np.array(["a"] * 12)), ("expected numbers", "history 3")),
@@ -168,8 +169,28 @@ def test_input_that_cannot_be_is_one_error_and_nothing_stays(tmp_path, small, na
 
 
 @pytest.mark.parametrize("count", [3, 5])
-def test_another_number_of_histories_is_refused(tmp_path, small, count):
-    refused(lambda: write_histories(tmp_path / "h", map(one, range(4)), SPEC, count=count), f"expected {count}")
+def test_another_number_of_histories_is_told_before_anything_is_written(tmp_path, small, count):
+    """Of what has a length, and, where there are more, of what reads from a number on."""
+    refused(lambda: write_histories(tmp_path / "h", [one(i) for i in range(4)], SPEC, count=count), f"expected {count}")
+    assert not (tmp_path / "h").exists()
+
+
+def test_more_histories_than_a_reader_says_are_told_before_anything_is_written(tmp_path, small):
+    refused(lambda: write_histories(tmp_path / "h", lambda i: map(one, range(i, 4)), SPEC, count=3), "expected 3")
+    assert not (tmp_path / "h").exists()
+
+
+@pytest.mark.parametrize("given", [4, 6])
+def test_another_number_of_histories_leaves_the_chunks_that_were_complete(tmp_path, small, given):
+    refused(lambda: write_histories(tmp_path / "h", map(one, range(given)), SPEC, count=5), "expected 5", "kept")
+    assert sorted(x.name for x in (tmp_path / "h/ledger").iterdir()) == ["000000.json", "000001.json"]
+    write_histories(tmp_path / "h", map(one, range(5)), SPEC, count=5)
+    write_histories(tmp_path / "whole", map(one, range(5)), SPEC, count=5)
+    assert files(tmp_path / "h") == files(tmp_path / "whole")
+
+
+def test_where_no_chunk_was_complete_nothing_stays(tmp_path):
+    refused(lambda: write_histories(tmp_path / "h", map(one, range(4)), SPEC, count=3), "expected 3")
     assert files(tmp_path / "h") == {}
 
 

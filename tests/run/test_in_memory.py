@@ -73,6 +73,15 @@ def test_histories_are_those_of_a_run_directory(on_disk, histories):
     chex.assert_trees_all_equal_dtypes(mine, there)
 
 
+def test_windows_that_only_training_draws_are_none_of_collectings_business():
+    """Histories are also made to be looked at."""
+    long = override(EXPERIMENT, ["replay.segment=100000", "collect.episodes=2", "collect.seeds=1", "tasks.used=1"])
+    found = in_memory.collect(long)
+    assert found.transition.reward.shape[0] == 1
+    with pytest.raises(ConfigError, match=r"replay\.segment=100000 .* longer than a history"):
+        in_memory.train(long, found)
+
+
 def test_parameters_are_those_of_a_run_directory(on_disk, learned):
     chex.assert_trees_all_equal(learned.params, Agent.load(on_disk).params)
 

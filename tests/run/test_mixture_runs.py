@@ -9,14 +9,16 @@ import pytest
 from helpers import files, refused
 from small_worlds import ARMS, POINT, ROOM, WORLDS, of
 
-from ad_jax import Agent, MixtureRun, Run
+from ad_jax import Agent, History, MixtureRun, Run, write_histories
 from ad_jax.__main__ import main
 from ad_jax.checkpoint import checkpoint
 from ad_jax.errors import AdJaxError, ConfigError, OtherCheckpointError
 from ad_jax.experiment import Member, override_mixture
 from ad_jax.files import read_json
+from ad_jax.history.opaque import Opaque
 from ad_jax.keys import named_key
 from ad_jax.models.together import view
+from ad_jax.types import Discrete, Spec
 
 
 def params_in(folder):
@@ -189,3 +191,50 @@ def test_histories_that_changed_under_a_training_are_refused_or_trained_on_anew(
     meta = run.runs["room"].origins.of_run() | {"histories": "others"}
     with pytest.raises(OtherCheckpointError, match="other histories"):
         run._checkpoints({"room": type("Store", (), {"fingerprint": meta["histories"]})()})  # pyright: ignore
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    """Return a collection of somebody's log, whose tasks are ids."""
+    rng, done = np.random.default_rng(0), np.arange(1, 17) % 4 == 0
+    given = [
+        History(rng.normal(size=(16, 3)), rng.integers(0, 4, 16), rng.normal(size=16), truncated=done, task_id=str(i))
+        for i in range(8)
+    ]
+    place = tmp_path_factory.mktemp("log") / "h"
+    write_histories(place, given, Spec(Discrete(4), (3,), None))
+    return str(place)
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_a_member_whose_tasks_are_ids_is_trained_and_not_evaluated(log, worlds, tmp_path, capsys, held_out):
+    """The place of the others' histories is none of its own, and nothing is collected there."""
+    mine = Member(dataclasses.replace(ROOM, name="log", env=Opaque(log)), held_out=held_out)
+    shutil.copytree(worlds.folder / "members" / "room" / "histories", tmp_path / "place" / "room")
+    run = MixtureRun(of(ROOM, mine), tmp_path / "run", str(tmp_path / "place"))
+    run.all()
+    assert run.runs["log"].histories == log
+    assert [path.name for path in (tmp_path / "place").iterdir()] == ["room"]
+    told = capsys.readouterr().out
+    assert "evaluate log: its tasks are ids" in told and "Discrete(n=4)" in told
+    assert "members/room/report" in (run.folder / "report" / "index.html").read_text()
+    agent = Agent.load(run.folder / "members" / "log") if held_out else Agent.load(run.folder, env="log")
+    assert agent.act(np.zeros((1, 3), np.float32)).shape == (1,)
+
+
+def test_a_mixture_that_cannot_be_evaluated_at_all_is_refused_before_it_is_trained(log, tmp_path):
+    run = MixtureRun(of(dataclasses.replace(ROOM, name="log", env=Opaque(log))), tmp_path / "run")
+    for stage in (run.all, run.evaluate):
+        with pytest.raises(ConfigError, match=r"no member can be evaluated.*ad-jax distill.*Agent\.load"):
+            stage()
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_opaque_tasks_are_learned_from_their_own_collection_alone(log, tmp_path):
+    e = dataclasses.replace(ROOM, name="log", env=Opaque(log))
+    with pytest.raises(ConfigError, match=r"opaque tasks are those of env\.histories.*Leave --histories out"):
+        Run(e, tmp_path / "run", str(tmp_path / "other"))
+    with pytest.raises(ConfigError, match="opaque tasks are those"):
+        MixtureRun(of(e), tmp_path / "mixed", {"log": str(tmp_path / "other")})
+    assert not (tmp_path / "other").exists()
+    assert Run(e, tmp_path / "run", f"{log}/").histories == log
