@@ -15,7 +15,7 @@ from ad_jax import envs, models
 from ad_jax.bench.count import denoise_flops
 from ad_jax.bench.peak import peak
 from ad_jax.bench.rows import Row, rate
-from ad_jax.bench.sizes import Sizes
+from ad_jax.bench.sizes import Case, Sizes
 from ad_jax.bench.timing import Work, measure
 from ad_jax.envs.base import spec_of
 from ad_jax.envs.grid import Grid
@@ -36,25 +36,36 @@ WAYS = {
 
 def rows(sizes: Sizes) -> Iterator[Row]:
     """All rows of the stage."""
-    family, case = envs.make("dark_room", {}), sizes.acting or sizes.cases[0]
-    assert isinstance(family, Grid)
-    config = models.make(case.model, case.options)
-    assert isinstance(config, Transformer)
-    # One entry more than an episode has, so that no plan ends before it.
-    method = Diffuser(horizon=family.steps + 1, return_scale=1.0)
-    model = method.model(config, spec_of(family))
-    params = jax.jit(model.init)(a_key(0))
+    family = room()
+    made, of_a_pass = planner(sizes.acting or sizes.cases[0], family)
     for lifetimes in sizes.plans:
-        runs = {name: episode(model, params, family, method, asked, lifetimes) for name, (asked, _) in WAYS.items()}
+        runs = {name: episode(*made, asked, lifetimes) for name, (asked, _) in WAYS.items()}
         works = {name: Work(run, lifetimes * family.steps) for name, run in runs.items()} | {"peak": peak(sizes)}
         seconds = measure(works, sizes.rounds, sizes.budget)
-        of_a_pass = denoise_flops(params, config, family.steps + 1)
         for name, (_, passes) in WAYS.items():
             yield rate(
                 f"plan/diffuser/{lifetimes} lifetimes/{name}", "decisions/s", works[name].amount, seconds[name],
                 "limits/peak float32", works["peak"].amount, seconds["peak"], of_a_pass * passes * lifetimes,
                 flop_per_pass=of_a_pass, passes_per_decision=passes / family.steps,
             )  # fmt: skip
+
+
+def room() -> Grid:
+    """Return the world."""
+    family = envs.make("dark_room", {})
+    assert isinstance(family, Grid)
+    return family
+
+
+def planner(case: Case, family: Grid) -> tuple[tuple[Model, PyTree, Grid, Diffuser], float]:
+    """Return what `episode` takes first, with a backbone, and the FLOP of a pass for one plan."""
+    config = models.make(case.model, case.options)
+    assert isinstance(config, Transformer)
+    # One entry more than an episode has, so that no plan ends before it.
+    method = Diffuser(horizon=family.steps + 1, return_scale=1.0)
+    model = method.model(config, spec_of(family))
+    params = jax.jit(model.init)(a_key(0))
+    return (model, params, family, method), denoise_flops(params, config, family.steps + 1)
 
 
 def episode(model: Model, params: PyTree, family: Grid, method: Diffuser, asked: Asked, lifetimes: int):

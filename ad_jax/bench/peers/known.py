@@ -37,12 +37,19 @@ class Work(NamedTuple):
 
 
 AD_EPS = ("https://github.com/corl-team/ad-eps", "8db090addf56c43e5f60a5ffaacbabfd8ca74118")
+TRAJECTORY_TRANSFORMER = (
+    "https://github.com/jannerm/trajectory-transformer",
+    "8834a6ed04ceeab8fdb9465e145c6e041c05d71b",
+)
+DIFFUSER = ("https://github.com/jannerm/diffuser", "7ea422860cc0106e5ca5949d980f04b799d5462c")
 
 PEERS: Mapping[str, Peer] = {
     "rejax": Peer("rejax", "rejax_worker.py"),
     "torch": Peer("torch", "torch_worker.py"),
     "torch_compile": Peer("torch", "torch_worker.py"),
     "ad_eps": Peer("ad_eps", "ad_eps_worker.py", AD_EPS),
+    "trajectory_transformer": Peer("planners", "trajectory_transformer_worker.py", TRAJECTORY_TRANSFORMER),
+    "diffuser": Peer("planners", "diffuser_worker.py", DIFFUSER),
 }
 
 
@@ -66,12 +73,27 @@ def works(quick: bool) -> dict[str, Work]:
         "segment": 100,
         "updates": 2 if quick else 10,
     }
+    searching: JsonObject = {
+        "kind": "searching", "model": model, "beam": 32, "horizon": 10, "expand": 2, "bins": 81,
+        "decisions": 1 if quick else 8,
+    }  # fmt: skip
+    # Its network halves the plan twice, and with a width of 24 a pass has 7.7 MFLOP for 8.9 of ours.
+    denoising: JsonObject = {
+        "kind": "denoising", "model": model, "lifetimes": 4 if quick else 64, "passes": 20, "plans": 20, "horizon": 24,
+        "dim": 24,
+    }  # fmt: skip
     acting: JsonObject = {"kind": "acting", "model": model, "rollouts": 81, "steps": 40 if quick else 100}
     return {
         "PPO, CartPole-v1, 16 learners": Work("env steps/s", learners * ppo["env_steps"], ("rejax",), ppo),
         "DQN, CartPole-v1, 16 learners": Work("env steps/s", learners * dqn["env_steps"], ("rejax",), dqn),
         "training, 4 layers of width 64, batch 64 x 100": Work(
             "positions/s", 64 * 100 * training["updates"], ("torch", "torch_compile"), training
+        ),
+        "planning by beam search, 32 x 10 steps, 1 lifetime": Work(
+            "decisions/s", searching["decisions"], ("trajectory_transformer",), searching
+        ),
+        f"planning by diffusion, 20 passes, {denoising['lifetimes']} lifetimes": Work(
+            "decisions/s", denoising["lifetimes"] * denoising["plans"], ("diffuser",), denoising
         ),
         "acting in context, 81 rollouts, window 100": Work(
             "env steps/s", 81 * acting["steps"], ("ad_eps",), acting

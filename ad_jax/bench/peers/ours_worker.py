@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ad_jax import envs, sources
-from ad_jax.bench import distilling, evaluating
+from ad_jax.bench import diffusing, distilling, evaluating, searching
 from ad_jax.bench.peers.programs.serving import serve
 from ad_jax.bench.sizes import QUICK, Case
 from ad_jax.files import JsonObject
@@ -89,9 +89,40 @@ def acting(work: JsonObject):
     return call
 
 
+def searching_for_plans(work: JsonObject):
+    """Return what decides by Trajectory Transformer's search, in one lifetime, one decision after another."""
+    case = Case("peers", "transformer", work["model"], 1, 1, 1)
+    search = work["beam"], work["horizon"]
+    s, method, rolling = searching.planner("trajectory_transformer", case, search, 1, work["decisions"])
+    assert method.acting.expand == work["expand"]
+    flops: JsonObject | None = {"flop_per_decision": searching.decision_flops(method, s.model, s.config, s.params)}
+
+    def call():
+        jax.block_until_ready(rolling())
+        return flops
+
+    return call
+
+
+def denoising(work: JsonObject):
+    """Return what plans by diffusion, from noise at every step of an episode, in all lifetimes at once."""
+    family = diffusing.room()
+    assert work["plans"] == family.steps and work["passes"] == diffusing.STEPS
+    made, flops = diffusing.planner(Case("peers", "transformer", work["model"], 1, 1, 1), family)
+    asked, _ = diffusing.WAYS["from nothing at every step"]
+    episode = diffusing.episode(*made, asked, work["lifetimes"])
+
+    def call():
+        jax.block_until_ready(episode())
+        return {"flop_per_pass": flops}
+
+    return call
+
+
 def make(work: JsonObject):
     """Return the call of a line, and the versions it runs with."""
     kinds = {"ppo": learning, "dqn": learning, "training": training, "acting": acting}
+    kinds |= {"searching": searching_for_plans, "denoising": denoising}
     return kinds[work["kind"]](work), {"jax": jax.__version__}
 
 
