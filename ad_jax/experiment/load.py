@@ -70,8 +70,14 @@ def call(path: Path, function: str, scale: str) -> Any:
     except AdJaxError:
         raise
     except Exception as error:
-        if isinstance(error, KeyError) and error.args == (scale,) and scales(path):
-            raise ConfigError(f"{path}: {unknown('scale', scale, scales(path))}") from error
+        if isinstance(error, KeyError) and error.args == (scale,) and (tables := _tables(path)):
+            if scale not in scales(path):
+                raise ConfigError(f"{path}: {unknown('scale', scale, scales(path))}") from error
+            everywhere = [name for name in scales(path) if all(name in table for table in tables)]
+            raise ConfigError(
+                f"{path}: {function}() knows no scale {scale!r}, which another function of that file does. All of them "
+                f"know {', '.join(everywhere)}"
+            ) from error
         raise ConfigError(f"{path} cannot be loaded: {told(error)}. With --traceback you see all of it") from error
     kind = {"config": "Experiment", "study": "Study"}[function]
     raise ConfigError(f'{path} has no function `{function}(scale="cpu") -> {kind}`')
@@ -99,15 +105,20 @@ def _importable(module: ModuleType) -> Iterator[None]:
 
 def scales(path: Path) -> list[str]:
     """Return the scales that an experiment's file states: the words by which it looks up `{"cpu": ..., ...}[scale]`."""
+    return list(dict.fromkeys(name for table in _tables(path) for name in table))
+
+
+def _tables(path: Path) -> list[list[str]]:
+    """Return the words of each such table."""
     try:
         tree = ast.parse(path.read_text("utf-8"))
     except (OSError, SyntaxError, ValueError):
         return []
-    found: list[str] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Dict) and ast.unparse(node.slice) == "scale":
-            found += [str(key.value) for key in node.value.keys if isinstance(key, ast.Constant)]
-    return list(dict.fromkeys(found))
+    return [
+        [str(key.value) for key in node.value.keys if isinstance(key, ast.Constant)]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Dict) and ast.unparse(node.slice) == "scale"
+    ]
 
 
 def find(name_or_path: str) -> Path:

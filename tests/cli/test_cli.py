@@ -84,6 +84,10 @@ def test_an_unknown_experiment_or_scale_is_refused_with_what_is_known(tmp_path, 
     refused(capsys, ["run", tmp_path], "no experiment file", "config.py")
     refused(capsys, ["run", "dark_room", "--scale", "huge"], "unknown scale 'huge'. Known: cpu, demo, paper, smoke")
     refused(capsys, ["run", "dark_room", "--scale", "demmo"], "unknown scale 'demmo'. Did you mean 'demo'?")
+    of_others = (
+        "study() knows no scale 'demo', which another function of that file does. All of them know cpu, smoke, paper"
+    )
+    refused(capsys, ["reproduce", "dark_room_hard", "--scale", "demo", "--dir", tmp_path], of_others)
     assert list(pathlib.Path().iterdir()) == []
 
 
