@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # `as`: these are public
     from ad_jax.envs.outside.playground import Playground as Playground
     from ad_jax.envs.outside.xland import XLand as XLand
     from ad_jax.envs.point_mass import PointMass as PointMass
+    from ad_jax.envs.random_mdp import RandomMDP as RandomMDP
     from ad_jax.envs.watermaze import Watermaze as Watermaze
     from ad_jax.errors import AdJaxError as AdJaxError
     from ad_jax.experiment import CollectConfig as CollectConfig
@@ -94,6 +95,7 @@ _PUBLIC = {
     "DarkRoomPermuted": "ad_jax.envs.dark_room_permuted",
     "Gymnax": "ad_jax.envs.gymnax_adapter",
     "PointMass": "ad_jax.envs.point_mass",
+    "RandomMDP": "ad_jax.envs.random_mdp",
     "Watermaze": "ad_jax.envs.watermaze",
     "Brax": "ad_jax.envs.outside.brax",
     "Craftax": "ad_jax.envs.outside.craftax",

@@ -268,6 +268,31 @@ def bandit() -> Figure:
     return figure
 
 
+def random_mdp() -> Figure:
+    """Show what actions lead to in one world, and Q-learning in such worlds and in ones that slip."""
+    plain = live("random_mdp", {}, "q_learning", TABLE | {"exploration_episodes": 100.0}, 64, 200, "random worlds")
+    rough = {"branching": 2, "slip": 0.1}
+    slipping = live(
+        "random_mdp", rough, "q_learning", TABLE | {"exploration_episodes": 100.0}, 64, 200,
+        "with two outcomes, and a slip of 0.1",
+    )  # fmt: skip
+    figure = Figure(figsize=(8.2, 2.7), layout="constrained")
+    left, *right = figure.subplots(1, 3, width_ratios=(0.8, 1, 1))
+    task = take(plain.tasks, 0)
+    successor, pays = np.asarray(task.successor)[..., 0], np.asarray(task.reward)[..., 0] > 0
+    rows, columns = np.indices(successor.shape)
+    left.scatter(columns[pays], rows[pays], 90, color=ORANGE, lw=0)
+    for row, column in zip(rows.ravel(), columns.ravel()):
+        left.text(column, row, str(successor[row, column]), ha="center", va="center", fontsize=6.5)
+    left.set(
+        xlabel="action", ylabel="state", xticks=range(plain.family.actions), xlim=(-0.6, plain.family.actions - 0.4)
+    )
+    left.set(yticks=range(0, plain.family.states, 3), ylim=(plain.family.states - 0.3, -0.7))
+    for axes, lifetime in zip(right, (plain, slipping)):
+        curve(axes, lifetime)
+    return figure
+
+
 def gymnax() -> Figure:
     """Return the same learner on short and on long poles."""
     lifetime = balancing()
@@ -386,7 +411,16 @@ def noisy_oracle() -> Figure:
 
 
 FOLDERS = {
-    "envs": (bandit, dark_key_to_door, dark_room, dark_room_hard, dark_room_permuted, gymnax, point_mass),
+    "envs": (
+        bandit,
+        dark_key_to_door,
+        dark_room,
+        dark_room_hard,
+        dark_room_permuted,
+        gymnax,
+        point_mass,
+        random_mdp,
+    ),
     "sources": (actor_critic, dqn, noisy_oracle, ppo, primal_dual, q_learning, ucb),
 }
 

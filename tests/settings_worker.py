@@ -37,6 +37,13 @@ WORLDS = {  # every family with a source, every source with a family
     "permuted, ppo": ("dark_room_permuted", {"size": 5, "steps": 4}, "ppo", {"actors": 2}, 40),
     "key to door, actor critic": ("dark_key_to_door", {"size": 5, "steps": 8}, "actor_critic", {"actors": 2}, 20),
     "point mass, ppo": ("point_mass", {"steps": 5}, "ppo", {"actors": 2}, 40),
+    "random worlds, primal dual": (
+        "random_mdp",
+        {"states": 6, "steps": 5, "branching": 2, "slip": 0.1},
+        "primal_dual",
+        {"actors": 2},
+        40,
+    ),
     "watermaze, noisy oracle": ("watermaze", {"steps": 8}, "noisy_oracle", {}, 2),
     "gymnax, dqn": (
         "gymnax",

@@ -15,6 +15,7 @@ FAMILIES = {
     "dark_room_permuted": "ad_jax.envs.dark_room_permuted:DarkRoomPermuted",
     "gymnax": "ad_jax.envs.gymnax_adapter:Gymnax",
     "point_mass": "ad_jax.envs.point_mass:PointMass",
+    "random_mdp": "ad_jax.envs.random_mdp:RandomMDP",
     "watermaze": "ad_jax.envs.watermaze:Watermaze",
 }
 # Of other libraries, which are installed apart: `ad-jax info` says which are here.
