@@ -25,6 +25,7 @@ truncated episode bootstraps from the observation it was cut at. With `privilege
 """
 
 import math
+from collections.abc import Hashable
 
 import jax
 import jax.numpy as jnp
@@ -109,7 +110,9 @@ class PrimalDual(SourceConfig):
 def optimizer(config: PrimalDual) -> optax.GradientTransformation:
     """Adam for each player, after clipping by the global norm of its own gradient where that is asked for."""
     rates = {"policy": config.learning_rate, "value": config.value_learning_rate}
-    players = {name: clipped_adam(rate, config.adam_epsilon, config.max_grad_norm) for name, rate in rates.items()}
+    players: dict[Hashable, optax.GradientTransformation] = {
+        name: clipped_adam(rate, config.adam_epsilon, config.max_grad_norm) for name, rate in rates.items()
+    }
     return optax.partition(players, whose)
 
 
