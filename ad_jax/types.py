@@ -146,6 +146,8 @@ class Transition(struct.PyTreeNode):
     next_observation: Array | None = None
     # [..., A] float32, what the source held of each action when it acted, values or logits; `collect.preferences`
     preferences: Array | None = None
+    # [..., F] float32, what the last layer of the source's network saw when it acted; `collect.features`
+    features: Array | None = None
 
     @property
     def done(self) -> Array:
@@ -302,7 +304,7 @@ class Histories:
         Args:
             numbers: what the histories are called there, `[H]`; default 0..H-1.
         """
-        for field in ("reward", "observation", "action", "next_observation", "preferences"):
+        for field in ("reward", "observation", "action", "next_observation", "preferences", "features"):
             values = np.asarray(getattr(self.transition, field))
             if not np.issubdtype(values.dtype, np.floating):
                 continue

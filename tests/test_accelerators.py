@@ -223,7 +223,10 @@ TRAINING = {
         OnPolicyDistillation(**TAUGHT, lifetimes=4, lifetime_episodes=2),
         LSTM(width=8, hidden=8, mlp_width=8),
     ),
-    "policy_distillation": (PolicyDistillation(**TAUGHT, task_scale=(1.0, 1.0)), Transformer(**BLOCKS)),
+    "policy_distillation": (
+        PolicyDistillation(**TAUGHT, task_scale=(1.0, 1.0), features=0.1, feature_width=4),
+        Transformer(**BLOCKS),
+    ),
     "dpt, dpt": (DPT(**TAUGHT), DPTModel(**BLOCKS)),
     "trajectory_transformer, real actions": (PLANNER, Transformer(**BLOCKS), POINTS),
     "tap, lstm": (TAP(**TAUGHT), LSTM(width=8, hidden=8, mlp_width=8)),

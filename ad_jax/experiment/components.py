@@ -142,7 +142,7 @@ def _build(experiment: Experiment, split: TaskSplit | None, trains: bool) -> Com
         model_config.make(family)  # refuses what it cannot act in
     else:
         model_config = model_config.bind(family)
-        bound = e.method.bind(family, split.train)
+        bound = e.method.bind(family, split.train).collected(e.collect.features)
         bound.check_model(plugins.name_of(e.model), model_config)
         model = bound.model(model_config, seen_spec)
         method = bound if has_parameters(model) else method

@@ -30,6 +30,7 @@ from ad_jax.types import Box, Discrete, Spec
 META, MAIN = "metadata.json", "main_data.hdf5"
 FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")
 TASK = "task."
+INFOS = ("preferences", "features")  # what is stored of a step that Minari has no name for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +154,7 @@ class Minari(Format):
                             rewards=one["reward"],
                             terminations=one["terminated"],
                             truncations=one["truncated"],
-                            infos={"preferences": one["preferences"]} if m.preferences else None,
+                            infos={name: one[name] for name in INFOS if name in one} or None,
                         )
                     )
                     attrs.append(_attrs(held, row, first + row, store.task_ids[first + row]))
@@ -192,8 +193,8 @@ class _Episodes:
                 one[ours] = flags(group[theirs][()], f"{self.dataset}[{name}]: {theirs}")
             if number < len(self.names) and not (one["terminated"][-1:] | one["truncated"][-1:]).all():
                 one["truncated"] = np.append(one["truncated"][:-1], True)  # the next one begins, nobody knows why
-            if "infos" in group and "preferences" in group["infos"]:
-                one["preferences"] = group["infos"]["preferences"][()]
+            infos = group.get("infos", {})
+            one |= {name: infos[name][()] for name in INFOS if name in infos}
             for field, x in one.items():
                 parts.setdefault(field, []).append(x)
         whole: dict[str, Any] = {field: np.concatenate(x) for field, x in parts.items()}

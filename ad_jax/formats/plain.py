@@ -6,7 +6,8 @@
     terminated   [H, T]       and truncated [H, T], 0 or 1; or `done` [H, T] where nobody knows which it was
     task_id      [H]          text or whole numbers; without it every history has a task of its own
     task/NAME    [H, ...]     leaves of the task, where env= names its family
-    seed_index, actor [H];  next_observation [H, T, *O];  preferences [H, T, A]     where they are known
+    seed_index, actor [H]     where they are known, and so
+    next_observation [H, T, *O];  preferences [H, T, A];  features [H, T, F]
 
 `about`, which an export writes, is JSON text: spec, family, episode_length, reward_dtype and actors. Where neither that
 nor env= says it, the number of actions and of values is one more than the largest that is there.
@@ -29,7 +30,10 @@ from ad_jax.history.store import HistoryStore
 from ad_jax.history.write import OPAQUE, UNKNOWN
 from ad_jax.types import Box, Discrete, Spec
 
-STEPS = ("observation", "action", "reward", "terminated", "truncated", "done", "next_observation", "preferences")
+STEPS = (
+    *("observation", "action", "reward", "terminated", "truncated", "done"),
+    *("next_observation", "preferences", "features"),
+)
 WHOLE = ("task_id", "seed_index", "actor")
 ABOUT = "about"
 

@@ -104,8 +104,10 @@ class XLand(Format):
                 f"XLand's layout holds Discrete actions and observations uint8 [rows, columns]; these are "
                 f"{m.spec.action} and {m.spec.observation_dtype} {list(m.spec.shape)}. Export to npz or hdf5"
             )
-        if m.next_observation or m.preferences:
-            raise ConfigError("XLand's layout has no next_observation and no preferences. Export to npz or hdf5")
+        if m.next_observation or m.preferences or m.features:
+            raise ConfigError(
+                "XLand's layout has no next_observation, no preferences and no features. Export to npz or hdf5"
+            )
         actors, ids = m.source["actors"], store.task_ids
         with written(out) as file:
             file.attrs[ABOUT] = about_text(store)

@@ -39,6 +39,7 @@ class History:
         actor: which actor of the learner.
         next_observation: `[T, *O]` what each action led to, before any reset; None where it is not known.
         preferences: `[T, A]` what the learner held of each action; None where it is not known.
+        features: `[T, F]` what the last layer of its network saw; None where it is not known.
     """
 
     observation: Array
@@ -52,10 +53,11 @@ class History:
     actor: int = 0
     next_observation: Array | None = None
     preferences: Array | None = None
+    features: Array | None = None
 
     def cut(self, steps: int) -> "History":
         """Return the first `steps` of it."""
-        names = ("observation", "action", "reward", *FLAGS, "next_observation", "preferences")
+        names = ("observation", "action", "reward", *FLAGS, "next_observation", "preferences", "features")
         held = {name: getattr(self, name) for name in names}
         return dataclasses.replace(self, **{name: x[:steps] for name, x in held.items() if x is not None})
 

@@ -40,6 +40,7 @@ def info(url: Url) -> str:
         ("observation", f"{list(observation[1:])} {dtype.name}; actions: {_actions(manifest.spec.action)}"),
         *([("stored, too", "next_observation, before any reset")] if manifest.next_observation else []),
         *([("stored, too", "preferences, what the source held of each action")] if manifest.preferences else []),
+        *([("stored, too", f"{manifest.features} features, of the source's last layer")] if manifest.features else []),
         ("reward dtype", manifest.reward_dtype),
         ("tasks", str(len(tasks))),
         ("chunks", f"{len(entries)} of {manifest.chunks} finished, {manifest.chunk_histories} histories each"),

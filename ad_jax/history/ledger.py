@@ -28,7 +28,7 @@ from ad_jax.history.manifest import MANIFEST, Manifest
 from ad_jax.history.sealed import canonical, unseal
 from ad_jax.types import Transition
 
-TRANSITION = tuple(field.name for field in dataclasses.fields(Transition))  # the last two where they were asked for
+TRANSITION = tuple(field.name for field in dataclasses.fields(Transition))  # the last three where they were asked for
 
 
 def ledger_key(chunk: int) -> str:

@@ -70,7 +70,7 @@ class _Spec(Struct):
 
 
 def step_fields(
-    spec: Spec, reward_dtype: DTypeLike, next_observation: bool, preferences: bool = False
+    spec: Spec, reward_dtype: DTypeLike, next_observation: bool, preferences: bool = False, features: int = 0
 ) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Return shape and dtype of everything that is stored of one step, by name."""
     fields = {
@@ -81,7 +81,8 @@ def step_fields(
         "truncated": ((), np.dtype(bool)),
     }
     fields |= {"next_observation": fields["observation"]} if next_observation else {}
-    return fields | ({"preferences": ((spec.num_actions,), np.dtype(np.float32))} if preferences else {})
+    fields |= {"preferences": ((spec.num_actions,), np.dtype(np.float32))} if preferences else {}
+    return fields | ({"features": ((features,), np.dtype(np.float32))} if features else {})
 
 
 class Manifest(Struct, frozen=True, kw_only=True, dict=True, forbid_unknown_fields=True):
@@ -100,6 +101,7 @@ class Manifest(Struct, frozen=True, kw_only=True, dict=True, forbid_unknown_fiel
         provenance: seed, versions, split and the like: any JSON.
         next_observation: whether what each action led to is stored, too.
         preferences: whether what the source held of each action is.
+        features: how many numbers of each step are stored, too, that the last layer of the source's network saw.
     """
 
     family: JsonObject
@@ -114,6 +116,7 @@ class Manifest(Struct, frozen=True, kw_only=True, dict=True, forbid_unknown_fiel
     provenance: JsonObject
     next_observation: bool = False
     preferences: bool = False
+    features: Annotated[int, Meta(ge=0, le=2**20)] = 0
 
     @property
     def chunks(self) -> int:
@@ -128,7 +131,7 @@ class Manifest(Struct, frozen=True, kw_only=True, dict=True, forbid_unknown_fiel
     @functools.cached_property
     def fields(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Shape without H, and dtype, of every array, by its path under `arrays/`."""
-        of_step = step_fields(self.spec, self.reward_dtype, self.next_observation, self.preferences)
+        of_step = step_fields(self.spec, self.reward_dtype, self.next_observation, self.preferences, self.features)
         fields: dict[str, tuple[tuple[int, ...], np.dtype]] = {
             name: ((self.steps, *shape), dtype) for name, (shape, dtype) in of_step.items()
         }
@@ -145,7 +148,8 @@ class Manifest(Struct, frozen=True, kw_only=True, dict=True, forbid_unknown_fiel
         """Plain data, with the schema version; what came later is there only where it holds, so bytes are kept."""
         schema = 1 if isinstance(self.spec.action, Discrete) else SCHEMA
         data = structs.asdict(self) | {"spec": self.spec.to_json(), "schema": schema}
-        return {name: value for name, value in data.items() if name not in ("next_observation", "preferences") or value}
+        later = ("next_observation", "preferences", "features")
+        return {name: value for name, value in data.items() if name not in later or value}
 
     @classmethod
     def from_json(cls, data: Json) -> "Manifest":

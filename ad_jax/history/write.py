@@ -163,6 +163,7 @@ class _Writing:
             chunk_histories=1,
             next_observation=first.next_observation is not None,
             preferences=first.preferences is not None,
+            features=0 if first.features is None else np.shape(first.features)[-1],
             provenance=self.origin.to_json(),
         )
         each = sum(dtype.itemsize * math.prod(shape) for shape, dtype in manifest.fields.values())

@@ -183,6 +183,17 @@ class MethodConfig:
         """
         return self
 
+    def collected(self, features: int | None) -> Self:
+        """Return the options with what they leave open and only the histories know.
+
+        Args:
+            features: how many features of the source each step holds; None for none.
+
+        Raises:
+            ConfigError: if the method learns from what they do not hold.
+        """
+        return self
+
     def channels(self, family: "TaskFamily", spec: Spec) -> dict[str, Channel]:
         """Return what the method prepares of histories, by name; `spec` is of what is stored."""
         return {}

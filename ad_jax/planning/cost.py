@@ -168,7 +168,8 @@ def count(experiment: Experiment, components: Components) -> Cost:
     known, config = isinstance(p.model_config, Transformer) and getattr(p.model, "parts", None) is None, p.model_config
     windows = known and method.feed == "histories"  # what else is learned from has other sizes than `replay`'s
     rows, segment = e.replay.batch // accumulate, e.replay.segment
-    fields = step_fields(p.spec, p.family.reward_dtype, e.collect.next_observation, bool(e.collect.preferences))
+    told = (e.collect.next_observation, bool(e.collect.preferences), e.collect.features or 0)
+    fields = step_fields(p.spec, p.family.reward_dtype, *told)
     stored = sum(math.prod(shape) * dtype.itemsize for shape, dtype in fields.values())  # bytes of a step
     refilled = known and config.positions == "absolute"
     return Cost(

@@ -53,6 +53,7 @@ def make_manifest(e: Experiment, p: Components, behavior: JsonObject) -> Manifes
         chunk_histories=e.collect.chunk_learners * p.source.actors,
         next_observation=e.collect.next_observation,
         preferences=bool(e.collect.preferences),
+        features=e.collect.features or 0,
         provenance={
             "seed": e.seed,
             "tasks": dataclasses.asdict(e.tasks),

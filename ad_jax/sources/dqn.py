@@ -99,8 +99,10 @@ class DQN(SourceConfig):
             keys = jax.random.split(key_env, (unroll, actors))
             acted = act(family, task, choose, state.env_state, state.observation, (explore, which), keys)
             stream, reached = acted.stream.replace(next_observation=None), acted.outcomes.next_observation
-            held = jax.vmap(lambda observation: q_values(state.params, spec, see(observation)))
-            told = acted.stream.replace(preferences=held(acted.stream.observation))
+            seen = jax.vmap(lambda observation: last_features(state.params, spec, see(observation)))
+            held = seen(acted.stream.observation)
+            values = jax.vmap(lambda x: linear(state.params["head"], x))(held)
+            told = acted.stream.replace(preferences=values, features=held)
             replay = add(state.replay, stream, reached)
 
             def learn(carry, key):

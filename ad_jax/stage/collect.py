@@ -46,11 +46,14 @@ class Config:
     next_observation: bool = False
     # Whether what the source held of each action is stored, too, values or logits, float32 `[A]` a step.
     preferences: bool | None = None  # None: no
+    # How many numbers of each step are stored, too, float32, that the last layer of the source's network saw when it
+    # acted: as many as that network's last hidden layer has.
+    features: int | None = None  # None: none
 
     def validate(self) -> None:
         """Raise ConfigError where a number cannot be meant."""
-        for name in ("seeds", "episodes", "chunk_learners"):
-            if getattr(self, name) < 1:
+        for name in ("seeds", "episodes", "chunk_learners", "features"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"collect.{name} must be at least 1; got {getattr(self, name)}")
 
 
@@ -82,6 +85,7 @@ class Collector:
         chunk: int,
         next_observation: bool = False,
         preferences: bool = False,
+        features: int | None = None,
     ):
         """Prepare learners of `source`, each for `episodes` episodes of full length.
 
@@ -93,13 +97,14 @@ class Collector:
             chunk: C, learners at once; padded to a multiple of the devices that split them, and of each one's blocks.
             next_observation: whether the transitions hold it.
             preferences: whether they hold those.
+            features: how many of them they hold; None for none.
 
         Raises:
             ConfigError: if one is asked for, and the source does not give it.
         """
         self.family, self.source, self.mesh = family, source, mesh
-        self.next_observation, self.preferences = next_observation, preferences
-        check_gives(source, family, {"next_observation": next_observation, "preferences": preferences})
+        self.next_observation, self.preferences, self.features = next_observation, preferences, features
+        check_gives(source, family, {"next_observation": next_observation, "preferences": preferences}, features)
         self.updates = lifetime_updates(source, family, episodes)
         self.steps = self.updates * source.steps_per_update
         split = batch_devices(mesh)
@@ -113,7 +118,7 @@ class Collector:
     def of(cls, family: TaskFamily, source: Source, config: Config, mesh: Mesh) -> "Collector":
         """Return the collector of what a config asks for; raises as making one does."""
         stored = {"next_observation": config.next_observation, "preferences": bool(config.preferences)}
-        return cls(family, source, config.episodes, mesh, config.chunk_learners, **stored)
+        return cls(family, source, config.episodes, mesh, config.chunk_learners, **stored, features=config.features)
 
     def _all(self, keys: jax.Array, tasks: PyTree) -> Lifetimes:
         """All learners of a chunk, each device's block by block; `[C, actors, T]`."""
@@ -147,6 +152,7 @@ class Collector:
                 reward=t.reward.astype(family.reward_dtype),
                 next_observation=small(t.next_observation) if self.next_observation else None,
                 preferences=t.preferences if self.preferences else None,
+                features=None if self.features is None else t.features,
             )
 
         def update(carry, index):

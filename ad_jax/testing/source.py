@@ -106,6 +106,8 @@ def _types(s: _Sample) -> None:
     rows = Transition(*leaves).replace(next_observation=leaves[0] if given else None)
     if isinstance(stream, Transition) and stream.preferences is not None:
         rows = rows.replace(preferences=jax.ShapeDtypeStruct((*sizes, discrete(stated).n), np.float32))
+    if isinstance(stream, Transition) and stream.features is not None:
+        rows = rows.replace(features=jax.ShapeDtypeStruct((*sizes, stream.features.shape[-1]), np.float32))
     require(
         isinstance(stream, Transition) and types_of(stream) == types_of(rows),
         f"transitions {types_of(rows)}",

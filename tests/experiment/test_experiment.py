@@ -262,6 +262,7 @@ def test_equal_experiments_have_equal_digests_and_what_shapes_the_model_counts()
             "reward_unit": 0.5,
             "trained": 3,
             "preferences": True,
+            "features": 64,
         }
         if path[-1] == "name" and path[0] in OTHERS:
             inner["config"] = {}

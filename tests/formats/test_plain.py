@@ -101,8 +101,9 @@ def filled(folder, **changes):
             h = histories(m, chunk)
             h.transition.truncated[:, -1], h.transition.terminated[:, -1] = True, False
             h.transition.truncated[:, 3::4] |= ~h.transition.terminated[:, 3::4]
-            if m.preferences:
-                h.transition.preferences[...] = np.nan_to_num(np.asarray(h.transition.preferences))
+            for told in (h.transition.preferences, h.transition.features):
+                if told is not None:
+                    told[...] = np.nan_to_num(told)
             if m.next_observation:  # what one sees next, where the episode goes on
                 on = ~h.transition.done[:, :-1]
                 h.transition.next_observation[:, :-1][on] = h.transition.observation[:, 1:][on]
@@ -117,7 +118,12 @@ EXPORTED = {
     "whole": {"family": OPAQUE, "spec": Spec(Discrete(5), (2,), (9, 9)), "reward_dtype": "uint8"},
     "real": {"family": OPAQUE, "spec": Spec(Box((2,), -1.0, 1.0), (2, 3), None), "next_observation": True},
     "number": {"family": OPAQUE, "spec": Spec(Discrete(300), (), (70_000,)), "reward_dtype": "float16"},
-    "picture": {"family": OPAQUE, "spec": Spec(Discrete(3), (4, 5, 3), None, pixels=True), "preferences": True},
+    "picture": {
+        "family": OPAQUE,
+        "spec": Spec(Discrete(3), (4, 5, 3), None, pixels=True),
+        "preferences": True,
+        "features": 4,
+    },
     "cells": {"family": OPAQUE, "spec": Spec(Discrete(6), (5, 5), (156,) * 25), "reward_dtype": "float16"},
 }
 PAIRS = [(kind, name) for kind in KINDS for name in EXPORTED] + [("xland", "cells")]
