@@ -3,6 +3,7 @@
 Worlds are played here by NumPy, in the numbering of those who publish: nothing of ad_jax is asked.
 """
 
+import itertools
 import json
 import pathlib
 from typing import Any
@@ -112,12 +113,16 @@ def xland(path: pathlib.Path, groups=2, rows=4, steps=60, benchmark="medium-1m",
     return held
 
 
-def dicp(path: pathlib.Path, tasks=(3, 40), learners=3, episodes=4, moves=DICP, transposed=False) -> None:
-    """DICP's Dark Room: a group a task by its number, time first."""
+def dicp(path: pathlib.Path, tasks=(3, 40), learners=3, episodes=4, moves=DICP, transposed=False, permuted=False):
+    """DICP's Dark Room: a group a task by its number, time first. `permuted`: by that of what actions do."""
     h5py = library("h5py")
     with h5py.File(path, "w") as file:
         for task in tasks:
-            lived = [room(divmod(task, 9), moves, episodes, seed=10 * task + i) for i in range(learners)]
+            world: dict[str, Any] = {"goal": divmod(task, 9), "moves": moves}
+            if permuted:
+                order = list(list(itertools.permutations(range(5)))[task])
+                world = {"goal": (8, 8), "moves": moves[order], "steps": 50, "start": (0, 0), "greedy": 1.0}
+            lived = [room(episodes=episodes, seed=10 * task + i, **world) for i in range(learners)]
             flat = {n: np.stack([x[n].reshape(-1, *x[n].shape[2:]) for x in lived], axis=1) for n in lived[0]}
             if transposed:
                 flat = {name: x.swapaxes(0, 1) for name, x in flat.items()}
@@ -126,7 +131,7 @@ def dicp(path: pathlib.Path, tasks=(3, 40), learners=3, episodes=4, moves=DICP, 
             for theirs, ours in names.items():
                 x = flat[ours]
                 group[theirs] = x if theirs == "dones" else x.astype(np.int32)
-            after = np.where(flat["done"][..., None], 4, flat["next"])  # what the reset gave
+            after = np.where(flat["done"][..., None], 0 if permuted else 4, flat["next"])  # what the reset gave
             group["next_states"] = after.astype(np.int32)
             group["optimal_actions"] = np.zeros(flat["done"].shape[::-1], np.int32)
 
@@ -206,6 +211,28 @@ def icrl4aht(path: pathlib.Path, streams=2, steps=24, seed=0, version=1) -> list
             for name, x in arrays.items():
                 group[name] = x
             group.attrs["task_id"], group.attrs["env_idx"] = f"kitchen-{i}", i
+            held.append(arrays)
+    return held
+
+
+def watermaze(path: pathlib.Path, goals=((320.5, -100.0), (-7.0, 401.25)), lengths=(4, 6, 3), **changes):
+    """AD-epsilon's Watermaze: a group a history. Episodes have 6 steps at most; shorter ones end with a reward."""
+    h5py = library("h5py")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng, held = np.random.default_rng(0), []
+    with h5py.File(path, "w", track_order=True) as file:
+        for number, goal in enumerate(goals):
+            group, steps = file.create_group(str(number)), sum(lengths)
+            reward = np.zeros(steps)
+            reward[np.cumsum(lengths)[np.array(lengths) < 6] - 1] = 1.0
+            arrays = {
+                "obs": rng.integers(0, 256, (steps, 3, 4, 5)).astype(np.uint8),
+                "action": rng.integers(0, 8, steps),
+                "reward": reward,
+            } | changes
+            for name, x in arrays.items():
+                group.create_dataset(name, data=x, compression="gzip")
+            group.attrs["goal"] = goal
             held.append(arrays)
     return held
 

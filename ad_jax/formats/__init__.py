@@ -8,6 +8,7 @@ FORMATS = {
     "hdf5": "ad_jax.formats.hdf5:Hdf5",
     "parquet": "ad_jax.formats.parquet:Parquet",
     "ad_eps": "ad_jax.formats.ad_eps:AdEps",
+    "ad_eps_watermaze": "ad_jax.formats.ad_eps_watermaze:AdEpsWatermaze",
     "dicp": "ad_jax.formats.dicp:Dicp",
     "headless_ad": "ad_jax.formats.headless_ad:HeadlessAd",
     "icrl4aht": "ad_jax.formats.icrl4aht:Icrl4aht",

@@ -8,6 +8,7 @@ for that the world must be known (`env`): two goals of Dark Room look like one k
 Observations there are `row * size + column`, actions stay, up, right, down, left. Here they are (row, column), and
 stay, down, up, right, left; so what is trained on them is evaluated in our own worlds. `dones` is written for
 terminated or truncated alike; Key-to-Door has none, so an episode ends there with the door's reward or its last step.
+Its Watermaze has another layout (`ad_eps_watermaze.py`).
 """
 
 import dataclasses

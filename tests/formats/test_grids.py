@@ -1,5 +1,6 @@
 """Dark grids of AD-epsilon and DICP, and Headless-AD: each guess that goes wrong, on a file in that layout."""
 
+import itertools
 import json
 
 import numpy as np
@@ -195,6 +196,26 @@ def test_dicp_is_time_first_and_its_groups_are_tasks(tmp_path):
     refused(lambda: read("dicp", tmp_path / "b.hdf5", tmp_path / "g"), "actions 0 to 4 are")
     dicp(tmp_path / "c.hdf5", learners=4, transposed=True)
     refused(lambda: read("dicp", tmp_path / "c.hdf5", tmp_path / "g"))
+
+
+def test_permuted_rooms_of_dicp_are_those_of_their_permutations(tmp_path):
+    """A group's number is that of a permutation; actions keep their numbers, and the task says what they do."""
+    pytest.importorskip("h5py")
+    dicp(tmp_path / "a.hdf5", tasks=(1, 77), learners=2, permuted=True)
+    found = read("dicp", tmp_path / "a.hdf5", tmp_path / "h", env="dark_room_permuted")
+    orders = list(itertools.permutations(range(5)))
+    ours = ["".join(str((1, 2, 3, 4, 0)[move]) for move in orders[number]) for number in (1, 77)]
+    assert found.task_ids == [f"goal-8-8-moves-{order}" for order in ours for _ in range(2)]
+    m, t = found.manifest, found.read().transition
+    assert (m.family["name"], m.episode_length, m.family["options"]["start"]) == ("dark_room_permuted", 50, "corner")
+    x = room((8, 8), DICP[list(orders[77])], 4, steps=50, start=(0, 0), seed=771, greedy=1.0)
+    np.testing.assert_array_equal(t.action[3], x["action"].reshape(-1))
+    assert found.returns.final > 0
+    dicp(tmp_path / "b.hdf5", tasks=(1,), moves=AD_EPS, permuted=True)
+    told = refused(lambda: read("dicp", tmp_path / "b.hdf5", tmp_path / "g", env="dark_room_permuted"), "at step")
+    assert "actions 0 to 4 are" not in told  # each task has its own order
+    plain = {"episode_length": 50}
+    refused(lambda: read("dicp", tmp_path / "a.hdf5", tmp_path / "g", **plain), "an episode begins at (0, 0)")
 
 
 def test_a_file_of_dicp_that_was_made_anew_is_read_anew(tmp_path):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from history_helpers import files, refused
-from public_layouts import AD_EPS, ad_eps, dicp, icrl4aht, metadata, ra_dt, room, save_ad_eps, vintix, xland
+from public_layouts import AD_EPS, ad_eps, dicp, icrl4aht, metadata, ra_dt, room, save_ad_eps, vintix, watermaze, xland
 
 from ad_jax.formats import kept
 from ad_jax.formats.base import library
@@ -39,10 +39,11 @@ MADE = {
     "npz": (plain, {"num_actions": 5, "values": (9, 9)}),
     "dicp": (lambda place: dicp(place), {}),
     "icrl4aht": (lambda place: icrl4aht(place), {"num_actions": 6}),
+    "ad_eps_watermaze": (lambda place: watermaze(place), {}),
     "vintix": (lambda place: vintix(place), {"low": -1.0, "high": 1.0}),
     "xland": (lambda place: xland(place), {}),
 }
-IN_H5 = ("dicp", "icrl4aht", "vintix", "xland")
+IN_H5 = ("ad_eps_watermaze", "dicp", "icrl4aht", "vintix", "xland")
 
 
 @pytest.mark.parametrize("kind", MADE)
@@ -50,7 +51,7 @@ def test_where_counts_are_given_no_array_is_read_before_its_history_is(tmp_path,
     if kind in IN_H5 and not H5:
         pytest.skip("needs h5py")
     make, options = MADE[kind]
-    place = tmp_path / ("a.hdf5" if kind in ("dicp", "icrl4aht", "xland") else "d")
+    place = tmp_path / ("a.hdf5" if kind in IN_H5 and kind != "vintix" else "d")
     make(place)
     read, whole = [], Zipped.read
     monkeypatch.setattr(Zipped, "read", lambda self, name, row: read.append(name) or whole(self, name, row))

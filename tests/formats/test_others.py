@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from history_helpers import files, refused
-from public_layouts import icrl4aht, omnirl, vintix, xland
+from public_layouts import icrl4aht, omnirl, vintix, watermaze, xland
 
 from ad_jax.errors import ConfigError
 from ad_jax.formats.base import library
@@ -158,6 +158,27 @@ def test_a_gap_in_vintix_is_named(tmp_path):
     with h5py.File(folder / "trajectory_0.h5", "a") as file:
         file["0-19/step_num"][3] = 9
     refused(lambda: read("vintix", folder, tmp_path / "h"), "step_num is 9 after 2 at step 3")
+
+
+def test_the_watermaze_of_ad_eps_is_opaque_and_its_pictures_are_turned(tmp_path):
+    """Channels come first there; a goal is the group's own; an end that pays is told from the time limit."""
+    held = watermaze(tmp_path / "d/data.hdf5")
+    found = read("ad_eps_watermaze", tmp_path / "d", tmp_path / "h", episode_length=6)
+    assert found.task_ids == ["goal-320.5--100", "goal--7-401.25"]
+    assert found.manifest.spec == Spec(Discrete(8), (4, 5, 3), None, pixels=True)
+    t = found.read().transition
+    np.testing.assert_array_equal(t.observation[1], held[1]["obs"].transpose(0, 2, 3, 1))
+    assert np.flatnonzero(t.terminated[0]).tolist() == [3, 12] and np.flatnonzero(t.truncated[0]).tolist() == [9]
+    assert "DeepMind Lab's" in info(tmp_path / "h")
+
+
+def test_a_watermaze_that_ends_within_an_episode_is_refused(tmp_path):
+    """Each is whole there, so that the limit is another, or the file is cut."""
+    watermaze(tmp_path / "a.hdf5", lengths=(6, 6))
+    path = tmp_path / "a.hdf5"
+    refused(lambda: read("ad_eps_watermaze", path, tmp_path / "h", episode_length=5), "last 2 steps end no episode")
+    watermaze(tmp_path / "b.hdf5", action=np.zeros(3, int))
+    refused(lambda: read("ad_eps_watermaze", tmp_path / "b.hdf5", tmp_path / "h"), "b.hdf5[0]", "13", "3 and 13")
 
 
 def test_streams_of_icrl4aht_are_read_and_their_ends_doubted(tmp_path):
