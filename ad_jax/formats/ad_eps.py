@@ -46,10 +46,12 @@ class AdEps(Format):
     def open(self, paths: Sequence[Path]) -> Foreign:
         streams: list[Stream] = []
         files: list[Path] = []
+        pieces: list[Path] = []
         for path in expand(paths, "*.metadata"):
             found, arrays = self._of_metadata(path)
             streams += found
             files += [path, *(one.path for one in arrays)]
+            pieces += [one.path for one in arrays] if len(arrays) > len(found) else []
         room, family = self.env == "dark_room", self._family()
         ends = "derived: an end that pays" if family.reward == "terminate" else "every end is the time limit"
         origin = Origin(
@@ -58,7 +60,7 @@ class AdEps(Format):
             memory="none: a policy of the cell",
             notes=(f"actions and {'the goal' if room else 'key and door'} are renamed to ad_jax's",),
         )
-        return Foreign(streams, origin, files, family=family)
+        return Foreign(streams, origin, files, family=family, pieces=pieces)
 
     def _family(self) -> DarkRoom | DarkKeyToDoor:
         if self.env == "dark_room":

@@ -64,6 +64,7 @@ class Foreign:
         reward_dtype: that holds every reward exactly; None for the family's, or float32.
         actors: of one learner.
         allow_duplicates: whether equal histories are to be expected.
+        pieces: those of the files that hold less than a history, so that two may well be alike.
     """
 
     streams: Sequence[Stream]
@@ -75,6 +76,7 @@ class Foreign:
     reward_dtype: str | None = None
     actors: int = 1
     allow_duplicates: bool = False
+    pieces: Collection[Path] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Format:
     """Options that every format has."""
 
     steps: int | None = None  # keep the first so many steps of each history; those that are shorter are left out
+    allow_duplicates: bool = False  # two histories may be equal in everything; they are mostly a mistake
 
     beside: ClassVar[Collection[str]] = ()  # files that lie beside those that are read and are not wanted, by name
 
@@ -149,11 +152,12 @@ def library(name: str) -> Any:
         raise ConfigError(f"this format needs {name.partition('.')[0]}: pip install 'ad_jax[{extra}]'") from error
 
 
-def digests(files: Sequence[Path]) -> dict[str, str]:
+def digests(files: Sequence[Path], pieces: Collection[Path] = ()) -> dict[str, str]:
     """Return sha256 of every file, by its name below the folder that they share.
 
     Raises:
-        ForeignHistoriesError: if one is there twice, or is another's copy, byte for byte.
+        ForeignHistoriesError: if one is there twice, or is another's copy, byte for byte, and both are whole histories:
+            `pieces` of them, an episode or one array, may be alike.
     """
     root = Path(os.path.commonpath([path.absolute().parent for path in files]))
     found: dict[str, str] = {}
@@ -164,7 +168,7 @@ def digests(files: Sequence[Path]) -> dict[str, str]:
             raise ForeignHistoriesError(f"{path} is given twice. Leave one out")
         with path.open("rb") as file:
             found[name] = hashlib.file_digest(file, "sha256").hexdigest()
-        if path.suffix in SAID:
+        if path.suffix in SAID or path in pieces:
             continue
         if (other := names.setdefault(found[name], name)) != name:
             raise ForeignHistoriesError(f"{name} is {other} once more, byte for byte. Leave one out")

@@ -52,7 +52,8 @@ class HeadlessAd(Format):
             memory="none: a table of the state",
             notes=("an action is a number in its own environment's set: actions of two histories cannot be compared",),
         )
-        return Foreign(streams, origin, files, spec, episode_length=self.episode_length)
+        parts = [piece.path for pieces in histories if len(pieces) > 1 for piece in pieces]
+        return Foreign(streams, origin, files, spec, episode_length=self.episode_length, pieces=parts)
 
 
 def _history(pieces: list[Zipped], name: str) -> History:

@@ -64,8 +64,8 @@ def _imported(name: str, paths: Sequence[Path], out: Url, chosen: Format, progre
         episode_length=found.episode_length,
         reward_dtype=found.reward_dtype,
         actors=found.actors,
-        origin=dataclasses.replace(found.origin, format=name, files=digests(found.files)),
-        allow_duplicates=found.allow_duplicates,
+        origin=dataclasses.replace(found.origin, format=name, files=digests(found.files, set(found.pieces))),
+        allow_duplicates=found.allow_duplicates or chosen.allow_duplicates,
         progress_seconds=progress_seconds,
     )
 

@@ -58,7 +58,7 @@ class OmniRL(Format):
         )
         shape = _load(folders[0], "observations").shape[1:]
         spec = Spec(Discrete(count), shape, (states,) * int(np.prod(shape, dtype=int)))
-        return Foreign(streams, origin, files, spec, episode_length=self.episode_length)
+        return Foreign(streams, origin, files, spec, episode_length=self.episode_length, pieces=files)
 
 
 def _history(folder: Path, count: int, name: str) -> History:

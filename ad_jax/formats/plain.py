@@ -74,6 +74,12 @@ class Plain(Format):
     def gather(self, blocks: Sequence[Arrays], files: Sequence[Path]) -> Foreign:
         """Return what named arrays hold."""
         about = _about(blocks[0])
+        said = blocks[0].text(ABOUT)
+        if odd := next((block for block in blocks if block.text(ABOUT) != said), None):
+            raise ForeignHistoriesError(
+                f"{blocks[0].name} and {odd.name} say unlike things of what they hold ({ABOUT}), so they are no one "
+                "collection. Import each alone"
+            )
         family = family_of(self.env, self.options)
         if family is None and about.get("family", {}).get("name", OPAQUE) != OPAQUE:
             family = family_of(about["family"]["name"], about["family"]["options"])

@@ -51,7 +51,7 @@ class RaDt(Format):
     in_time: bool = False  # files of episodes are in the order of time, also where their returns only rise
 
     def open(self, paths: Sequence[Path]) -> Foreign:
-        streams, files = [], []
+        streams, files, episodes = [], [], []
         for path in _tasks(paths):
             pieces = _episodes(path) if path.is_dir() else [path]
             arrays = [Records(piece) if piece.suffix == ".npy" else Zipped(piece) for piece in pieces]
@@ -68,6 +68,7 @@ class RaDt(Format):
             read = functools.partial(self._history, arrays, path.name, goal, known)
             streams.append(Stream(path.name, steps, read))
             files += pieces
+            episodes += pieces if path.is_dir() else []
         cells = (self.size, self.columns or self.size)
         square = cells[0] == cells[1]
         limit = self.episode_length or LIMITS.get(cells, 100 if square else None)
@@ -83,7 +84,7 @@ class RaDt(Format):
                 *([] if square else [f"no world here has {cells[0]} x {cells[1]} cells: tasks are ids, not checked"]),
             ),
         )
-        return Foreign(streams, origin, files, spec, family, limit)
+        return Foreign(streams, origin, files, spec, family, limit, pieces=episodes)
 
     def _history(
         self, arrays: Sequence[Zipped | Records], name: str, goal: np.ndarray | None, in_time: bool

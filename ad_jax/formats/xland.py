@@ -49,10 +49,14 @@ class XLand(Format):
         files = [file for path in paths for file in expand([path], "*.h*5")]
         streams: list[Stream] = []
         rows, shape = set(), set()
-        about: str | None = None
+        about: str | None = opened(files[0]).attrs.get(ABOUT)
         for path in files:
             root = opened(path)
-            about = about or root.attrs.get(ABOUT)
+            if root.attrs.get(ABOUT) != about:
+                raise ForeignHistoriesError(
+                    f"{files[0].name} and {path.name} say unlike things of what they hold ({ABOUT}), so they are no "
+                    "one collection. Import each alone"
+                )
             for name in sorted(root, key=natural):
                 group, where = root[name], f"{path.name}[{name}]"
                 require(where, group, FIELDS)

@@ -268,7 +268,8 @@ class _Writing:
             if (other := seen.setdefault(content, number)) != number and not self.allow_duplicates:
                 raise ForeignHistoriesError(
                     f"history {number} is history {other} once more: the same observations, actions and rewards, step "
-                    "by step. A file was given twice, or written over another; leave one out"
+                    "by step. A file was given twice, or written over another: leave one out, or say that they are "
+                    "meant (allow_duplicates=true)"
                 )
         if self.family is not None:
             known = self.origin.termination != UNKNOWN

@@ -55,6 +55,16 @@ def test_one_metadata_file_of_ad_eps_may_be_one_history_in_pieces(tmp_path):
     np.testing.assert_array_equal(found.read().transition.reward, x["reward"].reshape(1, -1))
 
 
+def test_two_pieces_of_one_history_may_be_alike(tmp_path):
+    x = room((2, 6), AD_EPS, 2, greedy=2.0)
+    (tmp_path / "d").mkdir()
+    for i in range(2):
+        save_ad_eps(tmp_path / f"d/trajectories_{i}.npz", x, flat=True)
+    metadata(tmp_path / "d", ["trajectories_0.npz", "trajectories_1.npz"], [2, 6])
+    assert read("ad_eps", tmp_path / "d", tmp_path / "h").manifest.steps == 80
+    assert read("headless_ad", tmp_path / "d", tmp_path / "g").manifest.steps == 80
+
+
 def test_two_goals_are_not_a_key_and_its_door(tmp_path):
     """(b) Both look like two cells; the world says which it is, and its dynamics would show another."""
     folder = ad_eps(tmp_path / "d", GOALS[:2], greedy=2.0)

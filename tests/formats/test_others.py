@@ -216,6 +216,14 @@ def test_folders_of_one_name_are_two_tasks(tmp_path):
     assert import_histories("icrl4aht", paths, tmp_path / "g", {}).task_ids == ["a.hdf5/0", "b.hdf5/0"]
 
 
+def test_two_records_of_omnirl_may_have_one_array_alike(tmp_path):
+    """Where nothing is ever earned, rewards are."""
+    for seed in range(2):
+        folder = omnirl(tmp_path / f"record-{seed}", seed=seed)
+        np.save(folder / "rewards.npy", np.zeros(9, np.float32))
+    assert len(read("omnirl", tmp_path, tmp_path / "h").task_ids) == 2
+
+
 def test_the_rows_of_ends_in_omnirl_are_no_steps(tmp_path):
     """(a) One row more at each end, (b) which says that it ended."""
     folder = omnirl(tmp_path / "record-0", episodes=(4, 3, 4))

@@ -284,6 +284,27 @@ def test_files_that_are_there_twice_are_refused(tmp_path):
     refused(lambda: import_histories("npz", [tmp_path / "c.npz"], tmp_path / "h", {}), "c.npz is not there")
 
 
+def test_equal_histories_are_imported_where_they_are_meant(tmp_path):
+    x: dict[str, Any] = {name: np.concatenate([y, y]) for name, y in arrays(rows=1).items()}
+    np.savez(tmp_path / "a.npz", **x)
+    path = [tmp_path / "a.npz"]
+    refused(lambda: import_histories("npz", path, tmp_path / "h", {}), "history 1 is history 0", "allow_duplicates")
+    found = import_histories("npz", path, tmp_path / "h", {"allow_duplicates": True})
+    assert found.task_ids == ["machine-0", "machine-0"]
+
+
+@pytest.mark.parametrize("kind", ["npz", "xland"])
+def test_files_that_say_unlike_things_are_not_one_collection(tmp_path, kind):
+    """What the first said held for all: its family, or what its actions are."""
+    needs(kind)
+    filled(tmp_path / "h", **EXPORTED["cells"])
+    filled(tmp_path / "g", **EXPORTED["cells"] | {"episode_length": 6})
+    paths = [tmp_path / f"{name}.{kind}" for name in "hg"]
+    for path in paths:
+        export_histories(kind, tmp_path / path.stem, path, {})
+    refused(lambda: import_histories(kind, paths, tmp_path / "x", {}), f"h.{kind} and g.{kind} say unlike things")
+
+
 def test_histories_of_several_lengths_are_cut_where_it_is_asked_for(tmp_path):
     for name, steps in (("a", 12), ("b", 16), ("c", 20)):
         x: dict[str, Any] = {n: y[0] for n, y in arrays(steps=steps).items()}

@@ -74,6 +74,17 @@ def test_files_of_one_episode_each_follow_their_numbers(tmp_path):
     refused(lambda: read("ra_dt", place, tmp_path / "f"), "episode_trjids.json says no number of")
 
 
+def test_two_episodes_may_be_alike(tmp_path):
+    """As those of a policy that has converged are. Two tasks that are copies are one that was written twice."""
+    place = ra_dt_episodes(tmp_path / "d")
+    (place / "10.npz").write_bytes((place / "11.npz").read_bytes())
+    t = read("ra_dt", place, tmp_path / "h").read().transition
+    np.testing.assert_array_equal(t.action[0, 1000:1100], t.action[0, 1100:])
+    folder = ra_dt(tmp_path / "e", goals=((2, 7),))
+    (folder / "[0,0]_[1,1].npz").write_bytes((folder / "[0,0]_[7,2].npz").read_bytes())
+    refused(lambda: read("ra_dt", folder, tmp_path / "g"), "once more, byte for byte")
+
+
 def test_episodes_that_were_sorted_by_return_are_refused(tmp_path):
     """(h) Sorting puts the lowest first. A few that only rise, or those that only fall, may well be in time."""
     place = ra_dt_episodes(tmp_path / "d", episodes=40, by_return=True)
