@@ -28,7 +28,7 @@ from ad_jax.files import Json
 from ad_jax.history.foreign import History, Origin
 from ad_jax.history.store import HistoryStore
 from ad_jax.text import some
-from ad_jax.types import Spec
+from ad_jax.types import Box, Spec
 
 SAID = (".json", ".metadata")  # files beside the data, which may be alike
 DATA = (".npz", ".npy", ".h5", ".hdf5", ".hdf", ".parquet", ".pq", ".pkl", ".pickle", ".mat", ".arrow")
@@ -265,6 +265,19 @@ def options_of(words: Sequence[str]) -> dict[str, Json]:
         else:
             options[name] = value
     return options
+
+
+def box(shape: tuple[int, ...], low: Json, high: Json) -> Box:
+    """Return real actions between bounds that were given, or that the data shows.
+
+    Raises:
+        ForeignHistoriesError: for bounds that cannot be, as where a component never differs in the data.
+    """
+    try:
+        return Box(shape, low, high)
+    except ConfigError as error:
+        told = f"{error}. Bounds that are not given are those of the data: say low= and high="
+        raise ForeignHistoriesError(told) from error
 
 
 def in_order(streams: Sequence[Stream], steps: int) -> Callable[[int], Iterator[History]]:

@@ -24,7 +24,7 @@ import numpy as np
 
 from ad_jax.errors import ForeignHistoriesError, unknown
 from ad_jax.files import Json, JsonObject, parse
-from ad_jax.formats.base import Foreign, Format, Stream, family_of, flags, reading, require
+from ad_jax.formats.base import Foreign, Format, Stream, box, family_of, flags, reading, require
 from ad_jax.history.foreign import PICKLED, History, Origin
 from ad_jax.history.store import HistoryStore
 from ad_jax.history.write import OPAQUE, UNKNOWN
@@ -174,7 +174,7 @@ class Plain(Format):
         if acted.kind == "f" or acting:
             low = self.low if self.low is not None else _extreme(blocks, "action", np.min, lead)
             high = self.high if self.high is not None else _extreme(blocks, "action", np.max, lead)
-            action: Discrete | Box = Box(acting, _plain(low), _plain(high))
+            action: Discrete | Box = box(acting, _plain(low), _plain(high))
         else:
             action = Discrete(self.num_actions or 1 + self._largest_action(blocks, lead))
         if self.pixels or kind.kind == "f":

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from ad_jax.errors import ForeignHistoriesError
-from ad_jax.formats.base import Foreign, Format, Stream, expand, names_of, reading, require
+from ad_jax.formats.base import Foreign, Format, Stream, box, expand, names_of, reading, require
 from ad_jax.formats.files_h5 import opened
 from ad_jax.history.foreign import History, Origin
 from ad_jax.history.write import UNKNOWN
-from ad_jax.types import Box, Spec
+from ad_jax.types import Spec
 
 FIELDS = ("proprio_observation", "action", "reward", "step_num")
 LABELS = ("demonstrator_actions", "demonstrator_action", "expert_action")
@@ -62,7 +62,7 @@ class Vintix(Format):
             notes=("rewards and observations are raw", "no algorithm learns in these histories"),
         )
         return Foreign(
-            streams, origin, files, Spec(Box(acted, low, high), seen, None), episode_length=self.episode_length
+            streams, origin, files, Spec(box(acted, low, high), seen, None), episode_length=self.episode_length
         )
 
     def _bounds(self, files: Sequence[Path]) -> tuple[tuple[float, ...] | float, tuple[float, ...] | float]:

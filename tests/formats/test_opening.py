@@ -87,6 +87,15 @@ def test_damage_that_is_met_before_the_first_history_is_named_too(tmp_path):
     assert not (tmp_path / "h").exists() or files(tmp_path / "h") == {}
 
 
+def test_who_has_actions_that_never_differ_is_asked_for_their_bounds(tmp_path):
+    folder = plain(tmp_path / "d")
+    x: dict[str, Any] = dict(np.load(folder / "a.npz"))
+    x["action"] = np.zeros((*x["reward"].shape, 2))
+    np.savez(folder / "a.npz", **x)
+    refused(lambda: import_histories("npz", [folder], tmp_path / "h", {}), "component 0", "say low= and high=")
+    import_histories("npz", [folder], tmp_path / "h", {"low": -1.0, "high": 1.0})
+
+
 @pytest.mark.skipif(not H5, reason="needs h5py")
 def test_bounds_are_found_in_more_files_than_are_kept_open(tmp_path, monkeypatch):
     monkeypatch.setattr(kept, "MOST", 1)
