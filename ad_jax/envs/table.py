@@ -134,7 +134,7 @@ def relabeled(key: jax.Array, task: Params) -> Params:
     def moved(table: jax.Array) -> jax.Array:
         return table[old][:, order]
 
-    return task.replace(
+    return task.replace(  # pyright: ignore[reportAttributeAccessIssue]  # flax gives it to every struct
         successor=new[moved(task.successor)],
         chance=moved(task.chance),
         reward=moved(task.reward),
