@@ -3,8 +3,13 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
+from probes import NAMES, Probes
 
+from ad_jax.envs.base import spec_of
+from ad_jax.sources import networks
 from ad_jax.sources.ucb import UCB
 
 KINDS = ((False, False), (True, False), (False, True))  # goes on, terminated, truncated
@@ -37,3 +42,21 @@ def learn(config, family, task, updates, key):
 def named_by_a_function(config: UCB, family):
     """Make a source as plug-ins were made, and named, before they were classes."""
     return config.make(family)
+
+
+def assert_solves_the_probes(config, updates: int) -> None:
+    """Assert that a source with networks knows values and best actions of every probe after so many updates."""
+    family = Probes()
+    solve = jax.vmap(lambda task, key: learn(config, family, task, updates, key))
+    state, _ = solve(family.all_tasks(), jax.random.split(jax.random.key(0), len(NAMES)))
+    x = networks.features(spec_of(family), jnp.arange(2))
+    logits, value = jax.vmap(lambda params: networks.network(params, x))(state.params)
+    policy = dict(zip(NAMES, np.asarray(jax.nn.softmax(logits))))
+    value = dict(zip(NAMES, np.asarray(value)))
+    assert value["constant"][0] == pytest.approx(1, abs=0.1)
+    assert value["two steps"] == pytest.approx([0.5, 1], abs=0.1)
+    assert value["observation"] == pytest.approx([-1, 1], abs=0.1)
+    assert value["cut"] == pytest.approx([1, 2], abs=0.1)
+    assert value["both"] == pytest.approx([1, 1], abs=0.1)
+    assert policy["action"][0, 1] > 0.95
+    assert np.diag(policy["both"]).min() > 0.95

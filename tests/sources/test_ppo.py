@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import NAMES, Probes
-from source_helpers import learn, slow_gae
+from probes import Probes
+from source_helpers import assert_solves_the_probes, slow_gae
 
-from ad_jax.envs.base import spec_of, take
+from ad_jax.envs.base import take
 from ad_jax.errors import ConfigError
 from ad_jax.sources import networks, ppo
 from ad_jax.types import Discrete, Spec, Transition
@@ -21,21 +21,8 @@ QUICK = {"actors": 8, "unroll": 8, "epochs": 4, "minibatches": 2, "hidden": (16,
 
 @pytest.mark.parametrize("layers", [None, pytest.param("own", marks=pytest.mark.slow)])
 def test_ppo_solves_the_probes(layers):
-    family = Probes()
     config = ppo.PPO(learning_rate=0.01, discount=0.5, max_grad_norm=None, value_layers=layers, **QUICK)
-    solve = jax.vmap(lambda task, key: learn(config, family, task, 150, key))
-    state, _ = solve(family.all_tasks(), jax.random.split(jax.random.key(0), len(NAMES)))
-    x = networks.features(spec_of(family), jnp.arange(2))
-    logits, value = jax.vmap(lambda params: networks.network(params, x))(state.params)
-    policy = dict(zip(NAMES, np.asarray(jax.nn.softmax(logits))))
-    value = dict(zip(NAMES, np.asarray(value)))
-    assert value["constant"][0] == pytest.approx(1, abs=0.1)
-    assert value["two steps"] == pytest.approx([0.5, 1], abs=0.1)
-    assert value["observation"] == pytest.approx([-1, 1], abs=0.1)
-    assert value["cut"] == pytest.approx([1, 2], abs=0.1)
-    assert value["both"] == pytest.approx([1, 1], abs=0.1)
-    assert policy["action"][0, 1] > 0.95
-    assert np.diag(policy["both"]).min() > 0.95
+    assert_solves_the_probes(config, 150)
 
 
 def test_policy_and_value_share_their_hidden_layers_or_each_has_its_own():

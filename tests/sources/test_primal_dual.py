@@ -8,11 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import NAMES, Probes
-from source_helpers import learn
+from source_helpers import assert_solves_the_probes, learn
 
 from ad_jax import envs
-from ad_jax.envs.base import spec_of
 from ad_jax.envs.dark_room import DarkRoom
 from ad_jax.errors import ConfigError
 from ad_jax.sources import actor_critic, networks, primal_dual
@@ -25,7 +23,6 @@ gradient_of = jax.jit(jax.grad(primal_dual.loss), static_argnums=2)
 
 @pytest.mark.parametrize("hidden", [(), pytest.param((16,), marks=pytest.mark.slow)])
 def test_primal_dual_solves_the_probes(hidden):
-    family = Probes()
     config = primal_dual.PrimalDual(
         learning_rate=0.03,
         value_learning_rate=0.03,
@@ -36,19 +33,7 @@ def test_primal_dual_solves_the_probes(hidden):
         epochs=2,
         hidden=hidden,
     )
-    solve = jax.vmap(lambda task, key: learn(config, family, task, 300, key))
-    state, _ = solve(family.all_tasks(), jax.random.split(jax.random.key(0), len(NAMES)))
-    x = networks.features(spec_of(family), jnp.arange(2))
-    logits, value = jax.vmap(lambda params: networks.network(params, x))(state.params)
-    policy = dict(zip(NAMES, np.asarray(jax.nn.softmax(logits))))
-    value = dict(zip(NAMES, np.asarray(value)))
-    assert value["constant"][0] == pytest.approx(1, abs=0.1)
-    assert value["two steps"] == pytest.approx([0.5, 1], abs=0.1)
-    assert value["observation"] == pytest.approx([-1, 1], abs=0.1)
-    assert value["cut"] == pytest.approx([1, 2], abs=0.1)
-    assert value["both"] == pytest.approx([1, 1], abs=0.1)
-    assert policy["action"][0, 1] > 0.95
-    assert np.diag(policy["both"]).min() > 0.95
+    assert_solves_the_probes(config, 300)
 
 
 def tables(seed=0):

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from flax import struct
 from probes import NAMES, Probes
-from source_helpers import learn
+from source_helpers import assert_solves_the_probes, learn
 
 from ad_jax import envs, sources
 from ad_jax.envs.bandit import Bandit
 from ad_jax.envs.bandit import Params as BanditParams
-from ad_jax.envs.base import advance, spec_of, take
+from ad_jax.envs.base import advance, take
 from ad_jax.envs.dark_room import DarkRoom
 from ad_jax.envs.grid import MOVES
 from ad_jax.errors import ConfigError
-from ad_jax.sources import actor_critic, networks, q_learning, ucb
+from ad_jax.sources import actor_critic, q_learning, ucb
 from ad_jax.sources.base import Source, SourceConfig
 from ad_jax.testing import ContractError, check_plugin, check_source
 from ad_jax.types import Transition
@@ -163,22 +163,9 @@ def test_q_learning_breaks_ties_evenly():
 
 
 def test_actor_critic_solves_the_probes():
-    family = Probes()
     quick = {"actors": 8, "unroll": 8, "hidden": (16,)}
     config = actor_critic.ActorCritic(learning_rate=0.01, discount=0.5, entropy_cost=0.0, **quick)
-    solve = jax.vmap(lambda task, key: learn(config, family, task, 400, key))
-    state, _ = solve(family.all_tasks(), jax.random.split(jax.random.key(0), len(NAMES)))
-    x = networks.features(spec_of(family), jnp.arange(2))
-    logits, value = jax.vmap(lambda params: networks.network(params, x))(state.params)
-    policy = dict(zip(NAMES, np.asarray(jax.nn.softmax(logits))))
-    value = dict(zip(NAMES, np.asarray(value)))
-    assert value["constant"][0] == pytest.approx(1, abs=0.1)
-    assert value["two steps"] == pytest.approx([0.5, 1], abs=0.1)
-    assert value["observation"] == pytest.approx([-1, 1], abs=0.1)
-    assert value["cut"] == pytest.approx([1, 2], abs=0.1)
-    assert value["both"] == pytest.approx([1, 1], abs=0.1)
-    assert policy["action"][0, 1] > 0.95
-    assert np.diag(policy["both"]).min() > 0.95
+    assert_solves_the_probes(config, 400)
 
 
 @pytest.mark.parametrize("means", [(0.9, 0.6), (0.1, 0.5, 0.45, 0.9), tuple(np.linspace(0.05, 0.95, 10))])
