@@ -101,6 +101,8 @@ lru_cache.LRUCache.put = put_whole
 def as_it_stands(plugin: object) -> tuple[object, ...]:
     """Return what tells a plug-in from others, and from itself before a test edited its class; unsure, from all."""
     text = repr(plugin)
+    if plugin is None:
+        return (None,)
     if not dataclasses.is_dataclass(plugin) or " at 0x" in text or "..." in text:  # others may read the same
         return (object(),)
     of_classes = (value for kind in type(plugin).__mro__ for value in vars(kind).values())
@@ -113,8 +115,8 @@ def looked_at_once(name: str) -> None:
 
     def kept(self: Origins) -> object:
         e, p = self.experiment, self.components
-        algorithms = (e.source, e.reference) if name != "family" else ()
-        key = sum(map(as_it_stands, (p.family, *algorithms)), ())
+        of = {"family": (), "source": (e.source,), "reference": (e.source, e.reference and e.reference.source)}
+        key = sum(map(as_it_stands, (p.family, *of[name])), ())
         if key not in found:
             found[key] = look(self)
         return found[key]

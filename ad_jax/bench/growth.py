@@ -43,7 +43,7 @@ class Point(NamedTuple):
     Attributes:
         work: the call.
         limits: what is timed in turn with it.
-        floor: from the seconds of `limits` in a round, seconds that the call would take at the limit.
+        floor: from seconds of `limits`, those of their fastest rounds, what the call would take at the limit.
     """
 
     work: Work

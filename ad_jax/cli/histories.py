@@ -1,6 +1,7 @@
 """`ad-jax histories`: what is in a collection, whether every byte of it is as written, and the way in and out of it."""
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -96,7 +97,7 @@ def _import(args: argparse.Namespace) -> int:
     from ad_jax.formats.importing import import_histories
 
     words = [*args.paths, *args.more]
-    places = [word for word in words if not OPTION.match(word) or Path(word).expanduser().exists()]
+    places = [word for word in words if not OPTION.match(word) or os.path.exists(os.path.expanduser(word))]
     if not places:
         raise ConfigError(
             f"import expects files or folders; got {', '.join(words)}, of which none is there, so all are taken for "

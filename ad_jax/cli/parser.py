@@ -180,8 +180,8 @@ def parser() -> argparse.ArgumentParser:
         "--peers",
         nargs="*",
         metavar="NAME",
-        help="the same work by others, timed in turn with ours: rejax, torch, torch_compile, ad_eps (default all); "
-        "each is installed into an environment of its own",
+        help="the same work by others, timed in turn with ours: rejax, torch, torch_compile, trajectory_transformer, "
+        "diffuser, ad_eps (default all); each is installed into an environment of its own",
     )
     bench.add_argument("--demo", type=_path, metavar="DIR", help="a finished run of dark_room; else the demo is run")
     bench.add_argument(

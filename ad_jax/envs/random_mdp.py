@@ -24,7 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ad_jax.envs.table import Params, TableWorld, relabeled, steps_in
+from ad_jax.envs.base import take
+from ad_jax.envs.table import Params, State, TableWorld, relabeled, steps_in
 from ad_jax.errors import ConfigError
 from ad_jax.keys import a_key
 
@@ -67,7 +68,11 @@ class RandomMDP(TableWorld):
 
     @property
     def default_params(self) -> Params:
-        return self._draw_one(a_key(0))
+        return take(self._drawn(a_key(0), 1), 0)  # compiled: operations one by one take seconds
+
+    def starts_at(self, observation: jax.Array, params: Params) -> State | None:
+        """Return that state where an action has one outcome; drawn ones cannot be checked step by step."""
+        return State(jnp.int32(0), observation) if self.branching == 1 and self.slip == 0 else None
 
     def sample_tasks(self, key: jax.Array, n: int) -> Params:
         return self._drawn(key, n)
@@ -77,9 +82,10 @@ class RandomMDP(TableWorld):
         text = f"{used.sum()} states"
         if self.reward == "goal":
             best = float(self.optimal_return(jax.tree.map(lambda x: jnp.asarray(x)[None], task))[0])
+            goal = int(np.asarray(task.successor)[np.asarray(task.reward) > 0][0])
             pays = np.asarray(task.reward * task.chance).sum((1, 2)) > 0
-            text += f", goal {int(np.asarray(task.successor)[np.asarray(task.reward) > 0][0])}"
-            text += f", reached from {pays.sum()} of them at once; {best:.1f} can be earned"
+            others = pays.sum() - pays[goal]
+            text += f", goal {goal}, one step from {others} of the others; {best:.1f} can be earned"
         return text
 
     @functools.partial(jax.jit, static_argnums=(0, 2))
@@ -97,8 +103,8 @@ class RandomMDP(TableWorld):
         successor = successor.at[0, -1, 0].set(jax.random.randint(key_way, (), 1, size, jnp.int32))
         if self.stay:
             successor = successor.at[:, 0].set(numbers[:, None])
-        # Exponential in proportion is uniform on the simplex.
-        chance = jax.random.exponential(key_chance, (states, actions, branching), jnp.float32)
+        # Exponential in proportion is uniform on the simplex; a draw can be 0, and all of them at once must not be.
+        chance = jax.random.exponential(key_chance, (states, actions, branching), jnp.float32) + jnp.float32(1e-9)
         chance = jnp.where(numbers[:, None, None] < size, chance / chance.sum(-1, keepdims=True), 0.0)
         reach = reachable(successor, numbers < size)
         if self.reward == "dense":

@@ -76,9 +76,6 @@ class TableWorld(TaskFamily[State, Params]):
     def observe(self, key: jax.Array, state: State, action: jax.Array | None, params: Params) -> jax.Array:
         return state.at
 
-    def starts_at(self, observation: jax.Array, params: Params) -> State:
-        return State(jnp.int32(0), observation)
-
     def optimal_return(self, tasks: Params) -> np.ndarray:
         return np.asarray(_returns(tasks, self.steps, True), np.float64)
 

@@ -76,7 +76,7 @@ def call(path: Path, function: str, scale: str) -> Any:
             everywhere = [name for name in scales(path) if all(name in table for table in tables)]
             raise ConfigError(
                 f"{path}: {function}() knows no scale {scale!r}, which another function of that file does. All of them "
-                f"know {', '.join(everywhere)}"
+                f"know {', '.join(everywhere) or 'none'}"
             ) from error
         raise ConfigError(f"{path} cannot be loaded: {told(error)}. With --traceback you see all of it") from error
     kind = {"config": "Experiment", "study": "Study"}[function]

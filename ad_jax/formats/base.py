@@ -152,12 +152,12 @@ def library(name: str) -> Any:
         raise ConfigError(f"this format needs {name.partition('.')[0]}: pip install 'ad_jax[{extra}]'") from error
 
 
-def digests(files: Sequence[Path], pieces: Collection[Path] = ()) -> dict[str, str]:
+def digests(files: Sequence[Path], pieces: Collection[Path] = (), allow_duplicates: bool = False) -> dict[str, str]:
     """Return sha256 of every file, by its name below the folder that they share.
 
     Raises:
         ForeignHistoriesError: if one is there twice, or is another's copy, byte for byte, and both are whole histories:
-            `pieces` of them, an episode or one array, may be alike.
+            `pieces` of them, an episode or one array, may be alike, and copies are let through with `allow_duplicates`.
     """
     root = Path(os.path.commonpath([path.absolute().parent for path in files]))
     found: dict[str, str] = {}
@@ -168,10 +168,13 @@ def digests(files: Sequence[Path], pieces: Collection[Path] = ()) -> dict[str, s
             raise ForeignHistoriesError(f"{path} is given twice. Leave one out")
         with path.open("rb") as file:
             found[name] = hashlib.file_digest(file, "sha256").hexdigest()
-        if path.suffix in SAID or path in pieces:
+        if path.suffix in SAID or path in pieces or allow_duplicates:
             continue
         if (other := names.setdefault(found[name], name)) != name:
-            raise ForeignHistoriesError(f"{name} is {other} once more, byte for byte. Leave one out")
+            raise ForeignHistoriesError(
+                f"{name} is {other} once more, byte for byte. Leave one out, or say that it is meant "
+                "(allow_duplicates=true)"
+            )
     return found
 
 

@@ -50,11 +50,13 @@ def import_histories(
 def _imported(name: str, paths: Sequence[Path], out: Url, chosen: Format, progress_seconds: float) -> HistoryStore:
     found = chosen.open(paths)
     if over := passed_over(paths, found.files, chosen.beside):
-        log(f"import   {len(over)} files of data are no part of {name} and are not read: {some(list(map(str, over)))}")
+        log(f"import   not read, for they are no part of {name}: {some(list(map(str, over)))}")
     kept, steps = fitted(found.streams, chosen.steps, found.actors)
     if left := len(found.streams) - len(kept):
         log(f"import   {left} of {len(found.streams)} histories have fewer than {steps} steps and are left out")
     log(f"import   {len(kept)} histories of {steps} steps from {len(found.files)} files of {name}")
+    twice = found.allow_duplicates or chosen.allow_duplicates
+    files = digests(found.files, set(found.pieces), twice)
     return write_histories(
         out,
         in_order(kept, steps),
@@ -64,8 +66,8 @@ def _imported(name: str, paths: Sequence[Path], out: Url, chosen: Format, progre
         episode_length=found.episode_length,
         reward_dtype=found.reward_dtype,
         actors=found.actors,
-        origin=dataclasses.replace(found.origin, format=name, files=digests(found.files, set(found.pieces))),
-        allow_duplicates=found.allow_duplicates or chosen.allow_duplicates,
+        origin=dataclasses.replace(found.origin, format=name, files=files),
+        allow_duplicates=twice,
         progress_seconds=progress_seconds,
     )
 

@@ -77,7 +77,7 @@ class Plain(Format):
         said = blocks[0].text(ABOUT)
         if odd := next((block for block in blocks if block.text(ABOUT) != said), None):
             raise ForeignHistoriesError(
-                f"{blocks[0].name} and {odd.name} say unlike things of what they hold ({ABOUT}), so they are no one "
+                f"{blocks[0].name} and {odd.name} disagree about what they hold ({ABOUT}), so they are no one "
                 "collection. Import each alone"
             )
         family = family_of(self.env, self.options)

@@ -54,7 +54,7 @@ class XLand(Format):
             root = opened(path)
             if root.attrs.get(ABOUT) != about:
                 raise ForeignHistoriesError(
-                    f"{files[0].name} and {path.name} say unlike things of what they hold ({ABOUT}), so they are no "
+                    f"{files[0].name} and {path.name} disagree about what they hold ({ABOUT}), so they are no "
                     "one collection. Import each alone"
                 )
             for name in sorted(root, key=natural):

@@ -41,7 +41,7 @@ class Params(environment.EnvParams):
 
 def _place(url: str) -> str:
     """Return one name for a place, however it was written."""
-    return url.rstrip("/") if "://" in url else str(files.local(url).absolute())
+    return url.rstrip("/") if "://" in url else str(files.local(url).resolve())
 
 
 @dataclasses.dataclass(frozen=True)

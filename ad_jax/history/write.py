@@ -67,7 +67,8 @@ def write_histories(
         family: of the tasks, in the place of `spec`. Each history's `task` holds the leaves that differ from the
             family's defaults, and every step is checked against the family's own dynamics where a start can be set.
         count: how many there are; None where `histories` has a length. Where there are more or fewer, that is said as
-            soon as it is seen: at once of what has a length or reads from a number on, else before the last chunk.
+            soon as it is seen: at once of what has a length, and where a function gives one after `count`, for which it
+            is asked first; else before the last chunk.
         episode_length: most steps of an episode; None for the family's, or for the longest of the first history.
         reward_dtype: that holds every reward exactly; None for the family's, or float32.
         actors: of one learner, whose histories follow each other.

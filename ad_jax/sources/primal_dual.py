@@ -17,7 +17,8 @@ step of Kostrikov et al. 2019, arXiv 1912.05032, section 4), so with rho = pi / 
 and what pi ascends is at rho = 1 the policy gradient of one-step actor-critic. The value's part differs from temporal
 differences: both ends of a step move, and once pi is not b any more, V falls where pi expects to gain.
 
-Deliberate differences, and what is not known. Only the abstract was at hand, and the form of the penalty is derived
+Deliberate differences, and what is not known. That step is exact where states are weighted by the discount of their
+time; actors visit them unweighted. Only the abstract was at hand, and the form of the penalty is derived
 here. Of an unroll `epochs` steps of Adam are taken, with all of its steps at once; at 1 it is on-policy and the first
 part is 0. The entropy bonus is ours. Policy and value share no hidden layers, since they play against each other. A
 truncated episode bootstraps from the observation it was cut at. With `privileged`, both see the family's

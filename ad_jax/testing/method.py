@@ -33,6 +33,7 @@ from ad_jax.testing.model import random_steps
 from ad_jax.types import Histories, PyTree, Spec
 
 ROWS, EPISODES = 4, 8  # of a policy's batch; of each history
+FEATURES = 8  # of a source, where the method learns from them
 SMALL: dict[str, JsonObject] = {  # backbones to try, in this order
     "transformer": {"layers": 1, "width": 8, "heads": 1, "mlp_width": 8, "window": 8},
     "lstm": {"width": 8, "hidden": 8, "mlp_width": 8, "value_head": True},
@@ -88,7 +89,7 @@ def _sample(config: MethodConfig, family: TaskFamily) -> Sample:
     check_needs(config.needs, STORED)
     split = family.split(0, 4, 2)
     check_split(family, split)
-    config = config.bind(family, split.train)
+    config, features = _collected(config.bind(family, split.train))
     channels = config.channels(family, spec)
     seen = tuple((name, channel.shape) for name, channel in channels.items() if channel.seen)
     seen_spec = dataclasses.replace(seen_spec_of(family), extra=seen)
@@ -96,12 +97,20 @@ def _sample(config: MethodConfig, family: TaskFamily) -> Sample:
     teacher = None if config.taught_by() is None else _teacher(family, seen_spec_of(family), split.train)
     setting = Setting(family, model, model_config, spec, seen_spec, split.train, sampling, mesh, teacher=teacher)
     method = config.make(setting)
-    histories = _histories(family, split.train, mesh, config.needs)
+    histories = _histories(family, split.train, mesh, config.needs, features)
     prepare = checked(method, channels, config.needs)
     feed = feed_of(config, setting)
     resident = feed.tasks if config.feed == "tasks" else replay.load(histories, spec, sampling, mesh, prepare)
     trainer = Trainer(method.learner, feed, config, mesh, seed=0)
     return Sample(config, setting, channels, histories, method, prepare, trainer, resident)
+
+
+def _collected(config: MethodConfig) -> tuple[MethodConfig, int | None]:
+    """Return the options with what histories decide, and how many features of their source those then hold."""
+    try:
+        return config.collected(None), None
+    except ConfigError:
+        return config.collected(FEATURES), FEATURES
 
 
 def _backbone(config: MethodConfig, spec: Spec) -> tuple[ModelConfig, Model]:
@@ -124,16 +133,19 @@ def _teacher(family: TaskFamily, spec: Spec, tasks: PyTree) -> Teacher:
     return Teacher("a test", model, model.init(a_key(1)), spec, reward_unit.NONE, frozenset(family.task_ids(tasks)))
 
 
-def _histories(family: TaskFamily, tasks: PyTree, mesh: Mesh, needs: Collection[str]) -> Histories:
-    """Two learners' histories on each task, by the first source that takes the family."""
+def _histories(
+    family: TaskFamily, tasks: PyTree, mesh: Mesh, needs: Collection[str], features: int | None
+) -> Histories:
+    """Two learners' histories on each task, by the first source that takes the family, or by one with features."""
     ids, source = family.task_ids(tasks), None
-    for name in ("q_learning", "ucb", "noisy_oracle", "actor_critic"):
+    known = [(name, {}) for name in ("q_learning", "ucb", "noisy_oracle", "actor_critic")]
+    for name, options in known if features is None else [("dqn", {"actors": 1, "hidden": (features,)})]:
         with contextlib.suppress(TypeError, ConfigError):  # how a source says that a family does not suit it
-            source = source or sources.make(name).make(family)
+            source = source or sources.make(name, options).make(family)
     if source is None:
         raise ConfigError(f"no source of this package takes {family.name}; give check_method another family")
     collector = collect.Collector(
-        family, source, EPISODES, mesh, 2 * len(ids), **{name: name in needs for name in STORED}
+        family, source, EPISODES, mesh, 2 * len(ids), **{name: name in needs for name in STORED}, features=features
     )
     lifetime = collector.run(0, tasks, ids, 2, 0)
     return collect.as_histories(lifetime, tasks, ids, 2, 0, 2 * len(ids))

@@ -96,6 +96,23 @@ def test_a_world_is_closed_and_its_goal_can_be_reached(family):
     assert len(set(sizes.tolist())) == (1 if family.fewest is None else family.states - family.fewest + 1)
 
 
+def test_chances_are_numbers_whatever_is_drawn(monkeypatch):
+    """Of eight million draws one is 0, and an action may have a single outcome."""
+    assert (drawn(PLAIN).chance == 1).all()
+    monkeypatch.setattr(jax.random, "exponential", lambda key, shape, dtype: jnp.zeros(shape, dtype))
+    task = jax.jit(dataclasses.replace(ROUGH, fewest=None)._draw_one)(jax.random.key(0))
+    np.testing.assert_allclose(task.chance, 0.5)
+
+
+def test_a_state_can_be_begun_in_where_steps_can_be_checked():
+    """Of drawn outcomes nobody can say which would have come."""
+    task = PLAIN.default_params
+    state = PLAIN.starts_at(jnp.int32(3), task)
+    assert state is not None and int(PLAIN.observe(jax.random.key(0), state, None, task)) == 3
+    for family in (ROUGH, dataclasses.replace(PLAIN, slip=0.1), dataclasses.replace(PLAIN, branching=2)):
+        assert family.starts_at(jnp.int32(3), family.default_params) is None
+
+
 def test_where_one_can_stay_one_action_stays_everywhere_and_it_is_not_always_the_same():
     tasks = drawn(PLAIN, 64)
     stays = (tasks.successor[..., 0] == np.arange(7)[None, :, None]).all(1)  # [N, A]

@@ -58,6 +58,10 @@ def test_what_cannot_be_is_one_line_and_status_2(public, tmp_path, capsys):
         (["import", "ad_epsilon", str(public), "--out", out], "'ad_eps'"),
         (["import", "ad_eps", str(tmp_path / "no"), "--out", out], "is not there"),
         (["import", "ad_eps", str(public), "--out", out, "siz=9"], "'size'"),
+        (
+            ["import", "ad_eps", str(public), "--out", out, f"siz={'9' * 300}"],
+            "'size'",
+        ),  # no name of a file can be so long
         (["show", out], "no learning histories"),
         (["export", "npz", out, "--out", str(tmp_path / "a.npz")], "no learning histories"),
     ):

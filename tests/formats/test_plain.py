@@ -291,6 +291,11 @@ def test_equal_histories_are_imported_where_they_are_meant(tmp_path):
     refused(lambda: import_histories("npz", path, tmp_path / "h", {}), "history 1 is history 0", "allow_duplicates")
     found = import_histories("npz", path, tmp_path / "h", {"allow_duplicates": True})
     assert found.task_ids == ["machine-0", "machine-0"]
+    np.savez(tmp_path / "one.npz", **arrays(rows=1))
+    (tmp_path / "two.npz").write_bytes((tmp_path / "one.npz").read_bytes())
+    both = [tmp_path / "one.npz", tmp_path / "two.npz"]
+    refused(lambda: import_histories("npz", both, tmp_path / "g", {}), "once more, byte for byte", "allow_duplicates")
+    assert import_histories("npz", both, tmp_path / "g", {"allow_duplicates": True}).task_ids == ["machine-0"] * 2
 
 
 @pytest.mark.parametrize("kind", ["npz", "xland"])
@@ -302,7 +307,10 @@ def test_files_that_say_unlike_things_are_not_one_collection(tmp_path, kind):
     paths = [tmp_path / f"{name}.{kind}" for name in "hg"]
     for path in paths:
         export_histories(kind, tmp_path / path.stem, path, {})
-    refused(lambda: import_histories(kind, paths, tmp_path / "x", {}), f"h.{kind} and g.{kind} say unlike things")
+    refused(
+        lambda: import_histories(kind, paths, tmp_path / "x", {}),
+        f"h.{kind} and g.{kind} disagree about what they hold",
+    )
 
 
 def test_histories_of_several_lengths_are_cut_where_it_is_asked_for(tmp_path):

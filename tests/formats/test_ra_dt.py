@@ -140,7 +140,7 @@ def test_files_of_data_that_are_passed_over_are_told_of(tmp_path, capsys):
     (folder / "notes.txt").write_text("none of the data")
     read("ra_dt", folder, tmp_path / "h")
     told = capsys.readouterr().out
-    assert "1 files of data are no part of ra_dt" in told and "b.parquet" in told and "notes.txt" not in told
+    assert "not read, for they are no part of ra_dt" in told and "b.parquet" in told and "notes.txt" not in told
 
 
 def test_a_grid_of_ra_dt_that_is_not_square_is_opaque(tmp_path):

@@ -107,7 +107,7 @@ def test_a_copy_goes_to_one_neighbor_in_the_place_of_an_all_reduce(trained):
     assert ours.sent["collective-permute"] < 0.6 * plain.sent["all-reduce"]
 
 
-@pytest.mark.slow  # as test_rl2.py does for the LSTM
+@pytest.mark.slow  # test_rl2.py does as much for one group
 def test_resumed_after_every_update_it_ends_bit_equal(trained, tmp_path):
     found = resumed(trained, GROUPS, tmp_path)
     assert found[0][0] == found[1][0] == 4

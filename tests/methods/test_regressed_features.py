@@ -23,6 +23,7 @@ from ad_jax.models.base import ModelConfig, empty_steps
 from ad_jax.models.heads.beside import Beside
 from ad_jax.sources import dqn
 from ad_jax.stage.collect import Collector
+from ad_jax.testing import check_method
 from ad_jax.types import Batch
 
 WIDTH = 6
@@ -204,3 +205,9 @@ def test_the_smoke_experiment_learns_from_a_dqn_by_its_options_alone():
     p = build(override(load("dark_room", "smoke"), [*changes, "method.features=0.01"]))
     assert isinstance(p.method, PolicyDistillation)
     assert (p.method.feature_width, p.model.head.more) == (64, 64)
+
+
+@pytest.mark.slow
+def test_it_keeps_the_contract_of_methods():
+    """The public check collects what the method learns from."""
+    assert check_method(PolicyDistillation(features=0.1))
