@@ -131,7 +131,8 @@ def test_windows_hold_the_actions_and_begin_a_lifetime_with_zeros(tmp_path):
     collect(tmp_path / "x", m)
     histories, mesh = open_store(tmp_path / "x").read(), mesh_of()
     options = replay.Config(segment=12, batch=8, groups=4)
-    batch = replay.sample(replay.load(histories, REAL, options, mesh), jax.random.key(0), REAL, options, mesh)
+    draw = jax.jit(lambda held, key: replay.sample(held, key, REAL, options, mesh))
+    batch = draw(replay.load(histories, REAL, options, mesh), jax.random.key(0))
     before, action = np.asarray(batch.steps.prev_action), np.asarray(batch.targets["action"])
     assert before.shape == action.shape == (8, 12, 2) and before.dtype == action.dtype == np.float32
     np.testing.assert_array_equal(before[:, 0], 0)

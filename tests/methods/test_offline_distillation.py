@@ -40,9 +40,9 @@ def test_the_student_becomes_its_teacher_on_the_windows_it_is_shown():
     resident = replay.load(numbered_histories(8, 32), GRID, SAMPLING, s.mesh)
     state, metrics = train.run(train.init(), resident, jnp.int32(200))
     assert float(metrics["loss"][-1]) < 0.1 * float(metrics["loss"][0])
-    batch, _ = train.feed.draw(resident, jax.random.key(5))
-    theirs = s.teacher.model.apply(s.teacher.params, batch.steps)
-    mine = s.model.apply(state.params, batch.steps)
+    batch, _ = jax.jit(train.feed.draw)(resident, jax.random.key(5))
+    theirs = jax.jit(s.teacher.model.apply)(s.teacher.params, batch.steps)
+    mine = jax.jit(s.model.apply)(state.params, batch.steps)
     agree = np.mean(np.argmax(theirs, -1) == np.argmax(mine, -1))
     assert agree > 0.9
     assert jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), state.teacher, s.teacher.params))

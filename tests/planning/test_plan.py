@@ -159,7 +159,8 @@ def test_a_model_that_recomputes_is_the_same_function(name):
     plain, again = build(e), build(override(e, ["model.remat=True"]))
     params = plain.model.init(named_key(0, "params"))
     _, histories = real(e, mesh_of())
-    batch = replay.sample(histories, named_key(0, "batch"), plain.spec, e.replay, mesh_of())
+    draw = jax.jit(lambda held, key: replay.sample(held, key, plain.spec, e.replay, mesh_of()))
+    batch = draw(histories, named_key(0, "batch"))
 
     def gradient(model):  # the key is an argument: what is drawn from a constant would be drawn while compiling
         f = jax.jit(lambda p, b, key: supervised.gradient(supervised.cross_entropy(model), p, b, key))

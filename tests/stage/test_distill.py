@@ -29,6 +29,11 @@ SAMPLING = replay.Config(segment=8, batch=16, groups=8)
 TINY = Distillation(updates=6, warmup_updates=2, learning_rate=1e-2, updates_per_dispatch=3, checkpoint_every=2)
 
 
+@jax.jit
+def sample(resident: replay.Replay, key: jax.Array) -> Batch:
+    return replay.sample(resident, key, GRID, SAMPLING, mesh_of())
+
+
 def rewarded(resident: replay.Replay, change) -> replay.Replay:
     """Return the same residents with other rewards."""
     return resident.replace(steps=resident.steps | {"reward": change(resident.steps["reward"])})
@@ -225,7 +230,7 @@ def poisoned(trained):
 def test_a_batch_is_drawn_from_the_histories_that_are_named(trained):
     trainer, _ = trained
     resident = load(mesh_of())
-    batch = replay.sample(resident, jax.random.split(trainer.key(4))[0], GRID, SAMPLING, mesh_of())
+    batch = sample(resident, jax.random.split(trainer.key(4))[0])
     history = np.asarray(batch.steps.observation)[:, 0, 0]  # modulo 9
     np.testing.assert_array_equal(drawn(trainer, resident, 4) % 9, history)
 
@@ -329,7 +334,7 @@ def test_weight_decay_shrinks_matrices_and_leaves_vectors(optimizer):
 def test_accumulated_gradients_equal_the_whole_batch():
     model = Transformer(layers=1, width=8, heads=2, mlp_width=16, window=6).make(GRID)  # nothing random in it
     params = jax.jit(model.init)(jax.random.key(0))
-    batch = replay.sample(load(mesh_of()), jax.random.key(1), GRID, SAMPLING, mesh_of())
+    batch = sample(load(mesh_of()), jax.random.key(1))
     whole, parts = (
         jax.jit(lambda p, b, n=n: gradient(cross_entropy(model), p, b, jax.random.key(2), n, 8))(params, batch)
         for n in (1, 2)
