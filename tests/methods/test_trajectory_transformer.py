@@ -181,9 +181,9 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_tokens():
         "terminated": done & (draw.random((2, 5)) < 0.5),
         "truncated": done,
     }
-    found = loss_of(model, unit, 5.0)(params, Batch(steps, targets), None)  # pyright: ignore[reportArgumentType]
+    found = jax.jit(loss_of(model, unit, 5.0))(params, Batch(steps, targets), None)  # pyright: ignore[reportArgumentType]
 
-    outputs, network, tokens = model.apply(params, steps), model.parts.network(params), model.parts.tokens
+    outputs, network, tokens = jax.jit(model.apply)(params, steps), model.parts.network(params), model.parts.tokens
     total = 0.0
     for b, t in itertools.product(range(2), range(5)):
         action, more = jnp.asarray(targets["action"][b, t]), outputs[b, t, 3:]

@@ -62,14 +62,14 @@ def test_a_copy_for_each_way_gives_what_a_shared_past_gives():
     model = STREAMING.make(GRID)
     params, steps = model.init(jax.random.key(0)), random_steps(GRID, 2, 9, 4)
     ahead = jax.tree.map(lambda x: x.reshape(2, 3, *x.shape[1:]), random_steps(GRID, 6, 3, 4, seed=1))
-    cache = model.init_cache(2)
+    cache, decode = model.init_cache(2), jax.jit(model.decode)
     for t in range(9):
-        _, cache = model.decode(params, cache, jax.tree.map(lambda x: x[:, t], steps))  # noqa: B023
+        _, cache = decode(params, cache, jax.tree.map(lambda x: x[:, t], steps))  # noqa: B023
     found = []
     for branches in (branches_of(model), of_rows(model.decode)):
-        ways, outputs = branches.start(cache, 3, 3), jnp.zeros(())
+        ways, outputs, go_on = branches.start(cache, 3, 3), jnp.zeros(()), jax.jit(branches.decode)
         for t in range(3):
-            outputs, ways = branches.decode(params, ways, jax.tree.map(lambda x: x[:, :, t], ahead))  # noqa: B023
+            outputs, ways = go_on(params, ways, jax.tree.map(lambda x: x[:, :, t], ahead))  # noqa: B023
         found.append(np.asarray(outputs))
     np.testing.assert_allclose(*found, atol=1e-5)
 

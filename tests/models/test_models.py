@@ -185,6 +185,17 @@ def plain_attention(q, k, v, window, n, scale: Any = 1.0):
     return jnp.einsum("bkts,bskh->btkh", weights * scale, v)
 
 
+def differentiated(f, g, *inputs):
+    """Return `f(*inputs)`, and the gradients of its product with `g`, from one program."""
+
+    @jax.jit
+    def both(g, *inputs):
+        out, back = jax.vjp(f, *inputs)
+        return out, back(g)
+
+    return both(g, *inputs)
+
+
 @pytest.mark.parametrize(("length", "window", "n"), [(7, 9, 1), (6, 6, 3), (1, 2, 1), (13, 4, 1), (11, 3, 2)])
 def test_the_backward_pass_of_attention_is_the_gradient(length, window, n):
     """Written out by hand, against the derivative that JAX finds: one block, several, and spans of few tokens."""
@@ -196,9 +207,9 @@ def test_the_backward_pass_of_attention_is_the_gradient(length, window, n):
     def plain(q, k, v):
         return plain_attention(q, k, v, window, n)
 
-    (out, back), (expected, back_expected) = jax.vjp(banded, q, k, v), jax.vjp(plain, q, k, v)
+    (out, back), (expected, back_expected) = differentiated(banded, g, q, k, v), differentiated(plain, g, q, k, v)
     np.testing.assert_allclose(out, expected, atol=2e-5)
-    for gradient, wanted in zip(back(g), back_expected(g), strict=True):
+    for gradient, wanted in zip(back, back_expected, strict=True):
         np.testing.assert_allclose(gradient, wanted, atol=2e-5)
 
 
@@ -216,9 +227,9 @@ def test_the_backward_pass_of_attention_dropout_is_the_gradient():
     def plain(q, k, v):
         return plain_attention(q, k, v, 8, 1, jnp.asarray(kept / np.float32(0.6)))
 
-    (out, back), (expected, back_expected) = jax.vjp(dropped, q, k, v), jax.vjp(plain, q, k, v)
+    (out, back), (expected, back_expected) = differentiated(dropped, g, q, k, v), differentiated(plain, g, q, k, v)
     np.testing.assert_allclose(out, expected, atol=2e-5)
-    for gradient, wanted in zip(back(g), back_expected(g), strict=True):
+    for gradient, wanted in zip(back, back_expected, strict=True):
         np.testing.assert_allclose(gradient, wanted, atol=5e-5)
 
 
@@ -260,15 +271,16 @@ def test_token_mask_hides_tokens_and_dropout_drops():
     """With everything masked the logits no longer depend on the input; without a key nothing is random."""
     config = dataclasses.replace(STREAMING, token_mask=0.999999)
     model = config.make(GRID)
-    params = jax.jit(model.init)(jax.random.key(0))
+    params, apply = jax.jit(model.init)(jax.random.key(0)), jax.jit(model.apply)
     a, b = random_steps(GRID, 1, 6, 5, seed=0), random_steps(GRID, 1, 6, 5, seed=1)
     key = jax.random.key(3)
-    np.testing.assert_allclose(model.apply(params, a, key), model.apply(params, b, key), atol=1e-6)
-    assert not np.allclose(model.apply(params, a), model.apply(params, b))
+    np.testing.assert_allclose(apply(params, a, key), apply(params, b, key), atol=1e-6)
+    assert not np.allclose(apply(params, a), apply(params, b))
+    plain = jax.jit(STREAMING.make(GRID).apply)(params, a)
     for option in ("dropout", "attention_dropout"):
-        noisy = dataclasses.replace(STREAMING, **{option: 0.5}).make(GRID)
-        assert not np.allclose(noisy.apply(params, a, key), noisy.apply(params, a, jax.random.key(4)))
-        np.testing.assert_array_equal(noisy.apply(params, a), STREAMING.make(GRID).apply(params, a))
+        noisy = jax.jit(dataclasses.replace(STREAMING, **{option: 0.5}).make(GRID).apply)
+        assert not np.allclose(noisy(params, a, key), noisy(params, a, jax.random.key(4)))
+        np.testing.assert_array_equal(noisy(params, a), plain)
 
 
 @pytest.mark.slow
