@@ -74,14 +74,14 @@ def test_the_teacher_follows_the_student_s_lifetimes():
     parts = method.Parts(student, teacher.model, ROOM, config.make_optimizer())
     lifetimes = method.begin(parts, config, jax.random.key(0), TASKS)
     params, streams, told = student.init(jax.random.key(1)), [], []
+    roll = jax.jit(lambda lifetimes, key: method.roll(parts, 4, params, teacher.params, lifetimes, TASKS, key))
     for update in range(2):
-        key = jax.random.key(update)
-        played, logits, lifetimes = method.roll(parts, 4, params, teacher.params, lifetimes, TASKS, key)
+        played, logits, lifetimes = roll(lifetimes, jax.random.key(update))
         streams.append(played.steps)
         told.append(logits)
     stream = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), *streams)
     assert stream.prev_done[:, 4].all()
-    whole = teacher.model.apply(teacher.params, stream)
+    whole = jax.jit(teacher.model.apply)(teacher.params, stream)
     np.testing.assert_allclose(np.concatenate(told, axis=1), whole, atol=1e-5)
 
 

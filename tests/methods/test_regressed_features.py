@@ -126,9 +126,9 @@ def test_its_part_of_the_loss_is_its_weight_times_the_squared_distance():
     heavier = made(dataclasses.replace(MIMIC, features=2.0))[0]
     params, key = model.init(a_key(3)), a_key(4)
     assert isinstance(model.head, Beside)
-    said = np.asarray(model.head.of_more(model.apply(params, batch.steps, key)), np.float64)
+    said = np.asarray(model.head.of_more(jax.jit(model.apply)(params, batch.steps, key)), np.float64)
     distance = ((said - np.asarray(batch.targets[FEATURES])) ** 2).sum(-1).mean()
-    found = float(heavier(params, batch, key)) - float(loss(params, batch, key))
+    found = float(jax.jit(heavier)(params, batch, key)) - float(jax.jit(loss)(params, batch, key))
     assert found == pytest.approx(1.5 * distance, rel=1e-4)
 
 
@@ -139,9 +139,10 @@ def test_features_that_are_linear_in_the_students_are_regressed_to_nothing():
     params, key = model.init(a_key(3)), a_key(4)
     other = params | {"head": jax.tree.map(lambda x: jax.random.normal(a_key(5), x.shape), params["head"])}
     assert isinstance(model.head, Beside)
-    targets = batch.targets | {FEATURES: model.head.of_more(model.apply(other, batch.steps, key))}
+    targets = batch.targets | {FEATURES: model.head.of_more(jax.jit(model.apply)(other, batch.steps, key))}
     batch = batch.replace(targets=targets)
 
+    @jax.jit
     def regression(head):
         now = params | {"head": head}
         return (loss(now, batch, key) - bare(now, batch, key)) / 0.5
