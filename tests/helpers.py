@@ -120,3 +120,14 @@ def play(family, key, task, actions):
 
     keys = jax.random.split(key_env, len(actions))
     return jax.lax.scan(step, family.reset_env(key_reset, task), (actions, keys))[1]
+
+
+def differentiated(f, g, *inputs):
+    """Return `f(*inputs)`, and the gradients of its product with `g`, from one program."""
+
+    @jax.jit
+    def both(g, *inputs):
+        out, back = jax.vjp(f, *inputs)
+        return out, back(g)
+
+    return both(g, *inputs)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from helpers import differentiated
 
 from ad_jax import models
 from ad_jax.errors import ConfigError
@@ -183,17 +184,6 @@ def plain_attention(q, k, v, window, n, scale: Any = 1.0):
     scores = jnp.einsum("btkh,bskh->bkts", q, k) * q.shape[-1] ** -0.5
     weights = jax.nn.softmax(jnp.where(jnp.asarray(seen)[None, None], scores, -1e30), axis=-1)
     return jnp.einsum("bkts,bskh->btkh", weights * scale, v)
-
-
-def differentiated(f, g, *inputs):
-    """Return `f(*inputs)`, and the gradients of its product with `g`, from one program."""
-
-    @jax.jit
-    def both(g, *inputs):
-        out, back = jax.vjp(f, *inputs)
-        return out, back(g)
-
-    return both(g, *inputs)
 
 
 @pytest.mark.parametrize(("length", "window", "n"), [(7, 9, 1), (6, 6, 3), (1, 2, 1), (13, 4, 1), (11, 3, 2)])
