@@ -4,24 +4,17 @@ Its own `TemporalUnet` and `GaussianDiffusion.conditional_sample`, from noise to
 thing is left out: the part of its package that draws and logs, which needs MuJoCo.
 """
 
-import sys
-import types
-
-from serving import serve  # pyright: ignore[reportMissingImports]
+from serving import bare, serve  # pyright: ignore[reportMissingImports]
 
 
 def make(work: dict):
     """Return what plans some times for all lifetimes at once, and the versions it does so with."""
-    root = f"{work['checkout']}/diffuser"
-    for name, path in (("diffuser", root), ("diffuser.utils", f"{root}/utils")):
-        module = sys.modules[name] = types.ModuleType(name)
-        module.__path__ = [path]
+    whole, utils = (bare(name, work["checkout"]) for name in ("diffuser", "diffuser.utils"))
     import torch  # pyright: ignore[reportMissingImports]
     from diffuser.utils.progress import Progress, Silent  # pyright: ignore[reportMissingImports]
 
-    utils = sys.modules["diffuser.utils"]
-    utils.Progress, utils.Silent = Progress, Silent  # pyright: ignore[reportAttributeAccessIssue]
-    sys.modules["diffuser"].utils = utils  # pyright: ignore[reportAttributeAccessIssue]
+    utils.Progress, utils.Silent = Progress, Silent
+    whole.utils = utils
     from diffuser.models.diffusion import GaussianDiffusion  # pyright: ignore[reportMissingImports]
     from diffuser.models.temporal import TemporalUnet  # pyright: ignore[reportMissingImports]
 

@@ -9,7 +9,9 @@ import json
 import os
 import sys
 import time
+import types
 from collections.abc import Callable, Mapping
+from typing import Any
 
 
 def serve(make: Callable[[dict], tuple[Callable[[], Mapping | None], Mapping[str, str]]]) -> None:
@@ -37,3 +39,10 @@ def serve(make: Callable[[dict], tuple[Callable[[], Mapping | None], Mapping[str
         text = next(iter(str(error).strip().splitlines()), "")
         tell({"failed": f"{type(error).__name__}: {text}"})
         raise
+
+
+def bare(name: str, checkout: str) -> Any:
+    """Return a package of a checkout whose modules can be imported; its `__init__`, which needs more, is not run."""
+    module = sys.modules[name] = types.ModuleType(name)
+    module.__path__ = [f"{checkout}/{name.replace('.', '/')}"]
+    return module

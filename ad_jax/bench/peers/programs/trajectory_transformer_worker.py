@@ -6,19 +6,17 @@ Its own `GPT` and `beam_plan`. One thing is left out: the part of its package th
 import sys
 import types
 
-from serving import serve  # pyright: ignore[reportMissingImports]
+from serving import bare, serve  # pyright: ignore[reportMissingImports]
 
 
 def make(work: dict):
     """Return what decides some times, one after another as it has no batches, and the versions it does so with."""
     sys.path.insert(0, work["checkout"])
-    utils = types.ModuleType("trajectory.utils")
-    utils.__path__ = [f"{work['checkout']}/trajectory/utils"]
-    sys.modules["trajectory.utils"] = utils
+    utils = bare("trajectory.utils", work["checkout"])
     import torch  # pyright: ignore[reportMissingImports]
     from trajectory.utils.progress import Progress, Silent  # pyright: ignore[reportMissingImports]
 
-    utils.Progress, utils.Silent = Progress, Silent  # pyright: ignore[reportAttributeAccessIssue]
+    utils.Progress, utils.Silent = Progress, Silent
     from trajectory.models.transformers import GPT  # pyright: ignore[reportMissingImports]
     from trajectory.search.core import beam_plan  # pyright: ignore[reportMissingImports]
 
